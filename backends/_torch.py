@@ -1,0 +1,108 @@
+"""What the backends that run inside torch share: devices, precisions, copies, CUDA events."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from backends.base import Backend, Batch, Options, read_metadata, torch_cuda_version
+
+FLOATING = ("fp32", "fp16", "bf16")
+
+
+def cuda_reason(name: str) -> str | None:
+    """Why torch cannot use a GPU in this environment, or None."""
+    if torch_cuda_version() is None:
+        return f"{name} on cuda needs a CUDA build of torch, and this one is for the CPU; install torch's CUDA build"
+    return None
+
+
+class CudaClock(Backend):
+    """Synchronisation and CUDA events on torch's current stream; on the CPU there is nothing to wait for."""
+
+    device = "cpu"
+
+    def synchronize(self) -> None:
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+
+    def mark(self) -> Any:
+        if self.device != "cuda":
+            return None
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def elapsed_ns(self, start: Any, end: Any) -> int:
+        return round(start.elapsed_time(end) * 1e6)
+
+
+class TorchBackend(CudaClock):
+    """A module called on positional tensors under `torch.inference_mode`."""
+
+    requires = ("torch",)
+    install = "torch"
+    precisions: ClassVar = {"cpu": FLOATING, "cuda": FLOATING}
+
+    @classmethod
+    def supports(cls, device: str, precision: str) -> str | None:
+        reason = super().supports(device, precision)
+        return reason or (cuda_reason(cls.name) if device == "cuda" else None)
+
+    @abstractmethod
+    def open(self, path: Path, precision: str, options: Options) -> Any:
+        """The callable module, on `self.device`."""
+
+    def load(self, path: Path | None, *, device: str, precision: str, threads: int, options: Options) -> None:
+        import torch
+
+        assert path is not None
+        self.device = device
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        self.output_names = read_metadata(path)["outputs"]
+        self.module = self.open(path, precision, options)
+        self.synchronize()
+
+    def prepare(self, batch: Batch) -> Any:
+        import torch
+
+        return tuple(torch.from_numpy(array).to(self.device) for array in batch.values())
+
+    def run(self, prepared: Any) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self.module(*prepared)
+
+    def fetch(self, outputs: Any) -> dict[str, Any]:
+        import torch
+
+        tensors = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+        host = [t.detach().to("cpu", torch.float32 if t.dtype == torch.bfloat16 else t.dtype) for t in tensors]
+        return {name: t.numpy().copy() for name, t in zip(self.output_names, host, strict=True)}
+
+    def close(self) -> None:
+        self.module = None
+        self.trim()
+
+    def trim(self) -> None:
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def facts(self) -> dict[str, Any]:
+        import torch
+
+        return {
+            "threads": torch.get_num_threads(),
+            "tf32": torch.backends.cuda.matmul.allow_tf32,
+            "torch": torch.__version__,
+        }

@@ -1,0 +1,79 @@
+"""torch.compile: one static graph per shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from backends.base import BackendError, Batch, Options
+from backends.eager import Eager
+
+
+class Compile(Eager):
+    """The checkpoint's module under torch.compile with static shapes.
+
+    Dynamo is reset whenever the shape changes, so that figures do not depend on the order of
+    the cells, and reaching its recompile limit is an error instead of a fall-back to eager.
+    """
+
+    name = "compile"
+    variants: ClassVar = {
+        "default": {},
+        "reduce-overhead": {"mode": "reduce-overhead"},
+        "freezing": {"freezing": True},
+        "max-autotune": {"mode": "max-autotune", "freezing": True},
+    }
+
+    def open(self, path: Path, precision: str, options: Options) -> Any:
+        import torch._dynamo
+        import torch._inductor.config
+
+        self.mode = options.get("mode")
+        self.eager_module = super().open(path, precision, options)
+        self.shape: Any = None
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        torch._inductor.config.freezing = bool(options.get("freezing"))
+        return self._compiled()
+
+    def _compiled(self) -> Any:
+        import torch
+
+        return torch.compile(self.eager_module, dynamic=False, mode=self.mode)
+
+    def prepare(self, batch: Batch) -> Any:
+        import torch._dynamo
+
+        shape = next(iter(batch.values())).shape
+        if shape != self.shape:
+            torch._dynamo.reset()
+            torch._dynamo.utils.counters.clear()
+            torch._dynamo.utils.compilation_time_metrics.clear()
+            self.shape, self.module = shape, self._compiled()
+        return super().prepare(batch)
+
+    def run(self, prepared: Any) -> Any:
+        import torch
+
+        if self.device == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        return super().run(prepared)
+
+    def close(self) -> None:
+        self.eager_module = None
+        super().close()
+
+    def facts(self) -> dict[str, Any]:
+        import torch._dynamo
+
+        counters = torch._dynamo.utils.counters
+        graphs = counters["stats"].get("unique_graphs", 0)
+        if self.shape is not None and not graphs:
+            raise BackendError("torch.compile captured no graph: the calls ran as plain eager")
+        seconds = torch._dynamo.utils.compilation_time_metrics.get("_compile.compile_inner", [])
+        return super().facts() | {
+            "mode": self.mode or "default",
+            "graphs": graphs,
+            "graph_breaks": sum(counters["graph_break"].values()),
+            "compile_seconds": round(sum(seconds), 3),
+            "compile_cache_hits": counters["inductor"].get("fxgraph_cache_hit", 0),
+        }

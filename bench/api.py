@@ -1,0 +1,171 @@
+"""`compare` and `resume`: one run from arguments to records. The command line is a thin layer over these."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench import machine
+from bench.driver import Driver
+from bench.errors import UserError
+from bench.records import Record, Run, RunFile, read_run
+from bench.spec import DEFAULT_BATCHES, DEFAULT_LENGTHS, Grid, Shape, TimingPlan, check_lengths, parse_contestants, parse_sizes
+from exporters import models
+from exporters.store import ArtifactStore
+
+DEFAULT_ARTIFACTS = "artifacts"
+DEFAULT_BACKENDS = ("eager", "onnx", "torchscript")
+
+#: Rough speed that a plan's time is guessed from, in FLOP/s: per thread on the CPU, per GPU.
+GUESSED_FLOPS = {"cpu": 4e10, "cuda": 2e13}
+
+
+@dataclass
+class Listener:
+    """What a run tells while it goes on; each is called between timed calls, never during one."""
+
+    say: Callable[[str], None] = lambda line: None
+    plan: Callable[[Run, Driver, Path | None], None] = lambda run, driver, output: None
+    progress: Callable[[Record, float], None] = lambda record, seconds_left: None
+
+
+def compare(
+    model: str,
+    *,
+    backends: str | Iterable[str] = DEFAULT_BACKENDS,
+    batches: str | Iterable[int] = DEFAULT_BATCHES,
+    lengths: str | Iterable[int] | None = None,
+    device: str = "auto",
+    precisions: str | Iterable[str] = ("fp32",),
+    threads: int | None = None,
+    weights: str = "auto",
+    task: str = "base",
+    plan: TimingPlan | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    artifacts: str | Path = DEFAULT_ARTIFACTS,
+    listener: Listener | None = None,
+) -> Run:
+    """Export, time and judge `model` on every backend at every batch × length; returns the Run.
+
+    `backends` are names like "eager" or "compile:max-autotune"; `lengths` are in tokens and
+    default to those of 16, 128 and 512 that the model has positions for. Records are written to
+    `output` (default: a new file under ARTIFACTS/runs) as they come. Raises UserError for wrong
+    input before anything starts, and BenchError when the run cannot go on.
+    """
+    contestants = parse_contestants(backends, precisions)
+    batch_sizes = parse_sizes(batches, "--batches")
+    length_sizes = None if lengths is None else parse_sizes(lengths, "--lengths")
+    budget = machine.thread_budget(threads)
+    settled_device = machine.settle_device(device)
+    source = models.resolve(model, weights=weights, task=task, seed=seed)
+    if length_sizes is None:
+        length_sizes = tuple(n for n in DEFAULT_LENGTHS if source.positions is None or n <= source.positions)
+    shapes = tuple(Shape(batch, length) for batch in batch_sizes for length in length_sizes)
+    check_lengths(shapes, model, source.positions)
+    grid = Grid(model, contestants, shapes, settled_device, budget, weights, task, seed)
+    now = datetime.now(UTC)
+    run = Run(
+        grid=grid,
+        plan=plan or TimingPlan(),
+        fingerprint=machine.fingerprint(),
+        origin=source.origin,
+        command=shlex.join(["bench", *sys.argv[1:]]),
+        started=now.isoformat(timespec="seconds"),
+        path=Path(output) if output else default_output(Path(artifacts), model, now),
+    )
+    store = ArtifactStore(Path(artifacts))
+    store.prepare()
+    return _measure(run, source, store, list(grid.shapes), listener or Listener(), is_new=True)
+
+
+def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, listener: Listener | None = None) -> Run:
+    """Go on with an interrupted run: shapes that lack a record are measured, whole, so that turns stay interleaved.
+
+    Raises UserError when `path` is no run, or was begun on another machine.
+    """
+    run = read_run(Path(path))
+    if differing := machine.same_machine(run.fingerprint, machine.fingerprint()):
+        raise UserError(f"{str(path)!r} was begun on another machine ({', '.join(differing)} differ); start a new run there")
+    source = models.resolve(run.grid.model, weights=run.grid.weights, task=run.grid.task, seed=run.grid.seed)
+    if source.origin != run.origin:
+        raise UserError(f"{str(path)!r} was begun with weights {run.origin}, and now they would be {source.origin}; start a new run")
+    recorded = {(record.shape, record.contestant) for record in run.records}
+    missing = [shape for shape in run.grid.shapes if any((shape, c) not in recorded for c in run.grid.contestants)]
+    run.records = [record for record in run.records if record.shape not in missing]
+    run.is_complete = False
+    store = ArtifactStore(Path(artifacts))
+    store.prepare()
+    return _measure(run, source, store, missing, listener or Listener(), is_new=False)
+
+
+def default_output(artifacts: Path, model: str, now: datetime) -> Path:
+    """A new file's name under ARTIFACTS/runs, from the model's name and the time."""
+    name = "".join(character if character.isalnum() or character in "-." else "-" for character in Path(model).name or model)
+    return artifacts / "runs" / f"{name}-{now:%Y%m%d-%H%M%S-%f}.jsonl"
+
+
+def _measure(
+    run: Run, source: models.ModelSource, store: ArtifactStore, shapes: list[Shape], listener: Listener, is_new: bool
+) -> Run:
+    assert run.path is not None
+    file = RunFile(run.path)
+    driver = Driver(run, source, store, file, listener.say)
+    listener.plan(run, driver, run.path)
+    if is_new:
+        file.create(run)
+    else:
+        file.rewrite(run)
+    left = {shape: guessed_seconds(source, run, shape) for shape in shapes}
+    guessed_total = sum(left.values())
+    pace = Pace(guessed_total)
+
+    def progress(record: Record) -> None:
+        share = left[record.shape] / len(run.grid.contestants)
+        listener.progress(record, pace.seconds_left_after(share))
+
+    try:
+        driver.prepare()
+        pace.start()
+        driver.measure(shapes, progress)
+    except UserError:
+        # The model's exact positions are known only once it is built; nothing was measured.
+        if is_new and not run.records:
+            run.path.unlink(missing_ok=True)
+        raise
+    return run
+
+
+class Pace:
+    """Time left, from the guessed seconds of what is left and how the guess has held so far."""
+
+    def __init__(self, guessed_seconds: float) -> None:
+        self.left, self.done = guessed_seconds, 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Note that measuring begins now."""
+        import time
+
+        self._now = time.monotonic
+        self._started = self._now()
+
+    def seconds_left_after(self, guessed: float) -> float:
+        """Seconds left once a cell that was guessed at `guessed` seconds is done."""
+        self.done += guessed
+        self.left = max(0.0, self.left - guessed)
+        return self.left * (self._now() - self._started) / self.done if self.done else self.left
+
+
+def guessed_seconds(source: models.ModelSource, run: Run, shape: Shape) -> float:
+    """Rough seconds that measuring one shape takes on all contestants; a plan's guess and no figure."""
+    grid, plan = run.grid, run.plan
+    speed = GUESSED_FLOPS[grid.device] * (grid.threads if grid.device == "cpu" else 1)
+    call = source.flops(shape.batch, shape.length) / speed
+    warm = max(plan.warmup_calls * call, plan.warmup_seconds)
+    each = 3 * call + warm + max(plan.seconds_per_cell, plan.least_rounds * call)
+    return each * len(grid.contestants)

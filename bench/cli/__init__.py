@@ -1,0 +1,68 @@
+"""The command line: one file a command. Errors become one line here, and exit codes are set here alone.
+
+Exit codes: 0 every measured cell is equivalent or better; 1 anything else; 2 the user's mistake;
+3 some backend is broken; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from bench import __version__
+from bench.cli import artifacts, compare, list_, report
+from bench.errors import BenchError
+
+app = typer.Typer(
+    name="bench",
+    help="Which inference runtime to deploy a model on, on this machine, and is it still the same model?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("compare")(compare.command)
+app.command("report")(report.command)
+app.add_typer(list_.app, name="list")
+app.add_typer(artifacts.app, name="artifacts")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"runtimebench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; the entry point of `bench` and `runtimebench`."""
+    from exporters.models import ModelError
+    from exporters.store import StoreError
+
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()
+    except (BenchError, ModelError, StoreError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        raise SystemExit(getattr(error, "exit_code", 2)) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,164 @@
+"""`bench compare`: time every backend on one grid, judge each, and say which to take."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from bench.driver import Driver
+    from bench.records import Record, Run
+
+
+def command(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Option(help="Built-in name (`bench list models`), folder of a saved model, or Hub id.")
+    ] = "bert",
+    backends: Annotated[
+        str, typer.Option(help="Comma-separated backend[:variant]; speed-ups are against the first.")
+    ] = "eager,onnx,torchscript",
+    batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8",
+    lengths: Annotated[
+        str | None, typer.Option(help="Sequence lengths in tokens. [default: 16,128,512 as far as the model goes]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precisions: Annotated[str, typer.Option(help="Any of fp32, fp16, bf16, int8.")] = "fp32",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="auto (pretrained if on this machine, else random), random, or pretrained (may download).")
+    ] = "auto",
+    task: Annotated[str, typer.Option(help="base (last hidden state) or lm (logits).")] = "base",
+    rounds: Annotated[int, typer.Option(help="Turns that each backend gets per cell.")] = 5,
+    max_seconds_per_cell: Annotated[
+        float, typer.Option(help="Seconds of samples per cell and backend; slow calls get at least 3 rounds of one call.")
+    ] = 5.0,
+    timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 900.0,
+    output: Annotated[
+        Path | None, typer.Option(help="File for the records (JSON Lines). [default: a new one under ARTIFACTS/runs]")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run, under the options it began with.")] = None,
+    artifacts: Annotated[Path, typer.Option(help="Folder for exported models and runs.")] = Path("artifacts"),
+    seed: Annotated[int, typer.Option(help="Seed of random weights, inputs and turns.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
+) -> None:
+    """Time backends against each other on one grid, and check each against a float64 reference."""
+    from bench import api
+    from bench.errors import BenchError
+    from bench.report import table
+    from bench.spec import TimingPlan
+
+    screen = _Screen(quiet)
+    listener = api.Listener(screen.say, screen.plan, screen.progress)
+    try:
+        if resume is not None:
+            _refuse_other_options(context)
+            run = api.resume(resume, artifacts=artifacts, listener=listener)
+        else:
+            run = api.compare(
+                model,
+                backends=backends,
+                batches=batches,
+                lengths=lengths,
+                device=device,
+                precisions=precisions,
+                threads=threads,
+                weights=weights,
+                task=task,
+                plan=TimingPlan(rounds=rounds, seconds_per_cell=max_seconds_per_cell, timeout_seconds=timeout),
+                seed=seed,
+                output=output,
+                artifacts=artifacts,
+                listener=listener,
+            )
+    except KeyboardInterrupt:
+        screen.interrupted(artifacts)
+        raise typer.Exit(130) from None
+    except BenchError:
+        if screen.run is not None and screen.run.records:
+            print(table.render(screen.run))
+        raise
+    print(table.render(run))
+    raise typer.Exit(run.exit_code)
+
+
+def _refuse_other_options(context: typer.Context) -> None:
+    """--resume takes its grid from the file; an option that would change it is a mistake."""
+    from bench.errors import UserError
+
+    allowed = {"resume", "quiet", "artifacts"}
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in allowed and source is not None and source.name == "COMMANDLINE":
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option} cannot be given with --resume, which goes on under the run's own options; leave it out")
+
+
+class _Screen:
+    """Progress on standard error: a line an event, nothing while a worker is timing."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.run: Run | None = None
+        self.done = 0
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def plan(self, run: Run, driver: Driver, output: Path) -> None:
+        from bench.api import guessed_seconds
+
+        self.run = run
+        grid = run.grid
+        self.done = len(run.records)
+        self.total = len(grid.shapes) * len(grid.contestants)
+        recorded = {record.shape for record in run.records}
+        seconds = sum(guessed_seconds(driver.source, run, shape) for shape in grid.shapes if shape not in recorded)
+        missing = driver.missing_exports()
+        self.say(f"{grid.model}: {run.origin}")
+        self.say(
+            f"plan: {self.total - self.done} cells ({len(grid.contestants)} contestants × {len(grid.shapes)} shapes) "
+            f"on {grid.device} with {grid.threads} threads, about {duration(seconds)} of measuring"
+        )
+        for contestant, refusal in driver.refused.items():
+            self.say(f"cannot run: {contestant.label} {contestant.precision}: {refusal.reason}")
+        self.say(f"to export: {', '.join(missing) if missing else 'nothing, all in the store'}")
+        self.say(f"records: {output}")
+
+    def progress(self, record: Record, seconds_left: float) -> None:
+        from bench import statistics
+
+        self.done += 1
+        what = record.reason or record.status
+        if record.status == "ok":
+            what = f"{statistics.median(record.samples) / 1e6:.2f} ms  {record.verdict}".rstrip()
+        elif record.reason:
+            what = f"{record.status}: {record.reason}"
+        label = f"{record.contestant.label} {record.precision}"
+        left = f"{duration(seconds_left)} left" if self.done < self.total else "done"
+        self.say(f"[{self.done}/{self.total}] {record.shape!s:>7} {label:<20} {what}  ({left})")
+
+    def interrupted(self, artifacts: Path) -> None:
+        """Say what is kept and how to go on."""
+        if self.run is None or self.run.path is None or not self.run.path.exists():
+            print("bench: stopped before anything was measured", file=sys.stderr)
+            return
+        again = ["bench", "compare", "--resume", str(self.run.path)]
+        if artifacts != Path("artifacts"):
+            again += ["--artifacts", str(artifacts)]
+        print(
+            f"bench: stopped; {len(self.run.records)} records are kept. Go on with: {shlex.join(again)}",
+            file=sys.stderr,
+        )
+
+
+def duration(seconds: float) -> str:
+    """`45 s` or `3 min`."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

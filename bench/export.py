@@ -1,0 +1,73 @@
+"""`python -m bench.export`: write one artifact into the store, in a process of its own.
+
+It answers the request {"op": "export"} like a worker, with the artifact's key or an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import exporters
+from bench import channel
+from exporters import checkpoint, models
+from exporters.store import Artifact, ArtifactStore, StoreError
+
+
+def export(args: argparse.Namespace) -> Artifact:
+    """Make the artifact that the command line asks for, unless it is in the store."""
+    store = ArtifactStore(Path(args.artifacts))
+    if args.format == "checkpoint":
+        source = models.resolve(args.model, weights=args.weights, task=args.task, seed=args.seed)
+        return store.make(checkpoint.recipe(source), lambda folder: checkpoint.export(source, folder))
+    module = exporters.load_module(args.format)
+    recipe = exporters.recipe(args.format, args.checkpoint, precision=args.precision, device=args.device)
+    weights = store.folder / f"checkpoint-{args.checkpoint}"
+    return store.make(recipe, lambda folder: module.export(weights, folder, recipe))
+
+
+def answer(args: argparse.Namespace) -> dict[str, Any]:
+    """The reply to {"op": "export"}; any failure is data for the driver."""
+    from backends.base import one_line, parse_out_of_memory
+
+    try:
+        artifact = export(args)
+    except models.ModelError as error:
+        return {"error": {"status": "user", "reason": str(error)}}
+    except StoreError as error:
+        return {"error": {"status": "store", "reason": str(error)}}
+    except Exception as error:  # an exporter may raise anything; what it says becomes the cells' reason
+        figures = parse_out_of_memory(f"{type(error).__name__}: {error}")
+        status = "failed" if figures is None else "oom"
+        return {"error": {"status": status, "reason": one_line(error), "details": figures or {}}}
+    return {"ok": {"key": artifact.key, "seconds": artifact.export_seconds}}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The exporting process's command line."""
+    result = argparse.ArgumentParser(prog="python -m bench.export", description="Write one artifact into the store.")
+    result.add_argument("--artifacts", required=True, help="root folder of the store")
+    result.add_argument("--format", required=True)
+    result.add_argument("--model", help="for the checkpoint: name, folder or Hub id")
+    result.add_argument("--weights", default="auto")
+    result.add_argument("--task", default="base")
+    result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--checkpoint", help="for every other format: key of the checkpoint artifact")
+    result.add_argument("--precision", default="fp32")
+    result.add_argument("--device", default="cpu")
+    result.add_argument("--parent", type=int, default=0, help="process to die with; 0 for none")
+    return result
+
+
+def main() -> None:
+    """Export when asked to, and end with the input."""
+    args = parser().parse_args()
+    if args.parent:
+        channel.die_with_parent(args.parent)
+    channel.volunteer_for_oom_kill()
+    channel.serve(lambda request: answer(args))
+
+
+if __name__ == "__main__":
+    main()

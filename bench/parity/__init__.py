@@ -1,0 +1,1 @@
+"""Is the compiled model still the same model? Metrics run in a worker, the verdict anywhere."""

@@ -1,0 +1,20 @@
+"""Reports: a Run to text. They read the records and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from bench.errors import UserError
+from bench.records import Run
+from bench.spec import nearest
+
+FORMATS = ("table", "csv", "json", "markdown")
+
+
+def render(run: Run, format: str) -> str:
+    """`run` in one of `FORMATS`; raises UserError for another."""
+    if format not in FORMATS:
+        raise UserError(f"unknown format {format!r}{nearest(format, FORMATS)}; use one of {', '.join(FORMATS)}")
+    renderer: Callable[[Run], str] = import_module(f"bench.report.{format}").render
+    return renderer(run)

@@ -1,0 +1,169 @@
+"""What to measure: plain frozen dataclasses, and every check of the user's input."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from bench.errors import UserError
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+DEVICES = ("auto", "cpu", "cuda")
+DEFAULT_BATCHES = (1, 8)
+DEFAULT_LENGTHS = (16, 128, 512)
+
+
+@dataclass(frozen=True, order=True)
+class Contestant:
+    """One backend, variant and precision: what one worker process loads and what one row of a table is."""
+
+    backend: str
+    variant: str
+    precision: str
+
+    @property
+    def label(self) -> str:
+        """`backend` or `backend:variant`, as the user writes it."""
+        return self.backend if self.variant == "default" else f"{self.backend}:{self.variant}"
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """Batch size and sequence length in tokens."""
+
+    batch: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.batch}×{self.length}"
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """How each cell is timed; `seconds_per_cell` is each contestant's share of sampling, in seconds."""
+
+    rounds: int = 5
+    seconds_per_cell: float = 5.0
+    warmup_calls: int = 2
+    warmup_seconds: float = 0.3
+    samples_per_turn: int = 1000
+    timeout_seconds: float = 900.0
+    """A worker that answers nothing for this long is taken for hung."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UserError(f"--rounds {self.rounds} is below 1; use 3 or more")
+        if not self.seconds_per_cell > 0:
+            raise UserError(f"--max-seconds-per-cell {self.seconds_per_cell} is not above 0; use 5 or more")
+        if not self.timeout_seconds > 0:
+            raise UserError(f"--timeout {self.timeout_seconds} is not above 0; use 60 or more")
+
+    @property
+    def least_rounds(self) -> int:
+        """Rounds that every cell gets, however slow it is."""
+        return min(self.rounds, 3)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All that one run measures: every contestant at every shape, from one set of weights."""
+
+    model: str
+    contestants: tuple[Contestant, ...]
+    shapes: tuple[Shape, ...]
+    device: str
+    threads: int
+    weights: str = "auto"
+    task: str = "base"
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Grid:
+        """The grid that `to_json` wrote."""
+        known = {field.name for field in fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}
+        values["contestants"] = tuple(Contestant(**entry) for entry in data["contestants"])
+        values["shapes"] = tuple(Shape(**entry) for entry in data["shapes"])
+        return cls(**values)
+
+    def cells(self) -> Iterator[tuple[Shape, Contestant]]:
+        """Every planned cell, shapes outermost."""
+        for shape in self.shapes:
+            for contestant in self.contestants:
+                yield shape, contestant
+
+
+def parse_sizes(text: str | Iterable[int], option: str) -> tuple[int, ...]:
+    """`"1,8,64"` or integers as sorted distinct positive integers; raises UserError naming `option`."""
+    parts: Sequence[Any] = text.split(",") if isinstance(text, str) else list(text)
+    sizes = set()
+    for part in parts:
+        try:
+            size = int(str(part).strip())
+        except ValueError:
+            raise UserError(f"{option} {str(part)!r} is not a whole number; write e.g. {option} 1,8") from None
+        if size < 1:
+            raise UserError(f"{option} {size} is below 1; use 1 or more")
+        sizes.add(size)
+    if not sizes:
+        raise UserError(f"{option} is empty; write e.g. {option} 1,8")
+    return tuple(sorted(sizes))
+
+
+def parse_names(text: str | Iterable[str], option: str) -> tuple[str, ...]:
+    """`"a,b"` or strings as distinct names in the order given; raises UserError naming `option`."""
+    parts = text.split(",") if isinstance(text, str) else list(text)
+    names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    if not names:
+        raise UserError(f"{option} is empty; name at least one")
+    return names
+
+
+def parse_contestants(
+    backends: str | Iterable[str], precisions: str | Iterable[str]
+) -> tuple[Contestant, ...]:
+    """Every `backend[:variant]` at every precision, precisions outermost; raises UserError with the nearest name."""
+    import backends as registry
+
+    known = registry.names()
+    wanted = []
+    for name in parse_names(backends, "--backends"):
+        backend, _, variant = name.partition(":")
+        if backend not in known:
+            raise UserError(f"unknown backend {backend!r}{nearest(backend, known)}; `bench list backends` shows all")
+        try:
+            variants = registry.load_class(backend).variants
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"backend {backend!r} cannot be loaded from {known[backend]} ({error}); reinstall it") from None
+        variant = variant or "default"
+        if variant not in variants:
+            raise UserError(
+                f"backend {backend} has no variant {variant!r}{nearest(variant, variants)}; it has {', '.join(variants)}"
+            )
+        wanted.append((backend, variant))
+    chosen = parse_names(precisions, "--precisions")
+    for precision in chosen:
+        if precision not in PRECISIONS:
+            raise UserError(f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}; use {','.join(PRECISIONS)}")
+    return tuple(
+        Contestant(backend, variant, precision) for precision in chosen for backend, variant in dict.fromkeys(wanted)
+    )
+
+
+def check_lengths(shapes: Iterable[Shape], model: str, positions: int | None) -> None:
+    """Raise UserError when a length exceeds the model's positions."""
+    longest = max(shape.length for shape in shapes)
+    if positions is not None and longest > positions:
+        raise UserError(f"length {longest} exceeds the {positions} positions of {model}; use --lengths ≤ {positions}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or nothing where no known name is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

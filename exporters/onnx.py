@@ -1,0 +1,47 @@
+"""ONNX: the checkpoint's module through torch's dynamo exporter, batch and length dynamic, weights external."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exporters.checkpoint import example_inputs, open_checkpoint, task_of
+from exporters.models import INPUTS, OUTPUT_OF_TASK
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
+
+
+def recipe_fields(*, precision: str, device: str) -> dict[str, Any]:
+    """The file is the same for every device."""
+    return {"precision": precision}
+
+
+def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Export in `recipe["precision"]`; writes model.onnx and model.onnx.data, and records the opset."""
+    import torch
+
+    module = open_checkpoint(checkpoint, "cpu", recipe["precision"])
+    output = OUTPUT_OF_TASK[task_of(checkpoint)]
+    dynamic = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1)}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            example_inputs(),
+            dynamo=True,
+            dynamic_shapes=dict.fromkeys(INPUTS, dynamic),
+            input_names=list(INPUTS),
+            output_names=[output],
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(folder / "model.onnx"), external_data=True)
+    return {
+        "inputs": list(INPUTS),
+        "outputs": [output],
+        "opset": program.model.opset_imports[""],
+        "nodes": sum(1 for _ in program.model.graph),
+    }

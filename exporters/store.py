@@ -1,0 +1,206 @@
+"""The artifact store: exported files under a key that hashes their whole recipe.
+
+Layout: ROOT/store/FORMAT-KEY/ with the exporter's files and `artifact.json`, the manifest. An
+artifact is written aside, in ROOT/store/.making-*, and renamed into place while a lock on its key
+is held, so two processes may use one store and a killed one leaves nothing under a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "artifact.json"
+SCHEMA = 1
+_ASIDE = ".making-"
+
+
+class StoreError(Exception):
+    """The artifact folder cannot be used; the message names it, the cause and the remedy."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported model in the store."""
+
+    format: str
+    key: str
+    path: Path
+    recipe: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]]
+    """File name -> {"sha256", "bytes"}."""
+    export_seconds: float
+
+    @property
+    def bytes(self) -> int:
+        """Size of the exporter's files."""
+        return sum(int(entry["bytes"]) for entry in self.files.values())
+
+
+def recipe_key(recipe: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of the recipe as canonical JSON."""
+    canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class ArtifactStore:
+    """Artifacts under one root folder; raises StoreError when it cannot be written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "store"
+
+    def prepare(self) -> None:
+        """Make the folder and see that a file can be written there."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f"{_ASIDE}probe-{os.getpid()}"
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(
+                f"artifact folder {str(self.root)!r} cannot be written ({error.strerror}); use --artifacts with a folder of yours"
+            ) from error
+
+    def path_of(self, recipe: Mapping[str, Any]) -> Path:
+        """Where the artifact of `recipe` is or would be."""
+        return self.folder / f"{recipe['format']}-{recipe_key(recipe)}"
+
+    def find(self, recipe: Mapping[str, Any]) -> Artifact | None:
+        """The stored artifact of `recipe`, not yet verified; None when there is none or its manifest is damaged."""
+        return self.read(self.path_of(recipe))
+
+    def read(self, path: Path) -> Artifact | None:
+        """The artifact in folder `path`, or None when its manifest is missing or damaged."""
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+            return Artifact(
+                format=manifest["format"],
+                key=manifest["key"],
+                path=path,
+                recipe=manifest["recipe"],
+                metadata=manifest["metadata"],
+                files=manifest["files"],
+                export_seconds=manifest["export_seconds"],
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def damage(self, path: Path) -> str | None:
+        """What is wrong with the artifact in folder `path`, checksums included; None when it is sound."""
+        artifact = self.read(path)
+        if artifact is None:
+            return "manifest missing or unreadable"
+        if path.name != f"{artifact.format}-{recipe_key(artifact.recipe)}":
+            return "recipe does not match the key"
+        for name, entry in artifact.files.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != entry["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
+            if _sha256(file) != entry["sha256"]:
+                return f"{name} fails its checksum"
+        return None
+
+    def damages(self, paths: list[Path]) -> dict[Path, str | None]:
+        """`damage` of several artifacts, hashed in parallel."""
+        with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2) as pool:
+            return dict(zip(paths, pool.map(self.damage, paths), strict=True))
+
+    def make(self, recipe: Mapping[str, Any], write: Callable[[Path], Mapping[str, Any]]) -> Artifact:
+        """The artifact of `recipe`: the stored one, or what `write(folder) -> metadata` makes now.
+
+        Another process making the same one is waited for. Whatever `write` raises leaves nothing behind.
+        """
+        self.prepare()
+        with self._locked(recipe_key(recipe)):
+            if (found := self.find(recipe)) is not None:
+                return found
+            final = self.path_of(recipe)
+            aside = self.folder / f"{_ASIDE}{final.name}-{os.getpid()}"
+            shutil.rmtree(aside, ignore_errors=True)
+            try:
+                aside.mkdir()
+                started = time.monotonic()
+                metadata = write(aside)
+                self._write_manifest(aside, recipe, metadata, time.monotonic() - started)
+                shutil.rmtree(final, ignore_errors=True)
+                aside.rename(final)
+            except OSError as error:
+                raise StoreError(f"artifact {final.name} cannot be written ({error.strerror or error}); free some space or use --artifacts") from error
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            artifact = self.read(final)
+            assert artifact is not None
+            return artifact
+
+    def _write_manifest(self, folder: Path, recipe: Mapping[str, Any], metadata: Mapping[str, Any], seconds: float) -> None:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        manifest = {
+            "schema": SCHEMA,
+            "format": recipe["format"],
+            "key": recipe_key(recipe),
+            "recipe": recipe,
+            "metadata": metadata,
+            "files": {str(p.relative_to(folder)): {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in files},
+            "export_seconds": round(seconds, 3),
+        }
+        path = folder / MANIFEST
+        path.write_text(json.dumps(manifest, indent=1))
+        for file in (*files, path):
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+    def remove(self, path: Path) -> None:
+        """Delete an artifact folder of this store."""
+        shutil.rmtree(path)
+
+    def paths(self) -> list[Path]:
+        """Folders of all artifacts, damaged ones included, oldest use first."""
+        if not self.folder.is_dir():
+            return []
+        folders = [path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        return sorted(folders, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+    def leftovers(self) -> list[Path]:
+        """Half-written folders of processes that are gone."""
+        if not self.folder.is_dir():
+            return []
+        return [path for path in self.folder.glob(f"{_ASIDE}*") if not _is_alive(path.name.rpartition("-")[2])]
+
+    def touch(self, artifact: Artifact) -> None:
+        """Note that the artifact was used now, which `prune` goes by."""
+        os.utime(artifact.path)
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        from filelock import FileLock
+
+        with FileLock(self.folder / f".lock-{key}"):
+            yield
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

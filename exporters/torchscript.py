@@ -1,0 +1,33 @@
+"""TorchScript: the checkpoint's module, traced and frozen."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exporters.checkpoint import EXAMPLE_SHAPE, example_inputs, open_checkpoint, task_of
+from exporters.models import INPUTS, OUTPUT_OF_TASK
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers")
+
+
+def recipe_fields(*, precision: str, device: str) -> dict[str, Any]:
+    """Tracing bakes the device of every tensor that the model creates into the graph, so both count."""
+    return {"precision": precision, "device": device, "trace_shape": list(EXAMPLE_SHAPE)}
+
+
+def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Trace and freeze on `recipe["device"]` in `recipe["precision"]`; writes model.pt."""
+    import torch
+
+    module = open_checkpoint(checkpoint, recipe["device"], recipe["precision"])
+    with warnings.catch_warnings(), torch.no_grad():
+        # The traced branches depend on which arguments are given and never on the shape; parity
+        # at other shapes than the traced one is judged for every cell.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(module, example_inputs(recipe["device"]), check_trace=False)
+        torch.jit.freeze(traced).save(str(folder / "model.pt"))
+    return {"inputs": list(INPUTS), "outputs": [OUTPUT_OF_TASK[task_of(checkpoint)]]}
