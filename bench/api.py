@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ class Listener:
 
     say: Callable[[str], None] = lambda line: None
     plan: Callable[[Run, Driver, Path | None], None] = lambda run, driver, output: None
-    progress: Callable[[Record, float], None] = lambda record, seconds_left: None
+    progress: Callable[[list[Record], float], None] = lambda records, seconds_left: None
 
 
 def compare(
@@ -121,12 +122,11 @@ def _measure(
     else:
         file.rewrite(run)
     left = {shape: guessed_seconds(source, run, shape) for shape in shapes}
-    guessed_total = sum(left.values())
-    pace = Pace(guessed_total)
+    pace = Pace(sum(left.values()))
 
-    def progress(record: Record) -> None:
-        share = left[record.shape] / len(run.grid.contestants)
-        listener.progress(record, pace.seconds_left_after(share))
+    def progress(records: list[Record]) -> None:
+        share = len(records) / len(run.grid.contestants)
+        listener.progress(records, pace.seconds_left_after(sum(left[shape] for shape in {r.shape for r in records}) * share))
 
     try:
         driver.prepare()
@@ -143,22 +143,19 @@ def _measure(
 class Pace:
     """Time left, from the guessed seconds of what is left and how the guess has held so far."""
 
-    def __init__(self, guessed_seconds: float) -> None:
-        self.left, self.done = guessed_seconds, 0.0
+    def __init__(self, guessed_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.left, self.done, self._clock = guessed_seconds, 0.0, clock
         self.start()
 
     def start(self) -> None:
         """Note that measuring begins now."""
-        import time
-
-        self._now = time.monotonic
-        self._started = self._now()
+        self._started = self._clock()
 
     def seconds_left_after(self, guessed: float) -> float:
-        """Seconds left once a cell that was guessed at `guessed` seconds is done."""
+        """Seconds left once what was guessed to take `guessed` seconds is done."""
         self.done += guessed
         self.left = max(0.0, self.left - guessed)
-        return self.left * (self._now() - self._started) / self.done if self.done else self.left
+        return self.left * (self._clock() - self._started) / self.done if self.done else self.left
 
 
 def guessed_seconds(source: models.ModelSource, run: Run, shape: Shape) -> float:

@@ -50,6 +50,7 @@ class Worker:
         self.command = list(command)
         self._buffer = b""
         self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._final_words: list[str] = []
         self._oom_kills = _oom_kill_count()
         self._process = subprocess.Popen(
             self.command,
@@ -124,6 +125,8 @@ class Worker:
 
     def last_words(self) -> list[str]:
         """Last lines of the worker's standard error."""
+        if self._errors.closed:
+            return self._final_words
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - 8192))
         lines = self._errors.read().decode(errors="replace").splitlines()
@@ -146,7 +149,8 @@ class Worker:
         self.kill()
 
     def _release(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
+        self._final_words = self.last_words()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()

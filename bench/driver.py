@@ -36,6 +36,8 @@ Say = Callable[[str], None]
 STRIKES = 3
 #: Memory of a worker beside its weights, in bytes: interpreter, runtime, activations of a small cell.
 PROCESS_BYTES = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}
+#: Pause before a turn: ONNX Runtime's idle threads were seen to spin for up to 50 ms after a call.
+REST_SECONDS = 0.06
 EXPORT_TIMEOUT_SECONDS = 3600.0
 
 
@@ -61,7 +63,7 @@ class Measured:
 class Driver:
     """One run from plan to records."""
 
-    def __init__(self, run: Run, source: ModelSource, store: ArtifactStore, file: RunFile | None, say: Say) -> None:
+    def __init__(self, run: Run, source: ModelSource, store: ArtifactStore, file: RunFile, say: Say) -> None:
         self.run, self.grid, self.plan = run, run.grid, run.plan
         self.source, self.store, self.file, self.say = source, store, file, say
         self.classes = {c: backends.load_class(c.backend) for c in self.grid.contestants}
@@ -318,26 +320,25 @@ class Driver:
 
     # Measuring.
 
-    def measure(self, wanted: Sequence[Shape], progress: Callable[[Record], None]) -> None:
-        """Measure every contestant at each of `wanted`; `progress` sees each record once it is on disk."""
+    def measure(self, wanted: Sequence[Shape], progress: Callable[[list[Record]], None]) -> None:
+        """Measure every contestant at each of `wanted`; `progress` sees a shape's records once they are on disk."""
         started, cpu_started = time.monotonic(), time.process_time()
         try:
             for group in self.groups():
                 for shape in wanted:
                     self.load(group)
-                    for record in self._measure_shape(shape, group):
+                    records = self._measure_shape(shape, group)
+                    for record in records:
                         self.run.records.append(record)
-                        if self.file:
-                            self.file.append(record_line(record))
-                        progress(record)
+                        self.file.append(record_line(record))
+                    progress(records)
                 self.close()
         finally:
             self.close()
         wall = time.monotonic() - started
         self.run.parent_cpu_share = round((time.process_time() - cpu_started) / wall, 5) if wall else None
         self.run.is_complete = True
-        if self.file:
-            self.file.append({"kind": "end", "seconds": round(wall, 3), "parent_cpu_share": self.run.parent_cpu_share})
+        self.file.append({"kind": "end", "seconds": round(wall, 3), "parent_cpu_share": self.run.parent_cpu_share})
 
     def _measure_shape(self, shape: Shape, group: Sequence[Contestant]) -> list[Record]:
         cells = {contestant: Measured(error=self._known_outcome(contestant, shape)) for contestant in group}
@@ -381,6 +382,8 @@ class Driver:
             self.random.shuffle(alive)
             for contestant in alive:
                 cell = cells[contestant]
+                if len(self.loaded) > 1:
+                    time.sleep(REST_SECONDS)
                 reply = self._ask(contestant, cell, turn, timeout)
                 if not cell.error:
                     cell.rounds.append(reply["wall_ns"])

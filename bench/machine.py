@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.spec import DEVICES, nearest
 
 DISTRIBUTIONS = (
     "runtimebench", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "safetensors",
@@ -98,6 +99,8 @@ def settle_device(asked: str) -> str:
     """ "cpu" or "cuda" from `--device`; raises UserError when CUDA is asked for and cannot be had."""
     from backends.base import torch_cuda_version
 
+    if asked not in DEVICES:
+        raise UserError(f"unknown device {asked!r}{nearest(asked, DEVICES)}; use one of {', '.join(DEVICES)}")
     if asked == "cpu":
         return "cpu"
     has_gpu, has_build = bool(gpus()), torch_cuda_version() is not None

@@ -46,7 +46,7 @@ class TimingPlan:
 
     rounds: int = 5
     seconds_per_cell: float = 5.0
-    warmup_calls: int = 2
+    warmup_calls: int = 1
     warmup_seconds: float = 0.3
     samples_per_turn: int = 1000
     timeout_seconds: float = 900.0

@@ -129,7 +129,8 @@ class ArtifactStore:
                 return found
             final = self.path_of(recipe)
             aside = self.folder / f"{_ASIDE}{final.name}-{os.getpid()}"
-            shutil.rmtree(aside, ignore_errors=True)
+            for abandoned in self.folder.glob(f"{_ASIDE}{final.name}-*"):  # the lock is ours, so nobody is at work there
+                shutil.rmtree(abandoned, ignore_errors=True)
             try:
                 aside.mkdir()
                 started = time.monotonic()

@@ -132,18 +132,14 @@ class _Screen:
         self.say(f"to export: {', '.join(missing) if missing else 'nothing, all in the store'}")
         self.say(f"records: {output}")
 
-    def progress(self, record: Record, seconds_left: float) -> None:
-        from bench import statistics
-
-        self.done += 1
-        what = record.reason or record.status
-        if record.status == "ok":
-            what = f"{statistics.median(record.samples) / 1e6:.2f} ms  {record.verdict}".rstrip()
-        elif record.reason:
-            what = f"{record.status}: {record.reason}"
-        label = f"{record.contestant.label} {record.precision}"
-        left = f"{duration(seconds_left)} left" if self.done < self.total else "done"
-        self.say(f"[{self.done}/{self.total}] {record.shape!s:>7} {label:<20} {what}  ({left})")
+    def progress(self, records: list[Record], seconds_left: float) -> None:
+        for record in records:
+            self.done += 1
+            left = "" if record is not records[-1] else f"  ({duration(seconds_left)} left)"
+            if self.done == self.total:
+                left = "  (done)"
+            label = f"{record.contestant.label} {record.precision}"
+            self.say(f"[{self.done}/{self.total}] {record.shape!s:>7} {label:<20} {_outcome(record)}{left}")
 
     def interrupted(self, artifacts: Path) -> None:
         """Say what is kept and how to go on."""
@@ -157,6 +153,14 @@ class _Screen:
             f"bench: stopped; {len(self.run.records)} records are kept. Go on with: {shlex.join(again)}",
             file=sys.stderr,
         )
+
+
+def _outcome(record: Record) -> str:
+    from bench import statistics
+
+    if record.status == "ok":
+        return f"{statistics.median(record.samples) / 1e6:.2f} ms  {record.verdict}".rstrip()
+    return f"{record.status}: {record.reason}" if record.reason else record.status
 
 
 def duration(seconds: float) -> str:

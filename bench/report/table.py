@@ -54,8 +54,8 @@ def _heading(run: Run) -> list[str]:
     return [
         f"{grid.model} ({output}), {precisions}, {grid.device} ({machine}), {grid.threads} threads",
         f"weights: {run.origin}",
-        "median of synchronised calls; spread is the interquartile range; speed-up is within",
-        f"rounds, against {grid.contestants[0].label}; parity is against eager in float64",
+        "median of synchronised calls, spread is the interquartile range; speed-up",
+        f"within rounds against {grid.contestants[0].label}; parity against eager in float64",
     ]
 
 

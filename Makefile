@@ -1,0 +1,28 @@
+# make compare: install, then the main job. make test: install, then the tests. See README.md.
+PYTHON ?= python3
+VENV ?= .venv
+EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+STAMP := $(VENV)/.installed-$(EXTRA)
+
+.PHONY: compare install test test-slow lint
+
+compare: install
+	$(VENV)/bin/bench compare --model bert --backends eager,onnx,torchscript
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),test]'
+	touch $@
+
+test: install
+	$(VENV)/bin/python -m pytest
+
+test-slow: install
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy

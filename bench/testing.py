@@ -1,0 +1,253 @@
+"""The contract that every backend keeps; a third party runs it on its own with `check_backend`.
+
+    from bench.testing import check_backend
+    check_backend("mybackend")
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import backends
+from backends.base import Backend, BackendError, runtime_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bench.inputs import InputPlan
+    from exporters.models import ModelSource
+    from exporters.store import Artifact
+
+#: Modules that the parent process must never load.
+HEAVY = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy", "matplotlib", "pandas")
+#: Shapes that a backend is run at: the largest of the tiny models, one token, and shapes that no export ran on.
+SHAPES = ((1, 1), (2, 16), (3, 37), (1, 128))
+
+
+class ContractError(AssertionError):
+    """A backend breaks the contract; the message says which rule and how."""
+
+
+def check_backend(
+    name: str,
+    *,
+    variant: str = "default",
+    model: str = "bert-tiny",
+    device: str = "cpu",
+    precision: str = "fp32",
+    artifacts: Path | None = None,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+) -> list[str]:
+    """Run every check of the contract on backend `name`; returns the checks that were made.
+
+    `artifacts` is a store to take exported models from; without it they are made in a temporary
+    folder. `shapes` are two or more of batch and length to run it at. Raises ContractError for the first rule that is broken.
+    """
+    backend_class = backends.load_class(name)
+    made = [_described(check) for check in (_check_declaration, _check_refusals, _check_stays_light)]
+    _check_declaration(name, backend_class, variant)
+    _check_refusals(backend_class)
+    _check_stays_light(name)
+    if reason := backend_class.supports(device, precision):
+        raise ContractError(f"{name} cannot be checked here: {reason}")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = _Workbench(backend_class, variant, model, device, precision, artifacts or Path(folder), shapes)
+        for check in (bench.check_missing_artifact, bench.check_shapes, bench.check_outputs, bench.check_close):
+            made.append(_described(check))
+            check()
+    return made
+
+
+def _described(check: Callable[..., object]) -> str:
+    return (check.__doc__ or check.__name__).strip().splitlines()[0]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ContractError(message)
+
+
+def _check_declaration(name: str, backend_class: type[Backend], variant: str) -> None:
+    """It is a Backend under its own name, with a default variant, and says what to install."""
+    _require(issubclass(backend_class, Backend), f"{backend_class} is no backends.base.Backend")
+    _require(backend_class.name == name, f"{backend_class} is registered as {name!r} and calls itself {backend_class.name!r}")
+    _require("default" in backend_class.variants, f"{name} has no variant 'default'")
+    _require(variant in backend_class.variants, f"{name} has no variant {variant!r}")
+    _require(bool(backend_class.precisions), f"{name} declares no device and precision")
+    _require(bool(backend_class.install) or not backend_class.requires, f"{name} requires modules and names nothing to install")
+
+
+def _check_refusals(backend_class: type[Backend]) -> None:
+    """It refuses an unknown device and an unknown precision, with a reason that names them."""
+    for device, precision, named in (("abacus", "fp32", "abacus"), (next(iter(backend_class.precisions)), "fp99", "fp99")):
+        reason = backend_class.supports(device, precision)
+        _require(reason is not None and named in reason, f"{backend_class.name} accepts {precision} on {device}: {reason!r}")
+
+
+def _check_stays_light(name: str) -> None:
+    """Its module and `supports` import no framework."""
+    code = (
+        "import sys, backends; b = backends.load_class(sys.argv[1]); b.supports('cpu', 'fp32'); b.missing(); b.versions();"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    root = str(Path(__file__).resolve().parent.parent)
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {code}", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    _require(done.returncode == 0, f"{name} cannot be imported in a fresh process: {done.stderr.strip()[-300:]}")
+    _require(done.stdout.strip() == "[]", f"importing {name} loads {done.stdout.strip()}; import them inside the functions that need them")
+
+
+class _Workbench:
+    """One backend with its artifact, the reference to judge it by, and the checks that need both."""
+
+    def __init__(
+        self,
+        backend_class: type[Backend],
+        variant: str,
+        model: str,
+        device: str,
+        precision: str,
+        root: Path,
+        shapes: Sequence[tuple[int, int]] = SHAPES,
+    ) -> None:
+        from exporters.models import resolve
+
+        self.backend_class, self.variant, self.device, self.precision, self.root = (
+            backend_class, variant, device, precision, root,
+        )  # fmt: skip
+        self.shapes = shapes
+        self.source: ModelSource = resolve(model, weights="random")
+        self.weights: Artifact | None = None
+        self.artifact: Artifact | None = None
+        if backend_class.format is not None:
+            self._export()
+
+    def _export(self) -> None:
+        import exporters
+        from exporters import checkpoint
+        from exporters.store import ArtifactStore
+
+        store = ArtifactStore(self.root)
+        self.weights = weights = store.make(
+            checkpoint.recipe(self.source), lambda folder: checkpoint.export(self.source, folder)
+        )
+        self.artifact = weights
+        if (format := self.backend_class.format) not in (None, "checkpoint"):
+            module = exporters.load_module(format)
+            recipe = exporters.recipe(format, weights.key, precision=self.precision, device=self.device)
+            self.artifact = store.make(recipe, lambda folder: module.export(weights.path, folder, recipe))
+
+    def _loaded(self, path: Path | None = None) -> Backend:
+        from exporters.checkpoint import open_checkpoint
+
+        backend = self.backend_class(open_checkpoint=open_checkpoint)
+        with runtime_errors():
+            backend.load(
+                path or (self.artifact.path if self.artifact else None),
+                device=self.device,
+                precision=self.precision,
+                threads=1,
+                options=self.backend_class.variants[self.variant],
+            )
+        return backend
+
+    def _inputs(self, shape: tuple[int, int], seed: int = 0) -> InputPlan:
+        from bench.inputs import InputPlan
+
+        return InputPlan(*shape, self.source.vocab_size, self.source.pad_token_id, seed, self.source.width)
+
+    def _outputs(self, backend: Backend, batch: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        prepared = backend.prepare(batch)
+        backend.synchronize()
+        outputs = backend.run(prepared)
+        backend.synchronize()
+        return backend.fetch(outputs)
+
+    def check_missing_artifact(self) -> None:
+        """Loading an artifact that is not there raises, and does not pass in silence."""
+        if self.backend_class.format is None:
+            return
+        try:
+            self._loaded(self.root / "no-such-artifact").close()
+        except BackendError:
+            return
+        raise ContractError(f"{self.backend_class.name} loads an artifact folder that does not exist")
+
+    def check_shapes(self) -> None:
+        """At every shape it repeats itself bit for bit, keeps its inputs, and returns memory of its own."""
+        import numpy as np
+
+        from bench.inputs import make_batch
+
+        name, backend, first = self.backend_class.name, self._loaded(), {}
+        for shape in (*self.shapes, self.shapes[0]):
+            batch = make_batch(self._inputs(shape), "timed")
+            before = {key: array.copy() for key, array in batch.items()}
+            outputs = self._outputs(backend, batch)
+            _require(bool(outputs), f"{name} returns no output at {shape}")
+            for key, array in outputs.items():
+                _require(isinstance(array, np.ndarray), f"{name} returns {type(array)} as {key}")
+                earlier = first.setdefault((shape, key), array.copy())
+                _require(np.array_equal(earlier, array, equal_nan=True), f"{name} differs from its own first output at {shape}")
+                array[...] = 0
+            again = self._outputs(backend, batch)
+            same = all(np.array_equal(again[key], first[shape, key], equal_nan=True) for key in again)
+            _require(same, f"{name} does not repeat itself at {shape}, or hands out memory that it uses again")
+            _require(all(np.array_equal(before[key], batch[key]) for key in batch), f"{name} changes its inputs at {shape}")
+        other = self._outputs(backend, make_batch(self._inputs(self.shapes[1], seed=1), "timed"))
+        _require(
+            any(not np.array_equal(array, first[self.shapes[1], key]) for key, array in other.items()),
+            f"{name} returns the same for other inputs",
+        )
+        json.dumps(backend.facts())
+        start = backend.mark()
+        if start is not None:
+            end = backend.mark()
+            backend.synchronize()
+            _require(backend.elapsed_ns(start, end) >= 0, f"{name}'s device clock runs backwards")
+        backend.trim()
+        backend.close()
+
+    def check_outputs(self) -> None:
+        """Its outputs are the model's, against eager in float64, with and without padded masks."""
+        if not self.backend_class.computes_the_model:
+            return
+        from backends.eager import Eager
+        from bench.inputs import make_batch
+        from bench.parity import metrics, verdict
+        from exporters.checkpoint import open_checkpoint
+
+        if self.weights is None:
+            return
+        backend, references = self._loaded(), []
+        for precision, device in (("fp64", "cpu"), (self.precision, self.device)):
+            eager = Eager(open_checkpoint=open_checkpoint)
+            eager.load(self.weights.path, device=device, precision=precision, threads=1, options={})
+            references.append(eager)
+        tolerance = verdict.TOLERANCES[self.precision]
+        for shape in self.shapes:
+            plan = self._inputs(shape)
+            for case in plan.cases:
+                batch = make_batch(plan, case)
+                expected, own = (self._outputs(eager, batch) for eager in references)
+                figures = metrics.compare(
+                    self._outputs(backend, batch), expected, own, batch["attention_mask"], self.precision,
+                    tolerance.atol, tolerance.rtol,
+                )  # fmt: skip
+                outcome, reason = verdict.verdict(figures, self.precision)
+                _require(outcome in ("exact", "equivalent"), f"{backend.name} is {outcome} at {shape}, {case}: {reason}")
+        for loaded in (backend, *references):
+            loaded.close()
+
+    def check_close(self) -> None:
+        """It may be closed twice, and loads again afterwards."""
+        for _ in range(2):
+            backend = self._loaded()
+            backend.close()
+            backend.close()

@@ -1,0 +1,120 @@
+"""Out-of-memory messages of every runtime, support answers, and what the registry loads."""
+
+from __future__ import annotations
+
+import pytest
+
+import backends
+from backends.base import (
+    Backend,
+    BackendError,
+    OutOfMemoryError,
+    UnsupportedError,
+    one_line,
+    parse_out_of_memory,
+    runtime_errors,
+)
+
+MIB, GIB = 2**20, 2**30
+
+
+@pytest.mark.parametrize(
+    ("message", "figures"),
+    [
+        (
+            "CUDA out of memory. Tried to allocate 576.00 MiB (GPU 0; 23.69 GiB total capacity; 21.73 GiB already allocated; "
+            "528.69 MiB free; 22.13 GiB reserved in total by PyTorch)",
+            {
+                "requested_bytes": 576 * MIB,
+                "total_bytes": round(23.69 * GIB),
+                "allocated_bytes": round(21.73 * GIB),
+                "free_bytes": round(528.69 * MIB),
+                "reserved_bytes": round(22.13 * GIB),
+            },
+        ),
+        (
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.81 GiB of which 1.50 GiB is free. "
+            "Including non-PyTorch memory, this process has 138.29 GiB memory in use. Of the allocated memory 137.00 GiB is "
+            "allocated by PyTorch, and 650.00 MiB is reserved by PyTorch but unallocated.",
+            {
+                "requested_bytes": 2 * GIB,
+                "total_bytes": round(139.81 * GIB),
+                "free_bytes": round(1.5 * GIB),
+                "allocated_bytes": 137 * GIB,
+                "reserved_unallocated_bytes": 650 * MIB,
+                "process_bytes": round(138.29 * GIB),
+            },
+        ),
+        (
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+            "68719476736 bytes. Error code 12 (Cannot allocate memory)",
+            {"requested_bytes": 68719476736},
+        ),
+        (
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running MatMul node. Status "
+            "Message: bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of size 402653184",
+            {"requested_bytes": 402653184},
+        ),
+        (
+            "BFCArena::AllocateRawInternal Available memory of 524288 is smaller than requested bytes of 1048576",
+            {"requested_bytes": 1048576, "free_bytes": 524288},
+        ),
+        ("Unable to allocate 3.00 GiB for an array with shape (1, 2) and data type float64", {"requested_bytes": 3 * GIB}),
+        ("std::bad_alloc", {}),
+        ("CUDA failure 2: out of memory ; GPU=0", {}),
+        ("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)", {}),
+    ],
+)
+def test_out_of_memory_is_recognised_and_its_figures_are_read(message: str, figures: dict[str, int]) -> None:
+    assert parse_out_of_memory(message) == figures
+
+
+@pytest.mark.parametrize("message", ["index out of range in self", "shape mismatch", "CUDA error: an illegal memory access"])
+def test_other_errors_are_not_out_of_memory(message: str) -> None:
+    assert parse_out_of_memory(message) is None
+
+
+def test_whatever_a_runtime_raises_becomes_one_kind() -> None:
+    with pytest.raises(OutOfMemoryError) as caught, runtime_errors():
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes.")
+    assert caught.value.figures == {"requested_bytes": 64}
+    with pytest.raises(OutOfMemoryError), runtime_errors():
+        raise MemoryError
+    with pytest.raises(BackendError, match="^IndexError: two lines$"), runtime_errors():
+        raise IndexError("two\nlines")
+    with pytest.raises(UnsupportedError, match="^as it is$"), runtime_errors():
+        raise UnsupportedError("as it is")
+
+
+def test_long_messages_are_cut() -> None:
+    assert len(one_line(ValueError("x" * 5000))) == 600
+
+
+def test_a_refusal_names_the_remedy() -> None:
+    onnx = backends.load_class("onnx")
+    assert onnx.supports("cpu", "int8") == "onnx has no int8 on cpu; use --precisions fp32,fp16"
+    assert "use --device cpu" in str(backends.load_class("null").supports("cuda", "fp32"))
+
+
+def test_a_backend_that_is_not_installed_says_how_to_add_it() -> None:
+    class Absent(Backend):
+        name = "absent"
+        format = None
+        requires = ("no_such_module",)
+        install = "absent-runtime"
+        load = prepare = run = fetch = None  # type: ignore[assignment]
+
+    assert Absent.missing() == ["no_such_module"]
+    assert Absent.supports("cpu", "fp32") == "absent needs no_such_module, not installed; run: pip install 'absent-runtime'"
+
+
+def test_cuda_is_refused_by_a_cpu_build_of_onnxruntime(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setattr("backends.onnx.module_folder", lambda module: tmp_path)
+    onnx = backends.load_class("onnx")
+    assert "needs onnxruntime-gpu" in str(onnx.supports("cuda", "fp32"))
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
+    monkeypatch.setattr("backends._torch.torch_cuda_version", lambda: "13.0")
+    assert onnx.supports("cuda", "fp32") is None
+    monkeypatch.setattr("backends._torch.torch_cuda_version", lambda: None)
+    assert "needs a CUDA build of torch" in str(onnx.supports("cuda", "fp32"))

@@ -1,0 +1,145 @@
+"""Every backend keeps the contract, and the contract notices a backend that does not."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import backends
+from backends.eager import Eager
+from backends.null import Null
+from bench.testing import ContractError, check_backend
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch, transformers and their exporters warn about themselves
+
+
+@pytest.mark.parametrize("name", ["null", "eager", "torchscript", "onnx"])
+def test_backend_keeps_the_contract(name: str, artifacts: Path) -> None:
+    assert len(check_backend(name, artifacts=artifacts)) == 7
+
+
+def test_compile_keeps_the_contract(artifacts: Path) -> None:
+    assert len(check_backend("compile", artifacts=artifacts, shapes=((1, 1), (2, 16)))) == 7
+
+
+@pytest.mark.parametrize("model", ["gpt-tiny", "gpt2-tiny"])
+@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+def test_decoders_keep_the_contract(name: str, model: str, artifacts: Path) -> None:
+    assert len(check_backend(name, model=model, artifacts=artifacts)) == 7
+
+
+@pytest.mark.parametrize(("name", "precision"), [("eager", "bf16"), ("torchscript", "bf16"), ("onnx", "fp16")])
+def test_lower_precisions_keep_the_contract(name: str, precision: str, artifacts: Path) -> None:
+    assert len(check_backend(name, precision=precision, artifacts=artifacts)) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["default", "reduce-overhead", "freezing", "max-autotune"])
+def test_compile_keeps_the_contract_at_every_shape(variant: str, artifacts: Path) -> None:
+    assert len(check_backend("compile", variant=variant, artifacts=artifacts)) == 7
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile"])
+def test_backend_keeps_the_contract_on_a_gpu(name: str, precision: str, artifacts: Path) -> None:
+    if reason := backends.load_class(name).supports("cuda", precision):
+        pytest.skip(reason)
+    assert len(check_backend(name, device="cuda", precision=precision, artifacts=artifacts)) == 7
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile"])
+def test_synchronize_waits_for_the_device(name: str, artifacts: Path) -> None:
+    """Synchronised wall time of a call covers the device time that its events report."""
+    from bench import inputs, testing
+
+    if reason := backends.load_class(name).supports("cuda", "fp32"):
+        pytest.skip(reason)
+    bench = testing._Workbench(backends.load_class(name), "default", "bert-tiny", "cuda", "fp32", artifacts)
+    backend = bench._loaded()
+    prepared = backend.prepare(inputs.make_batch(bench._inputs((64, 128)), "timed"))
+    for _ in range(3):
+        backend.run(prepared)
+    backend.synchronize()
+    started, start = time.perf_counter_ns(), backend.mark()
+    backend.run(prepared)
+    end = backend.mark()
+    backend.synchronize()
+    wall_ns = time.perf_counter_ns() - started
+    backend.close()
+    assert 0 < backend.elapsed_ns(start, end) <= wall_ns
+
+
+class Forgetful(Null):
+    """Ignores its inputs."""
+
+    def fetch(self, outputs: Any) -> dict[str, Any]:
+        return {"checksum": outputs.sum(keepdims=True) * 0}
+
+
+class Drifting(Null):
+    """Never returns the same twice."""
+
+    calls = 0
+
+    def fetch(self, outputs: Any) -> dict[str, Any]:
+        Drifting.calls += 1
+        return {"checksum": outputs.sum(keepdims=True) + Drifting.calls}
+
+
+class Vandal(Null):
+    """Changes its inputs."""
+
+    def run(self, prepared: Any) -> Any:
+        prepared += 1
+        return prepared * 0 + prepared.shape[1]
+
+
+class Willing(Null):
+    """Accepts whatever it is asked for."""
+
+    @classmethod
+    def supports(cls, device: str, precision: str) -> str | None:
+        return None
+
+
+class Skewed(Eager):
+    """A model that is slightly another one."""
+
+    def run(self, prepared: Any) -> Any:
+        return super().run(prepared) * 1.001
+
+
+class MaskBlind(Eager):
+    """Ignores the mask."""
+
+    def run(self, prepared: Any) -> Any:
+        import torch
+
+        ids, mask = prepared
+        return super().run((ids, torch.ones_like(mask)))
+
+
+@pytest.mark.parametrize(
+    ("planted", "message"),
+    [
+        (Forgetful, "returns the same for other inputs"),
+        (Drifting, "does not repeat itself|differs from its own"),
+        (Vandal, "changes its inputs|does not repeat itself"),
+        (Willing, "accepts fp32 on abacus"),
+        (Skewed, "is broken at"),
+        (MaskBlind, "is broken at .* padded"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_the_contract_notices(
+    planted: type[Null], message: str, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = planted.__mro__[1].name
+    monkeypatch.setattr(backends, "load_class", lambda name: planted)
+    with pytest.raises(ContractError, match=message):
+        check_backend(real, artifacts=artifacts)

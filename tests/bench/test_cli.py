@@ -1,0 +1,266 @@
+"""The command line as a user meets it: exit codes, one-line errors, what is kept when it is stopped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.records import read_run
+
+QUICK = ["--rounds", "3", "--max-seconds-per-cell", "0.1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def compared(root: Path, artifacts: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The main job on a tiny model, all four runtimes and both precisions, once for this module."""
+    folder = tmp_path_factory.mktemp("compared")
+    arguments = ["--model", "bert-tiny", "--backends", "eager,onnx,torchscript,compile", "--precisions", "fp32,bf16"]
+    arguments += ["--batches", "2", "--lengths", "16", "--artifacts", str(artifacts), "--output", "run.jsonl", *QUICK]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "compare", *arguments], capture_output=True, text=True, cwd=folder, timeout=500,
+        env=os.environ | {"PYTHONPATH": str(root), "COLUMNS": "80"}, check=False,
+    )  # fmt: skip
+    return done, read_run(folder / "run.jsonl")
+
+
+def test_the_main_job_on_all_four_runtimes(compared) -> None:
+    done, run = compared
+    assert done.returncode == 0, done.stderr
+    found = {(r.backend, r.precision): (r.status, r.verdict) for r in run.records}
+    for backend in ("eager", "onnx", "torchscript", "compile"):
+        assert found[backend, "fp32"] in (("ok", "equivalent"), ("ok", "exact"))
+        if backend != "onnx":
+            assert found[backend, "bf16"] in (("ok", "equivalent"), ("ok", "exact"))
+    assert found["onnx", "bf16"] == ("unsupported", "")
+
+
+def test_every_record_says_what_really_ran(compared) -> None:
+    _, run = compared
+    for record in run.records:
+        if record.status != "ok":
+            assert record.reason
+            assert record.repeat.startswith("bench compare --model bert-tiny --backends")
+            continue
+        assert set(record.parity["cases"]) == {"timed", "padded"}
+        assert record.parity["cases"]["padded"]["compared"] > 0
+        assert min(record.export_seconds, record.load_seconds, record.first_call_ns) > 0
+        assert record.facts["threads"] == run.grid.threads
+        assert record.weights == "random"
+    facts = {record.backend: record.facts for record in run.records if record.precision == "fp32"}
+    assert facts["onnx"]["providers"] == ["CPUExecutionProvider"]
+    assert facts["onnx"]["nodes_per_provider"]["CPUExecutionProvider"] > 20
+    assert facts["compile"]["graphs"] == 1
+    assert facts["compile"]["recompiles_while_timing"] == 0
+    assert facts["compile"]["graph_breaks"] == 0
+    assert facts["eager"]["attention"] == "sdpa"
+
+
+def test_the_plan_and_the_progress_are_told(compared) -> None:
+    done, run = compared
+    for words in ("seeded random (seed 0)", "plan: 8 cells (8 contestants × 1 shapes)", "records: run.jsonl", "cannot run: onnx bf16"):
+        assert words in done.stderr, words
+    assert done.stderr.count("2×16") == len(run.records)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "fastest: " in done.stdout
+
+
+def test_a_second_run_exports_nothing_and_a_damaged_artifact_is_made_again(cli, artifacts: Path, compared) -> None:
+    options = ["--model", "bert-tiny", "--backends", "onnx", "--batches", "2", "--lengths", "16", *QUICK]
+    options += ["--artifacts", str(artifacts)]
+    again = cli("compare", *options)
+    assert "to export: nothing, all in the store" in again.stderr
+    assert "exporting" not in again.stderr
+    onnx = artifact_of(artifacts, "onnx", "bert-tiny", "fp32")
+    weights = onnx / "model.onnx.data"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(bytes(content))
+    verified = cli("artifacts", "verify", "--artifacts", str(artifacts))
+    assert verified.returncode == 3
+    assert f"{onnx.name}" in verified.stdout
+    assert "model.onnx.data fails its checksum" in verified.stdout
+    mended = cli("compare", *options)
+    assert f"artifact {onnx.name} is damaged (model.onnx.data fails its checksum); it is made again" in mended.stderr
+    assert mended.returncode == 0
+    assert cli("artifacts", "verify", "--artifacts", str(artifacts)).returncode == 0
+
+
+def artifact_of(artifacts: Path, format: str, model: str, precision: str) -> Path:
+    """The stored artifact of the base model `model` in one format and precision."""
+    for path in (artifacts / "store").glob(f"{format}-*"):
+        recipe = json.loads((path / "artifact.json").read_text())["recipe"]
+        weights = artifacts / "store" / f"checkpoint-{recipe['checkpoint']}" / "artifact.json"
+        metadata = json.loads(weights.read_text())["metadata"]
+        if (metadata["model"], metadata["task"], recipe["precision"]) == (model, "base", precision):
+            return path
+    raise AssertionError(f"no {format} of {model} in the store")
+
+
+def test_a_repeat_command_repeats_its_cell(cli, artifacts: Path, compared) -> None:
+    _, run = compared
+    record = next(r for r in run.records if r.status == "unsupported")
+    words = record.repeat.split()[1:]
+    done = cli(*words, "--artifacts", str(artifacts), "--output", "again.jsonl")
+    assert done.returncode == 1
+    assert "unsupported" in done.stdout
+    assert "onnx has no bf16 on cpu; use --precisions fp32,fp16" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("format", ["table", "csv", "json", "markdown"])
+def test_a_saved_run_is_printed_again(cli, compared, format: str) -> None:
+    _, run = compared
+    done = cli("report", str(run.path), "--format", format)
+    assert done.returncode == 0
+    assert "torchscript" in done.stdout
+    if format == "csv":
+        assert len(list(csv.DictReader(io.StringIO(done.stdout)))) == 8
+    if format == "json":
+        assert json.loads(done.stdout)["exit_code"] == 0
+
+
+def test_logits_of_a_decoder(cli, artifacts: Path) -> None:
+    options = ["--model", "gpt2-tiny", "--task", "lm", "--backends", "eager,onnx", "--batches", "1", "--lengths", "16", *QUICK]
+    done = cli("compare", *options, "--artifacts", str(artifacts), "--output", "lm.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "gpt2-tiny (logits)" in done.stdout
+    assert done.stdout.count("equivalent") + done.stdout.count("exact") >= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "brt"], "unknown model 'brt'; did you mean 'bert'"),
+        (["--model", "/no/such"], "does not exist"),
+        (["--backends", "onx"], "unknown backend 'onx'; did you mean 'onnx'"),
+        (["--lengths", "513"], "length 513 exceeds the 512 positions of bert; use --lengths ≤ 512"),
+        (["--batches", "0"], "--batches 0 is below 1"),
+        (["--precisions", "fp4"], "unknown precision 'fp4'"),
+        (["--device", "cuda"], "--device cuda:"),
+        (["--weights", "stolen"], "unknown weights 'stolen'"),
+        (["--artifacts", "/dev/null/x"], "artifact folder '/dev/null/x' cannot be written"),
+        (["--output", "/dev/null/x"], "output file '/dev/null/x' cannot be made"),
+        (["--resume", "nothing.jsonl"], "cannot be read"),
+        (["--resume", "nothing.jsonl", "--batches", "2"], "--batches cannot be given with --resume"),
+        (["--rounds", "0"], "--rounds 0 is below 1"),
+        (["--threads", "-1"], "--threads -1"),
+        (["--rounds", "many"], "--rounds"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(cli, tmp_path: Path, arguments: list[str], message: str) -> None:
+    if arguments == ["--device", "cuda"]:
+        from bench.machine import gpus
+
+        if gpus():
+            pytest.skip("this machine has a GPU")
+    done = cli("compare", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.rglob("*.jsonl")) == []
+
+
+def test_an_unknown_report_format_is_a_mistake(cli, compared) -> None:
+    done = cli("report", str(compared[1].path), "--format", "pdf")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown format 'pdf'" in done.stderr
+
+
+def start_slow_run(root: Path, folder: Path) -> subprocess.Popen[str]:
+    arguments = ["--model", "bert-tiny", "--backends", "null,null:slow", "--batches", "1,2,3,4,5", "--lengths", "8,16"]
+    arguments += ["--max-seconds-per-cell", "2", "--device", "cpu", "--output", "run.jsonl"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", "compare", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(root)}, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_records(path: Path, count: int) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if path.exists() and path.read_text().count('"kind":"record"') >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never had {count} records")
+
+
+def children_of(pid: int) -> set[int]:
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == pid:
+            found.add(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_stopped_run_keeps_its_records_and_can_go_on(cli, root: Path, tmp_path: Path, ending: signal.Signals, code: int) -> None:
+    process = start_slow_run(root, tmp_path)
+    wait_for_records(tmp_path / "run.jsonl", 2)
+    workers = children_of(process.pid)
+    assert len(workers) == 2
+    process.send_signal(ending)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in said
+    if ending == signal.SIGINT:
+        assert "Go on with: bench compare --resume run.jsonl" in said
+    end = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    kept = read_run(tmp_path / "run.jsonl").records
+    assert 2 <= len(kept) < 20
+    done = cli("compare", "--resume", "run.jsonl")
+    assert done.returncode == 0, done.stderr
+    run = read_run(tmp_path / "run.jsonl")
+    assert run.is_complete
+    assert len(run.records) == 20
+    assert run.records[:2] == kept[:2]
+
+
+def test_quiet_prints_the_result_alone(cli) -> None:
+    done = cli("compare", "--model", "bert-tiny", "--backends", "null", "--batches", "1", "--lengths", "8", "--quiet", *QUICK)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "null" in done.stdout
+
+
+def test_what_is_there_is_listed(cli) -> None:
+    assert "bert-tiny" in cli("list", "models").stdout
+    backends = cli("list", "backends").stdout
+    assert "compile:max-autotune" in backends
+    assert "onnxruntime" in backends
+    assert cli("list", "devices").stdout.startswith("cpu")
+
+
+def test_prune_removes_the_least_recently_used_first(cli, tmp_path: Path) -> None:
+    from exporters.store import ArtifactStore
+
+    store = ArtifactStore(tmp_path / "artifacts")
+
+    def write(folder: Path) -> dict[str, object]:
+        (folder / "model").write_bytes(bytes(1000))
+        return {}
+
+    made = [store.make({"format": "onnx", "checkpoint": str(number)}, write) for number in range(3)]
+    for age, artifact in enumerate(reversed(made)):
+        os.utime(artifact.path, (time.time() - age * 100,) * 2)
+    (made[2].path / "model").write_bytes(bytes(7))
+    done = cli("artifacts", "prune", "--keep", "1KB")
+    assert "removed " + made[2].path.name + ": model has 7 bytes instead of 1000" in done.stdout
+    assert "removed " + made[0].path.name + ": least recently used" in done.stdout
+    assert store.paths() == [made[1].path]
+    wrong = cli("artifacts", "prune", "--keep", "much")
+    assert (wrong.returncode, store.paths()) == (2, [made[1].path])

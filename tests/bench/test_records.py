@@ -1,0 +1,131 @@
+"""Runs on disk and their rows: round trips, damage, exit codes, figures derived from samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.errors import UserError
+from bench.records import COLUMNS, Record, Run, RunFile, read_run, record_line
+from bench.spec import Contestant, Grid, Shape, TimingPlan
+
+MS = 1_000_000
+
+
+def record(backend: str = "eager", status: str = "ok", verdict: str = "equivalent", ms: float = 10.0, **values) -> Record:
+    rounds = [[round(ms * MS)] * 3 for _ in range(3)] if status == "ok" else []
+    fields = {
+        "model": "bert", "backend": backend, "variant": "default", "precision": "fp32", "device": "cpu", "batch": 2, "length": 16,
+        "status": status, "rounds": rounds, "parity": {"verdict": verdict, "max_abs_error": 1e-6} if verdict else {},
+    }  # fmt: skip
+    return Record(**(fields | values))
+
+
+def run_of(*records: Record) -> Run:
+    contestants = tuple(dict.fromkeys(r.contestant for r in records)) or (Contestant("eager", "default", "fp32"),)
+    grid = Grid("bert", contestants, (Shape(2, 16),), "cpu", 2)
+    return Run(grid, TimingPlan(), {"cpu": "test"}, "seeded random (seed 0)", "bench compare", "2026-01-01T00:00:00+00:00", list(records))
+
+
+def test_a_run_survives_the_disk(tmp_path: Path) -> None:
+    run = run_of(record(), record("onnx", ms=5))
+    file = RunFile(tmp_path / "new" / "run.jsonl")
+    file.create(run)
+    for entry in run.records:
+        file.append(record_line(entry))
+    again = read_run(file.path)
+    assert (again.records, again.grid, again.plan, again.is_complete) == (run.records, run.grid, run.plan, False)
+    file.rewrite(run)
+    assert read_run(file.path).records == run.records
+    assert [path.name for path in file.path.parent.iterdir()] == ["run.jsonl"]
+
+
+def test_a_row_has_every_column_and_figures_from_the_samples() -> None:
+    run = run_of(record(ms=10), record("onnx", ms=5, export_seconds=3.5, load_seconds=0.5, first_call_ns=20 * MS))
+    eager, onnx = run.rows()
+    assert tuple(eager) == COLUMNS == run.columns
+    assert (onnx["median_ms"], onnx["q1_ms"], onnx["q3_ms"], onnx["samples"]) == (5, 5, 5, 9)
+    assert onnx["ms_per_sample"] == 2.5
+    assert onnx["tokens_per_second"] == pytest.approx(6400)
+    assert (eager["speedup"], onnx["speedup"]) == (1.0, 2.0)
+    assert (onnx["export_s"], onnx["load_s"], onnx["first_call_ms"]) == (3.5, 0.5, 20)
+    assert onnx["max_abs_error"] == 1e-6
+
+
+def test_the_issue_columns_come_first_and_in_order() -> None:
+    wanted = (
+        "model,backend,variant,precision,device,batch,length,status,median_ms,q1_ms,q3_ms,samples,ms_per_sample,"
+        "tokens_per_second,speedup,parity,max_abs_error,export_s,load_s,first_call_ms,reason"
+    )
+    assert ",".join(COLUMNS).startswith(wanted)
+
+
+@pytest.mark.parametrize("verdict", ["lossy", "broken", "unjudged", ""])
+def test_no_speedup_without_the_same_model(verdict: str) -> None:
+    run = run_of(record(), record("onnx", verdict=verdict, ms=1))
+    assert run.rows()[1]["speedup"] is None
+    assert run_of(record(verdict=verdict), record("onnx")).rows()[1]["speedup"] is None
+
+
+@pytest.mark.parametrize(
+    ("records", "code"),
+    [
+        ([record()], 0),
+        ([record(verdict="exact"), record("onnx")], 0),
+        ([record(), record("onnx", verdict="broken")], 3),
+        ([record(), record("onnx", verdict="broken"), record("compile", "failed", "")], 3),
+        ([record(), record("onnx", verdict="lossy")], 1),
+        ([record(), record("onnx", verdict="unjudged")], 1),
+        ([record(), record("onnx", "failed", "")], 1),
+        ([record(), record("onnx", "timeout", "")], 1),
+        ([record(), record("onnx", "oom", ""), record("compile", "unsupported", ""), record("x", "skipped", "")], 0),
+        ([record("onnx", "unsupported", "")], 1),
+        ([], 1),
+    ],
+)
+def test_exit_codes(records: list[Record], code: int) -> None:
+    assert run_of(*records).exit_code == code
+
+
+def test_a_frame_has_the_csvs_names() -> None:
+    frame = run_of(record(), record("onnx", ms=5)).frame()
+    assert tuple(frame.columns) == COLUMNS
+    assert list(frame["speedup"]) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no run"),
+        ("not json\nat all\n", "line 1 of .* is not JSON"),
+        ('{"kind": "record"}\n', "is no run"),
+        ("[1]\n", "no JSON object"),
+        ('{"kind": "run", "schema": 99}\n', "schema 99 and this bench reads up to 1"),
+        ('{"kind": "run", "schema": 1}\n', "is damaged"),
+    ],
+)
+def test_a_file_that_is_no_run_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_run(path)
+
+
+def test_binary_and_missing_files_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    for path in (tmp_path / "binary", tmp_path / "missing", tmp_path):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_run(path)
+
+
+def test_a_torn_last_line_is_left_out_and_a_torn_middle_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    run = run_of(record())
+    line = json.dumps(record_line(run.records[0]))
+    path.write_text(json.dumps(run.header()) + "\n" + line + "\n" + line[:40])
+    assert len(read_run(path).records) == 1
+    path.write_text(json.dumps(run.header()) + "\n" + line[:40] + "\n" + line + "\n")
+    with pytest.raises(UserError, match="line 2 of"):
+        read_run(path)

@@ -1,0 +1,125 @@
+"""What is printed: fits 80 columns, leaves nothing out, shows no speed-up that parity does not allow."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+
+from bench import report
+from bench.errors import UserError
+from bench.records import COLUMNS, Record, Run
+from bench.report.table import milliseconds
+from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.warnings import warnings_of
+
+MS = 1_000_000
+
+
+def record(backend: str, variant: str = "default", ms: float = 10.0, verdict: str = "equivalent", **values) -> Record:
+    fields = {
+        "model": "bert", "backend": backend, "variant": variant, "precision": "fp32", "device": "cpu", "batch": 1, "length": 128,
+        "status": "ok", "rounds": [[round(ms * MS)] * 3] * 3, "parity": {"verdict": verdict, "max_abs_error": 2.1e-6},
+    }  # fmt: skip
+    made = Record(**(fields | values))
+    return replace(made, warnings=warnings_of(made))
+
+
+@pytest.fixture
+def run() -> Run:
+    failed = {"status": "failed", "reason": "the worker was killed by SIGKILL after 3.1 s", "rounds": [], "parity": {}}
+    records = [
+        record("eager", ms=12345.678),
+        record("compile", "reduce-overhead", ms=123.45),
+        record("onnx", ms=45.6, verdict="broken", parity={"verdict": "broken", "reason": "another model", "max_abs_error": 1.0}),
+        record("torchscript", **failed),
+    ]
+    contestants = tuple(entry.contestant for entry in records)
+    grid = Grid("bert", contestants, (Shape(1, 128),), "cpu", 2)
+    made = Run(grid, TimingPlan(), {"cpu": "A CPU"}, "seeded random (seed 0)", "bench compare", "2026-01-01", records)
+    made.is_complete = True
+    return made
+
+
+def test_the_table_fits_80_columns_and_says_it_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = report.render(run, "table")
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for word in ("12346", "123.5", "100.01×", "broken", "failed", "killed by SIGKILL", "fastest: compile:reduce-overhead"):
+        assert word in text, word
+
+
+def test_the_table_fits_with_several_precisions_and_device_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    half = replace(run.records[1], precision="bf16", device_rounds=run.records[1].rounds)
+    run.records.append(half)
+    run.grid = replace(run.grid, contestants=(*run.grid.contestants, half.contestant))
+    text = report.render(run, "table")
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "device ms" in text
+    assert "bf16" in text
+
+
+def test_a_broken_cell_wins_nothing_and_shows_no_speedup(run: Run) -> None:
+    row = next(line for line in report.render(run, "table").splitlines() if line.startswith("onnx"))
+    assert "×" not in row
+    assert "fastest: onnx" not in report.render(run, "table")
+
+
+def test_the_csv_has_one_row_a_cell(run: Run) -> None:
+    rows = list(csv.DictReader(io.StringIO(report.render(run, "csv"))))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "failed"]
+    assert rows[3]["median_ms"] == ""
+    assert float(rows[1]["median_ms"]) == pytest.approx(123.45)
+
+
+def test_the_json_has_rows_warnings_and_repeat_commands(run: Run) -> None:
+    document = json.loads(report.render(run, "json"))
+    assert len(document["rows"]) == 4
+    assert document["exit_code"] == 3
+    assert {"warnings", "repeat", "facts", "failure", *COLUMNS} <= set(document["rows"][0])
+
+
+def test_the_markdown_is_one_table(run: Run) -> None:
+    lines = report.render(run, "markdown").splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + 4
+    assert {line.count("|") for line in table} == {9}
+
+
+def test_a_tie_is_printed_as_a_tie(run: Run) -> None:
+    run.records = [record("eager", ms=10), record("onnx", rounds=[[9 * MS], [11 * MS], [9 * MS]])]
+    run.grid = replace(run.grid, contestants=tuple(entry.contestant for entry in run.records))
+    assert "(tie with eager)" in report.render(run, "table")
+
+
+def test_an_incomplete_run_says_how_to_go_on(run: Run) -> None:
+    run.is_complete = False
+    assert "--resume" in report.render(run, "table")
+
+
+def test_an_unknown_format_is_refused(run: Run) -> None:
+    with pytest.raises(UserError, match="unknown format 'tabel'; did you mean 'table'"):
+        report.render(run, "tabel")
+
+
+def test_warnings_name_what_helps() -> None:
+    few = record("eager", rounds=[[MS]])
+    assert any("1 samples" in warning and "--rounds" in warning for warning in few.warnings)
+    placed = record("onnx", facts={"nodes_on_cpu": 3, "nodes_per_provider": {"CUDAExecutionProvider": 97, "CPUExecutionProvider": 3}})
+    assert any("3 of 100 graph nodes run on the CPU provider" in warning for warning in placed.warnings)
+    recompiled = record("compile", facts={"recompiles_while_timing": 2, "graph_breaks": 1})
+    assert len(recompiled.warnings) == 2
+    assert warnings_of(record("eager")) == []
+    assert Contestant("eager", "default", "fp32") == few.contestant
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"), [(0.01234, "0.0123"), (1.2345, "1.234"), (12.345, "12.35"), (123.45, "123.5"), (12345.6, "12346")]
+)
+def test_milliseconds_have_four_digits(ms: float, text: str) -> None:
+    assert milliseconds(ms * MS) in (text, text[:-1] + str(int(text[-1]) - 1))

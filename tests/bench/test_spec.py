@@ -1,0 +1,81 @@
+"""Every check of the user's input names the value, the cause and the remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.errors import UserError
+from bench.spec import Contestant, Grid, Shape, TimingPlan, check_lengths, parse_contestants, parse_sizes
+
+
+def test_sizes_are_sorted_and_distinct() -> None:
+    assert parse_sizes("8, 1,8", "--batches") == (1, 8)
+    assert parse_sizes([4, 2], "--batches") == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0", "--batches 0 is below 1"),
+        ("-3", "--batches -3 is below 1"),
+        ("1,x", "--batches 'x' is not a whole number"),
+        ("1.5", "--batches '1.5' is not a whole number"),
+        ("", "--batches '' is not a whole number"),
+        ("1,,2", "--batches '' is not a whole number"),
+    ],
+)
+def test_wrong_sizes(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_sizes(text, "--batches")
+    with pytest.raises(UserError, match="--batches is empty"):
+        parse_sizes([], "--batches")
+
+
+def test_contestants_are_every_backend_at_every_precision() -> None:
+    assert parse_contestants("eager,compile:freezing,eager", "fp32,bf16") == (
+        Contestant("eager", "default", "fp32"),
+        Contestant("compile", "freezing", "fp32"),
+        Contestant("eager", "default", "bf16"),
+        Contestant("compile", "freezing", "bf16"),
+    )
+    assert Contestant("compile", "freezing", "fp32").label == "compile:freezing"
+    assert parse_contestants("eager:default", "fp32")[0].label == "eager"
+
+
+@pytest.mark.parametrize(
+    ("backends", "precisions", "message"),
+    [
+        ("egaer", "fp32", "unknown backend 'egaer'; did you mean 'eager'?"),
+        ("tensorrt9000", "fp32", "unknown backend 'tensorrt9000'; `bench list backends`"),
+        ("compile:autotune", "fp32", "compile has no variant 'autotune'; did you mean 'max-autotune'?"),
+        ("eager", "fp31", "unknown precision 'fp31'; did you mean 'fp32'?"),
+        ("", "fp32", "--backends is empty"),
+        ("eager", " , ", "--precisions is empty"),
+    ],
+)
+def test_wrong_contestants(backends: str, precisions: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_contestants(backends, precisions)
+    assert message in str(caught.value)
+
+
+def test_a_length_beyond_the_positions_is_refused_with_the_limit() -> None:
+    with pytest.raises(UserError, match="length 513 exceeds the 512 positions of bert; use --lengths ≤ 512"):
+        check_lengths([Shape(1, 8), Shape(1, 513)], "bert", 512)
+    check_lengths([Shape(1, 512)], "bert", 512)
+    check_lengths([Shape(1, 99999)], "endless", None)
+
+
+@pytest.mark.parametrize(
+    ("values", "option"),
+    [({"rounds": 0}, "--rounds 0"), ({"seconds_per_cell": 0}, "--max-seconds-per-cell 0"), ({"timeout_seconds": -1}, "--timeout -1")],
+)
+def test_wrong_plans(values: dict[str, float], option: str) -> None:
+    with pytest.raises(UserError, match=option):
+        TimingPlan(**values)
+
+
+def test_a_grid_survives_json() -> None:
+    grid = Grid("bert", parse_contestants("eager,onnx", "fp32"), (Shape(1, 8), Shape(2, 8)), "cpu", 2, "random", "lm", 7)
+    assert Grid.from_json(grid.to_json()) == grid
+    assert len(list(grid.cells())) == 4

@@ -1,0 +1,163 @@
+"""Models: names, folders and refusals, without building anything large."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from exporters import models
+from exporters.models import ARCHITECTURES, ModelError, resolve
+
+
+@pytest.fixture(autouse=True)
+def empty_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(models, "_cached_snapshot", lambda hub_ids: None)
+
+
+def folder_with(tmp_path: Path, config: object, *files: str) -> str:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    for name in files:
+        (folder / name).write_bytes(b"weights")
+    return str(folder)
+
+
+BERT_CONFIG = {"model_type": "bert", "vocab_size": 100, "max_position_embeddings": 64, "hidden_size": 32, "num_hidden_layers": 2}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_named_model_resolves_to_random_weights_offline(name: str) -> None:
+    source = resolve(name)
+    assert (source.weights, source.folder) == ("random", None)
+    assert "seeded random (seed 0" in source.origin
+
+
+def test_a_typo_gets_the_nearest_name() -> None:
+    with pytest.raises(ModelError, match="unknown model 'brt'; did you mean 'bert'"):
+        resolve("brt")
+
+
+def test_a_hub_model_that_is_not_here_is_not_downloaded_by_default() -> None:
+    with pytest.raises(ModelError, match="--weights pretrained may download"):
+        resolve("distilbert/distilbert-base-uncased")
+
+
+def test_a_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ModelError, match=r"could not be downloaded \(OSError: no network\)"):
+        resolve("bert", weights="pretrained")
+
+
+def test_tiny_models_have_no_pretrained_weights() -> None:
+    with pytest.raises(ModelError, match="has no pretrained weights; use --weights random"):
+        resolve("bert-tiny", weights="pretrained")
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "./nothing", "a/b/c"])
+def test_a_folder_that_does_not_exist(path: str) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        resolve(path)
+
+
+def test_a_folder_with_safetensors_is_pretrained(tmp_path: Path) -> None:
+    source = resolve(folder_with(tmp_path, BERT_CONFIG, "model.safetensors"))
+    assert (source.weights, source.vocab_size, source.positions, source.width) == ("pretrained", 100, 64, 32)
+
+
+def test_pickles_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"only pytorch_model\.bin, and pickles are never loaded"):
+        resolve(folder_with(tmp_path, BERT_CONFIG, "pytorch_model.bin"))
+
+
+def test_a_folder_without_weights_is_refused_unless_random_ones_are_asked_for(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, BERT_CONFIG)
+    with pytest.raises(ModelError, match="no weight file"):
+        resolve(folder)
+    assert resolve(folder, weights="random").weights == "random"
+
+
+def test_remote_code_is_refused(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, BERT_CONFIG | {"auto_map": {"AutoModel": "evil.Model"}}, "model.safetensors")
+    with pytest.raises(ModelError, match="code of its own"):
+        resolve(folder)
+
+
+@pytest.mark.parametrize("config", ["{broken", "[]", '{"vocab_size": 3}'])
+def test_a_damaged_configuration_is_one_line(tmp_path: Path, config: str) -> None:
+    with pytest.raises(ModelError, match=r"config\.json"):
+        resolve(folder_with(tmp_path, config, "model.safetensors"))
+
+
+def test_incomplete_shards_are_no_weights(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, BERT_CONFIG, "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (Path(folder) / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="no weight file"):
+        resolve(folder)
+    (Path(folder) / "model-2.safetensors").write_bytes(b"weights")
+    assert len(models.weight_files(Path(folder))) == 2
+
+
+@pytest.mark.parametrize(("option", "value"), [("weights", "some"), ("task", "chat")])
+def test_unknown_choices_are_refused(option: str, value: str) -> None:
+    with pytest.raises(ModelError, match=f"unknown {option} '{value}'"):
+        resolve("bert", **{option: value})
+
+
+def test_the_recipe_follows_weights_and_seed(tmp_path: Path) -> None:
+    assert resolve("bert", seed=1).recipe() != resolve("bert", seed=2).recipe()
+    folder = folder_with(tmp_path, BERT_CONFIG, "model.safetensors")
+    before = resolve(folder).recipe()
+    (Path(folder) / "model.safetensors").write_bytes(b"others!")
+    assert resolve(folder).recipe() != before
+
+
+def test_flops_are_near_the_published_counts() -> None:
+    """BERT base at 1×512 takes 96.8 GFLOP (2·85.05 M·512 + 4·512²·768·12)."""
+    assert resolve("bert").flops(1, 512) == pytest.approx(96.8e9, rel=0.01)
+    assert resolve("gpt2-medium").flops(1, 512) == pytest.approx(335e9, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "gpt-tiny", "gpt2-tiny"])
+@pytest.mark.filterwarnings("ignore")
+def test_tiny_models_are_what_the_table_says(name: str) -> None:
+    model = models.build(resolve(name))
+    assert not model.training
+    assert model.config.vocab_size == ARCHITECTURES[name].vocab_size
+    assert models.usable_positions(model) == ARCHITECTURES[name].positions == 128
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("bert", 109_482_240), ("gpt", 116_534_784), ("gpt2", 124_439_808), ("gpt2-medium", 354_823_168)],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_named_architectures_are_exact(name: str, parameters: int) -> None:
+    import torch
+
+    with torch.device("meta"):
+        from transformers import AutoConfig, AutoModel
+
+        source = resolve(name)
+        settings = {key: value for key, value in source.config.items() if key != "model_type"}
+        model = AutoModel.from_config(AutoConfig.for_model(source.config["model_type"], **settings))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert model.config.vocab_size == source.vocab_size
+    assert models.usable_positions(model) == source.positions
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_padding_index_takes_positions_away() -> None:
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16, vocab_size=50, max_position_embeddings=66
+    )
+    assert models.usable_positions(RobertaModel(config)) == 64

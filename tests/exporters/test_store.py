@@ -1,0 +1,154 @@
+"""The store: keys, checksums, half-written work, two processes at once, a disk that is full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from exporters.store import MANIFEST, ArtifactStore, StoreError, recipe_key
+
+RECIPE = {"format": "onnx", "checkpoint": "c0ffee", "precision": "fp32"}
+
+
+def write(folder: Path) -> dict[str, object]:
+    (folder / "model.onnx").write_bytes(b"graph")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "weights").write_bytes(b"0123456789")
+    return {"inputs": ["input_ids"], "outputs": ["logits"]}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path)
+
+
+def test_an_artifact_is_made_once_and_found_again(store: ArtifactStore) -> None:
+    made = store.make(RECIPE, write)
+    assert made.bytes == 15
+    assert made.metadata["outputs"] == ["logits"]
+    assert store.damage(made.path) is None
+
+    def never(folder: Path) -> dict[str, object]:
+        raise AssertionError("made twice")
+
+    assert store.make(RECIPE, never) == made == store.find(RECIPE)
+
+
+def test_the_key_follows_the_recipe_and_not_its_order() -> None:
+    assert recipe_key(RECIPE) == recipe_key(dict(reversed(RECIPE.items())))
+    assert recipe_key(RECIPE) != recipe_key(RECIPE | {"precision": "fp16"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / "model.onnx").write_bytes(b"grapH"), "model.onnx fails its checksum"),
+        (lambda path: (path / "model.onnx").write_bytes(b"graph+"), "model.onnx has 6 bytes instead of 5"),
+        (lambda path: (path / "sub" / "weights").unlink(), "sub/weights is missing"),
+        (lambda path: (path / MANIFEST).unlink(), "manifest missing"),
+        (lambda path: (path / MANIFEST).write_text("{"), "manifest missing or unreadable"),
+        (
+            lambda path: (path / MANIFEST).write_text((path / MANIFEST).read_text().replace("c0ffee", "c0ffef")),
+            "recipe does not match the key",
+        ),
+    ],
+    ids=["flipped", "grown", "missing", "no manifest", "torn manifest", "stale"],
+)
+def test_damage_is_named(store: ArtifactStore, damage, message: str) -> None:
+    path = store.make(RECIPE, write).path
+    damage(path)
+    assert message in str(store.damage(path))
+    assert message in str(store.damages([path])[path])
+
+
+def test_a_failed_export_leaves_nothing(store: ArtifactStore) -> None:
+    def fail(folder: Path) -> dict[str, object]:
+        write(folder)
+        raise RuntimeError("the exporter failed")
+
+    with pytest.raises(RuntimeError, match="the exporter failed"):
+        store.make(RECIPE, fail)
+    assert store.paths() == []
+    assert store.leftovers() == []
+    assert store.make(RECIPE, write).bytes == 15
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(store: ArtifactStore) -> None:
+    def fill(folder: Path) -> dict[str, object]:
+        write(folder)
+        with open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"x")
+        return {}
+
+    with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\); free some space"):
+        store.make(RECIPE, fill)
+    assert store.paths() == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot be written .*use --artifacts"):
+        ArtifactStore(tmp_path / "file").prepare()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from exporters.store import ArtifactStore
+def write(folder):
+    (folder / "half").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+ArtifactStore(Path(sys.argv[1])).make({"format": "onnx", "checkpoint": "c0ffee", "precision": "fp32"}, write)
+"""
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from exporters.store import ArtifactStore
+def write(folder):
+    print("making", flush=True)
+    time.sleep(1)
+    (folder / "model").write_bytes(sys.argv[2].encode())
+    return {}
+store = ArtifactStore(Path(sys.argv[1]))
+made = store.make({"format": "onnx", "checkpoint": "shared"}, write)
+print((made.path / "model").read_text(), flush=True)
+"""
+
+
+def start(root: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_killed_process_leaves_nothing_under_a_key_and_holds_no_lock(root: Path, store: ArtifactStore) -> None:
+    killed = start(root, KILLED, str(store.root))
+    killed.communicate(timeout=60)
+    assert killed.returncode == -9
+    assert store.find(RECIPE) is None
+    assert len(store.leftovers()) == 1
+    assert store.make(RECIPE, write).bytes == 15
+    assert store.leftovers() == []
+
+
+def test_two_processes_make_one_artifact(root: Path, store: ArtifactStore) -> None:
+    both = [start(root, SLOW, str(store.root), name) for name in ("first", "second")]
+    said = [process.communicate(timeout=60)[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(words.count("making") for words in said) == 1
+    assert said[0][-1] == said[1][-1]
+
+
+def test_least_recently_used_first(store: ArtifactStore) -> None:
+    first = store.make(RECIPE, write)
+    second = store.make(RECIPE | {"precision": "fp16"}, write)
+    os.utime(first.path, (time.time() - 100,) * 2)
+    os.utime(second.path, (time.time() - 200,) * 2)
+    assert store.paths() == [second.path, first.path]
+    store.touch(second)
+    assert store.paths() == [first.path, second.path]

@@ -1,0 +1,151 @@
+"""The shape of the house: import directions, a light parent process, public names, the README's promises."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bench.testing import HEAVY
+
+LEAVES = {"backends": ("exporters", "bench"), "exporters": ("backends", "bench")}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file imports anywhere, functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_a_leaf_imports_no_other_part(root: Path, leaf: str) -> None:
+    files = list((root / leaf).rglob("*.py"))
+    assert len(files) > 3
+    for path in files:
+        for module in imported_modules(path):
+            assert module.split(".")[0] not in LEAVES[leaf], f"{path.relative_to(root)} imports {module}"
+
+
+def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> None:
+    users = {
+        str(path.relative_to(root))
+        for part in ("backends", "exporters", "bench")
+        for path in (root / part).rglob("*.py")
+        if any(module.split(".")[0] == "transformers" for module in imported_modules(path))
+    }
+    assert users == {"exporters/models.py"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import bench",
+        "import bench.api, bench.driver, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
+        "import sys; sys.argv = ['bench', '--help']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
+        "import sys; sys.argv = ['bench', 'list', 'backends']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
+    ],
+    ids=["package", "roof", "help", "list"],
+)
+def test_the_parent_process_stays_light(root: Path, code: str) -> None:
+    report = f"{code}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_public_names() -> None:
+    import bench
+
+    assert set(bench.__all__) == {
+        "BenchError", "Record", "Run", "TimingPlan", "UserError", "compare", "read_run", "resume",
+    }  # fmt: skip
+    for name in bench.__all__:
+        assert getattr(bench, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = bench.nonsense
+
+
+def test_one_version_everywhere(root: Path) -> None:
+    import bench
+
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert project["version"] == bench.__version__
+    assert f"## [{bench.__version__}]" in (root / "CHANGELOG.md").read_text()
+    assert project["scripts"] == {"bench": "bench.cli:main", "runtimebench": "bench.cli:main"}
+
+
+def test_every_dependency_is_pinned_by_the_constraints(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    pinned = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (root / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    wanted = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
+    names = {re.split(r"[<>=!~\[;]", need)[0].strip().lower().replace("_", "-") for need in wanted}
+    assert names <= pinned
+
+
+def test_the_readme_names_every_option_of_compare(root: Path) -> None:
+    help_text = subprocess.run(
+        [sys.executable, "-m", "bench", "compare", "--help"], capture_output=True, text=True, cwd=root, check=True
+    ).stdout
+    options = set(re.findall(r"--[a-z][a-z-]+", help_text)) - {"--help"}
+    readme = (root / "README.md").read_text()
+    assert len(options) > 15
+    assert [option for option in sorted(options) if f"`{option}" not in readme] == []
+
+
+def test_the_readmes_commands_are_real(root: Path) -> None:
+    """Every `bench …` line in a shell block parses: its subcommand exists and has each option given."""
+    readme = (root / "README.md").read_text()
+    lines = [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("bench ")
+    ]
+    assert len(lines) >= 5
+    for line in lines:
+        words = line.split("#")[0].split()
+        commands = [word for word in words[1:3] if not word.startswith("-") and "." not in word and "/" not in word]
+        for size in (2, 1):
+            done = subprocess.run(
+                [sys.executable, "-m", "bench", *commands[:size], "--help"], capture_output=True, text=True, cwd=root, check=False
+            )
+            if done.returncode == 0:
+                break
+        assert done.returncode == 0, line
+        for option in re.findall(r"--[a-z][a-z-]+", line):
+            assert option in done.stdout, f"{option} of {line!r}"
+
+
+def test_make_targets_of_the_readme_exist(root: Path) -> None:
+    targets = set(re.findall(r"`make ([a-z-]+)`", (root / "README.md").read_text()))
+    makefile = (root / "Makefile").read_text()
+    assert {"compare", "install", "test"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_nothing_of_one_machine_is_committed(root: Path) -> None:
+    done = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=root, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    home = str(Path.home())
+    for name in done.stdout.splitlines():
+        path = root / name
+        if path.suffix in {".py", ".md", ".toml", ".txt", ".jsonl", ""} and path.is_file():
+            text = path.read_text(errors="ignore")
+            assert home + "/" not in text, name
+            assert str(root) + "/" not in text, name

@@ -1,0 +1,54 @@
+"""A third party's backend, installed as its author would, found, checked and compared without a line of ours."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source, target = tmp_path_factory.mktemp("source") / "plugin", tmp_path_factory.mktemp("site")
+    shutil.copytree(root / "tests" / "plugin", source)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--no-build-isolation", "--no-index", "--target", str(target), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return target
+
+
+def test_a_plugin_is_listed_checked_and_compared(cli, root: Path, site: Path, artifacts: Path) -> None:
+    paths = {"PYTHONPATH": os.pathsep.join([str(root), str(site)])}
+    listed = cli("list", "backends", **paths)
+    assert "numpy" in listed.stdout
+
+    check = "from bench.testing import check_backend; import sys, pathlib; check_backend('numpy', artifacts=pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", check, str(artifacts)], check=True, capture_output=True, env=os.environ | paths)
+
+    options = ["--model", "bert-tiny", "--backends", "numpy,null", "--batches", "2", "--lengths", "16", "--output", "run.jsonl"]
+    options += ["--artifacts", str(artifacts), "--max-seconds-per-cell", "0.2", "--rounds", "3", "--device", "cpu"]
+    done = cli("compare", *options, **paths)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(cli("report", "run.jsonl", "--format", "csv", **paths).stdout)))
+    assert (rows[0]["backend"], rows[0]["status"], rows[0]["parity"]) == ("numpy", "ok", "equivalent")
+
+    other = cli("compare", "--model", "gpt2-tiny", *options[2:-4], "--output", "other.jsonl", **paths)
+    assert "numpy runs bert alone, not gpt2" in other.stdout
+
+
+def test_a_plugin_that_leads_nowhere_is_named(cli, root: Path, tmp_path: Path) -> None:
+    info = tmp_path / "site" / "lost-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lost\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[bench.backends]\nlost = no_such_module:Lost\n")
+    paths = {"PYTHONPATH": os.pathsep.join([str(root), str(tmp_path / "site")])}
+    assert "lost" in cli("list", "backends", **paths).stdout
+    done = cli("compare", "--model", "bert-tiny", "--backends", "lost", **paths)
+    assert done.returncode == 2
+    assert "backend 'lost' cannot be loaded from no_such_module:Lost" in done.stderr
