@@ -1,8 +1,8 @@
 """The one interface behind which every runtime stands, and the errors that it may raise.
 
-    BackendError                a runtime refused or failed
-    ├── UnsupportedError        it cannot do what was asked (device, precision, model), with the remedy
-    └── OutOfMemoryError        host or device memory ran out, whichever runtime noticed
+BackendError                a runtime refused or failed
+├── UnsupportedError        it cannot do what was asked (device, precision, model), with the remedy
+└── OutOfMemoryError        host or device memory ran out, whichever runtime noticed
 """
 
 from __future__ import annotations

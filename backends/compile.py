@@ -54,7 +54,7 @@ class Compile(Eager):
     def run(self, prepared: Any) -> Any:
         import torch
 
-        if self.device == "cuda":
+        if self.device == "cuda" and self.mode is not None:  # every named mode here records CUDA graphs
             torch.compiler.cudagraph_mark_step_begin()
         return super().run(prepared)
 

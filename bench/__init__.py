@@ -1,8 +1,8 @@
 """runtimebench: which inference runtime to deploy a model on, on the machine at hand, and is it still the same model?
 
-    from bench import compare
-    run = compare("bert", backends=["eager", "onnx"], batches=[1], lengths=[128])
-    run.rows()
+from bench import compare
+run = compare("bert", backends=["eager", "onnx"], batches=[1], lengths=[128])
+run.rows()
 """
 
 from __future__ import annotations

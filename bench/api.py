@@ -14,7 +14,16 @@ from bench import machine
 from bench.driver import Driver
 from bench.errors import UserError
 from bench.records import Record, Run, RunFile, read_run
-from bench.spec import DEFAULT_BATCHES, DEFAULT_LENGTHS, Grid, Shape, TimingPlan, check_lengths, parse_contestants, parse_sizes
+from bench.spec import (
+    DEFAULT_BATCHES,
+    DEFAULT_LENGTHS,
+    Grid,
+    Shape,
+    TimingPlan,
+    check_lengths,
+    parse_contestants,
+    parse_sizes,
+)
 from exporters import models
 from exporters.store import ArtifactStore
 
@@ -30,7 +39,7 @@ class Listener:
     """What a run tells while it goes on; each is called between timed calls, never during one."""
 
     say: Callable[[str], None] = lambda line: None
-    plan: Callable[[Run, Driver, Path | None], None] = lambda run, driver, output: None
+    plan: Callable[[Run, Driver, Path], None] = lambda run, driver, output: None
     progress: Callable[[list[Record], float], None] = lambda records, seconds_left: None
 
 
@@ -91,10 +100,14 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
     """
     run = read_run(Path(path))
     if differing := machine.same_machine(run.fingerprint, machine.fingerprint()):
-        raise UserError(f"{str(path)!r} was begun on another machine ({', '.join(differing)} differ); start a new run there")
+        raise UserError(
+            f"{str(path)!r} was begun on another machine ({', '.join(differing)} differ); start a new run there"
+        )
     source = models.resolve(run.grid.model, weights=run.grid.weights, task=run.grid.task, seed=run.grid.seed)
     if source.origin != run.origin:
-        raise UserError(f"{str(path)!r} was begun with weights {run.origin}, and now they would be {source.origin}; start a new run")
+        raise UserError(
+            f"{str(path)!r} was begun with weights {run.origin}, and now they would be {source.origin}; start a new run"
+        )
     recorded = {(record.shape, record.contestant) for record in run.records}
     missing = [shape for shape in run.grid.shapes if any((shape, c) not in recorded for c in run.grid.contestants)]
     run.records = [record for record in run.records if record.shape not in missing]
@@ -106,7 +119,9 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
 
 def default_output(artifacts: Path, model: str, now: datetime) -> Path:
     """A new file's name under ARTIFACTS/runs, from the model's name and the time."""
-    name = "".join(character if character.isalnum() or character in "-." else "-" for character in Path(model).name or model)
+    name = "".join(
+        character if character.isalnum() or character in "-." else "-" for character in Path(model).name or model
+    )
     return artifacts / "runs" / f"{name}-{now:%Y%m%d-%H%M%S-%f}.jsonl"
 
 
@@ -126,7 +141,9 @@ def _measure(
 
     def progress(records: list[Record]) -> None:
         share = len(records) / len(run.grid.contestants)
-        listener.progress(records, pace.seconds_left_after(sum(left[shape] for shape in {r.shape for r in records}) * share))
+        listener.progress(
+            records, pace.seconds_left_after(sum(left[shape] for shape in {r.shape for r in records}) * share)
+        )
 
     try:
         driver.prepare()

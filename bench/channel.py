@@ -30,7 +30,9 @@ PR_SET_PDEATHSIG = 1
 class WorkerError(Exception):
     """A request that did not succeed. `status` is the record's status; `details` go into its `failure`."""
 
-    def __init__(self, status: str, reason: str, details: Mapping[str, Any] | None = None, is_gone: bool = False) -> None:
+    def __init__(
+        self, status: str, reason: str, details: Mapping[str, Any] | None = None, is_gone: bool = False
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
@@ -49,7 +51,7 @@ class Worker:
     def __init__(self, command: Sequence[str], threads: int, environment: Mapping[str, str] | None = None) -> None:
         self.command = list(command)
         self._buffer = b""
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self._final_words: list[str] = []
         self._oom_kills = _oom_kill_count()
         self._process = subprocess.Popen(
@@ -115,7 +117,9 @@ class Worker:
         details: dict[str, Any] = {"seconds": round(seconds, 1), "stderr": self.last_words()}
         if code >= 0:
             details["exit_code"] = code
-            return WorkerError("failed", f"the worker exited with code {code} after {seconds:.1f} s", details, is_gone=True)
+            return WorkerError(
+                "failed", f"the worker exited with code {code} after {seconds:.1f} s", details, is_gone=True
+            )
         name = signal.Signals(-code).name
         details["signal"] = name
         kills = _oom_kill_count()

@@ -136,7 +136,16 @@ class Driver:
         self._drop_damaged(recipes)
         weights = self._export(
             weights_recipe,
-            ["--model", self.grid.model, "--weights", self.source.weights, "--task", self.grid.task, "--seed", str(self.grid.seed)],
+            [
+                "--model",
+                self.grid.model,
+                "--weights",
+                self.source.weights,
+                "--task",
+                self.grid.task,
+                "--seed",
+                str(self.grid.seed),
+            ],
         )
         check_lengths(self.grid.shapes, self.grid.model, weights.metadata["positions"])
         for contestant, recipe in self.recipes(weights.key).items():
@@ -162,7 +171,15 @@ class Driver:
             self.store.touch(found)
             return found
         self.say(f"exporting {_export_name(recipe)}")
-        command = [sys.executable, "-m", "bench.export", "--artifacts", str(self.store.root), "--format", recipe["format"]]
+        command = [
+            sys.executable,
+            "-m",
+            "bench.export",
+            "--artifacts",
+            str(self.store.root),
+            "--format",
+            recipe["format"],
+        ]
         worker = Worker([*command, *arguments, "--parent", str(os.getpid())], self.grid.threads)
         try:
             worker.request({"op": "export"}, EXPORT_TIMEOUT_SECONDS)
@@ -176,7 +193,9 @@ class Driver:
             worker.close()
         found = self.store.find(recipe)
         if found is None:
-            raise BenchError(f"the {recipe['format']} export left nothing under its key; its recipe is not deterministic")
+            raise BenchError(
+                f"the {recipe['format']} export left nothing under its key; its recipe is not deterministic"
+            )
         return found
 
     def _prepare_references(self, weights: Artifact) -> None:
@@ -232,7 +251,9 @@ class Driver:
     def _inputs(self, shape: Shape) -> dict[str, Any]:
         width = self.source.vocab_size if self.grid.task == "lm" else self.source.width
         return asdict(
-            InputPlan(shape.batch, shape.length, self.source.vocab_size, self.source.pad_token_id, self.grid.seed, width)
+            InputPlan(
+                shape.batch, shape.length, self.source.vocab_size, self.source.pad_token_id, self.grid.seed, width
+            )
         )
 
     # Workers.
@@ -265,7 +286,9 @@ class Driver:
             if contestant in self.loaded or contestant in self.refused or self._is_given_up(contestant):
                 continue
             artifact = self.artifacts.get(contestant)
-            worker = self._spawn(contestant.backend, contestant.variant, contestant.precision, self.grid.device, artifact)
+            worker = self._spawn(
+                contestant.backend, contestant.variant, contestant.precision, self.grid.device, artifact
+            )
             worker.send({"op": "hello"})
             spawned[contestant] = worker
             self.loaded[contestant] = worker
@@ -309,7 +332,9 @@ class Driver:
         else:
             available = machine.available_memory_bytes()
         if len(usable) > 1 and needed > 0.8 * available:
-            self.say(f"memory ({available / 2**30:.1f} GiB free) does not hold all workers; they are timed one after another")
+            self.say(
+                f"memory ({available / 2**30:.1f} GiB free) does not hold all workers; they are timed one after another"
+            )
             return [(contestant,) for contestant in self.grid.contestants]
         return [self.grid.contestants]
 
@@ -395,7 +420,9 @@ class Driver:
     def _alive(self, cells: Mapping[Contestant, Measured]) -> list[Contestant]:
         return [contestant for contestant, cell in cells.items() if not cell.error]
 
-    def _ask(self, contestant: Contestant, cell: Measured, message: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    def _ask(
+        self, contestant: Contestant, cell: Measured, message: Mapping[str, Any], timeout: float
+    ) -> dict[str, Any]:
         """The reply, or {} with the cell's error set and the worker restored to a state that can go on."""
         worker = self.loaded[contestant]
         try:

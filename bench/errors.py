@@ -1,7 +1,7 @@
 """What `bench` raises. Each is one line for the user: the value, the cause, the remedy.
 
-    BenchError          anything that stops a run                   exit code 1
-    └── UserError       the user's mistake, found before starting   exit code 2
+BenchError          anything that stops a run                   exit code 1
+└── UserError       the user's mistake, found before starting   exit code 2
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from bench.errors import UserError
 from bench.spec import DEVICES, nearest
 
 DISTRIBUTIONS = (
-    "runtimebench", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "safetensors",
+    "runtimebench", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu",
+    "numpy", "safetensors",
 )  # fmt: skip
 
 
@@ -109,7 +110,9 @@ def settle_device(asked: str) -> str:
     if not has_gpu:
         raise UserError("--device cuda: no NVIDIA GPU answers on this machine; use --device cpu")
     if not has_build:
-        raise UserError("--device cuda: the installed torch is a CPU build; install torch's CUDA build, or use --device cpu")
+        raise UserError(
+            "--device cuda: the installed torch is a CPU build; install torch's CUDA build, or use --device cpu"
+        )
     return "cuda"
 
 

@@ -143,7 +143,18 @@ class Run:
 
     def _row(self, record: Record) -> dict[str, Any]:
         values: dict[str, Any] = dict.fromkeys(COLUMNS)
-        for name in ("model", "backend", "variant", "precision", "device", "batch", "length", "status", "reason", "weights"):
+        for name in (
+            "model",
+            "backend",
+            "variant",
+            "precision",
+            "device",
+            "batch",
+            "length",
+            "status",
+            "reason",
+            "weights",
+        ):
             values[name] = getattr(record, name)
         values |= {"task": self.grid.task, "threads": self.grid.threads, "parity": record.verdict or None}
         values |= {"export_s": record.export_seconds, "load_s": record.load_seconds}
@@ -195,17 +206,18 @@ class RunFile:
 
     def create(self, run: Run) -> None:
         """Start a new file with the header; raises UserError when it exists or cannot be made."""
+        if self.path.is_file():
+            raise UserError(
+                f"output file {str(self.path)!r} exists; go on with --resume {self.path}, or give another --output"
+            )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("x"):
+            with self.path.open("x" if not self.path.exists() else "a"):
                 pass
-        except FileExistsError:
-            if self.path.is_file():
-                raise UserError(
-                    f"output file {str(self.path)!r} exists; go on with --resume {self.path}, or give another --output"
-                ) from None
         except OSError as error:
-            raise UserError(f"output file {str(self.path)!r} cannot be made ({error.strerror}); give another --output") from None
+            raise UserError(
+                f"output file {str(self.path)!r} cannot be made ({error.strerror}); give another --output"
+            ) from None
         self.append(run.header())
 
     def append(self, line: Mapping[str, Any]) -> None:
@@ -217,7 +229,9 @@ class RunFile:
                 if self.path.is_file():
                     os.fsync(file.fileno())
         except OSError as error:
-            raise BenchError(f"{str(self.path)!r} cannot be written ({error.strerror}); free some space and use --resume") from error
+            raise BenchError(
+                f"{str(self.path)!r} cannot be written ({error.strerror}); free some space and use --resume"
+            ) from error
 
     def rewrite(self, run: Run) -> None:
         """Replace the file with `run` as it is in memory, written aside and renamed."""
@@ -228,7 +242,9 @@ class RunFile:
             aside.replace(self.path)
         except OSError as error:
             aside.unlink(missing_ok=True)
-            raise BenchError(f"{str(self.path)!r} cannot be written ({error.strerror}); free some space and use --resume") from error
+            raise BenchError(
+                f"{str(self.path)!r} cannot be written ({error.strerror}); free some space and use --resume"
+            ) from error
 
 
 def record_line(record: Record) -> dict[str, Any]:
@@ -242,13 +258,17 @@ def read_run(path: Path) -> Run:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         cause = getattr(error, "strerror", None) or "not text"
-        raise UserError(f"run file {str(path)!r} cannot be read ({cause}); give a file that bench compare wrote") from None
+        raise UserError(
+            f"run file {str(path)!r} cannot be read ({cause}); give a file that bench compare wrote"
+        ) from None
     lines = list(_parsed(text, path))
     if not lines or lines[0].get("kind") != "run":
         raise UserError(f"{str(path)!r} is no run of bench compare; give a .jsonl file that it wrote")
     header = lines[0]
     if header.get("schema", 0) > SCHEMA:
-        raise UserError(f"{str(path)!r} has schema {header['schema']} and this bench reads up to {SCHEMA}; upgrade runtimebench")
+        raise UserError(
+            f"{str(path)!r} has schema {header['schema']} and this bench reads up to {SCHEMA}; upgrade runtimebench"
+        )
     try:
         run = Run(
             grid=Grid.from_json(header["grid"]),
@@ -280,7 +300,9 @@ def _parsed(text: str, path: Path) -> Iterable[dict[str, Any]]:
         except ValueError:
             if number == len(lines):  # no newline behind it: the writer was stopped half-way
                 return
-            raise UserError(f"line {number} of {str(path)!r} is not JSON; give a file that bench compare wrote") from None
+            raise UserError(
+                f"line {number} of {str(path)!r} is not JSON; give a file that bench compare wrote"
+            ) from None
         if not isinstance(parsed, dict):
             raise UserError(f"line {number} of {str(path)!r} is no JSON object; give a file that bench compare wrote")
         yield parsed

@@ -125,9 +125,7 @@ def parse_names(text: str | Iterable[str], option: str) -> tuple[str, ...]:
     return names
 
 
-def parse_contestants(
-    backends: str | Iterable[str], precisions: str | Iterable[str]
-) -> tuple[Contestant, ...]:
+def parse_contestants(backends: str | Iterable[str], precisions: str | Iterable[str]) -> tuple[Contestant, ...]:
     """Every `backend[:variant]` at every precision, precisions outermost; raises UserError with the nearest name."""
     import backends as registry
 
@@ -140,17 +138,22 @@ def parse_contestants(
         try:
             variants = registry.load_class(backend).variants
         except (ImportError, AttributeError) as error:
-            raise UserError(f"backend {backend!r} cannot be loaded from {known[backend]} ({error}); reinstall it") from None
+            raise UserError(
+                f"backend {backend!r} cannot be loaded from {known[backend]} ({error}); reinstall it"
+            ) from None
         variant = variant or "default"
         if variant not in variants:
             raise UserError(
-                f"backend {backend} has no variant {variant!r}{nearest(variant, variants)}; it has {', '.join(variants)}"
+                f"backend {backend} has no variant {variant!r}{nearest(variant, variants)}; "
+                f"it has {', '.join(variants)}"
             )
         wanted.append((backend, variant))
     chosen = parse_names(precisions, "--precisions")
     for precision in chosen:
         if precision not in PRECISIONS:
-            raise UserError(f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}; use {','.join(PRECISIONS)}")
+            raise UserError(
+                f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}; use {','.join(PRECISIONS)}"
+            )
     return tuple(
         Contestant(backend, variant, precision) for precision in chosen for backend, variant in dict.fromkeys(wanted)
     )

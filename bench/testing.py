@@ -1,7 +1,7 @@
 """The contract that every backend keeps; a third party runs it on its own with `check_backend`.
 
-    from bench.testing import check_backend
-    check_backend("mybackend")
+from bench.testing import check_backend
+check_backend("mybackend")
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def check_backend(
     """Run every check of the contract on backend `name`; returns the checks that were made.
 
     `artifacts` is a store to take exported models from; without it they are made in a temporary
-    folder. `shapes` are two or more of batch and length to run it at. Raises ContractError for the first rule that is broken.
+    folder. `shapes` are two or more of batch and length to run it at. Raises ContractError for the
+    first rule that is broken.
     """
     backend_class = backends.load_class(name)
     made = [_described(check) for check in (_check_declaration, _check_refusals, _check_stays_light)]
@@ -76,31 +77,45 @@ def _require(condition: bool, message: str) -> None:
 def _check_declaration(name: str, backend_class: type[Backend], variant: str) -> None:
     """It is a Backend under its own name, with a default variant, and says what to install."""
     _require(issubclass(backend_class, Backend), f"{backend_class} is no backends.base.Backend")
-    _require(backend_class.name == name, f"{backend_class} is registered as {name!r} and calls itself {backend_class.name!r}")
+    _require(
+        backend_class.name == name, f"{backend_class} is registered as {name!r} and calls itself {backend_class.name!r}"
+    )
     _require("default" in backend_class.variants, f"{name} has no variant 'default'")
     _require(variant in backend_class.variants, f"{name} has no variant {variant!r}")
     _require(bool(backend_class.precisions), f"{name} declares no device and precision")
-    _require(bool(backend_class.install) or not backend_class.requires, f"{name} requires modules and names nothing to install")
+    _require(
+        bool(backend_class.install) or not backend_class.requires,
+        f"{name} requires modules and names nothing to install",
+    )
 
 
 def _check_refusals(backend_class: type[Backend]) -> None:
     """It refuses an unknown device and an unknown precision, with a reason that names them."""
-    for device, precision, named in (("abacus", "fp32", "abacus"), (next(iter(backend_class.precisions)), "fp99", "fp99")):
+    for device, precision, named in (
+        ("abacus", "fp32", "abacus"),
+        (next(iter(backend_class.precisions)), "fp99", "fp99"),
+    ):
         reason = backend_class.supports(device, precision)
-        _require(reason is not None and named in reason, f"{backend_class.name} accepts {precision} on {device}: {reason!r}")
+        _require(
+            reason is not None and named in reason, f"{backend_class.name} accepts {precision} on {device}: {reason!r}"
+        )
 
 
 def _check_stays_light(name: str) -> None:
     """Its module and `supports` import no framework."""
     code = (
-        "import sys, backends; b = backends.load_class(sys.argv[1]); b.supports('cpu', 'fp32'); b.missing(); b.versions();"
+        "import sys, backends; b = backends.load_class(sys.argv[1]);"
+        "b.supports('cpu', 'fp32'); b.missing(); b.versions();"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
     root = str(Path(__file__).resolve().parent.parent)
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {code}", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     _require(done.returncode == 0, f"{name} cannot be imported in a fresh process: {done.stderr.strip()[-300:]}")
-    _require(done.stdout.strip() == "[]", f"importing {name} loads {done.stdout.strip()}; import them inside the functions that need them")
+    _require(
+        done.stdout.strip() == "[]",
+        f"importing {name} loads {done.stdout.strip()}; import them inside the functions that need them",
+    )
 
 
 class _Workbench:
@@ -138,9 +153,10 @@ class _Workbench:
             checkpoint.recipe(self.source), lambda folder: checkpoint.export(self.source, folder)
         )
         self.artifact = weights
-        if (format := self.backend_class.format) not in (None, "checkpoint"):
-            module = exporters.load_module(format)
-            recipe = exporters.recipe(format, weights.key, precision=self.precision, device=self.device)
+        format_name = str(self.backend_class.format)
+        if format_name != "checkpoint":
+            module = exporters.load_module(format_name)
+            recipe = exporters.recipe(format_name, weights.key, precision=self.precision, device=self.device)
             self.artifact = store.make(recipe, lambda folder: module.export(weights.path, folder, recipe))
 
     def _loaded(self, path: Path | None = None) -> Backend:
@@ -185,7 +201,8 @@ class _Workbench:
 
         from bench.inputs import make_batch
 
-        name, backend, first = self.backend_class.name, self._loaded(), {}
+        name, backend = self.backend_class.name, self._loaded()
+        first: dict[tuple[tuple[int, int], str], np.ndarray[Any, Any]] = {}
         for shape in (*self.shapes, self.shapes[0]):
             batch = make_batch(self._inputs(shape), "timed")
             before = {key: array.copy() for key, array in batch.items()}
@@ -194,12 +211,17 @@ class _Workbench:
             for key, array in outputs.items():
                 _require(isinstance(array, np.ndarray), f"{name} returns {type(array)} as {key}")
                 earlier = first.setdefault((shape, key), array.copy())
-                _require(np.array_equal(earlier, array, equal_nan=True), f"{name} differs from its own first output at {shape}")
+                _require(
+                    np.array_equal(earlier, array, equal_nan=True),
+                    f"{name} differs from its own first output at {shape}",
+                )
                 array[...] = 0
             again = self._outputs(backend, batch)
             same = all(np.array_equal(again[key], first[shape, key], equal_nan=True) for key in again)
             _require(same, f"{name} does not repeat itself at {shape}, or hands out memory that it uses again")
-            _require(all(np.array_equal(before[key], batch[key]) for key in batch), f"{name} changes its inputs at {shape}")
+            _require(
+                all(np.array_equal(before[key], batch[key]) for key in batch), f"{name} changes its inputs at {shape}"
+            )
         other = self._outputs(backend, make_batch(self._inputs(self.shapes[1], seed=1), "timed"))
         _require(
             any(not np.array_equal(array, first[self.shapes[1], key]) for key, array in other.items()),
@@ -241,7 +263,9 @@ class _Workbench:
                     tolerance.atol, tolerance.rtol,
                 )  # fmt: skip
                 outcome, reason = verdict.verdict(figures, self.precision)
-                _require(outcome in ("exact", "equivalent"), f"{backend.name} is {outcome} at {shape}, {case}: {reason}")
+                _require(
+                    outcome in ("exact", "equivalent"), f"{backend.name} is {outcome} at {shape}, {case}: {reason}"
+                )
         for loaded in (backend, *references):
             loaded.close()
 

@@ -19,7 +19,9 @@ def warnings_of(record: Record) -> list[str]:
         found.append("timed apart from the others, as memory did not hold all workers; compare fewer backends at once")
     if facts.get("nodes_on_cpu"):
         total = sum(facts["nodes_per_provider"].values())
-        found.append(f"{facts['nodes_on_cpu']} of {total} graph nodes run on the CPU provider; see facts.nodes_per_provider")
+        found.append(
+            f"{facts['nodes_on_cpu']} of {total} graph nodes run on the CPU provider; see facts.nodes_per_provider"
+        )
     if facts.get("graph_breaks"):
         found.append(f"{facts['graph_breaks']} graph breaks; TORCH_LOGS=graph_breaks shows where")
     if facts.get("recompiles_while_timing"):

@@ -127,7 +127,9 @@ class Session:
 
         rows = inputs.judged_rows(self.inputs_plan)
         mask = inputs.make_batch(self.inputs_plan, case)["attention_mask"][rows]
-        taken = {name: array[rows] if len(array) == self.inputs_plan.batch else array for name, array in outputs.items()}
+        taken = {
+            name: array[rows] if len(array) == self.inputs_plan.batch else array for name, array in outputs.items()
+        }
         with np.load(reference / f"{case}.npz") as expected, np.load(yardstick / f"{case}.npz") as eager:
             return metrics.compare(taken, dict(expected), dict(eager), mask, self.args.precision, atol, rtol)
 
@@ -149,7 +151,8 @@ class Session:
             batch = {name: array[rows] for name, array in inputs.make_batch(plan, case).items()}
             outputs = self.backend.run(self.backend.prepare(batch))
             self.backend.synchronize()
-            np.savez(Path(folder) / f"{case}.npz", **self.backend.fetch(outputs))
+            arrays: dict[str, Any] = self.backend.fetch(outputs)
+            np.savez(Path(folder) / f"{case}.npz", **arrays)
         return {"rows": rows}
 
 

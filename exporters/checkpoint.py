@@ -33,7 +33,9 @@ def export(source: ModelSource, folder: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ModelError(f"model {source.name!r} cannot be built ({cause}); check its config.json and weights") from error
+        raise ModelError(
+            f"model {source.name!r} cannot be built ({cause}); check its config.json and weights"
+        ) from error
     model.save_pretrained(folder, safe_serialization=True)
     return {
         "model": source.name,

@@ -87,7 +87,11 @@ ARCHITECTURES = {
         description="2-layer BERT for tests, random weights only",
     ),
     "gpt-tiny": Architecture(
-        "openai-gpt", _TINY_GPT, vocab_size=1024, positions=128, description="2-layer GPT for tests, random weights only"
+        "openai-gpt",
+        _TINY_GPT,
+        vocab_size=1024,
+        positions=128,
+        description="2-layer GPT for tests, random weights only",
     ),
     "gpt2-tiny": Architecture(
         "gpt2", _TINY_GPT, vocab_size=1024, positions=128, description="2-layer GPT-2 for tests, random weights only"
@@ -126,7 +130,7 @@ class ModelSource:
         return _first_int(self.config, ("num_hidden_layers", "n_layer", "n_layers", "num_layers")) or 12
 
     def flops(self, batch: int, length: int) -> int:
-        """Rough floating-point operations of one forward pass: 2·12·layers·width² a token, and attention's 4·length²·width·layers."""
+        """Rough floating-point operations of one pass: 24·width² a token and layer, and attention's 4·length²·width."""
         return batch * self.layers * (24 * self.width**2 * length + 4 * length**2 * self.width)
 
     def recipe(self) -> dict[str, Any]:
@@ -165,7 +169,9 @@ def _named(name: str, weights: str, task: str, seed: int) -> ModelSource:
     architecture = ARCHITECTURES[name]
     snapshot = None if weights == "random" else _cached_snapshot(architecture.hub_ids)
     if snapshot is not None:
-        return _folder(name, snapshot, "pretrained", task, seed, origin=f"pretrained, from the Hub cache ({snapshot.name[:12]})")
+        return _folder(
+            name, snapshot, "pretrained", task, seed, origin=f"pretrained, from the Hub cache ({snapshot.name[:12]})"
+        )
     if weights == "pretrained" and not architecture.hub_ids:
         raise ModelError(f"{name} has no pretrained weights; use --weights random")
     if weights == "pretrained":
@@ -275,13 +281,18 @@ def _read_config(name: str, folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except FileNotFoundError:
-        raise ModelError(f"model folder {name!r} has no config.json; give a folder that save_pretrained wrote") from None
+        raise ModelError(
+            f"model folder {name!r} has no config.json; give a folder that save_pretrained wrote"
+        ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"config.json of {name!r} cannot be read ({error}); save the model again") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"config.json of {name!r} names no model_type; save the model again with save_pretrained")
     if "auto_map" in config:
-        raise ModelError(f"model {name!r} wants to run code of its own (auto_map), which is never done; use a model whose code transformers has")
+        raise ModelError(
+            f"model {name!r} wants to run code of its own (auto_map), which is never done; "
+            "use a model whose code transformers has"
+        )
     return config
 
 
@@ -356,7 +367,7 @@ def wrap(model: Any) -> Any:
     """
     import torch
 
-    class Forward(torch.nn.Module):
+    class Forward(torch.nn.Module):  # type: ignore[misc, unused-ignore]
         def __init__(self, model: Any) -> None:
             super().__init__()
             self.model = model

@@ -27,6 +27,18 @@ _ASIDE = ".making-"
 class StoreError(Exception):
     """The artifact folder cannot be used; the message names it, the cause and the remedy."""
 
+    exit_code = 2
+
+
+class StoreFullError(StoreError):
+    """Writing an artifact failed half-way; nothing of it was left behind."""
+
+    exit_code = 1
+
+
+#: With less than this left on the disk, whatever an exporter raised is put down to that.
+FULL_BELOW_BYTES = 2**20
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -69,7 +81,8 @@ class ArtifactStore:
             probe.unlink()
         except OSError as error:
             raise StoreError(
-                f"artifact folder {str(self.root)!r} cannot be written ({error.strerror}); use --artifacts with a folder of yours"
+                f"artifact folder {str(self.root)!r} cannot be written ({error.strerror}); "
+                "use --artifacts with a folder of yours"
             ) from error
 
     def path_of(self, recipe: Mapping[str, Any]) -> Path:
@@ -115,7 +128,9 @@ class ArtifactStore:
 
     def damages(self, paths: list[Path]) -> dict[Path, str | None]:
         """`damage` of several artifacts, hashed in parallel."""
-        with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2) as pool:
+        with ThreadPoolExecutor(
+            max_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+        ) as pool:
             return dict(zip(paths, pool.map(self.damage, paths), strict=True))
 
     def make(self, recipe: Mapping[str, Any], write: Callable[[Path], Mapping[str, Any]]) -> Artifact:
@@ -129,7 +144,9 @@ class ArtifactStore:
                 return found
             final = self.path_of(recipe)
             aside = self.folder / f"{_ASIDE}{final.name}-{os.getpid()}"
-            for abandoned in self.folder.glob(f"{_ASIDE}{final.name}-*"):  # the lock is ours, so nobody is at work there
+            for abandoned in self.folder.glob(
+                f"{_ASIDE}{final.name}-*"
+            ):  # the lock is ours, so nobody is at work there
                 shutil.rmtree(abandoned, ignore_errors=True)
             try:
                 aside.mkdir()
@@ -138,15 +155,24 @@ class ArtifactStore:
                 self._write_manifest(aside, recipe, metadata, time.monotonic() - started)
                 shutil.rmtree(final, ignore_errors=True)
                 aside.rename(final)
-            except OSError as error:
-                raise StoreError(f"artifact {final.name} cannot be written ({error.strerror or error}); free some space or use --artifacts") from error
+            except Exception as error:
+                # Libraries report a full disk in exceptions of their own.
+                is_full = shutil.disk_usage(self.folder).free < FULL_BELOW_BYTES
+                if not is_full and not isinstance(error, OSError):
+                    raise
+                cause = "No space left on device" if is_full else getattr(error, "strerror", None) or error
+                raise StoreFullError(
+                    f"artifact {final.name} cannot be written ({cause}); free some space or use --artifacts"
+                ) from error
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
             artifact = self.read(final)
             assert artifact is not None
             return artifact
 
-    def _write_manifest(self, folder: Path, recipe: Mapping[str, Any], metadata: Mapping[str, Any], seconds: float) -> None:
+    def _write_manifest(
+        self, folder: Path, recipe: Mapping[str, Any], metadata: Mapping[str, Any], seconds: float
+    ) -> None:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest = {
             "schema": SCHEMA,

@@ -52,10 +52,13 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
     [
         "import bench",
         "import bench.api, bench.driver, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
+        "import bench, tempfile; folder = tempfile.mkdtemp()\n"
+        "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
+        " plan=bench.TimingPlan(rounds=1, seconds_per_cell=0.01)).rows()",
         "import sys; sys.argv = ['bench', '--help']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['bench', 'list', 'backends']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
-    ids=["package", "roof", "help", "list"],
+    ids=["package", "roof", "run", "help", "list"],
 )
 def test_the_parent_process_stays_light(root: Path, code: str) -> None:
     report = f"{code}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
@@ -91,7 +94,10 @@ def test_every_dependency_is_pinned_by_the_constraints(root: Path) -> None:
         for line in (root / "constraints.txt").read_text().splitlines()
         if "==" in line
     }
-    wanted = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(need for extra in project["optional-dependencies"].values() for need in extra),
+    ]
     names = {re.split(r"[<>=!~\[;]", need)[0].strip().lower().replace("_", "-") for need in wanted}
     assert names <= pinned
 
@@ -121,7 +127,11 @@ def test_the_readmes_commands_are_real(root: Path) -> None:
         commands = [word for word in words[1:3] if not word.startswith("-") and "." not in word and "/" not in word]
         for size in (2, 1):
             done = subprocess.run(
-                [sys.executable, "-m", "bench", *commands[:size], "--help"], capture_output=True, text=True, cwd=root, check=False
+                [sys.executable, "-m", "bench", *commands[:size], "--help"],
+                capture_output=True,
+                text=True,
+                cwd=root,
+                check=False,
             )
             if done.returncode == 0:
                 break

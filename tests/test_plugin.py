@@ -29,17 +29,27 @@ def test_a_plugin_is_listed_checked_and_compared(cli, root: Path, site: Path, ar
     assert "numpy" in listed.stdout
 
     check = "from bench.testing import check_backend; import sys, pathlib; check_backend('numpy', artifacts=pathlib.Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", check, str(artifacts)], check=True, capture_output=True, env=os.environ | paths)
+    subprocess.run(
+        [sys.executable, "-c", check, str(artifacts)], check=True, capture_output=True, env=os.environ | paths
+    )
 
-    options = ["--model", "bert-tiny", "--backends", "numpy,null", "--batches", "2", "--lengths", "16", "--output", "run.jsonl"]
+    options = [
+        "--model",
+        "bert-tiny",
+        "--backends",
+        "numpy,null",
+        "--batches",
+        "2",
+        "--lengths",
+        "16",
+        "--output",
+        "run.jsonl",
+    ]
     options += ["--artifacts", str(artifacts), "--max-seconds-per-cell", "0.2", "--rounds", "3", "--device", "cpu"]
     done = cli("compare", *options, **paths)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(io.StringIO(cli("report", "run.jsonl", "--format", "csv", **paths).stdout)))
     assert (rows[0]["backend"], rows[0]["status"], rows[0]["parity"]) == ("numpy", "ok", "equivalent")
-
-    other = cli("compare", "--model", "gpt2-tiny", *options[2:-4], "--output", "other.jsonl", **paths)
-    assert "numpy runs bert alone, not gpt2" in other.stdout
 
 
 def test_a_plugin_that_leads_nowhere_is_named(cli, root: Path, tmp_path: Path) -> None:

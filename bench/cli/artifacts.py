@@ -29,7 +29,11 @@ def list_artifacts(artifacts: Root = _DEFAULT) -> None:
             continue
         total += artifact.bytes
         recipe = artifact.recipe
-        what = [str(artifact.metadata.get("model", "")), str(recipe.get("precision", "")), str(recipe.get("device", ""))]
+        what = [
+            str(artifact.metadata.get("model", "")),
+            str(recipe.get("precision", "")),
+            str(recipe.get("device", "")),
+        ]
         if "inputs" in recipe:
             what.append(f"{recipe['inputs']['batch']}×{recipe['inputs']['length']}")
         what += [f"of {recipe['checkpoint']}"] if "checkpoint" in recipe else []
@@ -55,7 +59,9 @@ def verify(artifacts: Root = _DEFAULT) -> None:
 @app.command()
 def prune(
     artifacts: Root = _DEFAULT,
-    keep: Annotated[str | None, typer.Option(help="Size to keep, e.g. 10GB: least recently used artifacts go first.")] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Size to keep, e.g. 10GB: least recently used artifacts go first.")
+    ] = None,
 ) -> None:
     """Remove damaged artifacts and leftovers of killed processes; with --keep, also the least recently used."""
     from exporters.store import ArtifactStore
@@ -73,8 +79,8 @@ def prune(
         elif (artifact := store.read(path)) is not None:
             sound.append(artifact)
     total = sum(artifact.bytes for artifact in sound)
-    for artifact in sound if limit is not None else []:
-        if total <= limit:
+    for artifact in sound:
+        if limit is None or total <= limit:
             break
         store.remove(artifact.path)
         total -= artifact.bytes

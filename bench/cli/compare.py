@@ -32,18 +32,22 @@ def command(
         int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="auto (pretrained if on this machine, else random), random, or pretrained (may download).")
+        str,
+        typer.Option(help="auto (pretrained if on this machine, else random), random, or pretrained (may download)."),
     ] = "auto",
     task: Annotated[str, typer.Option(help="base (last hidden state) or lm (logits).")] = "base",
     rounds: Annotated[int, typer.Option(help="Turns that each backend gets per cell.")] = 5,
     max_seconds_per_cell: Annotated[
-        float, typer.Option(help="Seconds of samples per cell and backend; slow calls get at least 3 rounds of one call.")
+        float,
+        typer.Option(help="Seconds of samples per cell and backend; slow calls get at least 3 rounds of one call."),
     ] = 5.0,
     timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 900.0,
     output: Annotated[
         Path | None, typer.Option(help="File for the records (JSON Lines). [default: a new one under ARTIFACTS/runs]")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run, under the options it began with.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with an interrupted run, under the options it began with.")
+    ] = None,
     artifacts: Annotated[Path, typer.Option(help="Folder for exported models and runs.")] = Path("artifacts"),
     seed: Annotated[int, typer.Option(help="Seed of random weights, inputs and turns.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
@@ -97,7 +101,9 @@ def _refuse_other_options(context: typer.Context) -> None:
         source = context.get_parameter_source(name)
         if name not in allowed and source is not None and source.name == "COMMANDLINE":
             option = "--" + name.replace("_", "-")
-            raise UserError(f"{option} cannot be given with --resume, which goes on under the run's own options; leave it out")
+            raise UserError(
+                f"{option} cannot be given with --resume, which goes on under the run's own options; leave it out"
+            )
 
 
 class _Screen:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
-app = typer.Typer(help="Show models, backends and devices: what is there, and what would add the rest.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show models, backends and devices: what is there, and what would add the rest.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -56,4 +58,4 @@ def devices() -> None:
     if not gpus:
         print("cuda  no NVIDIA GPU answers on this machine")
     elif torch_cuda_version() is None:
-        print("cuda  unusable: torch is a CPU build; add it with: pip install --force-reinstall torch (torch's CUDA build)")
+        print("cuda  unusable: torch is a CPU build; install torch's CUDA build to use it")

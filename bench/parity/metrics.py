@@ -15,7 +15,13 @@ NUMPY_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "float32", "int8":
 
 
 def compare(
-    outputs: Arrays, reference: Arrays, yardstick: Arrays, mask: np.ndarray[Any, Any], precision: str, atol: float, rtol: float
+    outputs: Arrays,
+    reference: Arrays,
+    yardstick: Arrays,
+    mask: np.ndarray[Any, Any],
+    precision: str,
+    atol: float,
+    rtol: float,
 ) -> dict[str, Any]:
     """Figures of the worst output: `outputs` against `reference`, both [rows, length, width] by name.
 

@@ -14,4 +14,6 @@ def render(run: Run) -> str:
         for row, record in zip(run.rows(), run.records, strict=True)
     ]
     header = {key: value for key, value in run.header().items() if key != "kind"}
-    return json.dumps(header | {"is_complete": run.is_complete, "exit_code": run.exit_code, "rows": rows}, indent=2) + "\n"
+    return (
+        json.dumps(header | {"is_complete": run.is_complete, "exit_code": run.exit_code, "rows": rows}, indent=2) + "\n"
+    )

@@ -58,14 +58,17 @@ def winner_line(run: Run, won: Winner) -> str:
 
 
 def grouped(run: Run, messages: list[tuple[Record, str]]) -> list[str]:
-    """Messages with the cells they concern, each message once."""
-    cells: dict[tuple[str, str], list[str]] = {}
+    """Messages with the contestants and shapes they concern, each message once per set of shapes."""
+    shapes_of: dict[tuple[str, str], list[str]] = {}
     for record, message in messages:
-        cells.setdefault((name(run, record), message), []).append(str(record.shape))
+        shapes_of.setdefault((message, name(run, record)), []).append(str(record.shape))
+    names_of: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (message, who), where in shapes_of.items():
+        names_of.setdefault((message, tuple(where)), []).append(who)
     everywhere = len(run.grid.shapes)
     return [
-        f"{who} at {'every shape' if len(where) == everywhere > 1 else ', '.join(where)}: {message}"
-        for (who, message), where in cells.items()
+        f"{', '.join(who)} at {'every shape' if len(where) == everywhere > 1 else ', '.join(where)}: {message}"
+        for (message, where), who in names_of.items()
     ]
 
 

@@ -20,7 +20,9 @@ def render(run: Run) -> str:
 
     width = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
     text = io.StringIO()
-    console = Console(file=text, width=min(width, 100), force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
+    console = Console(
+        file=text, width=min(width, 100), force_terminal=sys.stdout.isatty(), highlight=False, emoji=False
+    )
     for line in _heading(run):
         console.print(Text(line))
     for shape, records in summary.shapes(run):
@@ -38,7 +40,9 @@ def render(run: Run) -> str:
     console.print()
     if not run.is_complete:
         planned = len(run.grid.shapes) * len(run.grid.contestants)
-        console.print(Text(f"Incomplete: {len(run.records)} of {planned} cells; bench compare --resume {run.path} goes on"))
+        console.print(
+            Text(f"Incomplete: {len(run.records)} of {planned} cells; bench compare --resume {run.path} goes on")
+        )
     if run.path is not None:
         console.print(Text(f"records: {run.path}"), soft_wrap=True)
     return text.getvalue()

@@ -59,7 +59,10 @@ MIB, GIB = 2**20, 2**30
             "BFCArena::AllocateRawInternal Available memory of 524288 is smaller than requested bytes of 1048576",
             {"requested_bytes": 1048576, "free_bytes": 524288},
         ),
-        ("Unable to allocate 3.00 GiB for an array with shape (1, 2) and data type float64", {"requested_bytes": 3 * GIB}),
+        (
+            "Unable to allocate 3.00 GiB for an array with shape (1, 2) and data type float64",
+            {"requested_bytes": 3 * GIB},
+        ),
         ("std::bad_alloc", {}),
         ("CUDA failure 2: out of memory ; GPU=0", {}),
         ("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)", {}),
@@ -69,7 +72,9 @@ def test_out_of_memory_is_recognised_and_its_figures_are_read(message: str, figu
     assert parse_out_of_memory(message) == figures
 
 
-@pytest.mark.parametrize("message", ["index out of range in self", "shape mismatch", "CUDA error: an illegal memory access"])
+@pytest.mark.parametrize(
+    "message", ["index out of range in self", "shape mismatch", "CUDA error: an illegal memory access"]
+)
 def test_other_errors_are_not_out_of_memory(message: str) -> None:
     assert parse_out_of_memory(message) is None
 
@@ -80,9 +85,9 @@ def test_whatever_a_runtime_raises_becomes_one_kind() -> None:
     assert caught.value.figures == {"requested_bytes": 64}
     with pytest.raises(OutOfMemoryError), runtime_errors():
         raise MemoryError
-    with pytest.raises(BackendError, match="^IndexError: two lines$"), runtime_errors():
+    with pytest.raises(BackendError, match=r"^IndexError: two lines$"), runtime_errors():
         raise IndexError("two\nlines")
-    with pytest.raises(UnsupportedError, match="^as it is$"), runtime_errors():
+    with pytest.raises(UnsupportedError, match=r"^as it is$"), runtime_errors():
         raise UnsupportedError("as it is")
 
 
@@ -105,7 +110,10 @@ def test_a_backend_that_is_not_installed_says_how_to_add_it() -> None:
         load = prepare = run = fetch = None  # type: ignore[assignment]
 
     assert Absent.missing() == ["no_such_module"]
-    assert Absent.supports("cpu", "fp32") == "absent needs no_such_module, not installed; run: pip install 'absent-runtime'"
+    assert (
+        Absent.supports("cpu", "fp32")
+        == "absent needs no_such_module, not installed; run: pip install 'absent-runtime'"
+    )
 
 
 def test_cuda_is_refused_by_a_cpu_build_of_onnxruntime(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -13,7 +13,9 @@ from backends.eager import Eager
 from backends.null import Null
 from bench.testing import ContractError, check_backend
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch, transformers and their exporters warn about themselves
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # in-process torch, transformers and their exporters warn about themselves
 
 
 @pytest.mark.parametrize("name", ["null", "eager", "torchscript", "onnx"])

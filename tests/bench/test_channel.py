@@ -15,7 +15,17 @@ from bench.channel import Worker, WorkerError
 
 
 def null_worker(variant: str = "default") -> Worker:
-    command = [sys.executable, "-m", "bench.worker", "--backend", "null", "--variant", variant, "--parent", str(os.getpid())]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.worker",
+        "--backend",
+        "null",
+        "--variant",
+        variant,
+        "--parent",
+        str(os.getpid()),
+    ]
     return Worker(command, threads=1)
 
 

@@ -21,9 +21,9 @@ QUICK = ["--rounds", "3", "--max-seconds-per-cell", "0.1", "--device", "cpu"]
 
 @pytest.fixture(scope="module")
 def compared(root: Path, artifacts: Path, tmp_path_factory: pytest.TempPathFactory):
-    """The main job on a tiny model, all four runtimes and both precisions, once for this module."""
+    """The main job on a tiny model and all four runtimes, once for this module."""
     folder = tmp_path_factory.mktemp("compared")
-    arguments = ["--model", "bert-tiny", "--backends", "eager,onnx,torchscript,compile", "--precisions", "fp32,bf16"]
+    arguments = ["--model", "bert-tiny", "--backends", "eager,onnx,torchscript,compile"]
     arguments += ["--batches", "2", "--lengths", "16", "--artifacts", str(artifacts), "--output", "run.jsonl", *QUICK]
     done = subprocess.run(
         [sys.executable, "-m", "bench", "compare", *arguments], capture_output=True, text=True, cwd=folder, timeout=500,
@@ -35,27 +35,21 @@ def compared(root: Path, artifacts: Path, tmp_path_factory: pytest.TempPathFacto
 def test_the_main_job_on_all_four_runtimes(compared) -> None:
     done, run = compared
     assert done.returncode == 0, done.stderr
-    found = {(r.backend, r.precision): (r.status, r.verdict) for r in run.records}
-    for backend in ("eager", "onnx", "torchscript", "compile"):
-        assert found[backend, "fp32"] in (("ok", "equivalent"), ("ok", "exact"))
-        if backend != "onnx":
-            assert found[backend, "bf16"] in (("ok", "equivalent"), ("ok", "exact"))
-    assert found["onnx", "bf16"] == ("unsupported", "")
+    assert [r.backend for r in run.records] == ["eager", "onnx", "torchscript", "compile"]
+    assert {r.status for r in run.records} == {"ok"}
+    assert {r.verdict for r in run.records} <= {"exact", "equivalent"}
+    assert all(row["speedup"] for row in run.rows())
 
 
 def test_every_record_says_what_really_ran(compared) -> None:
     _, run = compared
     for record in run.records:
-        if record.status != "ok":
-            assert record.reason
-            assert record.repeat.startswith("bench compare --model bert-tiny --backends")
-            continue
         assert set(record.parity["cases"]) == {"timed", "padded"}
         assert record.parity["cases"]["padded"]["compared"] > 0
         assert min(record.export_seconds, record.load_seconds, record.first_call_ns) > 0
         assert record.facts["threads"] == run.grid.threads
         assert record.weights == "random"
-    facts = {record.backend: record.facts for record in run.records if record.precision == "fp32"}
+    facts = {record.backend: record.facts for record in run.records}
     assert facts["onnx"]["providers"] == ["CPUExecutionProvider"]
     assert facts["onnx"]["nodes_per_provider"]["CPUExecutionProvider"] > 20
     assert facts["compile"]["graphs"] == 1
@@ -66,7 +60,7 @@ def test_every_record_says_what_really_ran(compared) -> None:
 
 def test_the_plan_and_the_progress_are_told(compared) -> None:
     done, run = compared
-    for words in ("seeded random (seed 0)", "plan: 8 cells (8 contestants × 1 shapes)", "records: run.jsonl", "cannot run: onnx bf16"):
+    for words in ("seeded random (seed 0)", "plan: 4 cells (4 contestants × 1 shapes)", "records: run.jsonl"):
         assert words in done.stderr, words
     assert done.stderr.count("2×16") == len(run.records)
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -105,14 +99,17 @@ def artifact_of(artifacts: Path, format: str, model: str, precision: str) -> Pat
     raise AssertionError(f"no {format} of {model} in the store")
 
 
-def test_a_repeat_command_repeats_its_cell(cli, artifacts: Path, compared) -> None:
-    _, run = compared
-    record = next(r for r in run.records if r.status == "unsupported")
-    words = record.repeat.split()[1:]
-    done = cli(*words, "--artifacts", str(artifacts), "--output", "again.jsonl")
-    assert done.returncode == 1
-    assert "unsupported" in done.stdout
-    assert "onnx has no bf16 on cpu; use --precisions fp32,fp16" in " ".join(done.stdout.split())
+def test_a_cell_that_cannot_run_says_why_and_its_repeat_command_repeats_it(cli, tmp_path: Path) -> None:
+    first = cli(
+        "compare", "--model", "bert-tiny", "--backends", "onnx", "--precisions", "bf16", "--output", "a.jsonl", *QUICK
+    )
+    record = read_run(tmp_path / "a.jsonl").records[0]
+    again = cli(*record.repeat.split()[1:], "--output", "b.jsonl")
+    for done in (first, again):
+        assert done.returncode == 1
+        assert "cannot run: onnx bf16: onnx has no bf16 on cpu; use --precisions fp32,fp16" in done.stderr
+    repeated = read_run(tmp_path / "b.jsonl").records
+    assert [(r.shape, r.contestant, r.status) for r in repeated] == [(record.shape, record.contestant, "unsupported")]
 
 
 @pytest.mark.parametrize("format", ["table", "csv", "json", "markdown"])
@@ -122,13 +119,26 @@ def test_a_saved_run_is_printed_again(cli, compared, format: str) -> None:
     assert done.returncode == 0
     assert "torchscript" in done.stdout
     if format == "csv":
-        assert len(list(csv.DictReader(io.StringIO(done.stdout)))) == 8
+        assert len(list(csv.DictReader(io.StringIO(done.stdout)))) == 4
     if format == "json":
         assert json.loads(done.stdout)["exit_code"] == 0
 
 
+@pytest.mark.slow
 def test_logits_of_a_decoder(cli, artifacts: Path) -> None:
-    options = ["--model", "gpt2-tiny", "--task", "lm", "--backends", "eager,onnx", "--batches", "1", "--lengths", "16", *QUICK]
+    options = [
+        "--model",
+        "gpt2-tiny",
+        "--task",
+        "lm",
+        "--backends",
+        "eager,onnx",
+        "--batches",
+        "1",
+        "--lengths",
+        "16",
+        *QUICK,
+    ]
     done = cli("compare", *options, "--artifacts", str(artifacts), "--output", "lm.jsonl")
     assert done.returncode == 0, done.stderr
     assert "gpt2-tiny (logits)" in done.stdout
@@ -176,8 +186,8 @@ def test_an_unknown_report_format_is_a_mistake(cli, compared) -> None:
 
 
 def start_slow_run(root: Path, folder: Path) -> subprocess.Popen[str]:
-    arguments = ["--model", "bert-tiny", "--backends", "null,null:slow", "--batches", "1,2,3,4,5", "--lengths", "8,16"]
-    arguments += ["--max-seconds-per-cell", "2", "--device", "cpu", "--output", "run.jsonl"]
+    arguments = ["--model", "bert-tiny", "--backends", "null,null:slow", "--batches", "1,2,3,4,5,6", "--lengths", "8"]
+    arguments += ["--rounds", "3", "--max-seconds-per-cell", "0.3", "--device", "cpu", "--output", "run.jsonl"]
     return subprocess.Popen(
         [sys.executable, "-m", "bench", "compare", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         cwd=folder, env=os.environ | {"PYTHONPATH": str(root)}, start_new_session=True,
@@ -206,7 +216,9 @@ def children_of(pid: int) -> set[int]:
 
 
 @pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_a_stopped_run_keeps_its_records_and_can_go_on(cli, root: Path, tmp_path: Path, ending: signal.Signals, code: int) -> None:
+def test_a_stopped_run_keeps_its_records_and_can_go_on(
+    cli, root: Path, tmp_path: Path, ending: signal.Signals, code: int
+) -> None:
     process = start_slow_run(root, tmp_path)
     wait_for_records(tmp_path / "run.jsonl", 2)
     workers = children_of(process.pid)
@@ -222,17 +234,19 @@ def test_a_stopped_run_keeps_its_records_and_can_go_on(cli, root: Path, tmp_path
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     kept = read_run(tmp_path / "run.jsonl").records
-    assert 2 <= len(kept) < 20
+    assert 2 <= len(kept) < 12
     done = cli("compare", "--resume", "run.jsonl")
     assert done.returncode == 0, done.stderr
     run = read_run(tmp_path / "run.jsonl")
     assert run.is_complete
-    assert len(run.records) == 20
+    assert len(run.records) == 12
     assert run.records[:2] == kept[:2]
 
 
 def test_quiet_prints_the_result_alone(cli) -> None:
-    done = cli("compare", "--model", "bert-tiny", "--backends", "null", "--batches", "1", "--lengths", "8", "--quiet", *QUICK)
+    done = cli(
+        "compare", "--model", "bert-tiny", "--backends", "null", "--batches", "1", "--lengths", "8", "--quiet", *QUICK
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "null" in done.stdout
 

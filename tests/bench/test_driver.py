@@ -17,7 +17,9 @@ from bench.spec import TimingPlan
 FAST = TimingPlan(rounds=3, seconds_per_cell=0.03, warmup_calls=1, warmup_seconds=0.0, timeout_seconds=60)
 
 
-def run(tmp_path: Path, backends: str, batches=(1, 4), lengths=(8, 16), plan: TimingPlan = FAST, **options) -> bench.Run:
+def run(
+    tmp_path: Path, backends: str, batches=(1, 4), lengths=(8, 16), plan: TimingPlan = FAST, **options
+) -> bench.Run:
     return bench.compare(
         "bert-tiny", backends=backends, batches=batches, lengths=lengths, device="cpu", plan=plan, threads=1,
         artifacts=tmp_path / "artifacts", output=tmp_path / "run.jsonl", **options,
@@ -69,7 +71,9 @@ def test_nothing_is_exported_for_a_backend_without_a_model(tmp_path: Path) -> No
         ("chatty", ["ok"] * 4, ""),
     ],
 )
-def test_a_fault_costs_its_cells_and_not_the_run(tmp_path: Path, variant: str, expected: list[str], reason: str) -> None:
+def test_a_fault_costs_its_cells_and_not_the_run(
+    tmp_path: Path, variant: str, expected: list[str], reason: str
+) -> None:
     done = run(tmp_path, f"null,null:{variant}")
     assert statuses(done, "null") == ["ok"] * 4
     assert statuses(done, f"null:{variant}") == expected
@@ -144,7 +148,9 @@ def test_turns_are_interleaved_in_a_seeded_random_order(tmp_path: Path, monkeypa
     assert orders[0] == orders[1]
 
 
-def test_without_memory_for_all_they_run_one_after_another_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_for_all_they_run_one_after_another_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bench.machine.available_memory_bytes", lambda: 2**30)
     said: list[str] = []
     done = run(tmp_path, "null,null:slow", batches=[1], listener=Listener(say=said.append))
@@ -196,7 +202,7 @@ def test_a_full_disk_stops_the_run_with_one_line(tmp_path: Path) -> None:
 
 
 def test_the_parent_waits_without_spinning(tmp_path: Path) -> None:
-    """What is asserted is generous, for a busy machine; benchmarks/parent_share.py measures it."""
+    """Every run records the share; what is asserted is generous, for a busy machine."""
     plan = TimingPlan(rounds=3, seconds_per_cell=3.0)
     done = run(tmp_path, "null:slow", batches=[1], lengths=[8], plan=plan)
     assert done.parent_cpu_share is not None

@@ -9,7 +9,9 @@ from bench.inputs import JUDGED_ELEMENTS, InputPlan, judged_rows, make_batch, ma
 
 
 def plan(batch: int = 8, length: int = 32, seed: int = 0, **values: int) -> InputPlan:
-    return InputPlan(batch, length, **({"vocab_size": 100, "pad_token_id": 1, "seed": seed, "output_width": 64} | values))
+    return InputPlan(
+        batch, length, **({"vocab_size": 100, "pad_token_id": 1, "seed": seed, "output_width": 64} | values)
+    )
 
 
 def test_the_same_seed_draws_the_same_batch() -> None:

@@ -14,7 +14,9 @@ from bench.spec import Contestant, Grid, Shape, TimingPlan
 MS = 1_000_000
 
 
-def record(backend: str = "eager", status: str = "ok", verdict: str = "equivalent", ms: float = 10.0, **values) -> Record:
+def record(
+    backend: str = "eager", status: str = "ok", verdict: str = "equivalent", ms: float = 10.0, **values
+) -> Record:
     rounds = [[round(ms * MS)] * 3 for _ in range(3)] if status == "ok" else []
     fields = {
         "model": "bert", "backend": backend, "variant": "default", "precision": "fp32", "device": "cpu", "batch": 2, "length": 16,
@@ -26,7 +28,15 @@ def record(backend: str = "eager", status: str = "ok", verdict: str = "equivalen
 def run_of(*records: Record) -> Run:
     contestants = tuple(dict.fromkeys(r.contestant for r in records)) or (Contestant("eager", "default", "fp32"),)
     grid = Grid("bert", contestants, (Shape(2, 16),), "cpu", 2)
-    return Run(grid, TimingPlan(), {"cpu": "test"}, "seeded random (seed 0)", "bench compare", "2026-01-01T00:00:00+00:00", list(records))
+    return Run(
+        grid,
+        TimingPlan(),
+        {"cpu": "test"},
+        "seeded random (seed 0)",
+        "bench compare",
+        "2026-01-01T00:00:00+00:00",
+        list(records),
+    )
 
 
 def test_a_run_survives_the_disk(tmp_path: Path) -> None:

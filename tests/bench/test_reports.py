@@ -34,7 +34,12 @@ def run() -> Run:
     records = [
         record("eager", ms=12345.678),
         record("compile", "reduce-overhead", ms=123.45),
-        record("onnx", ms=45.6, verdict="broken", parity={"verdict": "broken", "reason": "another model", "max_abs_error": 1.0}),
+        record(
+            "onnx",
+            ms=45.6,
+            verdict="broken",
+            parity={"verdict": "broken", "reason": "another model", "max_abs_error": 1.0},
+        ),
         record("torchscript", **failed),
     ]
     contestants = tuple(entry.contestant for entry in records)
@@ -48,7 +53,15 @@ def test_the_table_fits_80_columns_and_says_it_all(run: Run, monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "80")
     text = report.render(run, "table")
     assert max(len(line) for line in text.splitlines()) <= 80
-    for word in ("12346", "123.5", "100.01×", "broken", "failed", "killed by SIGKILL", "fastest: compile:reduce-overhead"):
+    for word in (
+        "12346",
+        "123.5",
+        "100.01×",
+        "broken",
+        "failed",
+        "killed by SIGKILL",
+        "fastest: compile:reduce-overhead",
+    ):
         assert word in text, word
 
 
@@ -110,7 +123,10 @@ def test_an_unknown_format_is_refused(run: Run) -> None:
 def test_warnings_name_what_helps() -> None:
     few = record("eager", rounds=[[MS]])
     assert any("1 samples" in warning and "--rounds" in warning for warning in few.warnings)
-    placed = record("onnx", facts={"nodes_on_cpu": 3, "nodes_per_provider": {"CUDAExecutionProvider": 97, "CPUExecutionProvider": 3}})
+    placed = record(
+        "onnx",
+        facts={"nodes_on_cpu": 3, "nodes_per_provider": {"CUDAExecutionProvider": 97, "CPUExecutionProvider": 3}},
+    )
     assert any("3 of 100 graph nodes run on the CPU provider" in warning for warning in placed.warnings)
     recompiled = record("compile", facts={"recompiles_while_timing": 2, "graph_breaks": 1})
     assert len(recompiled.warnings) == 2

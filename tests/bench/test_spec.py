@@ -68,7 +68,11 @@ def test_a_length_beyond_the_positions_is_refused_with_the_limit() -> None:
 
 @pytest.mark.parametrize(
     ("values", "option"),
-    [({"rounds": 0}, "--rounds 0"), ({"seconds_per_cell": 0}, "--max-seconds-per-cell 0"), ({"timeout_seconds": -1}, "--timeout -1")],
+    [
+        ({"rounds": 0}, "--rounds 0"),
+        ({"seconds_per_cell": 0}, "--max-seconds-per-cell 0"),
+        ({"timeout_seconds": -1}, "--timeout -1"),
+    ],
 )
 def test_wrong_plans(values: dict[str, float], option: str) -> None:
     with pytest.raises(UserError, match=option):
@@ -76,6 +80,8 @@ def test_wrong_plans(values: dict[str, float], option: str) -> None:
 
 
 def test_a_grid_survives_json() -> None:
-    grid = Grid("bert", parse_contestants("eager,onnx", "fp32"), (Shape(1, 8), Shape(2, 8)), "cpu", 2, "random", "lm", 7)
+    grid = Grid(
+        "bert", parse_contestants("eager,onnx", "fp32"), (Shape(1, 8), Shape(2, 8)), "cpu", 2, "random", "lm", 7
+    )
     assert Grid.from_json(grid.to_json()) == grid
     assert len(list(grid.cells())) == 4

@@ -25,7 +25,13 @@ def folder_with(tmp_path: Path, config: object, *files: str) -> str:
     return str(folder)
 
 
-BERT_CONFIG = {"model_type": "bert", "vocab_size": 100, "max_position_embeddings": 64, "hidden_size": 32, "num_hidden_layers": 2}
+BERT_CONFIG = {
+    "model_type": "bert",
+    "vocab_size": 100,
+    "max_position_embeddings": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -158,6 +164,11 @@ def test_a_padding_index_takes_positions_away() -> None:
     from transformers import RobertaConfig, RobertaModel
 
     config = RobertaConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16, vocab_size=50, max_position_embeddings=66
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=16,
+        vocab_size=50,
+        max_position_embeddings=66,
     )
     assert models.usable_positions(RobertaModel(config)) == 64

@@ -123,7 +123,9 @@ print((made.path / "model").read_text(), flush=True)
 
 def start(root: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(root)}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def test_a_killed_process_leaves_nothing_under_a_key_and_holds_no_lock(root: Path, store: ArtifactStore) -> None:

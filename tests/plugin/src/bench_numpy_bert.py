@@ -51,7 +51,9 @@ class NumpyBert(Backend):
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             context = (weights / weights.sum(axis=-1, keepdims=True)) @ v
             context = context.swapaxes(1, 2).reshape(x.shape)
-            x = self._norm(x + self._linear(context, f"{at}.attention.output.dense"), f"{at}.attention.output.LayerNorm")
+            x = self._norm(
+                x + self._linear(context, f"{at}.attention.output.dense"), f"{at}.attention.output.LayerNorm"
+            )
             hidden = self._linear(x, f"{at}.intermediate.dense")
             hidden = hidden * (1 + np.vectorize(math.erf, otypes=[np.float32])(hidden / math.sqrt(2))) / 2
             x = self._norm(x + self._linear(hidden.astype(np.float32), f"{at}.output.dense"), f"{at}.output.LayerNorm")

