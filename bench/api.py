@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import machine
-from bench.driver import Driver
+from bench.driver import Driver, command_of
 from bench.errors import UserError
 from bench.records import Record, Run, RunFile, read_run
 from bench.spec import (
@@ -84,13 +82,14 @@ def compare(
         plan=plan or TimingPlan(),
         fingerprint=machine.fingerprint(),
         origin=source.origin,
-        command=shlex.join(["bench", *sys.argv[1:]]),
+        command="",
         started=now.isoformat(timespec="seconds"),
         path=Path(output) if output else default_output(Path(artifacts), model, now),
     )
+    run.command = command_of(grid, run.plan, grid.contestants, grid.shapes)
     store = ArtifactStore(Path(artifacts))
     store.prepare()
-    return _measure(run, source, store, list(grid.shapes), listener or Listener(), is_new=True)
+    return _measure(run, source, store, listener or Listener(), is_new=True)
 
 
 def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, listener: Listener | None = None) -> Run:
@@ -109,12 +108,12 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
             f"{str(path)!r} was begun with weights {run.origin}, and now they would be {source.origin}; start a new run"
         )
     recorded = {(record.shape, record.contestant) for record in run.records}
-    missing = [shape for shape in run.grid.shapes if any((shape, c) not in recorded for c in run.grid.contestants)]
-    run.records = [record for record in run.records if record.shape not in missing]
+    torn = {shape for shape, contestant in run.grid.cells() if (shape, contestant) not in recorded}
+    run.records = [record for record in run.records if record.shape not in torn or record.turns == "sequential"]
     run.is_complete = False
     store = ArtifactStore(Path(artifacts))
     store.prepare()
-    return _measure(run, source, store, missing, listener or Listener(), is_new=False)
+    return _measure(run, source, store, listener or Listener(), is_new=False)
 
 
 def default_output(artifacts: Path, model: str, now: datetime) -> Path:
@@ -125,9 +124,7 @@ def default_output(artifacts: Path, model: str, now: datetime) -> Path:
     return artifacts / "runs" / f"{name}-{now:%Y%m%d-%H%M%S-%f}.jsonl"
 
 
-def _measure(
-    run: Run, source: models.ModelSource, store: ArtifactStore, shapes: list[Shape], listener: Listener, is_new: bool
-) -> Run:
+def _measure(run: Run, source: models.ModelSource, store: ArtifactStore, listener: Listener, is_new: bool) -> Run:
     assert run.path is not None
     file = RunFile(run.path)
     driver = Driver(run, source, store, file, listener.say)
@@ -136,19 +133,16 @@ def _measure(
         file.create(run)
     else:
         file.rewrite(run)
-    left = {shape: guessed_seconds(source, run, shape) for shape in shapes}
-    pace = Pace(sum(left.values()))
+    pace = Pace(guessed_seconds(source, run))
 
     def progress(records: list[Record]) -> None:
-        share = len(records) / len(run.grid.contestants)
-        listener.progress(
-            records, pace.seconds_left_after(sum(left[shape] for shape in {r.shape for r in records}) * share)
-        )
+        done = sum(guessed_cell_seconds(source, run, record.shape) for record in records)
+        listener.progress(records, pace.seconds_left_after(done))
 
     try:
         driver.prepare()
         pace.start()
-        driver.measure(shapes, progress)
+        driver.measure(progress)
     except UserError:
         # The model's exact positions are known only once it is built; nothing was measured.
         if is_new and not run.records:
@@ -175,11 +169,16 @@ class Pace:
         return self.left * (self._clock() - self._started) / self.done if self.done else self.left
 
 
-def guessed_seconds(source: models.ModelSource, run: Run, shape: Shape) -> float:
-    """Rough seconds that measuring one shape takes on all contestants; a plan's guess and no figure."""
+def guessed_seconds(source: models.ModelSource, run: Run) -> float:
+    """Rough seconds until every cell of `run` has its record; a plan's guess and no figure."""
+    recorded = {(record.shape, record.contestant) for record in run.records}
+    return sum(guessed_cell_seconds(source, run, cell[0]) for cell in run.grid.cells() if cell not in recorded)
+
+
+def guessed_cell_seconds(source: models.ModelSource, run: Run, shape: Shape) -> float:
+    """Rough seconds that one contestant takes at one shape."""
     grid, plan = run.grid, run.plan
     speed = GUESSED_FLOPS[grid.device] * (grid.threads if grid.device == "cpu" else 1)
     call = source.flops(shape.batch, shape.length) / speed
-    warm = max(plan.warmup_calls * call, plan.warmup_seconds)
-    each = 3 * call + warm + max(plan.seconds_per_cell, plan.least_rounds * call)
-    return each * len(grid.contestants)
+    warm_up = max(plan.warmup_calls * call, plan.warmup_seconds)
+    return 3 * call + warm_up + max(plan.seconds_per_cell, plan.least_rounds * call)

@@ -163,7 +163,8 @@ class Worker:
 def worker_environment(threads: int) -> dict[str, str]:
     """Environment of a worker: this project importable, one thread budget, no network for model files."""
     root = str(Path(__file__).resolve().parent.parent)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    # An installed copy is found without help, and putting site-packages first could hide the standard library.
+    paths = [*([] if "site-packages" in root else [root]), *filter(None, [os.environ.get("PYTHONPATH")])]
     budget = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
     quiet |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
@@ -188,6 +189,11 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def python_module(module: str) -> list[str]:
+    """Start of a worker's command line; -P keeps folders of the user's that share a name with ours out of its way."""
+    return [sys.executable, "-P", "-m", module]
 
 
 def volunteer_for_oom_kill() -> None:

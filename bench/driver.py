@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,7 @@ from typing import Any
 import backends
 import exporters
 from bench import machine
-from bench.channel import Worker, WorkerError
+from bench.channel import Worker, WorkerError, python_module
 from bench.errors import BenchError, UserError
 from bench.inputs import VERSION as INPUTS_VERSION
 from bench.inputs import InputPlan
@@ -129,6 +128,7 @@ class Driver:
         if not self._needs_model():
             return
         self.store.prepare()
+        self._clear_leftovers()
         weights_recipe = checkpoint.recipe(self.source)
         recipes = [weights_recipe]
         if (found := self.store.find(weights_recipe)) is not None:
@@ -159,6 +159,11 @@ class Driver:
         if self._judged():
             self._prepare_references(weights)
 
+    def _clear_leftovers(self) -> None:
+        """Remove what exports that were killed or interrupted left half-written."""
+        for path in self.store.leftovers():
+            self.store.remove(path)
+
     def _drop_damaged(self, recipes: Sequence[Mapping[str, Any]]) -> None:
         stored = {self.store.path_of(recipe) for recipe in recipes}
         for path, damage in self.store.damages([path for path in sorted(stored) if path.exists()]).items():
@@ -172,9 +177,7 @@ class Driver:
             return found
         self.say(f"exporting {_export_name(recipe)}")
         command = [
-            sys.executable,
-            "-m",
-            "bench.export",
+            *python_module("bench.export"),
             "--artifacts",
             str(self.store.root),
             "--format",
@@ -191,6 +194,7 @@ class Driver:
             raise
         finally:
             worker.close()
+            self._clear_leftovers()
         found = self.store.find(recipe)
         if found is None:
             raise BenchError(
@@ -265,7 +269,7 @@ class Driver:
         return worker
 
     def _spawn(self, backend: str, variant: str, precision: str, device: str, artifact: Artifact | None) -> Worker:
-        command = [sys.executable, "-m", "bench.worker", "--backend", backend, "--variant", variant]
+        command = [*python_module("bench.worker"), "--backend", backend, "--variant", variant]
         command += ["--precision", precision, "--device", device, "--threads", str(self.grid.threads)]
         command += ["--artifact", str(artifact.path)] if artifact else []
         cache = {"TORCHINDUCTOR_CACHE_DIR": str((self.store.root / "cache" / "inductor").resolve())}
@@ -345,14 +349,22 @@ class Driver:
 
     # Measuring.
 
-    def measure(self, wanted: Sequence[Shape], progress: Callable[[list[Record]], None]) -> None:
-        """Measure every contestant at each of `wanted`; `progress` sees a shape's records once they are on disk."""
+    def measure(self, progress: Callable[[list[Record]], None]) -> None:
+        """Measure every cell that has no record; `progress` sees a shape's records once they are on disk."""
         started, cpu_started = time.monotonic(), time.process_time()
         try:
             for group in self.groups():
-                for shape in wanted:
-                    self.load(group)
-                    records = self._measure_shape(shape, group)
+                for shape in self.grid.shapes:
+                    recorded = {record.contestant for record in self.run.records if record.shape == shape}
+                    wanted = [contestant for contestant in group if contestant not in recorded]
+                    if not wanted:
+                        continue
+                    self.load(wanted)
+                    if not self.run.records:
+                        self.say(
+                            f"measuring with {len(self.loaded)} workers loaded, {time.monotonic() - started:.1f} s"
+                        )
+                    records = self._measure_shape(shape, wanted)
                     for record in records:
                         self.run.records.append(record)
                         self.file.append(record_line(record))
@@ -367,7 +379,7 @@ class Driver:
 
     def _measure_shape(self, shape: Shape, group: Sequence[Contestant]) -> list[Record]:
         cells = {contestant: Measured(error=self._known_outcome(contestant, shape)) for contestant in group}
-        if len(group) < len(self.grid.contestants):
+        if len(group) < len(self.grid.contestants):  # the others are not loaded, or were measured before a resume
             for cell in cells.values():
                 cell.turns = "sequential"
         self._take_rounds(shape, cells)
@@ -506,7 +518,7 @@ class Driver:
             facts=cell.facts | {"versions": self.versions.get(contestant, {})},
             failure=cell.error.details if cell.error else {},
             turns=cell.turns,
-            repeat=repeat_command(self.grid, self.plan, contestant, shape),
+            repeat=command_of(self.grid, self.plan, [contestant], [shape]),
             judged=self.classes[contestant].computes_the_model,
         )
         return replace(record, warnings=warnings_of(record))
@@ -522,15 +534,15 @@ def _with_last_words(error: WorkerError) -> str:
     return f"{error.reason}: {words[-1]}" if words else error.reason
 
 
-def repeat_command(grid: Grid, plan: TimingPlan, contestant: Contestant, shape: Shape) -> str:
-    """The command line that measures one cell of `grid` alone, under the same plan."""
+def command_of(grid: Grid, plan: TimingPlan, contestants: Sequence[Contestant], shapes: Sequence[Shape]) -> str:
+    """The command line that measures `contestants` at `shapes` under the options of `grid` and `plan`."""
     options = {
         "--model": grid.model,
-        "--backends": contestant.label,
-        "--batches": shape.batch,
-        "--lengths": shape.length,
+        "--backends": ",".join(dict.fromkeys(contestant.label for contestant in contestants)),
+        "--batches": ",".join(str(batch) for batch in dict.fromkeys(shape.batch for shape in shapes)),
+        "--lengths": ",".join(str(length) for length in dict.fromkeys(shape.length for shape in shapes)),
         "--device": grid.device,
-        "--precisions": contestant.precision,
+        "--precisions": ",".join(dict.fromkeys(contestant.precision for contestant in contestants)),
         "--threads": grid.threads,
         "--weights": grid.weights,
         "--task": grid.task,

@@ -6,10 +6,11 @@ Exit codes: 0 every measured cell is equivalent or better; 1 anything else; 2 th
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -52,16 +53,32 @@ def main() -> None:
     from exporters.store import StoreError
 
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except (BenchError, ModelError, StoreError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        raise SystemExit(getattr(error, "exit_code", 2)) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
+        _fail(str(error), getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except OSError as error:
+        # Whatever is left in the buffer of a closed or full standard output would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _fail("" if isinstance(error, BrokenPipeError) else f"{error.strerror or error}", 1)
+    except Exception as error:
+        if "BENCH_TRACEBACK" in os.environ:
+            raise
+        _fail(f"a mistake of bench's own ({type(error).__name__}: {error}); BENCH_TRACEBACK=1 shows where", 1)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    if message:
+        print(f"bench: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code) from None
 
 
 def _terminated(number: int, frame: object) -> None:

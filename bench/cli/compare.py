@@ -125,8 +125,7 @@ class _Screen:
         grid = run.grid
         self.done = len(run.records)
         self.total = len(grid.shapes) * len(grid.contestants)
-        recorded = {record.shape for record in run.records}
-        seconds = sum(guessed_seconds(driver.source, run, shape) for shape in grid.shapes if shape not in recorded)
+        seconds = guessed_seconds(driver.source, run)
         missing = driver.missing_exports()
         self.say(f"{grid.model}: {run.origin}")
         self.say(

@@ -32,7 +32,7 @@ def compare(
     if mismatch := _mismatch(outputs, reference, precision):
         return {"mismatch": mismatch, "compared": 0}
     figures = [_figures(name, outputs[name], reference[name], yardstick[name], mask, atol, rtol) for name in reference]
-    return max(figures, key=lambda entry: (entry["nonfinite"], entry["max_abs_error"] or 0.0))
+    return max(figures, key=lambda entry: (entry["max_abs_error"] is None, entry["max_abs_error"] or 0.0))
 
 
 def _mismatch(outputs: Arrays, reference: Arrays, precision: str) -> str | None:
@@ -59,10 +59,15 @@ def _figures(
 
     kept = mask.astype(bool)
     ours, theirs = output[kept].astype(np.float64), reference[kept]
-    broken = ~np.isfinite(ours) & np.isfinite(theirs)
-    figures: dict[str, Any] = {"output": name, "compared": int(ours.size), "nonfinite": int(broken.sum())}
-    if broken.any() or not ours.size:
-        return figures | {"max_abs_error": None}
+    figures: dict[str, Any] = {
+        "output": name,
+        "compared": int(ours.size),
+        "nonfinite": int((~np.isfinite(ours)).sum()),
+        "reference_nonfinite": int((~np.isfinite(theirs)).sum()),
+        "max_abs_error": None,
+    }
+    if figures["nonfinite"] or figures["reference_nonfinite"] or not ours.size:
+        return figures
     error = np.abs(ours - theirs)
     eager_error = yardstick[kept].astype(np.float64) - theirs
     worst = int(np.argmax(error))
@@ -82,7 +87,7 @@ def _figures(
         "min_cosine": _least_cosine(ours, theirs),
         "out_of_tolerance": float(np.mean(error > atol + rtol * np.abs(theirs))),
         "identical_to_eager": bool(np.array_equal(output[kept], yardstick[kept])),
-        "masked_max_abs_error": float(masked.max()) if masked.size else None,
+        "masked_max_abs_error": float(masked.max()) if masked.size and np.isfinite(masked).all() else None,
     }
 
 

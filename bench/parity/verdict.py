@@ -35,6 +35,8 @@ def verdict(figures: Mapping[str, Any], precision: str) -> tuple[str, str]:
     tolerance = TOLERANCES[precision]
     if figures.get("mismatch"):
         return "broken", str(figures["mismatch"])
+    if figures["reference_nonfinite"]:
+        return "broken", f"the float64 reference itself has {figures['reference_nonfinite']} NaN or infinite values"
     if figures["nonfinite"]:
         return "broken", f"{figures['nonfinite']} values are NaN or infinite where the reference is finite"
     if not figures["compared"]:

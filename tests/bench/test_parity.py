@@ -72,6 +72,15 @@ def test_nonfinite_values_are_broken(value: float) -> None:
     assert figures_of(output)["nonfinite"] == 1
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_reference_that_is_not_finite_proves_nothing(value: float) -> None:
+    reference = REFERENCE.copy()
+    reference[0, 1, 2] = value
+    same = reference.astype(np.float32)
+    figures = compare({"y": same}, {"y": reference}, {"y": same}, MASK, "fp32", 1e-4, 1e-4)
+    assert verdict(figures, "fp32")[0] == "broken"
+
+
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
