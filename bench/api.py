@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import machine
-from bench.driver import Driver, command_of
+from bench.driver import Driver
 from bench.errors import UserError
+from bench.preparation import Preparation
 from bench.records import Record, Run, RunFile, read_run
 from bench.spec import (
     DEFAULT_BATCHES,
@@ -19,10 +20,11 @@ from bench.spec import (
     Shape,
     TimingPlan,
     check_lengths,
+    command_of,
     parse_contestants,
     parse_sizes,
 )
-from exporters import models
+from exporters import sources
 from exporters.store import ArtifactStore
 
 DEFAULT_ARTIFACTS = "artifacts"
@@ -37,7 +39,7 @@ class Listener:
     """What a run tells while it goes on; each is called between timed calls, never during one."""
 
     say: Callable[[str], None] = lambda line: None
-    plan: Callable[[Run, Driver, Path], None] = lambda run, driver, output: None
+    plan: Callable[[Run, Preparation], None] = lambda run, prepared: None
     progress: Callable[[list[Record], float], None] = lambda records, seconds_left: None
 
 
@@ -70,7 +72,7 @@ def compare(
     length_sizes = None if lengths is None else parse_sizes(lengths, "--lengths")
     budget = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
-    source = models.resolve(model, weights=weights, task=task, seed=seed)
+    source = sources.resolve(model, weights=weights, task=task, seed=seed)
     if length_sizes is None:
         length_sizes = tuple(n for n in DEFAULT_LENGTHS if source.positions is None or n <= source.positions)
     shapes = tuple(Shape(batch, length) for batch in batch_sizes for length in length_sizes)
@@ -102,7 +104,7 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
         raise UserError(
             f"{str(path)!r} was begun on another machine ({', '.join(differing)} differ); start a new run there"
         )
-    source = models.resolve(run.grid.model, weights=run.grid.weights, task=run.grid.task, seed=run.grid.seed)
+    source = sources.resolve(run.grid.model, weights=run.grid.weights, task=run.grid.task, seed=run.grid.seed)
     if source.origin != run.origin:
         raise UserError(
             f"{str(path)!r} was begun with weights {run.origin}, and now they would be {source.origin}; start a new run"
@@ -124,11 +126,11 @@ def default_output(artifacts: Path, model: str, now: datetime) -> Path:
     return artifacts / "runs" / f"{name}-{now:%Y%m%d-%H%M%S-%f}.jsonl"
 
 
-def _measure(run: Run, source: models.ModelSource, store: ArtifactStore, listener: Listener, is_new: bool) -> Run:
+def _measure(run: Run, source: sources.ModelSource, store: ArtifactStore, listener: Listener, is_new: bool) -> Run:
     assert run.path is not None
     file = RunFile(run.path)
-    driver = Driver(run, source, store, file, listener.say)
-    listener.plan(run, driver, run.path)
+    prepared = Preparation(run.grid, source, store, run.plan.timeout_seconds, listener.say)
+    listener.plan(run, prepared)
     if is_new:
         file.create(run)
     else:
@@ -140,9 +142,9 @@ def _measure(run: Run, source: models.ModelSource, store: ArtifactStore, listene
         listener.progress(records, pace.seconds_left_after(done))
 
     try:
-        driver.prepare()
+        prepared.make()
         pace.start()
-        driver.measure(progress)
+        Driver(run, prepared, file, listener.say).measure(progress)
     except UserError:
         # The model's exact positions are known only once it is built; nothing was measured.
         if is_new and not run.records:
@@ -169,13 +171,13 @@ class Pace:
         return self.left * (self._clock() - self._started) / self.done if self.done else self.left
 
 
-def guessed_seconds(source: models.ModelSource, run: Run) -> float:
+def guessed_seconds(source: sources.ModelSource, run: Run) -> float:
     """Rough seconds until every cell of `run` has its record; a plan's guess and no figure."""
     recorded = {(record.shape, record.contestant) for record in run.records}
     return sum(guessed_cell_seconds(source, run, cell[0]) for cell in run.grid.cells() if cell not in recorded)
 
 
-def guessed_cell_seconds(source: models.ModelSource, run: Run, shape: Shape) -> float:
+def guessed_cell_seconds(source: sources.ModelSource, run: Run, shape: Shape) -> float:
     """Rough seconds that one contestant takes at one shape."""
     grid, plan = run.grid, run.plan
     speed = GUESSED_FLOPS[grid.device] * (grid.threads if grid.device == "cpu" else 1)

@@ -1,35 +1,25 @@
-"""The driver: makes what is missing, starts the workers, hands out turns, writes each record as it comes.
+"""The driver: starts the workers, hands out turns, writes each record as it comes.
 
 It imports no framework and starts no CUDA context, and while a worker is timing it only waits.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import backends
-import exporters
 from bench import machine
-from bench.channel import Worker, WorkerError, python_module
-from bench.errors import BenchError, UserError
-from bench.inputs import VERSION as INPUTS_VERSION
-from bench.inputs import InputPlan
+from bench.channel import Worker, WorkerError
 from bench.parity.verdict import TOLERANCES, worst_case
+from bench.preparation import Preparation, Say
 from bench.records import Record, Run, RunFile, record_line
-from bench.spec import Contestant, Grid, Shape, TimingPlan, check_lengths
+from bench.spec import Contestant, Shape, command_of
 from bench.warnings import warnings_of
-from exporters import checkpoint
-from exporters.models import ModelSource
-from exporters.store import Artifact, ArtifactStore
-
-Say = Callable[[str], None]
+from bench.worker import start
+from exporters.store import Artifact
 
 #: Deaths or hangs in a row after which a contestant's remaining cells are skipped.
 STRIKES = 3
@@ -37,7 +27,6 @@ STRIKES = 3
 PROCESS_BYTES = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}
 #: Pause before a turn: ONNX Runtime's idle threads were seen to spin for up to 50 ms after a call.
 REST_SECONDS = 0.06
-EXPORT_TIMEOUT_SECONDS = 3600.0
 
 
 @dataclass
@@ -60,228 +49,18 @@ class Measured:
 
 
 class Driver:
-    """One run from plan to records."""
+    """The workers of one run, and whose turn it is."""
 
-    def __init__(self, run: Run, source: ModelSource, store: ArtifactStore, file: RunFile, say: Say) -> None:
+    def __init__(self, run: Run, prepared: Preparation, file: RunFile, say: Say) -> None:
         self.run, self.grid, self.plan = run, run.grid, run.plan
-        self.source, self.store, self.file, self.say = source, store, file, say
-        self.classes = {c: backends.load_class(c.backend) for c in self.grid.contestants}
-        self.artifacts: dict[Contestant, Artifact] = {}
-        self.refused: dict[Contestant, WorkerError] = {}
-        self.references: dict[tuple[str, Shape], Artifact | str] = {}
-        """Stored outputs by precision ("fp64" for the reference itself) and shape, or why there are none."""
+        self.prepared, self.file, self.say = prepared, file, say
+        self.refused = prepared.refused
         self.loaded: dict[Contestant, Worker] = {}
         self.load_seconds: dict[Contestant, float] = {}
         self.versions: dict[Contestant, dict[str, str]] = {}
         self.out_of_memory: dict[Contestant, list[Shape]] = {}
         self.strikes: dict[Contestant, int] = {}
         self.random = random.Random(self.grid.seed)
-        for contestant, backend in self.classes.items():
-            if reason := backend.supports(self.grid.device, contestant.precision):
-                self.refused[contestant] = WorkerError("unsupported", reason)
-
-    # What the plan needs before anything is timed.
-
-    def recipes(self, checkpoint_key: str) -> dict[Contestant, dict[str, Any]]:
-        """Recipe of each contestant's artifact; none for a backend without a format or a refused one."""
-        found = {}
-        for contestant, backend in self.classes.items():
-            if contestant in self.refused or backend.format is None:
-                continue
-            if backend.format == "checkpoint":
-                found[contestant] = checkpoint.recipe(self.source)
-            else:
-                try:
-                    found[contestant] = exporters.recipe(
-                        backend.format, checkpoint_key, precision=contestant.precision, device=self.grid.device
-                    )
-                except KeyError:
-                    reason = f"nothing exports the format {backend.format!r}; known are {', '.join(exporters.names())}"
-                    self.refused[contestant] = WorkerError("unsupported", reason)
-        return found
-
-    def missing_exports(self) -> list[str]:
-        """Formats (with precision) that are not in the store yet, for the plan."""
-        if not self._needs_model():
-            return []
-        weights = checkpoint.recipe(self.source)
-        found = self.store.find(weights)
-        if found is None:
-            wanted = {c: {"format": self.classes[c].format, "precision": c.precision} for c in self._judged()}
-            names = [_export_name(recipe) for recipe in wanted.values() if recipe["format"] != "checkpoint"]
-            return list(dict.fromkeys(["checkpoint", *names]))
-        recipes = self.recipes(found.key).values()
-        return list(dict.fromkeys(_export_name(recipe) for recipe in recipes if self.store.find(recipe) is None))
-
-    def _judged(self) -> list[Contestant]:
-        return [c for c, backend in self.classes.items() if backend.computes_the_model and c not in self.refused]
-
-    def _needs_model(self) -> bool:
-        return any(backend.format for c, backend in self.classes.items() if c not in self.refused)
-
-    def prepare(self) -> None:
-        """Bring checkpoint, artifacts and references into the store, each verified.
-
-        Raises UserError for a model that cannot be had or a length beyond its positions, and
-        BenchError when the store cannot be written.
-        """
-        if not self._needs_model():
-            return
-        self.store.prepare()
-        self._clear_leftovers()
-        weights_recipe = checkpoint.recipe(self.source)
-        recipes = [weights_recipe]
-        if (found := self.store.find(weights_recipe)) is not None:
-            recipes += self.recipes(found.key).values()
-        self._drop_damaged(recipes)
-        weights = self._export(
-            weights_recipe,
-            [
-                "--model",
-                self.grid.model,
-                "--weights",
-                self.source.weights,
-                "--task",
-                self.grid.task,
-                "--seed",
-                str(self.grid.seed),
-            ],
-        )
-        check_lengths(self.grid.shapes, self.grid.model, weights.metadata["positions"])
-        for contestant, recipe in self.recipes(weights.key).items():
-            try:
-                extra = ["--checkpoint", weights.key, "--precision", contestant.precision, "--device", self.grid.device]
-                self.artifacts[contestant] = self._export(recipe, extra)
-            except WorkerError as error:
-                reason = f"the {recipe['format']} export failed: {error.reason}"
-                self.refused[contestant] = WorkerError(error.status, reason, error.details)
-                self.say(reason)
-        if self._judged():
-            self._prepare_references(weights)
-
-    def _clear_leftovers(self) -> None:
-        """Remove what exports that were killed or interrupted left half-written."""
-        for path in self.store.leftovers():
-            self.store.remove(path)
-
-    def _drop_damaged(self, recipes: Sequence[Mapping[str, Any]]) -> None:
-        stored = {self.store.path_of(recipe) for recipe in recipes}
-        for path, damage in self.store.damages([path for path in sorted(stored) if path.exists()]).items():
-            if damage:
-                self.say(f"artifact {path.name} is damaged ({damage}); it is made again")
-                self.store.remove(path)
-
-    def _export(self, recipe: Mapping[str, Any], arguments: list[str]) -> Artifact:
-        if (found := self.store.find(recipe)) is not None:
-            self.store.touch(found)
-            return found
-        self.say(f"exporting {_export_name(recipe)}")
-        command = [
-            *python_module("bench.export"),
-            "--artifacts",
-            str(self.store.root),
-            "--format",
-            recipe["format"],
-        ]
-        worker = Worker([*command, *arguments, "--parent", str(os.getpid())], self.grid.threads)
-        try:
-            worker.request({"op": "export"}, EXPORT_TIMEOUT_SECONDS)
-        except WorkerError as error:
-            if error.status == "user":
-                raise UserError(error.reason) from None
-            if error.status == "store" or recipe["format"] == "checkpoint":
-                raise BenchError(_with_last_words(error)) from None
-            raise
-        finally:
-            worker.close()
-            self._clear_leftovers()
-        found = self.store.find(recipe)
-        if found is None:
-            raise BenchError(
-                f"the {recipe['format']} export left nothing under its key; its recipe is not deterministic"
-            )
-        return found
-
-    def _prepare_references(self, weights: Artifact) -> None:
-        precisions = {c.precision for c in self._judged()}
-        self._evaluate(weights, "fp64", "cpu")
-        for precision in sorted(precisions):
-            self._evaluate(weights, precision, self.grid.device)
-
-    def _evaluate(self, weights: Artifact, precision: str, device: str) -> None:
-        """Store eager's outputs for the judged rows of every shape at one precision."""
-        recipes = {shape: self._reference_recipe(weights, shape, precision, device) for shape in self.grid.shapes}
-        self._drop_damaged(list(recipes.values()))
-        missing = {shape: recipe for shape, recipe in recipes.items() if self.store.find(recipe) is None}
-        if missing:
-            what = "the float64 reference" if precision == "fp64" else f"eager's own error at {precision}"
-            self.say(f"computing {what} for {len(missing)} shapes")
-        worker: Worker | None = None
-        for shape, recipe in recipes.items():
-            try:
-                if shape in missing:
-                    if worker is None:
-                        worker = self._start("eager", "default", precision, device, weights)
-                        worker.request({"op": "load"}, self.plan.timeout_seconds)
-                    self._store_reference(worker, shape, recipe)
-                found = self.store.find(recipe)
-                assert found is not None
-                self.references[precision, shape] = found
-            except WorkerError as error:
-                self.references[precision, shape] = f"eager at {precision} on {device}: {error.reason}"
-                if error.is_gone:
-                    worker = None
-        if worker is not None:
-            worker.close()
-
-    def _store_reference(self, worker: Worker, shape: Shape, recipe: Mapping[str, Any]) -> None:
-        def write(folder: Path) -> dict[str, Any]:
-            request = {"op": "evaluate", "inputs_plan": self._inputs(shape), "folder": str(folder)}
-            return worker.request(request, self.plan.timeout_seconds)
-
-        self.store.make(recipe, write)
-
-    def _reference_recipe(self, weights: Artifact, shape: Shape, precision: str, device: str) -> dict[str, Any]:
-        return {
-            "format": "reference",
-            "checkpoint": weights.key,
-            "inputs": {**self._inputs(shape), "version": INPUTS_VERSION},
-            "precision": precision,
-            "device": device,
-            "threads": self.grid.threads,
-            "libraries": weights.recipe["libraries"],
-        }
-
-    def _inputs(self, shape: Shape) -> dict[str, Any]:
-        width = self.source.vocab_size if self.grid.task == "lm" else self.source.width
-        return asdict(
-            InputPlan(
-                shape.batch, shape.length, self.source.vocab_size, self.source.pad_token_id, self.grid.seed, width
-            )
-        )
-
-    # Workers.
-
-    def _start(self, backend: str, variant: str, precision: str, device: str, artifact: Artifact | None) -> Worker:
-        """Start a worker's process; returns when it has imported its runtime."""
-        worker = self._spawn(backend, variant, precision, device, artifact)
-        self._greet(worker)
-        return worker
-
-    def _spawn(self, backend: str, variant: str, precision: str, device: str, artifact: Artifact | None) -> Worker:
-        command = [*python_module("bench.worker"), "--backend", backend, "--variant", variant]
-        command += ["--precision", precision, "--device", device, "--threads", str(self.grid.threads)]
-        command += ["--artifact", str(artifact.path)] if artifact else []
-        cache = {"TORCHINDUCTOR_CACHE_DIR": str((self.store.root / "cache" / "inductor").resolve())}
-        return Worker([*command, "--parent", str(os.getpid())], self.grid.threads, cache)
-
-    def _greet(self, worker: Worker) -> dict[str, str]:
-        try:
-            versions: dict[str, str] = worker.request({"op": "hello"}, self.plan.timeout_seconds)["versions"]
-            return versions
-        except WorkerError:
-            worker.kill()
-            raise
 
     def load(self, contestants: Sequence[Contestant]) -> None:
         """Start the workers of `contestants` that are not loaded: imports side by side, loads one by one."""
@@ -289,9 +68,15 @@ class Driver:
         for contestant in contestants:
             if contestant in self.loaded or contestant in self.refused or self._is_given_up(contestant):
                 continue
-            artifact = self.artifacts.get(contestant)
-            worker = self._spawn(
-                contestant.backend, contestant.variant, contestant.precision, self.grid.device, artifact
+            artifact = self.prepared.artifacts.get(contestant)
+            worker = start(
+                contestant.backend,
+                contestant.variant,
+                contestant.precision,
+                self.grid.device,
+                artifact.path if artifact else None,
+                self.grid.threads,
+                self.prepared.store.root,
             )
             worker.send({"op": "hello"})
             spawned[contestant] = worker
@@ -328,22 +113,30 @@ class Driver:
         return self.strikes.get(contestant, 0) >= STRIKES
 
     def groups(self) -> list[tuple[Contestant, ...]]:
-        """Contestants that take turns: all of them, or each alone where memory does not hold all workers."""
+        """Contestants that take turns: all of them, loaded now, or each alone where memory does not hold all."""
         usable = [c for c in self.grid.contestants if c not in self.refused]
         needed = sum(self._weight_bytes(c) + PROCESS_BYTES[self.grid.device] for c in usable)
         if self.grid.device == "cuda":
             available = int(machine.gpus()[0]["free_bytes"])
         else:
             available = machine.available_memory_bytes()
-        if len(usable) > 1 and needed > 0.8 * available:
-            self.say(
-                f"memory ({available / 2**30:.1f} GiB free) does not hold all workers; they are timed one after another"
-            )
-            return [(contestant,) for contestant in self.grid.contestants]
-        return [self.grid.contestants]
+        fits = len(usable) < 2 or needed <= 0.8 * available
+        if fits:
+            self.load(usable)
+            crowded_out = [c for c in usable if c in self.refused and self.refused[c].status == "oom"]
+            fits = not (crowded_out and self.loaded)
+            for contestant in crowded_out if not fits else []:
+                del self.refused[contestant]
+        if fits:
+            return [self.grid.contestants]
+        self.close()
+        self.say(
+            f"memory ({available / 2**30:.1f} GiB free) does not hold all workers; they are timed one after another"
+        )
+        return [(contestant,) for contestant in self.grid.contestants]
 
     def _weight_bytes(self, contestant: Contestant) -> int:
-        artifact = self.artifacts.get(contestant)
+        artifact = self.prepared.artifacts.get(contestant)
         # Loading holds the weights twice for a moment, and a compiled backend keeps packed copies.
         return 2 * artifact.bytes if artifact else 0
 
@@ -404,7 +197,7 @@ class Driver:
     def _take_rounds(self, shape: Shape, cells: Mapping[Contestant, Measured]) -> None:
         """Warm every contestant up, go round them in seeded random order, then judge what was timed."""
         timeout = self.plan.timeout_seconds
-        begin = {"op": "begin", "inputs_plan": self._inputs(shape), "plan": asdict(self.plan)}
+        begin = {"op": "begin", "inputs_plan": self.prepared.inputs(shape), "plan": asdict(self.plan)}
         for contestant in self._alive(cells):
             reply = self._ask(contestant, cells[contestant], begin, timeout)
             cell = cells[contestant]
@@ -427,7 +220,8 @@ class Driver:
                     cell.device_rounds += [reply["device_ns"]] if reply["device_ns"] else []
         for contestant in self._alive(cells):
             self._judge(shape, contestant, cells[contestant])
-            self._ask(contestant, cells[contestant], {"op": "end"}, timeout)
+            if not cells[contestant].error:
+                self._ask(contestant, cells[contestant], {"op": "end"}, timeout)
 
     def _alive(self, cells: Mapping[Contestant, Measured]) -> list[Contestant]:
         return [contestant for contestant, cell in cells.items() if not cell.error]
@@ -451,8 +245,8 @@ class Driver:
             return {}
 
     def _judge(self, shape: Shape, contestant: Contestant, cell: Measured) -> None:
-        reference = self.references.get(("fp64", shape))
-        yardstick = self.references.get((contestant.precision, shape))
+        reference = self.prepared.references.get(("fp64", shape))
+        yardstick = self.prepared.references.get((contestant.precision, shape))
         tolerance = TOLERANCES[contestant.precision]
         request = {
             "op": "judge",
@@ -461,11 +255,11 @@ class Driver:
             "atol": tolerance.atol,
             "rtol": tolerance.rtol,
         }
-        if not self.classes[contestant].computes_the_model:
+        if not self.prepared.classes[contestant].computes_the_model:
             request |= {"reference": None, "yardstick": None}
         reply = self._ask(contestant, cell, request, self.plan.timeout_seconds)
         cell.facts |= reply.get("facts", {})
-        if cell.error or not self.classes[contestant].computes_the_model:
+        if cell.error or not self.prepared.classes[contestant].computes_the_model:
             return
         missing = next((why for why in (reference, yardstick) if isinstance(why, str)), None)
         if missing is not None:
@@ -496,7 +290,7 @@ class Driver:
             self.strikes[contestant] = 0
 
     def _record(self, shape: Shape, contestant: Contestant, cell: Measured) -> Record:
-        artifact = self.artifacts.get(contestant)
+        artifact = self.prepared.artifacts.get(contestant)
         record = Record(
             model=self.grid.model,
             backend=contestant.backend,
@@ -507,7 +301,7 @@ class Driver:
             length=shape.length,
             status=cell.error.status if cell.error else "ok",
             reason=cell.error.reason if cell.error else "",
-            weights=self.source.weights,
+            weights=self.prepared.source.weights,
             rounds=[] if cell.error else cell.rounds,
             device_rounds=[] if cell.error else cell.device_rounds,
             warmup_ns=cell.warmup_ns,
@@ -519,36 +313,6 @@ class Driver:
             failure=cell.error.details if cell.error else {},
             turns=cell.turns,
             repeat=command_of(self.grid, self.plan, [contestant], [shape]),
-            judged=self.classes[contestant].computes_the_model,
+            judged=self.prepared.classes[contestant].computes_the_model,
         )
         return replace(record, warnings=warnings_of(record))
-
-
-def _export_name(recipe: Mapping[str, Any]) -> str:
-    """`onnx fp32`, or `checkpoint`."""
-    return " ".join(filter(None, [recipe["format"], recipe.get("precision")]))
-
-
-def _with_last_words(error: WorkerError) -> str:
-    words = error.details.get("stderr")
-    return f"{error.reason}: {words[-1]}" if words else error.reason
-
-
-def command_of(grid: Grid, plan: TimingPlan, contestants: Sequence[Contestant], shapes: Sequence[Shape]) -> str:
-    """The command line that measures `contestants` at `shapes` under the options of `grid` and `plan`."""
-    options = {
-        "--model": grid.model,
-        "--backends": ",".join(dict.fromkeys(contestant.label for contestant in contestants)),
-        "--batches": ",".join(str(batch) for batch in dict.fromkeys(shape.batch for shape in shapes)),
-        "--lengths": ",".join(str(length) for length in dict.fromkeys(shape.length for shape in shapes)),
-        "--device": grid.device,
-        "--precisions": ",".join(dict.fromkeys(contestant.precision for contestant in contestants)),
-        "--threads": grid.threads,
-        "--weights": grid.weights,
-        "--task": grid.task,
-        "--seed": grid.seed,
-        "--rounds": plan.rounds,
-        "--max-seconds-per-cell": f"{plan.seconds_per_cell:g}",
-        "--timeout": f"{plan.timeout_seconds:g}",
-    }
-    return shlex.join(["bench", "compare", *(str(part) for option in options.items() for part in option)])

@@ -6,12 +6,13 @@ It answers the request {"op": "export"} like a worker, with the artifact's key o
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 import exporters
 from bench import channel
-from exporters import checkpoint, models
+from exporters import checkpoint, sources
 from exporters.store import Artifact, ArtifactStore, StoreError
 
 
@@ -19,7 +20,7 @@ def export(args: argparse.Namespace) -> Artifact:
     """Make the artifact that the command line asks for, unless it is in the store."""
     store = ArtifactStore(Path(args.artifacts))
     if args.format == "checkpoint":
-        source = models.resolve(args.model, weights=args.weights, task=args.task, seed=args.seed)
+        source = sources.resolve(args.model, weights=args.weights, task=args.task, seed=args.seed)
         return store.make(checkpoint.recipe(source), lambda folder: checkpoint.export(source, folder))
     module = exporters.load_module(args.format)
     recipe = exporters.recipe(args.format, args.checkpoint, precision=args.precision, device=args.device)
@@ -33,7 +34,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
 
     try:
         artifact = export(args)
-    except models.ModelError as error:
+    except sources.ModelError as error:
         return {"error": {"status": "user", "reason": str(error)}}
     except StoreError as error:
         return {"error": {"status": "store", "reason": str(error)}}
@@ -58,6 +59,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--device", default="cpu")
     result.add_argument("--parent", type=int, default=0, help="process to die with; 0 for none")
     return result
+
+
+def start(root: Path, format: str, which: list[str], threads: int) -> channel.Worker:
+    """Start the process that exports one artifact into the store under `root`; `which` are the other options."""
+    command = [*channel.python_module("bench.export"), "--artifacts", str(root), "--format", format, *which]
+    return channel.Worker([*command, "--parent", str(os.getpid())], threads)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -170,3 +171,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or nothing where no known name is near."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def command_of(grid: Grid, plan: TimingPlan, contestants: Sequence[Contestant], shapes: Sequence[Shape]) -> str:
+    """The command line that measures `contestants` at `shapes` under the options of `grid` and `plan`."""
+    options = {
+        "--model": grid.model,
+        "--backends": ",".join(dict.fromkeys(contestant.label for contestant in contestants)),
+        "--batches": ",".join(str(batch) for batch in dict.fromkeys(shape.batch for shape in shapes)),
+        "--lengths": ",".join(str(length) for length in dict.fromkeys(shape.length for shape in shapes)),
+        "--device": grid.device,
+        "--precisions": ",".join(dict.fromkeys(contestant.precision for contestant in contestants)),
+        "--threads": grid.threads,
+        "--weights": grid.weights,
+        "--task": grid.task,
+        "--seed": grid.seed,
+        "--rounds": plan.rounds,
+        "--max-seconds-per-cell": f"{plan.seconds_per_cell:g}",
+        "--timeout": f"{plan.timeout_seconds:g}",
+    }
+    return shlex.join(["bench", "compare", *(str(part) for option in options.items() for part in option)])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bench.inputs import InputPlan
-    from exporters.models import ModelSource
+    from exporters.sources import ModelSource
     from exporters.store import Artifact
 
 #: Modules that the parent process must never load.
@@ -131,7 +131,7 @@ class _Workbench:
         root: Path,
         shapes: Sequence[tuple[int, int]] = SHAPES,
     ) -> None:
-        from exporters.models import resolve
+        from exporters.sources import resolve
 
         self.backend_class, self.variant, self.device, self.precision, self.root = (
             backend_class, variant, device, precision, root,

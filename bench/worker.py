@@ -169,6 +169,17 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def start(
+    backend: str, variant: str, precision: str, device: str, artifact: Path | None, threads: int, root: Path
+) -> channel.Worker:
+    """Start a worker's process; compiled code is cached under `root`, the folder of the store."""
+    command = [*channel.python_module("bench.worker"), "--backend", backend, "--variant", variant]
+    command += ["--precision", precision, "--device", device, "--threads", str(threads)]
+    command += ["--artifact", str(artifact)] if artifact else []
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str((root / "cache" / "inductor").resolve())}
+    return channel.Worker([*command, "--parent", str(os.getpid())], threads, cache)
+
+
 def main() -> None:
     """Answer requests on standard input until it ends."""
     args = parser().parse_args()

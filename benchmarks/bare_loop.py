@@ -21,9 +21,10 @@ from bench import machine, statistics
 from bench.channel import Worker
 from bench.driver import Driver
 from bench.inputs import InputPlan
+from bench.preparation import Preparation
 from bench.records import Run, RunFile
 from bench.spec import Grid, Shape, TimingPlan, parse_contestants
-from exporters import models
+from exporters import sources
 from exporters.store import ArtifactStore
 
 PRELUDE = """
@@ -82,10 +83,11 @@ def main() -> None:
 
     threads, shape = machine.thread_budget(None), Shape(args.batch, args.length)
     grid = Grid(args.model, parse_contestants("eager,onnx", "fp32"), (shape,), "cpu", threads)
-    source = models.resolve(args.model)
+    source = sources.resolve(args.model)
     run = Run(grid, TimingPlan(), machine.fingerprint(), source.origin, "", "")
-    driver = Driver(run, source, ArtifactStore(args.artifacts), RunFile(Path(os.devnull)), print)
-    driver.prepare()
+    prepared = Preparation(grid, source, ArtifactStore(args.artifacts), run.plan.timeout_seconds, print)
+    prepared.make()
+    driver = Driver(run, prepared, RunFile(Path(os.devnull)), print)
     plan = InputPlan(args.batch, args.length, source.vocab_size, source.pad_token_id, 0, source.width)
     timing = asdict(TimingPlan(samples_per_turn=args.calls))
     print(f"{args.model} {shape}, {threads} threads, {args.rounds} rounds of {args.calls} calls; {machine.cpu_name()}")
@@ -95,7 +97,7 @@ def main() -> None:
             worker = driver.loaded[contestant]
             worker.request({"op": "begin", "inputs_plan": asdict(plan), "plan": timing}, 600)
             bare = start_bare(
-                contestant.backend, driver.artifacts[contestant].path, shape, source.vocab_size, threads, args.calls
+                contestant.backend, prepared.artifacts[contestant].path, shape, source.vocab_size, threads, args.calls
             )
             ours, theirs = take_turns(worker, bare, args.rounds)
             ratios = statistics.round_ratios(ours, theirs)

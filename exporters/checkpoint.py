@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from exporters import library_versions
-from exporters.models import INPUTS, OUTPUT_OF_TASK, ModelError, ModelSource, build, load_checkpoint, usable_positions
+from exporters.models import build, load_checkpoint, usable_positions
+from exporters.sources import INPUTS, OUTPUT_OF_TASK, ModelError, ModelSource
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.checkpoint import EXAMPLE_SHAPE, example_inputs, open_checkpoint, task_of
-from exporters.models import INPUTS, OUTPUT_OF_TASK
+from exporters.sources import INPUTS, OUTPUT_OF_TASK
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from bench.driver import Driver
+    from bench.preparation import Preparation
     from bench.records import Record, Run
 
 
@@ -118,24 +118,24 @@ class _Screen:
         if not self.quiet:
             print(line, file=sys.stderr, flush=True)
 
-    def plan(self, run: Run, driver: Driver, output: Path) -> None:
+    def plan(self, run: Run, prepared: Preparation) -> None:
         from bench.api import guessed_seconds
 
         self.run = run
         grid = run.grid
         self.done = len(run.records)
         self.total = len(grid.shapes) * len(grid.contestants)
-        seconds = guessed_seconds(driver.source, run)
-        missing = driver.missing_exports()
+        seconds = guessed_seconds(prepared.source, run)
+        missing = prepared.missing_exports()
         self.say(f"{grid.model}: {run.origin}")
         self.say(
             f"plan: {self.total - self.done} cells ({len(grid.contestants)} contestants × {len(grid.shapes)} shapes) "
             f"on {grid.device} with {grid.threads} threads, about {duration(seconds)} of measuring"
         )
-        for contestant, refusal in driver.refused.items():
+        for contestant, refusal in prepared.refused.items():
             self.say(f"cannot run: {contestant.label} {contestant.precision}: {refusal.reason}")
         self.say(f"to export: {', '.join(missing) if missing else 'nothing, all in the store'}")
-        self.say(f"records: {output}")
+        self.say(f"records: {run.path}")
 
     def progress(self, records: list[Record], seconds_left: float) -> None:
         for record in records:

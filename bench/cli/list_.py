@@ -12,7 +12,7 @@ app = typer.Typer(
 @app.command()
 def models() -> None:
     """Models that can be asked for by name."""
-    from exporters.models import ARCHITECTURES, resolve
+    from exporters.sources import ARCHITECTURES, resolve
 
     for name, architecture in ARCHITECTURES.items():
         print(f"{name:<12} {architecture.description}")

@@ -126,6 +126,35 @@ def test_a_worker_killed_from_outside_costs_one_cell(tmp_path: Path, monkeypatch
     assert statuses(done, "null:slow") == ["failed", "ok", "ok", "ok"]
 
 
+@pytest.mark.parametrize("op", ["judge", "end"])
+def test_a_worker_killed_after_its_last_turn_costs_one_cell(tmp_path: Path, monkeypatch, op: str) -> None:
+    ask = driver_module.Driver._ask
+    killed = []
+
+    def kill_once(self, contestant, cell, message, timeout):
+        if message["op"] == op and contestant.variant == "slow" and not killed:
+            killed.append(self.loaded[contestant].pid)
+            self.loaded[contestant]._process.kill()
+        return ask(self, contestant, cell, message, timeout)
+
+    monkeypatch.setattr(driver_module.Driver, "_ask", kill_once)
+    done = run(tmp_path, "null,null:slow")
+    assert statuses(done, "null:slow") == ["failed", "ok", "ok", "ok"]
+
+
+def test_workers_that_do_not_fit_together_run_one_after_another(tmp_path: Path, monkeypatch) -> None:
+    load = driver_module.Driver.load
+
+    def crowded(self, contestants):
+        load(self, contestants)
+        if len(self.loaded) > 1:
+            self._refuse(contestants[-1], driver_module.WorkerError("oom", "no room"))
+
+    monkeypatch.setattr(driver_module.Driver, "load", crowded)
+    done = run(tmp_path, "null,null:slow", batches=[1])
+    assert [(record.status, record.turns) for record in done.records] == [("ok", "sequential")] * 4
+
+
 def test_turns_are_interleaved_in_a_seeded_random_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     ask = driver_module.Driver._ask

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from exporters import models
-from exporters.models import ARCHITECTURES, ModelError, resolve
+from exporters import models, sources
+from exporters.sources import ARCHITECTURES, ModelError, resolve
 
 
 @pytest.fixture(autouse=True)
 def empty_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(models, "_cached_snapshot", lambda hub_ids: None)
+    monkeypatch.setattr(sources, "_cached_snapshot", lambda hub_ids: None)
 
 
 def folder_with(tmp_path: Path, config: object, *files: str) -> str:
@@ -107,7 +107,7 @@ def test_incomplete_shards_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no weight file"):
         resolve(folder)
     (Path(folder) / "model-2.safetensors").write_bytes(b"weights")
-    assert len(models.weight_files(Path(folder))) == 2
+    assert len(sources.weight_files(Path(folder))) == 2
 
 
 @pytest.mark.parametrize(("option", "value"), [("weights", "some"), ("task", "chat")])
