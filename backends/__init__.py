@@ -26,7 +26,8 @@ BUILT_IN = {
 
 def names() -> dict[str, str]:
     """Every backend that can be asked for, as name -> "module:Class"; built-in ones come first and win."""
-    return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)} | BUILT_IN
+    found = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    return BUILT_IN | {name: home for name, home in found.items() if name not in BUILT_IN}
 
 
 def load_class(name: str) -> type[Backend]:

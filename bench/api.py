@@ -32,6 +32,8 @@ DEFAULT_BACKENDS = ("eager", "onnx", "torchscript")
 
 #: Rough speed that a plan's time is guessed from, in FLOP/s: per thread on the CPU, per GPU.
 GUESSED_FLOPS = {"cpu": 4e10, "cuda": 2e13}
+#: The pause before a turn and the calls that settle it.
+SECONDS_BESIDE_A_TURN = 0.11
 
 
 @dataclass
@@ -54,6 +56,9 @@ def compare(
     threads: int | None = None,
     weights: str = "auto",
     task: str = "base",
+    rounds: int = TimingPlan.rounds,
+    max_seconds_per_cell: float = TimingPlan.seconds_per_cell,
+    timeout: float = TimingPlan.timeout_seconds,
     plan: TimingPlan | None = None,
     seed: int = 0,
     output: str | Path | None = None,
@@ -63,7 +68,8 @@ def compare(
     """Export, time and judge `model` on every backend at every batch × length; returns the Run.
 
     `backends` are names like "eager" or "compile:max-autotune"; `lengths` are in tokens and
-    default to those of 16, 128 and 512 that the model has positions for. Records are written to
+    default to those of 16, 128 and 512 that the model has positions for. `plan` settles every detail
+    of timing, in place of `rounds`, `max_seconds_per_cell` and `timeout` (seconds). Records are written to
     `output` (default: a new file under ARTIFACTS/runs) as they come. Raises UserError for wrong
     input before anything starts, and BenchError when the run cannot go on.
     """
@@ -81,7 +87,7 @@ def compare(
     now = datetime.now(UTC)
     run = Run(
         grid=grid,
-        plan=plan or TimingPlan(),
+        plan=plan or TimingPlan(rounds, max_seconds_per_cell, timeout_seconds=timeout),
         fingerprint=machine.fingerprint(),
         origin=source.origin,
         command="",
@@ -143,8 +149,7 @@ def _measure(run: Run, source: sources.ModelSource, store: ArtifactStore, listen
 
     try:
         prepared.make()
-        pace.start()
-        Driver(run, prepared, file, listener.say).measure(progress)
+        Driver(run, prepared, file, listener.say).measure(pace.start, progress)
     except UserError:
         # The model's exact positions are known only once it is built; nothing was measured.
         if is_new and not run.records:
@@ -183,4 +188,6 @@ def guessed_cell_seconds(source: sources.ModelSource, run: Run, shape: Shape) ->
     speed = GUESSED_FLOPS[grid.device] * (grid.threads if grid.device == "cpu" else 1)
     call = source.flops(shape.batch, shape.length) / speed
     warm_up = max(plan.warmup_calls * call, plan.warmup_seconds)
-    return 3 * call + warm_up + max(plan.seconds_per_cell, plan.least_rounds * call)
+    return (
+        3 * call + warm_up + max(plan.seconds_per_cell, plan.least_rounds * call) + SECONDS_BESIDE_A_TURN * plan.rounds
+    )

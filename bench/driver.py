@@ -142,21 +142,23 @@ class Driver:
 
     # Measuring.
 
-    def measure(self, progress: Callable[[list[Record]], None]) -> None:
-        """Measure every cell that has no record; `progress` sees a shape's records once they are on disk."""
+    def measure(self, begin: Callable[[], None], progress: Callable[[list[Record]], None]) -> None:
+        """Measure every cell that has no record.
+
+        `begin` is called once the workers are loaded; `progress` sees a shape's records once they are on disk.
+        """
         started, cpu_started = time.monotonic(), time.process_time()
         try:
-            for group in self.groups():
+            groups = self.groups()
+            self.say(f"measuring; {len(self.loaded)} workers loaded in {time.monotonic() - started:.1f} s")
+            begin()
+            for group in groups:
                 for shape in self.grid.shapes:
                     recorded = {record.contestant for record in self.run.records if record.shape == shape}
                     wanted = [contestant for contestant in group if contestant not in recorded]
                     if not wanted:
                         continue
                     self.load(wanted)
-                    if not self.run.records:
-                        self.say(
-                            f"measuring with {len(self.loaded)} workers loaded, {time.monotonic() - started:.1f} s"
-                        )
                     records = self._measure_shape(shape, wanted)
                     for record in records:
                         self.run.records.append(record)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STATUSES = ("ok", "unsupported", "oom", "failed", "timeout", "skipped")
+#: Largest of the rounds' ratios over the smallest beyond which their median is no speed-up.
+UNSTEADY = 2.0
 #: Verdicts under which a speed-up may be shown.
 SAME_MODEL = ("exact", "equivalent")
 
@@ -84,7 +86,7 @@ class Record:
     @property
     def is_comparable(self) -> bool:
         """True when a speed-up of this cell means something: measured, and still the same model."""
-        return self.status == "ok" and (not self.judged or self.verdict in SAME_MODEL)
+        return self.status == "ok" and self.verdict in SAME_MODEL
 
 
 COLUMNS = (
@@ -135,11 +137,29 @@ class Run:
         return next((r for r in self.records if r.shape == record.shape and r.contestant == first), None)
 
     def speedup(self, record: Record) -> float | None:
-        """Times faster than the first contestant, within rounds; None unless both cells are comparable."""
+        """Times faster than the first contestant, within rounds.
+
+        None unless both cells are comparable (or both compute nothing), and where the rounds disagree
+        by more than `UNSTEADY`, which `unsteadiness` tells.
+        """
         baseline = self.baseline(record)
-        if baseline is None or not (record.is_comparable and baseline.is_comparable):
+        if baseline is None or not self._may_compare(baseline, record) or self.unsteadiness(record):
             return None
         return statistics.ratio_within_rounds(baseline.rounds, record.rounds)
+
+    def unsteadiness(self, record: Record) -> float | None:
+        """By how much the rounds disagree on the speed-up, where that is too much to show one; else None."""
+        baseline = self.baseline(record)
+        if baseline is None or not self._may_compare(baseline, record):
+            return None
+        found = statistics.disagreement(baseline.rounds, record.rounds)
+        return found if found is not None and found > UNSTEADY else None
+
+    @staticmethod
+    def _may_compare(baseline: Record, record: Record) -> bool:
+        if not baseline.judged and not record.judged:
+            return baseline.status == record.status == "ok"
+        return baseline.is_comparable and record.is_comparable
 
     def _row(self, record: Record) -> dict[str, Any]:
         values: dict[str, Any] = dict.fromkeys(COLUMNS)
@@ -182,7 +202,8 @@ class Run:
             return 3
         measured = [record for record in self.records if record.status == "ok"]
         failed = any(record.status in ("failed", "timeout") for record in self.records)
-        return 0 if measured and not failed and all(record.is_comparable for record in measured) else 1
+        sound = all(record.is_comparable or not record.judged for record in measured)
+        return 0 if measured and not failed and sound else 1
 
     def header(self) -> dict[str, Any]:
         """The first line of the file."""

@@ -31,10 +31,23 @@ def round_ratios(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[f
 def ratio_within_rounds(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float | None:
     """How many times faster `other` is than `baseline`: the median of the rounds' ratios; None without rounds.
 
-    A drift of the machine between rounds hits both alike and cancels.
+    A drift of the machine that is slow against a round hits both alike and cancels. A stall of one turn
+    does not; `disagreement` shows it.
     """
     ratios = round_ratios(baseline, other)
     return median(ratios) if ratios else None
+
+
+def disagreement(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float | None:
+    """Largest of the rounds' ratios over their smallest: 1 where all rounds agree; None without rounds."""
+    ratios = round_ratios(baseline, other)
+    return max(ratios) / min(ratios) if ratios else None
+
+
+def spread(samples: Sequence[float]) -> float:
+    """Interquartile range as a share of the median."""
+    q1, q2, q3 = quartiles(samples)
+    return (q3 - q1) / q2
 
 
 def is_tie(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from bench import statistics
 from bench.records import Record
 
 FEW_SAMPLES = 5
+#: Interquartile range over median above which a cell was disturbed.
+WIDE_SPREAD = 0.25
 
 
 def warnings_of(record: Record) -> list[str]:
@@ -15,6 +18,8 @@ def warnings_of(record: Record) -> list[str]:
         return []
     if samples < FEW_SAMPLES:
         found.append(f"median of only {samples} samples; raise --max-seconds-per-cell or --rounds")
+    if samples and (spread := statistics.spread(record.samples)) > WIDE_SPREAD:
+        found.append(f"spread {bucket(spread)}; stop other work on this machine and measure again")
     if record.turns == "sequential":
         found.append("timed apart from the others, as memory did not hold all workers; compare fewer backends at once")
     if facts.get("nodes_on_cpu"):
@@ -33,3 +38,8 @@ def warnings_of(record: Record) -> list[str]:
     elif record.verdict not in ("exact", "equivalent"):
         found.append(f"parity is {record.verdict}: {record.parity.get('reason', '')}")
     return found
+
+
+def bucket(spread: float) -> str:
+    """A wide spread in words that are alike for similar cells, so that reports can group them."""
+    return next((f"over {limit:.0%}" for limit in (10, 1, 0.5) if spread > limit), f"over {WIDE_SPREAD:.0%}")

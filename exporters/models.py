@@ -19,6 +19,7 @@ def build(source: ModelSource) -> Any:
     import torch
     from transformers import AutoConfig
 
+    _quiet()
     torch.manual_seed(source.seed)
     if source.folder is None:
         settings = {key: value for key, value in source.config.items() if key != "model_type"}
@@ -47,6 +48,7 @@ def load_checkpoint(folder: Path, task: str, device: str, dtype: torch.dtype) ->
     """The wrapped module of a checkpoint folder, in eval mode and without gradients, on `device` in `dtype`."""
     from transformers import AutoConfig
 
+    _quiet()
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     model = _auto_class(config, task).from_pretrained(
         folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
@@ -92,6 +94,13 @@ def usable_positions(model: Any) -> int | None:
             offset = 0 if module.padding_idx is None else module.padding_idx + 1
             limits.append(module.num_embeddings - offset)
     return min(limits, default=None)
+
+
+def _quiet() -> None:
+    """Keep progress bars of loading away from a terminal that shows our own progress."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _auto_class(config: Any, task: str) -> Any:

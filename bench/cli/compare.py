@@ -56,7 +56,6 @@ def command(
     from bench import api
     from bench.errors import BenchError
     from bench.report import table
-    from bench.spec import TimingPlan
 
     screen = _Screen(quiet)
     listener = api.Listener(screen.say, screen.plan, screen.progress)
@@ -75,7 +74,9 @@ def command(
                 threads=threads,
                 weights=weights,
                 task=task,
-                plan=TimingPlan(rounds=rounds, seconds_per_cell=max_seconds_per_cell, timeout_seconds=timeout),
+                rounds=rounds,
+                max_seconds_per_cell=max_seconds_per_cell,
+                timeout=timeout,
                 seed=seed,
                 output=output,
                 artifacts=artifacts,
@@ -129,8 +130,9 @@ class _Screen:
         missing = prepared.missing_exports()
         self.say(f"{grid.model}: {run.origin}")
         self.say(
-            f"plan: {self.total - self.done} cells ({len(grid.contestants)} contestants × {len(grid.shapes)} shapes) "
-            f"on {grid.device} with {grid.threads} threads, about {duration(seconds)} of measuring"
+            f"plan: {count(self.total - self.done, 'cell')} ({count(len(grid.contestants), 'contestant')} × "
+            f"{count(len(grid.shapes), 'shape')}) on {grid.device} with {count(grid.threads, 'thread')}, "
+            f"about {duration(seconds)} of measuring"
         )
         for contestant, refusal in prepared.refused.items():
             self.say(f"cannot run: {contestant.label} {contestant.precision}: {refusal.reason}")
@@ -166,6 +168,11 @@ def _outcome(record: Record) -> str:
     if record.status == "ok":
         return f"{statistics.median(record.samples) / 1e6:.2f} ms  {record.verdict}".rstrip()
     return f"{record.status}: {record.reason}" if record.reason else record.status
+
+
+def count(number: int, noun: str) -> str:
+    """`1 cell`, `3 cells`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,9 @@ from bench import statistics
 from bench.records import Record, Run
 from bench.spec import Shape
 
+#: One-minute load average above which other work will have disturbed a run.
+BUSY_LOAD = 0.7
+
 
 @dataclass(frozen=True)
 class Winner:
@@ -76,4 +79,20 @@ def findings(run: Run) -> tuple[list[str], list[str]]:
     """Reasons of the cells that were not measured, and warnings on those that were."""
     reasons = [(record, f"{record.status}: {record.reason}") for record in run.records if record.status != "ok"]
     warnings = [(record, warning) for record in run.records for warning in record.warnings]
-    return grouped(run, reasons), grouped(run, warnings)
+    for record in run.records:
+        if disagreement := run.unsteadiness(record):
+            message = f"no speed-up, as the rounds disagree on it ({bucket(disagreement)}); measure again undisturbed"
+            warnings.append((record, message))
+    return grouped(run, reasons), [*_of_the_machine(run), *grouped(run, warnings)]
+
+
+def bucket(disagreement: float) -> str:
+    """How far rounds disagree, in words that are alike for similar cells."""
+    return next(f"over {limit}-fold" for limit in (100, 10, 2, 0) if disagreement > limit)
+
+
+def _of_the_machine(run: Run) -> list[str]:
+    load = run.fingerprint.get("load_average")
+    if load is None or load <= BUSY_LOAD:
+        return []
+    return [f"the load average was {load:.1f} before the run began; stop what else runs here and measure again"]

@@ -40,9 +40,8 @@ def render(run: Run) -> str:
     console.print()
     if not run.is_complete:
         planned = len(run.grid.shapes) * len(run.grid.contestants)
-        console.print(
-            Text(f"Incomplete: {len(run.records)} of {planned} cells; bench compare --resume {run.path} goes on")
-        )
+        left = f"Incomplete: {len(run.records)} of {planned} cells; bench compare --resume {run.path} goes on"
+        console.print(Text(left), soft_wrap=True)
     if run.path is not None:
         console.print(Text(f"records: {run.path}"), soft_wrap=True)
     return text.getvalue()
@@ -56,7 +55,7 @@ def _heading(run: Run) -> list[str]:
     if grid.device == "cuda" and run.fingerprint.get("gpus"):
         machine = run.fingerprint["gpus"][0]["name"]
     return [
-        f"{grid.model} ({output}), {precisions}, {grid.device} ({machine}), {grid.threads} threads",
+        f"{grid.model} ({output}), {precisions}, {grid.device} ({machine}), {grid.threads} thread{"" if grid.threads == 1 else "s"}",
         f"weights: {run.origin}",
         "median of synchronised calls, spread is the interquartile range; speed-up",
         f"within rounds against {grid.contestants[0].label}; parity against eager in float64",
@@ -70,7 +69,8 @@ def _table(run: Run, records: list[Record]) -> object:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     has_device_time = any(record.device_rounds for record in records)
-    table.add_column("backend", overflow="fold", min_width=12)
+    longest_word = max(len(word) for record in records for word in summary.name(run, record).split())
+    table.add_column("backend", overflow="fold", min_width=min(longest_word, 24))
     for title in ("median ms", "spread", *(["device ms"] if has_device_time else []), "ms/sample", "speed-up"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("parity", no_wrap=True)
@@ -89,11 +89,15 @@ def _figures(run: Run, record: Record, has_device_time: bool) -> list[str]:
         return [record.status, *["–"] * (4 if has_device_time else 3)]
     q1, median, q3 = statistics.quartiles(record.samples)
     speedup = run.speedup(record)
-    cells = [milliseconds(median), f"{(q3 - q1) / median:.1%}"]
+    cells = [milliseconds(median), _percent((q3 - q1) / median)]
     if has_device_time:
         device = [sample for round_ in record.device_rounds for sample in round_]
         cells.append(milliseconds(statistics.median(device)) if device else "–")
     return [*cells, milliseconds(median / record.batch), f"{speedup:.2f}×" if speedup is not None else "–"]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share < 10 else f"{share:.0%}"
 
 
 def milliseconds(nanoseconds: float) -> str:

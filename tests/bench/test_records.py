@@ -79,6 +79,23 @@ def test_no_speedup_without_the_same_model(verdict: str) -> None:
     assert run_of(record(verdict=verdict), record("onnx")).rows()[1]["speedup"] is None
 
 
+def test_rounds_that_disagree_give_no_speedup() -> None:
+    stalled = record(rounds=[[100 * MS], [10 * MS, 10 * MS], [10 * MS] * 9])
+    run = run_of(stalled, record("onnx", ms=5))
+    assert run.rows()[1]["speedup"] is None
+    assert run.unsteadiness(run.records[1]) == pytest.approx(10)
+    assert run.unsteadiness(run.records[0]) is None
+
+
+def test_what_computes_nothing_is_compared_with_its_kind_alone() -> None:
+    nothing = {"verdict": "", "judged": False}
+    assert run_of(record(), record("null", **nothing)).rows()[1]["speedup"] is None
+    assert (
+        run_of(record("null", **nothing), record("null", variant="slow", ms=20, **nothing)).rows()[1]["speedup"] == 0.5
+    )
+    assert run_of(record("null", **nothing)).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("records", "code"),
     [

@@ -120,6 +120,18 @@ def test_an_unknown_format_is_refused(run: Run) -> None:
         report.render(run, "tabel")
 
 
+def test_a_disturbed_run_says_so_and_shows_no_speedup(run: Run) -> None:
+    run.fingerprint["load_average"] = 3.2
+    stalled = record("eager", rounds=[[500 * MS], [10 * MS], [10 * MS]])
+    run.records = [stalled, record("onnx", ms=5)]
+    run.grid = replace(run.grid, contestants=tuple(entry.contestant for entry in run.records))
+    text = " ".join(report.render(run, "table").split())
+    assert "onnx at 1×128: no speed-up, as the rounds disagree on it (over 10-fold)" in text
+    assert "eager at 1×128: spread over 1000%" in text
+    assert "load average was 3.2" in text
+    assert "50.00×" not in text
+
+
 def test_warnings_name_what_helps() -> None:
     few = record("eager", rounds=[[MS]])
     assert any("1 samples" in warning and "--rounds" in warning for warning in few.warnings)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.statistics import is_tie, median, quartiles, ratio_within_rounds
+from bench.statistics import disagreement, is_tie, median, quartiles, ratio_within_rounds, spread
 
 positive = st.integers(min_value=1, max_value=10**12)
 
@@ -47,6 +47,13 @@ def test_rounds_that_one_lacks_are_left_out() -> None:
 def test_a_run_against_itself_is_a_tie_of_ratio_one(rounds: list[list[int]]) -> None:
     assert ratio_within_rounds(rounds, rounds) == 1.0
     assert is_tie(rounds, rounds)
+
+
+def test_disagreement_and_spread_of_known_samples() -> None:
+    assert disagreement([[10], [10], [40]], [[5], [10], [10]]) == 4.0
+    assert disagreement([[10]], [[5]]) == 1.0
+    assert disagreement([], []) is None
+    assert spread([8, 9, 10, 11, 12]) == pytest.approx(0.2)
 
 
 def test_a_tie_is_where_the_rounds_disagree() -> None:
