@@ -54,8 +54,9 @@ def _heading(run: Run) -> list[str]:
     machine = run.fingerprint.get("cpu", "")
     if grid.device == "cuda" and run.fingerprint.get("gpus"):
         machine = run.fingerprint["gpus"][0]["name"]
+    threads = f"{grid.threads} thread" + ("" if grid.threads == 1 else "s")
     return [
-        f"{grid.model} ({output}), {precisions}, {grid.device} ({machine}), {grid.threads} thread{"" if grid.threads == 1 else "s"}",
+        f"{grid.model} ({output}), {precisions}, {grid.device} ({machine}), {threads}",
         f"weights: {run.origin}",
         "median of synchronised calls, spread is the interquartile range; speed-up",
         f"within rounds against {grid.contestants[0].label}; parity against eager in float64",
