@@ -233,4 +233,7 @@ def runtime_errors() -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """An exception as one line of at most 600 characters, its type first."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
+    if "Traceback of TorchScript" in text:  # the cause stands behind the serialized code
+        text = text[text.rfind("Error: ", 0, len(text)) - len(type(error).__name__) + len("Error") :]
+    text = re.split(r" (?:Exception raised from|frame #0)", text)[0]
     return text if len(text) <= 600 else text[:597] + "..."

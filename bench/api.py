@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,12 +21,13 @@ from bench.spec import (
     Shape,
     TimingPlan,
     check_lengths,
+    check_seed,
     command_of,
     parse_contestants,
     parse_sizes,
 )
-from exporters import sources
-from exporters.store import ArtifactStore
+from exporters import checkpoint, sources
+from exporters.store import ArtifactStore, recipe_key
 
 DEFAULT_ARTIFACTS = "artifacts"
 DEFAULT_BACKENDS = ("eager", "onnx", "torchscript")
@@ -76,6 +78,7 @@ def compare(
     contestants = parse_contestants(backends, precisions)
     batch_sizes = parse_sizes(batches, "--batches")
     length_sizes = None if lengths is None else parse_sizes(lengths, "--lengths")
+    check_seed(seed)
     budget = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
     source = sources.resolve(model, weights=weights, task=task, seed=seed)
@@ -90,14 +93,16 @@ def compare(
         plan=plan or TimingPlan(rounds, max_seconds_per_cell, timeout_seconds=timeout),
         fingerprint=machine.fingerprint(),
         origin=source.origin,
+        checkpoint=recipe_key(checkpoint.recipe(source)),
         command="",
         started=now.isoformat(timespec="seconds"),
         path=Path(output) if output else default_output(Path(artifacts), model, now),
     )
     run.command = command_of(grid, run.plan, grid.contestants, grid.shapes)
+    assert run.path is not None
     store = ArtifactStore(Path(artifacts))
-    store.prepare()
-    return _measure(run, source, store, listener or Listener(), is_new=True)
+    with _sole_writer(store, run.path):
+        return _measure(run, source, store, listener or Listener(), is_new=True)
 
 
 def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, listener: Listener | None = None) -> Run:
@@ -105,23 +110,34 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
 
     Raises UserError when `path` is no run, or was begun on another machine.
     """
-    run = read_run(Path(path))
-    if differing := machine.same_machine(run.fingerprint, machine.fingerprint()):
-        raise UserError(
-            f"{str(path)!r} was begun on another machine ({', '.join(differing)} differ); start a new run there"
-        )
-    source = sources.resolve(run.grid.model, weights=run.grid.weights, task=run.grid.task, seed=run.grid.seed)
-    if source.origin != run.origin:
-        raise UserError(
-            f"{str(path)!r} was begun with weights {run.origin}, and now they would be {source.origin}; start a new run"
-        )
-    recorded = {(record.shape, record.contestant) for record in run.records}
-    torn = {shape for shape, contestant in run.grid.cells() if (shape, contestant) not in recorded}
-    run.records = [record for record in run.records if record.shape not in torn or record.turns == "sequential"]
-    run.is_complete = False
     store = ArtifactStore(Path(artifacts))
+    with _sole_writer(store, Path(path)):
+        run = read_run(Path(path))
+        if differing := machine.same_machine(run.fingerprint, machine.fingerprint()):
+            raise UserError(
+                f"{str(path)!r} was begun on another machine ({', '.join(differing)} differ); start a new run there"
+            )
+        source = sources.resolve(run.grid.model, weights=run.grid.weights, task=run.grid.task, seed=run.grid.seed)
+        if source.origin != run.origin or recipe_key(checkpoint.recipe(source)) != run.checkpoint:
+            raise UserError(
+                f"{str(path)!r} was begun with other weights or libraries ({run.origin}; now {source.origin}); "
+                "start a new run"
+            )
+        recorded = {(record.shape, record.contestant) for record in run.records}
+        torn = {shape for shape, contestant in run.grid.cells() if (shape, contestant) not in recorded}
+        run.records = [record for record in run.records if record.shape not in torn or record.turns == "sequential"]
+        run.is_complete = False
+        return _measure(run, source, store, listener or Listener(), is_new=False)
+
+
+@contextmanager
+def _sole_writer(store: ArtifactStore, path: Path) -> Iterator[None]:
+    """Keep other runs off the file `path`, and `prune` off the store."""
     store.prepare()
-    return _measure(run, source, store, listener or Listener(), is_new=False)
+    with store.in_use(), store.alone_with(path) as is_alone:
+        if not is_alone:
+            raise UserError(f"{str(path)!r} is being written by another bench; wait for it, or give another --output")
+        yield
 
 
 def default_output(artifacts: Path, model: str, now: datetime) -> Path:
@@ -135,12 +151,12 @@ def default_output(artifacts: Path, model: str, now: datetime) -> Path:
 def _measure(run: Run, source: sources.ModelSource, store: ArtifactStore, listener: Listener, is_new: bool) -> Run:
     assert run.path is not None
     file = RunFile(run.path)
-    prepared = Preparation(run.grid, source, store, run.plan.timeout_seconds, listener.say)
-    listener.plan(run, prepared)
     if is_new:
         file.create(run)
     else:
         file.rewrite(run)
+    prepared = Preparation(run.grid, source, store, run.plan.timeout_seconds, listener.say)
+    listener.plan(run, prepared)
     pace = Pace(guessed_seconds(source, run))
 
     def progress(records: list[Record]) -> None:

@@ -84,7 +84,16 @@ class Worker:
         """Wait for the next reply; raises WorkerError on an error reply, a death or silence."""
         started = time.monotonic()
         line = self._read_line(started, timeout_seconds)
-        reply: dict[str, Any] = json.loads(line)
+        try:
+            reply: dict[str, Any] = json.loads(line)
+            is_reply = isinstance(reply, dict) and ("ok" in reply or "error" in reply)
+        except ValueError:
+            is_reply = False
+        if not is_reply:
+            self.kill()
+            said = line[:80].decode(errors="replace")
+            reason = f"the worker's standard output carried {said!r} before the worker took it over; it was killed"
+            raise WorkerError("failed", reason, {"stderr": self.last_words()}, is_gone=True)
         if "error" in reply:
             error = reply["error"]
             raise WorkerError(error["status"], error["reason"], error.get("details"))

@@ -60,12 +60,15 @@ class Driver:
         self.versions: dict[Contestant, dict[str, str]] = {}
         self.out_of_memory: dict[Contestant, list[Shape]] = {}
         self.strikes: dict[Contestant, int] = {}
+        self.lost: dict[Contestant, WorkerError] = {}
+        """Workers that died while starting; they are started again for the next shape."""
         self.random = random.Random(self.grid.seed)
 
     def load(self, contestants: Sequence[Contestant]) -> None:
         """Start the workers of `contestants` that are not loaded: imports side by side, loads one by one."""
         spawned = {}
         for contestant in contestants:
+            self.lost.pop(contestant, None)
             if contestant in self.loaded or contestant in self.refused or self._is_given_up(contestant):
                 continue
             artifact = self.prepared.artifacts.get(contestant)
@@ -87,7 +90,7 @@ class Driver:
             except WorkerError as error:
                 self._refuse(contestant, error)
         for contestant, worker in spawned.items():
-            if contestant not in self.refused:
+            if contestant in self.loaded:
                 try:
                     reply = worker.request({"op": "load"}, self.plan.timeout_seconds)
                     self.load_seconds[contestant] = reply["seconds"]
@@ -95,9 +98,14 @@ class Driver:
                     self._refuse(contestant, error)
 
     def _refuse(self, contestant: Contestant, error: WorkerError) -> None:
+        """Note why a worker did not start: for good if it said so itself, for now if it was lost."""
         self._unload(contestant)
         reason = f"{contestant.label} did not load: {error.reason}"
-        self.refused[contestant] = WorkerError(error.status, reason, error.details)
+        outcome = WorkerError(error.status, reason, error.details, error.is_gone)
+        if error.is_gone and error.status != "oom":
+            self.lost[contestant] = outcome
+        else:
+            self.refused[contestant] = outcome
 
     def close(self) -> None:
         """End every worker."""
@@ -177,9 +185,10 @@ class Driver:
         if len(group) < len(self.grid.contestants):  # the others are not loaded, or were measured before a resume
             for cell in cells.values():
                 cell.turns = "sequential"
+        is_crowded = len(self.loaded) > 1
         self._take_rounds(shape, cells)
         for contestant, cell in cells.items():
-            if cell.error and cell.error.status == "oom" and contestant not in self.refused and len(self.loaded) > 1:
+            if cell.error and cell.error.status == "oom" and contestant not in self.refused and is_crowded:
                 cells[contestant] = self._retry_alone(shape, contestant, cell)
         for contestant, cell in cells.items():
             self._note_failure(contestant, shape, cell)
@@ -189,6 +198,8 @@ class Driver:
         """Why this cell need not be tried, if so."""
         if contestant in self.refused:
             return self.refused[contestant]
+        if contestant in self.lost:
+            return self.lost[contestant]
         for smaller in self.out_of_memory.get(contestant, []):
             if shape.batch >= smaller.batch and shape.length >= smaller.length:
                 return WorkerError("skipped", f"a smaller cell, {smaller}, ran out of memory")
@@ -223,7 +234,7 @@ class Driver:
         for contestant in self._alive(cells):
             self._judge(shape, contestant, cells[contestant])
             if not cells[contestant].error:
-                self._ask(contestant, cells[contestant], {"op": "end"}, timeout)
+                self._end_cell(contestant)
 
     def _alive(self, cells: Mapping[Contestant, Measured]) -> list[Contestant]:
         return [contestant for contestant, cell in cells.items() if not cell.error]
@@ -240,11 +251,15 @@ class Driver:
             if error.is_gone:
                 self._unload(contestant)
             else:
-                try:
-                    worker.request({"op": "end"}, timeout)
-                except WorkerError:
-                    self._unload(contestant)
+                self._end_cell(contestant)
             return {}
+
+    def _end_cell(self, contestant: Contestant) -> None:
+        """Have a worker let go of its cell; one that cannot is started again for the next."""
+        try:
+            self.loaded[contestant].request({"op": "end"}, self.plan.timeout_seconds)
+        except WorkerError:
+            self._unload(contestant)
 
     def _judge(self, shape: Shape, contestant: Contestant, cell: Measured) -> None:
         reference = self.prepared.references.get(("fp64", shape))
@@ -274,7 +289,7 @@ class Driver:
         self.say(f"{contestant.label} ran out of memory at {shape}; trying it alone")
         self.close()
         self.load([contestant])
-        if contestant in self.refused:
+        if contestant not in self.loaded:
             return cell
         alone = Measured(turns="sequential")
         self._take_rounds(shape, {contestant: alone})

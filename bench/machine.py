@@ -132,6 +132,13 @@ def governor() -> str | None:
     return None
 
 
+def busy_share(seconds: float = 0.2) -> float:
+    """Share of all CPU time that is used while this process sleeps for `seconds`: what other work takes."""
+    import psutil
+
+    return round(float(psutil.cpu_percent(interval=seconds)) / 100, 3)
+
+
 def fingerprint() -> dict[str, Any]:
     """What two runs must share to be comparable, and what helps to explain them."""
     versions = {}
@@ -146,6 +153,7 @@ def fingerprint() -> dict[str, Any]:
         "python": platform.python_version(),
         "memory_bytes": _total_memory(),
         "governor": governor(),
+        "busy_share": busy_share(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "gpus": [{key: gpu[key] for key in ("name", "driver", "total_bytes")} for gpu in gpus()],
         "versions": versions,

@@ -102,7 +102,15 @@ class Preparation:
         else:
             self._drop_damaged([recipe])
         grid = self.grid
-        which = ["--model", grid.model, "--weights", self.source.weights, "--task", grid.task, "--seed", str(grid.seed)]
+        which = [
+            f"--model={grid.model}",
+            "--weights",
+            self.source.weights,
+            "--task",
+            grid.task,
+            "--seed",
+            str(grid.seed),
+        ]
         weights = self._export(recipe, which)
         check_lengths(grid.shapes, grid.model, weights.metadata["positions"])
         for contestant, recipe in self._recipes(weights.key).items():
@@ -129,6 +137,11 @@ class Preparation:
                 raise UserError(error.reason) from None
             if error.status == "store" or recipe["format"] == "checkpoint":
                 raise BenchError(_with_last_words(error)) from None
+            if self.store.is_full():  # some writers abort the process instead of raising
+                name = self.store.path_of(recipe).name
+                raise BenchError(
+                    f"artifact {name} cannot be written (No space left on device); free some space"
+                ) from None
             raise
         finally:
             process.kill()
@@ -144,10 +157,9 @@ class Preparation:
 
     def _drop_damaged(self, recipes: Sequence[Mapping[str, Any]]) -> None:
         stored = {self.store.path_of(recipe) for recipe in recipes}
-        for path, damage in self.store.damages([path for path in sorted(stored) if path.exists()]).items():
-            if damage:
-                self.say(f"artifact {path.name} is damaged ({damage}); it is made again")
-                self.store.remove(path)
+        present = [path for path in sorted(stored) if path.exists() or path.is_symlink()]
+        for path, damage in self.store.drop_damaged(present).items():
+            self.say(f"artifact {path.name} is damaged ({damage}); it is made again")
 
     def _judging_precisions(self) -> list[tuple[str, str]]:
         """Precision and device of every evaluation that judging needs: the reference, and eager's own error."""
@@ -162,7 +174,7 @@ class Preparation:
         process: Worker | None = None
         if missing:
             what = "the float64 reference" if precision == REFERENCE[0] else f"eager's own error at {precision}"
-            self.say(f"computing {what} for {len(missing)} shapes")
+            self.say(f"computing {what} for {len(missing)} shape{'' if len(missing) == 1 else 's'}")
         try:
             for shape in missing:
                 try:

@@ -105,6 +105,8 @@ class Run:
     fingerprint: dict[str, Any]
     origin: str
     """Where the weights came from, in one line."""
+    checkpoint: str
+    """Key of the checkpoint artifact: the same weights, configuration and libraries."""
     command: str
     started: str
     """UTC, ISO 8601."""
@@ -214,6 +216,7 @@ class Run:
             "plan": asdict(self.plan),
             "fingerprint": self.fingerprint,
             "origin": self.origin,
+            "checkpoint": self.checkpoint,
             "command": self.command,
             "started": self.started,
         }
@@ -227,18 +230,17 @@ class RunFile:
 
     def create(self, run: Run) -> None:
         """Start a new file with the header; raises UserError when it exists or cannot be made."""
-        if self.path.is_file():
-            raise UserError(
-                f"output file {str(self.path)!r} exists; go on with --resume {self.path}, or give another --output"
-            )
         try:
+            if self.path.is_file():
+                raise UserError(
+                    f"output file {str(self.path)!r} exists; go on with --resume {self.path}, or give another --output"
+                )
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("x" if not self.path.exists() else "a"):
                 pass
         except OSError as error:
-            raise UserError(
-                f"output file {str(self.path)!r} cannot be made ({error.strerror}); give another --output"
-            ) from None
+            shown = str(self.path) if len(str(self.path)) < 200 else f"{str(self.path)[:100]}…"
+            raise UserError(f"output file {shown!r} cannot be made ({error.strerror}); give another --output") from None
         self.append(run.header())
 
     def append(self, line: Mapping[str, Any]) -> None:
@@ -286,7 +288,9 @@ def read_run(path: Path) -> Run:
     if not lines or lines[0].get("kind") != "run":
         raise UserError(f"{str(path)!r} is no run of bench compare; give a .jsonl file that it wrote")
     header = lines[0]
-    if header.get("schema", 0) > SCHEMA:
+    if not isinstance(header.get("schema"), int):
+        raise UserError(f"{str(path)!r} is damaged (it has no schema number); measure again")
+    if header["schema"] > SCHEMA:
         raise UserError(
             f"{str(path)!r} has schema {header['schema']} and this bench reads up to {SCHEMA}; upgrade runtimebench"
         )
@@ -296,19 +300,40 @@ def read_run(path: Path) -> Run:
             plan=TimingPlan(**header["plan"]),
             fingerprint=header["fingerprint"],
             origin=header["origin"],
+            checkpoint=header["checkpoint"],
             command=header["command"],
             started=header["started"],
             path=path,
         )
         for line in lines[1:]:
             if line["kind"] == "record":
-                run.records.append(Record(**{key: value for key, value in line.items() if key != "kind"}))
+                record = Record(**{key: value for key, value in line.items() if key != "kind"})
+                _check_record(record, run)
+                run.records.append(record)
             elif line["kind"] == "end":
                 run.is_complete = True
                 run.parent_cpu_share = line.get("parent_cpu_share")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{str(path)!r} is damaged ({type(error).__name__}: {error}); measure again") from None
     return run
+
+
+def _check_record(record: Record, run: Run) -> None:
+    """Raise ValueError where a record is none of `run`'s, or holds what no measurement gives."""
+    cell = (record.shape, record.contestant)
+    if cell not in set(run.grid.cells()):
+        raise ValueError(f"a record of {record.contestant.label} at {record.shape} is none of the planned cells")
+    if any((other.shape, other.contestant) == cell for other in run.records):
+        raise ValueError(f"two records of {record.contestant.label} at {record.shape}")
+    if record.status not in STATUSES:
+        raise ValueError(f"unknown status {record.status!r}")
+    for rounds in (record.rounds, record.device_rounds):
+        if not all(isinstance(sample, int) and sample >= 0 for round_ in rounds for sample in round_):
+            raise ValueError("samples that are no nanoseconds")
+    if record.status == "ok" and not (record.samples and all(record.rounds) and min(record.samples) > 0):
+        raise ValueError("a measured cell without samples")
+    if not isinstance(record.parity, dict) or not isinstance(record.facts, dict):
+        raise TypeError("parity or facts are no objects")
 
 
 def _parsed(text: str, path: Path) -> Iterable[dict[str, Any]]:
@@ -318,7 +343,7 @@ def _parsed(text: str, path: Path) -> Iterable[dict[str, Any]]:
             continue
         try:
             parsed = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == len(lines):  # no newline behind it: the writer was stopped half-way
                 return
             raise UserError(

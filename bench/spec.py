@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +15,11 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_BATCHES = (1, 8)
 DEFAULT_LENGTHS = (16, 128, 512)
+MOST_ROUNDS = 10_000
+DAY_SECONDS = 86_400.0
+#: Batches and lengths above this are mistakes.
+LARGEST_SIZE = 10_000_000
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, order=True)
@@ -54,12 +60,14 @@ class TimingPlan:
     """A worker that answers nothing for this long is taken for hung."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise UserError(f"--rounds {self.rounds} is below 1; use 3 or more")
-        if not self.seconds_per_cell > 0:
-            raise UserError(f"--max-seconds-per-cell {self.seconds_per_cell} is not above 0; use 5 or more")
-        if not self.timeout_seconds > 0:
-            raise UserError(f"--timeout {self.timeout_seconds} is not above 0; use 60 or more")
+        if not 1 <= self.rounds <= MOST_ROUNDS:
+            raise UserError(f"--rounds {self.rounds} is not within 1 and {MOST_ROUNDS}; use 3 or more")
+        if not 0 < self.seconds_per_cell <= DAY_SECONDS:
+            raise UserError(
+                f"--max-seconds-per-cell {self.seconds_per_cell} is not above 0 and at most a day; use 5 or more"
+            )
+        if not 0 < self.timeout_seconds <= DAY_SECONDS:
+            raise UserError(f"--timeout {self.timeout_seconds} is not above 0 and at most a day; use 60 or more")
 
     @property
     def least_rounds(self) -> int:
@@ -91,6 +99,10 @@ class Grid:
         values = {key: value for key, value in data.items() if key in known}
         values["contestants"] = tuple(Contestant(**entry) for entry in data["contestants"])
         values["shapes"] = tuple(Shape(**entry) for entry in data["shapes"])
+        if not values["contestants"] or not values["shapes"]:
+            raise ValueError("a grid without contestants or shapes")
+        if not all(isinstance(n, int) and n > 0 for shape in values["shapes"] for n in (shape.batch, shape.length)):
+            raise ValueError("a batch or length that is no positive integer")
         return cls(**values)
 
     def cells(self) -> Iterator[tuple[Shape, Contestant]]:
@@ -105,12 +117,14 @@ def parse_sizes(text: str | Iterable[int], option: str) -> tuple[int, ...]:
     parts: Sequence[Any] = text.split(",") if isinstance(text, str) else list(text)
     sizes = set()
     for part in parts:
-        try:
-            size = int(str(part).strip())
-        except ValueError:
-            raise UserError(f"{option} {str(part)!r} is not a whole number; write e.g. {option} 1,8") from None
+        text_of_part = str(part).strip()
+        if not re.fullmatch(r"[+-]?[0-9]{1,30}", text_of_part):
+            raise UserError(f"{option} {text_of_part[:40]!r} is not a whole number; write e.g. {option} 1,8")
+        size = int(text_of_part)
         if size < 1:
             raise UserError(f"{option} {size} is below 1; use 1 or more")
+        if size > LARGEST_SIZE:
+            raise UserError(f"{option} {size} is above {LARGEST_SIZE}; use a size that a machine can hold")
         sizes.add(size)
     if not sizes:
         raise UserError(f"{option} is empty; write e.g. {option} 1,8")
@@ -138,7 +152,7 @@ def parse_contestants(backends: str | Iterable[str], precisions: str | Iterable[
             raise UserError(f"unknown backend {backend!r}{nearest(backend, known)}; `bench list backends` shows all")
         try:
             variants = registry.load_class(backend).variants
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a plugin may raise anything
             raise UserError(
                 f"backend {backend!r} cannot be loaded from {known[backend]} ({error}); reinstall it"
             ) from None
@@ -165,6 +179,12 @@ def check_lengths(shapes: Iterable[Shape], model: str, positions: int | None) ->
     longest = max(shape.length for shape in shapes)
     if positions is not None and longest > positions:
         raise UserError(f"length {longest} exceeds the {positions} positions of {model}; use --lengths ≤ {positions}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise UserError for a seed that some library would not take."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"--seed {seed} is not within 0 and {LARGEST_SEED}; use e.g. 0")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

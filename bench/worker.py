@@ -175,7 +175,7 @@ def start(
     """Start a worker's process; compiled code is cached under `root`, the folder of the store."""
     command = [*channel.python_module("bench.worker"), "--backend", backend, "--variant", variant]
     command += ["--precision", precision, "--device", device, "--threads", str(threads)]
-    command += ["--artifact", str(artifact)] if artifact else []
+    command += [f"--artifact={artifact}"] if artifact else []
     cache = {"TORCHINDUCTOR_CACHE_DIR": str((root / "cache" / "inductor").resolve())}
     return channel.Worker([*command, "--parent", str(os.getpid())], threads, cache)
 

@@ -84,7 +84,7 @@ def main() -> None:
     threads, shape = machine.thread_budget(None), Shape(args.batch, args.length)
     grid = Grid(args.model, parse_contestants("eager,onnx", "fp32"), (shape,), "cpu", threads)
     source = sources.resolve(args.model)
-    run = Run(grid, TimingPlan(), machine.fingerprint(), source.origin, "", "")
+    run = Run(grid, TimingPlan(), machine.fingerprint(), source.origin, "", "", "")
     prepared = Preparation(grid, source, ArtifactStore(args.artifacts), run.plan.timeout_seconds, print)
     prepared.make()
     driver = Driver(run, prepared, RunFile(Path(os.devnull)), print)

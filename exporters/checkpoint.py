@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ def export(source: ModelSource, folder: Path) -> dict[str, Any]:
         model = build(source)
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    except Exception as error:  # configurations and weights can be wrong in every way there is
+        cause = re.split(r"Exception raised from|frame #0", " ".join(f"{type(error).__name__}: {error}".split()))[0][
+            :300
+        ]
         raise ModelError(
             f"model {source.name!r} cannot be built ({cause}); check its config.json and weights"
         ) from error

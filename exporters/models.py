@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,22 @@ def build(source: ModelSource) -> Any:
         trust_remote_code=False,
         use_safetensors=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
+    if mismatched := sorted(str(entry) for entry in report["mismatched_keys"]):
+        raise ModelError(
+            f"{len(mismatched)} weights of {source.name!r} have another shape than its config.json says "
+            f"({mismatched[0]}); save both again"
+        )
+    # Heads of other tasks are left out by intent; layers that the configuration does not have are not.
+    prefix = f"{model.base_model_prefix}."
+    known = {_without_numbers(key.removeprefix(prefix)) for key in model.state_dict()}
+    unexpected = sorted(report["unexpected_keys"])
+    if beyond := [key for key in unexpected if _without_numbers(key.removeprefix(prefix)) in known]:
+        raise ModelError(
+            f"the weights of {source.name!r} hold {len(beyond)} parameters of layers that its config.json "
+            f"does not have ({beyond[0]}, …); save both again"
+        )
     # A pooler is no part of last_hidden_state, and many checkpoints of masked language models lack it.
     unset = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if unset:
@@ -42,6 +58,11 @@ def build(source: ModelSource) -> Any:
             f"({', '.join(unset[:3])}); use --task base, or a folder saved from that class"
         )
     return model.eval()
+
+
+def _without_numbers(key: str) -> str:
+    """A parameter's name with its layer numbers left out."""
+    return re.sub(r"\d+", "#", key)
 
 
 def load_checkpoint(folder: Path, task: str, device: str, dtype: torch.dtype) -> Any:

@@ -149,13 +149,20 @@ def resolve(name: str, *, weights: str = "auto", task: str = "base", seed: int =
         raise ModelError(f"unknown task {task!r}; use one of {', '.join(TASKS)}")
     if name in ARCHITECTURES:
         return _named(name, weights, task, seed)
-    if Path(name).is_dir():
+    if _is_folder(name):
         return _folder(name, Path(name), weights, task, seed)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"model folder {name!r} does not exist; give a folder with config.json and model.safetensors")
     if "/" not in name and (close := difflib.get_close_matches(name, ARCHITECTURES, n=1)):
         raise ModelError(f"unknown model {name!r}; did you mean {close[0]!r}? `bench list models` shows all")
     return _hub(name, weights, task, seed)
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
 
 
 def _named(name: str, weights: str, task: str, seed: int) -> ModelSource:
@@ -209,7 +216,7 @@ def _folder(name: str, folder: Path, weights: str, task: str, seed: int, origin:
         seed=seed,
         vocab_size=_vocab_size(name, config),
         positions=_positions(config),
-        pad_token_id=config.get("pad_token_id") or 0,
+        pad_token_id=_pad_token_id(config),
     )
 
 
@@ -264,7 +271,12 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder: one, or the shards that an index names; empty when incomplete."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted({folder / shard for shard in json.loads(index.read_text())["weight_map"].values()})
+        try:
+            shards = sorted({folder / shard for shard in json.loads(index.read_text())["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(
+                f"{index.name} of {str(folder)!r} cannot be read ({error!r}); save the model again"
+            ) from None
         return shards if all(shard.is_file() for shard in shards) else []
     single = folder / "model.safetensors"
     return [single] if single.is_file() else []
@@ -277,7 +289,7 @@ def _read_config(name: str, folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"model folder {name!r} has no config.json; give a folder that save_pretrained wrote"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"config.json of {name!r} cannot be read ({error}); save the model again") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"config.json of {name!r} names no model_type; save the model again with save_pretrained")
@@ -294,6 +306,12 @@ def _vocab_size(name: str, config: dict[str, Any]) -> int:
     if not isinstance(size, int) or size < 1:
         raise ModelError(f"config.json of {name!r} has no vocab_size, so no input ids can be drawn; give a text model")
     return size
+
+
+def _pad_token_id(config: dict[str, Any]) -> int:
+    """The padding id where it is one of the vocabulary's; some configurations say -1 or null for none."""
+    found = config.get("pad_token_id")
+    return found if isinstance(found, int) and 0 <= found < config["vocab_size"] else 0
 
 
 def _positions(config: dict[str, Any]) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,8 @@ from typing import Any
 MANIFEST = "artifact.json"
 SCHEMA = 1
 _ASIDE = ".making-"
+_USER = ".user-"
+_NAME = re.compile(r"[a-z0-9_.]+-[0-9a-f]{16}")
 
 
 class StoreError(Exception):
@@ -77,8 +80,10 @@ class ArtifactStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / f"{_ASIDE}probe-{os.getpid()}"
-            probe.write_bytes(b"x")
-            probe.unlink()
+            try:
+                probe.write_bytes(b"x")
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(
                 f"artifact folder {str(self.root)!r} cannot be written ({error.strerror}); "
@@ -97,6 +102,8 @@ class ArtifactStore:
         """The artifact in folder `path`, or None when its manifest is missing or damaged."""
         try:
             manifest = json.loads((path / MANIFEST).read_text())
+            if manifest.pop("checksum") != _checksum(manifest):
+                return None
             return Artifact(
                 format=manifest["format"],
                 key=manifest["key"],
@@ -106,14 +113,14 @@ class ArtifactStore:
                 files=manifest["files"],
                 export_seconds=manifest["export_seconds"],
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def damage(self, path: Path) -> str | None:
         """What is wrong with the artifact in folder `path`, checksums included; None when it is sound."""
         artifact = self.read(path)
         if artifact is None:
-            return "manifest missing or unreadable"
+            return "its manifest is missing, unreadable or altered"
         if path.name != f"{artifact.format}-{recipe_key(artifact.recipe)}":
             return "recipe does not match the key"
         for name, entry in artifact.files.items():
@@ -132,6 +139,22 @@ class ArtifactStore:
             max_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
         ) as pool:
             return dict(zip(paths, pool.map(self.damage, paths), strict=True))
+
+    def drop_damaged(self, paths: list[Path]) -> dict[Path, str]:
+        """Remove those of `paths` that are damaged, and say what was wrong; waits for whoever is writing one."""
+        dropped = {}
+        for path, damage in self.damages(paths).items():
+            if damage:
+                with self._locked(path.name.rpartition("-")[2]):
+                    # Another process may have made it again meanwhile.
+                    if still := self.damage(path):
+                        self.remove(path)
+                        dropped[path] = still
+        return dropped
+
+    def is_full(self) -> bool:
+        """True when the disk under the store has no room left."""
+        return shutil.disk_usage(self.folder).free < FULL_BELOW_BYTES
 
     def make(self, recipe: Mapping[str, Any], write: Callable[[Path], Mapping[str, Any]]) -> Artifact:
         """The artifact of `recipe`: the stored one, or what `write(folder) -> metadata` makes now.
@@ -157,7 +180,7 @@ class ArtifactStore:
                 aside.rename(final)
             except Exception as error:
                 # Libraries report a full disk in exceptions of their own.
-                is_full = shutil.disk_usage(self.folder).free < FULL_BELOW_BYTES
+                is_full = self.is_full()
                 if not is_full and not isinstance(error, OSError):
                     raise
                 cause = "No space left on device" if is_full else getattr(error, "strerror", None) or error
@@ -183,32 +206,69 @@ class ArtifactStore:
             "files": {str(p.relative_to(folder)): {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in files},
             "export_seconds": round(seconds, 3),
         }
+        manifest = json.loads(json.dumps(manifest))
         path = folder / MANIFEST
-        path.write_text(json.dumps(manifest, indent=1))
+        path.write_text(json.dumps(manifest | {"checksum": _checksum(manifest)}, indent=1))
         for file in (*files, path):
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
 
     def remove(self, path: Path) -> None:
-        """Delete an artifact folder of this store."""
-        shutil.rmtree(path)
+        """Delete an artifact of this store, or whatever stands in its place; another process may be first."""
+        if path.is_symlink() or path.is_file():
+            path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
     def paths(self) -> list[Path]:
-        """Folders of all artifacts, damaged ones included, oldest use first."""
+        """Folders of all artifacts, damaged ones included, oldest use first; what is named otherwise is not ours."""
         if not self.folder.is_dir():
             return []
-        folders = [path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        return sorted(folders, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        folders = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(folders, key=lambda path: (path.lstat().st_mtime_ns, path.name))
 
     def leftovers(self) -> list[Path]:
-        """Half-written folders of processes that are gone."""
+        """What processes that are gone left half-written."""
         if not self.folder.is_dir():
             return []
-        return [path for path in self.folder.glob(f"{_ASIDE}*") if not _is_alive(path.name.rpartition("-")[2])]
+        marked = [*self.folder.glob(f"{_ASIDE}*"), *self.folder.glob(f"{_USER}*")]
+        return [path for path in marked if not _is_alive(path.name.rpartition("-")[2])]
 
     def touch(self, artifact: Artifact) -> None:
         """Note that the artifact was used now, which `prune` goes by."""
         os.utime(artifact.path)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep `prune` away for as long as the block runs."""
+        marker = self.folder / f"{_USER}{os.getpid()}"
+        marker.touch()
+        try:
+            yield
+        finally:
+            marker.unlink(missing_ok=True)
+
+    def users(self) -> list[int]:
+        """Processes that are using the store now."""
+        found = [path.name.rpartition("-")[2] for path in self.folder.glob(f"{_USER}*")]
+        return sorted(int(pid) for pid in found if _is_alive(pid))
+
+    @contextmanager
+    def alone_with(self, path: Path) -> Iterator[bool]:
+        """True inside the block when no other process works on the file `path` in this way; never waits."""
+        from filelock import FileLock, Timeout
+
+        name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+        lock = FileLock(self.folder / f".lock-run-{name}")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
@@ -221,11 +281,15 @@ class ArtifactStore:
 def _is_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
+    except (ProcessLookupError, ValueError, OverflowError):
         return False
     except PermissionError:
         return True
     return True
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

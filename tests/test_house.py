@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,21 @@ def test_nothing_of_one_machine_is_committed(root: Path) -> None:
             text = path.read_text(errors="ignore")
             assert home + "/" not in text, name
             assert str(root) + "/" not in text, name
+
+
+def test_the_wheel_holds_the_three_packages_and_nothing_else(root: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".venv", ".git", "artifacts", "*.egg-info", "__pycache__", "build")
+    shutil.copytree(root, source, ignore=ignored)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(source)], check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("runtimebench-*.whl"))) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        licences = [name for name in wheel.namelist() if name.endswith("LICENSE")]
+    expected = {
+        str(path.relative_to(root))
+        for part in ("bench", "backends", "exporters")
+        for path in (root / part).rglob("*.py")
+    }
+    assert names == expected
+    assert licences

@@ -6,6 +6,7 @@ Exit codes: 0 every measured cell is equivalent or better; 1 anything else; 2 th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -53,14 +54,15 @@ def main() -> None:
     from exporters.store import StoreError
 
     signal.signal(signal.SIGTERM, _terminated)
+    # A stream that was closed by the caller is None here; print would send standard error's lines to the other.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
     except (BenchError, ModelError, StoreError) as error:
         _fail(str(error), getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
@@ -70,14 +72,31 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         _fail("" if isinstance(error, BrokenPipeError) else f"{error.strerror or error}", 1)
     except Exception as error:
+        _fail_in_usage(error)
         if "BENCH_TRACEBACK" in os.environ:
             raise
         _fail(f"a mistake of bench's own ({type(error).__name__}: {error}); BENCH_TRACEBACK=1 shows where", 1)
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _fail_in_usage(error: Exception) -> None:
+    """End with one line where typer found the command line wrong; it says so by exceptions of click's shape."""
+    if type(error).__name__ == "Abort":
+        raise SystemExit(130) from None
+    if not hasattr(error, "format_message"):
+        return
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message(), file=sys.stderr)
+        raise SystemExit(2) from None
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "bench"
+    _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", 2)
 
 
 def _fail(message: str, code: int) -> NoReturn:
     if message:
-        print(f"bench: {' '.join(message.split())}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"bench: {' '.join(message.split())}", file=sys.stderr, flush=True)
     raise SystemExit(code) from None
 
 

@@ -25,7 +25,7 @@ def list_artifacts(artifacts: Root = _DEFAULT) -> None:
     for path in store.paths():
         artifact = store.read(path)
         if artifact is None:
-            print(f"{path.name:<30} damaged: manifest missing or unreadable")
+            print(f"{path.name:<30} damaged: {store.damage(path)}")
             continue
         total += artifact.bytes
         recipe = artifact.recipe
@@ -64,10 +64,13 @@ def prune(
     ] = None,
 ) -> None:
     """Remove damaged artifacts and leftovers of killed processes; with --keep, also the least recently used."""
+    from bench.errors import UserError
     from exporters.store import ArtifactStore
 
     limit = None if keep is None else _parse_size(keep)
     store = ArtifactStore(artifacts)
+    if users := store.users():
+        raise UserError(f"a run is using {store.folder} (process {users[0]}); prune when it has ended")
     for path in store.leftovers():
         store.remove(path)
         print(f"removed {path.name}: left over by a killed process")
@@ -92,7 +95,7 @@ def _parse_size(text: str) -> int:
     from bench.errors import UserError
 
     found = re.fullmatch(r"([\d.]+)\s*([KMGT]?B?)", text.strip().upper())
-    if not found or found.group(1).count(".") > 1 or found.group(1) == ".":
-        raise UserError(f"--keep {text!r} is no size; write e.g. 10GB or 500MB")
+    if not found or found.group(1).count(".") > 1 or found.group(1) == "." or len(found.group(1)) > 20:
+        raise UserError(f"--keep {text[:40]!r} is no size; write e.g. 10GB or 500MB")
     unit = found.group(2)
     return round(float(found.group(1)) * _UNITS[unit if unit in _UNITS else f"{unit}B" if unit != "B" else ""])

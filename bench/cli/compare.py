@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -117,7 +118,8 @@ class _Screen:
 
     def say(self, line: str) -> None:
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # a progress line that cannot be shown stops no measurement
+                print(line, file=sys.stderr, flush=True)
 
     def plan(self, run: Run, prepared: Preparation) -> None:
         from bench.api import guessed_seconds

@@ -28,7 +28,7 @@ def backends() -> None:
     for name, home in registry.names().items():
         try:
             backend = registry.load_class(name)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a plugin may raise anything
             print(f"{name:<12} broken: {home} cannot be loaded ({error}); reinstall the package it comes from")
             continue
         variants = ", ".join(f"{name}:{variant}" for variant in backend.variants if variant != "default")

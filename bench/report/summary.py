@@ -9,8 +9,8 @@ from bench import statistics
 from bench.records import Record, Run
 from bench.spec import Shape
 
-#: One-minute load average above which other work will have disturbed a run.
-BUSY_LOAD = 0.7
+#: Share of all CPU time, used by others before a run began, above which they will have disturbed it.
+BUSY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,11 @@ def name(run: Run, record: Record) -> str:
 
 def winner_line(run: Run, won: Winner) -> str:
     """One line: who is fastest, by how much, or with whom it ties."""
+    first = run.grid.contestants[0]
     line = f"fastest: {name(run, won.record)}"
-    if won.speedup is not None and won.record.contestant != run.grid.contestants[0]:
-        line += f", {won.speedup:.2f}× {run.grid.contestants[0].label}"
+    is_tied_with_first = any(record.contestant == first for record in won.ties)
+    if won.speedup is not None and won.record.contestant != first and not is_tied_with_first:
+        line += f", {won.speedup:.2f}× {first.label}"
     if won.ties:
         line += f" (tie with {', '.join(name(run, record) for record in won.ties)})"
     return line
@@ -92,7 +94,7 @@ def bucket(disagreement: float) -> str:
 
 
 def _of_the_machine(run: Run) -> list[str]:
-    load = run.fingerprint.get("load_average")
-    if load is None or load <= BUSY_LOAD:
+    busy = run.fingerprint.get("busy_share", 0.0)
+    if busy <= BUSY_SHARE:
         return []
-    return [f"the load average was {load:.1f} before the run began; stop what else runs here and measure again"]
+    return [f"other work took {busy:.0%} of the CPUs when the run began; stop it and measure again"]

@@ -103,6 +103,14 @@ def test_an_error_reply_leaves_the_worker_alive(variant: str, status: str) -> No
         worker.kill()
 
 
+def test_a_line_that_is_no_reply_ends_the_worker() -> None:
+    code = "import sys; print('a site customization prints', flush=True); sys.stdin.read()"
+    worker = Worker([sys.executable, "-c", code], threads=1)
+    with pytest.raises(WorkerError, match="carried 'a site customization prints'") as caught:
+        worker.request({"op": "hello"}, 60)
+    assert (caught.value.status, caught.value.is_gone) == ("failed", True)
+
+
 def test_a_worker_ends_when_its_input_ends(worker: Worker) -> None:
     worker.close()
     assert wait_until(lambda: not is_running(worker.pid))

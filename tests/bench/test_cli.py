@@ -185,6 +185,46 @@ def test_an_unknown_report_format_is_a_mistake(cli, compared) -> None:
     assert "unknown format 'pdf'" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["--frobnicate"], ["--rounds", "abc"], ["bert"]])
+def test_wrong_usage_is_one_line(cli, arguments: list[str]) -> None:
+    done = cli("compare", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bench: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", ">&-", "2>&-"])
+def test_a_stream_that_cannot_be_written_stops_no_measurement(root: Path, tmp_path: Path, redirection: str) -> None:
+    options = " ".join(["--model bert-tiny --backends null --batches 1 --lengths 8 --output run.jsonl", *QUICK])
+    command = f"{sys.executable} -m bench compare {options} {redirection}"
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_run(tmp_path / "run.jsonl").is_complete
+    assert "plan:" not in done.stdout
+
+
+def test_a_full_standard_output_is_one_line(root: Path, compared) -> None:
+    command = f"{sys.executable} -m bench report {compared[1].path} > /dev/full"
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (1, "bench: No space left on device\n")
+
+
+def test_prune_leaves_a_store_that_is_in_use_alone(cli, tmp_path: Path) -> None:
+    from exporters.store import ArtifactStore
+
+    store = ArtifactStore(tmp_path / "artifacts")
+    store.prepare()
+    with store.in_use():
+        done = cli("artifacts", "prune")
+    assert done.returncode == 2
+    assert "a run is using" in done.stderr
+    assert cli("artifacts", "prune").returncode == 0
+
+
 def start_slow_run(root: Path, folder: Path) -> subprocess.Popen[str]:
     arguments = ["--model", "bert-tiny", "--backends", "null,null:slow", "--batches", "1,2,3,4,5,6", "--lengths", "8"]
     arguments += ["--rounds", "3", "--max-seconds-per-cell", "0.3", "--device", "cpu", "--output", "run.jsonl"]

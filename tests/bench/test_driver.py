@@ -126,13 +126,12 @@ def test_a_worker_killed_from_outside_costs_one_cell(tmp_path: Path, monkeypatch
     assert statuses(done, "null:slow") == ["failed", "ok", "ok", "ok"]
 
 
-@pytest.mark.parametrize("op", ["judge", "end"])
-def test_a_worker_killed_after_its_last_turn_costs_one_cell(tmp_path: Path, monkeypatch, op: str) -> None:
+def test_a_worker_killed_while_judging_costs_one_cell(tmp_path: Path, monkeypatch) -> None:
     ask = driver_module.Driver._ask
     killed = []
 
     def kill_once(self, contestant, cell, message, timeout):
-        if message["op"] == op and contestant.variant == "slow" and not killed:
+        if message["op"] == "judge" and contestant.variant == "slow" and not killed:
             killed.append(self.loaded[contestant].pid)
             self.loaded[contestant]._process.kill()
         return ask(self, contestant, cell, message, timeout)
@@ -140,6 +139,49 @@ def test_a_worker_killed_after_its_last_turn_costs_one_cell(tmp_path: Path, monk
     monkeypatch.setattr(driver_module.Driver, "_ask", kill_once)
     done = run(tmp_path, "null,null:slow")
     assert statuses(done, "null:slow") == ["failed", "ok", "ok", "ok"]
+
+
+def test_a_worker_lost_while_starting_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, lost = driver_module.start, []
+
+    def start_and_lose(backend, variant, *rest):
+        worker = start(backend, variant, *rest)
+        if variant == "slow" and not lost:
+            lost.append(worker.pid)
+            worker._process.kill()
+        return worker
+
+    monkeypatch.setattr(driver_module, "start", start_and_lose)
+    done = run(tmp_path, "null,null:slow")
+    assert statuses(done, "null:slow") == ["failed", "ok", "ok", "ok"]
+    assert "did not load: the worker was killed by SIGKILL" in done.records[1].reason
+
+
+def test_every_contestant_that_ran_out_of_memory_is_tried_alone(tmp_path: Path) -> None:
+    done = run(tmp_path, "null:oom,null,null:oom", batches=[4], lengths=[8])
+    again = run(tmp_path / "two", "null,null:oom", batches=[4], lengths=[8], precisions="fp32,bf16")
+    for records in (done.records, again.records):
+        lost = [record for record in records if record.status == "oom"]
+        assert lost
+        assert all("also with no other worker loaded" in record.reason for record in lost)
+
+
+def test_resuming_with_other_weights_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, "null", batches=[1], lengths=[8])
+    path = tmp_path / "run.jsonl"
+    header, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(header) | {"checkpoint": "0" * 16}), *rest]) + "\n")
+    with pytest.raises(UserError, match="begun with other weights or libraries"):
+        bench.resume(path, artifacts=tmp_path / "artifacts")
+
+
+def test_a_run_that_is_being_written_is_not_resumed(tmp_path: Path) -> None:
+    from exporters.store import ArtifactStore
+
+    run(tmp_path, "null", batches=[1], lengths=[8])
+    store = ArtifactStore(tmp_path / "artifacts")
+    with store.alone_with(tmp_path / "run.jsonl"), pytest.raises(UserError, match="is being written by another bench"):
+        bench.resume(tmp_path / "run.jsonl", artifacts=tmp_path / "artifacts")
 
 
 def test_workers_that_do_not_fit_together_run_one_after_another(tmp_path: Path, monkeypatch) -> None:
@@ -248,6 +290,8 @@ def test_the_parent_waits_without_spinning(tmp_path: Path) -> None:
         ({"threads": 0}, "--threads 0"),
         ({"device": "cuda"}, "--device cuda"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"seed": -1}, "--seed -1"),
+        ({"seed": 10**30}, "--seed 1000000000000000000000000000000 is not within"),
     ],
 )
 def test_mistakes_are_found_before_anything_starts(tmp_path: Path, options: dict, message: str, monkeypatch) -> None:

@@ -33,6 +33,7 @@ def run_of(*records: Record) -> Run:
         TimingPlan(),
         {"cpu": "test"},
         "seeded random (seed 0)",
+        "c0ffee",
         "bench compare",
         "2026-01-01T00:00:00+00:00",
         list(records),
@@ -131,12 +132,49 @@ def test_a_frame_has_the_csvs_names() -> None:
         ("[1]\n", "no JSON object"),
         ('{"kind": "run", "schema": 99}\n', "schema 99 and this bench reads up to 1"),
         ('{"kind": "run", "schema": 1}\n', "is damaged"),
+        ('{"kind": "run", "schema": "1"}\n', "is damaged"),
+        ("[" * 100000, "is no run"),
     ],
 )
 def test_a_file_that_is_no_run_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
+        read_run(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "banana"}, {"rounds": []}, {"rounds": [[0]]}, {"rounds": [["1"]]}, {"rounds": 3}, {"parity": []},
+        {"batch": 3}, {"backend": "other"}, {"no_such_field": 1},
+    ],
+)  # fmt: skip
+def test_a_record_that_no_measurement_gives_is_damage(tmp_path: Path, change: dict) -> None:
+    run = run_of(record())
+    path = tmp_path / "run.jsonl"
+    lines = [run.header(), record_line(run.records[0]) | change]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="is damaged"):
+        read_run(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"shapes": []}, {"contestants": []}, {"shapes": [{"batch": 0, "length": 1}]}, {"shapes": 3}]
+)
+def test_a_header_that_no_run_has_is_damage(tmp_path: Path, change: dict) -> None:
+    header = run_of(record()).header()
+    path = tmp_path / "run.jsonl"
+    path.write_text(json.dumps(header | {"grid": header["grid"] | change}) + "\n")
+    with pytest.raises(UserError, match="is damaged"):
+        read_run(path)
+
+
+def test_two_records_of_one_cell_are_damage(tmp_path: Path) -> None:
+    run = run_of(record())
+    path = tmp_path / "run.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in (run.header(), *[record_line(run.records[0])] * 2)))
+    with pytest.raises(UserError, match="two records"):
         read_run(path)
 
 

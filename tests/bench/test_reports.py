@@ -44,7 +44,9 @@ def run() -> Run:
     ]
     contestants = tuple(entry.contestant for entry in records)
     grid = Grid("bert", contestants, (Shape(1, 128),), "cpu", 2)
-    made = Run(grid, TimingPlan(), {"cpu": "A CPU"}, "seeded random (seed 0)", "bench compare", "2026-01-01", records)
+    made = Run(
+        grid, TimingPlan(), {"cpu": "A CPU"}, "seeded random (seed 0)", "c0ffee", "bench compare", "2026-01-01", records
+    )
     made.is_complete = True
     return made
 
@@ -121,14 +123,14 @@ def test_an_unknown_format_is_refused(run: Run) -> None:
 
 
 def test_a_disturbed_run_says_so_and_shows_no_speedup(run: Run) -> None:
-    run.fingerprint["load_average"] = 3.2
+    run.fingerprint["busy_share"] = 0.62
     stalled = record("eager", rounds=[[500 * MS], [10 * MS], [10 * MS]])
     run.records = [stalled, record("onnx", ms=5)]
     run.grid = replace(run.grid, contestants=tuple(entry.contestant for entry in run.records))
     text = " ".join(report.render(run, "table").split())
     assert "onnx at 1×128: no speed-up, as the rounds disagree on it (over 10-fold)" in text
     assert "eager at 1×128: spread over 1000%" in text
-    assert "load average was 3.2" in text
+    assert "other work took 62% of the CPUs when the run began" in text
     assert "50.00×" not in text
 
 

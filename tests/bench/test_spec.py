@@ -20,6 +20,9 @@ def test_sizes_are_sorted_and_distinct() -> None:
         ("-3", "--batches -3 is below 1"),
         ("1,x", "--batches 'x' is not a whole number"),
         ("1.5", "--batches '1.5' is not a whole number"),
+        ("1" + "0" * 20, "--batches 100000000000000000000 is above 10000000"),
+        ("9" * 5000, "--batches '9999999999999999999999999999999999999999' is not a whole number"),
+        ("٣", "is not a whole number"),
         ("", "--batches '' is not a whole number"),
         ("1,,2", "--batches '' is not a whole number"),
     ],
@@ -72,6 +75,8 @@ def test_a_length_beyond_the_positions_is_refused_with_the_limit() -> None:
         ({"rounds": 0}, "--rounds 0"),
         ({"seconds_per_cell": 0}, "--max-seconds-per-cell 0"),
         ({"timeout_seconds": -1}, "--timeout -1"),
+        ({"timeout_seconds": float("inf")}, "--timeout inf"),
+        ({"seconds_per_cell": float("nan")}, "--max-seconds-per-cell nan"),
     ],
 )
 def test_wrong_plans(values: dict[str, float], option: str) -> None:

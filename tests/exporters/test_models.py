@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from exporters import models, sources
+from exporters import checkpoint, models, sources
 from exporters.sources import ARCHITECTURES, ModelError, resolve
 
 
@@ -108,6 +109,63 @@ def test_incomplete_shards_are_no_weights(tmp_path: Path) -> None:
         resolve(folder)
     (Path(folder) / "model-2.safetensors").write_bytes(b"weights")
     assert len(sources.weight_files(Path(folder))) == 2
+
+
+@pytest.mark.parametrize("index", ["{", "[]", '{"weight_map": 3}', "{}"])
+def test_a_broken_index_of_shards_is_one_line(tmp_path: Path, index: str) -> None:
+    folder = folder_with(tmp_path, BERT_CONFIG)
+    (Path(folder) / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json of .* cannot be read"):
+        resolve(folder)
+
+
+@pytest.mark.parametrize("padding", [-1, None, "0", 10**6])
+def test_a_padding_id_outside_the_vocabulary_is_not_used(tmp_path: Path, padding: object) -> None:
+    assert (
+        resolve(folder_with(tmp_path, BERT_CONFIG | {"pad_token_id": padding}, "model.safetensors")).pad_token_id == 0
+    )
+
+
+def test_a_name_that_no_file_system_takes_is_one_line() -> None:
+    with pytest.raises(ModelError, match="neither a built-in name"):
+        resolve("x" * 5000)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    models.build(sources.resolve("bert-tiny")).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 1}, "parameters of layers that its config.json does not have"),
+        ({"num_hidden_layers": 3}, "parameters of BertModel unset"),
+        ({"vocab_size": 1000}, "weights .* have another shape than its config.json says"),
+        ({"num_attention_heads": 0}, "cannot be built"),
+        ({"hidden_size": "wide"}, "cannot be built"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_weights_and_configuration_must_agree(
+    saved: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    shutil.copytree(saved, tmp_path / "model")
+    config = json.loads((saved / "config.json").read_text()) | change
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=message):
+        checkpoint.export(resolve(str(tmp_path / "model")), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 100])
+@pytest.mark.filterwarnings("ignore")
+def test_broken_weights_are_one_line(saved: Path, tmp_path: Path, content: bytes) -> None:
+    shutil.copytree(saved, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"cannot be built .* check its config\.json and weights"):
+        checkpoint.export(resolve(str(tmp_path / "model")), tmp_path)
 
 
 @pytest.mark.parametrize(("option", "value"), [("weights", "some"), ("task", "chat")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -50,11 +51,11 @@ def test_the_key_follows_the_recipe_and_not_its_order() -> None:
         (lambda path: (path / "model.onnx").write_bytes(b"grapH"), "model.onnx fails its checksum"),
         (lambda path: (path / "model.onnx").write_bytes(b"graph+"), "model.onnx has 6 bytes instead of 5"),
         (lambda path: (path / "sub" / "weights").unlink(), "sub/weights is missing"),
-        (lambda path: (path / MANIFEST).unlink(), "manifest missing"),
-        (lambda path: (path / MANIFEST).write_text("{"), "manifest missing or unreadable"),
+        (lambda path: (path / MANIFEST).unlink(), "manifest is missing"),
+        (lambda path: (path / MANIFEST).write_text("{"), "unreadable or altered"),
         (
             lambda path: (path / MANIFEST).write_text((path / MANIFEST).read_text().replace("c0ffee", "c0ffef")),
-            "recipe does not match the key",
+            "altered",
         ),
     ],
     ids=["flipped", "grown", "missing", "no manifest", "torn manifest", "stale"],
@@ -64,6 +65,50 @@ def test_damage_is_named(store: ArtifactStore, damage, message: str) -> None:
     damage(path)
     assert message in str(store.damage(path))
     assert message in str(store.damages([path])[path])
+
+
+def altered(path: Path, **values: object) -> None:
+    manifest = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps(manifest | values))
+
+
+@pytest.mark.parametrize(
+    "values", [{"metadata": {"positions": 4}}, {"metadata": []}, {"files": []}, {"key": "../../zzz"}, {"recipe": []}]
+)
+def test_an_altered_manifest_is_damage(store: ArtifactStore, values: dict[str, object]) -> None:
+    path = store.make(RECIPE, write).path
+    altered(path, **values)
+    assert store.find(RECIPE) is None
+    assert list(store.drop_damaged([path]).values()) == ["its manifest is missing, unreadable or altered"]
+    assert store.make(RECIPE, write).bytes == 15
+
+
+@pytest.mark.parametrize("stand_in", [lambda path: path.write_text(""), lambda path: path.symlink_to("/tmp")])
+def test_what_stands_in_an_artifacts_place_is_replaced(store: ArtifactStore, stand_in) -> None:
+    store.prepare()
+    path = store.path_of(RECIPE)
+    stand_in(path)
+    assert list(store.drop_damaged([path])) == [path]
+    assert store.make(RECIPE, write).bytes == 15
+
+
+def test_foreign_files_in_the_store_are_left_alone(store: ArtifactStore) -> None:
+    store.prepare()
+    (store.folder / "precious").mkdir()
+    for name in (".making-probe-99999", ".making-x-99999999999999999999999"):
+        (store.folder / name).touch()
+    assert store.paths() == []
+    for path in store.leftovers():
+        store.remove(path)
+    assert [path.name for path in store.folder.iterdir()] == ["precious"]
+
+
+def test_one_process_at_a_time_writes_a_run(store: ArtifactStore, tmp_path: Path) -> None:
+    store.prepare()
+    with store.alone_with(tmp_path / "run.jsonl") as first, store.alone_with(tmp_path / "run.jsonl") as second:
+        assert (first, second) == (True, False)
+    with store.alone_with(tmp_path / "run.jsonl") as again, store.alone_with(tmp_path / "other.jsonl") as other:
+        assert (again, other) == (True, True)
 
 
 def test_a_failed_export_leaves_nothing(store: ArtifactStore) -> None:
