@@ -24,7 +24,7 @@ MANIFEST = "artifact.json"
 SCHEMA = 1
 _ASIDE = ".making-"
 _USER = ".user-"
-_NAME = re.compile(r"[a-z0-9_.]+-[0-9a-f]{16}")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*-[0-9a-f]{16}")
 
 
 class StoreError(Exception):

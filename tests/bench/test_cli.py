@@ -60,7 +60,7 @@ def test_every_record_says_what_really_ran(compared) -> None:
 
 def test_the_plan_and_the_progress_are_told(compared) -> None:
     done, run = compared
-    for words in ("seeded random (seed 0)", "plan: 4 cells (4 contestants × 1 shapes)", "records: run.jsonl"):
+    for words in ("seeded random (seed 0)", "plan: 4 cells (4 contestants × 1 shape)", "records: run.jsonl"):
         assert words in done.stderr, words
     assert done.stderr.count("2×16") == len(run.records)
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -160,7 +160,7 @@ def test_logits_of_a_decoder(cli, artifacts: Path) -> None:
         (["--output", "/dev/null/x"], "output file '/dev/null/x' cannot be made"),
         (["--resume", "nothing.jsonl"], "cannot be read"),
         (["--resume", "nothing.jsonl", "--batches", "2"], "--batches cannot be given with --resume"),
-        (["--rounds", "0"], "--rounds 0 is below 1"),
+        (["--rounds", "0"], "--rounds 0 is not within 1 and 10000"),
         (["--threads", "-1"], "--threads -1"),
         (["--rounds", "many"], "--rounds"),
     ],
