@@ -6,7 +6,6 @@ Exit codes: 0 every measured cell is equivalent or better; 1 anything else; 2 th
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import signal
@@ -17,6 +16,7 @@ import typer
 
 from bench import __version__
 from bench.cli import artifacts, compare, list_, report
+from bench.cli.streams import mute, tell
 from bench.errors import BenchError
 
 app = typer.Typer(
@@ -68,8 +68,7 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except OSError as error:
-        # Whatever is left in the buffer of a closed or full standard output would fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        mute(1)
         _fail("" if isinstance(error, BrokenPipeError) else f"{error.strerror or error}", 1)
     except Exception as error:
         _fail_in_usage(error)
@@ -95,8 +94,7 @@ def _fail_in_usage(error: Exception) -> None:
 
 def _fail(message: str, code: int) -> NoReturn:
     if message:
-        with contextlib.suppress(OSError):
-            print(f"bench: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        tell(f"bench: {' '.join(message.split())}")
     raise SystemExit(code) from None
 
 

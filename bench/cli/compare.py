@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from bench.cli.streams import tell
 
 if TYPE_CHECKING:
     from bench.preparation import Preparation
@@ -118,8 +118,7 @@ class _Screen:
 
     def say(self, line: str) -> None:
         if not self.quiet:
-            with contextlib.suppress(OSError):  # a progress line that cannot be shown stops no measurement
-                print(line, file=sys.stderr, flush=True)
+            tell(line)
 
     def plan(self, run: Run, prepared: Preparation) -> None:
         from bench.api import guessed_seconds
@@ -153,15 +152,12 @@ class _Screen:
     def interrupted(self, artifacts: Path) -> None:
         """Say what is kept and how to go on."""
         if self.run is None or self.run.path is None or not self.run.path.exists():
-            print("bench: stopped before anything was measured", file=sys.stderr)
+            tell("bench: stopped before anything was measured")
             return
         again = ["bench", "compare", "--resume", str(self.run.path)]
         if artifacts != Path("artifacts"):
             again += ["--artifacts", str(artifacts)]
-        print(
-            f"bench: stopped; {len(self.run.records)} records are kept. Go on with: {shlex.join(again)}",
-            file=sys.stderr,
-        )
+        tell(f"bench: stopped; {len(self.run.records)} records are kept. Go on with: {shlex.join(again)}")
 
 
 def _outcome(record: Record) -> str:

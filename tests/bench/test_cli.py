@@ -38,7 +38,8 @@ def test_the_main_job_on_all_four_runtimes(compared) -> None:
     assert [r.backend for r in run.records] == ["eager", "onnx", "torchscript", "compile"]
     assert {r.status for r in run.records} == {"ok"}
     assert {r.verdict for r in run.records} <= {"exact", "equivalent"}
-    assert all(row["speedup"] for row in run.rows())
+    for record, row in zip(run.records, run.rows(), strict=True):
+        assert row["speedup"] or run.unsteadiness(record)  # a busy machine may withhold it
 
 
 def test_every_record_says_what_really_ran(compared) -> None:
