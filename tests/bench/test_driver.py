@@ -49,7 +49,8 @@ def test_every_planned_cell_has_one_record_on_disk(tmp_path: Path) -> None:
 
 
 def test_the_scripted_times_are_measured_and_compared(tmp_path: Path) -> None:
-    done = run(tmp_path, "null:slow,null", batches=[1], lengths=[8])
+    plan = TimingPlan(rounds=3, seconds_per_cell=0.6, warmup_calls=1, warmup_seconds=0.0)
+    done = run(tmp_path, "null:slow,null", batches=[1], lengths=[8], plan=plan)
     slow, fast = done.rows()
     assert slow["median_ms"] >= 20
     assert 1 <= fast["median_ms"] < slow["median_ms"]
