@@ -179,3 +179,15 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(root: Path, tmp_pat
     }
     assert names == expected
     assert licences
+
+
+def test_every_committed_run_can_be_read_and_says_how_it_was_made(root: Path) -> None:
+    from bench.records import read_run
+
+    paths = sorted((root / "artifacts" / "reference").glob("*.jsonl"))
+    assert paths
+    for path in paths:
+        run = read_run(path)
+        assert run.is_complete
+        assert run.command.startswith("bench compare --model")
+        assert run.fingerprint["versions"]["torch"]
