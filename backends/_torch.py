@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +43,12 @@ class CudaClock(Backend):
 
     def elapsed_ns(self, start: Any, end: Any) -> int:
         return round(start.elapsed_time(end) * 1e6)
+
+    def trim(self) -> None:
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
 
 
 class TorchBackend(CudaClock):
@@ -92,17 +101,46 @@ class TorchBackend(CudaClock):
         self.module = None
         self.trim()
 
-    def trim(self) -> None:
+    def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
+        import torch
+
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            outputs = self.run(prepared)
+            self.synchronize()
+        kernels = Counter(event.name.removeprefix("aten::") for event in profile.events() or [])
+        taken = {name: count for name, count in kernels.items() if name.startswith("_scaled_dot_product")}
+        return outputs, {"attention_kernels": taken}
+
+    def parameters(self) -> Iterable[Any]:
+        """Tensors of the loaded module: parameters and buffers, a shared one once."""
+        return {tensor.data_ptr(): tensor for tensor in chain(self.module.parameters(), self.module.buffers())}.values()
+
+    def memory(self) -> dict[str, int]:
+        import torch
+
+        found = {"parameters_bytes": sum(tensor.numel() * tensor.element_size() for tensor in self.parameters())}
+        if self.device == "cuda":
+            found |= {
+                "allocated_bytes": torch.cuda.memory_allocated(),
+                "reserved_bytes": torch.cuda.memory_reserved(),
+                "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
+                "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
+            }
+        return found
+
+    def reset_memory_peak(self) -> None:
         import torch
 
         if self.device == "cuda":
-            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
 
     def facts(self) -> dict[str, Any]:
         import torch
 
         return {
             "threads": torch.get_num_threads(),
+            "interop_threads": torch.get_num_interop_threads(),
             "tf32": torch.backends.cuda.matmul.allow_tf32,
+            "tf32_cudnn": torch.backends.cudnn.allow_tf32,
             "torch": torch.__version__,
         }

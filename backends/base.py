@@ -133,6 +133,21 @@ class Backend(ABC):
     def trim(self) -> None:
         """Give cached memory back to the device, between cells."""
 
+    def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
+        """`run` once, not timed, and facts on what the call really took, such as its attention kernels."""
+        return self.run(prepared), {}
+
+    def memory(self) -> dict[str, int]:
+        """Bytes held: `parameters_bytes` (parameters and buffers), and on a device with memory of its own
+        `allocated_bytes`, `reserved_bytes`, `peak_allocated_bytes` and `peak_reserved_bytes` of its allocator.
+
+        What is not known is left out.
+        """
+        return {}
+
+    def reset_memory_peak(self) -> None:
+        """Set the peaks of `memory` back to what is held now."""
+
     def facts(self) -> dict[str, Any]:
         """What the runtime really did: providers, nodes per provider, compilations. JSON types only."""
         return {}

@@ -26,7 +26,11 @@ class Null(Backend):
     variants: ClassVar = {
         "default": {"seconds": 0.001},
         "instant": {"seconds": 0.0},
+        "50us": {"seconds": 50e-6},
+        "500us": {"seconds": 500e-6},
+        "5ms": {"seconds": 5e-3},
         "slow": {"seconds": 0.02},
+        "50ms": {"seconds": 50e-3},
         "crash": {"seconds": 0.001, "fault": "crash"},
         "hang": {"seconds": 0.001, "fault": "hang"},
         "oom": {"seconds": 0.001, "fault": "oom"},
@@ -38,7 +42,7 @@ class Null(Backend):
     computes_the_model = False
 
     def load(self, path: Path | None, *, device: str, precision: str, threads: int, options: Options) -> None:
-        self.seconds = float(options["seconds"])
+        self.duration_ns = round(options["seconds"] * 1e9)
         self.fault = options.get("fault")
         if self.fault == "load":
             raise UnsupportedError("null:unloadable never loads; use null")
@@ -47,10 +51,11 @@ class Null(Backend):
         return next(iter(batch.values()))
 
     def run(self, prepared: Any) -> Any:
-        end_ns = time.perf_counter_ns() + round(self.seconds * 1e9)
+        clock = time.perf_counter_ns
+        end_ns = clock() + self.duration_ns
         if self.fault and len(prepared) >= FAULT_FROM_BATCH:
             self._fail()
-        while time.perf_counter_ns() < end_ns:
+        while clock() < end_ns:
             pass
         return prepared
 

@@ -9,6 +9,16 @@ from typing import Any, ClassVar
 from backends._torch import CudaClock, cuda_reason
 from backends.base import BackendError, Batch, Options, module_folder, read_metadata
 
+#: Operators that ONNX Runtime puts between nodes of different devices.
+COPIES = ("MemcpyFromHost", "MemcpyToHost")
+#: Operators that are an attention layer by themselves (ONNX and com.microsoft).
+FUSED_ATTENTION = (
+    "Attention",
+    "MultiHeadAttention",
+    "GroupQueryAttention",
+    "PackedAttention",
+    "PackedMultiHeadAttention",
+)
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -65,16 +75,18 @@ class Onnx(CudaClock):
             raise BackendError(
                 f"{PROVIDERS[device]} was asked for and ONNX Runtime took {active}; see `bench list devices`"
             )
-        self.nodes_per_provider = self._placement()
+        self.weight_bytes = sum(file.stat().st_size for file in path.glob("model.onnx*"))
+        self.nodes = self._placement()
 
-    def _placement(self) -> dict[str, int] | None:
-        """Count of graph nodes on each execution provider; None where this ONNX Runtime cannot tell."""
+    def _placement(self) -> Counter[tuple[str, str]] | None:
+        """Count of graph nodes by (execution provider, operator); None where this ONNX Runtime cannot tell."""
         if not hasattr(self.session, "get_provider_graph_assignment_info"):
             return None
-        counts: Counter[str] = Counter()
-        for subgraph in self.session.get_provider_graph_assignment_info():
-            counts[subgraph.ep_name] += len(subgraph.get_nodes())
-        return dict(counts)
+        return Counter(
+            (subgraph.ep_name, node.op_type)
+            for subgraph in self.session.get_provider_graph_assignment_info()
+            for node in subgraph.get_nodes()
+        )
 
     def prepare(self, batch: Batch) -> Any:
         import onnxruntime as ort
@@ -99,16 +111,38 @@ class Onnx(CudaClock):
     def facts(self) -> dict[str, Any]:
         import onnxruntime as ort
 
-        placed = self.nodes_per_provider
-        on_cpu = placed.get(PROVIDERS["cpu"], 0) if placed is not None and self.device == "cuda" else None
         return {
             "providers": self.session.get_providers(),
-            "nodes_per_provider": placed,
-            "nodes_on_cpu": on_cpu,
+            **self._placement_facts(),
             "threads": self.threads,
+            "interop_threads": 1,
             "tf32": False,
             "onnxruntime": ort.__version__,
         }
+
+    def _placement_facts(self) -> dict[str, Any]:
+        """Where the graph's nodes run, the copies that were put between providers, and how attention is computed."""
+        if self.nodes is None:
+            return {"nodes_per_provider": None, "nodes_on_cpu": None, "copies_inserted": None}
+        per_provider: Counter[str] = Counter()
+        attention: Counter[str] = Counter()
+        copies = 0
+        for (provider, operator), count in self.nodes.items():
+            per_provider[provider] += count
+            copies += count if operator in COPIES else 0
+            attention[operator] += count if operator in FUSED_ATTENTION else 0
+        if not any(attention.values()):  # each unfused attention has one softmax
+            attention["unfused"] = sum(count for (_, operator), count in self.nodes.items() if operator == "Softmax")
+        return {
+            "nodes_per_provider": dict(per_provider),
+            "nodes_on_cpu": per_provider[PROVIDERS["cpu"]] if self.device == "cuda" else None,
+            "copies_inserted": copies,
+            "attention_kernels": {operator: count for operator, count in attention.items() if count},
+        }
+
+    def memory(self) -> dict[str, int]:
+        # Weights are the initialisers of the graph's files; the arena's own figures are not told from Python.
+        return {"parameters_bytes": self.weight_bytes}
 
 
 def _to_host(value: Any) -> Any:

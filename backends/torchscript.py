@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,3 +20,12 @@ class TorchScript(TorchBackend):
         import torch
 
         return torch.jit.load(str(path / "model.pt"), map_location=self.device)
+
+    def parameters(self) -> Iterable[Any]:
+        """Freezing turns parameters and buffers into constants of the graph."""
+        import torch
+
+        constants = (node.output() for node in self.module.graph.findAllNodes("prim::Constant"))
+        values = (value.toIValue() for value in constants)
+        tensors = (value for value in values if isinstance(value, torch.Tensor))
+        return {tensor.data_ptr(): tensor for tensor in tensors}.values()

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.api import compare, resume
     from bench.errors import BenchError, UserError
-    from bench.records import Record, Run, read_run
+    from bench.records import Record, Run
+    from bench.runfile import read_run
     from bench.spec import TimingPlan
 
 __version__ = "0.1.0"
@@ -25,7 +26,7 @@ _HOMES = {
     "UserError": "bench.errors",
     "Record": "bench.records",
     "Run": "bench.records",
-    "read_run": "bench.records",
+    "read_run": "bench.runfile",
     "TimingPlan": "bench.spec",
 }
 

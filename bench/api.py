@@ -9,21 +9,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import machine
+from bench import machine, peaks
 from bench.driver import Driver
-from bench.errors import UserError
+from bench.errors import BenchError, UserError
 from bench.preparation import Preparation
-from bench.records import Record, Run, RunFile, read_run
+from bench.records import Record, Run
+from bench.runfile import RunFile, peaks_line, read_run
 from bench.spec import (
     DEFAULT_BATCHES,
     DEFAULT_LENGTHS,
+    TARGET_PRECISION,
+    Contestant,
     Grid,
     Shape,
     TimingPlan,
     check_lengths,
     check_seed,
     command_of,
+    parse_boundary,
     parse_contestants,
+    parse_share,
     parse_sizes,
 )
 from exporters import checkpoint, sources
@@ -60,6 +65,10 @@ def compare(
     task: str = "base",
     rounds: int = TimingPlan.rounds,
     max_seconds_per_cell: float = TimingPlan.seconds_per_cell,
+    target_precision: str | float | None = None,
+    naive_timer: bool = False,
+    boundary: str = "device",
+    grad: bool = False,
     timeout: float = TimingPlan.timeout_seconds,
     plan: TimingPlan | None = None,
     seed: int = 0,
@@ -70,12 +79,17 @@ def compare(
     """Export, time and judge `model` on every backend at every batch × length; returns the Run.
 
     `backends` are names like "eager" or "compile:max-autotune"; `lengths` are in tokens and
-    default to those of 16, 128 and 512 that the model has positions for. `plan` settles every detail
-    of timing, in place of `rounds`, `max_seconds_per_cell` and `timeout` (seconds). Records are written to
+    default to those of 16, 128 and 512 that the model has positions for. `target_precision` is a share or
+    "2%" (default: 2 % on the CPU, 1 % on a GPU). `boundary` "host" times copies from and to the host. `grad`
+    adds eager with autograd on. `plan` settles every detail of timing, in place of `rounds`,
+    `max_seconds_per_cell`, `target_precision`, `naive_timer` and `timeout` (seconds). Records are written to
     `output` (default: a new file under ARTIFACTS/runs) as they come. Raises UserError for wrong
     input before anything starts, and BenchError when the run cannot go on.
     """
     contestants = parse_contestants(backends, precisions)
+    if grad:
+        contestants = _with_grad(contestants)
+    parse_boundary(boundary)
     batch_sizes = parse_sizes(batches, "--batches")
     length_sizes = None if lengths is None else parse_sizes(lengths, "--lengths")
     check_seed(seed)
@@ -86,11 +100,17 @@ def compare(
         length_sizes = tuple(n for n in DEFAULT_LENGTHS if source.positions is None or n <= source.positions)
     shapes = tuple(Shape(batch, length) for batch in batch_sizes for length in length_sizes)
     check_lengths(shapes, model, source.positions)
-    grid = Grid(model, contestants, shapes, settled_device, budget, weights, task, seed)
+    grid = Grid(model, contestants, shapes, settled_device, budget, weights, task, seed, boundary)
+    if target_precision is None:
+        target_precision = TARGET_PRECISION[settled_device]
+    share = parse_share(target_precision, "--target-precision")
+    plan = plan or TimingPlan(
+        rounds, max_seconds_per_cell, timeout_seconds=timeout, target_precision=share, naive_timer=naive_timer
+    )
     now = datetime.now(UTC)
     run = Run(
         grid=grid,
-        plan=plan or TimingPlan(rounds, max_seconds_per_cell, timeout_seconds=timeout),
+        plan=plan,
         fingerprint=machine.fingerprint(),
         origin=source.origin,
         checkpoint=recipe_key(checkpoint.recipe(source)),
@@ -130,6 +150,18 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
         return _measure(run, source, store, listener or Listener(), is_new=False)
 
 
+def _with_grad(contestants: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
+    """`contestants` with eager's variant `grad` behind eager, at each of its precisions."""
+    if not any(contestant.backend == "eager" for contestant in contestants):
+        raise UserError("--grad is eager's alone, and eager is not among the backends; use --backends eager,…")
+    both = []
+    for contestant in contestants:
+        both.append(contestant)
+        if contestant.backend == "eager" and contestant.variant == "default" and contestant.copy == 1:
+            both.append(Contestant("eager", "grad", contestant.precision))
+    return tuple(dict.fromkeys(both))
+
+
 @contextmanager
 def _sole_writer(store: ArtifactStore, path: Path) -> Iterator[None]:
     """Keep other runs off the file `path`, and `prune` off the store."""
@@ -165,6 +197,7 @@ def _measure(run: Run, source: sources.ModelSource, store: ArtifactStore, listen
 
     try:
         prepared.make()
+        _measure_peaks(run, prepared, file, listener.say)
         Driver(run, prepared, file, listener.say).measure(pace.start, progress)
     except UserError:
         # The model's exact positions are known only once it is built; nothing was measured.
@@ -172,6 +205,21 @@ def _measure(run: Run, source: sources.ModelSource, store: ArtifactStore, listen
             run.path.unlink(missing_ok=True)
         raise
     return run
+
+
+def _measure_peaks(run: Run, prepared: Preparation, file: RunFile, say: Callable[[str], None]) -> None:
+    """Measure what this machine can do at most, where cells will be held against it and it is not known."""
+    grid = run.grid
+    precisions = {c.precision for c in prepared.artifacts if prepared.classes[c].computes_the_model}
+    if not precisions:
+        return
+    root, timeout = prepared.store.root, run.plan.timeout_seconds
+    try:
+        run.peaks = peaks.measure(root, grid.device, sorted(precisions), grid.threads, timeout, say)
+    except BenchError as error:
+        say(f"no floors in this run, as the machine's peaks could not be measured: {error}")
+        return
+    file.append(peaks_line(run.peaks))
 
 
 class Pace:
@@ -204,6 +252,5 @@ def guessed_cell_seconds(source: sources.ModelSource, run: Run, shape: Shape) ->
     speed = GUESSED_FLOPS[grid.device] * (grid.threads if grid.device == "cpu" else 1)
     call = source.flops(shape.batch, shape.length) / speed
     warm_up = max(plan.warmup_calls * call, plan.warmup_seconds)
-    return (
-        3 * call + warm_up + max(plan.seconds_per_cell, plan.least_rounds * call) + SECONDS_BESIDE_A_TURN * plan.rounds
-    )
+    rounds = min(max(plan.rounds, plan.least_rounds), max(plan.least_rounds, plan.seconds_per_cell / max(call, 1e-9)))
+    return 3 * call + warm_up + rounds * (max(plan.turn_seconds, call) + SECONDS_BESIDE_A_TURN)

@@ -11,41 +11,71 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bench import machine
-from bench.channel import Worker, WorkerError
+from bench import conditions, statistics
+from bench.channel import WorkerError
 from bench.parity.verdict import TOLERANCES, worst_case
 from bench.preparation import Preparation, Say
-from bench.records import Record, Run, RunFile, record_line
-from bench.spec import Contestant, Shape, command_of
+from bench.records import CRITERIA, Record, Run
+from bench.runfile import RunFile, record_line
+from bench.spec import Contestant, Shape, TimingPlan, command_of
 from bench.warnings import warnings_of
-from bench.worker import start
+from bench.workers import STRIKES, Workers
 from exporters.store import Artifact
 
-#: Deaths or hangs in a row after which a contestant's remaining cells are skipped.
-STRIKES = 3
-#: Memory of a worker beside its weights, in bytes: interpreter, runtime, activations of a small cell.
-PROCESS_BYTES = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}
 #: Pause before a turn: ONNX Runtime's idle threads were seen to spin for up to 50 ms after a call.
 REST_SECONDS = 0.06
+#: Figures of a worker's memory that belong to one cell.
+PEAKS_OF_MEMORY = ("peak_process_bytes", "call_process_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
+#: A record's list of rounds for each list of samples in a turn's reply.
+KINDS_OF_TIME = {
+    "rounds": "wall_ns",
+    "device_rounds": "device_ns",
+    "enqueue_rounds": "enqueue_ns",
+    "pipelined_rounds": "pipelined_ns",
+    "naive_rounds": "naive_ns",
+}
 
 
 @dataclass
 class Measured:
     """What is known of one cell while it is being measured."""
 
-    rounds: list[list[int]] = field(default_factory=list)
-    device_rounds: list[list[int]] = field(default_factory=list)
+    times: dict[str, list[list[int]]] = field(default_factory=lambda: {name: [] for name in KINDS_OF_TIME})
+    """Nanoseconds a call by kind of time and round; `rounds` are those of the headline."""
     warmup_ns: list[int] = field(default_factory=list)
     first_call_ns: int | None = None
+    calls_per_sample: int = 1
+    is_stable: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    conditions: list[dict[str, Any]] = field(default_factory=list)
     parity: dict[str, Any] = field(default_factory=dict)
     error: WorkerError | None = None
     turns: str = "interleaved"
 
     @property
+    def rounds(self) -> list[list[int]]:
+        """Synchronised wall time of each sample, by round."""
+        return self.times["rounds"]
+
+    @property
     def spent_seconds(self) -> float:
         """Time of the samples taken so far."""
-        return sum(map(sum, self.rounds)) / 1e9
+        return sum(map(sum, self.rounds)) * self.calls_per_sample / 1e9
+
+    def is_precise(self, target: float) -> bool:
+        """True when the interval of the median is as narrow as `target` asks."""
+        reached = statistics.precision(self.rounds)
+        return reached is not None and reached <= target
+
+    def unmet(self, plan: TimingPlan) -> list[str]:
+        """Stopping criteria that this cell ended without, of `CRITERIA`."""
+        reached = {
+            "warm-up": self.is_stable,
+            "rounds": len(self.rounds) >= plan.rounds,
+            "precision": self.is_precise(plan.target_precision),
+        }
+        return [criterion for criterion in CRITERIA if not reached[criterion]]
 
 
 class Driver:
@@ -54,111 +84,20 @@ class Driver:
     def __init__(self, run: Run, prepared: Preparation, file: RunFile, say: Say) -> None:
         self.run, self.grid, self.plan = run, run.grid, run.plan
         self.prepared, self.file, self.say = prepared, file, say
-        self.refused = prepared.refused
-        self.loaded: dict[Contestant, Worker] = {}
-        self.load_seconds: dict[Contestant, float] = {}
-        self.versions: dict[Contestant, dict[str, str]] = {}
+        self.workers = Workers(prepared, self.plan.timeout_seconds)
         self.out_of_memory: dict[Contestant, list[Shape]] = {}
-        self.strikes: dict[Contestant, int] = {}
-        self.lost: dict[Contestant, WorkerError] = {}
-        """Workers that died while starting; they are started again for the next shape."""
         self.random = random.Random(self.grid.seed)
-
-    def load(self, contestants: Sequence[Contestant]) -> None:
-        """Start the workers of `contestants` that are not loaded: imports side by side, loads one by one."""
-        spawned = {}
-        for contestant in contestants:
-            self.lost.pop(contestant, None)
-            if contestant in self.loaded or contestant in self.refused or self._is_given_up(contestant):
-                continue
-            artifact = self.prepared.artifacts.get(contestant)
-            worker = start(
-                contestant.backend,
-                contestant.variant,
-                contestant.precision,
-                self.grid.device,
-                artifact.path if artifact else None,
-                self.grid.threads,
-                self.prepared.store.root,
-            )
-            worker.send({"op": "hello"})
-            spawned[contestant] = worker
-            self.loaded[contestant] = worker
-        for contestant, worker in spawned.items():
-            try:
-                self.versions[contestant] = worker.receive(self.plan.timeout_seconds)["versions"]
-            except WorkerError as error:
-                self._refuse(contestant, error)
-        for contestant, worker in spawned.items():
-            if contestant in self.loaded:
-                try:
-                    reply = worker.request({"op": "load"}, self.plan.timeout_seconds)
-                    self.load_seconds[contestant] = reply["seconds"]
-                except WorkerError as error:
-                    self._refuse(contestant, error)
-
-    def _refuse(self, contestant: Contestant, error: WorkerError) -> None:
-        """Note why a worker did not start: for good if it said so itself, for now if it was lost."""
-        self._unload(contestant)
-        reason = f"{contestant.label} did not load: {error.reason}"
-        outcome = WorkerError(error.status, reason, error.details, error.is_gone)
-        if error.is_gone and error.status != "oom":
-            self.lost[contestant] = outcome
-        else:
-            self.refused[contestant] = outcome
-
-    def close(self) -> None:
-        """End every worker."""
-        for worker in self.loaded.values():
-            worker.kill()
-        self.loaded.clear()
-
-    def _unload(self, contestant: Contestant) -> None:
-        if worker := self.loaded.pop(contestant, None):
-            worker.kill()
-
-    def _is_given_up(self, contestant: Contestant) -> bool:
-        return self.strikes.get(contestant, 0) >= STRIKES
-
-    def groups(self) -> list[tuple[Contestant, ...]]:
-        """Contestants that take turns: all of them, loaded now, or each alone where memory does not hold all."""
-        usable = [c for c in self.grid.contestants if c not in self.refused]
-        needed = sum(self._weight_bytes(c) + PROCESS_BYTES[self.grid.device] for c in usable)
-        if self.grid.device == "cuda":
-            available = int(machine.gpus()[0]["free_bytes"])
-        else:
-            available = machine.available_memory_bytes()
-        fits = len(usable) < 2 or needed <= 0.8 * available
-        if fits:
-            self.load(usable)
-            crowded_out = [c for c in usable if c in self.refused and self.refused[c].status == "oom"]
-            fits = not (crowded_out and self.loaded)
-            for contestant in crowded_out if not fits else []:
-                del self.refused[contestant]
-        if fits:
-            return [self.grid.contestants]
-        self.close()
-        self.say(
-            f"memory ({available / 2**30:.1f} GiB free) does not hold all workers; they are timed one after another"
-        )
-        return [(contestant,) for contestant in self.grid.contestants]
-
-    def _weight_bytes(self, contestant: Contestant) -> int:
-        artifact = self.prepared.artifacts.get(contestant)
-        # Loading holds the weights twice for a moment, and a compiled backend keeps packed copies.
-        return 2 * artifact.bytes if artifact else 0
-
-    # Measuring.
+        self.turns_seconds = self.turns_cpu_seconds = 0.0
 
     def measure(self, begin: Callable[[], None], progress: Callable[[list[Record]], None]) -> None:
         """Measure every cell that has no record.
 
         `begin` is called once the workers are loaded; `progress` sees a shape's records once they are on disk.
         """
-        started, cpu_started = time.monotonic(), time.process_time()
+        started = time.monotonic()
         try:
-            groups = self.groups()
-            self.say(f"measuring; {len(self.loaded)} workers loaded in {time.monotonic() - started:.1f} s")
+            groups = self.workers.groups()
+            self.say(f"measuring; {len(self.workers.loaded)} workers loaded in {time.monotonic() - started:.1f} s")
             begin()
             for group in groups:
                 for shape in self.grid.shapes:
@@ -166,17 +105,18 @@ class Driver:
                     wanted = [contestant for contestant in group if contestant not in recorded]
                     if not wanted:
                         continue
-                    self.load(wanted)
+                    self.workers.load(wanted)
                     records = self._measure_shape(shape, wanted)
                     for record in records:
                         self.run.records.append(record)
                         self.file.append(record_line(record))
                     progress(records)
-                self.close()
+                self.workers.close()
         finally:
-            self.close()
+            self.workers.close()
         wall = time.monotonic() - started
-        self.run.parent_cpu_share = round((time.process_time() - cpu_started) / wall, 5) if wall else None
+        if self.turns_seconds:
+            self.run.parent_cpu_share = round(self.turns_cpu_seconds / self.turns_seconds, 5)
         self.run.is_complete = True
         self.file.append({"kind": "end", "seconds": round(wall, 3), "parent_cpu_share": self.run.parent_cpu_share})
 
@@ -185,10 +125,10 @@ class Driver:
         if len(group) < len(self.grid.contestants):  # the others are not loaded, or were measured before a resume
             for cell in cells.values():
                 cell.turns = "sequential"
-        is_crowded = len(self.loaded) > 1
+        is_crowded = len(self.workers.loaded) > 1
         self._take_rounds(shape, cells)
         for contestant, cell in cells.items():
-            if cell.error and cell.error.status == "oom" and contestant not in self.refused and is_crowded:
+            if cell.error and cell.error.status == "oom" and contestant not in self.workers.refused and is_crowded:
                 cells[contestant] = self._retry_alone(shape, contestant, cell)
         for contestant, cell in cells.items():
             self._note_failure(contestant, shape, cell)
@@ -196,14 +136,14 @@ class Driver:
 
     def _known_outcome(self, contestant: Contestant, shape: Shape) -> WorkerError | None:
         """Why this cell need not be tried, if so."""
-        if contestant in self.refused:
-            return self.refused[contestant]
-        if contestant in self.lost:
-            return self.lost[contestant]
+        if contestant in self.workers.refused:
+            return self.workers.refused[contestant]
+        if contestant in self.workers.lost:
+            return self.workers.lost[contestant]
         for smaller in self.out_of_memory.get(contestant, []):
             if shape.batch >= smaller.batch and shape.length >= smaller.length:
                 return WorkerError("skipped", f"a smaller cell, {smaller}, ran out of memory")
-        if self._is_given_up(contestant):
+        if self.workers.is_given_up(contestant):
             return WorkerError("skipped", f"given up after {STRIKES} dead or hung workers in a row")
         return None
 
@@ -211,30 +151,50 @@ class Driver:
         """Warm every contestant up, go round them in seeded random order, then judge what was timed."""
         timeout = self.plan.timeout_seconds
         begin = {"op": "begin", "inputs_plan": self.prepared.inputs(shape), "plan": asdict(self.plan)}
+        begin["boundary"] = self.grid.boundary
         for contestant in self._alive(cells):
-            reply = self._ask(contestant, cells[contestant], begin, timeout)
             cell = cells[contestant]
-            cell.first_call_ns, cell.warmup_ns = reply.get("first_call_ns"), reply.get("warmup_ns", [])
-            cell.facts |= reply.get("facts", {})
-        turn = {"op": "turn", "seconds": self.plan.seconds_per_cell / self.plan.rounds}
-        for taken in range(self.plan.rounds):
-            alive = self._alive(cells)
-            spent = max((cells[contestant].spent_seconds for contestant in alive), default=0.0)
-            if taken >= self.plan.least_rounds and spent >= self.plan.seconds_per_cell:
-                break
+            reply = self._ask(contestant, cell, begin, timeout)
+            if not cell.error:
+                cell.first_call_ns, cell.warmup_ns = reply["first_call_ns"], reply["warmup_ns"]
+                cell.calls_per_sample, cell.is_stable = reply["calls_per_sample"], reply["is_stable"]
+                cell.facts |= reply["facts"]
+        taken = 0
+        while (alive := self._alive(cells)) and not self._is_enough(taken, [cells[who] for who in alive]):
             self.random.shuffle(alive)
             for contestant in alive:
-                cell = cells[contestant]
-                if len(self.loaded) > 1:
-                    time.sleep(REST_SECONDS)
-                reply = self._ask(contestant, cell, turn, timeout)
-                if not cell.error:
-                    cell.rounds.append(reply["wall_ns"])
-                    cell.device_rounds += [reply["device_ns"]] if reply["device_ns"] else []
+                self._take_turn(contestant, cells[contestant])
+            taken += 1
         for contestant in self._alive(cells):
             self._judge(shape, contestant, cells[contestant])
             if not cells[contestant].error:
                 self._end_cell(contestant)
+
+    def _is_enough(self, taken: int, cells: Sequence[Measured]) -> bool:
+        """True when every cell is precise and has its rounds, or when the ceiling of seconds is reached."""
+        if taken < self.plan.least_rounds:
+            return False
+        if max(cell.spent_seconds for cell in cells) >= self.plan.seconds_per_cell:
+            return True
+        return taken >= self.plan.rounds and all(cell.is_precise(self.plan.target_precision) for cell in cells)
+
+    def _take_turn(self, contestant: Contestant, cell: Measured) -> None:
+        if len(self.workers.loaded) > 1:
+            time.sleep(REST_SECONDS)
+        pids = [worker.pid for worker in self.workers.loaded.values()]
+        before = conditions.snapshot(self.grid.device, pids)
+        started, cpu_started = time.monotonic(), time.process_time()
+        turn = {"op": "turn", "seconds": self.plan.turn_seconds}
+        reply = self._ask(contestant, cell, turn, self.plan.timeout_seconds)
+        self.turns_cpu_seconds += time.process_time() - cpu_started
+        self.turns_seconds += time.monotonic() - started
+        if cell.error:
+            return
+        after = conditions.snapshot(self.grid.device, pids)
+        cell.conditions.append(conditions.between(before, after, reply["cpu_seconds"]))
+        for name, key in KINDS_OF_TIME.items():
+            if reply[key]:
+                cell.times[name].append(reply[key])
 
     def _alive(self, cells: Mapping[Contestant, Measured]) -> list[Contestant]:
         return [contestant for contestant, cell in cells.items() if not cell.error]
@@ -243,13 +203,13 @@ class Driver:
         self, contestant: Contestant, cell: Measured, message: Mapping[str, Any], timeout: float
     ) -> dict[str, Any]:
         """The reply, or {} with the cell's error set and the worker restored to a state that can go on."""
-        worker = self.loaded[contestant]
+        worker = self.workers.loaded[contestant]
         try:
             return worker.request(message, timeout)
         except WorkerError as error:
             cell.error = error
             if error.is_gone:
-                self._unload(contestant)
+                self.workers.unload(contestant)
             else:
                 self._end_cell(contestant)
             return {}
@@ -257,9 +217,9 @@ class Driver:
     def _end_cell(self, contestant: Contestant) -> None:
         """Have a worker let go of its cell; one that cannot is started again for the next."""
         try:
-            self.loaded[contestant].request({"op": "end"}, self.plan.timeout_seconds)
+            self.workers.loaded[contestant].request({"op": "end"}, self.plan.timeout_seconds)
         except WorkerError:
-            self._unload(contestant)
+            self.workers.unload(contestant)
 
     def _judge(self, shape: Shape, contestant: Contestant, cell: Measured) -> None:
         reference = self.prepared.references.get(("fp64", shape))
@@ -276,6 +236,7 @@ class Driver:
             request |= {"reference": None, "yardstick": None}
         reply = self._ask(contestant, cell, request, self.plan.timeout_seconds)
         cell.facts |= reply.get("facts", {})
+        cell.memory |= {name: held for name, held in reply.get("memory", {}).items() if name in PEAKS_OF_MEMORY}
         if cell.error or not self.prepared.classes[contestant].computes_the_model:
             return
         missing = next((why for why in (reference, yardstick) if isinstance(why, str)), None)
@@ -287,9 +248,9 @@ class Driver:
     def _retry_alone(self, shape: Shape, contestant: Contestant, cell: Measured) -> Measured:
         """Measure a cell that ran out of memory once more with every other worker gone."""
         self.say(f"{contestant.label} ran out of memory at {shape}; trying it alone")
-        self.close()
-        self.load([contestant])
-        if contestant not in self.loaded:
+        self.workers.close()
+        self.workers.load([contestant])
+        if contestant not in self.workers.loaded:
             return cell
         alone = Measured(turns="sequential")
         self._take_rounds(shape, {contestant: alone})
@@ -299,15 +260,16 @@ class Driver:
 
     def _note_failure(self, contestant: Contestant, shape: Shape, cell: Measured) -> None:
         status = cell.error.status if cell.error else "ok"
-        if status == "oom" and contestant not in self.refused:
+        if status == "oom" and contestant not in self.workers.refused:
             self.out_of_memory.setdefault(contestant, []).append(shape)
         if status in ("failed", "timeout") and cell.error and cell.error.is_gone:
-            self.strikes[contestant] = self.strikes.get(contestant, 0) + 1
+            self.workers.strikes[contestant] = self.workers.strikes.get(contestant, 0) + 1
         elif status == "ok":
-            self.strikes[contestant] = 0
+            self.workers.strikes[contestant] = 0
 
     def _record(self, shape: Shape, contestant: Contestant, cell: Measured) -> Record:
         artifact = self.prepared.artifacts.get(contestant)
+        times: dict[str, Any] = {} if cell.error else dict(cell.times)
         record = Record(
             model=self.grid.model,
             backend=contestant.backend,
@@ -319,17 +281,28 @@ class Driver:
             status=cell.error.status if cell.error else "ok",
             reason=cell.error.reason if cell.error else "",
             weights=self.prepared.source.weights,
-            rounds=[] if cell.error else cell.rounds,
-            device_rounds=[] if cell.error else cell.device_rounds,
+            copy=contestant.copy,
+            **times,
+            calls_per_sample=cell.calls_per_sample,
+            unmet=[] if cell.error else cell.unmet(self.plan),
+            conditions=conditions.summary(cell.conditions),
+            memory=self._memory(shape, contestant, cell),
+            operations=self.prepared.operations(shape, contestant),
             warmup_ns=cell.warmup_ns,
             first_call_ns=cell.first_call_ns,
             export_seconds=artifact.export_seconds if artifact else None,
-            load_seconds=self.load_seconds.get(contestant),
+            load_seconds=self.workers.load_seconds.get(contestant),
             parity=cell.parity,
-            facts=cell.facts | {"versions": self.versions.get(contestant, {})},
+            facts=cell.facts | {"versions": self.workers.versions.get(contestant, {})},
             failure=cell.error.details if cell.error else {},
             turns=cell.turns,
             repeat=command_of(self.grid, self.plan, [contestant], [shape]),
             judged=self.prepared.classes[contestant].computes_the_model,
         )
-        return replace(record, warnings=warnings_of(record))
+        return replace(record, warnings=warnings_of(record, self.plan))
+
+    def _memory(self, shape: Shape, contestant: Contestant, cell: Measured) -> dict[str, Any]:
+        """What was held once the model was loaded, the peak of a call, and what a decoder's cache would take."""
+        found: dict[str, Any] = {"loaded": self.workers.memory.get(contestant, {}), "peak": cell.memory}
+        cache = self.prepared.source.key_value_bytes(shape.length, contestant.precision)
+        return found if cache is None else found | {"key_value_bytes_per_sequence": cache}

@@ -5,18 +5,37 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+import bench
+from bench import gpu, host
 from bench.errors import UserError
+from bench.host import ROOT
+from bench.host import cpu_name as cpu_name
+from bench.host import governor as governor
 from bench.spec import DEVICES, nearest
 
+#: Distributions whose version a fingerprint carries where they are installed, beside NVIDIA's own (nvidia-*).
 DISTRIBUTIONS = (
-    "runtimebench", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu",
-    "numpy", "safetensors",
+    "filelock", "huggingface-hub", "intel-openmp", "jinja2", "mkl", "neural-compressor", "nncf", "numpy", "onnx",
+    "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxscript", "openvino", "optimum", "optimum-intel",
+    "optimum-onnx", "psutil", "py-cpuinfo", "rich", "runtimebench", "safetensors", "tensorrt", "tokenizers", "torch",
+    "torch-tensorrt", "torchao", "transformers", "triton", "typer",
 )  # fmt: skip
+#: Variables by which a user settles threads, allocators and arithmetic.
+ENVIRONMENT = re.compile(
+    r"(OMP|KMP|MKL|GOMP|OPENBLAS|ORT|DNNL|ONEDNN|PYTORCH|TORCH|TORCHINDUCTOR|TORCHDYNAMO)_\w+|CUDA_VISIBLE_DEVICES"
+    r"|CUDA_DEVICE_ORDER|CUDA_LAUNCH_BLOCKING|CUDA_MODULE_LOADING|CUBLAS_WORKSPACE_CONFIG|NVIDIA_TF32_OVERRIDE"
+    r"|LD_PRELOAD|MALLOC_CONF|MALLOC_ARENA_MAX"
+)
+#: What two fingerprints must agree on to be of one machine, and what two GPUs must to be alike.
+HARDWARE = ("cpu", "cpus", "architecture", "flags", "logical_cpus", "physical_cores", "gpus")
+GPU_HARDWARE = ("name", "driver", "total_bytes", "compute_capability", "is_mig")
 
 
 def usable_cpus() -> int:
@@ -52,48 +71,8 @@ def available_memory_bytes() -> int:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """NVIDIA GPUs as name, driver, total and free bytes; empty where there is none. Opens no CUDA context."""
-    try:
-        import pynvml
-    except ImportError:
-        return _gpus_by_command()
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            found.append(
-                {
-                    "name": _text(pynvml.nvmlDeviceGetName(handle)),
-                    "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
-                    "total_bytes": int(memory.total),
-                    "free_bytes": int(memory.free),
-                }
-            )
-        return found
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _gpus_by_command() -> list[dict[str, Any]]:
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits"]
-    try:
-        output = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [[field.strip() for field in line.split(",")] for line in output.splitlines() if line.strip()]
-    return [
-        {"name": name, "driver": driver, "total_bytes": int(total) * 2**20, "free_bytes": int(free) * 2**20}
-        for name, driver, total, free in rows
-    ]
+    """Facts of the NVIDIA GPUs that CUDA may use: name, driver, total and free bytes and more; empty without any."""
+    return gpu.cards()
 
 
 def settle_device(asked: str) -> str:
@@ -116,22 +95,6 @@ def settle_device(asked: str) -> str:
     return "cuda"
 
 
-def cpu_name() -> str:
-    """Model name of the CPU."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def governor() -> str | None:
-    """Frequency governor of the first CPU, where the system shows it."""
-    with contextlib.suppress(OSError):
-        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
-    return None
-
-
 def busy_share(seconds: float = 0.2) -> float:
     """Share of all CPU time that is used while this process sleeps for `seconds`: what other work takes."""
     import psutil
@@ -139,33 +102,104 @@ def busy_share(seconds: float = 0.2) -> float:
     return round(float(psutil.cpu_percent(interval=seconds)) / 100, 3)
 
 
-def fingerprint() -> dict[str, Any]:
-    """What two runs must share to be comparable, and what helps to explain them."""
-    versions = {}
-    for name in DISTRIBUTIONS:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
+def fingerprint(root: Path = ROOT) -> dict[str, Any]:
+    """What two runs must share to be comparable, and what helps to explain them; None for what the system hides."""
+    import psutil
+
+    boost = host.boost_switch(root)
     return {
-        "cpu": cpu_name(),
+        "cpu": cpu_name(root),
         "cpus": usable_cpus(),
+        "logical_cpus": psutil.cpu_count(),
+        "physical_cores": psutil.cpu_count(logical=False),
         "architecture": platform.machine(),
+        "flags": host.flags(root),
+        "cache_bytes": host.cache_bytes(root),
         "system": f"{platform.system()} {platform.release()}",
+        "hypervisor": host.hypervisor(root),
+        "container": host.container(root),
         "python": platform.python_version(),
-        "memory_bytes": _total_memory(),
-        "governor": governor(),
+        "memory_bytes": int(psutil.virtual_memory().total),
+        "swap_used_bytes": host.swap_used_bytes(root),
+        "huge_pages": host.huge_pages(root),
+        "governor": governor(root),
+        "boost_is_on": boost and boost[1],
+        "smt_is_on": host.smt_is_on(root),
+        "cpu_quota": host.cpu_quota(root),
         "busy_share": busy_share(),
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "gpus": [{key: gpu[key] for key in ("name", "driver", "total_bytes")} for gpu in gpus()],
-        "versions": versions,
+        "load_average": host.load_average(root),
+        "gpus": gpus(),
+        "environment": environment(os.environ),
+        "versions": versions(),
+        **source_state(),
     }
 
 
-def same_machine(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Names of the hardware facts in which two fingerprints differ; empty for one machine."""
-    return [key for key in ("cpu", "cpus", "architecture", "gpus") if one.get(key) != other.get(key)]
+def versions() -> dict[str, str]:
+    """Version of every installed distribution that decides what is measured."""
+    found: dict[str, str] = {}
+    for distribution in distributions():
+        name = re.sub(r"[-_.]+", "-", distribution.name or "").lower()
+        if name in DISTRIBUTIONS or name.startswith("nvidia-"):
+            found.setdefault(name, distribution.version)  # the first one on the path is the one that is imported
+    # Also of a checkout that is not installed, or of one that was installed at an earlier version.
+    return dict(sorted((found | {"runtimebench": bench.__version__}).items()))
 
 
-def _total_memory() -> int:
-    import psutil
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """The user's settings of threads, allocators and arithmetic among `variables`, without paths and ids of GPUs."""
+    return {name: _impersonal(name, value) for name, value in sorted(variables.items()) if ENVIRONMENT.fullmatch(name)}
 
-    return int(psutil.virtual_memory().total)
+
+def _impersonal(name: str, value: str) -> str:
+    if name == "CUDA_VISIBLE_DEVICES":
+        return re.sub(r"\b(GPU|MIG)-[\w/-]+", r"\1-(id)", value)
+    if name == "LD_PRELOAD":  # which allocator or OpenMP is loaded matters, and where from does not
+        return " ".join(Path(library).name for library in re.split(r"[\s:]+", value) if library)
+    return "(path)" if "/" in value or "~" in value else value
+
+
+def source_state(package: Path = Path(__file__).parent) -> dict[str, Any]:
+    """`commit` of this project, and `is_dirty` if its code is not that commit's; both None outside of a checkout.
+
+    An installed copy inside of someone else's checkout is not tracked there, and so has no commit.
+    """
+    top = package.parent
+    if _git(top, "ls-files", "--error-unmatch", f"{package.name}/{Path(__file__).name}") is None:
+        return {"commit": None, "is_dirty": None}
+    changes = _git(top, "status", "--porcelain", "--", package.name, "backends", "exporters")
+    return {"commit": _git(top, "rev-parse", "HEAD"), "is_dirty": None if changes is None else changes != ""}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # Inside a hook these name another checkout; and a lock could disturb the user's own git.
+    astray = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    variables = {name: value for name, value in os.environ.items() if name not in astray}
+    try:
+        command = ["git", "--no-optional-locks", *arguments]
+        done = subprocess.run(
+            command, cwd=folder, env=variables, capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Names of the hardware facts in which two fingerprints differ; empty for one machine.
+
+    A fact that either lacks, because it is older or could not tell, counts as equal.
+    """
+    return [name for name in HARDWARE if _differ(one.get(name), other.get(name))]
+
+
+def _differ(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return False
+    if isinstance(one, list) and isinstance(other, list) and all(isinstance(fact, dict) for fact in [*one, *other]):
+        return len(one) != len(other) or any(
+            _differ(card.get(name), twin.get(name))
+            for card, twin in zip(one, other, strict=True)
+            for name in GPU_HARDWARE
+        )
+    return bool(one != other)

@@ -12,6 +12,7 @@ import exporters
 from bench import export, worker
 from bench.channel import Worker, WorkerError
 from bench.errors import BenchError, UserError
+from bench.floor import WEIGHT_BYTES
 from bench.inputs import VERSION as INPUTS_VERSION
 from bench.inputs import InputPlan
 from bench.spec import Contestant, Grid, Shape, check_lengths
@@ -24,6 +25,8 @@ Say = Callable[[str], None]
 EXPORT_TIMEOUT_SECONDS = 3600.0
 #: The precision of the reference, and the device that it is computed on.
 REFERENCE = ("fp64", "cpu")
+#: Raise when what is stored beside a reference's outputs changes.
+REFERENCE_VERSION = 2
 
 
 class Preparation:
@@ -50,6 +53,14 @@ class Preparation:
         width = self.source.vocab_size if self.grid.task == "lm" else self.source.width
         vocabulary, padding = self.source.vocab_size, self.source.pad_token_id
         return asdict(InputPlan(shape.batch, shape.length, vocabulary, padding, self.grid.seed, width))
+
+    def operations(self, shape: Shape, contestant: Contestant) -> dict[str, int]:
+        """`flops` of one call at `shape` and `weight_bytes` that it must read; {} where nothing was counted."""
+        counted = self.references.get((REFERENCE[0], shape))
+        if not isinstance(counted, Artifact) or not self.classes[contestant].computes_the_model:
+            return {}
+        elements = counted.metadata["weight_elements"]
+        return {"flops": counted.metadata["flops"], "weight_bytes": elements * WEIGHT_BYTES[contestant.precision]}
 
     def missing_exports(self) -> list[str]:
         """Formats (with precision) that are not in the store yet, for the plan."""
@@ -210,6 +221,7 @@ class Preparation:
     def _reference_recipe(self, weights: Artifact, shape: Shape, precision: str, device: str) -> dict[str, Any]:
         return {
             "format": "reference",
+            "version": REFERENCE_VERSION,
             "checkpoint": weights.key,
             "inputs": {**self.inputs(shape), "version": INPUTS_VERSION},
             "precision": precision,

@@ -16,6 +16,12 @@ DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_BATCHES = (1, 8)
 DEFAULT_LENGTHS = (16, 128, 512)
 MOST_ROUNDS = 10_000
+#: Fewest rounds from which an interval of a ratio is worth having (Student's t over 5).
+LEAST_ROUNDS = 5
+TURNS_OF_A_CEILING = 25
+TARGET_PRECISION = {"cpu": 0.02, "cuda": 0.01}
+BOUNDARIES = ("device", "host")
+MOST_COPIES = 99
 DAY_SECONDS = 86_400.0
 #: Batches and lengths above this are mistakes.
 LARGEST_SIZE = 10_000_000
@@ -29,11 +35,14 @@ class Contestant:
     backend: str
     variant: str
     precision: str
+    copy: int = 1
+    """Above 1 for a further worker of the same, written `backend@2`: what differs between the two is noise."""
 
     @property
     def label(self) -> str:
-        """`backend` or `backend:variant`, as the user writes it."""
-        return self.backend if self.variant == "default" else f"{self.backend}:{self.variant}"
+        """`backend`, `backend:variant` or `backend:variant@copy`, as the user writes it."""
+        name = self.backend if self.variant == "default" else f"{self.backend}:{self.variant}"
+        return name if self.copy == 1 else f"{name}@{self.copy}"
 
 
 @dataclass(frozen=True, order=True)
@@ -49,19 +58,31 @@ class Shape:
 
 @dataclass(frozen=True)
 class TimingPlan:
-    """How each cell is timed; `seconds_per_cell` is each contestant's share of sampling, in seconds."""
+    """How each cell is timed: warm-up, turns, and when to stop."""
 
-    rounds: int = 5
+    rounds: int = 10
+    """Rounds that every cell gets, as far as `seconds_per_cell` lets it; more follow until it is precise."""
     seconds_per_cell: float = 5.0
+    """Ceiling of each contestant's samples at one shape, in seconds; `least_rounds` are taken whatever they last."""
     warmup_calls: int = 1
     warmup_seconds: float = 0.3
+    warmup_most_seconds: float = 3.0
+    """Ceiling of a warm-up that does not become stable."""
     samples_per_turn: int = 1000
     timeout_seconds: float = 900.0
     """A worker that answers nothing for this long is taken for hung."""
+    target_precision: float = 0.02
+    """Half-width of the median's interval, as a share of the median, at which sampling may stop."""
+    naive_timer: bool = False
+    """Also time calls without any synchronisation, to explain figures that were taken so."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.rounds <= MOST_ROUNDS:
-            raise UserError(f"--rounds {self.rounds} is not within 1 and {MOST_ROUNDS}; use 3 or more")
+            raise UserError(f"--rounds {self.rounds} is not within 1 and {MOST_ROUNDS}; use 10 or more")
+        if not 0 < self.target_precision < 1:
+            raise UserError(
+                f"--target-precision {self.target_precision:.3%} is not above 0 and below 100%; use e.g. 2%"
+            )
         if not 0 < self.seconds_per_cell <= DAY_SECONDS:
             raise UserError(
                 f"--max-seconds-per-cell {self.seconds_per_cell} is not above 0 and at most a day; use 5 or more"
@@ -72,7 +93,12 @@ class TimingPlan:
     @property
     def least_rounds(self) -> int:
         """Rounds that every cell gets, however slow it is."""
-        return min(self.rounds, 3)
+        return min(self.rounds, LEAST_ROUNDS)
+
+    @property
+    def turn_seconds(self) -> float:
+        """What one turn's samples take, where a call is shorter: a 25th of the ceiling, or less for few rounds."""
+        return self.seconds_per_cell / max(TURNS_OF_A_CEILING, self.rounds)
 
 
 @dataclass(frozen=True)
@@ -87,6 +113,8 @@ class Grid:
     weights: str = "auto"
     task: str = "base"
     seed: int = 0
+    boundary: str = "device"
+    """"device": inputs and outputs stay on the device; "host": host arrays in and out, copies timed."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
@@ -147,6 +175,7 @@ def parse_contestants(backends: str | Iterable[str], precisions: str | Iterable[
     known = registry.names()
     wanted = []
     for name in parse_names(backends, "--backends"):
+        name, copy = _without_copy(name)
         backend, _, variant = name.partition(":")
         if backend not in known:
             raise UserError(f"unknown backend {backend!r}{nearest(backend, known)}; `bench list backends` shows all")
@@ -162,7 +191,7 @@ def parse_contestants(backends: str | Iterable[str], precisions: str | Iterable[
                 f"backend {backend} has no variant {variant!r}{nearest(variant, variants)}; "
                 f"it has {', '.join(variants)}"
             )
-        wanted.append((backend, variant))
+        wanted.append((backend, variant, copy))
     chosen = parse_names(precisions, "--precisions")
     for precision in chosen:
         if precision not in PRECISIONS:
@@ -170,8 +199,37 @@ def parse_contestants(backends: str | Iterable[str], precisions: str | Iterable[
                 f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}; use {','.join(PRECISIONS)}"
             )
     return tuple(
-        Contestant(backend, variant, precision) for precision in chosen for backend, variant in dict.fromkeys(wanted)
+        Contestant(backend, variant, precision, copy)
+        for precision in chosen
+        for backend, variant, copy in dict.fromkeys(wanted)
     )
+
+
+def _without_copy(name: str) -> tuple[str, int]:
+    """`eager@2` as ("eager", 2); a name without copy is copy 1."""
+    plain, at, copy = name.partition("@")
+    if not at:
+        return name, 1
+    if not (re.fullmatch(r"[0-9]{1,2}", copy) and 1 <= int(copy) <= MOST_COPIES):
+        raise UserError(f"{copy!r} in {name!r} is no number of a copy; write e.g. {plain}@2")
+    return plain, int(copy)
+
+
+def parse_share(text: str | float, option: str) -> float:
+    """`"2%"` or 0.02 as a share; raises UserError naming `option`."""
+    if isinstance(text, float | int):
+        return float(text)
+    found = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{0,9})?)\s*(%?)\s*", text)
+    if not found:
+        raise UserError(f"{option} {text[:40]!r} is no share; write e.g. {option} 2%")
+    return float(found.group(1)) / (100 if found.group(2) else 1)
+
+
+def parse_boundary(text: str) -> str:
+    """One of `BOUNDARIES`; raises UserError with the nearest."""
+    if text not in BOUNDARIES:
+        raise UserError(f"unknown boundary {text!r}{nearest(text, BOUNDARIES)}; use one of {', '.join(BOUNDARIES)}")
+    return text
 
 
 def check_lengths(shapes: Iterable[Shape], model: str, positions: int | None) -> None:
@@ -208,6 +266,9 @@ def command_of(grid: Grid, plan: TimingPlan, contestants: Sequence[Contestant], 
         "--seed": grid.seed,
         "--rounds": plan.rounds,
         "--max-seconds-per-cell": f"{plan.seconds_per_cell:g}",
+        "--target-precision": f"{100 * plan.target_precision:g}%",
+        "--boundary": grid.boundary,
         "--timeout": f"{plan.timeout_seconds:g}",
     }
-    return shlex.join(["bench", "compare", *(str(part) for option in options.items() for part in option)])
+    flags = ["--naive-timer"] if plan.naive_timer else []
+    return shlex.join(["bench", "compare", *(str(part) for option in options.items() for part in option), *flags])

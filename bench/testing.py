@@ -228,6 +228,7 @@ class _Workbench:
             f"{name} returns the same for other inputs",
         )
         json.dumps(backend.facts())
+        self._check_watching(backend)
         start = backend.mark()
         if start is not None:
             end = backend.mark()
@@ -235,6 +236,26 @@ class _Workbench:
             _require(backend.elapsed_ns(start, end) >= 0, f"{name}'s device clock runs backwards")
         backend.trim()
         backend.close()
+
+    def _check_watching(self, backend: Backend) -> None:
+        """A watched call is the same call, and memory is told in bytes."""
+        import numpy as np
+
+        from bench.inputs import make_batch
+
+        prepared = backend.prepare(make_batch(self._inputs(self.shapes[0]), "timed"))
+        plain = backend.fetch(backend.run(prepared))
+        backend.reset_memory_peak()
+        outputs, seen = backend.run_watched(prepared)
+        backend.synchronize()
+        json.dumps(seen)
+        same = all(np.array_equal(array, plain[key], equal_nan=True) for key, array in backend.fetch(outputs).items())
+        _require(same, f"{backend.name} computes something else while it is watched")
+        held = backend.memory()
+        _require(
+            all(isinstance(value, int) and value >= 0 and key.endswith("_bytes") for key, value in held.items()),
+            f"{backend.name} tells memory that is no count of bytes: {held}",
+        )
 
     def check_outputs(self) -> None:
         """Its outputs are the model's, against eager in float64, with and without padded masks."""

@@ -2,44 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from bench import statistics
 from bench.records import Record
+from bench.spec import TimingPlan
 
 FEW_SAMPLES = 5
 #: Interquartile range over median above which a cell was disturbed.
 WIDE_SPREAD = 0.25
+#: Change of the rounds' medians from first to last above which a trend matters.
+WIDE_DRIFT = 0.05
+#: Share of severe outliers above which something strikes again and again.
+MANY_OUTLIERS = 0.1
+#: Host time to enqueue over device time above which the host decides (the rule of NVIDIA's trtexec).
+HOST_BOUND = 0.8
 
 
-def warnings_of(record: Record) -> list[str]:
+def warnings_of(record: Record, plan: TimingPlan) -> list[str]:
     """Warnings on one record, one line each."""
-    found = []
-    facts, samples = record.facts, len(record.samples)
     if record.status != "ok":
         return []
-    if samples < FEW_SAMPLES:
-        found.append(f"median of only {samples} samples; raise --max-seconds-per-cell or --rounds")
-    if samples and (spread := statistics.spread(record.samples)) > WIDE_SPREAD:
-        found.append(f"spread {bucket(spread)}; stop other work on this machine and measure again")
+    return [*_of_samples(record), *_of_stopping(record, plan), *_of_facts(record), *_of_parity(record)]
+
+
+def _of_samples(record: Record) -> Iterator[str]:
+    samples = record.samples
+    if len(samples) < FEW_SAMPLES:
+        yield f"median of only {len(samples)} samples; raise --max-seconds-per-cell or --rounds"
+    if samples and (spread := statistics.spread(samples)) > WIDE_SPREAD:
+        yield f"spread {bucket(spread, WIDE_SPREAD)}; stop other work on this machine and measure again"
+    severe = [outlier for outlier in statistics.outliers(samples) if outlier.kind.endswith("severe")]
+    if len(severe) > MANY_OUTLIERS * len(samples):
+        yield f"over {MANY_OUTLIERS:.0%} of the samples are severe outliers (kept); something strikes again and again"
+    drift = statistics.drift(record.rounds)
+    if drift is not None and abs(drift) > WIDE_DRIFT:
+        direction = "slower" if drift > 0 else "faster"
+        yield (
+            f"became {direction} from round to round, by {bucket(abs(drift), WIDE_DRIFT)} in all; the machine's clock "
+            "or temperature drifts, let it settle and measure again"
+        )
+    if record.host_share is not None and record.host_share > HOST_BOUND:
+        yield (
+            f"the host takes over {HOST_BOUND:.0%} of the device's time to enqueue a call, so the GPU waits for it; "
+            "larger batches, CUDA graphs or a faster CPU would help"
+        )
+
+
+def _of_stopping(record: Record, plan: TimingPlan) -> Iterator[str]:
+    if "warm-up" in record.unmet:
+        yield f"warm-up did not become stable within {plan.warmup_most_seconds:g} s; see warmup_ns"
+    if "precision" in record.unmet:
+        yield (
+            "stopped at its ceiling of seconds with the median's interval wider than "
+            f"±{100 * plan.target_precision:.3g}%; raise --max-seconds-per-cell, or quieten the machine"
+        )
+
+
+def _of_facts(record: Record) -> Iterator[str]:
+    facts = record.facts
     if record.turns == "sequential":
-        found.append("timed apart from the others, as memory did not hold all workers; compare fewer backends at once")
+        yield "timed apart from the others, as memory did not hold all workers; compare fewer backends at once"
     if facts.get("nodes_on_cpu"):
         total = sum(facts["nodes_per_provider"].values())
-        found.append(
-            f"{facts['nodes_on_cpu']} of {total} graph nodes run on the CPU provider; see facts.nodes_per_provider"
-        )
+        yield f"{facts['nodes_on_cpu']} of {total} graph nodes run on the CPU provider; see facts.nodes_per_provider"
+    if facts.get("copies_inserted"):
+        yield f"{facts['copies_inserted']} copies between host and device stand in the graph; see facts"
     if facts.get("graph_breaks"):
-        found.append(f"{facts['graph_breaks']} graph breaks; TORCH_LOGS=graph_breaks shows where")
+        yield f"{facts['graph_breaks']} graph breaks; TORCH_LOGS=graph_breaks shows where"
     if facts.get("recompiles_while_timing"):
-        found.append(f"{facts['recompiles_while_timing']} recompilations while timing; TORCH_LOGS=recompiles shows why")
+        yield f"{facts['recompiles_while_timing']} recompilations while timing; TORCH_LOGS=recompiles shows why"
     if facts.get("compile_cache_hits"):
-        found.append("compiled code came from the cache, so the first call is shorter than a cold one")
+        yield "compiled code came from the cache, so the first call is shorter than a cold one"
+
+
+def _of_parity(record: Record) -> Iterator[str]:
     if not record.judged:
-        found.append(f"{record.backend} computes nothing; its time is a script's plus the harness's own")
+        yield f"{record.backend} computes nothing; its time is a script's plus the harness's own"
     elif record.verdict not in ("exact", "equivalent"):
-        found.append(f"parity is {record.verdict}: {record.parity.get('reason', '')}")
-    return found
+        yield f"parity is {record.verdict}: {record.parity.get('reason', '')}"
 
 
-def bucket(spread: float) -> str:
-    """A wide spread in words that are alike for similar cells, so that reports can group them."""
-    return next((f"over {limit:.0%}" for limit in (10, 1, 0.5) if spread > limit), f"over {WIDE_SPREAD:.0%}")
+def bucket(share: float, least: float) -> str:
+    """A share above `least` in words that are alike for similar cells, so that reports can group them."""
+    return "over 100%" if share > 1 else f"over {least:.0%}"

@@ -9,11 +9,13 @@ import argparse
 import gc
 import os
 import time
+from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import channel, inputs, timing
+from bench import channel, inputs, machine, memory, timing
 from bench.spec import TimingPlan
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """The state between requests: a backend, the cell at hand, and the outputs of its last timed call.
+    """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
     Requests: hello, load, begin, turn, judge, end, evaluate.
     """
@@ -29,7 +31,6 @@ class Session:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.backend: Backend
-        self.outputs: Any = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The reply to one request: {"ok": …} or {"error": {"status", "reason", "details"}}."""
@@ -60,7 +61,8 @@ class Session:
         return {"versions": backend_class.versions()}
 
     def do_load(self) -> dict[str, Any]:
-        """Load the artifact; returns the seconds that it took."""
+        """Load the artifact; returns the seconds that it took and the memory that is held then."""
+        free_before = self._device_free_bytes()
         started = time.perf_counter()
         self.backend.load(
             Path(self.args.artifact) if self.args.artifact else None,
@@ -69,54 +71,85 @@ class Session:
             threads=self.args.threads,
             options=self.backend.variants[self.args.variant],
         )
-        return {"seconds": time.perf_counter() - started}
+        seconds = time.perf_counter() - started
+        held = memory.heap_bytes() if self.args.device == "cpu" else {}
+        held |= memory.resident_bytes() | self.backend.memory()
+        held.pop("peak_process_bytes", None)  # of loading, which holds the weights twice for a moment
+        if free_before is not None:
+            held["device_process_bytes"] = free_before - (self._device_free_bytes() or 0)
+        return {"seconds": seconds, "memory": held}
 
-    def do_begin(self, inputs_plan: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
-        """Prepare a cell's inputs, make the first call and warm up."""
+    def _device_free_bytes(self) -> int | None:
+        return int(machine.gpus()[0]["free_bytes"]) if self.args.device == "cuda" else None
+
+    def do_begin(self, inputs_plan: dict[str, Any], plan: dict[str, Any], boundary: str) -> dict[str, Any]:
+        """Prepare a cell's inputs, make the first call, watch one, and warm up."""
         self.inputs_plan = inputs.InputPlan(**inputs_plan)
         self.plan = TimingPlan(**plan)
-        self.prepared = self.backend.prepare(inputs.make_batch(self.inputs_plan, "timed"))
-        marks = self.backend.mark() is not None
+        self.boundary = boundary
+        batch = inputs.make_batch(self.inputs_plan, "timed")
+        prepared = self.backend.prepare(batch)
+        has_clock = self.backend.mark() is not None
         self.step = timing.Step(
-            self._call,
+            partial(self.backend.run, prepared) if boundary == "device" else partial(self._from_host_to_host, batch),
             self.backend.synchronize,
-            self.backend.mark if marks else None,
-            self.backend.elapsed_ns if marks else None,
+            self.backend.mark if has_clock else None,
+            self.backend.elapsed_ns if has_clock else None,
         )
         gc.collect()
         gc.disable()
-        first_ns, warmup_ns = timing.warm_up(self.step, self.plan)
-        self.call_ns = min(warmup_ns, default=first_ns)
-        facts = self.backend.facts()
-        self.graphs = facts.get("graphs")
-        return {"first_call_ns": first_ns, "warmup_ns": warmup_ns, "facts": facts}
+        first_ns = self.step.wall_ns(time.perf_counter_ns)
+        _, watched = self.backend.run_watched(prepared)
+        self.backend.synchronize()
+        self.warm = timing.warm_up(self.step, self.plan)
+        self.facts_before = self.backend.facts() | watched
+        return {"first_call_ns": first_ns, "facts": self.facts_before, **self.warm.to_json()}
 
-    def _call(self) -> None:
-        self.outputs = self.backend.run(self.prepared)
+    def _from_host_to_host(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return self.backend.fetch(self.backend.run(self.backend.prepare(batch)))
 
     def do_turn(self, seconds: float) -> dict[str, Any]:
-        """Take one turn's samples."""
-        samples = timing.take_turn(self.step, seconds, self.call_ns, self.plan.samples_per_turn)
-        return {"wall_ns": samples.wall_ns, "device_ns": samples.device_ns}
+        """Take one turn's samples; `cpu_seconds` is what this process used for it."""
+        cpu_started = time.process_time()
+        samples = timing.take_turn(self.step, seconds, self.warm, self.plan)
+        return {**asdict(samples), "cpu_seconds": time.process_time() - cpu_started}
 
     def do_judge(self, reference: str | None, yardstick: str | None, atol: float, rtol: float) -> dict[str, Any]:
-        """Compare the last timed call's outputs, and those under padded masks, with the stored reference."""
-        facts = self.backend.facts()
-        if self.graphs is not None:
-            facts["recompiles_while_timing"] = facts["graphs"] - self.graphs
-        cases = {}
-        if reference is not None and yardstick is not None:
-            outputs = self.backend.fetch(self.outputs)
-            for case in self.inputs_plan.cases:
-                if case != "timed":
-                    outputs = self._run_once(case)
-                cases[case] = self._compare(case, outputs, Path(reference), Path(yardstick), atol, rtol)
-        return {"cases": cases, "facts": facts}
+        """Compare the last timed call's outputs, and those under padded masks, with the stored reference.
 
-    def _run_once(self, case: str) -> dict[str, Any]:
-        outputs = self.backend.run(self.backend.prepare(inputs.make_batch(self.inputs_plan, case)))
+        The last call of all, which nothing times, is the one whose peak of memory is taken.
+        """
+        facts = self.backend.facts()
+        if "graphs" in facts:
+            facts["recompiles_while_timing"] = facts["graphs"] - self.facts_before["graphs"]
+        outputs = self.step.outputs if self.boundary == "host" else self.backend.fetch(self.step.outputs)
+        self.step.outputs = None
+        cases = {}
+        last = self.inputs_plan.cases[-1]
+        for case in self.inputs_plan.cases:
+            if case != "timed":
+                outputs, held = self._run_once(case)
+            if reference is not None and yardstick is not None:
+                cases[case] = self._compare(case, outputs, Path(reference), Path(yardstick), atol, rtol)
+        if last == "timed":
+            _, held = self._run_once(last)
+        return {"cases": cases, "facts": facts, "memory": held}
+
+    def _run_once(self, case: str) -> tuple[dict[str, Any], dict[str, int]]:
+        """Outputs of one call on a case's inputs, and the memory that it took."""
+        prepared = self.backend.prepare(inputs.make_batch(self.inputs_plan, case))
         self.backend.synchronize()
-        return self.backend.fetch(outputs)
+        self.backend.reset_memory_peak()
+        is_exact = memory.set_peak_back()
+        before = memory.resident_bytes().get("process_bytes", 0)
+        outputs = self.backend.run(prepared)
+        self.backend.synchronize()
+        held = memory.resident_bytes() | self.backend.memory()
+        if is_exact:
+            held["call_process_bytes"] = held["peak_process_bytes"] - before
+        else:
+            held.pop("peak_process_bytes", None)
+        return self.backend.fetch(outputs), held
 
     def _compare(
         self, case: str, outputs: dict[str, Any], reference: Path, yardstick: Path, atol: float, rtol: float
@@ -135,7 +168,7 @@ class Session:
 
     def do_end(self) -> dict[str, Any]:
         """Let go of the cell's inputs and outputs."""
-        self.step = self.prepared = self.outputs = None  # type: ignore[assignment]
+        self.step = None  # type: ignore[assignment]
         gc.enable()
         gc.collect()
         self.backend.trim()
@@ -153,7 +186,17 @@ class Session:
             self.backend.synchronize()
             arrays: dict[str, Any] = self.backend.fetch(outputs)
             np.savez(Path(folder) / f"{case}.npz", **arrays)
-        return {"rows": rows}
+        return {"rows": rows, **self._operations(plan, rows)}
+
+    def _operations(self, plan: inputs.InputPlan, rows: list[int]) -> dict[str, int]:
+        """What one call on the whole batch computes and reads, counted on one of its rows by the reference alone."""
+        if self.args.precision != "fp64":
+            return {}
+        from bench import operations
+
+        module = getattr(self.backend, "module")  # noqa: B009 - the reference is eager's, which has one
+        batch = {name: array[rows[:1]] for name, array in inputs.make_batch(plan, "timed").items()}
+        return operations.count(module, self.backend.prepare(batch), plan.batch)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -22,7 +22,8 @@ from bench.channel import Worker
 from bench.driver import Driver
 from bench.inputs import InputPlan
 from bench.preparation import Preparation
-from bench.records import Run, RunFile
+from bench.records import Run
+from bench.runfile import RunFile
 from bench.spec import Grid, Shape, TimingPlan, parse_contestants
 from exporters import sources
 from exporters.store import ArtifactStore

@@ -12,6 +12,14 @@ from typing import Any
 WEIGHTS = ("auto", "random", "pretrained")
 TASKS = ("base", "lm")
 INPUTS = ("input_ids", "attention_mask")
+#: Model types of transformers that generate with a cache of keys and values.
+DECODERS = (
+    "bloom", "codegen", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox", "gptj", "llama",
+    "mistral", "mixtral", "mpt", "olmo", "olmo2", "openai-gpt", "opt", "phi", "phi3", "qwen2", "qwen3", "stablelm",
+    "starcoder2",
+)  # fmt: skip
+#: Of activations; quantised models here keep theirs in float32.
+BYTES_PER_ELEMENT = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 4}
 OUTPUT_OF_TASK = {"base": "last_hidden_state", "lm": "logits"}
 
 
@@ -125,6 +133,18 @@ class ModelSource:
     def flops(self, batch: int, length: int) -> int:
         """Rough floating-point operations of one pass: 24·width² a token and layer, and attention's 4·length²·width."""
         return batch * self.layers * (24 * self.width**2 * length + 4 * length**2 * self.width)
+
+    def key_value_bytes(self, length: int, precision: str) -> int | None:
+        """Bytes of keys and values that a decoder caches for one sequence of `length` tokens; None for an encoder.
+
+        2 (keys and values) · layers · heads that keep them · head width · length · bytes an element.
+        """
+        if self.config["model_type"] not in DECODERS:
+            return None
+        heads = _first_int(self.config, ("num_attention_heads", "n_head", "n_heads")) or 12
+        kept = _first_int(self.config, ("num_key_value_heads",)) or heads
+        head_width = _first_int(self.config, ("head_dim",)) or self.width // heads
+        return 2 * self.layers * kept * head_width * length * BYTES_PER_ELEMENT[precision]
 
     def recipe(self) -> dict[str, Any]:
         """What decides the checkpoint's content: configuration and seed, or the weight files' checksums."""

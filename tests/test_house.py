@@ -182,7 +182,7 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(root: Path, tmp_pat
 
 
 def test_every_committed_run_can_be_read_and_says_how_it_was_made(root: Path) -> None:
-    from bench.records import read_run
+    from bench.runfile import read_run
 
     paths = sorted((root / "artifacts" / "reference").glob("*.jsonl"))
     assert paths

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import Run, read_run
+from bench.records import Run
+from bench.runfile import read_run
 
 pytestmark = pytest.mark.slow
 QUICK = ["--rounds", "3", "--max-seconds-per-cell", "0.5", "--device", "cpu", "--output", "run.jsonl"]

@@ -37,11 +37,27 @@ def command(
         typer.Option(help="auto (pretrained if on this machine, else random), random, or pretrained (may download)."),
     ] = "auto",
     task: Annotated[str, typer.Option(help="base (last hidden state) or lm (logits).")] = "base",
-    rounds: Annotated[int, typer.Option(help="Turns that each backend gets per cell.")] = 5,
+    target_precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop a cell when the interval of its median is this narrow. [default: 2% on cpu, 1% on cuda]"
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Turns that each backend gets per cell, at least.")] = 10,
     max_seconds_per_cell: Annotated[
         float,
-        typer.Option(help="Seconds of samples per cell and backend; slow calls get at least 3 rounds of one call."),
+        typer.Option(help="Seconds of samples per cell and backend, at most; slow calls get 5 rounds of one call."),
     ] = 5.0,
+    boundary: Annotated[
+        str, typer.Option(help="device (inputs and outputs stay on it) or host (host arrays in and out, copies timed).")
+    ] = "device",
+    naive_timer: Annotated[
+        bool,
+        typer.Option("--naive-timer", help="Also time calls without synchronising: wrong, to explain old figures."),
+    ] = False,
+    grad: Annotated[
+        bool, typer.Option("--grad", help="Also run eager with autograd on, to show what forgetting that costs.")
+    ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 900.0,
     output: Annotated[
         Path | None, typer.Option(help="File for the records (JSON Lines). [default: a new one under ARTIFACTS/runs]")
@@ -77,6 +93,10 @@ def command(
                 task=task,
                 rounds=rounds,
                 max_seconds_per_cell=max_seconds_per_cell,
+                target_precision=target_precision,
+                naive_timer=naive_timer,
+                boundary=boundary,
+                grad=grad,
                 timeout=timeout,
                 seed=seed,
                 output=output,

@@ -14,6 +14,6 @@ def command(
 ) -> None:
     """Print a saved run as a table, CSV, JSON or Markdown."""
     from bench import report
-    from bench.records import read_run
+    from bench.runfile import read_run
 
     print(report.render(read_run(file), format), end="")

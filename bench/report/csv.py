@@ -1,11 +1,12 @@
-"""A run as CSV (RFC 4180): one row a cell, the columns of `records.COLUMNS`, empty where there is no figure."""
+"""A run as CSV (RFC 4180): one row a cell, the columns of `rows.COLUMNS`, empty where there is no figure."""
 
 from __future__ import annotations
 
 import csv
 import io
 
-from bench.records import COLUMNS, Run
+from bench.records import Run
+from bench.rows import COLUMNS
 
 
 def render(run: Run) -> str:

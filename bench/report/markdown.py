@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench import statistics
 from bench.records import Record, Run
 from bench.report import summary
-from bench.report.table import milliseconds
+from bench.report.table import TAINTED, milliseconds
 
 
 def render(run: Run) -> str:
@@ -14,8 +14,8 @@ def render(run: Run) -> str:
     lines = [
         f"**{grid.model}**, {grid.device}, {grid.threads} threads; weights: {run.origin}",
         "",
-        "| batch × length | backend | median ms | spread | ms/sample | speed-up | parity | max abs error |",
-        "|---|---|--:|--:|--:|--:|---|--:|",
+        "| batch × length | backend | median ms | ± | spread | ms/sample | speed-up | floor | parity | max abs error |",
+        "|---|---|--:|--:|--:|--:|---|--:|---|--:|",
     ]
     for shape, records in summary.shapes(run):
         lines += [f"| {shape} | {' | '.join(_cells(run, record))} |" for record in records]
@@ -33,15 +33,18 @@ def render(run: Run) -> str:
 def _cells(run: Run, record: Record) -> list[str]:
     who = _escape(summary.name(run, record))
     if record.status != "ok":
-        return [who, record.status, *["–"] * 5]
+        return [who, record.status, *["–"] * 7]
     q1, median, q3 = statistics.quartiles(record.samples)
-    speedup, error = run.speedup(record), record.parity.get("max_abs_error")
+    error = record.parity.get("max_abs_error")
+    precision, floor = statistics.precision(record.rounds), run.floor_share(record)
     return [
         who,
-        milliseconds(median),
+        f"{TAINTED if run.taint(record) else ''}{milliseconds(median)}",
+        f"{precision:.1%}" if precision is not None else "–",
         f"{(q3 - q1) / median:.1%}",
         milliseconds(median / record.batch),
-        f"{speedup:.2f}×" if speedup is not None else "–",
+        summary.speedup_cell(run, record),
+        f"{floor:.0%}" if floor is not None else "–",
         record.verdict or "–",
         f"{error:.1e}" if error is not None else "–",
     ]

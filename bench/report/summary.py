@@ -19,7 +19,7 @@ class Winner:
 
     record: Record
     ties: tuple[Record, ...]
-    """Contestants that are not slower in every round."""
+    """Contestants whose ratio to the fastest has the verdict tie, or none."""
     speedup: float | None
     """Against the first contestant."""
 
@@ -35,13 +35,18 @@ def shapes(run: Run) -> Iterator[tuple[Shape, list[Record]]]:
 
 def winner(run: Run, records: list[Record]) -> Winner | None:
     """The fastest of one shape's `records`; None where fewer than two can be compared."""
-    comparable = [record for record in records if record.is_comparable and record.judged]
+    comparable = [r for r in records if r.is_comparable and r.judged and not run.is_implausible(r)]
     if len(comparable) < 2:
         return None
     fastest = min(comparable, key=lambda record: statistics.median(record.samples))
     others = (record for record in comparable if record is not fastest)
-    ties = tuple(record for record in others if statistics.is_tie(fastest.rounds, record.rounds))
+    ties = tuple(record for record in others if not _is_beaten(fastest, record))
     return Winner(fastest, ties, run.speedup(fastest))
+
+
+def _is_beaten(fastest: Record, record: Record) -> bool:
+    ratio = statistics.ratio_within_rounds(record.rounds, fastest.rounds)
+    return ratio is not None and ratio.verdict == "faster"
 
 
 def name(run: Run, record: Record) -> str:
@@ -62,19 +67,82 @@ def winner_line(run: Run, won: Winner) -> str:
     return line
 
 
+def speedup_cell(run: Run, record: Record) -> str:
+    """`2.70× 2.61–2.78`, `tie 0.98–1.14`, `implausible`, or a dash where models or rounds allow no speed-up."""
+    if run.is_implausible(record):
+        return "implausible"
+    ratio = run.ratio(record)
+    if ratio is None:
+        return "–"
+    if record.contestant == run.grid.contestants[0]:
+        return "1×"
+    if ratio.interval is None:
+        return f"{factor(ratio.value)}× (1 round)"
+    span = f"{factor(ratio.interval.low)}–{factor(ratio.interval.high)}"
+    if run.speedup(record) is None:
+        return f"{ratio.verdict} {span}"
+    return f"tie {span}" if ratio.verdict == "tie" else f"{factor(ratio.value)}× {span}"
+
+
+def factor(value: float) -> str:
+    """A ratio with three significant digits at most: `0.042`, `0.97`, `12.3`, `850`."""
+    digits = 3 if value < 0.1 else 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f}" if value < 1e4 else f"{value:.0e}"
+
+
+def largest_with_memory(run: Run) -> list[Record]:
+    """Each contestant's record at its largest measured shape, where memory was noted."""
+    found = {}
+    for record in run.records:
+        if record.memory.get("loaded") and record.judged and (record.status == "ok" or record.contestant not in found):
+            found[record.contestant] = record
+    order = list(run.grid.contestants)
+    return sorted(found.values(), key=lambda record: order.index(record.contestant))
+
+
+def process_bytes(record: Record) -> int | None:
+    """Memory of the process once loaded: on the device where it has its own, else resident."""
+    loaded: dict[str, int] = record.memory.get("loaded", {})
+    return loaded.get("device_process_bytes", loaded.get("process_bytes"))
+
+
+def call_bytes(record: Record) -> int | None:
+    """What one call added at its peak to what was held before: by the device's allocator, else resident."""
+    loaded, peak = record.memory.get("loaded", {}), record.memory.get("peak", {})
+    if "peak_allocated_bytes" in peak and "allocated_bytes" in loaded:
+        return int(peak["peak_allocated_bytes"]) - int(loaded["allocated_bytes"])
+    added = peak.get("call_process_bytes")
+    return None if added is None else int(added)
+
+
+def cache_lines(run: Run) -> list[str]:
+    """One line on a decoder's keys and values, by formula; none for an encoder."""
+    sizes = {
+        (record.length, record.precision): record.memory["key_value_bytes_per_sequence"]
+        for record in run.records
+        if "key_value_bytes_per_sequence" in record.memory
+    }
+    if not sizes:
+        return []
+    (length, precision), held = max(sizes.items())
+    return [f"keys and values of one sequence of {length} tokens in {precision}, by formula: {held:,} bytes"]
+
+
 def grouped(run: Run, messages: list[tuple[Record, str]]) -> list[str]:
-    """Messages with the contestants and shapes they concern, each message once per set of shapes."""
-    shapes_of: dict[tuple[str, str], list[str]] = {}
+    """Each message once, with the contestants that it concerns and the shapes where it does."""
+    shapes_of: dict[str, dict[str, list[str]]] = {}
     for record, message in messages:
-        shapes_of.setdefault((message, name(run, record)), []).append(str(record.shape))
-    names_of: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (message, who), where in shapes_of.items():
-        names_of.setdefault((message, tuple(where)), []).append(who)
+        shapes_of.setdefault(message, {}).setdefault(name(run, record), []).append(str(record.shape))
     everywhere = len(run.grid.shapes)
-    return [
-        f"{', '.join(who)} at {'every shape' if len(where) == everywhere > 1 else ', '.join(where)}: {message}"
-        for (message, where), who in names_of.items()
-    ]
+    lines = []
+    for message, found in shapes_of.items():
+        names_at: dict[str, list[str]] = {}
+        for who, where in found.items():
+            at = "every shape" if len(where) == everywhere > 1 else ", ".join(where)
+            names_at.setdefault(at, []).append(who)
+        places = "; ".join(f"{', '.join(who)} at {at}" for at, who in names_at.items())
+        lines.append(f"{places}: {message}")
+    return lines
 
 
 def findings(run: Run) -> tuple[list[str], list[str]]:
@@ -82,15 +150,22 @@ def findings(run: Run) -> tuple[list[str], list[str]]:
     reasons = [(record, f"{record.status}: {record.reason}") for record in run.records if record.status != "ok"]
     warnings = [(record, warning) for record in run.records for warning in record.warnings]
     for record in run.records:
-        if disagreement := run.unsteadiness(record):
-            message = f"no speed-up, as the rounds disagree on it ({bucket(disagreement)}); measure again undisturbed"
-            warnings.append((record, message))
+        warnings += [(record, message) for message in _computed_warnings(run, record)]
     return grouped(run, reasons), [*_of_the_machine(run), *grouped(run, warnings)]
 
 
-def bucket(disagreement: float) -> str:
-    """How far rounds disagree, in words that are alike for similar cells."""
-    return next(f"over {limit}-fold" for limit in (100, 10, 2, 0) if disagreement > limit)
+def _computed_warnings(run: Run, record: Record) -> Iterator[str]:
+    """Warnings that rest on other records or on the machine."""
+    if run.is_implausible(record):
+        yield (
+            "implausible: the median lies below the time that this machine's peak allows; "
+            "the work was not done, or not waited for"
+        )
+    if width := run.unsteadiness(record):
+        folds = next(f"over {limit}-fold" for limit in (100, 10, 2, 0) if width > limit)
+        yield f"no speed-up, as the rounds disagree on it (interval {folds}); measure again undisturbed"
+    for line in run.taint(record):
+        yield f"tainted: {line}"
 
 
 def _of_the_machine(run: Run) -> list[str]:

@@ -5,12 +5,25 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+from typing import Any
 
 from bench import statistics
 from bench.records import Record, Run
 from bench.report import summary
 
 WIDTH = 80
+#: From this width on the table also has milliseconds a sample and percentiles.
+WIDE = 108
+#: Stands before the median of a cell that was disturbed; a warning says by what.
+TAINTED = "!"
+PARITY_STYLES = {"broken": "red", "lossy": "yellow", "unjudged": "yellow"}
+KINDS_OF_TIME = {
+    "rounds": "wall ms",
+    "device_rounds": "device ms",
+    "enqueue_rounds": "enqueue ms",
+    "pipelined_rounds": "pipelined ms",
+    "naive_rounds": "unsynchronised (wrong) ms",
+}
 
 
 def render(run: Run) -> str:
@@ -18,19 +31,25 @@ def render(run: Run) -> str:
     from rich.console import Console
     from rich.text import Text
 
-    width = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
     text = io.StringIO()
-    console = Console(
-        file=text, width=min(width, 100), force_terminal=sys.stdout.isatty(), highlight=False, emoji=False
-    )
+    console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
     for line in _heading(run):
         console.print(Text(line))
     for shape, records in summary.shapes(run):
         console.print()
         console.print(Text(f"batch {shape.batch} × length {shape.length}", style="bold"))
-        console.print(_table(run, records))
+        console.print(_table(run, records, width >= WIDE))
+        if any(getattr(record, kind) for record in records for kind in list(KINDS_OF_TIME)[1:]):
+            console.print()
+            console.print(_kinds_of_time(run, records))
         if won := summary.winner(run, records):
             console.print(Text(summary.winner_line(run, won), style="green"))
+    if (memory := _memory(run)) is not None:
+        console.print(Text("\nMemory, MiB", style="bold"))
+        console.print(memory)
+        for line in summary.cache_lines(run):
+            console.print(Text(line))
     reasons, warnings = summary.findings(run)
     for title, lines in (("Not measured", reasons), ("Warnings", warnings)):
         if lines:
@@ -55,50 +74,91 @@ def _heading(run: Run) -> list[str]:
     if grid.device == "cuda" and run.fingerprint.get("gpus"):
         machine = run.fingerprint["gpus"][0]["name"]
     threads = f"{grid.threads} thread" + ("" if grid.threads == 1 else "s")
+    kept = "inputs and outputs on the device" if grid.boundary == "device" else "host arrays in and out, copies timed"
     return [
         f"{grid.model} ({output}), {precisions}, {grid.device} ({machine}), {threads}",
         f"weights: {run.origin}",
-        "median of synchronised calls, spread is the interquartile range; speed-up",
-        f"within rounds against {grid.contestants[0].label}; parity against eager in float64",
+        f"median of synchronised calls, {kept}; ±: {statistics.MEDIAN_CONFIDENCE:.0%} interval;",
+        f"spread: interquartile range; speed-up: against {grid.contestants[0].label} within rounds,",
+        f"{statistics.RATIO_CONFIDENCE:.0%} interval; floor: share of what this machine's peak allows",
     ]
 
 
-def _table(run: Run, records: list[Record]) -> object:
-    from rich import box
-    from rich.table import Table
+def _table(run: Run, records: list[Record], is_wide: bool) -> object:
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    has_device_time = any(record.device_rounds for record in records)
-    longest_word = max(len(word) for record in records for word in summary.name(run, record).split())
-    table.add_column("backend", overflow="fold", min_width=min(longest_word, 24))
-    for title in ("median ms", "spread", *(["device ms"] if has_device_time else []), "ms/sample", "speed-up"):
+    table = _empty_table(run, records)
+    table.add_column("median ms", justify="right", no_wrap=True)
+    for title in ("±", "spread", *(("ms/sample", "p90 ms", "p99 ms") if is_wide else ())):
         table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("speed-up")
+    table.add_column("floor", justify="right", no_wrap=True)
     table.add_column("parity", no_wrap=True)
     table.add_column("max |Δ|", justify="right", no_wrap=True)
     for record in records:
-        styles = {"broken": "red", "lossy": "yellow", "unjudged": "yellow"}
-        cells = _figures(run, record, has_device_time)
-        parity = Text(record.verdict or "–", style=styles.get(record.verdict, ""))
+        parity = Text(record.verdict or "–", style=PARITY_STYLES.get(record.verdict, ""))
         error = record.parity.get("max_abs_error")
-        table.add_row(summary.name(run, record), *cells, parity, f"{error:.1e}" if error is not None else "–")
+        error_cell = f"{error:.1e}" if error is not None else "–"
+        if record.status != "ok":
+            dashes = ["–"] * (7 if is_wide else 4)
+            table.add_row(summary.name(run, record), record.status, *dashes, parity, error_cell)
+            continue
+        q1, median, q3 = statistics.quartiles(record.samples)
+        precision = statistics.precision(record.rounds)
+        mark = TAINTED if run.taint(record) else ""
+        cells = [mark + milliseconds(median), _percent(precision), _percent((q3 - q1) / median)]
+        if is_wide:
+            tails = (record.percentile(rank) for rank in (90, 99))
+            cells += [milliseconds(median / record.batch), *(milliseconds(ns) if ns else "–" for ns in tails)]
+        cells += [summary.speedup_cell(run, record), _percent(run.floor_share(record), digits=0)]
+        table.add_row(summary.name(run, record), *cells, parity, error_cell)
     return table
 
 
-def _figures(run: Run, record: Record, has_device_time: bool) -> list[str]:
-    if record.status != "ok":
-        return [record.status, *["–"] * (4 if has_device_time else 3)]
-    q1, median, q3 = statistics.quartiles(record.samples)
-    speedup = run.speedup(record)
-    cells = [milliseconds(median), _percent((q3 - q1) / median)]
-    if has_device_time:
-        device = [sample for round_ in record.device_rounds for sample in round_]
-        cells.append(milliseconds(statistics.median(device)) if device else "–")
-    return [*cells, milliseconds(median / record.batch), f"{speedup:.2f}×" if speedup is not None else "–"]
+def _kinds_of_time(run: Run, records: list[Record]) -> object:
+    """Beside the headline's: device, enqueue, pipelined and naive times, where a cell has them."""
+    table = _empty_table(run, records)
+    kinds = [kind for kind in KINDS_OF_TIME if any(getattr(record, kind) for record in records)]
+    for kind in kinds:
+        table.add_column(KINDS_OF_TIME[kind], justify="right", no_wrap=True)
+    table.add_column("host share", justify="right", no_wrap=True)
+    for record in records:
+        times = (statistics.pooled(getattr(record, kind)) for kind in kinds)
+        cells = [milliseconds(statistics.median(samples)) if samples else "–" for samples in times]
+        table.add_row(summary.name(run, record), *cells, _percent(record.host_share, digits=0))
+    return table
 
 
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share < 10 else f"{share:.0%}"
+def _memory(run: Run) -> Any:
+    """Once a contestant: what it held when loaded, and what one call at its largest shape took on top."""
+    records = summary.largest_with_memory(run)
+    if not records:
+        return None
+    table = _empty_table(run, records)
+    for title in ("parameters", "allocated", "reserved", "process", "a call adds", "at"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for record in records:
+        held = [record.memory["loaded"].get(f"{name}_bytes") for name in ("parameters", "allocated", "reserved")]
+        held += [summary.process_bytes(record), summary.call_bytes(record)]
+        cells = [f"{value / 2**20:.0f}" if value is not None else "–" for value in held]
+        table.add_row(summary.name(run, record), *cells, str(record.shape))
+    return table
+
+
+def _empty_table(run: Run, records: list[Record]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    longest_word = max(len(word) for record in records for word in summary.name(run, record).split())
+    table.add_column("backend", overflow="fold", min_width=min(longest_word, 24))
+    return table
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    if share is None:
+        return "–"
+    return f"{share:.{digits}%}" if share < 1 else f"{share:.0%}" if share < 10 else ">999%"
 
 
 def milliseconds(nanoseconds: float) -> str:

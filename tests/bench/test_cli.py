@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import read_run
+from bench.runfile import read_run
 
 QUICK = ["--rounds", "3", "--max-seconds-per-cell", "0.1", "--device", "cpu"]
 
@@ -57,6 +57,48 @@ def test_every_record_says_what_really_ran(compared) -> None:
     assert facts["compile"]["recompiles_while_timing"] == 0
     assert facts["compile"]["graph_breaks"] == 0
     assert facts["eager"]["attention"] == "sdpa"
+    for backend in ("eager", "torchscript", "compile"):
+        assert facts[backend]["attention_kernels"] == {"_scaled_dot_product_flash_attention_for_cpu": 2}
+    assert facts["onnx"]["attention_kernels"] == {"unfused": 2}
+    assert facts["onnx"]["copies_inserted"] == 0
+
+
+def test_every_figure_has_an_interval_a_floor_and_its_memory(compared) -> None:
+    _, run = compared
+    assert run.peaks is not None
+    for row in run.rows():
+        assert row["median_low_ms"] <= row["median_ms"] <= row["median_high_ms"]
+        assert row["verdict"] in ("faster", "slower", "tie")
+        assert row["speedup_low"] <= row["speedup_high"]
+        assert row["gflop"] == pytest.approx(2 * (2 * (12 * 64**2) * 2 * 16 + 4 * 16**2 * 64 * 2) / 1e9, rel=0.05)
+        assert 0 < row["floor_share"] < 1
+        assert row["implausible"] is False
+        assert row["peak_process_bytes"] > row["parameters_bytes"] > 500_000
+        assert row["key_value_bytes_per_sequence"] is None
+        assert row["rounds"] >= 3
+        assert row["p99_ms"] is None
+    assert all(record.conditions["turns"] == len(record.rounds) for record in run.records)
+
+
+def test_the_other_boundary_the_naive_timer_a_copy_and_autograd(cli, artifacts: Path, tmp_path: Path) -> None:
+    options = ["--model", "gpt2-tiny", "--backends", "eager,eager@2,onnx", "--batches", "4", "--lengths", "64"]
+    options += ["--boundary", "host", "--naive-timer", "--grad", "--artifacts", str(artifacts), "--output", "run.jsonl"]
+    done = cli("compare", *options, *QUICK)
+    assert done.returncode == 0, done.stderr
+    run = read_run(tmp_path / "run.jsonl")
+    assert [record.contestant.label for record in run.records] == ["eager", "eager:grad", "eager@2", "onnx"]
+    assert {record.verdict for record in run.records} <= {"exact", "equivalent"}
+    plain, grad, *_ = run.records
+    # A cache of keys and values: 2 · 2 layers · 64 wide · 64 tokens · 4 bytes.
+    assert plain.memory["key_value_bytes_per_sequence"] == 65536
+    assert grad.memory["peak"]["call_process_bytes"] > plain.memory["peak"]["call_process_bytes"]
+    assert grad.facts["grad"] is True
+    assert all(record.naive_rounds and not record.device_rounds for record in run.records)
+    for words in ("host arrays in and out, copies timed", "unsynchronised (wrong) ms", "65,536 bytes"):
+        assert words in " ".join(done.stdout.split()), words
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "--boundary host" in run.records[0].repeat
+    assert "--naive-timer" in run.records[0].repeat
 
 
 def test_the_plan_and_the_progress_are_told(compared) -> None:

@@ -9,13 +9,15 @@ import pytest
 
 import bench
 from bench import driver as driver_module
+from bench import workers as workers_module
 from bench.api import Listener
 from bench.errors import BenchError, UserError
-from bench.records import STATUSES, read_run
+from bench.records import STATUSES
+from bench.runfile import read_run
 from bench.spec import TimingPlan
 from exporters.store import ArtifactStore
 
-FAST = TimingPlan(rounds=3, seconds_per_cell=0.03, warmup_calls=1, warmup_seconds=0.0, timeout_seconds=60)
+FAST = TimingPlan(rounds=3, seconds_per_cell=0.03, warmup_seconds=0.0, warmup_most_seconds=0.02, timeout_seconds=60)
 
 
 def run(
@@ -118,8 +120,8 @@ def test_a_worker_killed_from_outside_costs_one_cell(tmp_path: Path, monkeypatch
 
     def kill_once(self, contestant, cell, message, timeout):
         if message["op"] == op and contestant.variant == "slow" and not killed:
-            killed.append(self.loaded[contestant].pid)
-            self.loaded[contestant]._process.kill()
+            killed.append(self.workers.loaded[contestant].pid)
+            self.workers.loaded[contestant]._process.kill()
         return ask(self, contestant, cell, message, timeout)
 
     monkeypatch.setattr(driver_module.Driver, "_ask", kill_once)
@@ -130,7 +132,7 @@ def test_a_worker_killed_from_outside_costs_one_cell(tmp_path: Path, monkeypatch
 
 
 def test_a_worker_lost_while_starting_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start, lost = driver_module.start, []
+    start, lost = workers_module.start, []
 
     def start_and_lose(backend, variant, *rest):
         worker = start(backend, variant, *rest)
@@ -139,7 +141,7 @@ def test_a_worker_lost_while_starting_is_started_again(tmp_path: Path, monkeypat
             worker._process.kill()
         return worker
 
-    monkeypatch.setattr(driver_module, "start", start_and_lose)
+    monkeypatch.setattr(workers_module, "start", start_and_lose)
     done = run(tmp_path, "null,null:slow")
     assert statuses(done, "null:slow") == ["failed", "ok", "ok", "ok"]  # started again at once, and at the next shape
     assert "did not load: the worker was killed by SIGKILL" in done.records[1].reason
@@ -171,14 +173,14 @@ def test_a_run_that_is_being_written_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_workers_that_do_not_fit_together_run_one_after_another(tmp_path: Path, monkeypatch) -> None:
-    load = driver_module.Driver.load
+    load = workers_module.Workers.load
 
     def crowded(self, contestants):
         load(self, contestants)
         if len(self.loaded) > 1:
             self._refuse(contestants[-1], driver_module.WorkerError("oom", "no room"))
 
-    monkeypatch.setattr(driver_module.Driver, "load", crowded)
+    monkeypatch.setattr(workers_module.Workers, "load", crowded)
     done = run(tmp_path, "null,null:slow", batches=[1])
     assert [(record.status, record.turns) for record in done.records] == [("ok", "sequential")] * 4
 
@@ -193,7 +195,8 @@ def test_turns_are_interleaved_in_a_seeded_random_order(tmp_path: Path, monkeypa
         return ask(self, contestant, cell, message, timeout)
 
     monkeypatch.setattr(driver_module.Driver, "_ask", note)
-    plan = TimingPlan(rounds=6, seconds_per_cell=1.2, warmup_calls=1, warmup_seconds=0.0)
+    # No ceiling of seconds and no precision to wait for: six rounds, whatever the machine does meanwhile.
+    plan = TimingPlan(rounds=6, seconds_per_cell=60, warmup_seconds=0.0, samples_per_turn=3, target_precision=0.999)
     orders = []
     for name in ("one", "two"):
         order.clear()

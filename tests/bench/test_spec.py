@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import UserError
-from bench.spec import Contestant, Grid, Shape, TimingPlan, check_lengths, parse_contestants, parse_sizes
+from bench.spec import (
+    Contestant,
+    Grid,
+    Shape,
+    TimingPlan,
+    check_lengths,
+    parse_boundary,
+    parse_contestants,
+    parse_share,
+    parse_sizes,
+)
 
 
 def test_sizes_are_sorted_and_distinct() -> None:
@@ -90,3 +100,35 @@ def test_a_grid_survives_json() -> None:
     )
     assert Grid.from_json(grid.to_json()) == grid
     assert len(list(grid.cells())) == 4
+
+
+def test_a_copy_is_another_contestant_of_the_same_name() -> None:
+    first, second = parse_contestants("compile:freezing,compile:freezing@2", "fp32")
+    assert (first.copy, second.copy) == (1, 2)
+    assert (first.label, second.label) == ("compile:freezing", "compile:freezing@2")
+    for wrong in ("eager@0", "eager@", "eager@x", "eager@100"):
+        with pytest.raises(UserError, match=r"is no number of a copy; write e\.g\. eager@2"):
+            parse_contestants(wrong, "fp32")
+
+
+@pytest.mark.parametrize(("text", "share"), [("2%", 0.02), ("0.5 %", 0.005), ("0.02", 0.02), (0.1, 0.1)])
+def test_shares(text: str | float, share: float) -> None:
+    assert parse_share(text, "--target-precision") == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "two", "-1%", "1e-3", "2%%", "nan"])
+def test_wrong_shares(text: str) -> None:
+    with pytest.raises(UserError, match=r"is no share; write e\.g\. --threshold 2%"):
+        parse_share(text, "--threshold")
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 2.0])
+def test_a_precision_that_cannot_be_met_or_missed_is_refused(share: float) -> None:
+    with pytest.raises(UserError, match=r"--target-precision .* is not above 0 and below 100%"):
+        TimingPlan(target_precision=share)
+
+
+def test_boundaries() -> None:
+    assert parse_boundary("host") == "host"
+    with pytest.raises(UserError, match="unknown boundary 'hosts'; did you mean 'host'"):
+        parse_boundary("hosts")

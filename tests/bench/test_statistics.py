@@ -1,24 +1,50 @@
-"""Statistics on data with known answers."""
+"""Statistics on data with known answers, and properties that hold for any."""
 
 from __future__ import annotations
+
+import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.statistics import disagreement, is_tie, median, quartiles, ratio_within_rounds, spread
+from bench import statistics
+from bench.statistics import (
+    Interval,
+    bootstrap_interval,
+    drift,
+    is_stable,
+    median,
+    median_interval,
+    outliers,
+    percentile,
+    precision,
+    quartiles,
+    ratio_interval,
+    ratio_of_runs,
+    ratio_within_rounds,
+    spread,
+)
 
 positive = st.integers(min_value=1, max_value=10**12)
+rounds_of_samples = st.lists(st.lists(positive, min_size=1, max_size=5), min_size=1, max_size=20)
 
 
-def test_quartiles_of_known_samples() -> None:
+def noisy(seed: int, rounds: int, centre: float = 1e6, width: float = 0.03, per_round: int = 3) -> list[list[float]]:
+    """Log-normal samples around `centre`, in rounds."""
+    draw = random.Random(seed)
+    return [[centre * math.exp(draw.gauss(0, width)) for _ in range(per_round)] for _ in range(rounds)]
+
+
+def test_quartiles_and_spread_of_known_samples() -> None:
     assert quartiles([1, 2, 3, 4, 5]) == (2, 3, 4)
     assert quartiles([1, 2, 3, 4]) == (1.75, 2.5, 3.25)
     assert quartiles([7]) == (7, 7, 7)
-    with pytest.raises(ValueError, match="no samples"):
-        quartiles([])
-    with pytest.raises(ValueError, match="no samples"):
-        median([])
+    assert spread([8, 9, 10, 11, 12]) == pytest.approx(0.2)
+    for of_nothing in (quartiles, median):
+        with pytest.raises(ValueError, match="no samples"):
+            of_nothing([])
 
 
 @given(st.lists(positive, min_size=1, max_size=50))
@@ -28,36 +54,205 @@ def test_quartiles_are_ordered_and_within_the_samples(samples: list[int]) -> Non
     assert q2 == median(samples)
 
 
+@pytest.mark.parametrize(("rank", "needed"), [(90, 64), (95, 130), (99, 662)])
+def test_a_percentile_needs_its_samples(rank: int, needed: int) -> None:
+    samples = list(range(1, needed + 1))
+    assert percentile(samples[:-1], rank) is None
+    found = percentile(samples, rank)
+    assert found == pytest.approx(1 + rank / 100 * (needed - 1))
+
+
+def test_outliers_are_named_by_where_they_are_and_how_far() -> None:
+    # Quartiles 10 and 12, so the fences stand at 7 and 15 (mild), 4 and 18 (severe).
+    samples = [10, 10, 10, 11, 11, 12, 12, 12, 16, 30, 6, 1]
+    q1, _, q3 = quartiles(samples)
+    assert (q1, q3) == (9.5 + 0.5, 12)
+    assert [(found.index, found.kind) for found in outliers(samples)] == [
+        (8, "high mild"), (9, "high severe"), (10, "low mild"), (11, "low severe"),
+    ]  # fmt: skip
+    assert outliers([1, 2, 1000]) == []
+    assert outliers([5] * 20) == []
+
+
+@given(st.lists(positive, min_size=4, max_size=40))
+def test_outliers_lie_outside_the_quartiles(samples: list[int]) -> None:
+    q1, _, q3 = quartiles(samples)
+    for found in outliers(samples):
+        assert samples[found.index] == found.value
+        assert found.value < q1 or found.value > q3
+    assert len(outliers(samples)) <= len(samples) / 2
+
+
+# Intervals.
+
+
+def test_the_interval_of_a_median_is_that_of_order_statistics() -> None:
+    # 10 values: the 2nd and the 9th hold the median at 1 - 2·11/1024 = 97.9 %; the 3rd and 8th only at 89 %.
+    assert median_interval([[value] for value in range(1, 11)]) == Interval(2, 9)
+    # 6 values: only the outermost do, at 96.9 %.
+    assert median_interval([[value] for value in (3, 1, 2, 6, 5, 4)]) == Interval(1, 6)
+    assert median_interval([[5]]) is None
+    assert median_interval([]) is None
+
+
+def test_few_rounds_get_the_wide_interval_of_student() -> None:
+    interval = median_interval([[100], [110]])
+    assert interval is not None
+    half = 12.706 * math.log(1.1) / 2
+    assert interval.low == pytest.approx(math.sqrt(100 * 110) * math.exp(-half), rel=1e-3)
+    assert interval.high == pytest.approx(math.sqrt(100 * 110) * math.exp(half), rel=1e-3)
+
+
+def test_constant_samples_have_an_interval_of_no_width() -> None:
+    assert median_interval([[7, 7]] * 4) == Interval(pytest.approx(7), pytest.approx(7))
+    assert precision([[7, 7]] * 10) == 0
+    assert ratio_interval([2.0] * 10) == Interval(2, 2)
+
+
+def test_bimodal_rounds_have_an_interval_that_spans_both_modes() -> None:
+    interval = median_interval([[10.0], [20.0]] * 6)
+    assert interval == Interval(10, 20)
+    assert precision([[10.0], [20.0]] * 6) == pytest.approx(1 / 3)
+
+
+@given(rounds_of_samples)
+def test_the_interval_of_a_median_holds_it_and_lies_within_the_samples_from_six_rounds_on(
+    rounds: list[list[int]],
+) -> None:
+    interval, samples = median_interval(rounds), statistics.pooled(rounds)
+    if len(rounds) < 2:
+        assert interval is None
+        return
+    assert interval is not None
+    assert median(samples) in interval
+    if len(rounds) >= 6:
+        assert min(samples) <= interval.low
+        assert interval.high <= max(samples)
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=30))
+def test_the_interval_of_a_ratio_holds_it_and_repeats_itself(ratios: list[float]) -> None:
+    interval = ratio_interval(ratios)
+    assert interval is not None
+    assert median(ratios) in interval
+    assert interval == ratio_interval(ratios)
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=8, max_size=20), st.floats(0.01, 100))
+def test_a_bootstrap_interval_scales_with_its_values(values: list[float], factor: float) -> None:
+    plain, scaled = bootstrap_interval(values, 0.99), bootstrap_interval([value * factor for value in values], 0.99)
+    assert scaled.low == pytest.approx(plain.low * factor)
+    assert scaled.high == pytest.approx(plain.high * factor)
+    assert min(values) <= plain.low <= plain.high <= max(values)
+
+
+@pytest.mark.parametrize("count", [3, 5, 7, 8, 10, 20])
+def test_the_interval_of_a_ratio_holds_the_truth_as_often_as_it_says(count: int) -> None:
+    """200 draws with a known centre: at 99 % confidence two misses are expected, and six are less likely than 2 %."""
+    draw = random.Random(count)
+    misses = sum(1.0 not in ratio_interval([math.exp(draw.gauss(0, 0.03)) for _ in range(count)]) for _ in range(200))  # type: ignore[operator]
+    assert misses <= 6
+
+
+# Ratios and verdicts.
+
+
 def test_a_drift_between_rounds_cancels_in_the_ratio() -> None:
     baseline = [[100, 102], [200, 204], [400, 408]]
     other = [[50, 51], [100, 102], [200, 204]]
-    assert ratio_within_rounds(baseline, other) == pytest.approx(2.0)
-    assert median([s for r in baseline for s in r]) / median([s for r in other for s in r]) == pytest.approx(2.0)
-    shuffled = [[50, 51], [400, 408], [100, 102]]
-    assert ratio_within_rounds(baseline, shuffled) == pytest.approx(2.0)
+    ratio = ratio_within_rounds(baseline, other)
+    assert ratio is not None
+    assert (ratio.value, ratio.verdict, ratio.rounds) == (2.0, "faster", 3)
+    assert ratio.interval == Interval(pytest.approx(2), pytest.approx(2))
 
 
 def test_rounds_that_one_lacks_are_left_out() -> None:
-    assert ratio_within_rounds([[10], [20]], [[5]]) == 2.0
+    ratio = ratio_within_rounds([[10], [20]], [[5]])
+    assert ratio is not None
+    assert (ratio.value, ratio.interval, ratio.verdict) == (2.0, None, "tie")
     assert ratio_within_rounds([], [[5]]) is None
     assert ratio_within_rounds([[10]], [[]]) is None
 
 
-@given(st.lists(st.lists(positive, min_size=1, max_size=5), min_size=1, max_size=6))
+@given(rounds_of_samples)
 def test_a_run_against_itself_is_a_tie_of_ratio_one(rounds: list[list[int]]) -> None:
-    assert ratio_within_rounds(rounds, rounds) == 1.0
-    assert is_tie(rounds, rounds)
+    for ratio in (ratio_within_rounds(rounds, rounds), ratio_of_runs(rounds, rounds)):
+        if ratio is not None:
+            assert ratio.value == 1.0
+            assert ratio.verdict == "tie"
 
 
-def test_disagreement_and_spread_of_known_samples() -> None:
-    assert disagreement([[10], [10], [40]], [[5], [10], [10]]) == 4.0
-    assert disagreement([[10]], [[5]]) == 1.0
-    assert disagreement([], []) is None
-    assert spread([8, 9, 10, 11, 12]) == pytest.approx(0.2)
+@given(rounds_of_samples, st.floats(1.05, 50))
+def test_a_constant_factor_is_found_whatever_the_rounds(rounds: list[list[int]], factor: float) -> None:
+    slower = [[sample * factor for sample in round_] for round_ in rounds]
+    ratio, inverse = ratio_within_rounds(slower, rounds), ratio_within_rounds(rounds, slower)
+    assert ratio is not None
+    assert inverse is not None
+    assert ratio.value == pytest.approx(factor)
+    if len(rounds) > 1:
+        assert (ratio.verdict, inverse.verdict) == ("faster", "slower")
 
 
-def test_a_tie_is_where_the_rounds_disagree() -> None:
-    assert not is_tie([[10], [10], [10]], [[9], [8], [9]])
-    assert not is_tie([[9], [8], [9]], [[10], [10], [10]])
-    assert is_tie([[10], [10], [10]], [[9], [11], [9]])
-    assert is_tie([], [])
+def test_verdicts_of_planted_differences() -> None:
+    base = noisy(1, 10)
+    assert ratio_within_rounds(base, noisy(2, 10)).verdict == "tie"  # type: ignore[union-attr]
+    assert ratio_within_rounds(base, noisy(2, 10, centre=0.85e6)).verdict == "faster"  # type: ignore[union-attr]
+    assert ratio_within_rounds(base, noisy(2, 10, centre=1.2e6)).verdict == "slower"  # type: ignore[union-attr]
+
+
+def test_a_difference_below_the_margin_is_a_tie_however_sure() -> None:
+    sure = [[1000]] * 20
+    assert ratio_within_rounds(sure, [[995]] * 20).verdict == "tie"  # type: ignore[union-attr]
+    assert ratio_within_rounds(sure, [[950]] * 20).verdict == "faster"  # type: ignore[union-attr]
+
+
+def test_one_stalled_round_does_not_make_a_verdict() -> None:
+    base, other = noisy(1, 10), noisy(2, 10)
+    base[3] = [sample * 100 for sample in base[3]]
+    ratio = ratio_within_rounds(base, other)
+    assert ratio is not None
+    assert ratio.verdict == "tie"
+    assert 0.9 < ratio.value < 1.1
+
+
+def test_runs_apart_are_told_from_each_other_by_their_own_intervals() -> None:
+    assert ratio_of_runs(noisy(1, 20), noisy(2, 20)).verdict == "tie"  # type: ignore[union-attr]
+    assert ratio_of_runs(noisy(1, 20), noisy(2, 20, centre=0.8e6)).verdict == "faster"  # type: ignore[union-attr]
+    assert ratio_of_runs([[1]], noisy(1, 5)) is None
+
+
+# Change over time.
+
+
+def test_a_warm_up_is_stable_when_its_halves_are_alike() -> None:
+    assert is_stable([100, 101, 100, 102])
+    assert not is_stable([100, 100])  # too short to show anything
+    assert not is_stable([200, 180, 100, 100])  # still becoming faster
+    assert not is_stable([100, 100, 180, 200])  # becoming slower
+    assert is_stable([100, 150, 90, 140, 95, 160, 92, 130])  # noise without a trend
+    assert not is_stable([1000 - 50 * step for step in range(16)])
+
+
+@given(st.integers(4, 30), positive)
+def test_constant_durations_are_stable(count: int, duration: int) -> None:
+    assert is_stable([duration] * count)
+
+
+def test_a_planted_drift_is_found_with_its_size() -> None:
+    rounds = [[100 * (1 + 0.02 * index)] for index in range(10)]
+    found = drift(rounds)
+    assert found == pytest.approx(0.18 / 1.09, rel=1e-6)
+    assert drift(list(reversed(rounds))) == pytest.approx(-found)
+
+
+def test_noise_and_constants_do_not_drift() -> None:
+    assert drift([[100]] * 10) is None
+    assert drift([[100], [120], [80]]) is None  # too few to tell
+    falsely = sum(drift(noisy(seed, 10)) is not None for seed in range(300))
+    assert falsely <= 9  # 1 % of 300, and what chance adds
+
+
+def test_outliers_do_not_make_a_drift() -> None:
+    rounds = noisy(3, 12)
+    rounds[-1] = [sample * 50 for sample in rounds[-1]]
+    assert drift(rounds) is None

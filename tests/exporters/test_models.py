@@ -230,3 +230,19 @@ def test_a_padding_index_takes_positions_away() -> None:
         max_position_embeddings=66,
     )
     assert models.usable_positions(RobertaModel(config)) == 64
+
+
+def test_keys_and_values_of_the_study() -> None:
+    """seed.md's arithmetic for GPT: 4 bytes · 2 · 768 · 512 · 12 layers a sequence."""
+    assert resolve("gpt").key_value_bytes(512, "fp32") == 37_748_736
+    assert resolve("gpt").key_value_bytes(512, "bf16") == 37_748_736 // 2
+    assert resolve("gpt2-medium").key_value_bytes(1024, "fp32") == 2 * 24 * 1024 * 1024 * 4
+    assert resolve("bert").key_value_bytes(512, "fp32") is None
+
+
+def test_grouped_queries_keep_fewer_keys(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 3}
+    config |= {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = resolve(str(tmp_path), weights="random").key_value_bytes(10, "fp16")
+    assert found == 2 * 3 * 2 * 16 * 10 * 2

@@ -1,0 +1,330 @@
+"""Runs against each other, cell by cell: which cells became slower, faster, or are lost; pure functions.
+
+Two runs are a diff, OLD and NEW. Three or more are a history, in the order of time, and its last run is held against
+what came before: a diff is a history of two. Rules that every verdict follows:
+
+- A cell counts as measured where its status is ok, its parity is not broken and its median is not below the machine's
+  floor (implausible). Its standing is one of: the same model (exact, equivalent, or a backend that computes nothing),
+  lossy, unjudged. Times are compared between equal standings alone, since the time of another function is no speed.
+- Compared cells are judged by equivalence testing (Schuirmann 1987, doi:10.1007/BF01068419): with the interval of
+  new time / old time from `statistics.ratio_of_runs` and threshold T, `slower` where all of it lies above 1+T, `faster`
+  where all lies below 1/(1+T), `same` where all lies within the two, else `ambiguous`; also with fewer than two rounds,
+  which give no interval.
+- `gone`: measured before, and now not at all or with a lower standing. Where the last run planned the cell, that is a
+  regression whatever the reason: oom, failed, timeout, unsupported, skipped, parity lost, implausible, or no record
+  because the run is incomplete; a gate must not pass on what was not measured. Where it did not plan the cell, it is not.
+- `new`: measured now, and before not at all or with a lower standing.
+- `slower` is a regression. A tainted cell keeps its verdict and is marked, since on a busy machine every cell is tainted,
+  and a gate that then passes everything is none.
+- In a history the last run is held against the first run that measured the cell with the highest standing it ever had.
+- A cell that no run measured has no verdict, and is listed apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+from bench import statistics
+from bench.errors import UserError
+from bench.machine import same_machine
+from bench.records import SAME_MODEL, Record, Run
+from bench.spec import Contestant, Shape
+from bench.statistics import Interval
+
+VERDICTS = ("slower", "faster", "same", "ambiguous", "new", "gone")
+THRESHOLD = 0.05
+REGRESSION_EXIT_CODE = 4
+#: Standings of a cell, by `SAME_MODEL` and "lossy"; what else was measured is unjudged.
+NOT_MEASURED, UNJUDGED, LOSSY, SAME = range(4)
+#: Distributions whose versions go into a checkpoint's key.
+OF_THE_CHECKPOINT = ("torch", "transformers", "runtimebench")
+#: Facts of a fingerprint that may differ within one machine and may explain a change.
+EXPLAINING = (
+    "python", "system", "hypervisor", "container", "governor", "boost_is_on", "smt_is_on", "cpu_quota", "huge_pages",
+    "commit", "is_dirty",
+)  # fmt: skip
+#: Longest value that a message repeats; a CPU's flags are hundreds of words.
+LONGEST_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Change:
+    """Time of one call now over its time before; above 1 is slower."""
+
+    value: float
+    interval: Interval | None
+    """At `statistics.RATIO_CONFIDENCE`; None where either has fewer than two rounds."""
+
+    def verdict(self, threshold: float) -> str:
+        """`slower`, `faster`, `same` or `ambiguous`; a `threshold` of 0.05 lets times grow to 1.05 and shrink to 1/1.05."""
+        if self.interval is None:
+            return "ambiguous"
+        limit = 1 + threshold
+        # Both ends are held against one limit, so that exchanging the runs exchanges the verdicts to the last bit.
+        shrinks = Interval(_inverse(self.interval.high), _inverse(self.interval.low))
+        if self.interval.low > limit:
+            return "slower"
+        if shrinks.low > limit:
+            return "faster"
+        return "same" if self.interval.high <= limit and shrinks.high <= limit else "ambiguous"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell in all compared runs."""
+
+    shape: Shape
+    contestant: Contestant
+    verdict: str
+    """One of `VERDICTS`."""
+    medians_ns: tuple[float | None, ...]
+    """By run; None where it was not measured with the standing that is compared."""
+    rounds: tuple[int, ...]
+    """By run; 0 where there is no median."""
+    is_tainted: tuple[bool, ...]
+    """By run."""
+    change: Change | None = None
+    """None for `new` and `gone`."""
+    is_regression: bool = False
+    reason: str = ""
+    """Why a cell is gone, or why it was not there before."""
+    trend: float | None = None
+    """Change of the runs' medians from first to last as a share of their median; None where there is no trend."""
+    remarks: tuple[str, ...] = ()
+    """What else a reader must know before trusting the verdict."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of every cell of the first runs in the last one."""
+
+    runs: tuple[Run, ...]
+    """Two or more, oldest first."""
+    threshold: float
+    cells: tuple[Cell, ...]
+    """By shape, then in the order of the contestants."""
+    unmeasured: tuple[tuple[Shape, Contestant], ...]
+    """Planned cells that no run measured."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the runs are called in a report."""
+        return labels(len(self.runs))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Cells of each verdict."""
+        return {verdict: sum(cell.verdict == verdict for cell in self.cells) for verdict in VERDICTS}
+
+    @property
+    def regressions(self) -> int:
+        """Cells that are slower beyond the threshold, or lost though planned."""
+        return sum(cell.is_regression for cell in self.cells)
+
+    @property
+    def exit_code(self) -> int:
+        """4 with a regression, else 0."""
+        return REGRESSION_EXIT_CODE if self.regressions else 0
+
+
+def labels(count: int) -> tuple[str, ...]:
+    """ "OLD" and "NEW", or "run 1" to "run N"."""
+    return ("OLD", "NEW") if count == 2 else tuple(f"run {number}" for number in range(1, count + 1))
+
+
+def compare_runs(runs: Sequence[Run], threshold: float = THRESHOLD) -> Comparison:
+    """Every cell of two or more `runs`, oldest first, with its verdict at `threshold` (a share).
+
+    Raises UserError where the last run has no planned cell in common with any other.
+    """
+    records = [{(record.shape, record.contestant): record for record in run.records} for run in runs]
+    planned = [set(run.grid.cells()) for run in runs]
+    if not planned[-1] & set().union(*planned[:-1]):
+        last = f"{name_of(runs[-1])} has no cell in common with {' or '.join(map(name_of, runs[:-1][:3]))}"
+        raise UserError(f"{last}; compare runs of the same backends, precisions, batches and lengths")
+    keys = sorted(dict.fromkeys(key for run in runs for key in run.grid.cells()), key=lambda key: key[0])
+    found = {
+        key: _cell(runs, [of_run.get(key) for of_run in records], [key in of_run for of_run in planned], threshold)
+        for key in keys
+    }
+    cells = tuple(cell for cell in found.values() if cell is not None)
+    return Comparison(tuple(runs), threshold, cells, tuple(key for key, cell in found.items() if cell is None))
+
+
+def _cell(
+    runs: Sequence[Run], records: Sequence[Record | None], is_planned: Sequence[bool], threshold: float
+) -> Cell | None:
+    """One cell, from its record and whether it was planned, by run; None where no run measured it."""
+    standings = [_standing(run, record) for run, record in zip(runs, records, strict=True)]
+    best_before, now = max(standings[:-1]), standings[-1]
+    compared = max(best_before, now)
+    if compared == NOT_MEASURED:
+        return None
+    used = [record if standing == compared else None for record, standing in zip(records, standings, strict=True)]
+    first = next(record for record in used if record is not None)
+    last = used[-1]
+    verdict, change, is_regression, reason, trend = "gone", None, False, "", None
+    medians = tuple(None if record is None else statistics.median(record.samples) for record in used)
+    if last is None:
+        is_regression, reason = is_planned[-1], _reason(runs[-1], records[-1], is_planned[-1])
+        if now != NOT_MEASURED:
+            reason += f" (was {first.verdict or 'unjudged'})"
+    elif best_before < now:
+        verdict = "new"
+        before = max(range(len(runs) - 1), key=lambda index: (standings[index], is_planned[index], index))
+        if is_planned[before]:
+            reason = f"before: {_reason(runs[before], records[before], True)}"
+    else:
+        change = change_of(first.rounds, last.rounds)
+        verdict = change.verdict(threshold)
+        is_regression = verdict == "slower"
+        trend = statistics.drift([[median] for median in medians if median is not None])
+    return Cell(
+        shape=first.shape,
+        contestant=first.contestant,
+        verdict=verdict,
+        medians_ns=medians,
+        rounds=tuple(0 if record is None else len(record.rounds) for record in used),
+        is_tainted=tuple(
+            record is not None and bool(run.taint(record)) for run, record in zip(runs, used, strict=True)
+        ),
+        change=change,
+        is_regression=is_regression,
+        reason=reason,
+        trend=trend,
+        remarks=tuple(_remarks(runs, used)),
+    )
+
+
+def change_of(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Change:
+    """Time of `new` over time of `old`, each as samples by round, measured apart."""
+    # How many times faster the old one is, is how many times longer the new one takes.
+    ratio = statistics.ratio_of_runs(new, old)
+    if ratio is not None:
+        return Change(ratio.value, ratio.interval)
+    return Change(statistics.median(statistics.pooled(new)) / statistics.median(statistics.pooled(old)), None)
+
+
+def _inverse(value: float) -> float:
+    return 1 / value if value > 0 else float("inf")
+
+
+def _standing(run: Run, record: Record | None) -> int:
+    if record is None or record.status != "ok" or record.verdict == "broken" or run.is_implausible(record):
+        return NOT_MEASURED
+    if not record.judged or record.verdict in SAME_MODEL:
+        return SAME
+    return LOSSY if record.verdict == "lossy" else UNJUDGED
+
+
+def _reason(run: Run, record: Record | None, is_planned: bool) -> str:
+    """Why `run` has no time of a cell that can be compared."""
+    if not is_planned:
+        return "not planned"
+    if record is None:
+        return "no record, as the run is incomplete; bench compare --resume goes on with it"
+    if record.status != "ok":
+        return f"{record.status}: {record.reason}" if record.reason else record.status
+    if run.is_implausible(record):
+        return "implausible: the median lies below the time that this machine's peak allows"
+    why = str(record.parity.get("reason", ""))
+    return f"parity {record.verdict or 'unjudged'}" + (f": {why}" if why else "")
+
+
+def _remarks(runs: Sequence[Run], used: Sequence[Record | None]) -> list[str]:
+    found = []
+    measured = [
+        (label, run, record) for label, run, record in zip(labels(len(runs)), runs, used, strict=True) if record
+    ]
+    for label, run, record in measured:
+        found += [f"tainted in {label}: {line}" for line in run.taint(record)]
+    if len({record.turns for _, _, record in measured}) > 1:
+        alone = ", ".join(label for label, _, record in measured if record.turns != "interleaved")
+        found.append(f"not measured in turns with the others in {alone}; the time may differ for that alone")
+    return found
+
+
+# What the runs must share, and what else differs.
+
+
+def in_order(runs: Sequence[Run]) -> list[Run]:
+    """`runs` by the time that they started, which all files write alike."""
+    return sorted(runs, key=lambda run: run.started)
+
+
+def obstacles(runs: Sequence[Run]) -> list[str]:
+    """Why `runs` must not be compared, one line a pair of runs; empty where nothing forbids it."""
+    pairs = [(one, other, _differences(one, other)) for one, other in combinations(runs, 2)]
+    return [
+        f"{name_of(one)} and {name_of(other)} {'; '.join(differences)}"
+        for one, other, differences in pairs
+        if differences
+    ]
+
+
+def _differences(one: Run, other: Run) -> list[str]:
+    if one.records and one.started == other.started and one.records == other.records:
+        return ["are the same run"]
+    found = []
+    if facts := same_machine(one.fingerprint, other.fingerprint):
+        shown = (f"{name}{_both(one.fingerprint[name], other.fingerprint[name])}" for name in facts)
+        found.append(f"machine ({', '.join(shown)})")
+    for name in ("model", "task", "device", "threads", "boundary"):
+        mine, its = getattr(one.grid, name), getattr(other.grid, name)
+        if mine != its:
+            found.append(f"{name} ({mine} and {its})")
+    if weights_of(one) != weights_of(other):
+        found.append(f"weights ({weights_of(one)} and {weights_of(other)})")
+    elif one.checkpoint != other.checkpoint and _has_same_libraries(one, other) and one.grid.model == other.grid.model:
+        found.append(f"weights (checkpoint {one.checkpoint} and {other.checkpoint})")
+    return [f"differ in {', '.join(found)}"] if found else []
+
+
+def _both(one: Any, other: Any) -> str:
+    """`: 2 and 4`, or nothing where the values are too long to be read."""
+    is_short = all(isinstance(value, str | int) and len(str(value)) <= LONGEST_SHOWN for value in (one, other))
+    return f": {one} and {other}" if is_short else ""
+
+
+def weights_of(run: Run) -> str:
+    """Where the weights came from, without what a reader is told to do about it or the way that a revision took."""
+    origin = run.origin.partition(";")[0]
+    revision = re.fullmatch(r"pretrained, .*\(([0-9a-f]{7,40})\)", origin)
+    return f"pretrained, revision {revision.group(1)}" if revision else origin
+
+
+def _has_same_libraries(one: Run, other: Run) -> bool:
+    """True where a checkpoint's key does not differ for its libraries' versions, so that only its weights are left."""
+    mine, its = one.fingerprint.get("versions", {}), other.fingerprint.get("versions", {})
+    return all(name in mine and mine[name] == its.get(name) for name in OF_THE_CHECKPOINT)
+
+
+def name_of(run: Run) -> str:
+    """A run by its file."""
+    return repr(str(run.path)) if run.path is not None else f"the run of {run.started}"
+
+
+def changes(one: Run, other: Run) -> list[str]:
+    """What differs between two runs of one machine and may explain a change, e.g. `torch 2.12.0 → 2.13.0`."""
+    found = []
+    facts, its_facts = one.fingerprint, other.fingerprint
+    found += _changed(facts.get("versions", {}), its_facts.get("versions", {}))
+    # A fact that either lacks is one that an older bench did not ask for.
+    known = [name for name in EXPLAINING if facts.get(name) is not None and its_facts.get(name) is not None]
+    found += _changed({name: facts[name] for name in known}, {name: its_facts[name] for name in known})
+    if "environment" in facts and "environment" in its_facts:
+        found += _changed(facts["environment"], its_facts["environment"])
+    found += _changed({"seed": one.grid.seed}, {"seed": other.grid.seed})
+    return found + _changed(asdict(one.plan), asdict(other.plan))
+
+
+def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} {one.get(name, 'none')} → {other.get(name, 'none')}"
+        for name in dict.fromkeys([*one, *other])
+        if one.get(name) != other.get(name)
+    ]

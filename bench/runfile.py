@@ -1,0 +1,169 @@
+"""The file of a run: JSON Lines, a header and one line a record; written as records come, and read again.
+
+Schema history
+1  (0.1.0)  {"kind": "run"} header with grid, plan, fingerprint; {"kind": "record"} a cell;
+            {"kind": "end"} when all planned cells have their record.
+2  (0.1.0)  records gain copy, calls_per_sample, enqueue_, pipelined_ and naive_rounds, unmet, memory, operations and
+            conditions; a plan target_precision, warmup_most_seconds and naive_timer; a grid boundary;
+            {"kind": "peaks"} lines hold what the machine can do at most, and the last one counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError, UserError
+from bench.peaks import Peaks
+from bench.records import CRITERIA, SCHEMA, STATUSES, Record, Run
+from bench.spec import Grid, TimingPlan
+
+
+class RunFile:
+    """The open file of a run; every line is on disk when `append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self, run: Run) -> None:
+        """Start a new file with the header; raises UserError when it exists or cannot be made."""
+        try:
+            if self.path.is_file():
+                raise UserError(
+                    f"output file {str(self.path)!r} exists; go on with --resume {self.path}, or give another --output"
+                )
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("x" if not self.path.exists() else "a"):
+                pass
+        except OSError as error:
+            shown = str(self.path) if len(str(self.path)) < 200 else f"{str(self.path)[:100]}…"
+            raise UserError(f"output file {shown!r} cannot be made ({error.strerror}); give another --output") from None
+        self.append(run.header())
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Write one JSON line and wait until it is on disk; raises BenchError when it cannot be."""
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line, separators=(",", ":")) + "\n")
+                file.flush()
+                if self.path.is_file():
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise BenchError(
+                f"{str(self.path)!r} cannot be written ({error.strerror}); free some space and use --resume"
+            ) from error
+
+    def rewrite(self, run: Run) -> None:
+        """Replace the file with `run` as it is in memory, written aside and renamed."""
+        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        peaks = [peaks_line(run.peaks)] if run.peaks else []
+        lines = [run.header(), *peaks, *(record_line(record) for record in run.records)]
+        try:
+            aside.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+            aside.replace(self.path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise BenchError(
+                f"{str(self.path)!r} cannot be written ({error.strerror}); free some space and use --resume"
+            ) from error
+
+
+def record_line(record: Record) -> dict[str, Any]:
+    """A record as its line of the file."""
+    return {"kind": "record", **asdict(record)}
+
+
+def peaks_line(peaks: Peaks) -> dict[str, Any]:
+    """What the machine can do at most as a line of the file."""
+    return {"kind": "peaks", "peaks": peaks.to_json()}
+
+
+def read_run(path: Path) -> Run:
+    """The run in a file; a torn last line is left out. Raises UserError when it is no run."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        cause = getattr(error, "strerror", None) or "not text"
+        raise UserError(
+            f"run file {str(path)!r} cannot be read ({cause}); give a file that bench compare wrote"
+        ) from None
+    lines = list(_parsed(text, path))
+    if not lines or lines[0].get("kind") != "run":
+        raise UserError(f"{str(path)!r} is no run of bench compare; give a .jsonl file that it wrote")
+    header = lines[0]
+    if not isinstance(header.get("schema"), int):
+        raise UserError(f"{str(path)!r} is damaged (it has no schema number); measure again")
+    if header["schema"] > SCHEMA:
+        raise UserError(
+            f"{str(path)!r} has schema {header['schema']} and this bench reads up to {SCHEMA}; upgrade runtimebench"
+        )
+    try:
+        run = Run(
+            grid=Grid.from_json(header["grid"]),
+            plan=TimingPlan(**header["plan"]),
+            fingerprint=header["fingerprint"],
+            origin=header["origin"],
+            checkpoint=header["checkpoint"],
+            command=header["command"],
+            started=header["started"],
+            path=path,
+        )
+        for line in lines[1:]:
+            if line["kind"] == "record":
+                record = Record(**{key: value for key, value in line.items() if key != "kind"})
+                _check_record(record, run)
+                run.records.append(record)
+            elif line["kind"] == "peaks":
+                run.peaks = Peaks.from_json(line["peaks"])
+            elif line["kind"] == "end":
+                run.is_complete = True
+                run.parent_cpu_share = line.get("parent_cpu_share")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{str(path)!r} is damaged ({type(error).__name__}: {error}); measure again") from None
+    return run
+
+
+def _check_record(record: Record, run: Run) -> None:
+    """Raise ValueError where a record is none of `run`'s, or holds what no measurement gives."""
+    cell = (record.shape, record.contestant)
+    if cell not in set(run.grid.cells()):
+        raise ValueError(f"a record of {record.contestant.label} at {record.shape} is none of the planned cells")
+    if any((other.shape, other.contestant) == cell for other in run.records):
+        raise ValueError(f"two records of {record.contestant.label} at {record.shape}")
+    if record.status not in STATUSES:
+        raise ValueError(f"unknown status {record.status!r}")
+    kinds = (record.rounds, record.device_rounds, record.enqueue_rounds, record.pipelined_rounds, record.naive_rounds)
+    for rounds in kinds:
+        if not all(isinstance(sample, int) and sample >= 0 for round_ in rounds for sample in round_):
+            raise ValueError("samples that are no nanoseconds")
+    if not isinstance(record.calls_per_sample, int) or record.calls_per_sample < 1:
+        raise ValueError("samples of less than one call")
+    if not set(record.unmet) <= set(CRITERIA):
+        raise ValueError("an unknown stopping criterion")
+    if record.status == "ok" and not (record.samples and all(record.rounds) and min(record.samples) > 0):
+        raise ValueError("a measured cell without samples")
+    objects = (record.parity, record.facts, record.memory, record.operations, record.conditions)
+    if not all(isinstance(value, dict) for value in objects):
+        raise TypeError("parity, facts, memory, operations or conditions are no objects")
+
+
+def _parsed(text: str, path: Path) -> Iterable[dict[str, Any]]:
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            parsed = json.loads(line)
+        except (ValueError, RecursionError):
+            if number == len(lines):  # no newline behind it: the writer was stopped half-way
+                return
+            raise UserError(
+                f"line {number} of {str(path)!r} is not JSON; give a file that bench compare wrote"
+            ) from None
+        if not isinstance(parsed, dict):
+            raise UserError(f"line {number} of {str(path)!r} is no JSON object; give a file that bench compare wrote")
+        yield parsed

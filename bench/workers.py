@@ -1,0 +1,123 @@
+"""The workers of one run: started, loaded, lost, ended; and who of them fits into memory together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench import machine
+from bench.channel import Worker, WorkerError
+from bench.preparation import Preparation
+from bench.spec import Contestant
+from bench.worker import start
+
+#: Deaths or hangs in a row after which a contestant's remaining cells are skipped.
+STRIKES = 3
+#: Memory of a worker beside its weights, in bytes: interpreter, runtime, activations of a small cell.
+PROCESS_BYTES = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}
+
+
+class Workers:
+    """The worker of each contestant, where it has one, and what is known of it."""
+
+    def __init__(self, prepared: Preparation, timeout_seconds: float) -> None:
+        self.prepared, self.grid, self.say, self.timeout_seconds = (
+            prepared,
+            prepared.grid,
+            prepared.say,
+            timeout_seconds,
+        )
+        self.refused = prepared.refused
+        self.loaded: dict[Contestant, Worker] = {}
+        self.load_seconds: dict[Contestant, float] = {}
+        self.memory: dict[Contestant, dict[str, int]] = {}
+        self.versions: dict[Contestant, dict[str, str]] = {}
+        self.strikes: dict[Contestant, int] = {}
+        self.lost: dict[Contestant, WorkerError] = {}
+        """Workers that died while starting; they are started again for the next shape."""
+
+    def load(self, contestants: Sequence[Contestant]) -> None:
+        """Start the workers of `contestants` that are not loaded: imports side by side, loads one by one."""
+        spawned = {}
+        for contestant in contestants:
+            self.lost.pop(contestant, None)
+            if contestant in self.loaded or contestant in self.refused or self.is_given_up(contestant):
+                continue
+            artifact = self.prepared.artifacts.get(contestant)
+            worker = start(
+                contestant.backend,
+                contestant.variant,
+                contestant.precision,
+                self.grid.device,
+                artifact.path if artifact else None,
+                self.grid.threads,
+                self.prepared.store.root,
+            )
+            worker.send({"op": "hello"})
+            spawned[contestant] = worker
+            self.loaded[contestant] = worker
+        for contestant, worker in spawned.items():
+            try:
+                self.versions[contestant] = worker.receive(self.timeout_seconds)["versions"]
+            except WorkerError as error:
+                self._refuse(contestant, error)
+        for contestant, worker in spawned.items():
+            if contestant in self.loaded:
+                try:
+                    reply = worker.request({"op": "load"}, self.timeout_seconds)
+                    self.load_seconds[contestant] = reply["seconds"]
+                    self.memory[contestant] = reply["memory"]
+                except WorkerError as error:
+                    self._refuse(contestant, error)
+
+    def _refuse(self, contestant: Contestant, error: WorkerError) -> None:
+        """Note why a worker did not start: for good if it said so itself, for now if it was lost."""
+        self.unload(contestant)
+        reason = f"{contestant.label} did not load: {error.reason}"
+        outcome = WorkerError(error.status, reason, error.details, error.is_gone)
+        if error.is_gone and error.status != "oom":
+            self.lost[contestant] = outcome
+        else:
+            self.refused[contestant] = outcome
+
+    def close(self) -> None:
+        """End every worker."""
+        for worker in self.loaded.values():
+            worker.kill()
+        self.loaded.clear()
+
+    def unload(self, contestant: Contestant) -> None:
+        """End one worker; nothing where it is not loaded."""
+        if worker := self.loaded.pop(contestant, None):
+            worker.kill()
+
+    def is_given_up(self, contestant: Contestant) -> bool:
+        """True after `STRIKES` deaths or hangs in a row."""
+        return self.strikes.get(contestant, 0) >= STRIKES
+
+    def groups(self) -> list[tuple[Contestant, ...]]:
+        """Contestants that take turns: all of them, loaded now, or each alone where memory does not hold all."""
+        usable = [c for c in self.grid.contestants if c not in self.refused]
+        needed = sum(self._weight_bytes(c) + PROCESS_BYTES[self.grid.device] for c in usable)
+        if self.grid.device == "cuda":
+            available = int(machine.gpus()[0]["free_bytes"])
+        else:
+            available = machine.available_memory_bytes()
+        fits = len(usable) < 2 or needed <= 0.8 * available
+        if fits:
+            self.load(usable)
+            crowded_out = [c for c in usable if c in self.refused and self.refused[c].status == "oom"]
+            fits = not (crowded_out and self.loaded)
+            for contestant in crowded_out if not fits else []:
+                del self.refused[contestant]
+        if fits:
+            return [self.grid.contestants]
+        self.close()
+        self.say(
+            f"memory ({available / 2**30:.1f} GiB free) does not hold all workers; they are timed one after another"
+        )
+        return [(contestant,) for contestant in self.grid.contestants]
+
+    def _weight_bytes(self, contestant: Contestant) -> int:
+        artifact = self.prepared.artifacts.get(contestant)
+        # Loading holds the weights twice for a moment, and a compiled backend keeps packed copies.
+        return 2 * artifact.bytes if artifact else 0
