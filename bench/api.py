@@ -199,6 +199,9 @@ def _measure(run: Run, source: sources.ModelSource, store: ArtifactStore, listen
         prepared.make()
         _measure_peaks(run, prepared, file, listener.say)
         Driver(run, prepared, file, listener.say).measure(pace.start, progress)
+        if any(run.is_implausible(record) for record in run.records):
+            listener.say("some cells lie below their floor; is it the floor that is wrong?")
+            _measure_peaks(run, prepared, file, listener.say, again=True)
     except UserError:
         # The model's exact positions are known only once it is built; nothing was measured.
         if is_new and not run.records:
@@ -207,15 +210,17 @@ def _measure(run: Run, source: sources.ModelSource, store: ArtifactStore, listen
     return run
 
 
-def _measure_peaks(run: Run, prepared: Preparation, file: RunFile, say: Callable[[str], None]) -> None:
-    """Measure what this machine can do at most, where cells will be held against it and it is not known."""
+def _measure_peaks(
+    run: Run, prepared: Preparation, file: RunFile, say: Callable[[str], None], again: bool = False
+) -> None:
+    """Measure what this machine can do at most, where cells are held against it and it is not known, or `again`."""
     grid = run.grid
     precisions = {c.precision for c in prepared.artifacts if prepared.classes[c].computes_the_model}
     if not precisions:
         return
     root, timeout = prepared.store.root, run.plan.timeout_seconds
     try:
-        run.peaks = peaks.measure(root, grid.device, sorted(precisions), grid.threads, timeout, say)
+        run.peaks = peaks.measure(root, grid.device, sorted(precisions), grid.threads, timeout, say, again=again)
     except BenchError as error:
         say(f"no floors in this run, as the machine's peaks could not be measured: {error}")
         return

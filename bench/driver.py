@@ -52,16 +52,13 @@ class Measured:
     parity: dict[str, Any] = field(default_factory=dict)
     error: WorkerError | None = None
     turns: str = "interleaved"
+    spent_seconds: float = 0.0
+    """Time of its turns so far, rests and settling included."""
 
     @property
     def rounds(self) -> list[list[int]]:
         """Synchronised wall time of each sample, by round."""
         return self.times["rounds"]
-
-    @property
-    def spent_seconds(self) -> float:
-        """Time of the samples taken so far."""
-        return sum(map(sum, self.rounds)) * self.calls_per_sample / 1e9
 
     def is_precise(self, target: float) -> bool:
         """True when the interval of the median is as narrow as `target` asks."""
@@ -179,6 +176,7 @@ class Driver:
         return taken >= self.plan.rounds and all(cell.is_precise(self.plan.target_precision) for cell in cells)
 
     def _take_turn(self, contestant: Contestant, cell: Measured) -> None:
+        turn_started = time.monotonic()
         if len(self.workers.loaded) > 1:
             time.sleep(REST_SECONDS)
         pids = [worker.pid for worker in self.workers.loaded.values()]
@@ -188,6 +186,7 @@ class Driver:
         reply = self._ask(contestant, cell, turn, self.plan.timeout_seconds)
         self.turns_cpu_seconds += time.process_time() - cpu_started
         self.turns_seconds += time.monotonic() - started
+        cell.spent_seconds += time.monotonic() - turn_started
         if cell.error:
             return
         after = conditions.snapshot(self.grid.device, pids)

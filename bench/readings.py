@@ -101,11 +101,11 @@ class Device:
     def __init__(self, name: str, threads: int) -> None:
         import torch
 
+        if name == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("torch cannot use a GPU here")
         torch.set_grad_enabled(False)
         torch.set_float32_matmul_precision("highest")
         if name == "cuda":
-            if not torch.cuda.is_available():
-                raise RuntimeError("torch cannot use a GPU here")
             # Some cards do fp16 products twice as fast with an fp16 sum, and some runtimes ask for it.
             torch.backends.cuda.matmul.allow_fp16_accumulation = True
         self.name = name

@@ -186,8 +186,11 @@ class Run:
         return ratio.interval.high / ratio.interval.low
 
     def floor(self, record: Record) -> Floor | None:
-        """The least time that one call can take on this machine; None where operations or peaks are not known."""
-        if self.peaks is None or not record.operations:
+        """The least time that one call can take on this machine.
+
+        None where operations or peaks are not known, and where the peaks were only ever measured beside other work.
+        """
+        if self.peaks is None or not record.operations or self.peaks.is_disturbed(record.precision):
             return None
         weight_bytes = record.operations["weight_bytes"]
         rate, bandwidth = self.peaks.flops_bound(record.precision), self.peaks.bandwidth(weight_bytes)

@@ -18,7 +18,7 @@ DEFAULT_LENGTHS = (16, 128, 512)
 MOST_ROUNDS = 10_000
 #: Fewest rounds from which an interval of a ratio is worth having (Student's t over 5).
 LEAST_ROUNDS = 5
-TURNS_OF_A_CEILING = 25
+TURNS_OF_A_CEILING = 50
 TARGET_PRECISION = {"cpu": 0.02, "cuda": 0.01}
 BOUNDARIES = ("device", "host")
 MOST_COPIES = 99
@@ -63,7 +63,7 @@ class TimingPlan:
     rounds: int = 10
     """Rounds that every cell gets, as far as `seconds_per_cell` lets it; more follow until it is precise."""
     seconds_per_cell: float = 5.0
-    """Ceiling of each contestant's samples at one shape, in seconds; `least_rounds` are taken whatever they last."""
+    """Ceiling of each contestant's turns at one shape, in seconds; `least_rounds` are taken whatever they last."""
     warmup_calls: int = 1
     warmup_seconds: float = 0.3
     warmup_most_seconds: float = 3.0
@@ -97,7 +97,7 @@ class TimingPlan:
 
     @property
     def turn_seconds(self) -> float:
-        """What one turn's samples take, where a call is shorter: a 25th of the ceiling, or less for few rounds."""
+        """What one turn's samples take, where a call is shorter: a 50th of the ceiling, or less for many rounds."""
         return self.seconds_per_cell / max(TURNS_OF_A_CEILING, self.rounds)
 
 

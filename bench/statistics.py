@@ -193,7 +193,7 @@ def _bootstrap(values: tuple[float, ...], confidence: float, seed: int) -> Inter
 
 
 def _student(confidence: float, freedom: int) -> float:
-    """Student's t, two-sided: a table up to 6 degrees of freedom, beyond it Cornish and Fisher's series (within 2 %)."""
+    """Student's t, two-sided: a table up to 6 degrees of freedom, then Cornish and Fisher's series (within 2 %)."""
     if freedom <= len(_STUDENT[confidence]):
         return _STUDENT[confidence][freedom - 1]
     z = _stdlib.NormalDist().inv_cdf((1 + confidence) / 2)

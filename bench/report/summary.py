@@ -169,7 +169,14 @@ def _computed_warnings(run: Run, record: Record) -> Iterator[str]:
 
 
 def _of_the_machine(run: Run) -> list[str]:
+    lines = []
     busy = run.fingerprint.get("busy_share", 0.0)
-    if busy <= BUSY_SHARE:
-        return []
-    return [f"other work took {busy:.0%} of the CPUs when the run began; stop it and measure again"]
+    if busy > BUSY_SHARE:
+        lines.append(f"other work took {busy:.0%} of the CPUs when the run began; stop it and measure again")
+    if run.peaks is not None and any(
+        run.peaks.is_disturbed(contestant.precision) for contestant in run.grid.contestants
+    ):
+        lines.append(
+            "no floors, as other work ran while the machine's peaks were measured; the next run measures them again"
+        )
+    return lines
