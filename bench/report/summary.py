@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from bench import statistics
 from bench.records import Record, Run
@@ -126,6 +127,24 @@ def cache_lines(run: Run) -> list[str]:
         return []
     (length, precision), held = max(sizes.items())
     return [f"keys and values of one sequence of {length} tokens in {precision}, by formula: {held:,} bytes"]
+
+
+def engagement(run: Run) -> list[str]:
+    """What really ran: providers, copies, graphs, attention kernels; one line a kind."""
+    return grouped(run, [(record, line) for record in run.records if (line := _engaged(record.facts))])
+
+
+def _engaged(facts: dict[str, Any]) -> str:
+    parts = [f"{nodes} nodes on {provider}" for provider, nodes in (facts.get("nodes_per_provider") or {}).items()]
+    if facts.get("copies_inserted") is not None:
+        parts.append(f"{facts['copies_inserted']} copies between devices")
+    if "graphs" in facts:
+        parts.append(f"{facts['graphs']} graph, {facts['graph_breaks']} breaks")
+        parts.append(f"{facts.get('recompiles_while_timing', 0)} recompiles while timing")
+    if "attention_kernels" in facts:
+        kernels = (f"{name.removeprefix('_')} × {count}" for name, count in facts["attention_kernels"].items())
+        parts.append(f"attention: {', '.join(kernels) or 'no kernel of its own'}")
+    return ", ".join(parts)
 
 
 def grouped(run: Run, messages: list[tuple[Record, str]]) -> list[str]:

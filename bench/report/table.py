@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+import textwrap
 from typing import Any
 
 from bench import statistics
@@ -51,11 +52,11 @@ def render(run: Run) -> str:
         for line in summary.cache_lines(run):
             console.print(Text(line))
     reasons, warnings = summary.findings(run)
-    for title, lines in (("Not measured", reasons), ("Warnings", warnings)):
+    for title, lines in (("What ran", summary.engagement(run)), ("Not measured", reasons), ("Warnings", warnings)):
         if lines:
             console.print(Text(f"\n{title}", style="bold"))
             for line in lines:
-                console.print(Text(f"- {line}"))
+                console.print(Text(_item(line, width)))
     console.print()
     if not run.is_complete:
         planned = len(run.grid.shapes) * len(run.grid.contestants)
@@ -64,6 +65,11 @@ def render(run: Run) -> str:
     if run.path is not None:
         console.print(Text(f"records: {run.path}"), soft_wrap=True)
     return text.getvalue()
+
+
+def _item(line: str, width: int) -> str:
+    """A line of a list, its continuation lines indented."""
+    return textwrap.fill(line, width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _heading(run: Run) -> list[str]:
