@@ -12,10 +12,10 @@ what came before: a diff is a history of two. Rules that every verdict follows:
   which give no interval.
 - `gone`: measured before, and now not at all or with a lower standing. Where the last run planned the cell, that is a
   regression whatever the reason: oom, failed, timeout, unsupported, skipped, parity lost, implausible, or no record
-  because the run is incomplete; a gate must not pass on what was not measured. Where it did not plan the cell, it is not.
+  because the run is incomplete; a gate must not pass on what was not measured. Where it did not plan it, it is none.
 - `new`: measured now, and before not at all or with a lower standing.
-- `slower` is a regression. A tainted cell keeps its verdict and is marked, since on a busy machine every cell is tainted,
-  and a gate that then passes everything is none.
+- `slower` is a regression. A tainted cell keeps its verdict and is marked: on a busy machine every cell is tainted, and
+  a gate that passes all of them is none.
 - In a history the last run is held against the first run that measured the cell with the highest standing it ever had.
 - A cell that no run measured has no verdict, and is listed apart.
 """
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -58,19 +58,20 @@ class Change:
     value: float
     interval: Interval | None
     """At `statistics.RATIO_CONFIDENCE`; None where either has fewer than two rounds."""
+    inverse: Interval | None
+    """Of time before over time now, from the same medians: an inverted end would differ in its last bit, and then
+    exchanging the runs would not exchange the verdicts."""
 
     def verdict(self, threshold: float) -> str:
-        """`slower`, `faster`, `same` or `ambiguous`; a `threshold` of 0.05 lets times grow to 1.05 and shrink to 1/1.05."""
-        if self.interval is None:
+        """`slower`, `faster`, `same` or `ambiguous`; at a `threshold` of 0.05 `same` is from 1/1.05 to 1.05."""
+        if self.interval is None or self.inverse is None:
             return "ambiguous"
         limit = 1 + threshold
-        # Both ends are held against one limit, so that exchanging the runs exchanges the verdicts to the last bit.
-        shrinks = Interval(_inverse(self.interval.high), _inverse(self.interval.low))
         if self.interval.low > limit:
             return "slower"
-        if shrinks.low > limit:
+        if self.inverse.low > limit:
             return "faster"
-        return "same" if self.interval.high <= limit and shrinks.high <= limit else "ambiguous"
+        return "same" if max(self.interval.high, self.inverse.high) <= limit else "ambiguous"
 
 
 @dataclass(frozen=True)
@@ -165,52 +166,39 @@ def _cell(
     if compared == NOT_MEASURED:
         return None
     used = [record if standing == compared else None for record, standing in zip(records, standings, strict=True)]
-    first = next(record for record in used if record is not None)
-    last = used[-1]
-    verdict, change, is_regression, reason, trend = "gone", None, False, "", None
-    medians = tuple(None if record is None else statistics.median(record.samples) for record in used)
-    if last is None:
-        is_regression, reason = is_planned[-1], _reason(runs[-1], records[-1], is_planned[-1])
-        if now != NOT_MEASURED:
-            reason += f" (was {first.verdict or 'unjudged'})"
-    elif best_before < now:
-        verdict = "new"
-        before = max(range(len(runs) - 1), key=lambda index: (standings[index], is_planned[index], index))
-        if is_planned[before]:
-            reason = f"before: {_reason(runs[before], records[before], True)}"
-    else:
-        change = change_of(first.rounds, last.rounds)
-        verdict = change.verdict(threshold)
-        is_regression = verdict == "slower"
-        trend = statistics.drift([[median] for median in medians if median is not None])
-    return Cell(
+    first, last = next(record for record in used if record is not None), used[-1]
+    cell = Cell(
         shape=first.shape,
         contestant=first.contestant,
-        verdict=verdict,
-        medians_ns=medians,
+        verdict="gone" if last is None else "new",
+        medians_ns=tuple(None if record is None else statistics.median(record.samples) for record in used),
         rounds=tuple(0 if record is None else len(record.rounds) for record in used),
         is_tainted=tuple(
             record is not None and bool(run.taint(record)) for run, record in zip(runs, used, strict=True)
         ),
-        change=change,
-        is_regression=is_regression,
-        reason=reason,
-        trend=trend,
         remarks=tuple(_remarks(runs, used)),
     )
+    if last is None:
+        reason = _reason(runs[-1], records[-1], is_planned[-1])
+        was = f" (was {first.verdict or 'unjudged'})" if now != NOT_MEASURED else ""
+        return replace(cell, is_regression=is_planned[-1], reason=reason + was)
+    if best_before < now:
+        before = max(range(len(runs) - 1), key=lambda index: (standings[index], is_planned[index], index))
+        reason = f"before: {_reason(runs[before], records[before], True)}" if is_planned[before] else ""
+        return replace(cell, reason=reason)
+    change = change_of(first.rounds, last.rounds)
+    verdict = change.verdict(threshold)
+    trend = statistics.drift([[median] for median in cell.medians_ns if median is not None])
+    return replace(cell, verdict=verdict, change=change, is_regression=verdict == "slower", trend=trend)
 
 
 def change_of(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Change:
     """Time of `new` over time of `old`, each as samples by round, measured apart."""
     # How many times faster the old one is, is how many times longer the new one takes.
-    ratio = statistics.ratio_of_runs(new, old)
-    if ratio is not None:
-        return Change(ratio.value, ratio.interval)
-    return Change(statistics.median(statistics.pooled(new)) / statistics.median(statistics.pooled(old)), None)
-
-
-def _inverse(value: float) -> float:
-    return 1 / value if value > 0 else float("inf")
+    growth, speedup = statistics.ratio_of_runs(new, old), statistics.ratio_of_runs(old, new)
+    if growth is None or speedup is None:
+        return Change(statistics.median(statistics.pooled(new)) / statistics.median(statistics.pooled(old)), None, None)
+    return Change(growth.value, growth.interval, speedup.interval)
 
 
 def _standing(run: Run, record: Record | None) -> int:
@@ -310,21 +298,34 @@ def name_of(run: Run) -> str:
 
 def changes(one: Run, other: Run) -> list[str]:
     """What differs between two runs of one machine and may explain a change, e.g. `torch 2.12.0 → 2.13.0`."""
-    found = []
     facts, its_facts = one.fingerprint, other.fingerprint
-    found += _changed(facts.get("versions", {}), its_facts.get("versions", {}))
-    # A fact that either lacks is one that an older bench did not ask for.
-    known = [name for name in EXPLAINING if facts.get(name) is not None and its_facts.get(name) is not None]
-    found += _changed({name: facts[name] for name in known}, {name: its_facts[name] for name in known})
+    versions, its_versions = facts.get("versions", {}), its_facts.get("versions", {})
+    found = []
     if "environment" in facts and "environment" in its_facts:
-        found += _changed(facts["environment"], its_facts["environment"])
-    found += _changed({"seed": one.grid.seed}, {"seed": other.grid.seed})
-    return found + _changed(asdict(one.plan), asdict(other.plan))
+        found += _changed(versions, its_versions) + _changed(facts["environment"], its_facts["environment"])
+    else:  # an older bench asked for fewer versions: one that is not there says nothing
+        found += _changed(*_known_to_both(versions, its_versions, [*versions]))
+    found += _changed(*_known_to_both(facts, its_facts, EXPLAINING))
+    return found + _changed(
+        {"seed": one.grid.seed, **asdict(one.plan)}, {"seed": other.grid.seed, **asdict(other.plan)}
+    )
+
+
+def _known_to_both(
+    one: Mapping[str, Any], other: Mapping[str, Any], names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    known = [name for name in names if one.get(name) is not None and other.get(name) is not None]
+    return {name: one[name] for name in known}, {name: other[name] for name in known}
 
 
 def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name} {one.get(name, 'none')} → {other.get(name, 'none')}"
+        f"{name} {_short(one.get(name))} → {_short(other.get(name))}"
         for name in dict.fromkeys([*one, *other])
         if one.get(name) != other.get(name)
     ]
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return f"{text[:12]}…" if re.fullmatch("[0-9a-f]{40}", text) else text

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 #: How far a floor may exceed a median before it is called impossible, by the limit that sets it. Products: quiet
-#: measurements of one machine agreed within 4 %, and a causal kernel may leave out half of attention's products, 7 %
+#: measurements of one machine agreed within 2 %, and a causal kernel may leave out half of attention's products, 7 %
 #: of all at length 1024 and width 1024, which the count holds. Memory: on a shared virtual machine the best of many
 #: reads was 29 to 63 GB/s in measurements minutes apart, since neighbours use the same memory.
 TOLERANCE = {"compute": 0.1, "memory": 1.0}

@@ -59,6 +59,8 @@ class Preparation:
         counted = self.references.get((REFERENCE[0], shape))
         if not isinstance(counted, Artifact) or not self.classes[contestant].computes_the_model:
             return {}
+        if "flops" not in counted.metadata:
+            return {}
         elements = counted.metadata["weight_elements"]
         return {"flops": counted.metadata["flops"], "weight_bytes": elements * WEIGHT_BYTES[contestant.precision]}
 

@@ -1,7 +1,7 @@
 """The command line: one file a command. Errors become one line here, and exit codes are set here alone.
 
 Exit codes: 0 every measured cell is equivalent or better; 1 anything else; 2 the user's mistake;
-3 some backend is broken; 130 stopped by Ctrl-C.
+3 some backend is broken; 4 a run is slower than an earlier one, or has lost cells of it; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from bench import __version__
-from bench.cli import artifacts, compare, list_, report
+from bench.cli import artifacts, compare, diff, doctor, list_, report
 from bench.cli.streams import mute, tell
 from bench.errors import BenchError
 
@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 app.command("compare")(compare.command)
 app.command("report")(report.command)
+app.command("diff")(diff.command)
+app.command("doctor")(doctor.command)
 app.add_typer(list_.app, name="list")
 app.add_typer(artifacts.app, name="artifacts")
 

@@ -46,7 +46,7 @@ def command(
     rounds: Annotated[int, typer.Option(help="Turns that each backend gets per cell, at least.")] = 10,
     max_seconds_per_cell: Annotated[
         float,
-        typer.Option(help="Seconds of samples per cell and backend, at most; slow calls get 5 rounds of one call."),
+        typer.Option(help="Seconds of turns per cell and backend, at most; slow calls get 5 rounds of one call."),
     ] = 5.0,
     boundary: Annotated[
         str, typer.Option(help="device (inputs and outputs stay on it) or host (host arrays in and out, copies timed).")

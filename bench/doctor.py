@@ -1,0 +1,407 @@
+"""One machine examined: what is installed, what would disturb a measurement, its peaks, its noise, bench's own cost.
+
+Nothing here prints, and no setting of the system is changed. The noise floor comes from an A/A run, eager against a
+second copy of itself (measurement.md, rule 19): all that differs between the two is noise.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import api, conditions, machine, peaks, statistics
+from bench.conditions import Disturbance
+from bench.errors import BenchError, UserError
+from bench.installed import Part, backend_parts, cuda_part, package_parts
+from bench.peaks import Peaks
+from bench.records import Record, Run
+from bench.spec import PRECISIONS, TimingPlan
+from bench.statistics import Ratio
+from exporters import sources
+from exporters.store import ArtifactStore
+
+Say = Callable[[str], None]
+
+DEFAULT_MODEL = "bert-tiny"
+#: The twins of the A/A run; speed-ups are against the first.
+TWINS = ("eager", "eager@2")
+TWINS_BATCHES = (1, 8)
+#: In tokens; a model with fewer positions gets those lengths that it has, or all of its positions.
+TWINS_LENGTHS = (16, 128)
+TIMEOUT_SECONDS = 300.0
+#: Turns as `bench compare` takes them, but a fixed number of them however wide the intervals, to end within a minute.
+TWINS_PLAN = TimingPlan(rounds=20, target_precision=0.99, timeout_seconds=TIMEOUT_SECONDS)
+NULL_PLAN = TimingPlan(rounds=5, seconds_per_cell=0.5, timeout_seconds=TIMEOUT_SECONDS)
+#: Noise floor above which a run seldom tells runtimes apart, as these often differ by less.
+LARGE_FLOOR = 0.1
+#: Share of all CPU time that other work may take while nothing of this process runs.
+BUSY_SHARE = 0.1
+#: The same for one process, as a share of one CPU.
+BUSY_PROCESS_SHARE = 0.2
+WATCHED_SECONDS = 0.5
+MOST_PROCESSES = 3
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A backend against a second copy of itself at one shape."""
+
+    batch: int
+    length: int
+    median_ns: float
+    """Of the first copy."""
+    spread: float
+    """The larger interquartile range of the two, as a share of its median."""
+    ratio: Ratio
+    taint: tuple[str, ...] = ()
+    """What disturbed the machine meanwhile."""
+
+    @property
+    def shape(self) -> str:
+        """`1×128`."""
+        return f"{self.batch}×{self.length}"
+
+    @property
+    def bound(self) -> float:
+        """Largest |ratio - 1| that the ratio's interval allows."""
+        interval = self.ratio.interval
+        ends = (self.ratio.value,) if interval is None else (interval.low, interval.high)
+        return max(abs(end - 1) for end in ends)
+
+    @property
+    def is_tie(self) -> bool:
+        """True where bench tells no difference between a thing and itself, as it must."""
+        return self.ratio.verdict == "tie"
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What an A/A run says of verdicts on this machine now."""
+
+    model: str
+    twins: tuple[Twins, ...]
+
+    @property
+    def floor(self) -> float:
+        """Largest `bound` seen: a difference between two runtimes below this share may be noise alone."""
+        return max(twin.bound for twin in self.twins)
+
+    @property
+    def least_difference(self) -> float:
+        """Smallest difference to be believed, as a share: the floor, or the margin that is a tie by rule."""
+        return max(self.floor, statistics.TIE_MARGIN)
+
+    @property
+    def false_verdicts(self) -> tuple[Twins, ...]:
+        """Shapes at which a backend was called faster or slower than itself."""
+        return tuple(twin for twin in self.twins if not twin.is_tie)
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What the harness itself costs."""
+
+    call_ns: float
+    """Median of `null:instant`: a call of which nothing but harness is left."""
+    parent_cpu_share: float | None
+    """CPU time of the parent while workers were timing, divided by that wall time."""
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """Something that could not be looked at, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that was found out about this machine."""
+
+    device: str
+    threads: int
+    model: str
+    is_quick: bool
+    """True where peaks and noise were left out, as asked."""
+    started: str
+    """UTC, ISO 8601."""
+    machine: Mapping[str, Any]
+    """The fingerprint."""
+    free_memory_bytes: int
+    free_disk_bytes: int
+    """Where artifacts are kept."""
+    parts: tuple[Part, ...]
+    disturbances: tuple[Disturbance, ...]
+    peaks: Peaks | None
+    noise: Noise | None
+    overhead: Overhead | None
+    unmeasured: tuple[Unmeasured, ...]
+
+    @property
+    def lacking(self) -> tuple[Part, ...]:
+        """Parts of which something is missing."""
+        return tuple(part for part in self.parts if not part.is_ready)
+
+    @property
+    def exit_code(self) -> int:
+        """1 where something could not be measured, else 0: what is missing or disturbs is a finding."""
+        return 1 if self.unmeasured else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types, with the computed verdicts."""
+        return {
+            "device": self.device,
+            "threads": self.threads,
+            "model": self.model,
+            "is_quick": self.is_quick,
+            "started": self.started,
+            "machine": dict(self.machine),
+            "free_memory_bytes": self.free_memory_bytes,
+            "free_disk_bytes": self.free_disk_bytes,
+            "parts": [asdict(part) | {"is_ready": part.is_ready} for part in self.parts],
+            "disturbances": [asdict(disturbance) for disturbance in self.disturbances],
+            "peaks": self.peaks and self.peaks.to_json(),
+            "noise": self.noise and _noise_to_json(self.noise),
+            "overhead": self.overhead and asdict(self.overhead),
+            "unmeasured": [asdict(one) for one in self.unmeasured],
+            "exit_code": self.exit_code,
+        }
+
+
+def _noise_to_json(noise: Noise) -> dict[str, Any]:
+    twins = [
+        asdict(twin) | {"verdict": twin.ratio.verdict, "bound": twin.bound, "is_tie": twin.is_tie}
+        for twin in noise.twins
+    ]
+    return {
+        "model": noise.model,
+        "backends": list(TWINS),
+        "twins": twins,
+        "floor": noise.floor,
+        "least_difference": noise.least_difference,
+        "is_fit": not noise.false_verdicts,
+    }
+
+
+def examine(
+    *,
+    model: str = DEFAULT_MODEL,
+    device: str = "auto",
+    threads: int | None = None,
+    artifacts: str | Path = api.DEFAULT_ARTIFACTS,
+    is_quick: bool = False,
+    say: Say = lambda line: None,
+) -> Findings:
+    """Look at this machine, and measure its peaks, its noise and bench's overhead; `is_quick` leaves out the first two.
+
+    Leaves nothing behind but artifacts and peaks under `artifacts`. What cannot be measured is in `unmeasured`.
+    Raises UserError, ModelError or StoreError for wrong input.
+    """
+    settled = machine.settle_device(device)
+    budget = machine.thread_budget(threads)
+    lengths = _lengths(sources.resolve(model).positions)
+    root = Path(artifacts)
+    if not is_quick:
+        ArtifactStore(root).prepare()
+    # What else runs comes first, since all that follows keeps the machine busy itself.
+    say("looking at what is installed and what else runs")
+    fingerprint = machine.fingerprint()
+    disturbances = (*conditions.disturbances(settled), *other_work(fingerprint.get("busy_share") or 0.0))
+    parts = (cuda_part(fingerprint["gpus"]), *backend_parts(settled), *package_parts())
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    measuring = _Measuring(model, settled, budget, root, say)
+    limits = peaks.known(root, settled, budget) if is_quick else measuring.measure_peaks(parts)
+    with tempfile.TemporaryDirectory(prefix="bench-doctor-") as folder:
+        noise = None if is_quick else measuring.measure_noise(lengths, Path(folder))
+        overhead = measuring.measure_overhead(Path(folder))
+    return Findings(
+        device=settled,
+        threads=budget,
+        model=model,
+        is_quick=is_quick,
+        started=started,
+        machine=fingerprint,
+        free_memory_bytes=machine.available_memory_bytes(),
+        free_disk_bytes=_free_disk_bytes(root),
+        parts=parts,
+        disturbances=disturbances,
+        peaks=limits,
+        noise=noise,
+        overhead=overhead,
+        unmeasured=tuple(measuring.unmeasured),
+    )
+
+
+def _lengths(positions: int | None) -> tuple[int, ...]:
+    if positions is None:
+        return TWINS_LENGTHS
+    return tuple(length for length in TWINS_LENGTHS if length <= positions) or (positions,)
+
+
+def _free_disk_bytes(folder: Path) -> int:
+    resolved = folder.resolve()
+    return shutil.disk_usage(next(path for path in (resolved, *resolved.parents) if path.exists())).free
+
+
+# What else runs.
+
+
+def other_work(busy_share: float) -> Iterator[Disturbance]:
+    """Processes that compute now, busiest first; or, where none is to be seen, what the whole machine shows."""
+    busy = busy_processes()
+    for pid, name, share in busy[:MOST_PROCESSES]:
+        remedy = f"pause it: kill -STOP {pid} (goes on with: kill -CONT {pid}), or end it"
+        yield Disturbance(f"{name} (process {pid}) takes {share:.0%} of one CPU", remedy)
+    if not busy and busy_share > BUSY_SHARE:
+        what = f"work that is not to be seen from here takes {busy_share:.0%} of all CPUs"
+        yield Disturbance(what, "stop it on the host, or outside of this container")
+
+
+def busy_processes(sleep: Callable[[float], None] = time.sleep) -> list[tuple[int, str, float]]:
+    """Id, name and share of one CPU of every other process above `BUSY_PROCESS_SHARE`, busiest first."""
+    before = _cpu_seconds_by_process()
+    started = time.monotonic()
+    sleep(WATCHED_SECONDS)
+    seconds = max(time.monotonic() - started, WATCHED_SECONDS)
+    shares = [
+        (pid, name, (spent - before[pid][1]) / seconds)
+        for pid, (name, spent) in _cpu_seconds_by_process().items()
+        if pid in before and before[pid][0] == name and pid != os.getpid()
+    ]
+    return sorted((one for one in shares if one[2] > BUSY_PROCESS_SHARE), key=lambda one: -one[2])
+
+
+def _cpu_seconds_by_process() -> dict[int, tuple[str, float]]:
+    """Name and CPU seconds so far of each process that may be seen."""
+    import psutil
+
+    facts = (process.info for process in psutil.process_iter(["pid", "name", "cpu_times"]))
+    return {one["pid"]: (one["name"] or "?", sum(one["cpu_times"][:2])) for one in facts if one["cpu_times"]}
+
+
+# What is measured.
+
+
+class _Measuring:
+    """What can fail on the way, and is noted then."""
+
+    def __init__(self, model: str, device: str, threads: int, root: Path, say: Say) -> None:
+        self.model, self.device, self.threads, self.root, self.say = model, device, threads, root, say
+        self.unmeasured: list[Unmeasured] = []
+        self.parent_cpu_shares: list[float] = []
+
+    def measure_peaks(self, parts: Sequence[Part]) -> Peaks | None:
+        """The machine's peaks at every precision that some backend has here; what is known where they fail."""
+        wanted = [one for one in PRECISIONS if any(one in part.precisions for part in parts)]
+        try:
+            found = peaks.measure(self.root, self.device, wanted, self.threads, TIMEOUT_SECONDS, self.say)
+        except BenchError as error:
+            self._note("peaks", str(error))
+            return peaks.known(self.root, self.device, self.threads)
+        for precision in wanted:
+            if precision in found.unmeasured:
+                self._note(f"the peak at {precision}", found.unmeasured[precision])
+        return found
+
+    def measure_noise(self, lengths: tuple[int, ...], folder: Path) -> Noise | None:
+        """An A/A run, whose file goes to `folder`; None where no shape gave a ratio."""
+        shapes = [f"{batch}×{length}" for batch in TWINS_BATCHES for length in lengths]
+        self.say(f"timing {TWINS[0]} against itself: {self.model} at {', '.join(shapes)}")
+        try:
+            run = api.compare(
+                self.model,
+                backends=TWINS,
+                batches=TWINS_BATCHES,
+                lengths=lengths,
+                device=self.device,
+                threads=self.threads,
+                plan=TWINS_PLAN,
+                output=folder / "twins.jsonl",
+                artifacts=self.root,
+                listener=api.Listener(say=self.say, progress=self._progress),
+            )
+        except UserError:
+            raise
+        except BenchError as error:
+            self._note("the noise floor", str(error))
+            return None
+        self._note_share(run)
+        found, reasons = twins_of(run)
+        for shape, reason in reasons.items():
+            self._note(f"the noise at {shape}", reason)
+        return Noise(self.model, found) if found else None
+
+    def measure_overhead(self, folder: Path) -> Overhead | None:
+        """What the harness costs a call, with its store and its file in `folder`."""
+        self.say("timing the harness itself")
+        try:
+            run = api.compare(
+                DEFAULT_MODEL,
+                backends="null:instant",
+                batches=(1,),
+                lengths=(1,),
+                device="cpu",
+                threads=self.threads,
+                weights="random",
+                plan=NULL_PLAN,
+                output=folder / "null.jsonl",
+                artifacts=folder,
+            )
+        except BenchError as error:
+            self._note("the overhead of the harness", str(error))
+            return None
+        self._note_share(run)
+        record = run.records[0]
+        if record.status != "ok":
+            self._note("the overhead of the harness", f"{record.status}: {record.reason}")
+            return None
+        return Overhead(statistics.median(record.samples), max(self.parent_cpu_shares, default=None))
+
+    def _progress(self, records: list[Record], seconds_left: float) -> None:
+        left = f"about {seconds_left:.0f} s left" if seconds_left >= 1 else "done"
+        self.say(f"{records[0].shape} timed ({left})")
+
+    def _note(self, what: str, reason: str) -> None:
+        self.unmeasured.append(Unmeasured(what, reason))
+
+    def _note_share(self, run: Run) -> None:
+        if run.parent_cpu_share is not None:
+            self.parent_cpu_shares.append(run.parent_cpu_share)
+
+
+def twins_of(run: Run) -> tuple[tuple[Twins, ...], dict[str, str]]:
+    """Each shape of an A/A run with its ratio; and, by shape, why there is none."""
+    first, second = run.grid.contestants
+    records = {(record.shape, record.contestant): record for record in run.records}
+    found, reasons = [], {}
+    for shape in run.grid.shapes:
+        pair = [records[shape, first], records[shape, second]]
+        ratio = run.ratio(pair[1])
+        if ratio is not None:
+            taint = dict.fromkeys(line for record in pair for line in run.taint(record))
+            median_ns = statistics.median(pair[0].samples)
+            spread = max(statistics.spread(record.samples) for record in pair)
+            found.append(Twins(shape.batch, shape.length, median_ns, spread, ratio, tuple(taint)))
+        else:
+            reasons[str(shape)] = "; ".join(filter(None, (_why_none(run, record) for record in pair)))
+    return tuple(found), reasons
+
+
+def _why_none(run: Run, record: Record) -> str:
+    """Why `record` can have no ratio; "" where the other twin is the reason."""
+    name = record.contestant.label
+    if record.status != "ok":
+        return f"{name}: {record.status}: {record.reason}"
+    if run.is_implausible(record):
+        return f"{name}: a median below what this machine's peaks allow"
+    if not record.is_comparable:
+        return f"{name}: parity is {record.verdict}: {record.parity.get('reason', '')}"
+    return ""

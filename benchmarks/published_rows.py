@@ -1,0 +1,90 @@
+"""Which published figures can be right?
+
+    python benchmarks/published_rows.py [FILE]
+
+Puts every row of a file of figures (default: the hand-made ones of an RTX 3090) through the floor that live cells go
+through, and prints its operations, the rate that its median implies, and whether the card can do that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import floor, statistics
+
+DATA = Path(__file__).resolve().parent / "data" / "rtx3090.json"
+OUTCOMES = {"oom": "out of memory", "failed": "failed"}
+
+
+@dataclass(frozen=True)
+class JudgedRow:
+    """One published row: what it takes, what its median implies, and the verdict."""
+
+    model: str
+    batch: int
+    length: int
+    flops: int
+    floor: floor.Floor
+    median_ms: float | None
+    """None for a row without times."""
+    flops_per_second: float | None
+    peak_share: float | None
+    verdict: str
+
+
+def judge(data: dict[str, Any]) -> list[JudgedRow]:
+    """Every row of `data` as the file holds it; raises KeyError, TypeError or ValueError for one that lacks a part."""
+    return [_judged(row, data["models"][row["model"]], data["card"]) for row in data["rows"]]
+
+
+def _judged(row: dict[str, Any], model: dict[str, Any], card: dict[str, Any]) -> JudgedRow:
+    weights, batch, length = model["non_embedding_parameters"], row["batch"], row["length"]
+    flops = floor.transformer_flops(weights, model["layers"], model["width"], batch, length)
+    weight_bytes = weights * floor.WEIGHT_BYTES[card["precision"]]
+    limit = floor.floor_ns(flops, weight_bytes, card["flops_per_second"], card["bytes_per_second"])
+    if row["status"] != "ok":
+        return JudgedRow(row["model"], batch, length, flops, limit, None, None, None, OUTCOMES[row["status"]])
+    median_ms = statistics.median(row["ms"])
+    verdict = "implausible" if floor.is_implausible(limit, median_ms * 1e6) else "possible"
+    rate = flops / median_ms * 1e3
+    share = rate / card["flops_per_second"]
+    return JudgedRow(row["model"], batch, length, flops, limit, median_ms, rate, share, verdict)
+
+
+def line(row: JudgedRow) -> str:
+    """One line of the table."""
+    start = f"{row.model:12} {f'{row.batch}×{row.length}':>7} {row.flops / 1e9:8.1f}"
+    least = f"{row.floor.ns / 1e6:8.2f} {row.floor.bound:8}"
+    if row.median_ms is None or row.flops_per_second is None or row.peak_share is None:
+        return f"{start} {'–':>8} {'–':>8} {'–':>6}  {least} {row.verdict}"
+    rates = f"{row.median_ms:8.2f} {row.flops_per_second / 1e12:8.1f} {row.peak_share:6.0%}"
+    return f"{start} {rates}  {least} {row.verdict}"
+
+
+def main() -> None:
+    """Print the table and how many rows are impossible."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, nargs="?", default=DATA)
+    path = parser.parse_args().file
+    try:
+        data = json.loads(path.read_text())
+        rows, card = judge(data), data["card"]
+        title = f"{card['name']}, {card['precision']}: {card['flops_per_second'] / 1e12:.1f} TFLOP/s"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SystemExit(
+            f"{str(path)!r} holds no rows that can be read ({error!r}); write it as {DATA.name} is written"
+        ) from None
+    print(f"{title}, {card['bytes_per_second'] / 1e9:.0f} GB/s; times are medians in ms")
+    print(f"{'model':12} {'b×len':>7} {'GFLOP':>8} {'ms':>8} {'TFLOP/s':>8} {'peak':>6}  {'floor':>8} {'by':8} verdict")
+    for row in rows:
+        print(line(row))
+    impossible = sum(row.verdict == "implausible" for row in rows)
+    print(f"{impossible} of {sum(row.median_ms is not None for row in rows)} timed rows lie below the floor")
+
+
+if __name__ == "__main__":
+    main()
