@@ -37,7 +37,7 @@ TWINS_BATCHES = (1, 8)
 TWINS_LENGTHS = (16, 128)
 TIMEOUT_SECONDS = 300.0
 #: Turns as `bench compare` takes them, but a fixed number of them however wide the intervals, to end within a minute.
-TWINS_PLAN = TimingPlan(rounds=20, target_precision=0.99, timeout_seconds=TIMEOUT_SECONDS)
+TWINS_PLAN = TimingPlan(rounds=15, target_precision=0.99, timeout_seconds=TIMEOUT_SECONDS)
 NULL_PLAN = TimingPlan(rounds=5, seconds_per_cell=0.5, timeout_seconds=TIMEOUT_SECONDS)
 #: Noise floor above which a run seldom tells runtimes apart, as these often differ by less.
 LARGE_FLOOR = 0.1
@@ -259,7 +259,7 @@ def other_work(busy_share: float) -> Iterator[Disturbance]:
     busy = busy_processes()
     for pid, name, share in busy[:MOST_PROCESSES]:
         remedy = f"pause it: kill -STOP {pid} (goes on with: kill -CONT {pid}), or end it"
-        yield Disturbance(f"{name} (process {pid}) takes {share:.0%} of one CPU", remedy)
+        yield Disturbance(f"{name} (process {pid}) keeps {share:.1f} CPUs busy", remedy)
     if not busy and busy_share > BUSY_SHARE:
         what = f"work that is not to be seen from here takes {busy_share:.0%} of all CPUs"
         yield Disturbance(what, "stop it on the host, or outside of this container")
@@ -284,7 +284,13 @@ def _cpu_seconds_by_process() -> dict[int, tuple[str, float]]:
     import psutil
 
     facts = (process.info for process in psutil.process_iter(["pid", "name", "cpu_times"]))
-    return {one["pid"]: (one["name"] or "?", sum(one["cpu_times"][:2])) for one in facts if one["cpu_times"]}
+    seen = (one for one in facts if one["cpu_times"])
+    return {one["pid"]: (_printable(one["name"] or "?"), sum(one["cpu_times"][:2])) for one in seen}
+
+
+def _printable(name: str) -> str:
+    """A process chooses its own name, which could be anything that a terminal obeys."""
+    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 # What is measured.
@@ -384,8 +390,9 @@ def twins_of(run: Run) -> tuple[tuple[Twins, ...], dict[str, str]]:
     found, reasons = [], {}
     for shape in run.grid.shapes:
         pair = [records[shape, first], records[shape, second]]
-        ratio = run.ratio(pair[1])
-        if ratio is not None:
+        if any(record.turns == "sequential" for record in pair):
+            reasons[str(shape)] = "memory did not hold both copies, so they could not take turns; free some"
+        elif (ratio := run.ratio(pair[1])) is not None:
             taint = dict.fromkeys(line for record in pair for line in run.taint(record))
             median_ns = statistics.median(pair[0].samples)
             spread = max(statistics.spread(record.samples) for record in pair)

@@ -25,7 +25,7 @@ from exporters.store import Artifact
 #: Pause before a turn: ONNX Runtime's idle threads were seen to spin for up to 50 ms after a call.
 REST_SECONDS = 0.06
 #: Figures of a worker's memory that belong to one cell.
-PEAKS_OF_MEMORY = ("peak_process_bytes", "call_process_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
+PEAKS_OF_MEMORY = ("peak_process_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
 #: A record's list of rounds for each list of samples in a turn's reply.
 KINDS_OF_TIME = {
     "rounds": "wall_ns",

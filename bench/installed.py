@@ -136,7 +136,7 @@ def cuda_part(cards: list[dict[str, Any]], root: Path = ROOT) -> Part:
     if not cards:
         return Part("cuda", "device", "no NVIDIA GPU answers", lacks=tuple(_lacks_of_an_answer(root)))
     card, build = cards[0], torch_cuda_version()
-    detail = f"{card['name']}, {card['free_bytes'] / 2**30:.1f} GiB free, driver {card['driver']}"
+    detail = f"{card['name']}, {card['free_bytes'] / 2**30:.1f} GiB free, driver {card['driver'] or 'unknown'}"
     if len(cards) > 1:
         detail += f"; and {len(cards) - 1} more, which are not used"
     lacks = []

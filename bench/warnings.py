@@ -15,6 +15,7 @@ WIDE_SPREAD = 0.25
 WIDE_DRIFT = 0.05
 #: Share of severe outliers above which something strikes again and again.
 MANY_OUTLIERS = 0.1
+SAMPLES_FOR_A_SHARE = 20
 #: Host time to enqueue over device time above which the host decides (the rule of NVIDIA's trtexec).
 HOST_BOUND = 0.8
 
@@ -33,7 +34,7 @@ def _of_samples(record: Record) -> Iterator[str]:
     if samples and (spread := statistics.spread(samples)) > WIDE_SPREAD:
         yield f"spread {bucket(spread, WIDE_SPREAD)}; stop other work on this machine and measure again"
     severe = [outlier for outlier in statistics.outliers(samples) if outlier.kind.endswith("severe")]
-    if len(severe) > MANY_OUTLIERS * len(samples):
+    if len(samples) >= SAMPLES_FOR_A_SHARE and len(severe) > MANY_OUTLIERS * len(samples):
         yield f"over {MANY_OUTLIERS:.0%} of the samples are severe outliers (kept); something strikes again and again"
     drift = statistics.drift(record.rounds)
     if drift is not None and abs(drift) > WIDE_DRIFT:
@@ -51,7 +52,7 @@ def _of_samples(record: Record) -> Iterator[str]:
 
 def _of_stopping(record: Record, plan: TimingPlan) -> Iterator[str]:
     if "warm-up" in record.unmet:
-        yield f"warm-up did not become stable within {plan.warmup_most_seconds:g} s; see warmup_ns"
+        yield f"warm-up ended at its ceiling of {plan.warmup_most_seconds:g} s before it was seen to be stable"
     if "precision" in record.unmet:
         yield (
             "stopped at its ceiling of seconds with the median's interval wider than "

@@ -140,14 +140,11 @@ class Session:
         prepared = self.backend.prepare(inputs.make_batch(self.inputs_plan, case))
         self.backend.synchronize()
         self.backend.reset_memory_peak()
-        is_exact = memory.set_peak_back()
-        before = memory.resident_bytes().get("process_bytes", 0)
+        is_of_this_call = memory.set_peak_back()
         outputs = self.backend.run(prepared)
         self.backend.synchronize()
         held = memory.resident_bytes() | self.backend.memory()
-        if is_exact:
-            held["call_process_bytes"] = held["peak_process_bytes"] - before
-        else:
+        if not is_of_this_call:
             held.pop("peak_process_bytes", None)
         return self.backend.fetch(outputs), held
 

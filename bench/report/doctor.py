@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.installed import Lack, Part
 from bench.peaks import Peaks
 from bench.report.table import WIDTH, milliseconds
-from bench.spec import nearest
+from bench.spec import PRECISIONS, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json")
 LABEL_WIDTH = 12
 REMEDY = "→"
+DISTRIBUTIONS = ("torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu")
 #: Stands before a shape that was disturbed while it was timed.
 TAINTED = "!"
 #: Stands behind a peak that other work disturbed.
-LOW = "  (other work ran; may read low)"
+LOW = "  (disturbed, may read low)"
 
 
 def check_format(format: str) -> None:
@@ -127,13 +128,8 @@ def _machine_rows(findings: Findings) -> Iterable[tuple[str, str]]:
         f"{free:.1f} of {total:.1f} GiB free; disk for artifacts: {findings.free_disk_bytes / 2**30:.1f} GiB free",
     )
     versions = facts.get("versions", {})
-    named = [
-        f"{name} {versions[name]}" for name in ("torch", "transformers", "onnx", *_ONNX_RUNTIMES) if name in versions
-    ]
+    named = [f"{name} {versions[name]}" for name in DISTRIBUTIONS if name in versions]
     yield "versions", ", ".join([f"Python {facts.get('python', '?')}", *named])
-
-
-_ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
 def _part_rows(part: Part) -> Iterable[tuple[str, str]]:
@@ -154,9 +150,10 @@ def _peak_rows(findings: Findings) -> Iterable[tuple[str, str]]:
     if limits is None:
         yield "unknown", "left out (--quick)" if findings.is_quick else "see below"
         return
-    for precision, rate in limits.flops_per_second.items():
+    for precision in (one for one in PRECISIONS if one in limits.flops_per_second):
         low = LOW if precision in limits.disturbed else ""
-        yield precision, operations(rate, "OP" if precision == "int8" else "FLOP") + low
+        unit = "OP" if precision == "int8" else "FLOP"
+        yield precision, operations(limits.flops_per_second[precision], unit) + low
     if reads := _reads(limits):
         yield "memory", reads + (LOW if "memory" in limits.disturbed else "")
 
@@ -166,7 +163,7 @@ def _reads(limits: Peaks) -> str:
         return ""
     (small, fast), (large, slow) = max(limits.bandwidths, key=lambda pair: pair[1]), limits.bandwidths[-1]
     words = f"reads {slow / 1e9:.1f} GB/s"
-    return words if small == large else f"{words}; {fast / 1e9:.1f} GB/s from caches ({small / 2**20:.0f} MiB)"
+    return words if small == large else f"{words}; {fast / 1e9:.1f} GB/s from caches"
 
 
 def operations(rate: float, unit: str) -> str:

@@ -92,7 +92,7 @@ def factor(value: float) -> str:
 
 
 def largest_with_memory(run: Run) -> list[Record]:
-    """Each contestant's record at its largest measured shape, where memory was noted."""
+    """Each contestant's record at the last shape that it was measured at, where memory was noted."""
     found = {}
     for record in run.records:
         if record.memory.get("loaded") and record.judged and (record.status == "ok" or record.contestant not in found):
@@ -107,13 +107,10 @@ def process_bytes(record: Record) -> int | None:
     return loaded.get("device_process_bytes", loaded.get("process_bytes"))
 
 
-def call_bytes(record: Record) -> int | None:
-    """What one call added at its peak to what was held before: by the device's allocator, else resident."""
-    loaded, peak = record.memory.get("loaded", {}), record.memory.get("peak", {})
-    if "peak_allocated_bytes" in peak and "allocated_bytes" in loaded:
-        return int(peak["peak_allocated_bytes"]) - int(loaded["allocated_bytes"])
-    added = peak.get("call_process_bytes")
-    return None if added is None else int(added)
+def peak_bytes(record: Record) -> int | None:
+    """The most that was held during one call: by the allocator of a device with memory of its own, else resident."""
+    peak: dict[str, int] = record.memory.get("peak", {})
+    return peak.get("peak_allocated_bytes", peak.get("peak_process_bytes"))
 
 
 def cache_lines(run: Run) -> list[str]:

@@ -141,11 +141,11 @@ def _memory(run: Run) -> Any:
     if not records:
         return None
     table = _empty_table(run, records)
-    for title in ("parameters", "allocated", "reserved", "process", "a call adds", "at"):
+    for title in ("parameters", "allocated", "reserved", "process", "peak of a call", "at"):
         table.add_column(title, justify="right", no_wrap=True)
     for record in records:
         held = [record.memory["loaded"].get(f"{name}_bytes") for name in ("parameters", "allocated", "reserved")]
-        held += [summary.process_bytes(record), summary.call_bytes(record)]
+        held += [summary.process_bytes(record), summary.peak_bytes(record)]
         cells = [f"{value / 2**20:.0f}" if value is not None else "–" for value in held]
         table.add_row(summary.name(run, record), *cells, str(record.shape))
     return table
@@ -155,7 +155,7 @@ def _empty_table(run: Run, records: list[Record]) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     longest_word = max(len(word) for record in records for word in summary.name(run, record).split())
     table.add_column("backend", overflow="fold", min_width=min(longest_word, 24))
     return table

@@ -91,7 +91,7 @@ def test_the_other_boundary_the_naive_timer_a_copy_and_autograd(cli, artifacts: 
     plain, grad, *_ = run.records
     # A cache of keys and values: 2 · 2 layers · 64 wide · 64 tokens · 4 bytes.
     assert plain.memory["key_value_bytes_per_sequence"] == 65536
-    assert grad.memory["peak"]["call_process_bytes"] > plain.memory["peak"]["call_process_bytes"]
+    assert grad.memory["peak"]["peak_process_bytes"] > plain.memory["peak"]["peak_process_bytes"]
     assert grad.facts["grad"] is True
     assert all(record.naive_rounds and not record.device_rounds for record in run.records)
     for words in ("host arrays in and out, copies timed", "unsynchronised (wrong) ms", "65,536 bytes"):

@@ -1,0 +1,708 @@
+"""`bench doctor`: what is missing is named with its command, noise is never flattered, nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from typer.testing import CliRunner
+
+import backends
+import exporters
+from backends.base import Backend
+from bench import api, doctor, installed, machine, peaks
+from bench.conditions import Disturbance
+from bench.doctor import Findings, Noise, Overhead, Twins, Unmeasured
+from bench.errors import BenchError, UserError
+from bench.installed import Lack, Part
+from bench.peaks import Peaks
+from bench.records import Record, Run
+from bench.report import doctor as page
+from bench.spec import Contestant, Grid, TimingPlan
+from bench.statistics import TIE_MARGIN, Interval, Ratio
+from bench.testing import HEAVY
+
+MS = 1_000_000
+FINGERPRINT = {
+    "cpu": "A CPU", "cpus": 2, "memory_bytes": 8 * 2**30, "hypervisor": "KVM", "container": None, "python": "3.11.9",
+    "versions": {"torch": "2.13.0", "transformers": "5.23.0"}, "busy_share": 0.0, "gpus": [],
+}  # fmt: skip
+PEAKS = Peaks("cpu", 2, {"fp32": 226e9, "bf16": 1.2e12}, ((2**20, 80e9), (2**28, 12.3e9)), "2026-01-01T00:00:00+00:00")
+
+
+# Twins.
+
+
+def twin_record(copy: int, rounds: list[float], **values: Any) -> Record:
+    fields = {
+        "model": "bert-tiny", "backend": "eager", "variant": "default", "precision": "fp32", "device": "cpu", "batch": 1,
+        "length": 16, "status": "ok", "rounds": [[round(ms * MS)] * 3 for ms in rounds], "parity": {"verdict": "exact"},
+    }  # fmt: skip
+    return Record(**(fields | {"copy": copy} | values))
+
+
+def twins_run(*records: Record) -> Run:
+    contestants = tuple(Contestant("eager", "default", "fp32", copy) for copy in (1, 2))
+    shapes = tuple(dict.fromkeys(record.shape for record in records))
+    grid = Grid("bert-tiny", contestants, shapes, "cpu", 2)
+    run = Run(grid, TimingPlan(), FINGERPRINT, "seeded random", "c0ffee", "", "2026-01-01", list(records))
+    run.parent_cpu_share = 0.004
+    return run
+
+
+def alike(copy: int) -> list[float]:
+    """Ten rounds about 1 ms, in which neither copy is the faster one."""
+    return [1.0 + 0.004 * ((index + copy) % 2) for index in range(10)]
+
+
+def test_two_copies_that_differ_by_noise_are_a_tie_with_a_small_floor() -> None:
+    found, reasons = doctor.twins_of(twins_run(twin_record(1, alike(1)), twin_record(2, alike(2))))
+    assert reasons == {}
+    assert [twin.is_tie for twin in found] == [True]
+    noise = Noise("bert-tiny", found)
+    assert 0.003 < noise.floor < 0.01
+    assert noise.least_difference == TIE_MARGIN
+    assert noise.false_verdicts == ()
+
+
+def test_a_copy_that_comes_out_slower_than_itself_is_a_false_verdict() -> None:
+    found, _ = doctor.twins_of(twins_run(twin_record(1, alike(1)), twin_record(2, [1.1 * ms for ms in alike(1)])))
+    noise = Noise("bert-tiny", found)
+    assert [twin.ratio.verdict for twin in noise.false_verdicts] == ["slower"]
+    assert noise.floor == pytest.approx(1 - 1 / 1.1, rel=0.01)
+    assert noise.least_difference == noise.floor
+
+
+def test_the_floor_is_the_largest_bound_of_any_shape_on_either_side_of_one() -> None:
+    def bound(low: float, high: float) -> float:
+        return Twins(1, 16, 1.0, 0.0, Ratio(1.0, Interval(low, high), 10)).bound
+
+    assert bound(0.98, 1.01) == pytest.approx(0.02)
+    assert bound(0.99, 1.05) == pytest.approx(0.05)
+    assert Twins(1, 16, 1.0, 0.0, Ratio(1.03, None, 1)).bound == pytest.approx(0.03)
+    narrow, wide = (Twins(1, 16, 1.0, 0.0, Ratio(1.0, Interval(1 - w, 1 + w), 10)) for w in (0.01, 0.2))
+    assert Noise("bert-tiny", (narrow, wide)).floor == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"status": "oom", "reason": "no memory", "rounds": [], "parity": {}}, "eager@2: oom: no memory"),
+        (
+            {"parity": {"verdict": "broken", "reason": "another model"}},
+            "eager@2: parity is broken: another model",
+        ),
+        ({"turns": "sequential"}, "memory did not hold both copies"),
+    ],
+)
+def test_a_shape_without_a_ratio_says_why_and_is_no_noise(values: dict[str, Any], reason: str) -> None:
+    records = [twin_record(1, alike(1)), twin_record(2, alike(2))]
+    bad = [replace(record, batch=8, **(values if record.copy == 2 else {})) for record in records]
+    found, reasons = doctor.twins_of(twins_run(*records, *bad))
+    assert [twin.shape for twin in found] == ["1×16"]
+    assert list(reasons) == ["8×16"]
+    assert reasons["8×16"].startswith(reason)
+
+
+def test_a_median_below_the_floor_is_no_noise_either() -> None:
+    operations = {"flops": 10**12, "weight_bytes": 10**9}
+    run = twins_run(*(twin_record(copy, alike(copy), operations=operations) for copy in (1, 2)))
+    run.peaks = PEAKS
+    found, reasons = doctor.twins_of(run)
+    assert found == ()
+    assert "a median below what this machine's peaks allow" in reasons["1×16"]
+
+
+def test_what_disturbed_either_copy_is_told_with_the_shape() -> None:
+    conditions = {"other_cpu_share": 0.3, "other_cpu_seconds": 2.0, "wall_seconds": 3.0}
+    run = twins_run(twin_record(1, alike(1)), twin_record(2, alike(2), conditions=conditions))
+    (twin,), _ = doctor.twins_of(run)
+    assert len(twin.taint) == 1
+    assert "by other work" in twin.taint[0]
+
+
+# What is installed.
+
+
+class Sound(Backend):
+    """Needs nothing."""
+
+    name, format = "sound", None
+    precisions: ClassVar = {"cpu": ("fp32", "bf16")}
+    load = prepare = run = fetch = None  # type: ignore[assignment]
+
+
+class Missing(Sound):
+    """Needs what nobody has."""
+
+    name, requires, install = "missing", ("json", "no_such_runtime"), "runtimebench[no-such]"
+
+
+class Refusing(Sound):
+    """Is there, and cannot be used."""
+
+    name = "refusing"
+    precisions: ClassVar = {"cpu": ("fp32", "fp16"), "cuda": ("fp32",)}
+
+    @classmethod
+    def supports(cls, device: str, precision: str) -> str | None:
+        return None if precision == "fp32" else "refusing on cpu needs luck; run: pip install luck"
+
+
+class Silent(Sound):
+    """Computes nothing."""
+
+    name, computes_the_model = "silent", False
+
+
+class Unexportable(Sound):
+    """Loads a format that nothing writes."""
+
+    name, format = "unexportable", "papyrus"
+
+
+CLASSES = {one.name: one for one in (Sound, Missing, Refusing, Silent, Unexportable)}
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backends of every kind, and one whose package is broken."""
+
+    def load_class(name: str) -> type[Backend]:
+        if name == "torn":
+            raise ImportError("no module named torn")
+        return CLASSES[name]
+
+    monkeypatch.setattr(backends, "names", lambda: dict.fromkeys([*CLASSES, "torn"], "plugin:Class"))
+    monkeypatch.setattr(backends, "load_class", load_class)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_backend_says_what_it_lacks_with_the_exact_command() -> None:
+    parts = {part.name: part for part in installed.backend_parts("cpu")}
+    assert parts["sound"] == Part("sound", "backend", precisions=("fp32", "bf16"))
+    assert parts["missing"].lacks == (Lack("needs no_such_runtime", "pip install 'runtimebench[no-such]'"),)
+    assert parts["refusing"].precisions == ("fp32",)
+    assert parts["refusing"].lacks == (Lack("on cpu needs luck", "pip install luck"),)
+    assert parts["unexportable"].lacks == (Lack("nothing exports the format 'papyrus'", "install a package that does"),)
+    assert "plugin:Class cannot be loaded (ImportError: no module named torn)" in parts["torn"].lacks[0].what
+    assert "silent" not in parts
+    assert [part.is_ready for part in parts.values()] == [True, False, False, False, False]
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_backend_that_is_not_made_for_the_device_lacks_nothing() -> None:
+    parts = {part.name: part for part in installed.backend_parts("cuda")}
+    assert parts["sound"] == Part("sound", "backend", "runs on cpu, not on cuda")
+    assert parts["refusing"].precisions == ("fp32",)
+
+
+def test_what_an_export_needs_is_missed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        exporters, "library_versions", lambda names: dict.fromkeys(names, "1.0") | {"onnxscript": "missing"}
+    )
+    onnx = next(part for part in installed.backend_parts("cpu") if part.name == "onnx")
+    assert Lack("the onnx export needs onnxscript", "pip install onnxscript") in onnx.lacks
+
+
+@pytest.mark.parametrize(
+    ("device", "command"), [("cpu", "sudo apt-get install g++"), ("cuda", "sudo apt-get install gcc")]
+)
+def test_compile_needs_a_compiler_and_headers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, command: str
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(installed, "is_installed", lambda module: False)
+    remedies = [lack.remedy for lack in installed._lacks_of_the_compiler(device)]
+    triton = ["pip install triton"] if device == "cuda" else []
+    assert remedies == [*triton, command, "sudo apt-get install python3-dev"]
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(installed, "is_installed", lambda module: True)
+    assert list(installed._lacks_of_the_compiler(device)) == []
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_optional_package_says_what_for(monkeypatch: pytest.MonkeyPatch, is_there: bool) -> None:
+    monkeypatch.setattr(installed, "is_installed", lambda module: is_there)
+    (pandas,) = installed.package_parts()
+    assert pandas.lacks == (() if is_there else (Lack("not installed; Run.frame() needs it", "pip install pandas"),))
+
+
+# GPUs.
+
+CARD = {"name": "NVIDIA H100 80GB HBM3", "free_bytes": 79 * 2**30, "driver": "580.65.06", "cuda_driver": "12.8"}
+
+
+def test_a_machine_without_a_gpu_lacks_nothing(tmp_path: Path) -> None:
+    assert installed.cuda_part([], tmp_path) == Part("cuda", "device", "no NVIDIA GPU answers")
+
+
+@pytest.mark.parametrize(
+    ("build", "speaks", "remedy"),
+    [
+        ("12.6", "12.8", None),
+        ("12.9", "12.8", None),  # minor versions of one major run on each other's drivers
+        ("12.6", None, None),
+        (None, "12.8", "pip uninstall -y torch && pip install torch"),
+        ("13.0", "12.8", "update NVIDIA's driver"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_says_what_helps(
+    monkeypatch: pytest.MonkeyPatch, build: str | None, speaks: str | None, remedy: str | None
+) -> None:
+    monkeypatch.setattr(installed, "torch_cuda_version", lambda: build)
+    part = installed.cuda_part([CARD | {"cuda_driver": speaks}, CARD])
+    assert part.detail.startswith("NVIDIA H100 80GB HBM3, 79.0 GiB free, driver 580.65.06; and 1 more")
+    assert part.is_ready == (remedy is None)
+    if remedy is not None:
+        assert part.lacks[0].remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "kind", "hidden", "word"),
+    [
+        ("0x10de", "0x030200", None, "install NVIDIA's driver"),
+        ("0x10de", "0x030000", "", "unset CUDA_VISIBLE_DEVICES"),
+        ("0x10de", "0x040300", None, None),  # a card's sound device
+        ("0x8086", "0x030000", None, None),
+    ],
+)
+def test_a_gpu_that_is_plugged_in_and_silent_is_not_taken_for_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vendor: str, kind: str, hidden: str | None, word: str | None
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    folder = tmp_path / "sys/bus/pci/devices/0000:01:00.0"
+    folder.mkdir(parents=True)
+    (folder / "vendor").write_text(vendor + "\n")
+    (folder / "class").write_text(kind + "\n")
+    lacks = installed.cuda_part([], tmp_path).lacks
+    assert [word in lack.remedy for lack in lacks if word] == ([True] if word else [])
+    assert bool(lacks) == bool(word)
+
+
+# What else runs.
+
+
+def test_processes_that_compute_are_named_with_a_way_to_pause_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter(
+        [
+            {os.getpid(): ("me", 0.0), 1: ("init", 5.0), 7: ("idle", 2.0), 8: ("trainer", 9.0), 9: ("old", 1.0)},
+            {os.getpid(): ("me", 9.0), 1: ("init", 5.3), 7: ("idle", 2.01), 8: ("trainer", 9.5), 9: ("new", 8.0), 10: ("late", 3.0)},
+        ]
+    )  # fmt: skip
+    monkeypatch.setattr(doctor, "_cpu_seconds_by_process", lambda: next(counts))
+    found = doctor.busy_processes(sleep=lambda seconds: None)
+    assert [(pid, name) for pid, name, _ in found] == [(8, "trainer"), (1, "init")]
+    assert found[0][2] == pytest.approx(1.0, rel=0.04)
+    monkeypatch.setattr(doctor, "busy_processes", lambda: found)
+    first, second = doctor.other_work(0.6)
+    assert first.what == "trainer (process 8) keeps 1.0 CPUs busy"
+    assert "kill -STOP 8" in first.remedy
+    assert "kill -CONT 8" in first.remedy
+    assert "init" in second.what
+
+
+def test_work_that_cannot_be_seen_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "busy_processes", list)
+    (found,) = doctor.other_work(0.6)
+    assert "takes 60% of all CPUs" in found.what
+    assert list(doctor.other_work(0.05)) == []
+
+
+def test_a_process_cannot_write_to_the_terminal_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    info = {"pid": 4, "name": "evil\x1b[2J\n", "cpu_times": (1.0, 0.5, 0.0)}
+    unseen = {"pid": 5, "name": None, "cpu_times": None}
+    monkeypatch.setattr(psutil, "process_iter", lambda wanted: [SimpleNamespace(info=one) for one in (info, unseen)])
+    assert doctor._cpu_seconds_by_process() == {4: ("evil?[2J?", 1.5)}
+
+
+# The whole examination, with everything that takes time replaced.
+
+
+class Compares:
+    """Stands for `api.compare`: keeps what it was asked and answers with given runs, or raises."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.twins: Run | BaseException = twins_run(*(twin_record(copy, alike(copy)) for copy in (1, 2)))
+        null = twin_record(1, [0.00025] * 5, backend="null", variant="instant", judged=False, parity={})
+        self.null: Run | BaseException = twins_run(null)
+
+    def __call__(self, model: str, **options: Any) -> Run:
+        self.asked.append({"model": model, **options})
+        options["output"].write_text("a run")
+        answer = self.null if options["backends"] == "null:instant" else self.twins
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def compares(monkeypatch: pytest.MonkeyPatch) -> Compares:
+    """A machine of which everything is known at once."""
+    fake = Compares()
+    monkeypatch.setattr(api, "compare", fake)
+    monkeypatch.setattr(peaks, "measure", lambda root, device, precisions, threads, timeout, say: PEAKS)
+    monkeypatch.setattr(machine, "fingerprint", lambda: FINGERPRINT)
+    monkeypatch.setattr(doctor, "busy_processes", list)
+    monkeypatch.setattr(doctor.conditions, "disturbances", lambda device: [Disturbance("heat", "cool it")])
+    return fake
+
+
+def examined(tmp_path: Path, **options: Any) -> Findings:
+    return doctor.examine(device="cpu", threads=1, artifacts=tmp_path, **options)
+
+
+def test_an_examination_finds_everything_and_leaves_no_file_of_its_own(compares: Compares, tmp_path: Path) -> None:
+    said: list[str] = []
+    found = examined(tmp_path, say=said.append)
+    assert found.exit_code == 0
+    assert found.noise is not None
+    assert found.overhead == Overhead(250.0, 0.004)
+    assert found.peaks is PEAKS
+    assert found.disturbances == (Disturbance("heat", "cool it"),)
+    assert found.parts[0] == Part("cuda", "device", "no NVIDIA GPU answers", lacks=found.parts[0].lacks)
+    twins, null = compares.asked
+    assert (twins["backends"], twins["batches"], twins["lengths"]) == (("eager", "eager@2"), (1, 8), (16, 128))
+    assert (twins["device"], twins["threads"], twins["artifacts"]) == ("cpu", 1, tmp_path)
+    assert null["artifacts"] != tmp_path
+    for asked in compares.asked:
+        assert not asked["output"].parent.exists()
+        assert tmp_path not in asked["output"].parents
+    assert any("eager against itself" in line for line in said)
+
+
+def test_a_quick_examination_measures_neither_peaks_nor_noise(
+    compares: Compares, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(peaks, "measure", None)
+    found = examined(tmp_path / "none", is_quick=True)
+    assert (found.peaks, found.noise, found.exit_code) == (None, None, 0)
+    assert [asked["backends"] for asked in compares.asked] == ["null:instant"]
+    assert not (tmp_path / "none").exists()
+    monkeypatch.setattr(peaks, "known", lambda root, device, threads: PEAKS)
+    assert examined(tmp_path, is_quick=True).peaks is PEAKS
+
+
+def test_the_peaks_are_those_of_every_precision_that_some_backend_has(
+    compares: Compares, registry: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measure(root: Path, device: str, precisions: list[str], *rest: Any) -> Peaks:
+        assert (root, device, precisions) == (tmp_path, "cpu", ["fp32", "bf16"])
+        return replace(PEAKS, unmeasured={"bf16": "no bf16 here", "int8": "no int8 here"})
+
+    monkeypatch.setattr(peaks, "measure", measure)
+    found = examined(tmp_path)
+    assert found.unmeasured == (Unmeasured("the peak at bf16", "no bf16 here"),)
+    assert found.exit_code == 1
+
+
+def test_each_thing_that_fails_is_noted_and_the_rest_goes_on(
+    compares: Compares, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def lost(*arguments: Any) -> Peaks:
+        raise BenchError("the process was lost")
+
+    monkeypatch.setattr(peaks, "measure", lost)
+    compares.twins = BenchError("the checkpoint export failed")
+    compares.null = twins_run(twin_record(1, [], status="timeout", reason="no answer within 300 s"))
+    found = examined(tmp_path)
+    assert found.unmeasured == (
+        Unmeasured("peaks", "the process was lost"),
+        Unmeasured("the noise floor", "the checkpoint export failed"),
+        Unmeasured("the overhead of the harness", "timeout: no answer within 300 s"),
+    )
+    assert found.exit_code == 1
+    text = page.render(found, "table")
+    for one in found.unmeasured:
+        assert one.reason in text
+    assert "NOTHING IS KNOWN OF THE NOISE" in text
+
+
+def test_a_shape_that_gave_no_ratio_is_noted(compares: Compares, tmp_path: Path) -> None:
+    failed = twin_record(2, [], batch=8, status="failed", reason="killed by SIGSEGV", parity={})
+    pairs = [twin_record(1, alike(1)), twin_record(2, alike(2)), twin_record(1, alike(1), batch=8), failed]
+    compares.twins = twins_run(*pairs)
+    found = examined(tmp_path)
+    assert found.unmeasured == (Unmeasured("the noise at 8×16", "eager@2: failed: killed by SIGSEGV"),)
+    assert found.noise is not None
+    compares.twins = twins_run(*pairs[2:])
+    assert examined(tmp_path).noise is None
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
+def test_a_stopped_examination_leaves_no_file_of_its_own(
+    compares: Compares, tmp_path: Path, stop: BaseException
+) -> None:
+    compares.twins = stop
+    with pytest.raises(type(stop)):
+        examined(tmp_path)
+    assert len(compares.asked) == 1
+    assert not compares.asked[0]["output"].parent.exists()
+
+
+def test_wrong_input_found_late_is_still_wrong_input(compares: Compares, tmp_path: Path) -> None:
+    compares.twins = UserError("length 128 exceeds the 64 positions of it; use --lengths ≤ 64")
+    with pytest.raises(UserError, match="exceeds the 64 positions"):
+        examined(tmp_path)
+
+
+@pytest.mark.parametrize(("positions", "lengths"), [(None, (16, 128)), (512, (16, 128)), (64, (16,)), (8, (8,))])
+def test_no_length_exceeds_the_models_positions(positions: int | None, lengths: tuple[int, ...]) -> None:
+    assert doctor._lengths(positions) == lengths
+
+
+def test_a_gpu_is_examined_like_a_cpu(compares: Compares, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "settle_device", lambda asked: "cuda")
+    monkeypatch.setattr(machine, "fingerprint", lambda: FINGERPRINT | {"gpus": [CARD]})
+    monkeypatch.setattr(installed, "torch_cuda_version", lambda: "12.6")
+    found = doctor.examine(artifacts=tmp_path, threads=1)
+    assert found.device == "cuda"
+    assert [asked["device"] for asked in compares.asked] == ["cuda", "cpu"]  # null computes on the host alone
+    text = page.render(found, "table")
+    assert "on cuda with 1 thread\n" in text
+    assert "NVIDIA H100 80GB HBM3, 79.0 GiB free" in text
+
+
+# The page.
+
+
+def ratio(middle: float, half: float) -> Ratio:
+    return Ratio(middle, Interval(middle - half, middle + half), 20)
+
+
+@pytest.fixture
+def findings() -> Findings:
+    twins = (Twins(1, 16, 0.74 * MS, 0.12, ratio(1.0, 0.021)), Twins(8, 128, 3.4 * MS, 0.05, ratio(0.998, 0.01)))
+    parts = (
+        Part("cuda", "device", "no NVIDIA GPU answers"),
+        Part("eager", "backend", precisions=("fp32", "bf16")),
+        Part("onnx", "backend", lacks=(Lack("needs onnxruntime", "pip install 'runtimebench[cpu]'"),)),
+    )
+    return Findings(
+        "cpu", 2, "bert-tiny", False, "2026-01-01T00:00:00+00:00", FINGERPRINT, 4 * 2**30, 50 * 2**30, parts,
+        (Disturbance("the CPU's governor is powersave: the clock follows the load", "sudo cpupower frequency-set -g performance"),),
+        PEAKS, Noise("bert-tiny", twins), Overhead(250.0, 0.004), (),
+    )  # fmt: skip
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_the_page_fits_80_columns_and_says_it_all(findings: Findings) -> None:
+    text = page.render(findings, "table")
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) <= 45
+    for said in (
+        "A CPU, 2 CPUs usable, virtual machine",
+        "4.0 of 8.0 GiB free",
+        "no NVIDIA GPU answers",
+        "missing: needs onnxruntime → pip install 'runtimebench[cpu]'",
+        "governor is powersave: the clock follows the load → sudo cpupower frequency-set -g performance",
+        "fp32 226 GFLOP/s",
+        "bf16 1.2 TFLOP/s",
+        "reads 12.3 GB/s; 80.0 GB/s from caches",
+        "1×16 0.740 12.0% 1.000 0.979–1.021 tie",
+        "0.25 µs (null:instant), 0.03% of the shortest call above",
+        "the parent 0.4% of one CPU",
+        "Fit to measure: differences above 2.1% can be believed here now.",
+        "1 part lacks something, 1 disturbance; → above says what helps",
+    ):
+        assert said in words(text), said
+    assert text.rstrip().splitlines()[-2].startswith("Fit to measure")
+
+
+def test_a_peak_that_was_disturbed_says_so(findings: Findings) -> None:
+    text = page.render(replace(findings, peaks=replace(PEAKS, disturbed={"fp32": 0.3})), "table")
+    assert re.search(r"fp32 .*may read low", text)
+    assert not re.search(r"bf16 .*may read low", text)
+
+
+def with_twins(findings: Findings, *twins: Twins) -> Findings:
+    return replace(findings, noise=Noise("bert-tiny", twins))
+
+
+def test_a_false_verdict_is_said_loudly(findings: Findings) -> None:
+    found = with_twins(findings, Twins(1, 16, MS, 0.1, ratio(1.05, 0.01)), Twins(8, 128, MS, 0.1, ratio(0.9, 0.02)))
+    text = page.render(found, "table")
+    assert "FASTER THAN ITSELF" in text
+    assert "NOT FIT FOR SMALL DIFFERENCES: eager came out faster at 1×16, slower at 8×128 than itself." in words(text)
+    assert "Believe no difference below 12.0% now" in text
+    assert "Fit to measure" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert found.exit_code == 0  # everything could be looked at
+    assert found.to_json()["noise"]["is_fit"] is False
+
+
+def test_a_tie_within_a_wide_interval_is_no_licence(findings: Findings) -> None:
+    wide = Twins(
+        1, 16, MS, 0.9, Ratio(1.0, Interval(0.2, 4.1), 20), ("over 20% of all CPU time was taken by other work",)
+    )
+    text = page.render(with_twins(findings, wide), "table")
+    assert "NOISY NOW: believe no difference below 4.1-fold" in text
+    assert "- !1×16: over 20% of all CPU time" in text
+    assert "Fit to measure" not in text
+
+
+def test_a_quick_page_says_what_was_left_out(findings: Findings) -> None:
+    text = page.render(replace(findings, is_quick=True, peaks=None, noise=None, disturbances=(), parts=()), "table")
+    assert text.count("left out (--quick)") == 2
+    assert "`bench doctor` without --quick measures them" in text
+    assert "Nothing is missing, nothing disturbs." in text
+    assert "Peaks and noise were left out" not in page.render(findings, "table")
+    known = page.render(replace(findings, is_quick=True, noise=None), "table")
+    assert "226 GFLOP/s" in known
+    assert known.count("left out (--quick)") == 1
+
+
+def test_an_ellipsis_never_stands_for_a_command(findings: Findings) -> None:
+    command = "echo off | sudo tee /sys/devices/system/cpu/smt/control " * 3
+    text = page.render(replace(findings, disturbances=(Disturbance("x " * 90, command.strip()),)), "table")
+    assert command.strip() in words(text)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_json_holds_what_the_page_says(findings: Findings) -> None:
+    document = json.loads(page.render(findings, "json"))
+    assert document["noise"]["floor"] == pytest.approx(0.021)
+    assert document["noise"]["least_difference"] == pytest.approx(0.021)
+    assert document["noise"]["is_fit"] is True
+    assert document["noise"]["twins"][0]["ratio"]["interval"] == {"low": 0.979, "high": 1.021}
+    assert document["noise"]["twins"][0]["verdict"] == "tie"
+    assert Peaks.from_json(document["peaks"]) == PEAKS
+    assert document["parts"][2]["lacks"] == [{"what": "needs onnxruntime", "remedy": "pip install 'runtimebench[cpu]'"}]
+    assert document["overhead"] == {"call_ns": 250.0, "parent_cpu_share": 0.004}
+    assert document["exit_code"] == 0
+    empty = replace(findings, peaks=None, noise=None, overhead=None, unmeasured=(Unmeasured("peaks", "lost"),))
+    document = json.loads(page.render(empty, "json"))
+    assert [document[name] for name in ("peaks", "noise", "overhead", "exit_code")] == [None, None, None, 1]
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(226.4e9, "226 GFLOP/s"), (37.84e9, "37.8 GFLOP/s"), (35.6e12, "35.6 TFLOP/s"), (990e12, "990 TFLOP/s")],
+)
+def test_rates_are_short(rate: float, text: str) -> None:
+    assert page.operations(rate, "FLOP") == text
+
+
+# The command.
+
+
+def test_the_command_prints_a_page_and_takes_the_exit_code_of_the_findings(compares: Compares, tmp_path: Path) -> None:
+    from bench.cli import app
+
+    options = ["doctor", "--device", "cpu", "--threads", "1", "--artifacts", str(tmp_path)]
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 0, done.output
+    assert "bench doctor: this machine, on cpu with 1 thread\n" in done.stdout
+    compares.twins = BenchError("no room")
+    done = CliRunner().invoke(app, [*options, "--format", "json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["unmeasured"] == [{"what": "the noise floor", "reason": "no room"}]
+    compares.twins = KeyboardInterrupt()
+    done = CliRunner().invoke(app, options)
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert "stopped; exported models and peaks are kept" in done.stderr
+
+
+def test_the_default_model_needs_no_long_export() -> None:
+    import inspect
+
+    from bench.cli import doctor as command
+
+    defaults = {name: parameter.default for name, parameter in inspect.signature(command.command).parameters.items()}
+    assert defaults["model"] == doctor.DEFAULT_MODEL == "bert-tiny"
+    assert str(defaults["artifacts"]) == api.DEFAULT_ARTIFACTS
+
+
+@pytest.fixture
+def quick(root: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`bench doctor --quick` for real, with a temporary folder of its own."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "temporary").mkdir(exist_ok=True)
+        code = (
+            "import sys; from bench.cli import main\ntry: main()\nfinally:\n"
+            f"    print('LOADED', [m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", code, "doctor", "--quick", "--device", "cpu", *arguments],
+            capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
+            env={**os.environ, "PYTHONPATH": str(root), "COLUMNS": "80", "TMPDIR": str(tmp_path / "temporary")},
+        )  # fmt: skip
+
+    return run
+
+
+def test_a_quick_look_at_this_machine_is_light_and_leaves_nothing(quick, tmp_path: Path) -> None:
+    done = quick()
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert re.search(r"a call +[\d.]+ µs", done.stdout)
+    assert re.search(r"eager +fp32, fp16, bf16", done.stdout)
+    assert "LOADED []" in done.stderr
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
+
+
+def test_a_quick_look_as_json(quick) -> None:
+    done = quick("--format", "json", "--threads", "1")
+    document = json.loads(done.stdout)
+    assert document["threads"] == 1
+    assert {"eager", "onnx", "cuda"} <= {part["name"] for part in document["parts"]}
+    assert document["overhead"]["call_ns"] > 0
+    assert document["exit_code"] == done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "tabel"], "unknown format 'tabel'; did you mean 'table'?"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["--threads", "0"], "--threads 0"),
+        (["--model", "brt-tiny"], "unknown model 'brt-tiny'; did you mean 'bert-tiny'"),
+        (["--artifacts", "/dev/null/x"], "artifact folder '/dev/null/x' cannot be written"),
+        (["--frobnicate"], "--frobnicate"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(cli, tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = cli("doctor", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_this_machine_examined_for_real(cli, artifacts: Path, tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    runs = sorted((artifacts / "runs").glob("*"))
+    options = ["--device", "cpu", "--artifacts", str(artifacts), "--format", "json"]
+    done = cli("doctor", *options, TMPDIR=str(tmp_path / "temporary"))
+    document = json.loads(done.stdout)
+    assert document["unmeasured"] == []
+    assert done.returncode == 0
+    assert document["peaks"]["flops_per_second"]["fp32"] > 0
+    assert [(twin["batch"], twin["length"]) for twin in document["noise"]["twins"]] == [
+        (batch, length) for batch in (1, 8) for length in (16, 128)
+    ]
+    assert document["noise"]["floor"] > 0
+    assert list((tmp_path / "temporary").glob("bench-doctor-*")) == []
+    assert sorted((artifacts / "runs").glob("*")) == runs
