@@ -54,13 +54,14 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
     [
         "import bench",
         "import bench.api, bench.driver, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
+        "import bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
         " plan=bench.TimingPlan(rounds=1, seconds_per_cell=0.01)).rows()",
         "import sys; sys.argv = ['bench', '--help']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['bench', 'list', 'backends']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
-    ids=["package", "roof", "run", "help", "list"],
+    ids=["package", "roof", "diff and doctor", "run", "help", "list"],
 )
 def test_the_parent_process_stays_light(root: Path, code: str) -> None:
     report = f"{code}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
@@ -104,13 +105,14 @@ def test_every_dependency_is_pinned_by_the_constraints(root: Path) -> None:
     assert names <= pinned
 
 
-def test_the_readme_names_every_option_of_compare(root: Path) -> None:
+@pytest.mark.parametrize(("command", "at_least"), [("compare", 20), ("diff", 3), ("doctor", 5)])
+def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:
     help_text = subprocess.run(
-        [sys.executable, "-m", "bench", "compare", "--help"], capture_output=True, text=True, cwd=root, check=True
+        [sys.executable, "-m", "bench", command, "--help"], capture_output=True, text=True, cwd=root, check=True
     ).stdout
     options = set(re.findall(r"--[a-z][a-z-]+", help_text)) - {"--help"}
     readme = (root / "README.md").read_text()
-    assert len(options) > 15
+    assert len(options) >= at_least
     assert [option for option in sorted(options) if f"`{option}" not in readme] == []
 
 

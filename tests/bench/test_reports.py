@@ -150,6 +150,77 @@ def test_warnings_name_what_helps() -> None:
     assert Contestant("eager", "default", "fp32") == few.contestant
 
 
+def warnings_on(entry: Record) -> str:
+    return "\n".join(warnings_of(entry, TimingPlan()))
+
+
+def test_what_sampling_ended_without_is_warned_of() -> None:
+    entry = record("eager", unmet=["warm-up", "precision"])
+    assert "warm-up ended at its ceiling of 3 s" in warnings_on(entry)
+    assert "wider than ±2%; raise --max-seconds-per-cell" in warnings_on(entry)
+
+
+def test_drift_and_outliers_are_warned_of_and_nothing_is_dropped() -> None:
+    drifting = record("eager", rounds=[[(10 + index) * MS] for index in range(10)])
+    assert "became slower from round to round, by over 5% in all" in warnings_on(drifting)
+    stalling = record("eager", rounds=[[10 * MS, 10 * MS + 1, 10 * MS + 2, 10 * MS + 3, 90 * MS]] * 5)
+    assert "over 10% of the samples are severe outliers (kept)" in warnings_on(stalling)
+    assert max(stalling.samples) == 90 * MS
+
+
+def test_a_gpu_that_waits_for_its_host_is_warned_of() -> None:
+    times = {"device_rounds": [[10 * MS] * 3], "enqueue_rounds": [[9 * MS] * 3]}
+    assert record("eager", **times).host_share == pytest.approx(0.9)
+    assert "the host takes over 80% of the device's time" in warnings_on(record("eager", **times))
+    times["enqueue_rounds"] = [[MS] * 3]
+    assert "the host takes" not in warnings_on(record("eager", **times))
+
+
+def test_a_second_table_has_every_kind_of_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    times = {"device_rounds": [[9 * MS]], "enqueue_rounds": [[MS]], "pipelined_rounds": [[8 * MS]]}
+    run.records = [record("eager", naive_rounds=[[MS // 2]], **times), record("onnx")]
+    run.grid = replace(run.grid, contestants=tuple(entry.contestant for entry in run.records))
+    lines = report.render(run, "table").splitlines()
+    assert max(map(len, lines)) <= 80
+    (head,) = [line for line in lines if "pipelined" in line]
+    assert " ".join(head.split()) == (
+        "backend wall ms device ms enqueue ms pipelined ms unsynchronised (wrong) ms host share"
+    )
+    assert ["eager", "10.00", "9.000", "1.000", "8.000", "0.500", "11%"] in [line.split() for line in lines]
+    assert ["onnx", "10.00", *["–"] * 5] in [line.split() for line in lines]
+    assert run.rows()[0]["naive_median_ms"] == 0.5
+
+
+def test_a_tainted_cell_is_marked_and_explained(run: Run) -> None:
+    run.records[0] = replace(run.records[0], conditions={"other_cpu_share": 0.4, "other_cpu_seconds": 3.0})
+    text = report.render(run, "table")
+    assert "!12346" in text
+    assert "tainted: over 20% of all CPU time was taken by other work" in " ".join(text.split())
+    assert run.rows()[0]["tainted"] is True
+    assert "!12346" in report.render(run, "markdown")
+
+
+def test_a_wide_terminal_shows_percentiles_that_the_samples_allow(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    run.records = [
+        record("eager", rounds=[[10 * MS] * 8] * 9),
+        record("onnx", rounds=[[10 * MS] * 8] * 9, calls_per_sample=2),
+    ]
+    run.grid = replace(run.grid, contestants=tuple(entry.contestant for entry in run.records))
+    eager, onnx = (line.split() for line in report.render(run, "table").splitlines() if line.split()[1:2] == ["10.00"])
+    assert eager[4:7] == ["10.00", "10.00", "–"]  # a sample, p90 of 72 samples, no p99
+    assert onnx[4:7] == ["10.00", "–", "–"]  # means of two calls say nothing of the tail of one
+
+
+def test_what_really_ran_is_told(run: Run) -> None:
+    placed = {"nodes_per_provider": {"CUDAExecutionProvider": 97, "CPUExecutionProvider": 3}, "copies_inserted": 2}
+    run.records[1] = replace(run.records[1], facts=placed | {"attention_kernels": {"Attention": 12}})
+    text = " ".join(report.render(run, "table").split())
+    assert "97 nodes on CUDAExecutionProvider, 3 nodes on CPUExecutionProvider, 2 copies between devices" in text
+    assert "attention: Attention × 12" in text
+
+
 @pytest.mark.parametrize(
     ("ms", "text"), [(0.01234, "0.0123"), (1.2345, "1.234"), (12.345, "12.35"), (123.45, "123.5"), (12345.6, "12346")]
 )
