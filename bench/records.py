@@ -171,7 +171,7 @@ class Run:
         baseline = self.baseline(record)
         if baseline is None or not self._may_compare(baseline, record):
             return None
-        return statistics.ratio_within_rounds(baseline.rounds, record.rounds)
+        return ratio_between(baseline, record)
 
     def speedup(self, record: Record) -> float | None:
         """The ratio's middle; None where there is no ratio, and where its interval is too wide to have a middle."""
@@ -244,6 +244,13 @@ class Run:
             "command": self.command,
             "started": self.started,
         }
+
+
+def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
+    """How many times faster `other` is than `one`: within rounds, or of medians apart where nothing pairs them."""
+    if "sequential" in (one.turns, other.turns):
+        return statistics.ratio_of_runs(one.rounds, other.rounds)
+    return statistics.ratio_within_rounds(one.rounds, other.rounds)
 
 
 def _is_unsteady(ratio: statistics.Ratio) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import statistics
-from bench.records import Record, Run
+from bench.records import Record, Run, ratio_between
 from bench.spec import Shape
 
 #: Share of all CPU time, used by others before a run began, above which they will have disturbed it.
@@ -46,7 +46,7 @@ def winner(run: Run, records: list[Record]) -> Winner | None:
 
 
 def _is_beaten(fastest: Record, record: Record) -> bool:
-    ratio = statistics.ratio_within_rounds(record.rounds, fastest.rounds)
+    ratio = ratio_between(record, fastest)
     return ratio is not None and ratio.verdict == "faster"
 
 

@@ -90,6 +90,16 @@ def test_rounds_that_disagree_give_no_speedup() -> None:
     assert run.unsteadiness(run.records[0]) is None
 
 
+def test_cells_that_did_not_take_turns_are_not_paired_by_round() -> None:
+    """Rounds that grow and shrink together pair to a constant ratio; measured apart, their order means nothing."""
+    one = [[(10 + index) * MS] for index in range(10)]
+    twice = [[2 * sample for sample in round_] for round_ in one]
+    paired = run_of(record(rounds=twice), record("onnx", rounds=one)).rows()[1]
+    apart = run_of(record(rounds=twice), record("onnx", rounds=one, turns="sequential")).rows()[1]
+    assert (paired["speedup_low"], paired["speedup_high"]) == (2.0, 2.0)
+    assert apart["speedup_low"] < 1.6 < 2.4 < apart["speedup_high"]
+
+
 def test_what_computes_nothing_is_compared_with_its_kind_alone() -> None:
     nothing = {"verdict": "", "judged": False}
     assert run_of(record(), record("null", **nothing)).rows()[1]["speedup"] is None
