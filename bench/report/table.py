@@ -19,11 +19,11 @@ WIDE = 108
 TAINTED = "!"
 PARITY_STYLES = {"broken": "red", "lossy": "yellow", "unjudged": "yellow"}
 KINDS_OF_TIME = {
-    "rounds": "wall ms",
-    "device_rounds": "device ms",
-    "enqueue_rounds": "enqueue ms",
-    "pipelined_rounds": "pipelined ms",
-    "naive_rounds": "unsynchronised (wrong) ms",
+    "rounds": "wall",
+    "device_rounds": "device",
+    "enqueue_rounds": "enqueue",
+    "pipelined_rounds": "pipelined",
+    "naive_rounds": "naive (wrong)",
 }
 
 
@@ -42,7 +42,7 @@ def render(run: Run) -> str:
         console.print(Text(f"batch {shape.batch} × length {shape.length}", style="bold"))
         console.print(_table(run, records, width >= WIDE))
         if any(getattr(record, kind) for record in records for kind in list(KINDS_OF_TIME)[1:]):
-            console.print()
+            console.print("kinds of time, ms")
             console.print(_kinds_of_time(run, records))
         if won := summary.winner(run, records):
             console.print(Text(summary.winner_line(run, won), style="green"))

@@ -75,8 +75,8 @@ def test_the_table_fits_with_several_precisions_and_device_time(run: Run, monkey
     run.grid = replace(run.grid, contestants=(*run.grid.contestants, half.contestant))
     text = report.render(run, "table")
     assert max(len(line) for line in text.splitlines()) <= 80
-    assert "device ms" in text
-    assert "wall ms" in text
+    assert "kinds of time, ms" in text
+    assert "device" in text
     assert "bf16" in text
 
 
@@ -184,9 +184,7 @@ def test_a_second_table_has_every_kind_of_time(run: Run, monkeypatch: pytest.Mon
     lines = report.render(run, "table").splitlines()
     assert max(map(len, lines)) <= 80
     (head,) = [line for line in lines if "pipelined" in line]
-    assert " ".join(head.split()) == (
-        "backend wall ms device ms enqueue ms pipelined ms unsynchronised (wrong) ms host share"
-    )
+    assert " ".join(head.split()) == ("backend wall device enqueue pipelined naive (wrong) host share")
     assert ["eager", "10.00", "9.000", "1.000", "8.000", "0.500", "11%"] in [line.split() for line in lines]
     assert ["onnx", "10.00", *["–"] * 5] in [line.split() for line in lines]
     assert run.rows()[0]["naive_median_ms"] == 0.5
