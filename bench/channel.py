@@ -180,6 +180,11 @@ def worker_environment(threads: int) -> dict[str, str]:
     return dict(os.environ) | budget | quiet | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
+def compiler_cache(root: Path) -> dict[str, str]:
+    """Environment that keeps what torch compiles under `root`, the folder of the store."""
+    return {"TORCHINDUCTOR_CACHE_DIR": str((root / "cache" / "inductor").resolve())}
+
+
 def _oom_kill_count() -> int | None:
     """How many processes the kernel has killed for want of memory since it started; None where it does not tell."""
     try:

@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 def start(root: Path, format: str, which: list[str], threads: int) -> channel.Worker:
     """Start the process that exports one artifact into the store under `root`; `which` are the other options."""
     command = [*channel.python_module("bench.export"), f"--artifacts={root}", "--format", format, *which]
-    return channel.Worker([*command, "--parent", str(os.getpid())], threads)
+    return channel.Worker([*command, "--parent", str(os.getpid())], threads, channel.compiler_cache(root))
 
 
 def main() -> None:

@@ -169,10 +169,10 @@ def take_turn(
         samples.wall_ns.append(sample)
         last = sample * calls
         spent += last
-    train = max(2, round(SHARE_OF_OTHER_TIMES * seconds * 1e9 / warm.call_ns))
-    train = min(train, plan.samples_per_turn)
+    wanted = min(round(SHARE_OF_OTHER_TIMES * seconds * 1e9 / warm.call_ns), plan.samples_per_turn)
+    train = max(2, wanted)  # one call alone is no train
     if step.mark is not None:
-        for _ in range(train):
+        for _ in range(max(1, wanted)):
             device_ns, enqueue_ns = step.device_and_enqueue_ns(clock)
             samples.device_ns.append(device_ns)
             samples.enqueue_ns.append(enqueue_ns)

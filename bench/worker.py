@@ -220,8 +220,7 @@ def start(
     command = [*channel.python_module("bench.worker"), "--backend", backend, "--variant", variant]
     command += ["--precision", precision, "--device", device, "--threads", str(threads)]
     command += [f"--artifact={artifact}"] if artifact else []
-    cache = {"TORCHINDUCTOR_CACHE_DIR": str((root / "cache" / "inductor").resolve())}
-    return channel.Worker([*command, "--parent", str(os.getpid())], threads, cache)
+    return channel.Worker([*command, "--parent", str(os.getpid())], threads, channel.compiler_cache(root))
 
 
 def main() -> None:

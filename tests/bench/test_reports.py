@@ -98,7 +98,14 @@ def test_the_json_has_rows_warnings_and_repeat_commands(run: Run) -> None:
     document = json.loads(report.render(run, "json"))
     assert len(document["rows"]) == 4
     assert document["exit_code"] == 3
-    assert {"warnings", "repeat", "facts", "failure", *COLUMNS} <= set(document["rows"][0])
+    beside = {"warnings", "repeat", "facts", "failure", "memory", "conditions", "taint", "named_outliers"}
+    assert beside | set(COLUMNS) == set(document["rows"][0])
+
+
+def test_the_json_names_outliers(run: Run) -> None:
+    run.records[0] = record("eager", rounds=[[10 * MS + index for index in range(9)], [99 * MS]])
+    (found,) = json.loads(report.render(run, "json"))["rows"][0]["named_outliers"]
+    assert found == {"index": 9, "value": 99 * MS, "kind": "high severe"}
 
 
 def test_the_markdown_is_one_table(run: Run) -> None:
