@@ -99,9 +99,10 @@ class Session:
         gc.collect()
         gc.disable()
         first_ns = self.step.wall_ns(time.perf_counter_ns)
+        started = time.perf_counter_ns()
         _, watched = self.backend.run_watched(prepared)
         self.backend.synchronize()
-        self.warm = timing.warm_up(self.step, self.plan)
+        self.warm = timing.warm_up(self.step, self.plan, time.perf_counter_ns() - started)
         self.facts_before = self.backend.facts() | watched
         return {"first_call_ns": first_ns, "facts": self.facts_before, **self.warm.to_json()}
 

@@ -99,7 +99,7 @@ def test_a_pipelined_call_hides_the_host_and_a_naive_one_hides_the_device() -> N
 def test_warm_up_goes_on_until_its_window_is_stable() -> None:
     falling = [100 * MS - 8 * MS * index for index in range(10)]
     machine = Machine([*falling, *[20 * MS] * 50])
-    warm = warm_up(machine.step(), PLAN, machine.clock)
+    warm = warm_up(machine.step(), PLAN, clock=machine.clock)
     assert warm.is_stable
     assert warm.warmup_ns[-4:] == [20 * MS + QUEUE_NS] * 4
     assert (warm.calls_per_sample, warm.call_ns) == (1, 20 * MS + QUEUE_NS)
@@ -107,28 +107,36 @@ def test_warm_up_goes_on_until_its_window_is_stable() -> None:
 
 def test_warm_up_ends_at_its_ceiling_and_says_that_it_was_not_stable() -> None:
     machine = Machine([1000 * MS - 150 * MS * index for index in range(6)] + [MS] * 100)
-    warm = warm_up(machine.step(), replace(PLAN, warmup_most_seconds=2.0), machine.clock)
+    warm = warm_up(machine.step(), replace(PLAN, warmup_most_seconds=2.0), clock=machine.clock)
     assert not warm.is_stable
     assert sum(warm.warmup_ns[:-1]) < 2e9 <= sum(warm.warmup_ns)
 
 
 def test_a_call_longer_than_the_ceiling_is_warmed_up_once_and_not_called_stable() -> None:
     machine = Machine([5000 * MS])
-    warm = warm_up(machine.step(), PLAN, machine.clock)
+    warm = warm_up(machine.step(), PLAN, clock=machine.clock)
     assert (len(warm.warmup_ns), warm.is_stable) == (1, False)
+
+
+def test_a_watched_call_beyond_the_ceiling_is_warm_up_enough() -> None:
+    machine = Machine([5000 * MS])
+    warm = warm_up(machine.step(), PLAN, watched_ns=5000 * MS, clock=machine.clock)
+    assert (machine.calls, warm.is_stable, warm.warmup_ns, warm.call_ns) == (0, False, [5000 * MS], 5000 * MS)
+    warm_up(machine.step(), PLAN, watched_ns=100 * MS, clock=machine.clock)
+    assert machine.calls == 1
 
 
 def test_warm_up_reaches_its_floors_of_calls_and_seconds() -> None:
     machine = Machine([10 * MS])
-    warm = warm_up(machine.step(), replace(PLAN, warmup_seconds=0.5), machine.clock)
+    warm = warm_up(machine.step(), replace(PLAN, warmup_seconds=0.5), clock=machine.clock)
     assert 0.5e9 <= sum(warm.warmup_ns) < 0.52e9
     machine = Machine([1000 * MS])
-    assert len(warm_up(machine.step(), replace(PLAN, warmup_calls=7), machine.clock).warmup_ns) == 7
+    assert len(warm_up(machine.step(), replace(PLAN, warmup_calls=7), clock=machine.clock).warmup_ns) == 7
 
 
 def test_short_calls_are_timed_several_at_a_time() -> None:
     machine = Machine([9_000])
-    warm = warm_up(machine.step(), PLAN, machine.clock)
+    warm = warm_up(machine.step(), PLAN, clock=machine.clock)
     assert warm.call_ns == 10_000
     assert warm.calls_per_sample == LEAST_SAMPLE_NS / 10_000
     calls = machine.calls
