@@ -94,8 +94,12 @@ class TorchBackend(CudaClock):
         import torch
 
         tensors = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
-        host = [t.detach().to("cpu", torch.float32 if t.dtype == torch.bfloat16 else t.dtype) for t in tensors]
-        return {name: t.numpy().copy() for name, t in zip(self.output_names, host, strict=True)}
+        # One copy whatever the device: from a GPU it is `.to`, which on the CPU copies nothing.
+        host = [
+            t.detach().to("cpu", torch.float32 if t.dtype == torch.bfloat16 else t.dtype, copy=t.device.type == "cpu")
+            for t in tensors
+        ]
+        return {name: t.numpy() for name, t in zip(self.output_names, host, strict=True)}
 
     def close(self) -> None:
         self.module = None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from backends._torch import CudaClock, cuda_reason
 from backends.base import BackendError, Batch, Options, module_folder, read_metadata
@@ -13,20 +16,17 @@ from backends.base import BackendError, Batch, Options, module_folder, read_meta
 COPIES = ("MemcpyFromHost", "MemcpyToHost")
 #: Operators that are an attention layer by themselves (ONNX and com.microsoft).
 FUSED_ATTENTION = (
-    "Attention",
-    "MultiHeadAttention",
-    "GroupQueryAttention",
-    "PackedAttention",
-    "PackedMultiHeadAttention",
-)
+    "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "PackedMultiHeadAttention",
+)  # fmt: skip
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class Onnx(CudaClock):
     """ONNX Runtime with I/O binding, so that no copy to or from the host is timed.
 
-    On CUDA the session runs on torch's current stream, so that the same CUDA events time it
-    as time the torch backends, and TF32 is off as it is there (the provider's default is on).
+    On CUDA the session runs on torch's current stream, which is made for it, so that the same CUDA events time it
+    as time the torch backends; a call returns without waiting, as theirs do; and TF32 is off as it is there (the
+    provider's default is on).
     """
 
     name = "onnx"
@@ -60,33 +60,33 @@ class Onnx(CudaClock):
         session_options.intra_op_num_threads = threads
         session_options.inter_op_num_threads = 1
         session_options.log_severity_level = 3
-        session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        session_options.enable_profiling = True  # until the first watched call
+        self.run_options = ort.RunOptions()
         providers: list[Any] = [PROVIDERS["cpu"]]
         if device == "cuda":
             import torch
 
             ort.preload_dlls()
+            # The default stream's address is 0, which the provider takes for "none given", and makes one of its own.
+            torch.cuda.set_stream(torch.cuda.Stream())
             stream = torch.cuda.current_stream().cuda_stream
+            if not stream:
+                raise BackendError("torch gave no stream of its own, so ONNX Runtime's work could not be timed on it")
             cuda_options = {"device_id": "0", "use_tf32": "0", "user_compute_stream": str(stream)}
             providers.insert(0, (PROVIDERS["cuda"], cuda_options))
-        self.session = ort.InferenceSession(str(path / "model.onnx"), session_options, providers=providers)
+            self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        with tempfile.TemporaryDirectory() as folder:
+            session_options.profile_file_prefix = str(Path(folder) / "profile")
+            self.session = ort.InferenceSession(str(path / "model.onnx"), session_options, providers=providers)
+            # Held open and removed at once, so that nothing is left behind however this process ends.
+            self.profile: IO[str] | None = next((file.open() for file in Path(folder).iterdir()), None)
+        self.executed: dict[str, Any] = {}
         if self.session.get_providers()[0] != PROVIDERS[device]:
             active = ", ".join(self.session.get_providers())
             raise BackendError(
                 f"{PROVIDERS[device]} was asked for and ONNX Runtime took {active}; see `bench list devices`"
             )
         self.weight_bytes = sum(file.stat().st_size for file in path.glob("model.onnx*"))
-        self.nodes = self._placement()
-
-    def _placement(self) -> Counter[tuple[str, str]] | None:
-        """Count of graph nodes by (execution provider, operator); None where this ONNX Runtime cannot tell."""
-        if not hasattr(self.session, "get_provider_graph_assignment_info"):
-            return None
-        return Counter(
-            (subgraph.ep_name, node.op_type)
-            for subgraph in self.session.get_provider_graph_assignment_info()
-            for node in subgraph.get_nodes()
-        )
 
     def prepare(self, batch: Batch) -> Any:
         import onnxruntime as ort
@@ -96,53 +96,70 @@ class Onnx(CudaClock):
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self.device, 0))
         for name in self.output_names:
             binding.bind_output(name, self.device, 0)
+        self.synchronize()  # the copies do not stand on the session's stream
         return binding
 
     def run(self, prepared: Any) -> Any:
-        self.session.run_with_iobinding(prepared)
+        self.session.run_with_iobinding(prepared, self.run_options)
         return prepared
 
+    def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
+        outputs = self.run(prepared)
+        self.synchronize()
+        if self.profile is not None:
+            self.session.end_profiling()
+            self.executed = executed_nodes(json.load(self.profile), self.device)
+            self._forget_profile()
+        return outputs, self.executed
+
+    def _forget_profile(self) -> None:
+        if self.profile is not None:
+            self.profile.close()
+            self.profile = None
+
     def fetch(self, outputs: Any) -> dict[str, Any]:
+        self.synchronize()
         return {name: _to_host(value) for name, value in zip(self.output_names, outputs.get_outputs(), strict=True)}
 
     def close(self) -> None:
         self.session = None
+        self._forget_profile()
 
     def facts(self) -> dict[str, Any]:
         import onnxruntime as ort
 
         return {
             "providers": self.session.get_providers(),
-            **self._placement_facts(),
             "threads": self.threads,
             "interop_threads": 1,
             "tf32": False,
             "onnxruntime": ort.__version__,
         }
 
-    def _placement_facts(self) -> dict[str, Any]:
-        """Where the graph's nodes run, the copies that were put between providers, and how attention is computed."""
-        if self.nodes is None:
-            return {"nodes_per_provider": None, "nodes_on_cpu": None, "copies_inserted": None}
-        per_provider: Counter[str] = Counter()
-        attention: Counter[str] = Counter()
-        copies = 0
-        for (provider, operator), count in self.nodes.items():
-            per_provider[provider] += count
-            copies += count if operator in COPIES else 0
-            attention[operator] += count if operator in FUSED_ATTENTION else 0
-        if not any(attention.values()):  # each unfused attention has one softmax
-            attention["unfused"] = sum(count for (_, operator), count in self.nodes.items() if operator == "Softmax")
-        return {
-            "nodes_per_provider": dict(per_provider),
-            "nodes_on_cpu": per_provider[PROVIDERS["cpu"]] if self.device == "cuda" else None,
-            "copies_inserted": copies,
-            "attention_kernels": {operator: count for operator, count in attention.items() if count},
-        }
-
     def memory(self) -> dict[str, int]:
         # Weights are the initialisers of the graph's files; the arena's own figures are not told from Python.
         return {"parameters_bytes": self.weight_bytes}
+
+
+def executed_nodes(events: Sequence[dict[str, Any]], device: str) -> dict[str, Any]:
+    """What the last run of a session's profile executed: nodes by provider, copies between devices, attention.
+
+    These are the nodes after every fusion, unlike those of the session's assignment to providers.
+    """
+    started = max((event["ts"] for event in events if event.get("name") == "model_run"), default=0)
+    kernels = (event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"))
+    ran = [event["args"] for event in kernels if event["ts"] >= started]
+    per_provider = Counter(args["provider"] for args in ran)
+    operators = Counter(args["op_name"] for args in ran)
+    attention = {name: operators[name] for name in FUSED_ATTENTION if operators[name]}
+    if not attention and operators["Softmax"]:  # each unfused attention has one softmax
+        attention = {"unfused": operators["Softmax"]}
+    return {
+        "nodes_per_provider": dict(per_provider),
+        "nodes_on_cpu": per_provider[PROVIDERS["cpu"]] if device == "cuda" else None,
+        "copies_inserted": sum(operators[name] for name in COPIES),
+        "attention_kernels": attention,
+    }
 
 
 def _to_host(value: Any) -> Any:

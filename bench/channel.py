@@ -177,7 +177,8 @@ def worker_environment(threads: int) -> dict[str, str]:
     budget = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
     quiet |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
-    return dict(os.environ) | budget | quiet | {"PYTHONPATH": os.pathsep.join(paths)}
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # NVML's, so that its first card is CUDA's
+    return order | dict(os.environ) | budget | quiet | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def compiler_cache(root: Path) -> dict[str, str]:

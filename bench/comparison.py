@@ -30,7 +30,7 @@ from typing import Any
 
 from bench import statistics
 from bench.errors import UserError
-from bench.machine import same_machine
+from bench.machine import GPU_SETTINGS, same_machine
 from bench.records import SAME_MODEL, Record, Run
 from bench.spec import Contestant, Shape
 from bench.statistics import Interval
@@ -306,6 +306,8 @@ def changes(one: Run, other: Run) -> list[str]:
     else:  # an older bench asked for fewer versions: one that is not there says nothing
         found += _changed(*_known_to_both(versions, its_versions, [*versions]))
     found += _changed(*_known_to_both(facts, its_facts, EXPLAINING))
+    for card, twin in zip(facts.get("gpus", []), its_facts.get("gpus", []), strict=False):
+        found += [f"gpu {line}" for line in _changed(*_known_to_both(card, twin, GPU_SETTINGS))]
     return found + _changed(
         {"seed": one.grid.seed, **asdict(one.plan)}, {"seed": other.grid.seed, **asdict(other.plan)}
     )

@@ -252,7 +252,7 @@ def _query(columns: Sequence[str]) -> list[dict[str, str | None]]:
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [[field.strip() for field in line.split(",")] for line in output.splitlines() if line.strip()]
-    absent = re.compile(r"\[?(N/A|Not Supported|Unknown Error|Insufficient Permissions)\]?")
+    absent = re.compile(r"\[.*\]|N/A|Not Supported|Unknown Error|Insufficient Permissions")
     values = ([None if absent.fullmatch(field) else field for field in row] for row in rows)
     return [dict(zip(columns, row, strict=True)) for row in values if len(row) == len(columns)]
 

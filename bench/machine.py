@@ -35,7 +35,9 @@ ENVIRONMENT = re.compile(
 )
 #: What two fingerprints must agree on to be of one machine, and what two GPUs must to be alike.
 HARDWARE = ("cpu", "cpus", "architecture", "flags", "logical_cpus", "physical_cores", "gpus")
-GPU_HARDWARE = ("name", "driver", "total_bytes", "compute_capability", "is_mig")
+GPU_HARDWARE = ("name", "total_bytes", "compute_capability", "is_mig")
+#: Facts of a card that may change on one machine and explain a change of its figures.
+GPU_SETTINGS = ("driver", "power_cap_watts", "is_persistent")
 
 
 def usable_cpus() -> int:

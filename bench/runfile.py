@@ -146,9 +146,15 @@ def _check_record(record: Record, run: Run) -> None:
         raise ValueError("an unknown stopping criterion")
     if record.status == "ok" and not (record.samples and all(record.rounds) and min(record.samples) > 0):
         raise ValueError("a measured cell without samples")
+    if record.operations and not all(_is_count(record.operations.get(name)) for name in ("flops", "weight_bytes")):
+        raise ValueError("operations that are no counts")
     objects = (record.parity, record.facts, record.memory, record.operations, record.conditions)
     if not all(isinstance(value, dict) for value in objects):
         raise TypeError("parity, facts, memory, operations or conditions are no objects")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def _parsed(text: str, path: Path) -> Iterable[dict[str, Any]]:

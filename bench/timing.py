@@ -88,7 +88,7 @@ class Step:
         self.synchronize()
         started = clock()
         for _ in range(calls):
-            self.outputs = self.call()
+            self.call()
         self.synchronize()
         return round((clock() - started) / calls)
 
@@ -99,7 +99,7 @@ class Step:
         found = []
         for _ in range(calls):
             started = clock()
-            self.outputs = self.call()
+            self.call()
             found.append(clock() - started)
         self.synchronize()
         return found
@@ -123,13 +123,8 @@ class WarmUp:
         return asdict(self)
 
 
-def warm_up(step: Step, plan: TimingPlan, watched_ns: int = 0, clock: Clock = time.perf_counter_ns) -> WarmUp:
-    """Call until the sliding window of the last calls is stable, within the plan's floor and ceiling.
-
-    `watched_ns` is what a call before, which was watched, took; beyond the ceiling it is warm-up enough.
-    """
-    if watched_ns >= plan.warmup_most_seconds * 1e9 and plan.warmup_calls <= 1:
-        return WarmUp([watched_ns], False, 1, watched_ns)
+def warm_up(step: Step, plan: TimingPlan, clock: Clock = time.perf_counter_ns) -> WarmUp:
+    """Call until the sliding window of the last calls is stable, within the plan's floor and ceiling."""
     samples: list[int] = []
     lasted: list[int] = []
     calls = 1

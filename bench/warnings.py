@@ -53,9 +53,11 @@ def _of_samples(record: Record) -> Iterator[str]:
 def _of_stopping(record: Record, plan: TimingPlan) -> Iterator[str]:
     if "warm-up" in record.unmet:
         yield f"warm-up ended at its ceiling of {plan.warmup_most_seconds:g} s before it was seen to be stable"
+    if "rounds" in record.unmet:
+        yield f"fewer than {plan.rounds} rounds, as its shape's ceiling of seconds was reached"
     if "precision" in record.unmet:
         yield (
-            "stopped at its ceiling of seconds with the median's interval wider than "
+            "its shape's ceiling of seconds was reached with the median's interval wider than "
             f"±{100 * plan.target_precision:.3g}%; raise --max-seconds-per-cell, or quieten the machine"
         )
 

@@ -53,7 +53,7 @@ class Session:
         from exporters import checkpoint, models
 
         backend_class = backends.load_class(self.args.backend)
-        for module in backend_class.requires:
+        for module in (*backend_class.requires, *(["torch"] if self.args.device == "cuda" else [])):
             import_module(module)
         if backend_class.format == "checkpoint":
             models.import_library()
@@ -75,12 +75,15 @@ class Session:
         held = memory.heap_bytes() if self.args.device == "cpu" else {}
         held |= memory.resident_bytes() | self.backend.memory()
         held.pop("peak_process_bytes", None)  # of loading, which holds the weights twice for a moment
-        if free_before is not None:
-            held["device_process_bytes"] = free_before - (self._device_free_bytes() or 0)
+        free_after = self._device_free_bytes()
+        # The card's free memory is everybody's: a difference that is none says nothing of this process.
+        if free_before is not None and free_after is not None and free_after < free_before:
+            held["device_process_bytes"] = free_before - free_after
         return {"seconds": seconds, "memory": held}
 
     def _device_free_bytes(self) -> int | None:
-        return int(machine.gpus()[0]["free_bytes"]) if self.args.device == "cuda" else None
+        cards = machine.gpus() if self.args.device == "cuda" else []
+        return int(cards[0]["free_bytes"]) if cards else None
 
     def do_begin(self, inputs_plan: dict[str, Any], plan: dict[str, Any], boundary: str) -> dict[str, Any]:
         """Prepare a cell's inputs, make the first call, watch one, and warm up."""
@@ -89,7 +92,8 @@ class Session:
         self.boundary = boundary
         batch = inputs.make_batch(self.inputs_plan, "timed")
         prepared = self.backend.prepare(batch)
-        has_clock = self.backend.mark() is not None
+        # Between host and host a call copies and waits, so its events would time the host.
+        has_clock = boundary == "device" and self.backend.mark() is not None
         self.step = timing.Step(
             partial(self.backend.run, prepared) if boundary == "device" else partial(self._from_host_to_host, batch),
             self.backend.synchronize,
@@ -99,10 +103,10 @@ class Session:
         gc.collect()
         gc.disable()
         first_ns = self.step.wall_ns(time.perf_counter_ns)
-        started = time.perf_counter_ns()
-        _, watched = self.backend.run_watched(prepared)
+        self.step.outputs = None  # two calls' outputs at once would double what autograd or a language model holds
+        watched = self.backend.run_watched(prepared)[1]
         self.backend.synchronize()
-        self.warm = timing.warm_up(self.step, self.plan, time.perf_counter_ns() - started)
+        self.warm = timing.warm_up(self.step, self.plan)
         self.facts_before = self.backend.facts() | watched
         return {"first_call_ns": first_ns, "facts": self.facts_before, **self.warm.to_json()}
 

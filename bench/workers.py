@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bench import machine
 from bench.channel import Worker, WorkerError
+from bench.errors import BenchError
 from bench.preparation import Preparation
 from bench.spec import Contestant
 from bench.worker import start
@@ -98,10 +99,7 @@ class Workers:
         """Contestants that take turns: all of them, loaded now, or each alone where memory does not hold all."""
         usable = [c for c in self.grid.contestants if c not in self.refused]
         needed = sum(self._weight_bytes(c) + PROCESS_BYTES[self.grid.device] for c in usable)
-        if self.grid.device == "cuda":
-            available = int(machine.gpus()[0]["free_bytes"])
-        else:
-            available = machine.available_memory_bytes()
+        available = _free_device_bytes() if self.grid.device == "cuda" else machine.available_memory_bytes()
         fits = len(usable) < 2 or needed <= 0.8 * available
         if fits:
             self.load(usable)
@@ -121,3 +119,9 @@ class Workers:
         artifact = self.prepared.artifacts.get(contestant)
         # Loading holds the weights twice for a moment, and a compiled backend keeps packed copies.
         return 2 * artifact.bytes if artifact else 0
+
+
+def _free_device_bytes() -> int:
+    if not (cards := machine.gpus()):
+        raise BenchError("the GPU does not answer any more; look at nvidia-smi, and go on with --resume")
+    return int(cards[0]["free_bytes"])

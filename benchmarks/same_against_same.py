@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import Run, compare, machine, statistics
+from bench.records import ratio_between
 from bench.spec import Contestant
 
 
@@ -64,7 +65,7 @@ def pairs(run: Run) -> Iterator[tuple[statistics.Ratio, bool]]:
         if contestant.copy != 1:
             continue
         other = cells[shape, Contestant(contestant.backend, contestant.variant, contestant.precision, 2)]
-        ratio = statistics.ratio_within_rounds(record.rounds, other.rounds)
+        ratio = ratio_between(record, other)
         if ratio is not None:
             yield ratio, bool(run.taint(record) or run.taint(other))
 

@@ -43,10 +43,14 @@ def command(
             help="Stop a cell when the interval of its median is this narrow. [default: 2% on cpu, 1% on cuda]"
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Turns that each backend gets per cell, at least.")] = 10,
+    rounds: Annotated[
+        int, typer.Option(help="Turns per backend and cell, at least, as far as --max-seconds-per-cell lets them.")
+    ] = 10,
     max_seconds_per_cell: Annotated[
         float,
-        typer.Option(help="Seconds of turns per cell and backend, at most; slow calls get 5 rounds of one call."),
+        typer.Option(
+            help="Seconds of turns per cell, of the slowest backend, at most; slow calls get 5 rounds of one."
+        ),
     ] = 5.0,
     boundary: Annotated[
         str, typer.Option(help="device (inputs and outputs stay on it) or host (host arrays in and out, copies timed).")

@@ -12,7 +12,7 @@ def render(run: Run) -> str:
     """The run as Markdown text."""
     grid = run.grid
     lines = [
-        f"**{grid.model}**, {grid.device}, {grid.threads} threads; weights: {run.origin}",
+        f"**{grid.model}**, {grid.device}, {grid.threads} threads; weights: {run.origin}; {summary.boundary(run)}",
         "",
         "| batch × length | backend | median ms | ± | spread | ms/sample | speed-up | floor | parity | max abs error |",
         "|---|---|--:|--:|--:|--:|---|--:|---|--:|",
@@ -24,7 +24,7 @@ def render(run: Run) -> str:
         if won := summary.winner(run, records):
             lines.append(f"- {shape}: {summary.winner_line(run, won)}")
     reasons, warnings = summary.findings(run)
-    for title, found in (("Not measured", reasons), ("Warnings", warnings)):
+    for title, found in (("What ran", summary.engagement(run)), ("Not measured", reasons), ("Warnings", warnings)):
         if found:
             lines += ["", f"{title}:", "", *(f"- {_escape(line)}" for line in found)]
     return "\n".join(lines) + "\n"

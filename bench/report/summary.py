@@ -50,6 +50,12 @@ def _is_beaten(fastest: Record, record: Record) -> bool:
     return ratio is not None and ratio.verdict == "faster"
 
 
+def boundary(run: Run) -> str:
+    """What lies within a timed call besides the forward pass."""
+    on_device = run.grid.boundary == "device"
+    return "inputs and outputs on the device" if on_device else "host arrays in and out, copies timed"
+
+
 def name(run: Run, record: Record) -> str:
     """`backend:variant`, with the precision where the run has several."""
     has_many = len({contestant.precision for contestant in run.grid.contestants}) > 1
@@ -102,15 +108,20 @@ def largest_with_memory(run: Run) -> list[Record]:
 
 
 def process_bytes(record: Record) -> int | None:
-    """Memory of the process once loaded: on the device where it has its own, else resident."""
+    """Memory of the process once loaded: on the GPU in a run on one, else resident."""
     loaded: dict[str, int] = record.memory.get("loaded", {})
-    return loaded.get("device_process_bytes", loaded.get("process_bytes"))
+    return loaded.get("device_process_bytes" if record.device == "cuda" else "process_bytes")
 
 
 def peak_bytes(record: Record) -> int | None:
-    """The most that was held during one call: by the allocator of a device with memory of its own, else resident."""
+    """The most that was held during one call: by the allocator of a device with memory of its own, else resident.
+
+    None on a GPU whose allocator does not tell: the host's figure would stand for another memory.
+    """
     peak: dict[str, int] = record.memory.get("peak", {})
-    return peak.get("peak_allocated_bytes", peak.get("peak_process_bytes"))
+    if record.device == "cuda":
+        return peak.get("peak_allocated_bytes", peak.get("peak_reserved_bytes"))
+    return peak.get("peak_process_bytes")
 
 
 def cache_lines(run: Run) -> list[str]:
@@ -189,6 +200,9 @@ def _of_the_machine(run: Run) -> list[str]:
     busy = run.fingerprint.get("busy_share", 0.0)
     if busy > BUSY_SHARE:
         lines.append(f"other work took {busy:.0%} of the CPUs when the run began; stop it and measure again")
+    measured = [record.conditions for record in run.records if record.conditions]
+    if run.grid.device == "cuda" and measured and not any("gpu" in conditions for conditions in measured):
+        lines.append("nothing watched the GPU's clocks and processes; run: pip install nvidia-ml-py")
     if run.peaks is not None and any(
         run.peaks.is_disturbed(contestant.precision) for contestant in run.grid.contestants
     ):

@@ -80,11 +80,10 @@ def _heading(run: Run) -> list[str]:
     if grid.device == "cuda" and run.fingerprint.get("gpus"):
         machine = run.fingerprint["gpus"][0]["name"]
     threads = f"{grid.threads} thread" + ("" if grid.threads == 1 else "s")
-    kept = "inputs and outputs on the device" if grid.boundary == "device" else "host arrays in and out, copies timed"
     return [
         f"{grid.model} ({output}), {precisions}, {grid.device} ({machine}), {threads}",
         f"weights: {run.origin}",
-        f"median of synchronised calls, {kept}; ±: {statistics.MEDIAN_CONFIDENCE:.0%} interval;",
+        f"median of synchronised calls, {summary.boundary(run)}; ±: {statistics.MEDIAN_CONFIDENCE:.0%} interval;",
         f"spread: interquartile range; speed-up: against {grid.contestants[0].label} within rounds,",
         f"{statistics.RATIO_CONFIDENCE:.0%} interval; floor: share of what this machine's peak allows",
     ]
@@ -136,7 +135,7 @@ def _kinds_of_time(run: Run, records: list[Record]) -> object:
 
 
 def _memory(run: Run) -> Any:
-    """Once a contestant: what it held when loaded, and what one call at its largest shape took on top."""
+    """Once a contestant: what it held when loaded, and at the peak of one call at its last shape."""
     records = summary.largest_with_memory(run)
     if not records:
         return None

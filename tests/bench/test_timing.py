@@ -118,14 +118,6 @@ def test_a_call_longer_than_the_ceiling_is_warmed_up_once_and_not_called_stable(
     assert (len(warm.warmup_ns), warm.is_stable) == (1, False)
 
 
-def test_a_watched_call_beyond_the_ceiling_is_warm_up_enough() -> None:
-    machine = Machine([5000 * MS])
-    warm = warm_up(machine.step(), PLAN, watched_ns=5000 * MS, clock=machine.clock)
-    assert (machine.calls, warm.is_stable, warm.warmup_ns, warm.call_ns) == (0, False, [5000 * MS], 5000 * MS)
-    warm_up(machine.step(), PLAN, watched_ns=100 * MS, clock=machine.clock)
-    assert machine.calls == 1
-
-
 def test_warm_up_reaches_its_floors_of_calls_and_seconds() -> None:
     machine = Machine([10 * MS])
     warm = warm_up(machine.step(), replace(PLAN, warmup_seconds=0.5), clock=machine.clock)
