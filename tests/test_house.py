@@ -144,6 +144,11 @@ def test_the_readmes_commands_are_real(root: Path) -> None:
             assert option in done.stdout, f"{option} of {line!r}"
 
 
+def test_no_figure_of_the_documents_is_left_open(root: Path) -> None:
+    for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+        assert not re.search(r"@[A-Z_]+@", path.read_text()), path
+
+
 def test_make_targets_of_the_readme_exist(root: Path) -> None:
     targets = set(re.findall(r"`make ([a-z-]+)`", (root / "README.md").read_text()))
     makefile = (root / "Makefile").read_text()

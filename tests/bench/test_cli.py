@@ -71,8 +71,11 @@ def test_every_figure_has_an_interval_a_floor_and_its_memory(compared) -> None:
         assert row["verdict"] in ("faster", "slower", "tie")
         assert row["speedup_low"] <= row["speedup_high"]
         assert row["gflop"] == pytest.approx(2 * (2 * (12 * 64**2) * 2 * 16 + 4 * 16**2 * 64 * 2) / 1e9, rel=0.05)
-        assert 0 < row["floor_share"] < 1
-        assert row["implausible"] is False
+        if run.peaks.is_disturbed("fp32"):  # other work ran while the peaks were measured
+            assert row["floor_share"] is None
+        else:
+            assert 0 < row["floor_share"] < 1
+            assert row["implausible"] is False
         assert row["peak_process_bytes"] > row["parameters_bytes"] > 500_000
         assert row["key_value_bytes_per_sequence"] is None
         assert row["rounds"] >= 3
