@@ -13,7 +13,7 @@ from bench import machine, peaks
 from bench.driver import Driver
 from bench.errors import BenchError, UserError
 from bench.preparation import Preparation
-from bench.records import Record, Run
+from bench.records import SCHEMA, Record, Run
 from bench.runfile import RunFile, peaks_line, read_run
 from bench.spec import (
     DEFAULT_BATCHES,
@@ -145,6 +145,13 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
             )
         recorded = {(record.shape, record.contestant) for record in run.records}
         torn = {shape for shape, contestant in run.grid.cells() if (shape, contestant) not in recorded}
+        if run.is_complete and not torn:
+            (listener or Listener()).say(f"nothing is left to measure in {path}")
+            return run
+        if run.schema < SCHEMA:
+            raise UserError(
+                f"{str(path)!r} was begun by an older bench (schema {run.schema}), under other rules; start a new run"
+            )
         run.records = [record for record in run.records if record.shape not in torn or record.turns == "sequential"]
         run.is_complete = False
         return _measure(run, source, store, listener or Listener(), is_new=False)

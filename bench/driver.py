@@ -94,7 +94,9 @@ class Driver:
         started = time.monotonic()
         try:
             groups = self.workers.groups()
-            self.say(f"measuring; {len(self.workers.loaded)} workers loaded in {time.monotonic() - started:.1f} s")
+            loaded = len(self.workers.loaded)
+            noun = "worker" if loaded == 1 else "workers"
+            self.say(f"measuring; {loaded} {noun} loaded in {time.monotonic() - started:.1f} s")
             begin()
             for group in groups:
                 for shape in self.grid.shapes:

@@ -140,6 +140,8 @@ class Run:
     """CPU time of the driver while workers were timing, divided by that wall time."""
     peaks: Peaks | None = None
     """What this machine can do at most."""
+    schema: int = SCHEMA
+    """Of the file that it was read from."""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ from bench.peaks import Peaks
 from bench.records import CRITERIA, SCHEMA, STATUSES, Record, Run
 from bench.spec import Grid, TimingPlan
 
+LARGEST_INTEGER = 2**63 - 1
+
 
 class RunFile:
     """The open file of a run; every line is on disk when `append` returns."""
@@ -111,7 +113,9 @@ def read_run(path: Path) -> Run:
             command=header["command"],
             started=header["started"],
             path=path,
+            schema=header["schema"],
         )
+        _check_header(run)
         for line in lines[1:]:
             if line["kind"] == "record":
                 record = Record(**{key: value for key, value in line.items() if key != "kind"})
@@ -122,9 +126,21 @@ def read_run(path: Path) -> Run:
             elif line["kind"] == "end":
                 run.is_complete = True
                 run.parent_cpu_share = line.get("parent_cpu_share")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{str(path)!r} is damaged ({type(error).__name__}: {error}); measure again") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise UserError(f"{str(path)!r} is damaged ({cause[:200]}); measure again") from None
     return run
+
+
+def _check_header(run: Run) -> None:
+    """Raise TypeError where a header holds what no machine or model has."""
+    texts = (run.origin, run.checkpoint, run.command, run.started, run.grid.model, run.grid.device)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("origin, checkpoint, command, started, model or device are no text")
+    groups = (run.fingerprint, run.fingerprint.get("versions", {}), run.fingerprint.get("environment", {}))
+    cards = run.fingerprint.get("gpus", [])
+    if not all(isinstance(group, dict) for group in groups) or not isinstance(cards, list):
+        raise TypeError("the fingerprint is none")
 
 
 def _check_record(record: Record, run: Run) -> None:
@@ -151,6 +167,30 @@ def _check_record(record: Record, run: Run) -> None:
     objects = (record.parity, record.facts, record.memory, record.operations, record.conditions)
     if not all(isinstance(value, dict) for value in objects):
         raise TypeError("parity, facts, memory, operations or conditions are no objects")
+    held = [record.memory.get("loaded", {}), record.memory.get("peak", {})]
+    if not all(isinstance(group, dict) and all(map(_is_count, group.values())) for group in held):
+        raise TypeError("memory that is no count of bytes")
+    named = (record.facts.get(name) or {} for name in ("nodes_per_provider", "attention_kernels"))
+    if not all(isinstance(group, dict) for group in named):
+        raise TypeError("nodes or attention kernels that are no counts")
+    numbers = [value for name, value in record.conditions.items() if name != "gpu"]
+    numbers += [record.first_call_ns, record.load_seconds, record.export_seconds, record.parity.get("max_abs_error")]
+    if not all(value is None or isinstance(value, int | float) for value in numbers):
+        raise TypeError("a figure that is no number")
+    if not isinstance(record.conditions.get("gpu", {}), dict):
+        raise TypeError("conditions of a GPU that are no object")
+
+
+def _no_number(name: str) -> None:
+    """NaN and the infinities, which JSON does not have: an error of a broken backend's outputs may be one."""
+
+
+def _bounded(digits: str) -> int:
+    """An integer of 64 bits; anything longer raises, as no clock, count or seed gives it."""
+    value = int(digits) if len(digits) < 25 else LARGEST_INTEGER + 1
+    if abs(value) > LARGEST_INTEGER:
+        raise OverflowError(f"{digits[:20]}… is beyond 64 bits")
+    return value
 
 
 def _is_count(value: object) -> bool:
@@ -163,7 +203,9 @@ def _parsed(text: str, path: Path) -> Iterable[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            parsed = json.loads(line)
+            parsed = json.loads(line, parse_constant=_no_number, parse_int=_bounded)
+        except OverflowError as error:
+            raise UserError(f"{str(path)!r} is damaged (line {number}: {error}); measure again") from None
         except (ValueError, RecursionError):
             if number == len(lines):  # no newline behind it: the writer was stopped half-way
                 return

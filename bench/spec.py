@@ -81,7 +81,7 @@ class TimingPlan:
             raise UserError(f"--rounds {self.rounds} is not within 1 and {MOST_ROUNDS}; use 10 or more")
         if not 0 < self.target_precision < 1:
             raise UserError(
-                f"--target-precision {self.target_precision:.3%} is not above 0 and below 100%; use e.g. 2%"
+                f"--target-precision {100 * self.target_precision:g}% is not above 0 and below 100%; use e.g. 2%"
             )
         if not 0 < self.seconds_per_cell <= DAY_SECONDS:
             raise UserError(

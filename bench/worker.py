@@ -85,7 +85,7 @@ class Session:
         cards = machine.gpus() if self.args.device == "cuda" else []
         return int(cards[0]["free_bytes"]) if cards else None
 
-    def do_begin(self, inputs_plan: dict[str, Any], plan: dict[str, Any], boundary: str) -> dict[str, Any]:
+    def do_begin(self, inputs_plan: dict[str, Any], plan: dict[str, Any], boundary: str = "device") -> dict[str, Any]:
         """Prepare a cell's inputs, make the first call, watch one, and warm up."""
         self.inputs_plan = inputs.InputPlan(**inputs_plan)
         self.plan = TimingPlan(**plan)

@@ -36,16 +36,18 @@ def render(run: Run) -> str:
     text = io.StringIO()
     console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
     for line in _heading(run):
-        console.print(Text(line))
+        console.print(Text(textwrap.fill(line, width, break_on_hyphens=False)))
     for shape, records in summary.shapes(run):
         console.print()
         console.print(Text(f"batch {shape.batch} × length {shape.length}", style="bold"))
         console.print(_table(run, records, width >= WIDE))
-        if any(getattr(record, kind) for record in records for kind in list(KINDS_OF_TIME)[1:]):
-            console.print("kinds of time, ms")
-            console.print(_kinds_of_time(run, records))
         if won := summary.winner(run, records):
             console.print(Text(summary.winner_line(run, won), style="green"))
+        if any(getattr(record, kind) for record in records for kind in list(KINDS_OF_TIME)[1:]):
+            console.print("\nkinds of time, ms")
+            console.print(_kinds_of_time(run, records))
+            if any(record.naive_rounds for record in records):
+                console.print("naive: a clock that never waits for the device; wrong where that works on its own")
     if (memory := _memory(run)) is not None:
         console.print(Text("\nMemory, MiB", style="bold"))
         console.print(memory)
@@ -83,9 +85,12 @@ def _heading(run: Run) -> list[str]:
     return [
         f"{grid.model} ({output}), {precisions}, {grid.device} ({machine}), {threads}",
         f"weights: {run.origin}",
-        f"median of synchronised calls, {summary.boundary(run)}; ±: {statistics.MEDIAN_CONFIDENCE:.0%} interval;",
-        f"spread: interquartile range; speed-up: against {grid.contestants[0].label} within rounds,",
-        f"{statistics.RATIO_CONFIDENCE:.0%} interval; floor: share of what this machine's peak allows",
+        (
+            f"median of synchronised calls, {summary.boundary(run)}; "
+            f"±: {statistics.MEDIAN_CONFIDENCE:.0%} interval; spread: interquartile range; "
+            f"speed-up: against {grid.contestants[0].label} within rounds, {statistics.RATIO_CONFIDENCE:.0%} interval; "
+            "floor: share of what this machine's peak allows"
+        ),
     ]
 
 
@@ -126,11 +131,14 @@ def _kinds_of_time(run: Run, records: list[Record]) -> object:
     kinds = [kind for kind in KINDS_OF_TIME if any(getattr(record, kind) for record in records)]
     for kind in kinds:
         table.add_column(KINDS_OF_TIME[kind], justify="right", no_wrap=True)
-    table.add_column("host share", justify="right", no_wrap=True)
+    has_host_share = any(record.host_share is not None for record in records)
+    if has_host_share:
+        table.add_column("host share", justify="right", no_wrap=True)
     for record in records:
         times = (statistics.pooled(getattr(record, kind)) for kind in kinds)
         cells = [milliseconds(statistics.median(samples)) if samples else "–" for samples in times]
-        table.add_row(summary.name(run, record), *cells, _percent(record.host_share, digits=0))
+        cells += [_percent(record.host_share, digits=0)] if has_host_share else []
+        table.add_row(summary.name(run, record), *cells)
     return table
 
 

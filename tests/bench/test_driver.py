@@ -237,6 +237,26 @@ def test_an_interrupted_run_is_resumed_where_it_stopped(tmp_path: Path) -> None:
         assert before["rounds"] == after.rounds
 
 
+def test_a_complete_run_is_left_as_it_is_by_resuming(tmp_path: Path) -> None:
+    done, said = run(tmp_path, "null", batches=[1], lengths=[8]), []
+    before = (tmp_path / "run.jsonl").read_bytes()
+    again = bench.resume(tmp_path / "run.jsonl", artifacts=tmp_path / "artifacts", listener=Listener(say=said.append))
+    assert (tmp_path / "run.jsonl").read_bytes() == before
+    assert again.records == done.records
+    assert "nothing is left to measure" in said[0]
+
+
+def test_a_run_of_an_older_bench_is_not_gone_on_with(tmp_path: Path) -> None:
+    run(tmp_path, "null", lengths=[8])
+    path = tmp_path / "run.jsonl"
+    header, first, *_ = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(header) | {"schema": 1}), first]) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"begun by an older bench \(schema 1\)"):
+        bench.resume(path, artifacts=tmp_path / "artifacts")
+    assert path.read_bytes() == before
+
+
 def test_resuming_on_another_machine_is_refused(tmp_path: Path) -> None:
     run(tmp_path, "null", batches=[1], lengths=[8])
     path = tmp_path / "run.jsonl"

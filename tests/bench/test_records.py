@@ -159,7 +159,10 @@ def test_a_file_that_is_no_run_is_one_line(tmp_path: Path, text: str, message: s
     "change",
     [
         {"status": "banana"}, {"rounds": []}, {"rounds": [[0]]}, {"rounds": [["1"]]}, {"rounds": 3}, {"parity": []},
-        {"batch": 3}, {"backend": "other"}, {"no_such_field": 1},
+        {"batch": 3}, {"backend": "other"}, {"no_such_field": 1}, {"rounds": [[10**400]]}, {"rounds": [[float("nan")]]},
+        {"memory": {"loaded": []}}, {"memory": {"peak": {"peak_process_bytes": "x"}}}, {"operations": {"flops": 1}},
+        {"operations": {"flops": -1, "weight_bytes": 1}}, {"facts": {"attention_kernels": True}}, {"unmet": ["luck"]},
+        {"conditions": {"other_cpu_share": [["x"]]}}, {"calls_per_sample": 0}, {"first_call_ns": "soon"},
     ],
 )  # fmt: skip
 def test_a_record_that_no_measurement_gives_is_damage(tmp_path: Path, change: dict) -> None:
@@ -172,7 +175,8 @@ def test_a_record_that_no_measurement_gives_is_damage(tmp_path: Path, change: di
 
 
 @pytest.mark.parametrize(
-    "change", [{"shapes": []}, {"contestants": []}, {"shapes": [{"batch": 0, "length": 1}]}, {"shapes": 3}]
+    "change",
+    [{"model": None}, {"shapes": []}, {"contestants": []}, {"shapes": [{"batch": 0, "length": 1}]}, {"shapes": 3}],
 )
 def test_a_header_that_no_run_has_is_damage(tmp_path: Path, change: dict) -> None:
     header = run_of(record()).header()
