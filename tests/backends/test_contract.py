@@ -23,6 +23,7 @@ def test_backend_keeps_the_contract(name: str, artifacts: Path) -> None:
     assert len(check_backend(name, artifacts=artifacts)) == 7
 
 
+@pytest.mark.slow
 def test_compile_keeps_the_contract(artifacts: Path) -> None:
     assert len(check_backend("compile", artifacts=artifacts, shapes=((1, 1), (2, 16)))) == 7
 

@@ -301,7 +301,10 @@ def children_of(pid: int) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+)
 def test_a_stopped_run_keeps_its_records_and_can_go_on(
     cli, root: Path, tmp_path: Path, ending: signal.Signals, code: int
 ) -> None:
