@@ -23,11 +23,6 @@ def test_backend_keeps_the_contract(name: str, artifacts: Path) -> None:
     assert len(check_backend(name, artifacts=artifacts)) == 7
 
 
-@pytest.mark.slow
-def test_compile_keeps_the_contract(artifacts: Path) -> None:
-    assert len(check_backend("compile", artifacts=artifacts, shapes=((1, 1), (2, 16)))) == 7
-
-
 @pytest.mark.parametrize("model", ["gpt-tiny", "gpt2-tiny"])
 @pytest.mark.parametrize("name", ["torchscript", "onnx"])
 def test_decoders_keep_the_contract(name: str, model: str, artifacts: Path) -> None:
