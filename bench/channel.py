@@ -217,6 +217,13 @@ def volunteer_for_oom_kill() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
+def take_up_work(parent: int) -> None:
+    """First thing in every process of the driver: die with `parent` (0: none), and go first where memory ends."""
+    if parent:
+        die_with_parent(parent)
+    volunteer_for_oom_kill()
+
+
 def serve(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Worker's end: answer each request line with what `handle` returns, until the input ends.
 

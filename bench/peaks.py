@@ -301,9 +301,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure when asked to, and end with the input."""
     args = parser().parse_args()
-    if args.parent:
-        channel.die_with_parent(args.parent)
-    channel.volunteer_for_oom_kill()
+    channel.take_up_work(args.parent)
     channel.serve(lambda request: answer(args))
 
 

@@ -231,9 +231,7 @@ def start(
 def main() -> None:
     """Answer requests on standard input until it ends."""
     args = parser().parse_args()
-    if args.parent:
-        channel.die_with_parent(args.parent)
-    channel.volunteer_for_oom_kill()
+    channel.take_up_work(args.parent)
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     channel.serve(Session(args).answer)
 
