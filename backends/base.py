@@ -112,6 +112,18 @@ class Backend(ABC):
     def run(self, prepared: Any) -> Any:
         """Start one forward pass; the timed call, and nothing else in it."""
 
+    def step(self, prepared: Any, cache: Any) -> tuple[Any, Any]:
+        """A pass over new tokens alone, with the keys and values of earlier ones in `cache` (None at first).
+
+        `prepared` holds ids [batch, new] and a mask [batch, earlier + new]; returns outputs and the longer cache.
+        Only where `has_cache` says so.
+        """
+        raise UnsupportedError(f"{self.name} keeps no keys and values")
+
+    def has_cache(self) -> bool:
+        """True when the loaded model can generate with a cache of keys and values, by `step`."""
+        return False
+
     def synchronize(self) -> None:
         """Return when the device has finished all that `run` started."""
 

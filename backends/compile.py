@@ -58,6 +58,9 @@ class Compile(Eager):
             torch.compiler.cudagraph_mark_step_begin()
         return super().run(prepared)
 
+    def has_cache(self) -> bool:
+        return False  # a step would run the module that is not compiled
+
     def memory(self) -> dict[str, int]:
         found = super().memory()
         if self.device == "cuda" and self.mode is not None:

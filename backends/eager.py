@@ -33,5 +33,14 @@ class Eager(TorchBackend):
     def run(self, prepared: Any) -> Any:
         return self.module(*prepared) if self.has_grad else super().run(prepared)
 
+    def has_cache(self) -> bool:
+        return bool(getattr(self.module, "keeps_keys_and_values", False))
+
+    def step(self, prepared: Any, cache: Any) -> tuple[Any, Any]:
+        import torch
+
+        with torch.inference_mode():
+            return self.module.step(*prepared, cache)
+
     def facts(self) -> dict[str, Any]:
         return super().facts() | {"attention": self.attention, "grad": self.has_grad}

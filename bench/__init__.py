@@ -12,16 +12,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.api import compare, resume
     from bench.errors import BenchError, UserError
+    from bench.parity.certificate import Certificate
+    from bench.parity.check import check_parity
+    from bench.parity.verify import verify
     from bench.records import Record, Run
     from bench.runfile import read_run
     from bench.spec import TimingPlan
 
 __version__ = "0.1.0"
-__all__ = ["BenchError", "Record", "Run", "TimingPlan", "UserError", "compare", "read_run", "resume"]
+__all__ = [
+    "BenchError",
+    "Certificate",
+    "Record",
+    "Run",
+    "TimingPlan",
+    "UserError",
+    "check_parity",
+    "compare",
+    "read_run",
+    "resume",
+    "verify",
+]
 
 _HOMES = {
     "compare": "bench.api",
     "resume": "bench.api",
+    "Certificate": "bench.parity.certificate",
+    "check_parity": "bench.parity.check",
+    "verify": "bench.parity.verify",
     "BenchError": "bench.errors",
     "UserError": "bench.errors",
     "Record": "bench.records",

@@ -14,13 +14,13 @@ from typing import Any
 from bench import conditions, statistics
 from bench.channel import WorkerError
 from bench.parity.verdict import TOLERANCES, worst_case
-from bench.preparation import Preparation, Say
+from bench.preparation import Preparation
 from bench.records import CRITERIA, Record, Run
+from bench.references import Say
 from bench.runfile import RunFile, record_line
 from bench.spec import Contestant, Shape, TimingPlan, command_of
 from bench.warnings import warnings_of
 from bench.workers import STRIKES, Workers
-from exporters.store import Artifact
 
 #: Pause before a turn: ONNX Runtime's idle threads were seen to spin for up to 50 ms after a call.
 REST_SECONDS = 0.06
@@ -149,7 +149,7 @@ class Driver:
     def _take_rounds(self, shape: Shape, cells: Mapping[Contestant, Measured]) -> None:
         """Warm every contestant up, go round them in seeded random order, then judge what was timed."""
         timeout = self.plan.timeout_seconds
-        begin = {"op": "begin", "inputs_plan": self.prepared.inputs(shape), "plan": asdict(self.plan)}
+        begin = {"op": "begin", "inputs_plan": self.prepared.judged_by.inputs(shape), "plan": asdict(self.plan)}
         begin["boundary"] = self.grid.boundary
         for contestant in self._alive(cells):
             cell = cells[contestant]
@@ -223,28 +223,20 @@ class Driver:
             self.workers.unload(contestant)
 
     def _judge(self, shape: Shape, contestant: Contestant, cell: Measured) -> None:
-        reference = self.prepared.references.get(("fp64", shape))
-        yardstick = self.prepared.references.get((contestant.precision, shape))
+        pair = self.prepared.judged_by.pair(contestant.precision, shape)
         tolerance = TOLERANCES[contestant.precision]
-        request = {
-            "op": "judge",
-            "reference": str(reference.path) if isinstance(reference, Artifact) else None,
-            "yardstick": str(yardstick.path) if isinstance(yardstick, Artifact) else None,
-            "atol": tolerance.atol,
-            "rtol": tolerance.rtol,
-        }
-        if not self.prepared.classes[contestant].computes_the_model:
-            request |= {"reference": None, "yardstick": None}
+        request = {"op": "judge", "reference": None, "yardstick": None, "atol": tolerance.atol, "rtol": tolerance.rtol}
+        if self.prepared.classes[contestant].computes_the_model and not isinstance(pair, str):
+            request |= {"reference": str(pair[0].path), "yardstick": str(pair[1].path)}
         reply = self._ask(contestant, cell, request, self.plan.timeout_seconds)
         cell.facts |= reply.get("facts", {})
         cell.memory |= {name: held for name, held in reply.get("memory", {}).items() if name in PEAKS_OF_MEMORY}
         if cell.error or not self.prepared.classes[contestant].computes_the_model:
             return
-        missing = next((why for why in (reference, yardstick) if isinstance(why, str)), None)
-        if missing is not None:
-            cell.parity = {"verdict": "unjudged", "reason": f"there is no reference: {missing}"}
+        if isinstance(pair, str):
+            cell.parity = {"verdict": "unjudged", "reason": pair}
         else:
-            cell.parity = worst_case(reply["cases"], contestant.precision)
+            cell.parity = worst_case(reply["cases"], tolerance)
 
     def _retry_alone(self, shape: Shape, contestant: Contestant, cell: Measured) -> Measured:
         """Measure a cell that ran out of memory once more with every other worker gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,18 +10,24 @@ if TYPE_CHECKING:
     import numpy as np
 
 #: Raise when the same seed would give other arrays; part of the key of stored references.
-VERSION = 1
-#: "timed": the batch that is timed, nothing masked. "padded": the same ids under padded masks.
-CASES = ("timed", "padded")
-MASK_KINDS = ("right", "left", "holes")
+VERSION = 2
+#: What a run of `compare` judges. "timed": the batch that is timed, nothing masked. "padded": the same ids, each
+#: judged row under another kind of mask.
+TIMED_CASES = ("timed", "padded")
+#: Where ids come from: uniform over the vocabulary, tokenised text, or frequencies like those of words in a text.
+IDS = ("random", "text", "zipf")
+MASKS = ("full", "right", "left", "holes")
+PADDED_MASKS = MASKS[1:]
 JUDGED_ROWS = 3
-#: Elements of one judged output that a worker compares in float64 at once (256 MiB).
-JUDGED_ELEMENTS = 2**25
+#: Elements of one judged output that a worker compares in float64 at once (64 MiB).
+JUDGED_ELEMENTS = 2**23
+#: Shift of the ranks in Zipf's law as Mandelbrot gave it for English words (1953).
+MANDELBROT_SHIFT = 2.7
 
 
 @dataclass(frozen=True)
 class InputPlan:
-    """What decides a cell's inputs: shape, vocabulary and seed."""
+    """What decides a shape's inputs: batch and length, vocabulary and seed, and the cases that are judged."""
 
     batch: int
     length: int
@@ -28,42 +35,96 @@ class InputPlan:
     pad_token_id: int
     seed: int
     output_width: int
+    cases: tuple[str, ...] = TIMED_CASES
+    """Of `TIMED_CASES`, or `ids-mask` with one of `IDS` and one of `MASKS`."""
+    most_rows: int = JUDGED_ROWS
+    """Rows of a batch that are judged, at most."""
 
-    @property
-    def cases(self) -> tuple[str, ...]:
-        """The cases that are judged; a single token cannot be padded."""
-        return CASES if self.length > 1 else CASES[:1]
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> InputPlan:
+        """The plan that a request carries."""
+        return cls(**{**data, "cases": tuple(data["cases"])})
+
+
+def timed_cases(length: int) -> tuple[str, ...]:
+    """The cases that a run of `compare` judges; a single token cannot be padded."""
+    return TIMED_CASES if length > 1 else TIMED_CASES[:1]
 
 
 def judged_rows(plan: InputPlan) -> list[int]:
     """Seeded choice of the rows of the batch that are compared with the reference, in ascending order."""
     import numpy as np
 
-    most = max(1, JUDGED_ELEMENTS // (plan.length * plan.output_width))
-    count = min(plan.batch, JUDGED_ROWS, most)
     rng = np.random.default_rng([plan.seed, plan.batch, plan.length, 1])
+    count = min(plan.batch, plan.most_rows)
     return sorted(int(row) for row in rng.choice(plan.batch, size=count, replace=False))
 
 
-def make_batch(plan: InputPlan, case: str) -> dict[str, np.ndarray[Any, Any]]:
-    """`input_ids` and `attention_mask`, int64 [batch, length], for one of `CASES`.
+def judged_positions(plan: InputPlan) -> list[int]:
+    """Positions of each judged row that are compared: all, or where outputs are wide a seeded choice with both ends."""
+    import numpy as np
 
-    Ids are uniform over the vocabulary without the padding id, which stands where the mask is 0.
+    most = max(2, JUDGED_ELEMENTS // (plan.output_width * len(judged_rows(plan))))
+    if plan.length <= most:
+        return list(range(plan.length))
+    rng = np.random.default_rng([plan.seed, plan.batch, plan.length, 2])
+    inner = rng.choice(np.arange(1, plan.length - 1), size=most - 2, replace=False)
+    return [0, *sorted(int(position) for position in inner), plan.length - 1]
+
+
+def kinds_of(case: str) -> tuple[str, str]:
+    """Kind of ids and kind of mask of a case; the mask of "padded" is "mixed"."""
+    if case in TIMED_CASES:
+        return "random", "full" if case == "timed" else "mixed"
+    ids, _, mask = case.partition("-")
+    return ids, mask
+
+
+def make_batch(
+    plan: InputPlan, case: str, texts: Sequence[Sequence[int]] | None = None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """`input_ids` and `attention_mask`, int64 [batch, length], for one of the plan's cases.
+
+    The padding id stands where the mask is 0, and nowhere else among random ids. `texts` are the token ids of
+    one tokenised text a row, each at least `length` long; "text" needs them.
     """
     import numpy as np
 
+    kind, mask_kind = kinds_of(case)
     rng = np.random.default_rng([plan.seed, plan.batch, plan.length, 0])
-    shape = (plan.batch, plan.length)
-    ids = rng.integers(0, plan.vocab_size - 1, size=shape, dtype=np.int64)
-    ids[ids >= plan.pad_token_id] += 1
-    mask = np.ones(shape, dtype=np.int64)
-    if case == "padded":
+    ids = _ids(kind, plan, rng, texts)
+    mask = np.ones((plan.batch, plan.length), dtype=np.int64)
+    if mask_kind != "full":
         judged = {row: rank for rank, row in enumerate(judged_rows(plan))}
         for row in range(plan.batch):
-            kind = MASK_KINDS[judged.get(row, row) % len(MASK_KINDS)]
-            mask[row] = mask_row(kind, plan.length, rng)
-        ids[mask == 0] = plan.pad_token_id
+            rank = judged.get(row, row)
+            mask[row] = mask_row(
+                PADDED_MASKS[rank % len(PADDED_MASKS)] if mask_kind == "mixed" else mask_kind, plan.length, rng
+            )
+    if kind == "text" and mask_kind in ("right", "left"):  # a padded text begins behind its padding
+        for row in range(plan.batch):
+            ids[row, mask[row] == 1] = ids[row, : mask[row].sum()].copy()
+    ids[mask == 0] = plan.pad_token_id
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def _ids(
+    kind: str, plan: InputPlan, rng: np.random.Generator, texts: Sequence[Sequence[int]] | None
+) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    shape = (plan.batch, plan.length)
+    if kind == "text":
+        if texts is None:
+            raise ValueError("a case of text needs tokenised texts")
+        return np.array([texts[row][: plan.length] for row in range(plan.batch)], dtype=np.int64)
+    if kind == "zipf":
+        frequency = 1 / (np.arange(plan.vocab_size - 1) + 1 + MANDELBROT_SHIFT)
+        ids = rng.choice(plan.vocab_size - 1, size=shape, p=frequency / frequency.sum()).astype(np.int64)
+    else:
+        ids = rng.integers(0, plan.vocab_size - 1, size=shape, dtype=np.int64)
+    ids[ids >= plan.pad_token_id] += 1
+    return ids
 
 
 def mask_row(kind: str, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:

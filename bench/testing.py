@@ -174,9 +174,10 @@ class _Workbench:
         return backend
 
     def _inputs(self, shape: tuple[int, int], seed: int = 0) -> InputPlan:
-        from bench.inputs import InputPlan
+        from bench.inputs import InputPlan, timed_cases
 
-        return InputPlan(*shape, self.source.vocab_size, self.source.pad_token_id, seed, self.source.width)
+        vocabulary, padding, width = self.source.vocab_size, self.source.pad_token_id, self.source.width
+        return InputPlan(*shape, vocabulary, padding, seed, width, timed_cases(shape[1]))
 
     def _outputs(self, backend: Backend, batch: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         prepared = backend.prepare(batch)
@@ -283,9 +284,10 @@ class _Workbench:
                     self._outputs(backend, batch), expected, own, batch["attention_mask"], self.precision,
                     tolerance.atol, tolerance.rtol,
                 )  # fmt: skip
-                outcome, reason = verdict.verdict(figures, self.precision)
+                judged = verdict.judge(figures, tolerance)
                 _require(
-                    outcome in ("exact", "equivalent"), f"{backend.name} is {outcome} at {shape}, {case}: {reason}"
+                    judged["verdict"] in ("exact", "equivalent"),
+                    f"{backend.name} is {judged['verdict']} at {shape}, {case}: {judged['reason']}",
                 )
         for loaded in (backend, *references):
             loaded.close()

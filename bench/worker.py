@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import channel, inputs, machine, memory, timing
+from bench.parity import generation, judging
 from bench.spec import TimingPlan
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class Session:
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
-    Requests: hello, load, begin, turn, judge, end, evaluate.
+    Requests: hello, load, begin, turn, judge, end, evaluate, check, evaluate_generation,
+    check_generation.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -87,7 +89,7 @@ class Session:
 
     def do_begin(self, inputs_plan: dict[str, Any], plan: dict[str, Any], boundary: str = "device") -> dict[str, Any]:
         """Prepare a cell's inputs, make the first call, watch one, and warm up."""
-        self.inputs_plan = inputs.InputPlan(**inputs_plan)
+        self.inputs_plan = inputs.InputPlan.from_json(inputs_plan)
         self.plan = TimingPlan(**plan)
         self.boundary = boundary
         batch = inputs.make_batch(self.inputs_plan, "timed")
@@ -135,7 +137,7 @@ class Session:
             if case != "timed":
                 outputs, held = self._run_once(case)
             if reference is not None and yardstick is not None:
-                cases[case] = self._compare(case, outputs, Path(reference), Path(yardstick), atol, rtol)
+                cases[case] = self._figures(case, outputs, reference, yardstick, atol, rtol)
         if last == "timed":
             _, held = self._run_once(last)
         return {"cases": cases, "facts": facts, "memory": held}
@@ -153,20 +155,13 @@ class Session:
             held.pop("peak_process_bytes", None)
         return self.backend.fetch(outputs), held
 
-    def _compare(
-        self, case: str, outputs: dict[str, Any], reference: Path, yardstick: Path, atol: float, rtol: float
-    ) -> dict[str, Any]:
-        import numpy as np
-
-        from bench.parity import metrics
-
-        rows = inputs.judged_rows(self.inputs_plan)
-        mask = inputs.make_batch(self.inputs_plan, case)["attention_mask"][rows]
-        taken = {
-            name: array[rows] if len(array) == self.inputs_plan.batch else array for name, array in outputs.items()
-        }
-        with np.load(reference / f"{case}.npz") as expected, np.load(yardstick / f"{case}.npz") as eager:
-            return metrics.compare(taken, dict(expected), dict(eager), mask, self.args.precision, atol, rtol)
+    def _figures(
+        self, case: str, outputs: dict[str, Any], reference: str, yardstick: str, atol: float, rtol: float
+    ) -> list[dict[str, Any]]:
+        return judging.figures(
+            outputs, self.inputs_plan, case, Path(reference),
+            yardstick=yardstick, precision=self.args.precision, atol=atol, rtol=rtol,
+        )  # fmt: skip
 
     def do_end(self) -> dict[str, Any]:
         """Let go of the cell's inputs and outputs."""
@@ -176,21 +171,44 @@ class Session:
         self.backend.trim()
         return {}
 
-    def do_evaluate(self, inputs_plan: dict[str, Any], folder: str) -> dict[str, Any]:
-        """Write this backend's outputs for the judged rows of a cell into `folder`, a .npz a case."""
-        import numpy as np
+    def do_evaluate(
+        self, inputs_plan: dict[str, Any], folder: str, texts: list[list[int]] | None = None
+    ) -> dict[str, Any]:
+        """Write inputs and this backend's outputs for the judged rows of a shape into `folder`, case by case."""
+        plan = inputs.InputPlan.from_json(inputs_plan)
+        judging.evaluate(self.backend, plan, Path(folder), texts)
+        return {"rows": inputs.judged_rows(plan), **self._operations(plan)}
 
-        plan = inputs.InputPlan(**inputs_plan)
-        rows = inputs.judged_rows(plan)
-        for case in plan.cases:
-            batch = {name: array[rows] for name, array in inputs.make_batch(plan, case).items()}
-            outputs = self.backend.run(self.backend.prepare(batch))
-            self.backend.synchronize()
-            arrays: dict[str, Any] = self.backend.fetch(outputs)
-            np.savez(Path(folder) / f"{case}.npz", **arrays)
-        return {"rows": rows, **self._operations(plan, rows)}
+    def do_check(
+        self, inputs_plan: dict[str, Any], reference: str, yardstick: str, atol: float, rtol: float
+    ) -> dict[str, Any]:
+        """Figures by case, of calls on the inputs of a stored reference."""
+        plan = inputs.InputPlan.from_json(inputs_plan)
+        request = {"yardstick": yardstick, "precision": self.args.precision, "atol": atol, "rtol": rtol}
+        return {"cases": judging.check(self.backend, plan, Path(reference), request), "facts": self.backend.facts()}
 
-    def _operations(self, plan: inputs.InputPlan, rows: list[int]) -> dict[str, Any]:
+    def do_evaluate_generation(
+        self,
+        inputs_plan: dict[str, Any],
+        folder: str,
+        steps: int,
+        texts: list[list[int]] | None = None,
+        forced_by: str | None = None,
+    ) -> dict[str, Any]:
+        """Write this backend's greedy or forced continuation of each case's prompt into `folder`."""
+        plan = inputs.InputPlan.from_json(inputs_plan)
+        generation.evaluate(self.backend, plan, steps, Path(folder), texts, Path(forced_by) if forced_by else None)
+        return {"steps": steps}
+
+    def do_check_generation(
+        self, inputs_plan: dict[str, Any], reference: str, yardstick: str, atol: float, rtol: float
+    ) -> dict[str, Any]:
+        """Generated tokens and figures by case and way of generating."""
+        plan = inputs.InputPlan.from_json(inputs_plan)
+        request = {"yardstick": yardstick, "precision": self.args.precision, "atol": atol, "rtol": rtol}
+        return {"cases": generation.check(self.backend, plan, Path(reference), **request)}
+
+    def _operations(self, plan: inputs.InputPlan) -> dict[str, Any]:
         """What one call on the whole batch computes and reads, counted on one of its rows by the reference alone."""
         if self.args.precision != "fp64":
             return {}
@@ -198,7 +216,7 @@ class Session:
         from bench import operations
 
         module = getattr(self.backend, "module")  # noqa: B009 - the reference is eager's, which has one
-        batch = {name: array[rows[:1]] for name, array in inputs.make_batch(plan, "timed").items()}
+        batch = {name: array[:1] for name, array in inputs.make_batch(plan, "timed").items()}
         try:
             return operations.count(module, self.backend.prepare(batch), plan.batch)
         except Exception as error:  # whatever a model raises under the counter costs the floor, not the reference

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.sources import ModelError, ModelSource
+from exporters.sources import DECODERS, ModelError, ModelSource
 
 if TYPE_CHECKING:
     import torch
@@ -90,10 +91,19 @@ def wrap(model: Any) -> Any:
             super().__init__()
             self.model = model
             self.attention_implementation = model.config._attn_implementation
+            keeps = "past_key_values" in inspect.signature(model.forward).parameters
+            self.keeps_keys_and_values = keeps and model.config.model_type in DECODERS
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             output: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
             return output
+
+        def step(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
+            """The output for new tokens [batch, new], and their keys and values behind those in `cache`."""
+            output = self.model(
+                input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True
+            )
+            return output[0], output.past_key_values
 
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False

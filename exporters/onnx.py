@@ -21,10 +21,14 @@ def recipe_fields(*, precision: str, device: str) -> dict[str, Any]:
 
 def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Export in `recipe["precision"]`; writes model.onnx and model.onnx.data, and records the opset."""
+    module = open_checkpoint(checkpoint, "cpu", recipe["precision"])
+    return export_module(module, folder, [OUTPUT_OF_TASK[task_of(checkpoint)]])
+
+
+def export_module(module: Any, folder: Path, outputs: list[str]) -> dict[str, Any]:
+    """Write `module`, on the CPU and in eval mode, whose outputs are called `outputs`; returns the metadata."""
     import torch
 
-    module = open_checkpoint(checkpoint, "cpu", recipe["precision"])
-    output = OUTPUT_OF_TASK[task_of(checkpoint)]
     dynamic = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1)}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -34,14 +38,14 @@ def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[st
             dynamo=True,
             dynamic_shapes=dict.fromkeys(INPUTS, dynamic),
             input_names=list(INPUTS),
-            output_names=[output],
+            output_names=outputs,
             verbose=False,
         )
         assert program is not None
         program.save(str(folder / "model.onnx"), external_data=True)
     return {
         "inputs": list(INPUTS),
-        "outputs": [output],
+        "outputs": outputs,
         "opset": program.model.opset_imports[""],
         "nodes": sum(1 for _ in program.model.graph),
     }

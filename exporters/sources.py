@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from exporters.store import file_checksum
 
 WEIGHTS = ("auto", "random", "pretrained")
 TASKS = ("base", "lm")
@@ -153,7 +154,7 @@ class ModelSource:
             recipe["seed"] = self.seed
         else:
             assert self.folder is not None
-            recipe["weight_files"] = {path.name: _sha256(path) for path in weight_files(Path(self.folder))}
+            recipe["weight_files"] = {path.name: file_checksum(path) for path in weight_files(Path(self.folder))}
         return recipe
 
 
@@ -340,8 +341,3 @@ def _positions(config: dict[str, Any]) -> int | None:
 
 def _first_int(config: dict[str, Any], keys: tuple[str, ...]) -> int | None:
     return next((config[key] for key in keys if isinstance(config.get(key), int) and config[key] > 0), None)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

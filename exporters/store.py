@@ -61,6 +61,11 @@ class Artifact:
         """Size of the exporter's files."""
         return sum(int(entry["bytes"]) for entry in self.files.values())
 
+    @property
+    def checksum(self) -> str:
+        """Of names and contents of the exporter's files; the same wherever the artifact lies."""
+        return files_checksum({name: entry["sha256"] for name, entry in self.files.items()})
+
 
 def recipe_key(recipe: Mapping[str, Any]) -> str:
     """First 16 hex digits of the SHA-256 of the recipe as canonical JSON."""
@@ -129,7 +134,7 @@ class ArtifactStore:
                 return f"{name} is missing"
             if file.stat().st_size != entry["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
-            if _sha256(file) != entry["sha256"]:
+            if file_checksum(file) != entry["sha256"]:
                 return f"{name} fails its checksum"
         return None
 
@@ -203,7 +208,9 @@ class ArtifactStore:
             "key": recipe_key(recipe),
             "recipe": recipe,
             "metadata": metadata,
-            "files": {str(p.relative_to(folder)): {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in files},
+            "files": {
+                str(p.relative_to(folder)): {"sha256": file_checksum(p), "bytes": p.stat().st_size} for p in files
+            },
             "export_seconds": round(seconds, 3),
         }
         manifest = json.loads(json.dumps(manifest))
@@ -292,6 +299,12 @@ def _checksum(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def files_checksum(checksums: Mapping[str, str]) -> str:
+    """SHA-256 over the names of an artifact's files and their own checksums."""
+    return hashlib.sha256(json.dumps(dict(checksums), sort_keys=True).encode()).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

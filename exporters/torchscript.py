@@ -21,13 +21,18 @@ def recipe_fields(*, precision: str, device: str) -> dict[str, Any]:
 
 def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Trace and freeze on `recipe["device"]` in `recipe["precision"]`; writes model.pt."""
+    module = open_checkpoint(checkpoint, recipe["device"], recipe["precision"])
+    return export_module(module, folder, [OUTPUT_OF_TASK[task_of(checkpoint)]], recipe["device"])
+
+
+def export_module(module: Any, folder: Path, outputs: list[str], device: str) -> dict[str, Any]:
+    """Write `module`, on `device` and in eval mode, whose outputs are called `outputs`; returns the metadata."""
     import torch
 
-    module = open_checkpoint(checkpoint, recipe["device"], recipe["precision"])
     with warnings.catch_warnings(), torch.no_grad():
         # The traced branches depend on which arguments are given and never on the shape; parity
         # at other shapes than the traced one is judged for every cell.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        traced = torch.jit.trace(module, example_inputs(recipe["device"]), check_trace=False)
+        traced = torch.jit.trace(module, example_inputs(device), check_trace=False)
         torch.jit.freeze(traced).save(str(folder / "model.pt"))
-    return {"inputs": list(INPUTS), "outputs": [OUTPUT_OF_TASK[task_of(checkpoint)]]}
+    return {"inputs": list(INPUTS), "outputs": outputs}

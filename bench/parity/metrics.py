@@ -7,32 +7,38 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    Arrays = dict[str, np.ndarray[Any, Any]]
+    Array = np.ndarray[Any, Any]
+    Arrays = dict[str, Array]
 
+#: The output whose last axis is a distribution over the vocabulary.
+LOGITS = "logits"
 #: Relative differences are against this much of the reference's largest magnitude at the least.
 RELATIVE_FLOOR = 1e-3
 NUMPY_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "float32", "int8": "float32"}
+#: Tokens from which on the error of one unit over them is judged: below, its spread is that of single values.
+LEAST_TOKENS_OF_A_UNIT = 32
+#: Candidates whose set is compared at each position of a language model.
+TOP_K = 5
 
 
 def compare(
     outputs: Arrays,
     reference: Arrays,
     yardstick: Arrays,
-    mask: np.ndarray[Any, Any],
+    mask: Array,
     precision: str,
     atol: float,
     rtol: float,
-) -> dict[str, Any]:
-    """Figures of the worst output: `outputs` against `reference`, both [rows, length, width] by name.
+) -> list[dict[str, Any]]:
+    """Figures of each output: `outputs` against `reference`, both [rows, positions, width] by name.
 
-    `yardstick` holds eager's outputs at the same precision; only positions where `mask`
-    [rows, length] is 1 count. A missing or extra output, another shape or another dtype is
-    reported as `mismatch`.
+    `yardstick` holds eager's outputs at the same precision; only positions where `mask` [rows, positions] is 1
+    count, and what lies elsewhere is told apart. A missing or extra output, another shape or another dtype is
+    reported as `mismatch`, of all outputs in one entry.
     """
     if mismatch := _mismatch(outputs, reference, precision):
-        return {"mismatch": mismatch, "compared": 0}
-    figures = [_figures(name, outputs[name], reference[name], yardstick[name], mask, atol, rtol) for name in reference]
-    return max(figures, key=lambda entry: (entry["max_abs_error"] is None, entry["max_abs_error"] or 0.0))
+        return [{"mismatch": mismatch, "compared": 0}]
+    return [_figures(name, outputs[name], reference[name], yardstick[name], mask, atol, rtol) for name in reference]
 
 
 def _mismatch(outputs: Arrays, reference: Arrays, precision: str) -> str | None:
@@ -48,10 +54,10 @@ def _mismatch(outputs: Arrays, reference: Arrays, precision: str) -> str | None:
 
 def _figures(
     name: str,
-    output: np.ndarray[Any, Any],
-    reference: np.ndarray[Any, Any],
-    yardstick: np.ndarray[Any, Any],
-    mask: np.ndarray[Any, Any],
+    output: Array,
+    reference: Array,
+    yardstick: Array,
+    mask: Array,
     atol: float,
     rtol: float,
 ) -> dict[str, Any]:
@@ -68,30 +74,119 @@ def _figures(
     }
     if figures["nonfinite"] or figures["reference_nonfinite"] or not ours.size:
         return figures
-    error = np.abs(ours - theirs)
-    eager_error = yardstick[kept].astype(np.float64) - theirs
+    difference = ours - theirs
+    error = np.abs(difference)
+    eagers = yardstick[kept].astype(np.float64)
     worst = int(np.argmax(error))
     token, unit = divmod(worst, error.shape[-1])
-    row, position = (int(index[token]) for index in np.nonzero(kept))
+    places = np.argwhere(kept)
     floor = RELATIVE_FLOOR * np.abs(theirs).max()
     masked = np.abs(output[~kept].astype(np.float64) - reference[~kept])
-    return figures | {
+    figures |= {
+        "tokens": len(ours),
         "max_abs_error": float(error.max()),
-        "max_abs_at": [row, position, unit],
+        "max_abs_at": [*_ints(places[token]), unit],
         "max_rel_error": float((error / np.maximum(np.abs(theirs), floor)).max()) if floor else 0.0,
         "mean_abs_error": float(error.mean()),
         "p99_abs_error": float(np.quantile(error, 0.99)),
-        "rmse": float(np.sqrt(np.mean(error**2))),
-        "rmse_eager": float(np.sqrt(np.mean(eager_error**2))),
-        "rms_reference": float(np.sqrt(np.mean(theirs**2))),
+        "rms_reference": _rms(theirs),
         "min_cosine": _least_cosine(ours, theirs),
         "out_of_tolerance": float(np.mean(error > atol + rtol * np.abs(theirs))),
         "identical_to_eager": bool(np.array_equal(output[kept], yardstick[kept])),
         "masked_max_abs_error": float(masked.max()) if masked.size and np.isfinite(masked).all() else None,
     }
+    figures |= against_eager(difference, eagers - theirs)
+    figures["worst_token"] = _ints(places[figures["worst_token"]])
+    return figures | (_of_logits(ours, theirs, eagers) if name == LOGITS else {})
 
 
-def _least_cosine(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
+def _ints(values: Array) -> list[int]:
+    return [int(value) for value in values]
+
+
+def _rms(values: Array, axis: int | None = None) -> Any:
+    import numpy as np
+
+    found = np.sqrt(np.mean(values**2, axis=axis))
+    return float(found) if axis is None else found
+
+
+def against_eager(difference: Array, eagers: Array) -> dict[str, Any]:
+    """RMSE of `difference` and of eager's own, both [tokens, width], and the largest ratio of the two in one place.
+
+    A token's RMSE is over its units and a unit's over the tokens; each is held against eager's at the same place,
+    or eager's overall where that is larger. A fault in one place is lost in the overall figure and not in these.
+    An entry is None where eager's errors are all 0, and the unit's where tokens are too few.
+    """
+    import numpy as np
+
+    eager_rmse = _rms(eagers)
+    by_token = _rms(difference, axis=-1)
+    figures: dict[str, Any] = {
+        "rmse": _rms(difference),
+        "rmse_eager": eager_rmse,
+        "rmse_ratio": None,
+        "token_ratio": None,
+        "worst_token": int(np.argmax(by_token)),
+        "unit_ratio": None,
+        "worst_unit": None,
+    }
+    if not eager_rmse:
+        return figures
+    of_tokens = by_token / np.maximum(_rms(eagers, axis=-1), eager_rmse)
+    figures |= {
+        "rmse_ratio": figures["rmse"] / eager_rmse,
+        "token_ratio": float(of_tokens.max()),
+        "worst_token": int(np.argmax(of_tokens)),
+    }
+    if len(difference) >= LEAST_TOKENS_OF_A_UNIT:
+        of_units = _rms(difference, axis=0) / np.maximum(_rms(eagers, axis=0), eager_rmse)
+        figures |= {"unit_ratio": float(of_units.max()), "worst_unit": int(np.argmax(of_units))}
+    return figures
+
+
+def _of_logits(ours: Array, theirs: Array, eagers: Array) -> dict[str, Any]:
+    """Figures on distributions over the vocabulary; all arguments [tokens, vocabulary].
+
+    KL divergence is of the reference's distribution from ours, in nats. A position where the most likely token is
+    another is a near-tie when the reference's margin between its first and second is at most twice eager's largest
+    error there: eager itself may flip it.
+    """
+    import numpy as np
+
+    log_theirs, log_ours = _log_softmax(theirs), _log_softmax(ours)
+    divergence = np.maximum((np.exp(log_theirs) * (log_theirs - log_ours)).sum(axis=-1), 0.0)
+    count = min(TOP_K, theirs.shape[-1] - 1)
+    best = np.argpartition(-theirs, range(count + 1), axis=-1)[:, : count + 1]
+    rows = np.arange(len(theirs))
+    margins = theirs[rows, best[:, 0]] - theirs[rows, best[:, 1]]
+    flips = ours.argmax(axis=-1) != best[:, 0]
+    near = flips & (margins <= 2 * np.abs(eagers - theirs).max(axis=-1))
+    ours_best = np.argpartition(-ours, count - 1, axis=-1)[:, :count]
+    overlap = [len(np.intersect1d(one, other)) / count for one, other in zip(best[:, :count], ours_best, strict=True)]
+    return {
+        "kl_mean": float(divergence.mean()),
+        "kl_max": float(divergence.max()),
+        "top1_n": len(ours),
+        "top1_agreement": float(1 - flips.mean()),
+        "top1_flips": int(flips.sum()),
+        "top1_near_ties": int(near.sum()),
+        "top1_margin_at_flips": float(margins[flips].max()) if flips.any() else None,
+        "margin_median": float(np.median(margins)),
+        "top_k": count,
+        "top_k_overlap": float(np.mean(overlap)),
+    }
+
+
+def _log_softmax(logits: Array) -> Array:
+    import numpy as np
+
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def _least_cosine(ours: Array, theirs: Array) -> float:
     """Smallest cosine of two token vectors, [tokens, width] each."""
     import numpy as np
 

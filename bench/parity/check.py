@@ -1,0 +1,353 @@
+"""`check_parity`: is each backend still the same model? One certificate from one matrix of inputs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import corpus, machine, worker
+from bench.channel import Worker, WorkerError
+from bench.errors import UserError
+from bench.inputs import MASKS, kinds_of
+from bench.parity import matrix as matrices
+from bench.parity.certificate import Certificate, Judgement
+from bench.parity.generation import PROMPT_LENGTH
+from bench.parity.matrix import Matrix
+from bench.parity.verdict import TOLERANCES, Tolerance, badness, judge
+from bench.preparation import Preparation
+from bench.references import GENERATION
+from bench.spec import (
+    DAY_SECONDS,
+    Contestant,
+    Grid,
+    Shape,
+    check_lengths,
+    check_seed,
+    parse_contestants,
+    parse_sizes,
+)
+from exporters import sources, tokenizer
+from exporters.store import Artifact, ArtifactStore, file_checksum, recipe_key
+
+Say = Callable[[str], None]
+#: Options that replace a tolerance's own values, and the field of `Tolerance` that each sets.
+OVERRIDES = {"--atol": "atol", "--rtol": "rtol", "--max-kl": "max_kl", "--min-top1": "min_top1"}
+OF_LOGITS = ("--max-kl", "--min-top1")
+DEFAULT_NEW_TOKENS = 16
+
+
+def check_parity(
+    model: str,
+    *,
+    backends: str | Iterable[str] = ("eager", "onnx", "torchscript"),
+    precisions: str | Iterable[str] = ("fp32",),
+    task: str = "base",
+    batches: str | Iterable[int] = matrices.DEFAULT_BATCHES,
+    lengths: str | Iterable[int] | None = None,
+    masks: str | Iterable[str] = MASKS,
+    text_tokenizer: str | Path | None = None,
+    new_tokens: int | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    max_kl: float | None = None,
+    min_top1: float | None = None,
+    bisect: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    weights: str = "auto",
+    seed: int = 0,
+    timeout: float = 900.0,
+    artifacts: str | Path = "artifacts",
+    say: Say = lambda line: None,
+) -> Certificate:
+    """Judge `model` on every backend and precision against eager in float64; returns the Certificate.
+
+    The matrix is `batches` × `lengths` (tokens; by default 1, 16, 37 and the largest) × random and tokenised ids ×
+    `masks`. `text_tokenizer` is a tokenizer.json or a folder with one, for models that have none of their own.
+    With task "lm" a decoder also generates `new_tokens` tokens greedily. `atol`, `rtol`, `max_kl` (nats) and
+    `min_top1` (share) replace the values of `TOLERANCES` for every precision. `bisect` looks for the first layer and
+    node of what is broken. Raises UserError before anything
+    starts, and BenchError when the check cannot go on.
+    """
+    contestants = parse_contestants(backends, precisions)
+    overrides = checked_overrides({"--atol": atol, "--rtol": rtol, "--max-kl": max_kl, "--min-top1": min_top1}, task)
+    batch_sizes = parse_sizes(batches, "--batches")
+    length_sizes = None if lengths is None else parse_sizes(lengths, "--lengths")
+    kinds_of_masks = matrices.parse_masks(masks)
+    check_seed(seed)
+    check_timeout(timeout)
+    budget = machine.thread_budget(threads)
+    settled_device = machine.settle_device(device)
+    source = sources.resolve(model, weights=weights, task=task, seed=seed)
+    shapes = tuple(
+        Shape(batch, length)
+        for batch in batch_sizes
+        for length in length_sizes or matrices.default_lengths(source.positions)
+    )
+    check_lengths(shapes, model, source.positions)
+    file = tokenizer_of(source, text_tokenizer)
+    if file is not None:
+        tokenizer.encode(file, corpus.texts(1, seed), PROMPT_LENGTH, source.vocab_size)  # is it this model's?
+    notes = [] if file else [
+        "no tokenizer lies beside this model: in place of text, ids are drawn by Zipf's law; --tokenizer names one"
+    ]  # fmt: skip
+    plan = Matrix(
+        ids=("random", "text" if file else "zipf"),
+        masks=kinds_of_masks,
+        tokenizer=file,
+        new_tokens=_new_tokens(new_tokens, source, task),
+    )
+    certificate = Certificate(
+        grid=Grid(model, contestants, shapes, settled_device, budget, source.weights, task, seed),
+        ids=plan.ids,
+        masks=plan.masks,
+        tokenizer=file_checksum(file) if file else None,
+        new_tokens=plan.new_tokens,
+        overrides=overrides,
+        tolerances=tolerances(contestants, overrides),
+        origin=source.origin,
+        weights_checksum=recipe_key(source.recipe()),
+        fingerprint=machine.fingerprint(),
+        command="",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        notes=notes,
+    )
+    certificate.command = _command_of(certificate, text_tokenizer)
+    store = ArtifactStore(Path(artifacts))
+    store.prepare()
+    with store.in_use():
+        prepared = Preparation(certificate.grid, source, store, timeout, say, plan)
+        prepared.make()
+        for contestant in contestants:
+            found = Examination(prepared, contestant, certificate.tolerances[contestant.precision]).judgement()
+            if bisect and found.verdict == "broken":
+                found.bisection = bisection_of(prepared, found)
+            certificate.judgements.append(found)
+            say(f"{found.label}: {found.verdict}: {found.reason}")
+    return certificate
+
+
+def _command_of(certificate: Certificate, text_tokenizer: str | Path | None) -> str:
+    """The command line that makes such a certificate."""
+    grid = certificate.grid
+    options: dict[str, Any] = {
+        "--model": grid.model,
+        "--backends": ",".join(dict.fromkeys(contestant.label for contestant in grid.contestants)),
+        "--precisions": ",".join(certificate.tolerances),
+        "--task": grid.task,
+        "--batches": ",".join(str(batch) for batch in dict.fromkeys(shape.batch for shape in grid.shapes)),
+        "--lengths": ",".join(str(length) for length in dict.fromkeys(shape.length for shape in grid.shapes)),
+        "--masks": ",".join(certificate.masks),
+        "--device": grid.device,
+        "--threads": grid.threads,
+        "--weights": grid.weights,
+        "--seed": grid.seed,
+    }
+    if text_tokenizer is not None:
+        options["--tokenizer"] = text_tokenizer
+    if certificate.new_tokens:
+        options["--new-tokens"] = certificate.new_tokens
+    options |= {
+        option: certificate.overrides[name] for option, name in OVERRIDES.items() if name in certificate.overrides
+    }
+    return shlex.join(["bench", "parity", *(str(part) for option in options.items() for part in option)])
+
+
+def checked_overrides(given: Mapping[str, float | None], task: str) -> dict[str, float]:
+    """Those options that were given, by field of `Tolerance`; raises UserError for what cannot be."""
+    found = {}
+    for option, value in given.items():
+        if value is None:
+            continue
+        if option in OF_LOGITS and task != "lm":
+            raise UserError(f"{option} is about a language model's head; add --task lm")
+        if not 0 <= value < float("inf"):
+            raise UserError(f"{option} {value} is no number from 0 on; use e.g. {option} 0.001")
+        if option == "--min-top1" and value > 1:
+            raise UserError(f"{option} {value} is above 1; it is a share, e.g. 0.99")
+        found[OVERRIDES[option]] = float(value)
+    return found
+
+
+def tolerances(contestants: Iterable[Contestant], overrides: Mapping[str, float]) -> dict[str, Tolerance]:
+    """What each precision may differ by, with the user's own values in place."""
+    return {c.precision: replace(TOLERANCES[c.precision], **overrides) for c in contestants}
+
+
+def check_timeout(seconds: float) -> None:
+    """Raise UserError for a time that no worker can be waited for."""
+    if not 0 < seconds <= DAY_SECONDS:
+        raise UserError(f"--timeout {seconds} is not above 0 and at most a day; use 60 or more")
+
+
+def tokenizer_of(source: sources.ModelSource, given: str | Path | None) -> Path | None:
+    """The tokenizer file that the user named, or the model's own; None for none."""
+    if given is not None:
+        if (found := tokenizer.find(given)) is None:
+            raise UserError(
+                f"--tokenizer {str(given)!r} is no tokenizer.json and has none; give a model folder with one"
+            )
+        return found
+    return tokenizer.find(source.folder) if source.folder else None
+
+
+def _new_tokens(given: int | None, source: sources.ModelSource, task: str) -> int:
+    """Tokens to generate: only a decoder with its head generates."""
+    generates = task == "lm" and source.key_value_bytes(1, "fp32") is not None
+    if given is None:
+        wanted = DEFAULT_NEW_TOKENS if generates else 0
+        return min(wanted, max(0, (source.positions or wanted + PROMPT_LENGTH) - PROMPT_LENGTH))
+    if given < 0:
+        raise UserError(f"--new-tokens {given} is below 0; use 0 for none")
+    if given and not generates:
+        why = "add --task lm" if task != "lm" else f"{source.name} is no decoder"
+        raise UserError(f"--new-tokens {given}: only a decoder with its head generates; {why}")
+    if source.positions is not None and given + PROMPT_LENGTH > source.positions:
+        raise UserError(
+            f"--new-tokens {given} and a prompt of {PROMPT_LENGTH} exceed the {source.positions} positions of "
+            f"{source.name}; use --new-tokens ≤ {source.positions - PROMPT_LENGTH}"
+        )
+    return given
+
+
+class Examination:
+    """One contestant's run through the matrix, in a worker of its own that is started again where it dies."""
+
+    def __init__(
+        self, prepared: Preparation, contestant: Contestant, tolerance: Tolerance, artifact: Artifact | None = None
+    ) -> None:
+        self.prepared, self.contestant, self.tolerance = prepared, contestant, tolerance
+        self.artifact = artifact or prepared.artifacts.get(contestant)
+        self.worker: Worker | None = None
+        self.found = Judgement(contestant, "unjudged", "")
+
+    def judgement(self) -> Judgement:
+        """The verdict, figures and facts of this contestant."""
+        if self.contestant in self.prepared.refused:
+            refusal = self.prepared.refused[self.contestant]
+            return self._unjudged(f"{refusal.status}: {refusal.reason}", refusal)
+        if not self.prepared.classes[self.contestant].computes_the_model:
+            return self._unjudged(f"unsupported: {self.contestant.label} computes no model")
+        assert self.artifact is not None
+        files = {name: str(entry["sha256"]) for name, entry in self.artifact.files.items()}
+        self.found.artifact = {
+            "format": self.artifact.format, "checksum": self.artifact.checksum, "files": files,
+        }  # fmt: skip
+        try:
+            for shape in self.prepared.grid.shapes:
+                self._check_shape(shape)
+            if self.prepared.judged_by.matrix.new_tokens:
+                self._check_generation()
+        except WorkerError as error:
+            return self._unjudged(f"{error.status}: {self.contestant.label} did not load: {error.reason}", error)
+        finally:
+            self._kill()
+        return self._conclude()
+
+    def _unjudged(self, reason: str, error: WorkerError | None = None) -> Judgement:
+        self.found.verdict, self.found.reason = "unjudged", reason
+        self.found.failure = dict(error.details) if error else {}
+        return self.found
+
+    def _kill(self) -> None:
+        if self.worker is not None:
+            self.worker.kill()
+            self.worker = None
+
+    def _start(self) -> Worker:
+        """The loaded worker; raises WorkerError where it does not load."""
+        if self.worker is None:
+            grid, who = self.prepared.grid, self.contestant
+            assert self.artifact is not None
+            self.worker = worker.start(
+                who.backend, who.variant, who.precision, grid.device, self.artifact.path, grid.threads,
+                self.prepared.store.root,
+            )  # fmt: skip
+            self.found.versions = self._ask({"op": "hello"})["versions"]
+            self._ask({"op": "load"})
+        return self.worker
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        assert self.worker is not None
+        try:
+            return self.worker.request(request, self.prepared.timeout_seconds)
+        except WorkerError as error:
+            if error.is_gone:
+                self._kill()
+            raise
+
+    def _request(self, key: Shape | str) -> dict[str, Any] | str:
+        """What the worker is told of reference and tolerance, or why there is no reference."""
+        pair = self.prepared.judged_by.pair(self.contestant.precision, key)
+        if isinstance(pair, str):
+            return pair
+        reference, yardstick = pair
+        return {
+            "reference": str(reference.path),
+            "yardstick": str(yardstick.path),
+            "atol": self.tolerance.atol,
+            "rtol": self.tolerance.rtol,
+        }
+
+    def _check_shape(self, shape: Shape) -> None:
+        request = self._request(shape)
+        where = {"batch": shape.batch, "length": shape.length}
+        if isinstance(request, str):
+            self.found.cases.append({"name": str(shape), "verdict": "unjudged", "reason": request, **where})
+            return
+        self._start()
+        try:
+            plan = self.prepared.judged_by.inputs(shape)
+            reply = self._ask({"op": "check", "inputs_plan": plan, **request})
+        except WorkerError as error:
+            reason = f"{error.status}: {error.reason}"
+            entry = {"name": str(shape), "verdict": "unjudged", "reason": reason, **where, "failure": error.details}
+            self.found.cases.append(entry)
+            return
+        self.found.facts = reply["facts"]
+        for case, outputs in reply["cases"].items():
+            ids, mask = kinds_of(case)
+            name = f"{shape} {ids}, {mask}"
+            self.found.cases.append({"name": name, **where, "ids": ids, "mask": mask, **judge(outputs, self.tolerance)})
+
+    def _check_generation(self) -> None:
+        request = self._request(GENERATION)
+        if isinstance(request, str):
+            self.found.generation.append({"name": GENERATION, "verdict": "unjudged", "reason": request})
+            return
+        self._start()
+        try:
+            reply = self._ask({"op": "check_generation", "inputs_plan": self.prepared.judged_by.prompts(), **request})
+        except WorkerError as error:
+            reason = f"{error.status}: {error.reason}"
+            self.found.generation.append({"name": GENERATION, "verdict": "unjudged", "reason": reason})
+            return
+        for name, entry in reply["cases"].items():
+            judged = judge(entry.pop("figures"), self.tolerance)
+            if entry["diverges_at"] is not None and not entry["is_near_tie"] and judged["verdict"] != "lossy":
+                judged |= {
+                    "verdict": "broken",
+                    "reason": f"token {entry['diverges_at'] + 1} is another, by a margin of {entry['margin']:.1e} "
+                    "that eager's own error does not explain",
+                }
+            self.found.generation.append({"name": name, **entry, **judged})
+
+    def _conclude(self) -> Judgement:
+        """Order the cases and take the worst for the verdict."""
+        self.found.cases.sort(key=badness, reverse=True)
+        self.found.generation.sort(key=badness, reverse=True)
+        entries = [*self.found.cases, *self.found.generation]
+        if not entries:
+            return self._unjudged("nothing was compared")
+        worst = max(entries, key=badness)
+        self.found.verdict, self.found.reason = worst["verdict"], f"{worst['name']}: {worst['reason']}"
+        return self.found
+
+
+def bisection_of(prepared: Preparation, judgement: Judgement) -> dict[str, Any]:
+    """Where the outputs of a broken backend begin to differ."""
+    raise NotImplementedError

@@ -1,0 +1,166 @@
+"""Greedy generation, token by token and teacher-forced. Runs in a worker, on NumPy arrays.
+
+Without a cache every step is a pass over prompt and all tokens so far, at one shape: what is not there yet is right
+padding, which a causal model does not see. With one, a step is a pass over the new token alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import inputs
+from bench.inputs import InputPlan
+from bench.parity import judging, metrics
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from backends.base import Backend
+
+    Array = np.ndarray[Any, Any]
+    #: Logits [vocabulary] behind the ids [1, length] that it is given.
+    Next = Callable[[Array], Array]
+
+PROMPT_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model made of a prompt: `tokens` int64 [steps] and the `logits` [steps, vocabulary] that they were
+    taken from."""
+
+    tokens: Array
+    logits: Array
+
+
+def continue_greedily(next_logits: Next, prompt: Array, steps: int, forced: Array | None = None) -> Continuation:
+    """`steps` tokens behind `prompt` [1, length], each the most likely one, or those of `forced` [steps]."""
+    import numpy as np
+
+    ids, tokens, logits = prompt, [], []
+    for step in range(steps):
+        logits.append(next_logits(ids))
+        tokens.append(int(logits[-1].argmax()))
+        follows = tokens[-1] if forced is None else int(forced[step])
+        ids = np.concatenate([ids, np.array([[follows]], dtype=np.int64)], axis=1)
+    return Continuation(np.array(tokens, dtype=np.int64), np.stack(logits))
+
+
+def by_full_passes(backend: Backend, length: int, pad_token_id: int) -> Next:
+    """Passes over everything so far, padded to `length`."""
+    import numpy as np
+
+    def next_logits(ids: Array) -> Array:
+        padding = length - ids.shape[1]
+        batch = {
+            "input_ids": np.pad(ids, ((0, 0), (0, padding)), constant_values=pad_token_id),
+            "attention_mask": np.pad(np.ones_like(ids), ((0, 0), (0, padding))),
+        }
+        found: Array = _logits(judging.run(backend, batch))[0, ids.shape[1] - 1]
+        return found
+
+    return next_logits
+
+
+def by_cache(backend: Backend) -> Next:
+    """Passes over the tokens that are new since the last call, with keys and values of the earlier ones kept."""
+    import numpy as np
+
+    seen, cache = 0, None
+
+    def next_logits(ids: Array) -> Array:
+        nonlocal seen, cache
+        batch = {"input_ids": ids[:, seen:], "attention_mask": np.ones_like(ids)}
+        outputs, cache = backend.step(backend.prepare(batch), cache)
+        backend.synchronize()
+        seen = ids.shape[1]
+        found: Array = _logits(backend.fetch(outputs))[0, -1]
+        return found
+
+    return next_logits
+
+
+def _logits(outputs: dict[str, Array]) -> Array:
+    return outputs[metrics.LOGITS]
+
+
+def evaluate(
+    backend: Backend,
+    plan: InputPlan,
+    steps: int,
+    folder: Path,
+    texts: Sequence[Sequence[int]] | None,
+    forced_by: Path | None,
+) -> None:
+    """Write each case's prompt, greedy tokens and their logits, by full passes, into `folder`.
+
+    With `forced_by`, the folder of the float64 reference, the tokens that follow are the ones that stand there.
+    """
+    import numpy as np
+
+    for case in plan.cases:
+        prompt = inputs.make_batch(plan, case, texts)["input_ids"]
+        forced = None if forced_by is None else _read(forced_by, case)[1].tokens
+        passes = by_full_passes(backend, plan.length + steps, plan.pad_token_id)
+        found = continue_greedily(passes, prompt, steps, forced)
+        np.savez(folder / f"{case}.npz", prompt=prompt, tokens=found.tokens, logits=found.logits)
+
+
+def _read(folder: Path, case: str) -> tuple[Array, Continuation]:
+    """A case's prompt [1, length], and what `evaluate` made of it."""
+    import numpy as np
+
+    with np.load(folder / f"{case}.npz") as stored:
+        return stored["prompt"], Continuation(stored["tokens"], stored["logits"])
+
+
+def check(
+    backend: Backend, plan: InputPlan, reference: Path, *, yardstick: str, precision: str, atol: float, rtol: float
+) -> dict[str, Any]:
+    """For each case, by full passes and by the cache where there is one: what was generated, and figures of the
+    steps when the reference's tokens are forced on it.
+    """
+    import numpy as np
+
+    found = {}
+    for case in plan.cases:
+        (prompt, expected), (_, eager) = _read(reference, case), _read(Path(yardstick), case)
+        steps = len(expected.tokens)
+        ways: dict[str, Callable[[], Next]] = {
+            "full passes": partial(by_full_passes, backend, plan.length + steps, plan.pad_token_id)
+        }
+        if backend.has_cache():
+            ways["cache"] = partial(by_cache, backend)
+        for way, begin in ways.items():
+            free = continue_greedily(begin(), prompt, steps)
+            forced = continue_greedily(begin(), prompt, steps, expected.tokens)
+            figures = metrics.compare(
+                {metrics.LOGITS: forced.logits[None]},
+                {metrics.LOGITS: expected.logits[None]},
+                {metrics.LOGITS: eager.logits[None]},
+                np.ones((1, steps), dtype=np.int64),
+                precision,
+                atol,
+                rtol,
+            )
+            found[f"{case}, {way}"] = {"figures": figures, **_divergence(free, expected, eager)}
+    return found
+
+
+def _divergence(free: Continuation, expected: Continuation, eager: Continuation) -> dict[str, Any]:
+    """Where greedy tokens leave the reference's, and whether eager's own error could have done that."""
+    import numpy as np
+
+    differing = np.flatnonzero(free.tokens != expected.tokens)
+    found: dict[str, Any] = {"steps": len(expected.tokens), "tokens": free.tokens.tolist(), "diverges_at": None}
+    if not len(differing):
+        return found
+    step = int(differing[0])
+    first, second = np.sort(expected.logits[step])[::-1][:2]
+    error = np.abs(eager.logits[step].astype(np.float64) - expected.logits[step]).max()
+    margin = float(first - second)
+    return found | {"diverges_at": step, "margin": margin, "is_near_tie": bool(margin <= 2 * error)}

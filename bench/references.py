@@ -1,0 +1,169 @@
+"""What backends are judged by: eager's outputs in float64 and at each precision, kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench import corpus, worker
+from bench.channel import Worker, WorkerError
+from bench.errors import UserError
+from bench.inputs import VERSION as INPUTS_VERSION
+from bench.inputs import InputPlan
+from bench.parity.generation import PROMPT_LENGTH
+from bench.parity.matrix import Matrix
+from bench.spec import Grid, Shape
+from exporters.sources import ModelSource
+from exporters.store import Artifact, ArtifactStore, file_checksum
+from exporters.tokenizer import encode
+
+Say = Callable[[str], None]
+
+#: The precision of the reference, which is computed on the CPU.
+REFERENCE_PRECISION = "fp64"
+#: The precision of eager that stands for one that eager does not have; int8 keeps activations in fp32.
+YARDSTICKS = {"int8": "fp32"}
+#: Raise when what is stored beside a reference's outputs changes.
+VERSION = 3
+#: Stands in place of a shape for what was generated.
+GENERATION = "generation"
+
+Key = Shape | str
+
+
+class References:
+    """Eager's outputs for the judged inputs of every shape, by precision; each in the store under its own recipe."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        source: ModelSource,
+        store: ArtifactStore,
+        timeout_seconds: float,
+        say: Say,
+        matrix: Matrix,
+    ) -> None:
+        self.grid, self.source, self.store, self.matrix = grid, source, store, matrix
+        self.timeout_seconds, self.say = timeout_seconds, say
+        self.found: dict[tuple[str, Key], Artifact | str] = {}
+        """Stored outputs by precision and shape, or `GENERATION`; or why there are none."""
+
+    def pair(self, precision: str, key: Key) -> tuple[Artifact, Artifact] | str:
+        """The float64 reference and eager's own outputs at `precision`, or why one of them is missing."""
+        reference = self.found.get((REFERENCE_PRECISION, key), "none was computed")
+        yardstick = self.found.get((YARDSTICKS.get(precision, precision), key), "none was computed")
+        if isinstance(reference, str) or isinstance(yardstick, str):
+            return f"there is no reference: {reference if isinstance(reference, str) else yardstick}"
+        return reference, yardstick
+
+    def inputs(self, shape: Shape) -> dict[str, Any]:
+        """The plan of a shape's inputs, as a request to a worker carries it."""
+        return asdict(self._plan(shape, self.matrix.cases(shape), self.matrix.most_rows(shape)))
+
+    def prompts(self) -> dict[str, Any]:
+        """The plan of the prompts that generation is judged on."""
+        return asdict(self._plan(Shape(1, PROMPT_LENGTH), self.matrix.prompts(), 1))
+
+    def _plan(self, shape: Shape, cases: tuple[str, ...], most_rows: int) -> InputPlan:
+        return InputPlan(
+            batch=shape.batch,
+            length=shape.length,
+            vocab_size=self.source.vocab_size,
+            pad_token_id=self.source.pad_token_id,
+            seed=self.grid.seed,
+            output_width=self.source.vocab_size if self.grid.task == "lm" else self.source.width,
+            cases=cases,
+            most_rows=most_rows,
+        )
+
+    def make(self, weights: Artifact, precisions: Sequence[str]) -> None:
+        """Bring the reference, and eager's own outputs at each of `precisions`, into the store; none for none."""
+        if precisions:
+            self._evaluate(weights, REFERENCE_PRECISION, "cpu")
+        for precision in dict.fromkeys(YARDSTICKS.get(name, name) for name in precisions):
+            self._evaluate(weights, precision, self.grid.device)
+
+    def _evaluate(self, weights: Artifact, precision: str, device: str) -> None:
+        keys: list[Key] = [*self.grid.shapes, *([GENERATION] if self.matrix.new_tokens else [])]
+        recipes = {key: self._recipe(weights, key, precision, device) for key in keys}
+        drop_damaged(self.store, list(recipes.values()), self.say)
+        missing = [key for key, recipe in recipes.items() if self.store.find(recipe) is None]
+        if missing:
+            what = "the float64 reference" if precision == REFERENCE_PRECISION else f"eager's own error at {precision}"
+            self.say(f"computing {what} for {', '.join(str(key) for key in missing)}")
+        process: Worker | None = None
+        try:
+            for key in missing:
+                try:
+                    process = process or self._start_eager(weights, precision, device)
+                    self._store(process, recipes[key], self._request(key, precision))
+                except WorkerError as error:
+                    if error.status == "user":
+                        raise UserError(error.reason) from None
+                    self.found[precision, key] = f"eager at {precision} on {device}: {error.reason}"
+                    process = None if error.is_gone else process
+        finally:
+            if process is not None:
+                process.kill()
+        for key, recipe in recipes.items():
+            if (stored := self.store.find(recipe)) is not None:
+                self.found[precision, key] = stored
+
+    def _start_eager(self, weights: Artifact, precision: str, device: str) -> Worker:
+        process = worker.start("eager", "default", precision, device, weights.path, self.grid.threads, self.store.root)
+        try:
+            for op in ("hello", "load"):
+                process.request({"op": op}, self.timeout_seconds)
+        except WorkerError:
+            process.kill()
+            raise
+        return process
+
+    def _request(self, key: Key, precision: str) -> dict[str, Any]:
+        """What eager is asked to write; its folder is added when it is known."""
+        if isinstance(key, Shape):
+            request: dict[str, Any] = {"op": "evaluate", "inputs_plan": self.inputs(key)}
+        else:
+            request = {"op": "evaluate_generation", "inputs_plan": self.prompts(), "steps": self.matrix.new_tokens}
+            if precision != REFERENCE_PRECISION:
+                reference = self.found[REFERENCE_PRECISION, key]
+                if isinstance(reference, str):
+                    raise WorkerError("failed", reference)
+                request["forced_by"] = str(reference.path.resolve())
+        if self.matrix.tokenizer is not None:
+            plan = request["inputs_plan"]
+            texts = corpus.texts(plan["batch"], self.grid.seed)
+            request["texts"] = encode(self.matrix.tokenizer, texts, plan["length"], self.source.vocab_size)
+        return request
+
+    def _store(self, process: Worker, recipe: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+        def write(folder: Path) -> dict[str, Any]:
+            return process.request({**request, "folder": str(folder.resolve())}, self.timeout_seconds)
+
+        self.store.make(recipe, write)
+
+    def _recipe(self, weights: Artifact, key: Key, precision: str, device: str) -> dict[str, Any]:
+        tokenizer = self.matrix.tokenizer
+        recipe = {
+            "format": "reference",
+            "version": VERSION,
+            "checkpoint": weights.key,
+            "tokenizer": tokenizer and file_checksum(tokenizer),
+            "precision": precision,
+            "device": device,
+            "threads": self.grid.threads,
+            "libraries": weights.recipe["libraries"],
+        }
+        if isinstance(key, Shape):
+            return {**recipe, "inputs": {**self.inputs(key), "version": INPUTS_VERSION}}
+        return {**recipe, "inputs": {**self.prompts(), "version": INPUTS_VERSION}, "steps": self.matrix.new_tokens}
+
+
+def drop_damaged(store: ArtifactStore, recipes: Sequence[Mapping[str, Any]], say: Say) -> None:
+    """Remove those artifacts of `recipes` that are damaged, and say so; they are made again."""
+    stored = {store.path_of(recipe) for recipe in recipes}
+    present = [path for path in sorted(stored) if path.exists() or path.is_symlink()]
+    for path, damage in store.drop_damaged(present).items():
+        say(f"artifact {path.name} is damaged ({damage}); it is made again")

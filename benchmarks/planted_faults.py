@@ -1,0 +1,292 @@
+"""Is the judge of `bench parity` to be trusted: are planted faults called broken, and sound exports not?
+
+    python -m benchmarks.planted_faults [--models bert-tiny,gpt-tiny,gpt2-tiny] [--formats checkpoint,torchscript,onnx]
+        [--seeds 3] [--sound 6] [--lengths 1,16,37] [--output FILE.jsonl]
+
+Every fault of faults.py is planted in each model and exported to each format, `--seeds` times at random places; the
+export is then judged by the code, inputs and limits of `bench parity` against the sound model. A fault that is not
+called broken is planted larger at the same place, twofold each time, until it is. Sound exports are judged `--sound`
+times on other inputs. Goals: every fault broken, no sound export broken. `--models` takes folders too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import backends
+from backends.base import Backend
+from bench.inputs import InputPlan
+from bench.parity import judging
+from bench.parity.matrix import DEFAULT_BATCHES, Matrix
+from bench.parity.verdict import TOLERANCES, worst_case
+from bench.spec import Shape
+from benchmarks.faults import FAULTS, Fault, TwoOutputs
+from exporters import checkpoint, sources
+from exporters import onnx as onnx_exporter
+from exporters import torchscript as torchscript_exporter
+from exporters.store import ArtifactStore
+
+FORMATS = ("checkpoint", "torchscript", "onnx")
+BACKENDS = {"checkpoint": "eager", "torchscript": "torchscript", "onnx": "onnx"}
+LARGEST_SIZE = 10.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A sound model, and how it is judged."""
+
+    source: sources.ModelSource
+    weights: Path
+    """Folder of its checkpoint."""
+    shapes: tuple[Shape, ...]
+    threads: int
+
+    def module(self) -> torch.nn.Module:
+        """A fresh copy in float32."""
+        module: torch.nn.Module = checkpoint.open_checkpoint(self.weights, "cpu", "fp32")
+        return module
+
+    def plans(self, seed: int) -> Iterator[InputPlan]:
+        """The inputs of every shape, as `bench parity` has them where there is no tokenizer."""
+        matrix = Matrix(ids=("random", "zipf"))
+        for shape in self.shapes:
+            yield InputPlan(
+                batch=shape.batch,
+                length=shape.length,
+                vocab_size=self.source.vocab_size,
+                pad_token_id=self.source.pad_token_id,
+                seed=seed,
+                output_width=self.source.vocab_size if self.source.task == "lm" else self.source.width,
+                cases=matrix.cases(shape),
+                most_rows=matrix.most_rows(shape),
+            )
+
+
+def loaded(format: str, module: torch.nn.Module, precision: str, threads: int, folder: Path) -> Backend:
+    """The backend of `format` with `module` exported for it into `folder`."""
+    outputs = ["last_hidden_state", "before"] if _is_double(module) else ["last_hidden_state"]
+    module = module.to(getattr(torch, checkpoint.DTYPES[precision])).eval()
+    if format == "torchscript":
+        metadata = torchscript_exporter.export_module(module, folder, outputs, "cpu")
+    elif format == "onnx":
+        metadata = onnx_exporter.export_module(module, folder, outputs)
+    else:
+        metadata = {"outputs": outputs}
+    (folder / "artifact.json").write_text(json.dumps({"metadata": metadata}))
+    backend = backends.load_class(BACKENDS[format])(open_checkpoint=lambda path, device, precision: module)
+    backend.load(folder, device="cpu", precision=precision, threads=threads, options={})
+    return backend
+
+
+def _is_double(module: torch.nn.Module) -> bool:
+    return isinstance(module, TwoOutputs)
+
+
+class Judge:
+    """References of one sound module, and the verdict on what was exported from another."""
+
+    def __init__(self, subject: Subject, module: torch.nn.Module, precision: str, seed: int, root: Path) -> None:
+        self.subject, self.precision, self.seed = subject, precision, seed
+        self.folders = {name: Path(tempfile.mkdtemp(dir=root)) for name in ("fp64", precision)}
+        for name, folder in self.folders.items():
+            with tempfile.TemporaryDirectory(dir=root) as place:
+                eager = loaded("checkpoint", copy.deepcopy(module), name, subject.threads, Path(place))
+                for plan in subject.plans(seed):
+                    target = folder / f"{plan.batch}x{plan.length}"
+                    target.mkdir()
+                    judging.evaluate(eager, plan, target, None)
+                eager.close()
+
+    def verdict(self, backend: Backend) -> dict[str, Any]:
+        """The worst case of all, with its figures."""
+        tolerance = TOLERANCES[self.precision]
+        cases = {}
+        for plan in self.subject.plans(self.seed):
+            place = f"{plan.batch}x{plan.length}"
+            request = {
+                "yardstick": str(self.folders[self.precision] / place),
+                "precision": self.precision,
+                "atol": tolerance.atol,
+                "rtol": tolerance.rtol,
+            }
+            found = judging.check(backend, plan, self.folders["fp64"] / place, request)
+            cases |= {f"{place} {name}": outputs for name, outputs in found.items()}
+        worst = worst_case(cases, tolerance)
+        return {key: value for key, value in worst.items() if key != "cases"} | {
+            "broken_cases": sum(case["verdict"] == "broken" for case in worst["cases"].values()),
+            "all_cases": len(cases),
+        }
+
+
+def plant(fault: Fault, subject: Subject, seed: int, size: float) -> tuple[torch.nn.Module, str] | None:
+    """A faulty module and what is wrong with it; the same seed is the same place whatever the size."""
+    torch.manual_seed(seed)
+    return fault.plant(subject.module(), random.Random(f"{fault.name} {seed}"), size)
+
+
+def try_fault(
+    fault: Fault, subject: Subject, format: str, seed: int, judge_of: Callable[[str, Fault, int], Judge], root: Path
+) -> dict[str, Any] | None:
+    """One row: what was planted and what the judge said; larger until it is caught, where it has a size."""
+    judge = judge_of("sound", fault, seed)
+    row: dict[str, Any] = {"kind": "fault", "fault": fault.name, "model": subject.source.name, "format": format}
+    row |= {"precision": fault.precision, "seed": seed}
+    size = fault.size or 0.0
+    while True:
+        planted = plant(fault, subject, seed, size)
+        if planted is None:
+            return None
+        module, what = planted
+        with tempfile.TemporaryDirectory(dir=root) as place:
+            backend = loaded(format, module, fault.precision, subject.threads, Path(place))
+            found = judge.verdict(backend)
+            backend.close()
+        if "verdict" not in row:
+            row |= {"what": what, "size": fault.size, **found}
+        is_caught = found["verdict"] == "broken"
+        if is_caught or fault.size is None or size > LARGEST_SIZE:
+            return row | {"caught_at": size if is_caught and fault.size else None}
+        size *= 2
+
+
+def judges(subject: Subject, seed: int, root: Path) -> Callable[[str, Fault, int], Judge]:
+    """Makes the judge that a fault needs, once: of the model, of its two outputs, or of one that overflows."""
+    made: dict[str, Judge] = {}
+
+    def judge_of(kind: str, fault: Fault, fault_seed: int) -> Judge:
+        name = "plain"
+        module: torch.nn.Module = subject.module()
+        if fault.name == "outputs swapped":
+            name, module = "two outputs", TwoOutputs(module)
+        elif fault.precision == "fp16":  # the model itself is what overflows: the reference is finite, fp16 is not
+            name = f"{fault.name} {fault_seed}"
+            planted = plant(fault, subject, fault_seed, 0.0)
+            assert planted is not None
+            module = planted[0]
+        if name not in made:
+            made[name] = Judge(subject, module, fault.precision, seed, root)
+        return made[name]
+
+    return judge_of
+
+
+def main() -> int:
+    """Plant, judge, print a line each and a table; returns 0 when both goals are met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="bert-tiny,gpt-tiny,gpt2-tiny")
+    parser.add_argument("--formats", default=",".join(FORMATS))
+    parser.add_argument("--faults", default="", help="part of a fault's name; empty for all")
+    parser.add_argument("--seeds", type=int, default=3, help="places for each fault, model and format")
+    parser.add_argument("--sound", type=int, default=6, help="judgements of each sound export, on other inputs")
+    parser.add_argument("--weight-seeds", type=int, default=1, help="sound models of each architecture")
+    parser.add_argument("--lengths", default="1,16,37")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for row in run(args, Path(folder)):
+            rows.append(row)
+            print(_line(row), flush=True)
+            if args.output:
+                with args.output.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+    print("\n".join(summary(rows)))
+    missed = any(row["kind"] == "fault" and row["verdict"] != "broken" for row in rows)
+    alarmed = any(row["kind"] == "sound" and row["verdict"] == "broken" for row in rows)
+    return 1 if missed or alarmed else 0
+
+
+def run(args: argparse.Namespace, root: Path) -> Iterator[dict[str, Any]]:
+    """A row for each fault planted and each sound export judged."""
+    lengths = [int(length) for length in args.lengths.split(",")]
+    shapes = tuple(Shape(batch, length) for batch in DEFAULT_BATCHES for length in lengths)
+    store = ArtifactStore(args.artifacts)
+    torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore")  # torch.jit and torch.export warn about themselves at every export
+    for name in args.models.split(","):
+        for weight_seed in range(args.weight_seeds):
+            source = sources.resolve(name, seed=weight_seed)
+            weights = store.make(checkpoint.recipe(source), lambda place, s=source: checkpoint.export(s, place))
+            subject = Subject(source, weights.path, shapes, args.threads)
+            yield from _sound(subject, args, weight_seed, root)
+            if weight_seed == 0:
+                judge_of = judges(subject, 0, root)
+                for fault in FAULTS:
+                    if args.faults not in fault.name:
+                        continue
+                    for format_name in args.formats.split(","):
+                        for seed in range(args.seeds):
+                            started = time.monotonic()
+                            row = try_fault(fault, subject, format_name, seed, judge_of, root)
+                            if row is not None:
+                                yield row | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def _sound(subject: Subject, args: argparse.Namespace, weight_seed: int, root: Path) -> Iterator[dict[str, Any]]:
+    """A/A: the sound model's own exports on several sets of inputs."""
+    if not args.sound:
+        return
+    by_seed = {seed: Judge(subject, subject.module(), "fp32", 1000 + seed, root) for seed in range(args.sound)}
+    for format_name in args.formats.split(","):
+        with tempfile.TemporaryDirectory(dir=root) as place:
+            backend = loaded(format_name, subject.module(), "fp32", subject.threads, Path(place))
+            for seed, judge in by_seed.items():
+                row = {"kind": "sound", "model": subject.source.name, "weight_seed": weight_seed, "format": format_name}
+                yield row | {"seed": seed, **judge.verdict(backend)}
+            backend.close()
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    share = row.get("share_of_limit")
+    figures = "" if share is None else f", {share:.3g} of the limit"
+    what = f"{row['fault']} ({row['what']})" if row["kind"] == "fault" else "sound"
+    caught = f"; caught at {row['caught_at']:g}" if row.get("caught_at") and row["verdict"] != "broken" else ""
+    cases = f"{row['broken_cases']} of {row['all_cases']} cases"
+    model = Path(row["model"]).name
+    return f"{model} {row['format']}: {what}: {row['verdict']}{figures}, broken in {cases}{caught}"
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown: how many of each fault were caught by format, and how near sound exports come to the limits."""
+    formats = list(dict.fromkeys(row["format"] for row in rows))
+    lines = ["", f"| fault | {' | '.join(formats)} |", "|---|" + "---|" * len(formats)]
+    for fault in dict.fromkeys(row["fault"] for row in rows if row["kind"] == "fault"):
+        cells = []
+        for format_name in formats:
+            of_kind = [row for row in rows if row.get("fault") == fault and row["format"] == format_name]
+            caught = sum(row["verdict"] == "broken" for row in of_kind)
+            cells.append(f"{caught} of {len(of_kind)}")
+        lines.append(f"| {fault} | {' | '.join(cells)} |")
+    faults = [row for row in rows if row["kind"] == "fault"]
+    sound = [row for row in rows if row["kind"] == "sound"]
+    caught = sum(row["verdict"] == "broken" for row in faults)
+    lines += ["", f"faults: {caught} of {len(faults)} called broken"]
+    for row in faults:
+        if row["verdict"] != "broken":
+            lines.append(f"missed: {_line(row)}")
+    verdicts = Counter(row["verdict"] for row in sound)
+    shares = sorted(row["share_of_limit"] for row in sound if row.get("share_of_limit") is not None)
+    lines.append(f"sound exports: {len(sound)} judgements, {dict(verdicts)}")
+    if shares:
+        lines.append(f"nearest to a limit: {shares[-1]:.0%} of it; median {shares[len(shares) // 2]:.0%}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
