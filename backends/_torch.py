@@ -94,12 +94,15 @@ class TorchBackend(CudaClock):
         import torch
 
         tensors = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+        return {name: self.to_host(tensor) for name, tensor in zip(self.output_names, tensors, strict=True)}
+
+    def to_host(self, tensor: Any) -> Any:
+        """A copy of a tensor as a host array; bf16 comes as float32."""
+        import torch
+
+        dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
         # One copy whatever the device: from a GPU it is `.to`, which on the CPU copies nothing.
-        host = [
-            t.detach().to("cpu", torch.float32 if t.dtype == torch.bfloat16 else t.dtype, copy=t.device.type == "cpu")
-            for t in tensors
-        ]
-        return {name: t.numpy() for name, t in zip(self.output_names, host, strict=True)}
+        return tensor.detach().to("cpu", dtype, copy=tensor.device.type == "cpu").numpy()
 
     def close(self) -> None:
         self.module = None

@@ -12,8 +12,9 @@ import importlib.util
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,6 +39,14 @@ class OutOfMemoryError(BackendError):
     def __init__(self, message: str, figures: Mapping[str, int] | None = None) -> None:
         super().__init__(message)
         self.figures = dict(figures or {})
+
+
+@dataclass(frozen=True)
+class InnerValue:
+    """A tensor inside a loaded model: the operation that makes it, and the names of the values that it reads."""
+
+    operation: str
+    inputs: tuple[str, ...] = ()
 
 
 class Backend(ABC):
@@ -159,6 +168,21 @@ class Backend(ABC):
 
     def reset_memory_peak(self) -> None:
         """Set the peaks of `memory` back to what is held now."""
+
+    def inner_values(self) -> dict[str, InnerValue]:
+        """Tensors inside the loaded model that `run_inner` can hand out, by name, in execution order.
+
+        Raises UnsupportedError, as here, where the runtime hands out none.
+        """
+        raise UnsupportedError(f"{self.name} hands out no values from inside the model, so nothing can be bisected")
+
+    def run_inner(self, batch: Batch, names: Sequence[str]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+        """The values `names`, inner ones or outputs, of one call on host arrays, and what asking for them changed:
+        `undone`, how many nodes fewer ran of each fused operator, and `notes`, sentences for the user.
+
+        With outputs alone it is the call that `run` makes; after inner values, `load` comes before the next `run`.
+        """
+        raise UnsupportedError(f"{self.name} hands out no values from inside the model, so nothing can be bisected")
 
     def facts(self) -> dict[str, Any]:
         """What the runtime really did: providers, nodes per provider, compilations. JSON types only."""

@@ -61,6 +61,20 @@ class Compile(Eager):
     def has_cache(self) -> bool:
         return False  # a step would run the module that is not compiled
 
+    def _layered_module(self) -> Any:
+        return self.eager_module
+
+    def _callable_with_states(self, module: Any) -> Any:
+        import torch._dynamo
+
+        torch._dynamo.reset()  # each set of states is a graph of its own, and would count against the recompile limit
+        return torch.compile(module, dynamic=False, mode=self.mode)
+
+    def _notes(self) -> list[str]:
+        return [
+            "torch.compile compiled another graph, with the hidden states as outputs: fusion across layers is undone"
+        ]
+
     def memory(self) -> dict[str, int]:
         found = super().memory()
         if self.device == "cuda" and self.mode is not None:

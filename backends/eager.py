@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from backends import _layers
 from backends._torch import TorchBackend
-from backends.base import BackendError, Options
+from backends.base import BackendError, Batch, InnerValue, Options
 
 
 class Eager(TorchBackend):
@@ -41,6 +43,34 @@ class Eager(TorchBackend):
 
         with torch.inference_mode():
             return self.module.step(*prepared, cache)
+
+    def inner_values(self) -> dict[str, InnerValue]:
+        return {name: InnerValue(kind) for name, kind in _layers.states(self._layered_module()).items()}
+
+    def run_inner(self, batch: Batch, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        import torch
+
+        inner = [name for name in names if name not in self.output_names]
+        if not inner:
+            found = self.fetch(self.run(self.prepare(batch)))
+            return {name: found[name] for name in names}, {"undone": {}, "notes": []}
+        with _layers.with_states(self._layered_module(), inner) as module, torch.inference_mode():
+            outputs, states = self._callable_with_states(module)(*self.prepare(batch))
+        taken = {name: self.to_host(state) for name, state in zip(inner, states, strict=True)}
+        found = self.fetch(outputs) | taken
+        return {name: found[name] for name in names}, {"undone": {}, "notes": self._notes()}
+
+    def _layered_module(self) -> Any:
+        """The module whose layers are asked for their hidden states."""
+        return self.module
+
+    def _callable_with_states(self, module: Any) -> Any:
+        """What to call for the outputs and states of `module`."""
+        return module
+
+    def _notes(self) -> list[str]:
+        """What handing out states changed."""
+        return []
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | {"attention": self.attention, "grad": self.has_grad}

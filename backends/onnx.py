@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from backends._torch import CudaClock, cuda_reason
-from backends.base import BackendError, Batch, Options, module_folder, read_metadata
+from backends.base import BackendError, Batch, InnerValue, Options, module_folder, read_metadata
 
 #: Operators that ONNX Runtime puts between nodes of different devices.
 COPIES = ("MemcpyFromHost", "MemcpyToHost")
@@ -18,6 +18,10 @@ COPIES = ("MemcpyFromHost", "MemcpyToHost")
 FUSED_ATTENTION = (
     "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "PackedMultiHeadAttention",
 )  # fmt: skip
+#: Session option: where external weights stand of a model that comes as bytes.
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+#: Operators whose outputs are no tensors.
+NOT_TENSORS = ("Sequence", "SplitToSequence", "Optional")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -53,16 +57,12 @@ class Onnx(CudaClock):
         import onnxruntime as ort
 
         assert path is not None
+        self.path = path
         self.device = device
         self.threads = threads
         self.output_names = read_metadata(path)["outputs"]
-        session_options = ort.SessionOptions()
-        session_options.intra_op_num_threads = threads
-        session_options.inter_op_num_threads = 1
-        session_options.log_severity_level = 3
-        session_options.enable_profiling = True  # until the first watched call
         self.run_options = ort.RunOptions()
-        providers: list[Any] = [PROVIDERS["cpu"]]
+        self.providers: list[Any] = [PROVIDERS["cpu"]]
         if device == "cuda":
             import torch
 
@@ -73,14 +73,10 @@ class Onnx(CudaClock):
             if not stream:
                 raise BackendError("torch gave no stream of its own, so ONNX Runtime's work could not be timed on it")
             cuda_options = {"device_id": "0", "use_tf32": "0", "user_compute_stream": str(stream)}
-            providers.insert(0, (PROVIDERS["cuda"], cuda_options))
+            self.providers.insert(0, (PROVIDERS["cuda"], cuda_options))
             self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        with tempfile.TemporaryDirectory() as folder:
-            session_options.profile_file_prefix = str(Path(folder) / "profile")
-            self.session = ort.InferenceSession(str(path / "model.onnx"), session_options, providers=providers)
-            # Held open and removed at once, so that nothing is left behind however this process ends.
-            self.profile: IO[str] | None = next((file.open() for file in Path(folder).iterdir()), None)
-        self.executed: dict[str, Any] = {}
+        self.unmarked: Counter[str] = Counter()
+        self._open(str(path / "model.onnx"))
         if self.session.get_providers()[0] != PROVIDERS[device]:
             active = ", ".join(self.session.get_providers())
             raise BackendError(
@@ -88,16 +84,39 @@ class Onnx(CudaClock):
             )
         self.weight_bytes = sum(file.stat().st_size for file in path.glob("model.onnx*"))
 
-    def prepare(self, batch: Batch) -> Any:
+    def _open(self, model: str | bytes) -> None:
+        """Make the session of a file, or of a serialised model whose weights stand in the artifact's folder."""
         import onnxruntime as ort
 
+        session_options = ort.SessionOptions()
+        session_options.intra_op_num_threads = self.threads
+        session_options.inter_op_num_threads = 1
+        session_options.log_severity_level = 3
+        session_options.enable_profiling = True  # until the first watched call
+        self.is_marked = isinstance(model, bytes)
+        if self.is_marked:
+            session_options.add_session_config_entry(WEIGHTS_FOLDER, str(self.path.resolve()))
+        with tempfile.TemporaryDirectory() as folder:
+            session_options.profile_file_prefix = str(Path(folder) / "profile")
+            self.session = ort.InferenceSession(model, session_options, providers=self.providers)
+            # Held open and removed at once, so that nothing is left behind however this process ends.
+            self.profile: IO[str] | None = next((file.open() for file in Path(folder).iterdir()), None)
+        self.executed: dict[str, Any] = {}
+        self.operators: Counter[str] = Counter()
+
+    def prepare(self, batch: Batch) -> Any:
         binding = self.session.io_binding()
         for name, array in batch.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self.device, 0))
+            binding.bind_ortvalue_input(name, self._to_device(array))
         for name in self.output_names:
             binding.bind_output(name, self.device, 0)
         self.synchronize()  # the copies do not stand on the session's stream
         return binding
+
+    def _to_device(self, array: Any) -> Any:
+        import onnxruntime as ort
+
+        return ort.OrtValue.ortvalue_from_numpy(array, self.device, 0)
 
     def run(self, prepared: Any) -> Any:
         self.session.run_with_iobinding(prepared, self.run_options)
@@ -108,7 +127,9 @@ class Onnx(CudaClock):
         self.synchronize()
         if self.profile is not None:
             self.session.end_profiling()
-            self.executed = executed_nodes(json.load(self.profile), self.device)
+            events = json.load(self.profile)
+            self.executed = executed_nodes(events, self.device)
+            self.operators = Counter(args["op_name"] for args in last_run(events))
             self._forget_profile()
         return outputs, self.executed
 
@@ -120,6 +141,49 @@ class Onnx(CudaClock):
     def fetch(self, outputs: Any) -> dict[str, Any]:
         self.synchronize()
         return {name: _to_host(value) for name, value in zip(self.output_names, outputs.get_outputs(), strict=True)}
+
+    def inner_values(self) -> dict[str, InnerValue]:
+        return {
+            name: InnerValue(node.op_type, tuple(filter(None, node.input)))
+            for node in self._graph().graph.node
+            if node.op_type != "Constant" and not node.op_type.startswith(NOT_TENSORS)
+            for name in filter(None, node.output)
+        }
+
+    def _graph(self) -> Any:
+        """The file's model, without weights that stand outside it."""
+        import onnx
+
+        return onnx.load(self.path / "model.onnx", load_external_data=False)
+
+    def run_inner(self, batch: Batch, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        import onnx
+
+        unmarked = self._operators_unmarked(batch)
+        model = self._graph()
+        inner = [name for name in names if name not in self.output_names]
+        if inner or self.is_marked:
+            self.close()  # two sessions would hold the weights twice
+            model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+            self._open(model.SerializeToString() if inner else str(self.path / "model.onnx"))
+        binding = self.session.io_binding()
+        for name, array in batch.items():
+            binding.bind_ortvalue_input(name, self._to_device(array))
+        for name in names:
+            binding.bind_output(name, "cpu")
+        self.synchronize()
+        self.run_watched(binding)
+        found = {name: _to_host(value) for name, value in zip(names, binding.get_outputs(), strict=True)}
+        fused = set(unmarked) - {node.op_type for node in model.graph.node}
+        undone = {name: unmarked[name] - self.operators[name] for name in sorted(fused)}
+        return found, {"undone": {name: count for name, count in undone.items() if count > 0}, "notes": []}
+
+    def _operators_unmarked(self, batch: Batch) -> Counter[str]:
+        """Nodes by operator that a call of the file as it is runs."""
+        if not self.unmarked:
+            self.run_watched(self.prepare(batch))
+            self.unmarked = self.operators
+        return self.unmarked
 
     def close(self) -> None:
         self.session = None
@@ -141,14 +205,19 @@ class Onnx(CudaClock):
         return {"parameters_bytes": self.weight_bytes}
 
 
-def executed_nodes(events: Sequence[dict[str, Any]], device: str) -> dict[str, Any]:
-    """What the last run of a session's profile executed: nodes by provider, copies between devices, attention.
+def last_run(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Operator and provider of each node that the last run of a session's profile executed.
 
     These are the nodes after every fusion, unlike those of the session's assignment to providers.
     """
     started = max((event["ts"] for event in events if event.get("name") == "model_run"), default=0)
     kernels = (event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"))
-    ran = [event["args"] for event in kernels if event["ts"] >= started]
+    return [event["args"] for event in kernels if event["ts"] >= started]
+
+
+def executed_nodes(events: Sequence[dict[str, Any]], device: str) -> dict[str, Any]:
+    """What the last run of a session's profile executed: nodes by provider, copies between devices, attention."""
+    ran = last_run(events)
     per_provider = Counter(args["provider"] for args in ran)
     operators = Counter(args["op_name"] for args in ran)
     attention = {name: operators[name] for name in FUSED_ATTENTION if operators[name]}

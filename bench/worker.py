@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import channel, inputs, machine, memory, timing
-from bench.parity import generation, judging
+from bench.parity import judging
+from bench.parity.requests import ParityRequests
 from bench.spec import TimingPlan
 
 if TYPE_CHECKING:
     from backends.base import Backend
 
 
-class Session:
+class Session(ParityRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
-    Requests: hello, load, begin, turn, judge, end, evaluate, check, evaluate_generation,
-    check_generation.
+    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -170,57 +170,6 @@ class Session:
         gc.collect()
         self.backend.trim()
         return {}
-
-    def do_evaluate(
-        self, inputs_plan: dict[str, Any], folder: str, texts: list[list[int]] | None = None
-    ) -> dict[str, Any]:
-        """Write inputs and this backend's outputs for the judged rows of a shape into `folder`, case by case."""
-        plan = inputs.InputPlan.from_json(inputs_plan)
-        judging.evaluate(self.backend, plan, Path(folder), texts)
-        return {"rows": inputs.judged_rows(plan), **self._operations(plan)}
-
-    def do_check(
-        self, inputs_plan: dict[str, Any], reference: str, yardstick: str, atol: float, rtol: float
-    ) -> dict[str, Any]:
-        """Figures by case, of calls on the inputs of a stored reference."""
-        plan = inputs.InputPlan.from_json(inputs_plan)
-        request = {"yardstick": yardstick, "precision": self.args.precision, "atol": atol, "rtol": rtol}
-        return {"cases": judging.check(self.backend, plan, Path(reference), request), "facts": self.backend.facts()}
-
-    def do_evaluate_generation(
-        self,
-        inputs_plan: dict[str, Any],
-        folder: str,
-        steps: int,
-        texts: list[list[int]] | None = None,
-        forced_by: str | None = None,
-    ) -> dict[str, Any]:
-        """Write this backend's greedy or forced continuation of each case's prompt into `folder`."""
-        plan = inputs.InputPlan.from_json(inputs_plan)
-        generation.evaluate(self.backend, plan, steps, Path(folder), texts, Path(forced_by) if forced_by else None)
-        return {"steps": steps}
-
-    def do_check_generation(
-        self, inputs_plan: dict[str, Any], reference: str, yardstick: str, atol: float, rtol: float
-    ) -> dict[str, Any]:
-        """Generated tokens and figures by case and way of generating."""
-        plan = inputs.InputPlan.from_json(inputs_plan)
-        request = {"yardstick": yardstick, "precision": self.args.precision, "atol": atol, "rtol": rtol}
-        return {"cases": generation.check(self.backend, plan, Path(reference), **request)}
-
-    def _operations(self, plan: inputs.InputPlan) -> dict[str, Any]:
-        """What one call on the whole batch computes and reads, counted on one of its rows by the reference alone."""
-        if self.args.precision != "fp64":
-            return {}
-        from backends.base import one_line
-        from bench import operations
-
-        module = getattr(self.backend, "module")  # noqa: B009 - the reference is eager's, which has one
-        batch = {name: array[:1] for name, array in inputs.make_batch(plan, "timed").items()}
-        try:
-            return operations.count(module, self.backend.prepare(batch), plan.batch)
-        except Exception as error:  # whatever a model raises under the counter costs the floor, not the reference
-            return {"uncounted": one_line(error)}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -27,6 +27,36 @@ def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[st
 
 def export_module(module: Any, folder: Path, outputs: list[str]) -> dict[str, Any]:
     """Write `module`, on the CPU and in eval mode, whose outputs are called `outputs`; returns the metadata."""
+    program = _translate(module, outputs)
+    program.save(str(folder / "model.onnx"), external_data=True)
+    return {
+        "inputs": list(INPUTS),
+        "outputs": outputs,
+        "opset": program.model.opset_imports[""],
+        "nodes": sum(1 for _ in program.model.graph),
+    }
+
+
+def save_program(checkpoint: Path, precision: str, path: Path) -> None:
+    """Write the torch program that `export` translates into nodes, without its weights; its values bear their names."""
+    import torch
+
+    module = open_checkpoint(checkpoint, "cpu", precision)
+    program = _translate(module, [OUTPUT_OF_TASK[task_of(checkpoint)]], optimize=False).exported_program
+    # The program's own dictionary: the file needs the names of the weights, and whoever runs it has them.
+    program.state_dict.update(
+        {
+            name: torch.nn.Parameter(torch.empty(0), False)
+            if isinstance(tensor, torch.nn.Parameter)
+            else torch.empty(0)
+            for name, tensor in program.state_dict.items()
+        }
+    )
+    torch.export.save(program, path)
+
+
+def _translate(module: Any, outputs: list[str], optimize: bool = True) -> Any:
+    """The ONNX program of `module`."""
     import torch
 
     dynamic = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1)}
@@ -39,13 +69,8 @@ def export_module(module: Any, folder: Path, outputs: list[str]) -> dict[str, An
             dynamic_shapes=dict.fromkeys(INPUTS, dynamic),
             input_names=list(INPUTS),
             output_names=outputs,
+            optimize=optimize,
             verbose=False,
         )
-        assert program is not None
-        program.save(str(folder / "model.onnx"), external_data=True)
-    return {
-        "inputs": list(INPUTS),
-        "outputs": outputs,
-        "opset": program.model.opset_imports[""],
-        "nodes": sum(1 for _ in program.model.graph),
-    }
+    assert program is not None
+    return program

@@ -91,7 +91,7 @@ def command(
     except KeyboardInterrupt:
         tell("bench: stopped; exported models and references are kept, nothing was certified")
         raise typer.Exit(130) from None
+    print(parity.render(found, format), end="")
     if output is not None:
         found.write(output)
-    print(parity.render(found, format), end="")
     raise typer.Exit(found.exit_code)

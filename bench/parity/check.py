@@ -9,17 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import corpus, machine, worker
-from bench.channel import Worker, WorkerError
+from bench import corpus, machine
 from bench.errors import UserError
-from bench.inputs import MASKS, kinds_of
+from bench.inputs import MASKS
 from bench.parity import matrix as matrices
-from bench.parity.certificate import Certificate, Judgement
+from bench.parity.certificate import Certificate
+from bench.parity.examination import Examination, bisection_of
 from bench.parity.generation import PROMPT_LENGTH
 from bench.parity.matrix import Matrix
-from bench.parity.verdict import TOLERANCES, Tolerance, badness, judge
+from bench.parity.verdict import TOLERANCES, Tolerance
 from bench.preparation import Preparation
-from bench.references import GENERATION
 from bench.spec import (
     DAY_SECONDS,
     Contestant,
@@ -31,7 +30,7 @@ from bench.spec import (
     parse_sizes,
 )
 from exporters import sources, tokenizer
-from exporters.store import Artifact, ArtifactStore, file_checksum, recipe_key
+from exporters.store import ArtifactStore, file_checksum, recipe_key
 
 Say = Callable[[str], None]
 #: Options that replace a tolerance's own values, and the field of `Tolerance` that each sets.
@@ -125,6 +124,7 @@ def check_parity(
         for contestant in contestants:
             found = Examination(prepared, contestant, certificate.tolerances[contestant.precision]).judgement()
             if bisect and found.verdict == "broken":
+                say(f"bisecting {found.label}")
                 found.bisection = bisection_of(prepared, found)
             certificate.judgements.append(found)
             say(f"{found.label}: {found.verdict}: {found.reason}")
@@ -212,142 +212,3 @@ def _new_tokens(given: int | None, source: sources.ModelSource, task: str) -> in
             f"{source.name}; use --new-tokens ≤ {source.positions - PROMPT_LENGTH}"
         )
     return given
-
-
-class Examination:
-    """One contestant's run through the matrix, in a worker of its own that is started again where it dies."""
-
-    def __init__(
-        self, prepared: Preparation, contestant: Contestant, tolerance: Tolerance, artifact: Artifact | None = None
-    ) -> None:
-        self.prepared, self.contestant, self.tolerance = prepared, contestant, tolerance
-        self.artifact = artifact or prepared.artifacts.get(contestant)
-        self.worker: Worker | None = None
-        self.found = Judgement(contestant, "unjudged", "")
-
-    def judgement(self) -> Judgement:
-        """The verdict, figures and facts of this contestant."""
-        if self.contestant in self.prepared.refused:
-            refusal = self.prepared.refused[self.contestant]
-            return self._unjudged(f"{refusal.status}: {refusal.reason}", refusal)
-        if not self.prepared.classes[self.contestant].computes_the_model:
-            return self._unjudged(f"unsupported: {self.contestant.label} computes no model")
-        assert self.artifact is not None
-        files = {name: str(entry["sha256"]) for name, entry in self.artifact.files.items()}
-        self.found.artifact = {
-            "format": self.artifact.format, "checksum": self.artifact.checksum, "files": files,
-        }  # fmt: skip
-        try:
-            for shape in self.prepared.grid.shapes:
-                self._check_shape(shape)
-            if self.prepared.judged_by.matrix.new_tokens:
-                self._check_generation()
-        except WorkerError as error:
-            return self._unjudged(f"{error.status}: {self.contestant.label} did not load: {error.reason}", error)
-        finally:
-            self._kill()
-        return self._conclude()
-
-    def _unjudged(self, reason: str, error: WorkerError | None = None) -> Judgement:
-        self.found.verdict, self.found.reason = "unjudged", reason
-        self.found.failure = dict(error.details) if error else {}
-        return self.found
-
-    def _kill(self) -> None:
-        if self.worker is not None:
-            self.worker.kill()
-            self.worker = None
-
-    def _start(self) -> Worker:
-        """The loaded worker; raises WorkerError where it does not load."""
-        if self.worker is None:
-            grid, who = self.prepared.grid, self.contestant
-            assert self.artifact is not None
-            self.worker = worker.start(
-                who.backend, who.variant, who.precision, grid.device, self.artifact.path, grid.threads,
-                self.prepared.store.root,
-            )  # fmt: skip
-            self.found.versions = self._ask({"op": "hello"})["versions"]
-            self._ask({"op": "load"})
-        return self.worker
-
-    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        assert self.worker is not None
-        try:
-            return self.worker.request(request, self.prepared.timeout_seconds)
-        except WorkerError as error:
-            if error.is_gone:
-                self._kill()
-            raise
-
-    def _request(self, key: Shape | str) -> dict[str, Any] | str:
-        """What the worker is told of reference and tolerance, or why there is no reference."""
-        pair = self.prepared.judged_by.pair(self.contestant.precision, key)
-        if isinstance(pair, str):
-            return pair
-        reference, yardstick = pair
-        return {
-            "reference": str(reference.path),
-            "yardstick": str(yardstick.path),
-            "atol": self.tolerance.atol,
-            "rtol": self.tolerance.rtol,
-        }
-
-    def _check_shape(self, shape: Shape) -> None:
-        request = self._request(shape)
-        where = {"batch": shape.batch, "length": shape.length}
-        if isinstance(request, str):
-            self.found.cases.append({"name": str(shape), "verdict": "unjudged", "reason": request, **where})
-            return
-        self._start()
-        try:
-            plan = self.prepared.judged_by.inputs(shape)
-            reply = self._ask({"op": "check", "inputs_plan": plan, **request})
-        except WorkerError as error:
-            reason = f"{error.status}: {error.reason}"
-            entry = {"name": str(shape), "verdict": "unjudged", "reason": reason, **where, "failure": error.details}
-            self.found.cases.append(entry)
-            return
-        self.found.facts = reply["facts"]
-        for case, outputs in reply["cases"].items():
-            ids, mask = kinds_of(case)
-            name = f"{shape} {ids}, {mask}"
-            self.found.cases.append({"name": name, **where, "ids": ids, "mask": mask, **judge(outputs, self.tolerance)})
-
-    def _check_generation(self) -> None:
-        request = self._request(GENERATION)
-        if isinstance(request, str):
-            self.found.generation.append({"name": GENERATION, "verdict": "unjudged", "reason": request})
-            return
-        self._start()
-        try:
-            reply = self._ask({"op": "check_generation", "inputs_plan": self.prepared.judged_by.prompts(), **request})
-        except WorkerError as error:
-            reason = f"{error.status}: {error.reason}"
-            self.found.generation.append({"name": GENERATION, "verdict": "unjudged", "reason": reason})
-            return
-        for name, entry in reply["cases"].items():
-            judged = judge(entry.pop("figures"), self.tolerance)
-            if entry["diverges_at"] is not None and not entry["is_near_tie"] and judged["verdict"] != "lossy":
-                judged |= {
-                    "verdict": "broken",
-                    "reason": f"token {entry['diverges_at'] + 1} is another, by a margin of {entry['margin']:.1e} "
-                    "that eager's own error does not explain",
-                }
-            self.found.generation.append({"name": name, **entry, **judged})
-
-    def _conclude(self) -> Judgement:
-        """Order the cases and take the worst for the verdict."""
-        self.found.cases.sort(key=badness, reverse=True)
-        self.found.generation.sort(key=badness, reverse=True)
-        entries = [*self.found.cases, *self.found.generation]
-        if not entries:
-            return self._unjudged("nothing was compared")
-        worst = max(entries, key=badness)
-        self.found.verdict, self.found.reason = worst["verdict"], f"{worst['name']}: {worst['reason']}"
-        return self.found
-
-
-def bisection_of(prepared: Preparation, judgement: Judgement) -> dict[str, Any]:
-    """Where the outputs of a broken backend begin to differ."""
-    raise NotImplementedError

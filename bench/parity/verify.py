@@ -9,7 +9,8 @@ from pathlib import Path
 from bench import machine
 from bench.errors import BenchError, UserError
 from bench.parity.certificate import Certificate, Judgement, read
-from bench.parity.check import Examination, Say, check_timeout, tokenizer_of
+from bench.parity.check import Say, check_timeout, tokenizer_of
+from bench.parity.examination import Examination
 from bench.parity.matrix import Matrix
 from bench.parity.verdict import OUTCOMES
 from bench.preparation import Preparation

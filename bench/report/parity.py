@@ -196,7 +196,27 @@ def bisection_lines(judgement: Judgement) -> list[str]:
     found = judgement.bisection
     if not found:
         return []
-    return [f"bisection: {line}" for line in found["lines"]]
+    lines = []
+    if "case" in found:
+        lines.append(
+            f"bisection of {found['case']}: {found['layers_compared']} hidden states and {found['values_compared']} "
+            "values compared"
+            if "layers_compared" in found
+            else f"bisection of {found['case']}"
+        )
+    if (layer := found["layer"]) is not None:
+        lines.append(f"first layer out of tolerance: {layer['name']}{_times_eager(layer)}")
+    if (node := found["node"]) is not None:
+        made = ", ".join(node.get("operations") or [node["op_type"]])
+        reads = f" reading {', '.join(node['reads'])}" if node.get("reads") else ""
+        at = f" of {node['module']}" if node.get("module") else ""
+        lines.append(f"first node out of tolerance: {node['name']} ({made}{reads}){at}{_times_eager(node)}")
+    return lines + [f"note: {note}" for note in found["notes"]]
+
+
+def _times_eager(figures: Mapping[str, Any]) -> str:
+    ratio = figures.get("ratio")
+    return "" if ratio is None else f", RMSE {ratio:.3g} times eager's"
 
 
 def _markdown(certificate: Certificate) -> str:
