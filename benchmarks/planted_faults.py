@@ -190,6 +190,7 @@ def main() -> int:
     parser.add_argument("--models", default="bert-tiny,gpt-tiny,gpt2-tiny")
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--faults", default="", help="part of a fault's name; empty for all")
+    parser.add_argument("--without", help="part of the name of a fault to leave out")
     parser.add_argument("--seeds", type=int, default=3, help="places for each fault, model and format")
     parser.add_argument("--sound", type=int, default=6, help="judgements of each sound export, on other inputs")
     parser.add_argument("--weight-seeds", type=int, default=1, help="sound models of each architecture")
@@ -228,7 +229,7 @@ def run(args: argparse.Namespace, root: Path) -> Iterator[dict[str, Any]]:
             if weight_seed == 0:
                 judge_of = judges(subject, 0, root)
                 for fault in FAULTS:
-                    if args.faults not in fault.name:
+                    if args.faults not in fault.name or (args.without and args.without in fault.name):
                         continue
                     for format_name in args.formats.split(","):
                         for seed in range(args.seeds):

@@ -41,11 +41,11 @@ def encode(path: Path, texts: Sequence[str], length: int, vocab_size: int) -> li
         words = tokenizer.encode(text, add_special_tokens=False).ids
         if not words:
             raise ModelError(f"tokenizer {str(path)!r} makes no token of a text; give the model's own")
-        if max(words) >= vocab_size:
-            raise ModelError(
-                f"tokenizer {str(path)!r} gives id {max(words)}, beyond the model's vocabulary of {vocab_size}; "
-                "give the model's own"
-            )
         repeated = " ".join([text] * (length // len(words) + 1))
         rows.append(tokenizer.encode(repeated, add_special_tokens=with_special).ids[:length])
+        if (largest := max(*words, *rows[-1])) >= vocab_size:
+            raise ModelError(
+                f"tokenizer {str(path)!r} gives id {largest}, beyond the model's vocabulary of {vocab_size}; "
+                "give the model's own"
+            )
     return rows

@@ -73,7 +73,8 @@ def test_public_names() -> None:
     import bench
 
     assert set(bench.__all__) == {
-        "BenchError", "Record", "Run", "TimingPlan", "UserError", "compare", "read_run", "resume",
+        "BenchError", "Certificate", "Record", "Run", "TimingPlan", "UserError", "check_parity", "compare", "read_run",
+        "resume", "verify",
     }  # fmt: skip
     for name in bench.__all__:
         assert getattr(bench, name) is not None
@@ -105,7 +106,9 @@ def test_every_dependency_is_pinned_by_the_constraints(root: Path) -> None:
     assert names <= pinned
 
 
-@pytest.mark.parametrize(("command", "at_least"), [("compare", 20), ("diff", 3), ("doctor", 5)])
+@pytest.mark.parametrize(
+    ("command", "at_least"), [("compare", 20), ("parity", 20), ("verify", 8), ("diff", 3), ("doctor", 5)]
+)
 def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:
     help_text = subprocess.run(
         [sys.executable, "-m", "bench", command, "--help"], capture_output=True, text=True, cwd=root, check=True

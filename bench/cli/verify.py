@@ -18,7 +18,7 @@ def command(
     ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Where the tokenizer lies now, if it has moved.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: the certificate's]")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads. [default: the CPUs this process may use]")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads. [default: the certificate's]")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 900.0,
     format: Annotated[str, typer.Option(help="table, json or markdown.")] = "table",
     artifacts: Annotated[Path, typer.Option(help="Folder for the model and references.")] = Path("artifacts"),

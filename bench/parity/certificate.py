@@ -115,6 +115,8 @@ def check_writable(path: Path) -> None:
     """Raise UserError where no certificate could be written to `path`."""
     if path.is_dir():
         raise UserError(f"--output {str(path)!r} is a folder; give a file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"--output {str(path)!r} is no regular file, and would be replaced; give a file")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UserError(f"--output {str(path)!r} cannot be written: its folder is missing or not yours; make it first")
 

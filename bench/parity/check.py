@@ -149,7 +149,7 @@ def _command_of(certificate: Certificate, text_tokenizer: str | Path | None) -> 
     }
     if text_tokenizer is not None:
         options["--tokenizer"] = text_tokenizer
-    if certificate.new_tokens:
+    if grid.task == "lm":
         options["--new-tokens"] = certificate.new_tokens
     options |= {
         option: certificate.overrides[name] for option, name in OVERRIDES.items() if name in certificate.overrides

@@ -48,15 +48,13 @@ class Examination:
             "format": self.artifact.format, "checksum": self.artifact.checksum, "files": files,
         }  # fmt: skip
         try:
+            self._start()
             for shape in self.prepared.grid.shapes:
                 self._check_shape(shape)
             if self.prepared.judged_by.matrix.new_tokens:
                 self._check_generation()
-        except WorkerError as error:
-            reason = f"{error.status}: {error.reason}"
-            if not self.found.cases:
-                return self._unjudged(reason, error)
-            self.found.cases.append({"name": "what was left", "verdict": "unjudged", "reason": reason})
+        except WorkerError as error:  # it never loaded; later failures cost the shape at hand
+            return self._unjudged(f"{error.status}: {error.reason}", error)
         finally:
             self._kill()
         return self._conclude()
@@ -95,7 +93,7 @@ class Examination:
         try:
             reply = self.worker.request(request, self.prepared.timeout_seconds)
         except WorkerError as error:
-            if error.is_gone:
+            if error.is_gone or not request["op"].startswith("check"):
                 self._kill()
                 self.lost += 1
             raise
@@ -122,8 +120,8 @@ class Examination:
         if isinstance(request, str):
             self.found.cases.append({"name": str(shape), "verdict": "unjudged", "reason": request, **where})
             return
-        self._start()
         try:
+            self._start()
             plan = self.prepared.judged_by.inputs(shape)
             reply = self._ask({"op": "check", "inputs_plan": plan, **request})
         except WorkerError as error:
@@ -142,8 +140,8 @@ class Examination:
         if isinstance(request, str):
             self.found.generation.append({"name": GENERATION, "verdict": "unjudged", "reason": request})
             return
-        self._start()
         try:
+            self._start()
             reply = self._ask({"op": "check_generation", "inputs_plan": self.prepared.judged_by.prompts(), **request})
         except WorkerError as error:
             reason = f"{error.status}: {error.reason}"
@@ -154,8 +152,7 @@ class Examination:
             if entry["diverges_at"] is not None and not entry["is_near_tie"] and judged["verdict"] != "lossy":
                 judged |= {
                     "verdict": "broken",
-                    "reason": f"token {entry['diverges_at'] + 1} is another, by a margin of {entry['margin']:.1e} "
-                    "that eager's own error does not explain",
+                    "reason": f"token {entry['diverges_at'] + 1} is one that eager's own error does not explain",
                 }
             self.found.generation.append({"name": name, **entry, **judged})
 

@@ -56,7 +56,7 @@ def figures(
     with np.load(inputs_file(reference, case)) as stored:
         mask = stored["attention_mask"][rows][:, inputs.judged_positions(plan)]
     # What has another shape is left as it is, for `compare` to say so.
-    taken = {name: array[rows] if len(array) == plan.batch else array for name, array in outputs.items()}
+    taken = {name: array[rows] if array.ndim and len(array) == plan.batch else array for name, array in outputs.items()}
     with (
         np.load(outputs_file(reference, case)) as expected,
         np.load(outputs_file(Path(yardstick), case)) as eager,

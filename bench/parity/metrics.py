@@ -77,6 +77,7 @@ def _figures(
     difference = ours - theirs
     error = np.abs(difference)
     eagers = yardstick[kept].astype(np.float64)
+    figures["eager_nonfinite"] = int((~np.isfinite(eagers)).sum())
     worst = int(np.argmax(error))
     token, unit = divmod(worst, error.shape[-1])
     places = np.argwhere(kept)
@@ -95,9 +96,9 @@ def _figures(
         "identical_to_eager": bool(np.array_equal(output[kept], yardstick[kept])),
         "masked_max_abs_error": float(masked.max()) if masked.size and np.isfinite(masked).all() else None,
     }
-    figures |= against_eager(difference, eagers - theirs)
+    figures |= against_eager(difference, None if figures["eager_nonfinite"] else eagers - theirs)
     figures["worst_token"] = _ints(places[figures["worst_token"]])
-    return figures | (_of_logits(ours, theirs, eagers) if name == LOGITS else {})
+    return figures | (_of_logits(ours, theirs, eagers) if name == LOGITS and theirs.shape[-1] > 1 else {})
 
 
 def _ints(values: Array) -> list[int]:
@@ -111,27 +112,29 @@ def _rms(values: Array, axis: int | None = None) -> Any:
     return float(found) if axis is None else found
 
 
-def against_eager(difference: Array, eagers: Array) -> dict[str, Any]:
+def against_eager(difference: Array, eagers: Array | None) -> dict[str, Any]:
     """RMSE of `difference` and of eager's own, both [tokens, width], and the largest ratio of the two in one place.
 
     A token's RMSE is over its units and a unit's over the tokens; each is held against eager's at the same place,
     or eager's overall where that is larger. A fault in one place is lost in the overall figure and not in these.
-    An entry is None where eager's errors are all 0, and the unit's where tokens are too few.
+    A ratio is None where eager's errors are all 0 or are not finite (`eagers` is None then), and the unit's where
+    tokens are too few.
     """
     import numpy as np
 
-    eager_rmse = _rms(eagers)
+    eager_rmse = None if eagers is None else _rms(eagers)
     by_token = _rms(difference, axis=-1)
     figures: dict[str, Any] = {
         "rmse": _rms(difference),
         "rmse_eager": eager_rmse,
         "rmse_ratio": None,
         "token_ratio": None,
+        "rmse_of_worst_token": float(by_token.max()),
         "worst_token": int(np.argmax(by_token)),
         "unit_ratio": None,
         "worst_unit": None,
     }
-    if not eager_rmse:
+    if not eager_rmse or eagers is None:
         return figures
     of_tokens = by_token / np.maximum(_rms(eagers, axis=-1), eager_rmse)
     figures |= {
@@ -149,8 +152,8 @@ def _of_logits(ours: Array, theirs: Array, eagers: Array) -> dict[str, Any]:
     """Figures on distributions over the vocabulary; all arguments [tokens, vocabulary].
 
     KL divergence is of the reference's distribution from ours, in nats. A position where the most likely token is
-    another is a near-tie when the reference's margin between its first and second is at most twice eager's largest
-    error there: eager itself may flip it.
+    another is a near-tie when the reference puts that one below its own by at most twice eager's largest error there:
+    eager itself may flip it.
     """
     import numpy as np
 
@@ -160,8 +163,10 @@ def _of_logits(ours: Array, theirs: Array, eagers: Array) -> dict[str, Any]:
     best = np.argpartition(-theirs, range(count + 1), axis=-1)[:, : count + 1]
     rows = np.arange(len(theirs))
     margins = theirs[rows, best[:, 0]] - theirs[rows, best[:, 1]]
+    lost = theirs[rows, best[:, 0]] - theirs[rows, ours.argmax(axis=-1)]
     flips = ours.argmax(axis=-1) != best[:, 0]
-    near = flips & (margins <= 2 * np.abs(eagers - theirs).max(axis=-1))
+    errors = np.abs(eagers - theirs).max(axis=-1)
+    near = flips & np.isfinite(errors) & (lost <= 2 * errors)
     ours_best = np.argpartition(-ours, count - 1, axis=-1)[:, :count]
     overlap = [len(np.intersect1d(one, other)) / count for one, other in zip(best[:, :count], ours_best, strict=True)]
     return {
@@ -171,7 +176,7 @@ def _of_logits(ours: Array, theirs: Array, eagers: Array) -> dict[str, Any]:
         "top1_agreement": float(1 - flips.mean()),
         "top1_flips": int(flips.sum()),
         "top1_near_ties": int(near.sum()),
-        "top1_margin_at_flips": float(margins[flips].max()) if flips.any() else None,
+        "top1_largest_loss": float(lost.max()),
         "margin_median": float(np.median(margins)),
         "top_k": count,
         "top_k_overlap": float(np.mean(overlap)),

@@ -27,7 +27,7 @@ class Verification:
     lines: list[str] = field(default_factory=list)
     """What belongs, what differs, and whether the certificate holds."""
     holds: bool = False
-    """True when every verdict is as good as the certificate's, and none is broken."""
+    """True when every verdict is as good as the certificate's, and none is broken or unjudged."""
 
     @property
     def exit_code(self) -> int:
@@ -68,7 +68,7 @@ def verify(
         model=source.name,
         contestants=tuple(judgement.contestant for judgement in certified),
         device=machine.settle_device(device or stated.grid.device),
-        threads=machine.thread_budget(threads),
+        threads=min(stated.grid.threads, machine.usable_cpus()) if threads is None else machine.thread_budget(threads),
     )
     repeated = replace(
         stated,
@@ -141,7 +141,7 @@ def _compare(stated: Certificate, certified: list[Judgement], repeated: Certific
     for before, now in zip(certified, repeated.judgements, strict=True):
         files = ", ".join(before.artifact["files"])
         lines.append(f"belongs: {before.label} was certified as {before.verdict} on {stated.started} ({files})")
-        if OUTCOMES.index(now.verdict) > OUTCOMES.index(before.verdict):
+        if now.verdict == "unjudged" or _rank(now.verdict) > _rank(before.verdict):
             lines.append(f"does not hold: {now.label} is {now.verdict} now: {now.reason}")
     others = machine.same_machine(stated.fingerprint, repeated.fingerprint)
     if others:
@@ -158,3 +158,8 @@ def _compare(stated: Certificate, certified: list[Judgement], repeated: Certific
     is_broken = any(judgement.verdict == "broken" for judgement in repeated.judgements)
     lines.append("the certificate holds" if holds and not is_broken else "the certificate does not hold")
     return Verification(repeated, lines, holds and not is_broken)
+
+
+def _rank(verdict: str) -> int:
+    """How bad a verdict is; whether rounding errors are eager's bit for bit is the machine's doing."""
+    return max(OUTCOMES.index("equivalent"), OUTCOMES.index(verdict))

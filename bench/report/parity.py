@@ -56,8 +56,8 @@ def _table(certificate: Certificate) -> str:
         style = PARITY_STYLES.get(judgement.verdict, "green")
         console.print()
         console.print(Text(judgement.label, style="bold"), Text(judgement.verdict, style=style), sep=": ")
-        if judgement.verdict not in ("exact", "equivalent"):
-            console.print(wrapped(judgement.reason))
+        if judgement.verdict != "exact":
+            console.print(wrapped(f"worst: {judgement.reason}" if judgement.cases else judgement.reason, "  "))
         if judgement.cases:
             console.print(_cases(certificate, judgement))
         for line in [*more_lines(judgement), *generation_lines(judgement), *bisection_lines(judgement)]:
@@ -104,7 +104,7 @@ def case_cells(certificate: Certificate, case: Mapping[str, Any]) -> list[str]:
 
 
 def _share(case: Mapping[str, Any], name: str) -> str:
-    return "–" if case.get(name) is None else f"{case[name]:.1%}"
+    return "–" if case.get(name) is None else f"{100 * case[name]:.3g}%"
 
 
 def _scientific(value: float | None) -> str:
@@ -167,7 +167,8 @@ def more_lines(judgement: Judgement) -> list[str]:
     if judged:
         positions = sum(case["top1_n"] for case in judged)
         flips, near = (sum(case[name] for case in judged) for name in ("top1_flips", "top1_near_ties"))
-        lines.append(f"top-1: {flips} of {positions} positions flip, {near} of them near-ties")
+        ties = f", {near} of them near-ties" if flips else ""
+        lines.append(f"top-1: {flips} of {positions} positions flip{ties}")
     return lines
 
 
@@ -181,8 +182,8 @@ def generation_lines(judgement: Judgement) -> list[str]:
             if at is None:
                 line += f"; all {entry['steps']} greedy tokens are the reference's"
             else:
-                kind = "a near-tie" if entry["is_near_tie"] else "no near-tie"
-                line += f"; token {at + 1} of {entry['steps']} is another, {kind} (margin {entry['margin']:.1e})"
+                how = "a near-tie ({:.1e} apart)" if entry["is_near_tie"] else "{:.1e} below the reference's own"
+                line += f"; token {at + 1} of {entry['steps']} is another, {how.format(entry['margin'])}"
             if "top1_n" in entry:
                 line += f"; forced: top-1 {entry['top1_agreement']:.1%} of {entry['top1_n']}, KL {entry['kl_mean']:.1e}"
         if entry["verdict"] not in ("exact", "equivalent"):

@@ -108,7 +108,7 @@ def test_the_plan_and_the_progress_are_told(compared) -> None:
     done, run = compared
     for words in ("seeded random (seed 0)", "plan: 4 cells (4 contestants × 1 shape)", "records: run.jsonl"):
         assert words in done.stderr, words
-    assert done.stderr.count("2×16") == len(run.records)
+    assert sum(line.startswith("[") and "2×16" in line for line in done.stderr.splitlines()) == len(run.records)
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "fastest: " in done.stdout
 

@@ -1,30 +1,62 @@
-"""Batches and masks: seeded, alike in every worker, padded in every way."""
+"""Batches and masks: seeded, alike in every worker, of every kind of ids, padded in every way."""
 
 from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from bench.inputs import JUDGED_ELEMENTS, InputPlan, judged_rows, make_batch, mask_row
+from bench import corpus
+from bench.inputs import (
+    IDS,
+    JUDGED_ELEMENTS,
+    MASKS,
+    TIMED_CASES,
+    InputPlan,
+    judged_positions,
+    judged_rows,
+    kinds_of,
+    make_batch,
+    mask_row,
+    timed_cases,
+)
+
+#: One tokenised text a row, without the padding id 1.
+TEXTS = [list(range(10 + row, 90 + row)) for row in range(8)]
 
 
-def plan(batch: int = 8, length: int = 32, seed: int = 0, **values: int) -> InputPlan:
+def plan(batch: int = 8, length: int = 32, seed: int = 0, **values: object) -> InputPlan:
     return InputPlan(
         batch, length, **({"vocab_size": 100, "pad_token_id": 1, "seed": seed, "output_width": 64} | values)
     )
 
 
-def test_the_same_seed_draws_the_same_batch() -> None:
-    for case in ("timed", "padded"):
-        one, two, other = make_batch(plan(), case), make_batch(plan(), case), make_batch(plan(seed=1), case)
-        assert all(np.array_equal(one[name], two[name]) for name in one)
-        assert not np.array_equal(one["input_ids"], other["input_ids"])
+@pytest.mark.parametrize("case", ["timed", "padded", "random-holes", "zipf-left"])
+def test_the_same_seed_draws_the_same_batch(case: str) -> None:
+    one, two, other = make_batch(plan(), case), make_batch(plan(), case), make_batch(plan(seed=1), case)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert not np.array_equal(one["input_ids"], other["input_ids"])
 
 
-def test_ids_cover_the_vocabulary_without_the_padding_id() -> None:
-    ids = make_batch(plan(64, 512, pad_token_id=7), "timed")["input_ids"]
+@pytest.mark.parametrize("kind", ["timed", "zipf-full"])
+def test_ids_cover_the_vocabulary_without_the_padding_id(kind: str) -> None:
+    ids = make_batch(plan(64, 512, pad_token_id=7), kind)["input_ids"]
     assert ids.dtype == np.int64
     assert set(np.unique(ids)) == set(range(100)) - {7}
+
+
+def test_zipfs_ids_are_as_frequent_as_words_and_random_ones_alike() -> None:
+    """Mandelbrot's law over 99 ranks: 1 / (rank + 2.7), so the first rank is (100 + 1.7) / 3.7 times the last."""
+    ranks = np.arange(99) + 1 + 2.7
+    shares = 1 / ranks / (1 / ranks).sum()
+    ids = make_batch(plan(64, 2048, pad_token_id=99), "zipf-full")["input_ids"]
+    found = np.bincount(ids.ravel(), minlength=100)[:99] / ids.size
+    assert found == pytest.approx(shares, rel=0.2)
+    uniform = make_batch(plan(64, 2048, pad_token_id=99), "random-full")["input_ids"]
+    assert np.bincount(uniform.ravel(), minlength=100)[:99] / uniform.size == pytest.approx(1 / 99, rel=0.2)
 
 
 def test_the_timed_batch_is_not_masked() -> None:
@@ -47,6 +79,51 @@ def test_judged_rows_see_every_kind_of_padding() -> None:
     assert np.array_equal(timed[batch["attention_mask"] == 1], batch["input_ids"][batch["attention_mask"] == 1])
 
 
+@pytest.mark.parametrize("ids", IDS)
+def test_a_case_masks_every_row_in_its_own_way(ids: str) -> None:
+    texts = TEXTS if ids == "text" else None
+    batches = {mask: make_batch(plan(), f"{ids}-{mask}", texts) for mask in MASKS}
+    assert batches["full"]["attention_mask"].all()
+    right, left, holes = (batches[mask]["attention_mask"] for mask in MASKS[1:])
+    assert (right[:, 0] == 1).all()
+    assert (right[:, -1] == 0).all()
+    assert (np.diff(right) <= 0).all()
+    assert (np.diff(left) >= 0).all()
+    assert (left[:, -1] == 1).all()
+    assert (holes[:, 0] == 1).all()
+    assert all((np.diff(row) > 0).any() for row in holes)
+    for batch in batches.values():
+        assert batch["input_ids"].dtype == batch["attention_mask"].dtype == np.int64
+        assert (batch["input_ids"][batch["attention_mask"] == 0] == 1).all()
+        assert (batch["input_ids"][batch["attention_mask"] == 1] != 1).all()
+
+
+@pytest.mark.parametrize("mask", ["right", "left"])
+def test_a_padded_text_begins_behind_its_padding(mask: str) -> None:
+    """A text cut at its head would lack the first token, which models give a meaning of its own."""
+    batch = make_batch(plan(), f"text-{mask}", TEXTS)
+    for row, (ids, kept) in enumerate(zip(batch["input_ids"], batch["attention_mask"], strict=True)):
+        assert ids[kept == 1].tolist() == TEXTS[row][: kept.sum()]
+
+
+def test_a_text_keeps_its_places_around_holes() -> None:
+    batch = make_batch(plan(), "text-holes", TEXTS)
+    kept = batch["attention_mask"] == 1
+    whole = np.array([text[:32] for text in TEXTS])
+    assert np.array_equal(batch["input_ids"][kept], whole[kept])
+
+
+def test_a_case_of_text_without_texts_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="needs tokenised texts"):
+        make_batch(plan(), "text-full")
+
+
+def test_the_names_of_cases_say_their_kinds() -> None:
+    assert [kinds_of(case) for case in (*TIMED_CASES, "text-left", "zipf-holes")] == [
+        ("random", "full"), ("random", "mixed"), ("text", "left"), ("zipf", "holes"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["right", "left", "holes"])
 @pytest.mark.parametrize("length", [2, 3, 5, 128])
 def test_a_mask_keeps_something_and_masks_something(kind: str, length: int) -> None:
@@ -56,12 +133,38 @@ def test_a_mask_keeps_something_and_masks_something(kind: str, length: int) -> N
 
 
 def test_a_single_token_is_not_padded() -> None:
-    assert plan(4, 1).cases == ("timed",)
-    assert plan(4, 2).cases == ("timed", "padded")
+    assert timed_cases(1) == ("timed",)
+    assert timed_cases(2) == ("timed", "padded")
 
 
-def test_judged_rows_are_few_and_bounded_by_memory() -> None:
+def test_judged_rows_are_few_seeded_and_as_many_as_asked_for() -> None:
     assert judged_rows(plan(1)) == [0]
     assert len(judged_rows(plan(64))) == 3
-    assert judged_rows(plan(64)) == judged_rows(plan(64))
-    assert len(judged_rows(plan(64, 1024, output_width=JUDGED_ELEMENTS // 1024))) == 1
+    assert judged_rows(plan(64)) == judged_rows(plan(64)) != judged_rows(plan(64, seed=1))
+    assert len(judged_rows(plan(64, most_rows=1))) == 1
+    assert judged_rows(plan(3, most_rows=9)) == [0, 1, 2]
+
+
+def test_judged_positions_are_all_unless_outputs_are_wide() -> None:
+    assert judged_positions(plan(8, 1)) == [0]
+    assert judged_positions(plan(8, 512)) == list(range(512))
+    wide = plan(8, 512, output_width=JUDGED_ELEMENTS // 300)  # 3 rows of 100 positions
+    positions = judged_positions(wide)
+    assert len(positions) == 100
+    assert (positions[0], positions[-1]) == (0, 511)
+    assert all(one < other for one, other in pairwise(positions))
+    assert positions == judged_positions(wide) != judged_positions(plan(8, 512, seed=1, output_width=wide.output_width))
+    widest = plan(8, 512, output_width=2 * JUDGED_ELEMENTS)
+    assert judged_positions(widest) == [0, 511]
+
+
+def test_a_plan_survives_its_journey_to_a_worker() -> None:
+    sent = plan(2, 16, cases=("random-full", "zipf-left"), most_rows=1)
+    assert InputPlan.from_json(json.loads(json.dumps(asdict(sent)))) == sent
+
+
+def test_texts_are_seeded_and_each_row_has_its_own() -> None:
+    texts = corpus.texts(8, seed=0)
+    assert texts == corpus.texts(8, seed=0) != corpus.texts(8, seed=1)
+    assert len(set(texts)) == 8
+    assert all(sorted(text) == sorted(texts[0]) for text in texts)

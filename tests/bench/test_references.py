@@ -1,0 +1,421 @@
+"""References: what is written, kept and shared; backends held against them; faults planted in real modules."""
+
+from __future__ import annotations
+
+import random
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from backends.base import Backend, Batch, Options
+from bench import references as references_module
+from bench.channel import WorkerError
+from bench.errors import UserError
+from bench.inputs import InputPlan, judged_rows
+from bench.parity import judging
+from bench.parity.matrix import Matrix
+from bench.parity.verdict import TOLERANCES, judge
+from bench.references import GENERATION, References
+from bench.spec import Contestant, Grid, Shape
+from benchmarks import faults
+from exporters.sources import ModelSource, resolve
+from exporters.store import Artifact, ArtifactStore
+
+FP32 = TOLERANCES["fp32"]
+TABLE = np.random.default_rng(5).normal(size=(100, 8))
+CASES = tuple(Matrix(ids=("random",)).cases(Shape(3, 24)))
+PLAN = InputPlan(5, 24, 100, 0, seed=0, output_width=8, cases=CASES, most_rows=2)
+
+
+class Averaging(Backend):
+    """A model to compute by hand: a row of a table for every id, less the mean over what the mask keeps."""
+
+    name = "averaging"
+    format = None
+    variants: ClassVar = {"default": {}}
+    precisions: ClassVar = {"cpu": ("fp32",)}
+
+    def __init__(self, dtype: type = np.float32) -> None:
+        self.dtype = dtype
+        self.batches: list[int] = []
+
+    def load(self, path: Path | None, *, device: str, precision: str, threads: int, options: Options) -> None:
+        raise AssertionError("nothing to load")
+
+    def prepare(self, batch: Batch) -> Any:
+        return batch["input_ids"], batch["attention_mask"]
+
+    def run(self, prepared: Any) -> Any:
+        ids, mask = prepared
+        self.batches.append(len(ids))
+        kept = mask[..., None].astype(self.dtype)
+        values = TABLE[ids].astype(self.dtype)
+        return values - (values * kept).sum(axis=1, keepdims=True) / kept.sum(axis=1, keepdims=True)
+
+    def fetch(self, outputs: Any) -> dict[str, Any]:
+        return {"y": outputs}
+
+
+class MaskBlind(Averaging):
+    def run(self, prepared: Any) -> Any:
+        return super().run((prepared[0], np.ones_like(prepared[1])))
+
+
+class RowsMixedUp(Averaging):
+    """Right for a single row, and gives every row the next one's otherwise."""
+
+    def run(self, prepared: Any) -> Any:
+        return np.roll(super().run(prepared), 1, axis=0)
+
+
+class RightPaddingAssumed(Averaging):
+    """Reads a length off the mask, as fused attention kernels have been seen to."""
+
+    def run(self, prepared: Any) -> Any:
+        ids, mask = prepared
+        counts = mask.sum(axis=1, keepdims=True)
+        return super().run((ids, (np.arange(mask.shape[1]) < counts).astype(np.int64)))
+
+
+class CutShort(Averaging):
+    def fetch(self, outputs: Any) -> dict[str, Any]:
+        return {"y": outputs[:, :-1]}
+
+
+class OneRowShort(Averaging):
+    def fetch(self, outputs: Any) -> dict[str, Any]:
+        return {"y": outputs[:-1]}
+
+
+class Renamed(Averaging):
+    def fetch(self, outputs: Any) -> dict[str, Any]:
+        return {"z": outputs}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Path, str]:
+    """The folders of the float64 reference and of the float32 yardstick."""
+    for name, dtype in (("reference", np.float64), ("yardstick", np.float32)):
+        (tmp_path / name).mkdir()
+        judging.evaluate(Averaging(dtype), PLAN, tmp_path / name, None)
+    return tmp_path / "reference", str(tmp_path / "yardstick")
+
+
+def verdicts(backend: Backend, plan: InputPlan, reference: Path, yardstick: str) -> dict[str, str]:
+    request = {"yardstick": yardstick, "precision": "fp32", "atol": FP32.atol, "rtol": FP32.rtol}
+    found = judging.check(backend, plan, reference, request)
+    return {case.removeprefix("random-"): judge(figures, FP32)["verdict"] for case, figures in found.items()}
+
+
+def test_a_reference_holds_all_inputs_and_the_judged_rows_outputs(written) -> None:
+    reference, _ = written
+    with np.load(reference / "random-left.inputs.npz") as inputs, np.load(reference / "random-left.npz") as outputs:
+        assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (5, 24)
+        assert outputs["y"].shape == (2, 24, 8)
+        assert outputs["y"].dtype == np.float64
+    eager = Averaging(np.float64)
+    judging.evaluate(eager, PLAN, reference, None)
+    assert eager.batches == [2] * 4
+
+
+@pytest.mark.parametrize(
+    ("planted", "broken"),
+    [
+        (Averaging, set()),
+        (MaskBlind, {"right", "left", "holes"}),
+        (RightPaddingAssumed, {"left", "holes"}),
+        (RowsMixedUp, {"full", "right", "left", "holes"}),
+        (CutShort, {"full", "right", "left", "holes"}),
+        (OneRowShort, {"full", "right", "left", "holes"}),
+        (Renamed, {"full", "right", "left", "holes"}),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_fault_breaks_the_cases_that_it_touches(written, planted: type[Averaging], broken: set[str]) -> None:
+    found = verdicts(planted(), PLAN, *written)
+    assert {case for case, verdict in found.items() if verdict == "broken"} == broken
+    assert {verdict for case, verdict in found.items() if case not in broken} <= {"exact"}
+
+
+def test_a_backend_is_run_on_the_whole_batch(written) -> None:
+    backend = Averaging()
+    verdicts(backend, PLAN, *written)
+    assert backend.batches == [5] * 4
+    assert len(judged_rows(PLAN)) == 2
+
+
+def test_wide_outputs_are_judged_at_the_same_positions_as_the_reference(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("bench.inputs.JUDGED_ELEMENTS", 8 * 2 * 10)  # 10 positions of two rows
+    for name, dtype in (("reference", np.float64), ("yardstick", np.float32)):
+        (tmp_path / name).mkdir()
+        judging.evaluate(Averaging(dtype), PLAN, tmp_path / name, None)
+    with np.load(tmp_path / "reference" / "random-full.npz") as outputs:
+        assert outputs["y"].shape == (2, 10, 8)
+    folders = tmp_path / "reference", str(tmp_path / "yardstick")
+    assert set(verdicts(Averaging(), PLAN, *folders).values()) == {"exact"}
+    assert verdicts(MaskBlind(), PLAN, *folders)["left"] == "broken"
+    assert set(verdicts(CutShort(), PLAN, *folders).values()) == {"broken"}
+
+
+# Faults planted in a real module, and the inputs that show them; tests/test_planted_faults.py has the whole set.
+
+
+class Bench:
+    """A tiny model's references, and eager to hold a changed copy of its module against them."""
+
+    def __init__(self, model: str, task: str, folder: Path) -> None:
+        import torch
+
+        from exporters import models
+
+        self.source = resolve(model, weights="random", task=task)
+        self.module = models.wrap(models.build(self.source))
+        width = self.source.vocab_size if task == "lm" else self.source.width
+        cases = Matrix(ids=("random",)).cases(Shape(2, 24))
+        self.plan = InputPlan(2, 24, self.source.vocab_size, self.source.pad_token_id, 0, width, cases)
+        self.output = "logits" if task == "lm" else "last_hidden_state"
+        self.reference, self.yardstick = folder / "reference", folder / "yardstick"
+        for path, dtype in ((self.reference, torch.float64), (self.yardstick, torch.float32)):
+            path.mkdir()
+            judging.evaluate(self.backend(deepcopy(self.module).to(dtype)), self.plan, path, None)
+
+    def backend(self, module: Any) -> Backend:
+        from backends.eager import Eager
+
+        backend = Eager()
+        backend.module, backend.output_names, backend.has_grad = module, [self.output], False
+        return backend
+
+    def verdicts(self, module: Any) -> dict[str, str]:
+        return verdicts(self.backend(module), self.plan, self.reference, str(self.yardstick))
+
+
+@pytest.fixture(scope="module", params=[("bert-tiny", "base"), ("gpt2-tiny", "lm")], ids=lambda value: value[0])
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(*request.param, tmp_path_factory.mktemp("planted"))
+
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch and transformers warn about themselves
+
+
+def test_the_module_itself_is_exact(bench: Bench) -> None:
+    assert set(bench.verdicts(deepcopy(bench.module)).values()) == {"exact"}
+
+
+@pytest.mark.parametrize(
+    ("name", "cases"),
+    [
+        ("one weight matrix changed by 1 %", ("full", "right", "left", "holes")),
+        ("two layers swapped", ("full", "right", "left", "holes")),
+        ("tanh GELU for erf GELU", ("full", "right", "left", "holes")),
+        ("mask inverted", ("full",)),
+        ("positions off by one under left padding", ("left",)),
+        ("dropout left on", ("full", "right", "left", "holes")),
+        ("stale artifact, another model", ("full", "right", "left", "holes")),
+    ],
+)
+def test_a_planted_fault_is_broken(bench: Bench, name: str, cases: tuple[str, ...]) -> None:
+    (fault,) = (entry for entry in faults.FAULTS if entry.name == name)
+    changed, _ = fault.plant(deepcopy(bench.module), random.Random(1), fault.size or 0.0)
+    found = bench.verdicts(changed)
+    assert [found[case] for case in cases] == ["broken"] * len(cases)
+
+
+def test_an_ignored_mask_is_broken_wherever_a_token_would_see_padding(bench: Bench) -> None:
+    """A causal model's tokens never see what is behind them, so right padding cannot show it there."""
+    changed, _ = faults.mask_ignored(deepcopy(bench.module), random.Random(1), 0.0)
+    causal = bench.source.config["model_type"] == "gpt2"
+    assert bench.verdicts(changed) == {
+        "full": "exact", "right": "exact" if causal else "broken", "left": "broken", "holes": "broken",
+    }  # fmt: skip
+
+
+# What is kept in the store.
+
+
+class Scripted:
+    """A worker that writes what it is asked for; `replies` may hold an error for an operation and shape."""
+
+    started: ClassVar[list[tuple[str, str]]] = []
+    asked: ClassVar[list[dict[str, Any]]] = []
+    errors: ClassVar[dict[tuple[str, str], WorkerError]] = {}
+
+    def __init__(self, precision: str, device: str) -> None:
+        self.precision, self.is_killed = precision, False
+        Scripted.started.append((precision, device))
+
+    def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+        assert not self.is_killed
+        where = message["op"]
+        if "inputs_plan" in message:
+            Scripted.asked.append({"precision": self.precision, **message})
+            where = f"{message['inputs_plan']['batch']}×{message['inputs_plan']['length']}"
+        if error := Scripted.errors.get((self.precision, where)):
+            raise error
+        if "folder" in message:
+            (Path(message["folder"]) / "outputs.npz").write_text(self.precision)
+        return {}
+
+    def kill(self) -> None:
+        self.is_killed = True
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
+    for log in (Scripted.started, Scripted.asked, Scripted.errors):
+        log.clear()
+    monkeypatch.setattr(
+        references_module.worker,
+        "start",
+        lambda backend, variant, precision, device, artifact, threads, root: Scripted(precision, device),
+    )
+    return Scripted
+
+
+class Kept:
+    """References of a tiny decoder in a store of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = ArtifactStore(folder)
+        self.said: list[str] = []
+        recipe = {"format": "checkpoint", "libraries": {"torch": "0"}}
+        self.weights: Artifact = self.store.make(recipe, lambda folder: (folder / "weights").write_text("w") and {})
+
+    def make(
+        self, precisions: tuple[str, ...] = ("fp32",), matrix: Matrix | None = None, seed: int = 0, threads: int = 1
+    ) -> References:
+        source: ModelSource = resolve("gpt2-tiny", weights="random", task="lm", seed=seed)
+        shapes = (Shape(1, 8), Shape(2, 8))
+        contestants = (Contestant("eager", "default", "fp32"),)
+        grid = Grid("gpt2-tiny", contestants, shapes, "cpu", threads, "random", "lm", seed)
+        found = References(
+            grid, source, self.store, 60.0, self.said.append, matrix or Matrix(ids=("random",), new_tokens=2)
+        )
+        found.make(self.weights, precisions)
+        return found
+
+
+def asked(precision: str) -> list[str]:
+    return [
+        "generation" if entry["op"] == "evaluate_generation" else str(Shape(*list(entry["inputs_plan"].values())[:2]))
+        for entry in Scripted.asked
+        if entry["precision"] == precision
+    ]
+
+
+def test_one_worker_a_precision_computes_every_shape_and_what_is_kept_is_not_computed_again(
+    tmp_path: Path, scripted: type[Scripted]
+) -> None:
+    kept = Kept(tmp_path)
+    made = kept.make(("bf16", "fp32"))
+    assert scripted.started == [("fp64", "cpu"), ("bf16", "cpu"), ("fp32", "cpu")]
+    assert [asked(precision) for precision in ("fp64", "bf16", "fp32")] == [["1×8", "2×8", "generation"]] * 3
+    reference, yardstick = made.pair("bf16", Shape(2, 8))
+    assert [(found.path / "outputs.npz").read_text() for found in (reference, yardstick)] == ["fp64", "bf16"]
+    assert kept.said[0] == "computing the float64 reference for 1×8, 2×8, generation"
+    again = kept.make(("bf16", "fp32"))
+    assert len(scripted.started) == 3
+    assert again.pair("fp32", GENERATION) == made.pair("fp32", GENERATION)
+
+
+def test_generation_is_forced_by_the_reference_and_the_reference_by_nothing(
+    tmp_path: Path, scripted: type[Scripted]
+) -> None:
+    made = Kept(tmp_path).make()
+    free, forced = (entry for entry in scripted.asked if entry["op"] == "evaluate_generation")
+    assert (free["precision"], "forced_by" in free, forced["precision"]) == ("fp64", False, "fp32")
+    assert Path(forced["forced_by"]) == made.found["fp64", GENERATION].path.resolve()
+    assert forced["steps"] == 2
+    assert forced["inputs_plan"]["batch"] == 1
+
+
+def test_nothing_is_computed_where_nothing_is_judged(tmp_path: Path, scripted: type[Scripted]) -> None:
+    made = Kept(tmp_path).make(())
+    assert scripted.started == []
+    assert made.pair("fp32", Shape(1, 8)) == "there is no reference: none was computed"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"matrix": Matrix(ids=("random",), masks=("full",), new_tokens=2)},
+        {"matrix": Matrix(ids=("random", "zipf"), new_tokens=2)},
+        {"matrix": Matrix(ids=("random",), new_tokens=3)},
+        {"seed": 1},
+        {"threads": 2},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_other_inputs_are_another_reference(tmp_path: Path, scripted: type[Scripted], changes: dict) -> None:
+    kept = Kept(tmp_path)
+    keys = {artifact.key for artifact in kept.make().found.values()}
+    others = {artifact.key for artifact in kept.make(**changes).found.values()}
+    assert len(keys) == len(others) == 6
+    assert keys != others
+
+
+def test_a_damaged_reference_is_made_again_and_said_so(tmp_path: Path, scripted: type[Scripted]) -> None:
+    kept = Kept(tmp_path)
+    made = kept.make()
+    (made.found["fp64", Shape(2, 8)].path / "outputs.npz").write_text("fp46")
+    scripted.asked.clear()
+    again = kept.make()
+    assert (asked("fp64"), asked("fp32")) == (["2×8"], [])
+    assert any("is damaged (outputs.npz fails its checksum)" in line for line in kept.said)
+    assert (again.found["fp64", Shape(2, 8)].path / "outputs.npz").read_text() == "fp64"
+
+
+def test_a_worker_that_dies_costs_its_shape_and_is_started_again(tmp_path: Path, scripted: type[Scripted]) -> None:
+    scripted.errors["fp32", "1×8"] = WorkerError("failed", "killed by SIGKILL", is_gone=True)
+    scripted.errors["fp64", "2×8"] = WorkerError("oom", "no memory left")
+    made = Kept(tmp_path).make()
+    assert scripted.started == [("fp64", "cpu"), ("fp32", "cpu"), ("fp32", "cpu")]
+    assert made.pair("fp32", Shape(1, 8)) == "there is no reference: eager at fp32 on cpu: killed by SIGKILL"
+    assert made.pair("fp32", Shape(2, 8)) == "there is no reference: eager at fp64 on cpu: no memory left"
+    assert not isinstance(made.pair("fp32", GENERATION), str)
+
+
+def test_a_worker_that_does_not_load_leaves_every_shape_without_a_reference(
+    tmp_path: Path, scripted: type[Scripted]
+) -> None:
+    scripted.errors["fp32", "load"] = WorkerError("unsupported", "no such precision")
+    made = Kept(tmp_path).make()
+    for key in (Shape(1, 8), Shape(2, 8), GENERATION):
+        assert made.pair("fp32", key) == "there is no reference: eager at fp32 on cpu: no such precision"
+
+
+def test_the_users_mistake_is_told_as_one(tmp_path: Path, scripted: type[Scripted]) -> None:
+    scripted.errors["fp64", "load"] = WorkerError("user", "the model is another's")
+    with pytest.raises(UserError, match="the model is another's"):
+        Kept(tmp_path).make()
+
+
+def test_texts_are_sent_as_ids_one_for_each_row(tmp_path: Path, scripted: type[Scripted]) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {word: number for number, word in enumerate(["?", "the", "a", "of", "for"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    (tmp_path / "tokenizer").mkdir()
+    file = tmp_path / "tokenizer" / "tokenizer.json"
+    tokenizer.save(str(file))
+    kept, matrix = Kept(tmp_path), Matrix(ids=("random", "text"), tokenizer=file)
+    keys = {artifact.key for artifact in kept.make(matrix=matrix).found.values()}
+    texts = {str(Shape(len(entry["texts"]), 8)): entry["texts"] for entry in scripted.asked}
+    assert {shape: [len(row) for row in rows] for shape, rows in texts.items()} == {"1×8": [8], "2×8": [8, 8]}
+    assert max(max(row) for rows in texts.values() for row in rows) <= 4
+    words["with"] = 5
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(file))
+    assert keys.isdisjoint(artifact.key for artifact in kept.make(matrix=matrix).found.values())
+
+
+def test_the_plans_width_is_that_of_the_output(tmp_path: Path, scripted: type[Scripted]) -> None:
+    made = Kept(tmp_path).make()
+    assert made.inputs(Shape(2, 8))["output_width"] == 1024  # logits
+    assert asdict(InputPlan.from_json(made.inputs(Shape(2, 8)))) == made.inputs(Shape(2, 8))

@@ -1,0 +1,391 @@
+"""`bench parity` and `bench verify` on real workers: one certificate, and what it does and does not belong to."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import UserError
+from bench.parity import verify as verify_module
+from bench.parity.certificate import Certificate, read
+from bench.parity.verify import verify
+from exporters.sources import resolve
+from exporters.store import MANIFEST, ArtifactStore, _checksum, file_checksum
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch warns about its own tracing
+
+WORDS = ["?", "the", "a", "of", "and", "was", "in", "before", "water", "key", ",", "."]
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What one `bench parity` left."""
+
+    done: subprocess.CompletedProcess[str]
+    folder: Path
+    store: Path
+
+    @property
+    def file(self) -> Path:
+        """The certificate."""
+        return self.folder / "certificate.json"
+
+    @property
+    def certificate(self) -> Certificate:
+        """As read."""
+        return read(self.file)
+
+    @property
+    def artifact(self) -> Path:
+        """The folder of the TorchScript artifact that was judged."""
+        (checksum,) = (judgement.artifact["checksum"] for judgement in self.certificate.judgements)
+        store = ArtifactStore(self.store)
+        (found,) = (path for path in store.paths() if (a := store.read(path)) is not None and a.checksum == checksum)
+        return found
+
+
+@pytest.fixture(scope="module")
+def certified(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Certified:
+    """A tiny GPT-2 with its head in TorchScript, on random and tokenised ids and greedy text.
+
+    In a store of its own: no other module judges this model, and this one is copied while others may be written.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("certified")
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    arguments = [
+        "--model",
+        "gpt2-tiny",
+        "--task",
+        "lm",
+        "--weights",
+        "random",
+        "--backends",
+        "torchscript",
+        "--batches",
+        "2",
+    ]
+    arguments += ["--lengths", "1,12", "--masks", "full,left", "--new-tokens", "3", "--tokenizer", str(folder)]
+    arguments += ["--device", "cpu", "--threads", "1", "--output", "certificate.json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "parity", *arguments], capture_output=True, text=True, cwd=folder, timeout=500,
+        env=os.environ | {"PYTHONPATH": str(root), "COLUMNS": "80"}, check=False,
+    )  # fmt: skip
+    return Certified(done, folder, folder / "artifacts")
+
+
+def refused_to_start(*rest: Any, **more: Any) -> Any:
+    raise AssertionError("a process was started")
+
+
+@pytest.fixture
+def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.channel.Worker.__init__", refused_to_start)
+
+
+# The certificate of a sound backend.
+
+
+def test_a_sound_backend_is_certified(certified: Certified) -> None:
+    assert certified.done.returncode == 0, certified.done.stderr
+    found = certified.certificate
+    assert (found.exit_code, found.ids, found.masks, found.new_tokens) == (0, ("random", "text"), ("full", "left"), 3)
+    (judgement,) = found.judgements
+    assert judgement.verdict in ("exact", "equivalent")
+    assert {case["name"] for case in judgement.cases} == {
+        "2×1 random, full", "2×1 text, full", "2×12 random, full", "2×12 random, left", "2×12 text, full", "2×12 text, left",
+    }  # fmt: skip
+    assert {entry["name"] for entry in judgement.generation} == {"random, full passes", "text, full passes"}
+    assert all(entry["steps"] == entry["top1_n"] == 3 for entry in judgement.generation)
+    assert all(case["compared"] > 0 and case["output"] == "logits" for case in judgement.cases)
+    assert judgement.facts["threads"] == 1
+    assert list(judgement.artifact["files"]) == ["model.pt"]
+    assert found.tokenizer == file_checksum(certified.folder / "tokenizer.json")
+    assert found.notes == []
+
+
+def test_the_table_and_the_progress_are_told_apart(certified: Certified) -> None:
+    text, told = certified.done.stdout, certified.done.stderr
+    assert max(map(len, text.splitlines())) <= 80
+    for words in (
+        "gpt2-tiny (logits), cpu",
+        "1 thread",
+        "ids random, text",
+        "torchscript fp32: ",
+        "generation, text, full passes",
+    ):
+        assert words in " ".join(text.split()), words
+    for words in ("computing the float64 reference for 2×1, 2×12, generation", "torchscript fp32: "):
+        assert words in told, words
+    assert "note:" not in text
+
+
+def test_the_certificates_own_command_asks_for_the_same_check(
+    certified: Certified, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shlex
+
+    from bench.cli import app
+    from bench.parity import check
+
+    asked: dict[str, Any] = {}
+
+    def note(model: str, **options: Any) -> Certificate:
+        asked.update(options, model=model)
+        return certified.certificate
+
+    monkeypatch.setattr(check, "check_parity", note)
+    app(shlex.split(certified.certificate.command)[1:], standalone_mode=False)
+    given = {
+        "model": "gpt2-tiny", "backends": "torchscript", "precisions": "fp32", "task": "lm", "batches": "2",
+        "lengths": "1,12", "masks": "full,left", "new_tokens": 3, "text_tokenizer": certified.folder, "device": "cpu",
+        "threads": 1, "weights": "random", "seed": 0, "atol": None, "max_kl": None,
+    }  # fmt: skip
+    assert {name: asked[name] for name in given} == given
+
+
+# What it belongs to.
+
+
+def test_a_moved_artifact_still_verifies(certified: Certified, cli: Callable[..., Any], tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "under another name"
+    shutil.copytree(certified.artifact, moved)
+    options = ["--tokenizer", str(certified.folder), "--artifacts", str(certified.store), "--threads", "1"]
+    done = cli("verify", str(certified.file), str(moved / "model.pt"), *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "the certificate holds"
+    assert "belongs: torchscript fp32 was certified as" in done.stderr
+    assert "exporting" not in done.stderr
+    assert "computing" not in done.stderr  # the references are in the store still
+    assert "torchscript fp32: " in done.stdout
+
+
+def test_one_flipped_byte_does_not_belong(certified: Certified, cli: Callable[..., Any], tmp_path: Path) -> None:
+    altered = tmp_path / "altered"
+    shutil.copytree(certified.artifact, altered)
+    data = bytearray((altered / "model.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (altered / "model.pt").write_bytes(data)
+    done = cli("verify", str(certified.file), str(altered))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "does not belong to" in done.stderr
+    assert "model.pt differs; certify it anew" in done.stderr
+
+
+def call(certified: Certified, artifact: Path, **options: Any) -> Any:
+    given = {"text_tokenizer": certified.folder, "artifacts": certified.store, "threads": 1}
+    return verify(certified.file, artifact, **given | options)
+
+
+def test_a_file_that_was_left_behind_does_not_belong(
+    certified: Certified, nothing_starts: None, tmp_path: Path
+) -> None:
+    shutil.copytree(certified.artifact, tmp_path / "part", ignore=shutil.ignore_patterns("model.pt"))
+    with pytest.raises(Exception, match=r"does not belong to .*: model\.pt differs") as refused:
+        call(certified, tmp_path / "part")
+    assert refused.value.exit_code == 1  # type: ignore[attr-defined]
+
+
+def test_an_artifact_of_another_format_does_not_belong(certified: Certified, nothing_starts: None) -> None:
+    store = ArtifactStore(certified.store)
+    checkpoint = next(path for path in store.paths() if path.name.startswith("checkpoint-"))
+    with pytest.raises(Exception, match="that is checkpoint, and it certifies torchscript"):
+        call(certified, checkpoint)
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "no manifest", "altered manifest"])
+def test_what_is_no_artifact_is_the_users_mistake(
+    certified: Certified, nothing_starts: None, tmp_path: Path, what: str
+) -> None:
+    folder = tmp_path / "artifact"
+    if what == "empty":
+        folder.mkdir()
+    elif what != "missing":
+        shutil.copytree(certified.artifact, folder)
+        manifest = folder / MANIFEST
+        if what == "no manifest":
+            manifest.unlink()
+        else:
+            manifest.write_text(manifest.read_text().replace('"fp32"', '"fp16"'))
+    message = "does not exist" if what == "missing" else "has no readable artifact.json"
+    with pytest.raises(UserError, match=message):
+        call(certified, folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"model": "gpt-tiny"},
+            "model 'gpt-tiny' has other weights than the certificate's; --model names the right one",
+        ),
+        ({"text_tokenizer": None}, "the certificate's tokenizer is not there; --tokenizer names it"),
+        ({"text_tokenizer": "nowhere"}, "'nowhere' is no tokenizer.json and has none"),
+        ({"timeout": -1.0}, "--timeout -1.0 is not above 0"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"threads": 0}, "--threads 0 is not within"),
+    ],
+    ids=["model", "no tokenizer", "tokenizer path", "timeout", "device", "threads"],
+)
+def test_what_cannot_be_repeated_is_refused_before_anything_starts(
+    certified: Certified, nothing_starts: None, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        call(certified, certified.artifact, **options)
+
+
+def test_another_tokenizer_is_not_the_certificates(certified: Certified, nothing_starts: None, tmp_path: Path) -> None:
+    text = (certified.folder / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(text.replace('"water"', '"wine"'))
+    with pytest.raises(UserError, match="tokenizer is not there"):
+        call(certified, certified.artifact, text_tokenizer=tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_damaged_certificate_verifies_nothing(
+    certified: Certified, nothing_starts: None, tmp_path: Path, share: float
+) -> None:
+    text = certified.file.read_text().replace('"seed": 0', '"seed": 1')
+    (tmp_path / "c.json").write_text(text[: int(len(text) * share)])
+    with pytest.raises(UserError, match=r"is no JSON|was altered or damaged"):
+        verify(tmp_path / "c.json", certified.artifact, artifacts=certified.store)
+
+
+# What the lines say of two checks.
+
+
+def compared(certified: Certified, before: str, now: str, **fingerprint: Any) -> verify_module.Verification:
+    stated, repeated = certified.certificate, certified.certificate
+    stated.judgements[0].verdict = before
+    repeated.judgements[0].verdict, repeated.judgements[0].reason = now, "because"
+    repeated.fingerprint = {**repeated.fingerprint, **fingerprint}
+    return verify_module._compare(stated, stated.judgements, repeated)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "exit_code"),
+    [
+        ("equivalent", "exact", 0),
+        ("equivalent", "equivalent", 0),
+        ("lossy", "equivalent", 0),
+        ("equivalent", "lossy", 1),
+        ("exact", "equivalent", 0),
+        ("equivalent", "unjudged", 1),
+        ("unjudged", "unjudged", 1),
+        ("equivalent", "broken", 3),
+        ("broken", "broken", 3),
+    ],
+)
+def test_a_certificate_holds_when_its_check_comes_out_as_good(
+    certified: Certified, before: str, now: str, exit_code: int
+) -> None:
+    found = compared(certified, before, now)
+    assert (found.holds, found.exit_code) == (exit_code == 0, exit_code)
+    assert found.lines[-1] == ("the certificate holds" if exit_code == 0 else "the certificate does not hold")
+    is_worse = exit_code != 0 and now != "broken" or (before, now) == ("equivalent", "broken")
+    assert (f"does not hold: torchscript fp32 is {now} now: because" in found.lines) == is_worse
+
+
+def test_another_machine_and_other_versions_are_told_and_no_reason_against_it(certified: Certified) -> None:
+    versions = certified.certificate.fingerprint["versions"]
+    other = {**versions, "torch": "9.9"}
+    found = compared(certified, "exact", "exact", cpu="another", versions=other)
+    assert found.holds
+    told = "\n".join(found.lines)
+    assert "note: another machine than the certificate's" in told
+    assert f"torch {versions['torch']} → 9.9" in told
+    assert "note" not in "\n".join(compared(certified, "exact", "exact").lines)
+
+
+# A fault planted in the stored artifact, whose manifest fits it.
+
+
+@pytest.fixture(scope="module")
+def planted(certified: Certified, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the store in which one weight matrix of the TorchScript artifact is 1 % larger."""
+    from benchmarks import faults
+    from exporters import torchscript
+    from exporters.checkpoint import open_checkpoint
+    from exporters.store import recipe_key
+
+    root = tmp_path_factory.mktemp("planted")
+    store = ArtifactStore(root)
+    shutil.copytree(certified.store / "store", root / "store", ignore=shutil.ignore_patterns(".*"))
+    folder = store.folder / certified.artifact.name
+    artifact = store.read(folder)
+    assert artifact is not None
+    (checkpoint,) = (path for path in store.paths() if path.name == f"checkpoint-{artifact.recipe['checkpoint']}")
+    module = open_checkpoint(checkpoint, "cpu", "fp32")
+    changed, _ = faults.weight_matrix(deepcopy(module), random.Random(0), 0.01)
+    metadata = torchscript.export_module(changed, folder, ["logits"], "cpu")
+    assert metadata == artifact.metadata
+    manifest = json.loads((folder / MANIFEST).read_text())
+    file = folder / "model.pt"
+    manifest["files"] = {"model.pt": {"sha256": file_checksum(file), "bytes": file.stat().st_size}}
+    manifest.pop("checksum")
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"checksum": _checksum(manifest)}))
+    assert store.damage(folder) is None
+    assert recipe_key(manifest["recipe"]) == artifact.key
+    return root
+
+
+def test_a_planted_fault_is_broken_on_its_whole_way_to_the_exit_code(
+    certified: Certified, planted: Path, cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    import shlex
+
+    arguments = shlex.split(certified.certificate.command)[1:]
+    done = cli(*arguments, "--artifacts", str(planted), "--output", "bad.json", "--format", "markdown")
+    assert done.returncode == 3, done.stderr
+    bad = read(tmp_path / "bad.json")
+    (judgement,) = bad.judgements
+    assert (judgement.verdict, bad.exit_code) == ("broken", 3)
+    assert {case["verdict"] for case in judgement.cases} == {"broken"}
+    assert judgement.artifact["checksum"] != certified.certificate.judgements[0].artifact["checksum"]
+    assert "- **torchscript fp32: broken**: " in done.stdout
+    assert "times eager's; allowed are" in done.stdout
+    # Neither certificate speaks for the other's artifact.
+    with pytest.raises(Exception, match=r"model\.pt differs; certify it anew"):
+        call(certified, ArtifactStore(planted).folder / certified.artifact.name)
+    with pytest.raises(Exception, match=r"model\.pt differs; certify it anew"):
+        verify(tmp_path / "bad.json", certified.artifact, artifacts=certified.store)
+
+
+def test_a_certificate_of_an_artifact_that_is_broken_now_is_exit_code_3(
+    certified: Certified, planted: Path, tmp_path: Path
+) -> None:
+    """As if a library had changed since: the certificate fits the files, and the check comes out otherwise."""
+    folder = ArtifactStore(planted).folder / certified.artifact.name
+    artifact = ArtifactStore(planted).read(folder)
+    assert artifact is not None
+    stated = certified.certificate
+    files = {name: entry["sha256"] for name, entry in artifact.files.items()}
+    stated.judgements[0].artifact = {"format": "torchscript", "checksum": artifact.checksum, "files": files}
+    replace(stated).write(tmp_path / "c.json")
+    found = verify(tmp_path / "c.json", folder, text_tokenizer=certified.folder, artifacts=certified.store, threads=1)
+    assert (found.exit_code, found.holds) == (3, False)
+    assert any(line.startswith("does not hold: torchscript fp32 is broken now") for line in found.lines)
+
+
+def test_the_model_of_a_certificate_is_known_by_its_weights(certified: Certified) -> None:
+    from exporters.store import recipe_key
+
+    weights = certified.certificate.weights_checksum
+    assert recipe_key(resolve("gpt2-tiny", weights="random", task="lm").recipe()) == weights
+    assert recipe_key(resolve("gpt2-tiny", weights="random", task="lm", seed=1).recipe()) != weights
