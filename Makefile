@@ -17,10 +17,10 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 test: install
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-slow: install
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: install
 	$(VENV)/bin/ruff check .

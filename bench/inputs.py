@@ -43,7 +43,7 @@ class InputPlan:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> InputPlan:
         """The plan that a request carries."""
-        return cls(**{**data, "cases": tuple(data["cases"])})
+        return cls(**{**data, "cases": tuple(data.get("cases", TIMED_CASES))})
 
 
 def timed_cases(length: int) -> tuple[str, ...]:

@@ -76,8 +76,8 @@ def _trace(module: Any, inputs: Sequence[torch.Tensor]) -> Step:
             weight = bisect_right(starts, tensor.data_ptr()) - 1
             if weight < 0 or _storage(tensor) in given:  # a view reads nothing
                 continue
-            offset = (tensor.data_ptr() - starts[weight]) // tensor.element_size()
-            if offset < weights[weight].numel():
+            offset = tensor.data_ptr() - starts[weight]  # in bytes: a neighbour in memory may have another type
+            if offset < weights[weight].numel() * weights[weight].element_size():
                 yield weight, offset, tensor.numel()
 
     class Trace(TorchDispatchMode):  # type: ignore[misc, unused-ignore]

@@ -142,10 +142,10 @@ def other_epsilon(module: nn.Module, rng: random.Random, size: float) -> tuple[n
 
 
 def one_epsilon(module: nn.Module, rng: random.Random, size: float) -> tuple[nn.Module, str]:
-    """The same in a single LayerNorm of one layer."""
+    """The same in a single LayerNorm of one layer; `size` is the epsilon in place of 1e-12."""
     norms = [(name, part) for name, part in layers_of(module).named_modules() if isinstance(part, nn.LayerNorm)]
     name, part = rng.choice(norms)
-    was, part.eps = part.eps, 1e-12 if part.eps > 1e-6 else 1e-5
+    was, part.eps = part.eps, 1e-12 if part.eps > 1e-6 else size
     return module, f"{part.eps:g} for {was:g} in layers.{name}"
 
 
@@ -227,7 +227,7 @@ FAULTS = (
     Fault("mask inverted", mask_inverted),
     Fault("positions off by one under left padding", positions_shifted),
     Fault("LayerNorm epsilon", other_epsilon),
-    Fault("LayerNorm epsilon, one of them", one_epsilon),
+    Fault("LayerNorm epsilon, one of them", one_epsilon, 1e-5),
     Fault("dropout left on", dropout_left_on),
     Fault("outputs swapped", outputs_swapped),
     Fault("stale artifact, another model", stale_by_far),

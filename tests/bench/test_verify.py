@@ -298,7 +298,7 @@ def test_a_certificate_holds_when_its_check_comes_out_as_good(
     found = compared(certified, before, now)
     assert (found.holds, found.exit_code) == (exit_code == 0, exit_code)
     assert found.lines[-1] == ("the certificate holds" if exit_code == 0 else "the certificate does not hold")
-    is_worse = exit_code != 0 and now != "broken" or (before, now) == ("equivalent", "broken")
+    is_worse = (exit_code != 0 and now != "broken") or (before, now) == ("equivalent", "broken")
     assert (f"does not hold: torchscript fp32 is {now} now: because" in found.lines) == is_worse
 
 
