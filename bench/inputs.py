@@ -19,8 +19,8 @@ IDS = ("random", "text", "zipf")
 MASKS = ("full", "right", "left", "holes")
 PADDED_MASKS = MASKS[1:]
 JUDGED_ROWS = 3
-#: Elements of one judged output that a worker compares in float64 at once (32 MiB).
-JUDGED_ELEMENTS = 2**22
+#: Elements of one judged output that a worker compares in float64 at once (16 MiB).
+JUDGED_ELEMENTS = 2**21
 #: Shift of the ranks in Zipf's law as Mandelbrot gave it for English words (1953).
 MANDELBROT_SHIFT = 2.7
 

@@ -57,6 +57,12 @@ def thread_budget(asked: int | None) -> int:
     return asked
 
 
+def name_of(device: str) -> str:
+    """Name of the processor that computes on `device`."""
+    cards = gpus() if device == "cuda" else []
+    return str(cards[0]["name"]) if cards else cpu_name()
+
+
 def available_memory_bytes() -> int:
     """Memory that can be had without swapping, within this process's cgroup."""
     import psutil

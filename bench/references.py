@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import corpus, worker
+from bench import corpus, machine, worker
 from bench.channel import Worker, WorkerError
 from bench.errors import UserError
 from bench.inputs import VERSION as INPUTS_VERSION
@@ -16,7 +16,7 @@ from bench.parity.generation import PROMPT_LENGTH
 from bench.parity.matrix import Matrix
 from bench.spec import Grid, Shape
 from exporters.sources import ModelSource
-from exporters.store import Artifact, ArtifactStore, file_checksum
+from exporters.store import Artifact, ArtifactStore, recipe_key
 from exporters.tokenizer import encode
 
 Say = Callable[[str], None]
@@ -26,7 +26,7 @@ REFERENCE_PRECISION = "fp64"
 #: The precision of eager that stands for one that eager does not have; int8 keeps activations in fp32.
 YARDSTICKS = {"int8": "fp32"}
 #: Raise when what is stored beside a reference's outputs changes.
-VERSION = 3
+VERSION = 4
 #: Stands in place of a shape for what was generated.
 GENERATION = "generation"
 
@@ -47,6 +47,7 @@ class References:
     ) -> None:
         self.grid, self.source, self.store, self.matrix = grid, source, store, matrix
         self.timeout_seconds, self.say = timeout_seconds, say
+        self._texts: dict[tuple[int, int], list[list[int]]] = {}
         self.found: dict[tuple[str, Key], Artifact | str] = {}
         """Stored outputs by precision and shape, or `GENERATION`; or why there are none."""
 
@@ -124,7 +125,8 @@ class References:
     def _request(self, key: Key, precision: str) -> dict[str, Any]:
         """What eager is asked to write; its folder is added when it is known."""
         if isinstance(key, Shape):
-            request: dict[str, Any] = {"op": "evaluate", "inputs_plan": self.inputs(key)}
+            counts = not self.matrix.ids  # only what is timed has a floor
+            request: dict[str, Any] = {"op": "evaluate", "inputs_plan": self.inputs(key), "counts": counts}
         else:
             request = {"op": "evaluate_generation", "inputs_plan": self.prompts(), "steps": self.matrix.new_tokens}
             if precision != REFERENCE_PRECISION:
@@ -132,11 +134,18 @@ class References:
                 if isinstance(reference, str):
                     raise WorkerError("failed", reference)
                 request["forced_by"] = str(reference.path.resolve())
-        if self.matrix.tokenizer is not None:
-            plan = request["inputs_plan"]
-            texts = corpus.texts(plan["batch"], self.grid.seed)
-            request["texts"] = encode(self.matrix.tokenizer, texts, plan["length"], self.source.vocab_size)
+        request["texts"] = self.texts(request["inputs_plan"])
         return request
+
+    def texts(self, plan: Mapping[str, Any]) -> list[list[int]] | None:
+        """Token ids of one text a row of a plan's batch; None without a tokenizer."""
+        if self.matrix.tokenizer is None:
+            return None
+        shape = (plan["batch"], plan["length"])
+        if shape not in self._texts:
+            words = corpus.texts(plan["batch"], self.grid.seed)
+            self._texts[shape] = encode(self.matrix.tokenizer, words, plan["length"], self.source.vocab_size)
+        return self._texts[shape]
 
     def _store(self, process: Worker, recipe: Mapping[str, Any], request: Mapping[str, Any]) -> None:
         def write(folder: Path) -> dict[str, Any]:
@@ -145,20 +154,25 @@ class References:
         self.store.make(recipe, write)
 
     def _recipe(self, weights: Artifact, key: Key, precision: str, device: str) -> dict[str, Any]:
-        tokenizer = self.matrix.tokenizer
-        recipe = {
+        plan = self.inputs(key) if isinstance(key, Shape) else self.prompts()
+        recipe: dict[str, Any] = {
             "format": "reference",
             "version": VERSION,
             "checkpoint": weights.key,
-            "tokenizer": tokenizer and file_checksum(tokenizer),
+            "inputs": {**plan, "version": INPUTS_VERSION, "texts": recipe_key({"ids": self.texts(plan)})},
             "precision": precision,
             "device": device,
             "threads": self.grid.threads,
             "libraries": weights.recipe["libraries"],
         }
-        if isinstance(key, Shape):
-            return {**recipe, "inputs": {**self.inputs(key), "version": INPUTS_VERSION}}
-        return {**recipe, "inputs": {**self.prompts(), "version": INPUTS_VERSION}, "steps": self.matrix.new_tokens}
+        if precision != REFERENCE_PRECISION:  # rounding errors are the machine's; float64's matter to nobody
+            recipe["machine"] = machine.name_of(device)
+        if key == GENERATION:
+            recipe["steps"] = self.matrix.new_tokens
+            reference = self.found.get((REFERENCE_PRECISION, key))
+            if precision != REFERENCE_PRECISION and isinstance(reference, Artifact):
+                recipe["forced_by"] = reference.checksum
+        return recipe
 
 
 def drop_damaged(store: ArtifactStore, recipes: Sequence[Mapping[str, Any]], say: Say) -> None:

@@ -23,7 +23,8 @@ class Fault:
     plant: Plant
     size: float | None = None
     """Relative size of the change, where it has one; a missed fault is planted larger until it is caught."""
-    precision: str = "fp32"
+    precision: str | None = None
+    """The only one that it can exist at; None for any."""
 
 
 def layers_of(module: nn.Module) -> nn.ModuleList:
@@ -142,10 +143,10 @@ def other_epsilon(module: nn.Module, rng: random.Random, size: float) -> tuple[n
 
 
 def one_epsilon(module: nn.Module, rng: random.Random, size: float) -> tuple[nn.Module, str]:
-    """The same in a single LayerNorm of one layer; `size` is the epsilon in place of 1e-12."""
+    """The same in a single LayerNorm of one layer; a `size` above 1e-5 is the epsilon in place of either."""
     norms = [(name, part) for name, part in layers_of(module).named_modules() if isinstance(part, nn.LayerNorm)]
     name, part = rng.choice(norms)
-    was, part.eps = part.eps, 1e-12 if part.eps > 1e-6 else size
+    was, part.eps = part.eps, 1e-12 if part.eps > 1e-6 and size <= 1e-5 else size
     return module, f"{part.eps:g} for {was:g} in layers.{name}"
 
 

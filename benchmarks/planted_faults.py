@@ -1,7 +1,7 @@
 """Is the judge of `bench parity` to be trusted: are planted faults called broken, and sound exports not?
 
     python -m benchmarks.planted_faults [--models bert-tiny,gpt-tiny,gpt2-tiny] [--formats checkpoint,torchscript,onnx]
-        [--seeds 3] [--sound 6] [--lengths 1,16,37] [--output FILE.jsonl]
+        [--precision fp32] [--seeds 3] [--sound 6] [--lengths 1,16,37] [--output FILE.jsonl]
 
 Every fault of faults.py is planted in each model and exported to each format, `--seeds` times at random places; the
 export is then judged by the code, inputs and limits of `bench parity` against the sound model. A fault that is not
@@ -139,12 +139,11 @@ def plant(fault: Fault, subject: Subject, seed: int, size: float) -> tuple[torch
 
 
 def try_fault(
-    fault: Fault, subject: Subject, format: str, seed: int, judge_of: Callable[[str, Fault, int], Judge], root: Path
+    fault: Fault, subject: Subject, format: str, precision: str, seed: int, judge: Judge, root: Path
 ) -> dict[str, Any] | None:
     """One row: what was planted and what the judge said; larger until it is caught, where it has a size."""
-    judge = judge_of("sound", fault, seed)
     row: dict[str, Any] = {"kind": "fault", "fault": fault.name, "model": subject.source.name, "format": format}
-    row |= {"precision": fault.precision, "seed": seed}
+    row |= {"precision": precision, "seed": seed}
     size = fault.size or 0.0
     while True:
         planted = plant(fault, subject, seed, size)
@@ -152,7 +151,7 @@ def try_fault(
             return None
         module, what = planted
         with tempfile.TemporaryDirectory(dir=root) as place:
-            backend = loaded(format, module, fault.precision, subject.threads, Path(place))
+            backend = loaded(format, module, precision, subject.threads, Path(place))
             found = judge.verdict(backend)
             backend.close()
         if "verdict" not in row:
@@ -163,23 +162,23 @@ def try_fault(
         size *= 2
 
 
-def judges(subject: Subject, seed: int, root: Path) -> Callable[[str, Fault, int], Judge]:
+def judges(subject: Subject, seed: int, root: Path) -> Callable[[Fault, str, int], Judge]:
     """Makes the judge that a fault needs, once: of the model, of its two outputs, or of one that overflows."""
-    made: dict[str, Judge] = {}
+    made: dict[tuple[str, str], Judge] = {}
 
-    def judge_of(kind: str, fault: Fault, fault_seed: int) -> Judge:
+    def judge_of(fault: Fault, precision: str, fault_seed: int) -> Judge:
         name = "plain"
         module: torch.nn.Module = subject.module()
         if fault.name == "outputs swapped":
             name, module = "two outputs", TwoOutputs(module)
-        elif fault.precision == "fp16":  # the model itself is what overflows: the reference is finite, fp16 is not
+        elif fault.precision is not None:  # the model itself is what overflows: the reference is finite, fp16 is not
             name = f"{fault.name} {fault_seed}"
             planted = plant(fault, subject, fault_seed, 0.0)
             assert planted is not None
             module = planted[0]
-        if name not in made:
-            made[name] = Judge(subject, module, fault.precision, seed, root)
-        return made[name]
+        if (name, precision) not in made:
+            made[name, precision] = Judge(subject, module, precision, seed, root)
+        return made[name, precision]
 
     return judge_of
 
@@ -192,6 +191,7 @@ def main() -> int:
     parser.add_argument("--faults", default="", help="part of a fault's name; empty for all")
     parser.add_argument("--without", help="part of the name of a fault to leave out")
     parser.add_argument("--seeds", type=int, default=3, help="places for each fault, model and format")
+    parser.add_argument("--precision", default="fp32", help="of exports and of eager beside them")
     parser.add_argument("--sound", type=int, default=6, help="judgements of each sound export, on other inputs")
     parser.add_argument("--weight-seeds", type=int, default=1, help="sound models of each architecture")
     parser.add_argument("--lengths", default="1,16,37")
@@ -234,7 +234,9 @@ def run(args: argparse.Namespace, root: Path) -> Iterator[dict[str, Any]]:
                     for format_name in args.formats.split(","):
                         for seed in range(args.seeds):
                             started = time.monotonic()
-                            row = try_fault(fault, subject, format_name, seed, judge_of, root)
+                            precision = fault.precision or args.precision
+                            judge = judge_of(fault, precision, seed)
+                            row = try_fault(fault, subject, format_name, precision, seed, judge, root)
                             if row is not None:
                                 yield row | {"seconds": round(time.monotonic() - started, 1)}
 
@@ -243,10 +245,10 @@ def _sound(subject: Subject, args: argparse.Namespace, weight_seed: int, root: P
     """A/A: the sound model's own exports on several sets of inputs."""
     if not args.sound:
         return
-    by_seed = {seed: Judge(subject, subject.module(), "fp32", 1000 + seed, root) for seed in range(args.sound)}
+    by_seed = {seed: Judge(subject, subject.module(), args.precision, 1000 + seed, root) for seed in range(args.sound)}
     for format_name in args.formats.split(","):
         with tempfile.TemporaryDirectory(dir=root) as place:
-            backend = loaded(format_name, subject.module(), "fp32", subject.threads, Path(place))
+            backend = loaded(format_name, subject.module(), args.precision, subject.threads, Path(place))
             for seed, judge in by_seed.items():
                 row = {"kind": "sound", "model": subject.source.name, "weight_seed": weight_seed, "format": format_name}
                 yield row | {"seed": seed, **judge.verdict(backend)}
@@ -283,7 +285,7 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
             lines.append(f"missed: {_line(row)}")
     verdicts = Counter(row["verdict"] for row in sound)
     shares = sorted(row["share_of_limit"] for row in sound if row.get("share_of_limit") is not None)
-    lines.append(f"sound exports: {len(sound)} judgements, {dict(verdicts)}")
+    lines.append(f"sound exports: {len(sound)} judgements, {dict(verdicts)} (exact: bit for bit eager's)")
     if shares:
         lines.append(f"nearest to a limit: {shares[-1]:.0%} of it; median {shares[len(shares) // 2]:.0%}")
     return lines

@@ -19,6 +19,11 @@ DECODERS = (
     "mistral", "mixtral", "mpt", "olmo", "olmo2", "openai-gpt", "opt", "phi", "phi3", "qwen2", "qwen3", "stablelm",
     "starcoder2",
 )  # fmt: skip
+#: Model types of transformers whose first position stands behind the padding index (1 unless configured).
+POSITIONS_BEHIND_PADDING = (
+    "camembert", "data2vec-text", "ibert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+    "xmod",
+)  # fmt: skip
 #: Of activations; quantised models here keep theirs in float32.
 BYTES_PER_ELEMENT = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 4}
 OUTPUT_OF_TASK = {"base": "last_hidden_state", "lm": "logits"}
@@ -336,7 +341,11 @@ def _pad_token_id(config: dict[str, Any]) -> int:
 
 
 def _positions(config: dict[str, Any]) -> int | None:
-    return _first_int(config, ("max_position_embeddings", "n_positions", "n_ctx"))
+    found = _first_int(config, ("max_position_embeddings", "n_positions", "n_ctx"))
+    if found is None or config["model_type"] not in POSITIONS_BEHIND_PADDING:
+        return found
+    padding = config.get("pad_token_id")
+    return found - (padding if isinstance(padding, int) else 1) - 1
 
 
 def _first_int(config: dict[str, Any], keys: tuple[str, ...]) -> int | None:

@@ -41,8 +41,10 @@ def encode(path: Path, texts: Sequence[str], length: int, vocab_size: int) -> li
         words = tokenizer.encode(text, add_special_tokens=False).ids
         if not words:
             raise ModelError(f"tokenizer {str(path)!r} makes no token of a text; give the model's own")
-        repeated = " ".join([text] * (length // len(words) + 1))
-        rows.append(tokenizer.encode(repeated, add_special_tokens=with_special).ids[:length])
+        times = 1
+        while len(row := tokenizer.encode(" ".join([text] * times), add_special_tokens=with_special).ids) < length:
+            times *= 2
+        rows.append(row[:length])
         if (largest := max(*words, *rows[-1])) >= vocab_size:
             raise ModelError(
                 f"tokenizer {str(path)!r} gives id {largest}, beyond the model's vocabulary of {vocab_size}; "

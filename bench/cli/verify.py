@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,10 @@ def command(
     except KeyboardInterrupt:
         tell("bench: stopped; nothing was verified")
         raise typer.Exit(130) from None
-    print(parity.render(found.repeated, format), end="")
-    for line in found.lines:
-        tell(line)
+    if format == "json":
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        print(parity.render(found.repeated, format), end="")
+        for line in found.lines:
+            tell(line)
     raise typer.Exit(found.exit_code)

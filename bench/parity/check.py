@@ -13,7 +13,7 @@ from bench import corpus, machine
 from bench.errors import UserError
 from bench.inputs import MASKS
 from bench.parity import matrix as matrices
-from bench.parity.certificate import Certificate
+from bench.parity.certificate import Certificate, Judgement
 from bench.parity.examination import Examination, bisection_of
 from bench.parity.generation import PROMPT_LENGTH
 from bench.parity.matrix import Matrix
@@ -127,6 +127,7 @@ def check_parity(
                 say(f"bisecting {found.label}")
                 found.bisection = bisection_of(prepared, found)
             certificate.judgements.append(found)
+            certificate.notes += [note for note in blind_spot(found) if note not in certificate.notes]
             say(f"{found.label}: {found.verdict}: {found.reason}")
     return certificate
 
@@ -155,6 +156,17 @@ def _command_of(certificate: Certificate, text_tokenizer: str | Path | None) -> 
         option: certificate.overrides[name] for option, name in OVERRIDES.items() if name in certificate.overrides
     }
     return shlex.join(["bench", "parity", *(str(part) for option in options.items() for part in option)])
+
+
+def blind_spot(judgement: Judgement) -> list[str]:
+    """What rounding hides at a lower precision, as a sentence; nothing at fp32."""
+    precision = judgement.contestant.precision
+    cases = [case for case in judgement.cases if case.get("rms_reference") and case.get("rmse_eager")]
+    if precision == "fp32" or not cases:
+        return []
+    share = max(case["rmse_eager"] / case["rms_reference"] for case in cases)
+    rounding = f"at {precision} eager's own rounding is up to {share:.2%} of the reference's RMS"
+    return [f"{rounding}: a fault of about that size cannot be seen; judge the same export at fp32 too"]
 
 
 def checked_overrides(given: Mapping[str, float | None], task: str) -> dict[str, float]:

@@ -149,7 +149,10 @@ class Examination:
             return
         for name, entry in reply["cases"].items():
             judged = judge(entry.pop("figures"), self.tolerance)
-            if entry["diverges_at"] is not None and not entry["is_near_tie"] and judged["verdict"] != "lossy":
+            if entry["diverges_at"] is not None:
+                # Errors that are equivalent may be larger than eager's, by its factor.
+                entry["is_near_tie"] = entry["margin"] <= 2 * self.tolerance.eager_factor * entry["eager_error"]
+            if not entry.get("is_near_tie", True) and judged["verdict"] in ("exact", "equivalent"):
                 judged |= {
                     "verdict": "broken",
                     "reason": f"token {entry['diverges_at'] + 1} is one that eager's own error does not explain",

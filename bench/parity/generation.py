@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.base import BackendError
 from bench import inputs
 from bench.inputs import InputPlan
 from bench.parity import judging, metrics
@@ -104,18 +105,19 @@ def evaluate(
 
     for case in plan.cases:
         prompt = inputs.make_batch(plan, case, texts)["input_ids"]
-        forced = None if forced_by is None else _read(forced_by, case)[1].tokens
+        forced = None if forced_by is None else _read(forced_by, case)[2].tokens
         passes = by_full_passes(backend, plan.length + steps, plan.pad_token_id)
         found = continue_greedily(passes, prompt, steps, forced)
-        np.savez(folder / f"{case}.npz", prompt=prompt, tokens=found.tokens, logits=found.logits)
+        follows = found.tokens if forced is None else forced
+        np.savez(folder / f"{case}.npz", prompt=prompt, follows=follows, tokens=found.tokens, logits=found.logits)
 
 
-def _read(folder: Path, case: str) -> tuple[Array, Continuation]:
-    """A case's prompt [1, length], and what `evaluate` made of it."""
+def _read(folder: Path, case: str) -> tuple[Array, Array, Continuation]:
+    """A case's prompt [1, length], the tokens [steps] that followed it, and what `evaluate` made of each step."""
     import numpy as np
 
     with np.load(folder / f"{case}.npz") as stored:
-        return stored["prompt"], Continuation(stored["tokens"], stored["logits"])
+        return stored["prompt"], stored["follows"], Continuation(stored["tokens"], stored["logits"])
 
 
 def check(
@@ -128,7 +130,10 @@ def check(
 
     found = {}
     for case in plan.cases:
-        (prompt, expected), (_, eager) = _read(reference, case), _read(Path(yardstick), case)
+        prompt, follows, expected = _read(reference, case)
+        prompt_of_eager, follows_of_eager, eager = _read(Path(yardstick), case)
+        if not (np.array_equal(prompt, prompt_of_eager) and np.array_equal(follows, follows_of_eager)):
+            raise BackendError("reference and eager's own steps are of different tokens; `bench artifacts prune` both")
         steps = len(expected.tokens)
         ways: dict[str, Callable[[], Next]] = {
             "full passes": partial(by_full_passes, backend, plan.length + steps, plan.pad_token_id)
@@ -152,7 +157,7 @@ def check(
 
 
 def _divergence(free: Continuation, expected: Continuation, eager: Continuation) -> dict[str, Any]:
-    """Where greedy tokens leave the reference's, and whether eager's own error could have done that."""
+    """Where greedy tokens leave the reference's, by what margin, and eager's largest error at that step."""
     import numpy as np
 
     differing = np.flatnonzero(free.tokens != expected.tokens)
@@ -162,5 +167,4 @@ def _divergence(free: Continuation, expected: Continuation, eager: Continuation)
     step = int(differing[0])
     error = np.abs(eager.logits[step].astype(np.float64) - expected.logits[step]).max()
     margin = float(expected.logits[step].max() - expected.logits[step][free.tokens[step]])
-    is_near_tie = bool(np.isfinite(error) and margin <= 2 * error)
-    return found | {"diverges_at": step, "margin": margin, "is_near_tie": is_near_tie}
+    return found | {"diverges_at": step, "margin": margin, "eager_error": float(error) if np.isfinite(error) else 0.0}

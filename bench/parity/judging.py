@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.base import BackendError
 from bench import inputs
 from bench.inputs import InputPlan
 from bench.parity import metrics
@@ -30,38 +31,62 @@ def evaluate(backend: Backend, plan: InputPlan, folder: Path, texts: Sequence[Se
         batch = inputs.make_batch(plan, case, texts)
         np.savez(inputs_file(folder, case), **batch)  # type: ignore[arg-type]
         outputs = run(backend, {name: array[rows] for name, array in batch.items()})
-        np.savez(outputs_file(folder, case), **_at_positions(outputs, plan))  # type: ignore[arg-type]
+        positions = inputs.judged_positions(plan)
+        judged = {name: array[:, positions] for name, array in outputs.items()}
+        np.savez(outputs_file(folder, case), **judged)  # type: ignore[arg-type]
 
 
 def check(backend: Backend, plan: InputPlan, reference: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """Figures by case, of calls on the inputs that lie in `reference`; `request` is as `figures` takes it."""
-    import numpy as np
+    return {
+        case: figures(run(backend, _read(inputs_file(reference, case))), plan, case, reference, **request)
+        for case in plan.cases
+    }
 
-    found = {}
-    for case in plan.cases:
-        with np.load(inputs_file(reference, case)) as stored:
-            batch = dict(stored)
-        found[case] = figures(run(backend, batch), plan, case, reference, **request)
-    return found
+
+def watch(backend: Backend, plan: InputPlan, reference: Path) -> dict[str, Any]:
+    """Facts on one call that is not judged, on the first case's inputs."""
+    outputs, facts = backend.run_watched(backend.prepare(_read(inputs_file(reference, plan.cases[0]))))
+    backend.synchronize()
+    del outputs
+    return facts
 
 
 def figures(
     outputs: Arrays, plan: InputPlan, case: str, reference: Path, *, yardstick: str, precision: str, atol: float,
     rtol: float,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """What `metrics.compare` says of one case's `outputs` [batch, length, width], at the judged rows and positions."""
+    """What `metrics.compare` says of one case's `outputs` [batch, length, width], at the judged rows and positions.
+
+    Raises BackendError when reference and yardstick are not of the same inputs: neither could be believed.
+    """
     import numpy as np
 
-    rows = inputs.judged_rows(plan)
-    with np.load(inputs_file(reference, case)) as stored:
-        mask = stored["attention_mask"][rows][:, inputs.judged_positions(plan)]
-    # What has another shape is left as it is, for `compare` to say so.
-    taken = {name: array[rows] if array.ndim and len(array) == plan.batch else array for name, array in outputs.items()}
-    with (
-        np.load(outputs_file(reference, case)) as expected,
-        np.load(outputs_file(Path(yardstick), case)) as eager,
-    ):
-        return metrics.compare(_at_positions(taken, plan), dict(expected), dict(eager), mask, precision, atol, rtol)
+    batch, other = _read(inputs_file(reference, case)), _read(inputs_file(Path(yardstick), case))
+    if batch.keys() != other.keys() or not all(np.array_equal(batch[name], other[name]) for name in batch):
+        raise BackendError("reference and eager's own outputs are of different inputs; `bench artifacts prune` both")
+    for name, array in outputs.items():
+        if array.shape[:2] != (plan.batch, plan.length):
+            wanted = f"[{plan.batch}, {plan.length}, …]"
+            return [{"mismatch": f"{name} has shape {list(array.shape)} instead of {wanted}", "compared": 0}]
+    rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
+    mask = batch["attention_mask"][rows][:, positions]
+    taken = {name: array[rows][:, positions] for name, array in outputs.items()}
+    expected, eager = _read(outputs_file(reference, case)), _read(outputs_file(Path(yardstick), case))
+    found = metrics.compare(taken, expected, eager, mask, precision, atol, rtol)
+    for entry in found:
+        for place in ("max_abs_at", "worst_token"):
+            if place in entry:
+                row, position, *unit = entry[place]
+                entry[place] = [rows[row], positions[position], *unit]
+    return found
+
+
+def _read(path: Path) -> Arrays:
+    import numpy as np
+
+    with np.load(path) as stored:
+        return dict(stored)
 
 
 def run(backend: Backend, batch: Arrays) -> Arrays:
@@ -69,15 +94,6 @@ def run(backend: Backend, batch: Arrays) -> Arrays:
     outputs = backend.run(backend.prepare(batch))
     backend.synchronize()
     return backend.fetch(outputs)
-
-
-def _at_positions(outputs: Arrays, plan: InputPlan) -> Arrays:
-    """`outputs` at the judged positions, where they have positions at all."""
-    positions = inputs.judged_positions(plan)
-    return {
-        name: array[:, positions] if array.ndim > 1 and array.shape[1] == plan.length else array
-        for name, array in outputs.items()
-    }
 
 
 def inputs_file(folder: Path, case: str) -> Path:

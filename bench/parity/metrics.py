@@ -33,8 +33,9 @@ def compare(
     """Figures of each output: `outputs` against `reference`, both [rows, positions, width] by name.
 
     `yardstick` holds eager's outputs at the same precision; only positions where `mask` [rows, positions] is 1
-    count, and what lies elsewhere is told apart. A missing or extra output, another shape or another dtype is
-    reported as `mismatch`, of all outputs in one entry.
+    count, and what lies elsewhere is told apart. Out of tolerance is an error above `atol` and `rtol` times the
+    reference's magnitude there, or its RMS where that is larger. A missing or extra output, another shape or another
+    dtype is reported as `mismatch`, of all outputs in one entry.
     """
     if mismatch := _mismatch(outputs, reference, precision):
         return [{"mismatch": mismatch, "compared": 0}]
@@ -92,7 +93,7 @@ def _figures(
         "p99_abs_error": float(np.quantile(error, 0.99)),
         "rms_reference": _rms(theirs),
         "min_cosine": _least_cosine(ours, theirs),
-        "out_of_tolerance": float(np.mean(error > atol + rtol * np.abs(theirs))),
+        "out_of_tolerance": float(np.mean(error > atol + rtol * np.maximum(np.abs(theirs), _rms(theirs)))),
         "identical_to_eager": bool(np.array_equal(output[kept], yardstick[kept])),
         "masked_max_abs_error": float(masked.max()) if masked.size and np.isfinite(masked).all() else None,
     }
@@ -195,6 +196,7 @@ def _least_cosine(ours: Array, theirs: Array) -> float:
     """Smallest cosine of two token vectors, [tokens, width] each."""
     import numpy as np
 
-    norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
+    mine, reference = np.linalg.norm(ours, axis=-1), np.linalg.norm(theirs, axis=-1)
+    norms = mine * reference
     cosines = (ours * theirs).sum(axis=-1) / np.where(norms > 0, norms, 1.0)
-    return float(np.where(norms > 0, cosines, 1.0).min())
+    return float(np.where((mine == 0) & (reference == 0), 1.0, cosines).min())

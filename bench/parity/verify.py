@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench import machine
 from bench.errors import BenchError, UserError
@@ -36,6 +37,15 @@ class Verification:
             return 3
         return 0 if self.holds else 1
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {
+            "holds": self.holds,
+            "exit_code": self.exit_code,
+            "lines": self.lines,
+            "repeated": self.repeated.to_json(),
+        }
+
 
 def verify(
     certificate: str | Path,
@@ -62,6 +72,8 @@ def verify(
     certified = [judgement for judgement in stated.judgements if judgement.artifact.get("checksum") == found.checksum]
     if not certified:
         raise BenchError(_stranger(stated, found, str(certificate), str(artifact)))
+    if all(judgement.verdict == "unjudged" for judgement in certified):
+        raise BenchError(f"certificate {str(certificate)!r} proves nothing of {str(artifact)!r}: {certified[0].reason}")
     source, matrix = _model_of(stated, model, text_tokenizer)
     grid = replace(
         stated.grid,
@@ -141,7 +153,7 @@ def _compare(stated: Certificate, certified: list[Judgement], repeated: Certific
     for before, now in zip(certified, repeated.judgements, strict=True):
         files = ", ".join(before.artifact["files"])
         lines.append(f"belongs: {before.label} was certified as {before.verdict} on {stated.started} ({files})")
-        if now.verdict == "unjudged" or _rank(now.verdict) > _rank(before.verdict):
+        if "unjudged" in (before.verdict, now.verdict) or _rank(now.verdict) > _rank(before.verdict):
             lines.append(f"does not hold: {now.label} is {now.verdict} now: {now.reason}")
     others = machine.same_machine(stated.fingerprint, repeated.fingerprint)
     if others:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.parity.certificate import Certificate, Judgement
-from bench.parity.verdict import LOCAL_FACTOR, Tolerance
+from bench.parity.verdict import LOCAL_FACTOR, Tolerance, told
 from bench.report.table import PARITY_STYLES, WIDTH
 from bench.spec import nearest
 
@@ -140,7 +140,7 @@ def limits(precision: str, tolerance: Tolerance, has_logits: bool) -> str:
     factor = tolerance.eager_factor
     line = (
         f"{precision}: equivalent up to {factor:g}× eager's own RMSE, {LOCAL_FACTOR * factor:g}× at one token or unit, "
-        f"or within {tolerance.atol:g} + {tolerance.rtol:g}·|reference|; "
+        f"or each error within {told(tolerance)}; "
     )
     if not tolerance.has_budget:
         return line + "nothing may be lost"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from backends.base import Backend, Batch, Options
+from backends.base import Backend, BackendError, Batch, Options
 from bench import references as references_module
 from bench.channel import WorkerError
 from bench.errors import UserError
@@ -96,6 +96,13 @@ class Renamed(Averaging):
         return {"z": outputs}
 
 
+class OneRowAlone(Averaging):
+    """A batch baked into the export: one row, whatever was asked for."""
+
+    def fetch(self, outputs: Any) -> dict[str, Any]:
+        return {"y": outputs[: len(judged_rows(PLAN))]}
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[Path, str]:
     """The folders of the float64 reference and of the float32 yardstick."""
@@ -109,6 +116,32 @@ def verdicts(backend: Backend, plan: InputPlan, reference: Path, yardstick: str)
     request = {"yardstick": yardstick, "precision": "fp32", "atol": FP32.atol, "rtol": FP32.rtol}
     found = judging.check(backend, plan, reference, request)
     return {case.removeprefix("random-"): judge(figures, FP32)["verdict"] for case, figures in found.items()}
+
+
+def test_a_yardstick_of_other_inputs_is_no_yardstick(written, tmp_path: Path) -> None:
+    """Stored at another time, under a recipe that did not tell the two apart, it would explain any error."""
+    reference, _ = written
+    (tmp_path / "other").mkdir()
+    judging.evaluate(Averaging(), replace(PLAN, seed=9), tmp_path / "other", None)
+    with pytest.raises(BackendError, match="of different inputs"):
+        verdicts(Averaging(), PLAN, reference, str(tmp_path / "other"))
+
+
+def test_places_are_those_of_the_batch(written) -> None:
+    """The judged rows are not the first ones, and what is told of a place must be found there."""
+
+    class OneWrong(Averaging):
+        def fetch(self, outputs: Any) -> dict[str, Any]:
+            outputs = outputs.copy()
+            outputs[row, 17, 3] += 1
+            return {"y": outputs}
+
+    reference, yardstick = written
+    row = judged_rows(PLAN)[-1]
+    request = {"yardstick": yardstick, "precision": "fp32", "atol": FP32.atol, "rtol": FP32.rtol}
+    (figures,) = judging.check(OneWrong(), PLAN, reference, request)["random-full"]
+    assert figures["max_abs_at"] == [row, 17, 3]
+    assert figures["worst_token"] == [row, 17]
 
 
 def test_a_reference_holds_all_inputs_and_the_judged_rows_outputs(written) -> None:
@@ -128,6 +161,7 @@ def test_a_reference_holds_all_inputs_and_the_judged_rows_outputs(written) -> No
         (Averaging, set()),
         (MaskBlind, {"right", "left", "holes"}),
         (RightPaddingAssumed, {"left", "holes"}),
+        (OneRowAlone, {"full", "right", "left", "holes"}),
         (RowsMixedUp, {"full", "right", "left", "holes"}),
         (CutShort, {"full", "right", "left", "holes"}),
         (OneRowShort, {"full", "right", "left", "holes"}),
@@ -408,7 +442,7 @@ def test_texts_are_sent_as_ids_one_for_each_row(tmp_path: Path, scripted: type[S
     texts = {str(Shape(len(entry["texts"]), 8)): entry["texts"] for entry in scripted.asked}
     assert {shape: [len(row) for row in rows] for shape, rows in texts.items()} == {"1×8": [8], "2×8": [8, 8]}
     assert max(max(row) for rows in texts.values() for row in rows) <= 4
-    words["with"] = 5
+    words |= {"the": 0, "?": 1}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(file))
