@@ -15,8 +15,9 @@ LOGITS = "logits"
 #: Relative differences are against this much of the reference's largest magnitude at the least.
 RELATIVE_FLOOR = 1e-3
 NUMPY_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "float32", "int8": "float32"}
-#: Tokens from which on the error of one unit over them is judged: below, its spread is that of single values.
-LEAST_TOKENS_OF_A_UNIT = 32
+#: Tokens from which on errors over all of them, and one unit's, are told from a single token's: over fewer they spread
+#: as that does.
+LEAST_TOKENS = 32
 #: Candidates whose set is compared at each position of a language model.
 TOP_K = 5
 
@@ -143,7 +144,7 @@ def against_eager(difference: Array, eagers: Array | None) -> dict[str, Any]:
         "token_ratio": float(of_tokens.max()),
         "worst_token": int(np.argmax(of_tokens)),
     }
-    if len(difference) >= LEAST_TOKENS_OF_A_UNIT:
+    if len(difference) >= LEAST_TOKENS:
         of_units = _rms(difference, axis=0) / np.maximum(_rms(eagers, axis=0), eager_rmse)
         figures |= {"unit_ratio": float(of_units.max()), "worst_unit": int(np.argmax(of_units))}
     return figures

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.parity.metrics import LEAST_TOKENS
+
 #: From best to worst; `unjudged` is what could not be compared.
 OUTCOMES = ("exact", "equivalent", "lossy", "unjudged", "broken")
 #: The error at one token or unit may be this many times further off eager's than the error overall.
-LOCAL_FACTOR = 2.0
-#: Tokens from which on the error over all of them has the narrower limit: over fewer it spreads as one token's does.
-LEAST_TOKENS = 16
+LOCAL_FACTOR = 3.0
 #: Probability below which flips of the most likely token are not put down to chance.
 CHANCE = 0.01
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.parity.metrics import LEAST_TOKENS_OF_A_UNIT, TOP_K, compare
+from bench.parity.metrics import LEAST_TOKENS, TOP_K, compare
 from bench.parity.verdict import (
     LOCAL_FACTOR,
     OUTCOMES,
@@ -118,7 +118,7 @@ def test_within_tolerance_is_equivalent_though_eager_is_better() -> None:
     close = (REFERENCE + 1e-9).astype(np.float32)
     output = np.nextafter(close, np.float32(9))
     (figures,) = compare({"y": output}, {"y": REFERENCE}, {"y": EAGER}, MASK, "fp32", FP32.atol, FP32.rtol)
-    figures |= {"rmse_ratio": 5.0}
+    figures |= {"rmse_ratio": 5.0, "tokens": 100}
     assert verdict(figures, FP32)[0] == "equivalent"
     assert verdict(figures | {"out_of_tolerance": 1 / 72}, FP32)[0] == "broken"
 
@@ -132,25 +132,25 @@ def test_fp32_has_no_room_beyond_eagers_own_error() -> None:
 
 def test_a_fault_in_one_unit_is_seen_though_it_is_lost_in_the_whole() -> None:
     output = like_eager()
-    output[..., 7] += 5 * NOISE
+    output[..., 7] += 8 * NOISE
     figures = wide_figures(output)
-    assert figures["rmse_ratio"] == pytest.approx(np.sqrt(1 + 25 / 64), rel=0.05)
+    assert figures["rmse_ratio"] == pytest.approx(np.sqrt(1 + 64 / 64), rel=0.05)
     assert figures["rmse_ratio"] < FP32.eager_factor
-    assert (figures["worst_unit"], figures["unit_ratio"]) == (7, pytest.approx(np.sqrt(26), rel=0.2))
+    assert (figures["worst_unit"], figures["unit_ratio"]) == (7, pytest.approx(np.sqrt(65), rel=0.2))
     outcome, reason = verdict(figures, FP32)
     assert outcome == "broken"
-    assert re.fullmatch(r"RMSE of unit 7 is [0-9.]+ times eager's; allowed are 4", reason)
+    assert re.fullmatch(r"RMSE of unit 7 is [0-9.]+ times eager's; allowed are 6", reason)
 
 
 def test_a_fault_at_one_token_is_seen_though_it_is_lost_in_the_whole() -> None:
     output = like_eager()
-    output[1, 33] += 5 * NOISE
+    output[1, 33] += 8 * NOISE
     figures = wide_figures(output)
-    assert figures["rmse_ratio"] == pytest.approx(np.sqrt(1 + 25 / 80), rel=0.05)
+    assert figures["rmse_ratio"] == pytest.approx(np.sqrt(1 + 64 / 80), rel=0.05)
     assert figures["rmse_ratio"] < FP32.eager_factor
-    assert (figures["worst_token"], figures["token_ratio"]) == ([1, 33], pytest.approx(np.sqrt(26), rel=0.2))
+    assert (figures["worst_token"], figures["token_ratio"]) == ([1, 33], pytest.approx(np.sqrt(65), rel=0.2))
     assert verdict(figures, FP32) == (
-        "broken", f"RMSE at row 1, position 33 is {figures['token_ratio']:.3g} times eager's; allowed are 4",
+        "broken", f"RMSE at row 1, position 33 is {figures['token_ratio']:.3g} times eager's; allowed are 6",
     )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def test_the_worst_token_is_where_eager_does_not_err_alike() -> None:
 def test_units_are_not_judged_over_a_handful_of_tokens() -> None:
     """The spread of one unit over few tokens is that of single numbers."""
     few = np.zeros_like(WIDE_MASK)
-    few[0, : LEAST_TOKENS_OF_A_UNIT - 1] = 1
+    few[0, : LEAST_TOKENS - 1] = 1
     for mask, is_judged in ((few, False), (WIDE_MASK, True)):
         (figures,) = compare({"y": like_eager().astype(np.float32)}, {"y": WIDE}, {"y": WIDE_EAGER}, mask, "fp32", 0, 0)
         assert (figures["unit_ratio"] is not None, figures["worst_unit"] is not None) == (is_judged, is_judged)
@@ -415,8 +415,8 @@ FP16 = TOLERANCES["fp16"]
         ({"top1_flips": 100, "top1_near_ties": 60}, "broken", r"96\.00% of 1000"),
         ({"out_of_tolerance": 0.0, "kl_mean": 9.0}, "equivalent", "every error is within"),
         ({"rmse_ratio": 2.9, "token_ratio": 5.9, "unit_ratio": 5.9, "kl_mean": 9.0}, "equivalent", "3 times eager's"),
-        ({"rmse_ratio": 2.9, "token_ratio": 6.1, "unit_ratio": 1.0}, "lossy", "row 0, position 3 is 6.1"),
-        ({"rmse_ratio": 2.9, "token_ratio": 1.0, "unit_ratio": 6.1}, "lossy", "of unit 5 is 6.1"),
+        ({"rmse_ratio": 2.9, "token_ratio": 9.1, "unit_ratio": 1.0}, "lossy", "row 0, position 3 is 9.1"),
+        ({"rmse_ratio": 2.9, "token_ratio": 1.0, "unit_ratio": 9.1}, "lossy", "of unit 5 is 9.1"),
         ({"rmse_ratio": 3.1, "token_ratio": 1.0, "unit_ratio": None}, "lossy", "of 1.0e-02 is 3.1"),
         ({"identical_to_eager": True}, "exact", "bit for bit"),
         ({"identical_to_eager": True, "nonfinite": 1}, "broken", "1 values are NaN"),
