@@ -87,8 +87,7 @@ class TimingPlan:
             raise UserError(
                 f"--max-seconds-per-cell {self.seconds_per_cell} is not above 0 and at most a day; use 5 or more"
             )
-        if not 0 < self.timeout_seconds <= DAY_SECONDS:
-            raise UserError(f"--timeout {self.timeout_seconds} is not above 0 and at most a day; use 60 or more")
+        check_timeout(self.timeout_seconds)
 
     @property
     def least_rounds(self) -> int:
@@ -237,6 +236,12 @@ def check_lengths(shapes: Iterable[Shape], model: str, positions: int | None) ->
     longest = max(shape.length for shape in shapes)
     if positions is not None and longest > positions:
         raise UserError(f"length {longest} exceeds the {positions} positions of {model}; use --lengths ≤ {positions}")
+
+
+def check_timeout(seconds: float) -> None:
+    """Raise UserError for a time that no worker can be waited for."""
+    if not 0 < seconds <= DAY_SECONDS:
+        raise UserError(f"--timeout {seconds} is not above 0 and at most a day; use 60 or more")
 
 
 def check_seed(seed: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import backends
-from backends.base import Backend, BackendError, runtime_errors
+from backends.base import Backend, BackendError, UnsupportedError, runtime_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -230,6 +230,7 @@ class _Workbench:
         )
         json.dumps(backend.facts())
         self._check_watching(backend)
+        self._check_inner_values(backend)
         start = backend.mark()
         if start is not None:
             end = backend.mark()
@@ -257,6 +258,24 @@ class _Workbench:
             all(isinstance(value, int) and value >= 0 and key.endswith("_bytes") for key, value in held.items()),
             f"{backend.name} tells memory that is no count of bytes: {held}",
         )
+
+    def _check_inner_values(self, backend: Backend) -> None:
+        """Where values inside the model can be asked for, the outputs are among them and stay the same."""
+        import numpy as np
+
+        from bench.inputs import make_batch
+
+        batch = make_batch(self._inputs(self.shapes[1]), "timed")
+        try:
+            values = backend.inner_values()
+        except UnsupportedError:
+            return
+        plain = self._outputs(backend, batch)
+        found, changed = backend.run_inner(batch, list(plain))
+        _require(bool(values), f"{backend.name} can be asked for inner values and has none")
+        _require(set(changed) == {"undone", "notes"}, f"{backend.name} does not say what asking for values changed")
+        same = all(np.array_equal(found[name], array, equal_nan=True) for name, array in plain.items())
+        _require(same, f"{backend.name} computes something else when it is asked for values")
 
     def check_outputs(self) -> None:
         """Its outputs are the model's, against eager in float64, with and without padded masks."""

@@ -14,13 +14,12 @@ from typing import Any
 import backends
 from bench import worker
 from bench.channel import Worker
-from bench.parity.findings import Figures, Findings, Value, chunks, operations, told, values_between
+from bench.parity.findings import STATE_AXES, Figures, Findings, Value, chunks, operations, told, values_between
 from bench.spec import Contestant
 
 #: Float64 bytes of the values that are stored at once; a single value, or a state and the output, may be more.
 CHUNK_BYTES = 256 * 2**20
 REFERENCE_BYTES = 8
-STATE_AXES = ("batch", "length", None)
 #: A nearest value that is further from a hidden state than this share of its RMS is no counterpart.
 FAR = 0.5
 

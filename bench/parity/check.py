@@ -20,12 +20,12 @@ from bench.parity.matrix import Matrix
 from bench.parity.verdict import TOLERANCES, Tolerance
 from bench.preparation import Preparation
 from bench.spec import (
-    DAY_SECONDS,
     Contestant,
     Grid,
     Shape,
     check_lengths,
     check_seed,
+    check_timeout,
     parse_contestants,
     parse_sizes,
 )
@@ -188,12 +188,6 @@ def checked_overrides(given: Mapping[str, float | None], task: str) -> dict[str,
 def tolerances(contestants: Iterable[Contestant], overrides: Mapping[str, float]) -> dict[str, Tolerance]:
     """What each precision may differ by, with the user's own values in place."""
     return {c.precision: replace(TOLERANCES[c.precision], **overrides) for c in contestants}
-
-
-def check_timeout(seconds: float) -> None:
-    """Raise UserError for a time that no worker can be waited for."""
-    if not 0 < seconds <= DAY_SECONDS:
-        raise UserError(f"--timeout {seconds} is not above 0 and at most a day; use 60 or more")
 
 
 def tokenizer_of(source: sources.ModelSource, given: str | Path | None) -> Path | None:

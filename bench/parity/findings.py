@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Figures = dict[str, Any]
+#: What the axes of a hidden state count.
+STATE_AXES = ("batch", "length", None)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.parity.findings import STATE_AXES
 from bench.parity.verdict import LOCAL_FACTOR, TOLERANCES
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 #: Distance from 1 to the next number.
 UNIT_OF_LAST_PLACE = {"fp32": 2.0**-23, "fp16": 2.0**-10, "bf16": 2.0**-7}
-#: Axes of a hidden state.
-STATE_AXES = ("batch", "length", None)
 SAMPLED_TOKENS = 64
 SAMPLED_UNITS = 32
 
