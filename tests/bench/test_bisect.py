@@ -374,7 +374,7 @@ def test_one_wrong_token_is_not_drowned_by_many_right_ones() -> None:
     reference = rng.normal(size=(1, 100, 8))
     off = 1e-6 * rng.choice([-1.0, 1.0], size=reference.shape)
     ours = reference + 0.5 * off
-    ours[0, 7] += 5 * off[0, 7]
+    ours[0, 7] += 8 * off[0, 7]
     figures = inner._figures(
         ours, reference, reference + off, np.ones((1, 100), bool), {"axes": ["batch", "length", None]}, "fp32"
     )
