@@ -26,10 +26,10 @@ def command(
     """Say of every cell whether it is slower, faster, the same, ambiguous, new or gone; exit code 4 on a regression."""
     from bench import comparison
     from bench.errors import UserError
-    from bench.report import diff
+    from bench.report import check_format, diff
     from bench.runfile import read_run
 
-    diff.check_format(format)
+    check_format(format, diff.FORMATS)
     share = _parse_threshold(threshold)
     runs = [read_run(path) for path in (old, new, *(more or ()))]
     found = comparison.obstacles(runs)

@@ -24,9 +24,10 @@ def command(
 ) -> None:
     """Look at this machine: what is missing, what would disturb, its peaks, its noise, and what bench itself costs."""
     from bench import doctor
+    from bench.report import check_format
     from bench.report import doctor as page
 
-    page.check_format(format)
+    check_format(format, page.FORMATS)
     try:
         findings = doctor.examine(
             model=model, device=device, threads=threads, artifacts=artifacts, is_quick=quick, say=tell

@@ -59,9 +59,9 @@ def command(
     """Judge every backend against eager in float64 on a matrix of inputs; exit code 3 when one is broken."""
     from bench.parity import certificate
     from bench.parity.check import check_parity
-    from bench.report import parity
+    from bench.report import check_format, parity
 
-    parity.check_format(format)
+    check_format(format, parity.FORMATS)
     if output is not None:
         certificate.check_writable(output)
     try:

@@ -27,9 +27,9 @@ def command(
 ) -> None:
     """Say whether a certificate belongs to an artifact, and repeat its check; 0 only when both are so."""
     from bench.parity.verify import verify
-    from bench.report import parity
+    from bench.report import check_format, parity
 
-    parity.check_format(format)
+    check_format(format, parity.FORMATS)
     try:
         found = verify(
             certificate,

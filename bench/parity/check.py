@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from bench.parity.generation import PROMPT_LENGTH
 from bench.parity.matrix import Matrix
 from bench.parity.verdict import TOLERANCES, Tolerance
 from bench.preparation import Preparation
+from bench.references import Say
 from bench.spec import (
     Contestant,
     Grid,
@@ -32,7 +33,6 @@ from bench.spec import (
 from exporters import sources, tokenizer
 from exporters.store import ArtifactStore, file_checksum, recipe_key
 
-Say = Callable[[str], None]
 #: Options that replace a tolerance's own values, and the field of `Tolerance` that each sets.
 OVERRIDES = {"--atol": "atol", "--rtol": "rtol", "--max-kl": "max_kl", "--min-top1": "min_top1"}
 OF_LOGITS = ("--max-kl", "--min-top1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from bench.errors import UserError
@@ -14,7 +14,12 @@ FORMATS = ("table", "csv", "json", "markdown")
 
 def render(run: Run, format: str) -> str:
     """`run` in one of `FORMATS`; raises UserError for another."""
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}{nearest(format, FORMATS)}; use one of {', '.join(FORMATS)}")
+    check_format(format, FORMATS)
     renderer: Callable[[Run], str] = import_module(f"bench.report.{format}").render
     return renderer(run)
+
+
+def check_format(format: str, formats: Sequence[str]) -> None:
+    """Raise UserError where `format` is none of `formats`."""
+    if format not in formats:
+        raise UserError(f"unknown format {format!r}{nearest(format, formats)}; use one of {', '.join(formats)}")

@@ -11,10 +11,10 @@ from typing import Any
 
 from bench import statistics
 from bench.comparison import Cell, Comparison, changes, weights_of
-from bench.errors import UserError
 from bench.records import Run
+from bench.report import check_format
 from bench.report.table import TAINTED, WIDTH, milliseconds
-from bench.spec import Contestant, Shape, nearest
+from bench.spec import Contestant, Shape
 
 FORMATS = ("table", "json")
 STYLES = {"slower": "red", "faster": "green", "ambiguous": "yellow"}
@@ -28,14 +28,8 @@ MOST_OBSTACLES = 5
 
 def render(comparison: Comparison, format: str, obstacles: Sequence[str] = ()) -> str:
     """`comparison` in one of `FORMATS`, naming `obstacles` that were overruled; raises UserError for another."""
-    check_format(format)
+    check_format(format, FORMATS)
     return _json_text(comparison, obstacles) if format == "json" else _text(comparison, obstacles)
-
-
-def check_format(format: str) -> None:
-    """Raise UserError where `format` is none of `FORMATS`."""
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}{nearest(format, FORMATS)}; use one of {', '.join(FORMATS)}")
 
 
 # Text.

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from bench import statistics
 from bench.doctor import LARGE_FLOOR, TWINS, Findings, Noise, Overhead, Twins
-from bench.errors import UserError
 from bench.installed import Lack, Part
 from bench.peaks import Peaks
+from bench.report import check_format
 from bench.report.table import WIDTH, milliseconds
-from bench.spec import PRECISIONS, nearest
+from bench.spec import PRECISIONS
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -33,15 +33,9 @@ TAINTED = "!"
 LOW = "  (disturbed, may read low)"
 
 
-def check_format(format: str) -> None:
-    """Raise UserError unless `format` is one of `FORMATS`."""
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}{nearest(format, FORMATS)}; use one of {', '.join(FORMATS)}")
-
-
 def render(findings: Findings, format: str) -> str:
     """`findings` in one of `FORMATS`; raises UserError for another."""
-    check_format(format)
+    check_format(format, FORMATS)
     if format == "json":
         return json.dumps(findings.to_json(), indent=2) + "\n"
     return _page(findings)

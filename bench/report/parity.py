@@ -10,11 +10,10 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from bench.errors import UserError
 from bench.parity.certificate import Certificate, Judgement
 from bench.parity.verdict import LOCAL_FACTOR, Tolerance, told
+from bench.report import check_format
 from bench.report.table import PARITY_STYLES, WIDTH
-from bench.spec import nearest
 
 FORMATS = ("table", "json", "markdown")
 #: Cases of each backend that are printed; all are in the JSON.
@@ -25,15 +24,9 @@ COLUMNS_OF_HIDDEN_STATES = ("p99 |Δ|", "cosine")
 COLUMNS_OF_LOGITS = ("KL", "top-1", "top-5")
 
 
-def check_format(format: str) -> None:
-    """Raise UserError where `format` is none of `FORMATS`."""
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}{nearest(format, FORMATS)}; use one of {', '.join(FORMATS)}")
-
-
 def render(certificate: Certificate, format: str) -> str:
     """The certificate in one of `FORMATS`."""
-    check_format(format)
+    check_format(format, FORMATS)
     if format == "json":
         return json.dumps(certificate.to_json(), indent=2) + "\n"
     return _markdown(certificate) if format == "markdown" else _table(certificate)
