@@ -10,19 +10,16 @@ Schema history
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, UserError
+from bench.errors import UserError
+from bench.linesfile import LinesFile, read_lines
 from bench.peaks import Peaks
 from bench.records import CRITERIA, SCHEMA, STATUSES, Record, Run
 from bench.spec import Grid, TimingPlan
-
-LARGEST_INTEGER = 2**63 - 1
 
 
 class RunFile:
@@ -30,48 +27,21 @@ class RunFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        go_on = f"go on with --resume {path}, or give another --output"
+        self._lines = LinesFile(path, when_it_exists=go_on, when_it_is_full="free some space and use --resume")
 
     def create(self, run: Run) -> None:
         """Start a new file with the header; raises UserError when it exists or cannot be made."""
-        try:
-            if self.path.is_file():
-                raise UserError(
-                    f"output file {str(self.path)!r} exists; go on with --resume {self.path}, or give another --output"
-                )
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("x" if not self.path.exists() else "a"):
-                pass
-        except OSError as error:
-            shown = str(self.path) if len(str(self.path)) < 200 else f"{str(self.path)[:100]}…"
-            raise UserError(f"output file {shown!r} cannot be made ({error.strerror}); give another --output") from None
-        self.append(run.header())
+        self._lines.create(run.header())
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one JSON line and wait until it is on disk; raises BenchError when it cannot be."""
-        try:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line, separators=(",", ":")) + "\n")
-                file.flush()
-                if self.path.is_file():
-                    os.fsync(file.fileno())
-        except OSError as error:
-            raise BenchError(
-                f"{str(self.path)!r} cannot be written ({error.strerror}); free some space and use --resume"
-            ) from error
+        self._lines.append(line)
 
     def rewrite(self, run: Run) -> None:
         """Replace the file with `run` as it is in memory, written aside and renamed."""
-        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         peaks = [peaks_line(run.peaks)] if run.peaks else []
-        lines = [run.header(), *peaks, *(record_line(record) for record in run.records)]
-        try:
-            aside.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
-            aside.replace(self.path)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            raise BenchError(
-                f"{str(self.path)!r} cannot be written ({error.strerror}); free some space and use --resume"
-            ) from error
+        self._lines.rewrite([run.header(), *peaks, *(record_line(record) for record in run.records)])
 
 
 def record_line(record: Record) -> dict[str, Any]:
@@ -86,23 +56,8 @@ def peaks_line(peaks: Peaks) -> dict[str, Any]:
 
 def read_run(path: Path) -> Run:
     """The run in a file; a torn last line is left out. Raises UserError when it is no run."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        cause = getattr(error, "strerror", None) or "not text"
-        raise UserError(
-            f"run file {str(path)!r} cannot be read ({cause}); give a file that bench compare wrote"
-        ) from None
-    lines = list(_parsed(text, path))
-    if not lines or lines[0].get("kind") != "run":
-        raise UserError(f"{str(path)!r} is no run of bench compare; give a .jsonl file that it wrote")
+    lines = read_lines(path, "run", SCHEMA, "bench compare")
     header = lines[0]
-    if not isinstance(header.get("schema"), int):
-        raise UserError(f"{str(path)!r} is damaged (it has no schema number); measure again")
-    if header["schema"] > SCHEMA:
-        raise UserError(
-            f"{str(path)!r} has schema {header['schema']} and this bench reads up to {SCHEMA}; upgrade runtimebench"
-        )
     try:
         run = Run(
             grid=Grid.from_json(header["grid"]),
@@ -181,37 +136,5 @@ def _check_record(record: Record, run: Run) -> None:
         raise TypeError("conditions of a GPU that are no object")
 
 
-def _no_number(name: str) -> None:
-    """NaN and the infinities, which JSON does not have: an error of a broken backend's outputs may be one."""
-
-
-def _bounded(digits: str) -> int:
-    """An integer of 64 bits; anything longer raises, as no clock, count or seed gives it."""
-    value = int(digits) if len(digits) < 25 else LARGEST_INTEGER + 1
-    if abs(value) > LARGEST_INTEGER:
-        raise OverflowError(f"{digits[:20]}… is beyond 64 bits")
-    return value
-
-
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and value >= 0
-
-
-def _parsed(text: str, path: Path) -> Iterable[dict[str, Any]]:
-    lines = text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            parsed = json.loads(line, parse_constant=_no_number, parse_int=_bounded)
-        except OverflowError as error:
-            raise UserError(f"{str(path)!r} is damaged (line {number}: {error}); measure again") from None
-        except (ValueError, RecursionError):
-            if number == len(lines):  # no newline behind it: the writer was stopped half-way
-                return
-            raise UserError(
-                f"line {number} of {str(path)!r} is not JSON; give a file that bench compare wrote"
-            ) from None
-        if not isinstance(parsed, dict):
-            raise UserError(f"line {number} of {str(path)!r} is no JSON object; give a file that bench compare wrote")
-        yield parsed

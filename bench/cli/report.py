@@ -1,19 +1,46 @@
-"""`bench report`: print a saved run again."""
+"""`bench report`: print a saved file of results again, by the kind that its header names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
+@dataclass(frozen=True)
+class Kind:
+    """One kind of file: the command that writes it, and what makes a page of it in a format."""
+
+    writer: str
+    page: Callable[[Path, str], str]
+
+
 def command(
-    file: Annotated[Path, typer.Argument(help="Run that bench compare wrote.")],
-    format: Annotated[str, typer.Option(help="table, csv, json or markdown.")] = "table",
+    file: Annotated[Path, typer.Argument(help="File of results (.jsonl) that a command of bench wrote.")],
+    format: Annotated[
+        str, typer.Option(help="table or json; a run of bench compare also as csv or markdown.")
+    ] = "table",
 ) -> None:
-    """Print a saved run as a table, CSV, JSON or Markdown."""
+    """Print a saved file of results again."""
+    from bench.errors import UserError
+    from bench.linesfile import kind_of
+
+    writers = [kind.writer for kind in KINDS.values()]
+    named = kind_of(file, writers)
+    if named not in KINDS:
+        raise UserError(f"{str(file)!r} is no run of {' or '.join(writers)}; give a .jsonl file that it wrote")
+    print(KINDS[named].page(file, format), end="")
+
+
+def _run_page(file: Path, format: str) -> str:
     from bench import report
     from bench.runfile import read_run
 
-    print(report.render(read_run(file), format), end="")
+    return report.render(read_run(file), format)
+
+
+#: By the word under "kind" in the header.
+KINDS: Mapping[str, Kind] = {"run": Kind("bench compare", _run_page)}
