@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import machine, peaks
-from bench.driver import Driver
 from bench.errors import BenchError, UserError
+from bench.passes import Passes
 from bench.preparation import Preparation
 from bench.records import SCHEMA, Record, Run
 from bench.runfile import RunFile, peaks_line, read_run
@@ -205,7 +205,8 @@ def _measure(run: Run, source: sources.ModelSource, store: ArtifactStore, listen
     try:
         prepared.make()
         _measure_peaks(run, prepared, file, listener.say)
-        Driver(run, prepared, file, listener.say).measure(pace.start, progress)
+        run.parent_cpu_share = Passes(run, prepared, file.append, listener.say).measure(pace.start, progress)
+        run.is_complete = True
         if any(run.is_implausible(record) for record in run.records):
             listener.say("some cells lie below their floor; is it the floor that is wrong?")
             _measure_peaks(run, prepared, file, listener.say, again=True)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 STATUSES = ("ok", "unsupported", "oom", "failed", "timeout", "skipped")
-#: What sampling stops by; a record names those that it ended without.
-CRITERIA = ("warm-up", "rounds", "precision")
 #: High end of a ratio's interval over its low end beyond which its middle is no speed-up to be printed.
 UNSTEADY = 2.0
 #: Verdicts under which a speed-up may be shown.

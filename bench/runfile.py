@@ -18,8 +18,8 @@ from typing import Any
 from bench.errors import UserError
 from bench.linesfile import LinesFile, read_lines
 from bench.peaks import Peaks
-from bench.records import CRITERIA, SCHEMA, STATUSES, Record, Run
-from bench.spec import Grid, TimingPlan
+from bench.records import SCHEMA, STATUSES, Record, Run
+from bench.spec import CRITERIA, Grid, TimingPlan
 
 
 class RunFile:

@@ -19,6 +19,8 @@ MOST_ROUNDS = 10_000
 #: Fewest rounds from which an interval of a ratio is worth having (Student's t over 5).
 LEAST_ROUNDS = 5
 TURNS_OF_A_CEILING = 50
+#: What sampling stops by; a record names those that it ended without.
+CRITERIA = ("warm-up", "rounds", "precision")
 TARGET_PRECISION = {"cpu": 0.02, "cuda": 0.01}
 BOUNDARIES = ("device", "host")
 MOST_COPIES = 99

@@ -118,11 +118,11 @@ def test_a_worker_killed_from_outside_costs_one_cell(tmp_path: Path, monkeypatch
     ask = driver_module.Driver._ask
     killed = []
 
-    def kill_once(self, contestant, cell, message, timeout):
+    def kill_once(self, contestant, cell, message):
         if message["op"] == op and contestant.variant == "slow" and not killed:
             killed.append(self.workers.loaded[contestant].pid)
             self.workers.loaded[contestant]._process.kill()
-        return ask(self, contestant, cell, message, timeout)
+        return ask(self, contestant, cell, message)
 
     monkeypatch.setattr(driver_module.Driver, "_ask", kill_once)
     done = run(tmp_path, "null,null:slow")
@@ -189,10 +189,10 @@ def test_turns_are_interleaved_in_a_seeded_random_order(tmp_path: Path, monkeypa
     order: list[str] = []
     ask = driver_module.Driver._ask
 
-    def note(self, contestant, cell, message, timeout):
+    def note(self, contestant, cell, message):
         if message["op"] == "turn":
             order.append(contestant.variant)
-        return ask(self, contestant, cell, message, timeout)
+        return ask(self, contestant, cell, message)
 
     monkeypatch.setattr(driver_module.Driver, "_ask", note)
     # No ceiling of seconds and no precision to wait for: six rounds, whatever the machine does meanwhile.

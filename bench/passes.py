@@ -1,0 +1,109 @@
+"""The forward passes that `compare` times: one a shape, on inputs that stay on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from bench import conditions
+from bench.driver import PEAKS_OF_MEMORY, Append, Driver, Measured
+from bench.parity.verdict import TOLERANCES, worst_case
+from bench.preparation import Preparation
+from bench.records import Record, Run
+from bench.references import Say
+from bench.runfile import record_line
+from bench.spec import Contestant, Shape, command_of
+from bench.warnings import warnings_of
+
+
+class Passes(Driver[Shape, Record]):
+    """One run of `compare`."""
+
+    kinds_of_time = {  # noqa: RUF012 - a ClassVar of the base
+        "rounds": "wall_ns",
+        "device_rounds": "device_ns",
+        "enqueue_rounds": "enqueue_ns",
+        "pipelined_rounds": "pipelined_ns",
+        "naive_rounds": "naive_ns",
+    }
+
+    def __init__(self, run: Run, prepared: Preparation, append: Append, say: Say) -> None:
+        super().__init__(prepared, run.plan, append, say)
+        self.run = run
+
+    def points(self) -> Sequence[Shape]:
+        return self.grid.shapes
+
+    def recorded(self, point: Shape) -> Collection[Contestant]:
+        return {record.contestant for record in self.run.records if record.shape == point}
+
+    def begin_request(self, point: Shape) -> dict[str, Any]:
+        begin = {"op": "begin", "inputs_plan": self.prepared.judged_by.inputs(point), "plan": asdict(self.plan)}
+        return begin | {"boundary": self.grid.boundary}
+
+    def turn_request(self) -> dict[str, Any]:
+        return {"op": "turn", "seconds": self.plan.turn_seconds}
+
+    def judge(self, point: Shape, contestant: Contestant, cell: Measured) -> None:
+        pair = self.prepared.judged_by.pair(contestant.precision, point)
+        tolerance = TOLERANCES[contestant.precision]
+        request = {"op": "judge", "reference": None, "yardstick": None, "atol": tolerance.atol, "rtol": tolerance.rtol}
+        if self.prepared.classes[contestant].computes_the_model and not isinstance(pair, str):
+            request |= {"reference": str(pair[0].path), "yardstick": str(pair[1].path)}
+        reply = self._ask(contestant, cell, request)
+        cell.facts |= reply.get("facts", {})
+        cell.memory |= {name: held for name, held in reply.get("memory", {}).items() if name in PEAKS_OF_MEMORY}
+        if cell.error or not self.prepared.classes[contestant].computes_the_model:
+            return
+        if isinstance(pair, str):
+            cell.parity = {"verdict": "unjudged", "reason": pair}
+        else:
+            cell.parity = worst_case(reply["cases"], tolerance)
+
+    def needs_more(self, point: Shape, smaller: Shape) -> bool:
+        return point.batch >= smaller.batch and point.length >= smaller.length
+
+    def keep(self, outcome: Record) -> dict[str, Any]:
+        self.run.records.append(outcome)
+        return record_line(outcome)
+
+    def record(self, point: Shape, contestant: Contestant, cell: Measured) -> Record:
+        artifact = self.prepared.artifacts.get(contestant)
+        times: dict[str, Any] = {} if cell.error else dict(cell.times)
+        record = Record(
+            model=self.grid.model,
+            backend=contestant.backend,
+            variant=contestant.variant,
+            precision=contestant.precision,
+            device=self.grid.device,
+            batch=point.batch,
+            length=point.length,
+            status=cell.error.status if cell.error else "ok",
+            reason=cell.error.reason if cell.error else "",
+            weights=self.prepared.source.weights,
+            copy=contestant.copy,
+            **times,
+            calls_per_sample=cell.begun.get("calls_per_sample", 1),
+            unmet=[] if cell.error else cell.unmet(self.plan),
+            conditions=conditions.summary(cell.conditions),
+            memory=self._memory(point, contestant, cell),
+            operations=self.prepared.operations(point, contestant),
+            warmup_ns=cell.begun.get("warmup_ns", []),
+            first_call_ns=cell.begun.get("first_call_ns"),
+            export_seconds=artifact.export_seconds if artifact else None,
+            load_seconds=self.workers.load_seconds.get(contestant),
+            parity=cell.parity,
+            facts=cell.facts | {"versions": self.workers.versions.get(contestant, {})},
+            failure=cell.error.details if cell.error else {},
+            turns=cell.turns,
+            repeat=command_of(self.grid, self.plan, [contestant], [point]),
+            judged=self.prepared.classes[contestant].computes_the_model,
+        )
+        return replace(record, warnings=warnings_of(record, self.plan))
+
+    def _memory(self, shape: Shape, contestant: Contestant, cell: Measured) -> dict[str, Any]:
+        """What was held once the model was loaded, the peak of a call, and what a decoder's cache would take."""
+        found: dict[str, Any] = {"loaded": self.workers.memory.get(contestant, {}), "peak": cell.memory}
+        cache = self.prepared.source.key_value_bytes(shape.length, contestant.precision)
+        return found if cache is None else found | {"key_value_bytes_per_sequence": cache}
