@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.api import compare, resume
     from bench.errors import BenchError, UserError
+    from bench.generation.api import generate
+    from bench.generation.records import GenerationRun
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
@@ -23,12 +25,14 @@ __version__ = "0.1.0"
 __all__ = [
     "BenchError",
     "Certificate",
+    "GenerationRun",
     "Record",
     "Run",
     "TimingPlan",
     "UserError",
     "check_parity",
     "compare",
+    "generate",
     "read_run",
     "resume",
     "verify",
@@ -37,6 +41,8 @@ __all__ = [
 _HOMES = {
     "compare": "bench.api",
     "resume": "bench.api",
+    "GenerationRun": "bench.generation.records",
+    "generate": "bench.generation.api",
     "Certificate": "bench.parity.certificate",
     "check_parity": "bench.parity.check",
     "verify": "bench.parity.verify",

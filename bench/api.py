@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import machine, peaks
-from bench.errors import BenchError, UserError
+from bench import machine
+from bench.errors import UserError
 from bench.passes import Passes
 from bench.preparation import Preparation
 from bench.records import SCHEMA, Record, Run
@@ -121,7 +121,7 @@ def compare(
     run.command = command_of(grid, run.plan, grid.contestants, grid.shapes)
     assert run.path is not None
     store = ArtifactStore(Path(artifacts))
-    with _sole_writer(store, run.path):
+    with sole_writer(store, run.path):
         return _measure(run, source, store, listener or Listener(), is_new=True)
 
 
@@ -131,7 +131,7 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
     Raises UserError when `path` is no run, or was begun on another machine.
     """
     store = ArtifactStore(Path(artifacts))
-    with _sole_writer(store, Path(path)):
+    with sole_writer(store, Path(path)):
         run = read_run(Path(path))
         if differing := machine.same_machine(run.fingerprint, machine.fingerprint()):
             raise UserError(
@@ -170,7 +170,7 @@ def _with_grad(contestants: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
 
 
 @contextmanager
-def _sole_writer(store: ArtifactStore, path: Path) -> Iterator[None]:
+def sole_writer(store: ArtifactStore, path: Path) -> Iterator[None]:
     """Keep other runs off the file `path`, and `prune` off the store."""
     store.prepare()
     with store.in_use(), store.alone_with(path) as is_alone:
@@ -204,12 +204,12 @@ def _measure(run: Run, source: sources.ModelSource, store: ArtifactStore, listen
 
     try:
         prepared.make()
-        _measure_peaks(run, prepared, file, listener.say)
+        _note_peaks(run, prepared, file)
         run.parent_cpu_share = Passes(run, prepared, file.append, listener.say).measure(pace.start, progress)
         run.is_complete = True
         if any(run.is_implausible(record) for record in run.records):
             listener.say("some cells lie below their floor; is it the floor that is wrong?")
-            _measure_peaks(run, prepared, file, listener.say, again=True)
+            _note_peaks(run, prepared, file, again=True)
     except UserError:
         # The model's exact positions are known only once it is built; nothing was measured.
         if is_new and not run.records:
@@ -218,21 +218,11 @@ def _measure(run: Run, source: sources.ModelSource, store: ArtifactStore, listen
     return run
 
 
-def _measure_peaks(
-    run: Run, prepared: Preparation, file: RunFile, say: Callable[[str], None], again: bool = False
-) -> None:
-    """Measure what this machine can do at most, where cells are held against it and it is not known, or `again`."""
-    grid = run.grid
-    precisions = {c.precision for c in prepared.artifacts if prepared.classes[c].computes_the_model}
-    if not precisions:
-        return
-    root, timeout = prepared.store.root, run.plan.timeout_seconds
-    try:
-        run.peaks = peaks.measure(root, grid.device, sorted(precisions), grid.threads, timeout, say, again=again)
-    except BenchError as error:
-        say(f"no floors in this run, as the machine's peaks could not be measured: {error}")
-        return
-    file.append(peaks_line(run.peaks))
+def _note_peaks(run: Run, prepared: Preparation, file: RunFile, again: bool = False) -> None:
+    """Have the run and its file know what this machine can do at most."""
+    run.peaks = prepared.peaks(again=again) or run.peaks
+    if run.peaks is not None:
+        file.append(peaks_line(run.peaks))
 
 
 class Pace:

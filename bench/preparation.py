@@ -7,11 +7,12 @@ from typing import Any
 
 import backends
 import exporters
-from bench import export
+from bench import export, peaks
 from bench.channel import WorkerError
 from bench.errors import BenchError, UserError
 from bench.floor import WEIGHT_BYTES
 from bench.parity.matrix import Matrix
+from bench.peaks import Peaks
 from bench.references import REFERENCE_PRECISION, References, Say, drop_damaged
 from bench.spec import Contestant, Grid, Shape, check_lengths
 from exporters import checkpoint
@@ -45,9 +46,17 @@ class Preparation:
         for contestant, backend in self.classes.items():
             if reason := backend.supports(grid.device, contestant.precision):
                 self.refused[contestant] = WorkerError("unsupported", reason)
-            elif backend.format is not None and backend.format not in exporters.names():
-                reason = f"nothing exports the format {backend.format!r}; known are {', '.join(exporters.names())}"
+            elif (wanted := self.format_of(contestant)) is not None and wanted not in exporters.names():
+                reason = f"nothing exports the format {wanted!r}; known are {', '.join(exporters.names())}"
                 self.refused[contestant] = WorkerError("unsupported", reason)
+
+    def format_of(self, contestant: Contestant) -> str | None:
+        """Format of the artifact that a contestant loads."""
+        return self.classes[contestant].format
+
+    def generates_by(self, contestant: Contestant) -> str:
+        """The way of generating that a contestant is loaded for; "" for forward passes."""
+        return ""
 
     def operations(self, shape: Shape, contestant: Contestant) -> dict[str, int]:
         """`flops` of one call at `shape` and `weight_bytes` that it must read; {} where nothing was counted."""
@@ -59,6 +68,23 @@ class Preparation:
         elements = counted.metadata["weight_elements"]
         return {"flops": counted.metadata["flops"], "weight_bytes": elements * WEIGHT_BYTES[contestant.precision]}
 
+    def peaks(self, again: bool = False) -> Peaks | None:
+        """What this machine can do at most, measured where it is not known, or `again`.
+
+        None where nothing is held against it, and where it could not be measured, which is said.
+        """
+        precisions = {c.precision for c in self.artifacts if self.classes[c].computes_the_model}
+        if not precisions:
+            return None
+        root, grid = self.store.root, self.grid
+        try:
+            return peaks.measure(
+                root, grid.device, sorted(precisions), grid.threads, self.timeout_seconds, self.say, again=again
+            )
+        except BenchError as error:
+            self.say(f"no floors in this run, as the machine's peaks could not be measured: {error}")
+            return None
+
     def missing_exports(self) -> list[str]:
         """Formats (with precision) that are not in the store yet, for the plan."""
         wanted = self._with_formats()
@@ -66,8 +92,8 @@ class Preparation:
         if not wanted:
             return []
         if (found := self.store.find(weights)) is None:
-            others = (c for c in wanted if self.classes[c].format != "checkpoint")
-            return list(dict.fromkeys(["checkpoint", *(f"{self.classes[c].format} {c.precision}" for c in others)]))
+            others = (c for c in wanted if self.format_of(c) != "checkpoint")
+            return list(dict.fromkeys(["checkpoint", *(f"{self.format_of(c)} {c.precision}" for c in others)]))
         missing = (recipe for recipe in self._recipes(found.key).values() if self.store.find(recipe) is None)
         return list(dict.fromkeys(_name(recipe) for recipe in missing))
 
@@ -90,12 +116,12 @@ class Preparation:
             self._clear_leftovers()
 
     def _with_formats(self) -> list[Contestant]:
-        return [c for c, backend in self.classes.items() if backend.format is not None and c not in self.refused]
+        return [c for c in self.classes if self.format_of(c) is not None and c not in self.refused]
 
     def _recipes(self, checkpoint_key: str) -> dict[Contestant, dict[str, Any]]:
         found = {}
         for contestant in self._with_formats():
-            format = str(self.classes[contestant].format)  # noqa: A001 - the field's word
+            format = str(self.format_of(contestant))  # noqa: A001 - the field's word
             found[contestant] = (
                 checkpoint.recipe(self.source)
                 if format == "checkpoint"

@@ -12,7 +12,6 @@ from bench.channel import Worker, WorkerError
 from bench.errors import UserError
 from bench.inputs import VERSION as INPUTS_VERSION
 from bench.inputs import InputPlan
-from bench.parity.generation import PROMPT_LENGTH
 from bench.parity.matrix import Matrix
 from bench.spec import Grid, Shape
 from exporters.sources import ModelSource
@@ -65,7 +64,7 @@ class References:
 
     def prompts(self) -> dict[str, Any]:
         """The plan of the prompts that generation is judged on."""
-        return asdict(self._plan(Shape(1, PROMPT_LENGTH), self.matrix.prompts(), 1))
+        return asdict(self._plan(Shape(1, self.matrix.prompt_length), self.matrix.prompts(), 1))
 
     def _plan(self, shape: Shape, cases: tuple[str, ...], most_rows: int) -> InputPlan:
         return InputPlan(
@@ -125,10 +124,11 @@ class References:
     def _request(self, key: Key, precision: str) -> dict[str, Any]:
         """What eager is asked to write; its folder is added when it is known."""
         if isinstance(key, Shape):
-            counts = not self.matrix.ids  # only what is timed has a floor
+            counts = self.matrix.is_timed or not self.matrix.ids  # only what is timed has a floor
             request: dict[str, Any] = {"op": "evaluate", "inputs_plan": self.inputs(key), "counts": counts}
         else:
             request = {"op": "evaluate_generation", "inputs_plan": self.prompts(), "steps": self.matrix.new_tokens}
+            request["with_cache"] = self.matrix.with_cache
             if precision != REFERENCE_PRECISION:
                 reference = self.found[REFERENCE_PRECISION, key]
                 if isinstance(reference, str):
@@ -169,6 +169,7 @@ class References:
             recipe["machine"] = machine.name_of(device)
         if key == GENERATION:
             recipe["steps"] = self.matrix.new_tokens
+            recipe |= {"way": "cache"} if self.matrix.with_cache else {}
             reference = self.found.get((REFERENCE_PRECISION, key))
             if precision != REFERENCE_PRECISION and isinstance(reference, Artifact):
                 recipe["forced_by"] = reference.checksum

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from backends.base import Backend
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEVICES = ("auto", "cpu", "cuda")
@@ -169,8 +172,19 @@ def parse_names(text: str | Iterable[str], option: str) -> tuple[str, ...]:
     return names
 
 
-def parse_contestants(backends: str | Iterable[str], precisions: str | Iterable[str]) -> tuple[Contestant, ...]:
-    """Every `backend[:variant]` at every precision, precisions outermost; raises UserError with the nearest name."""
+def _variants_of(backend: type[Backend]) -> Mapping[str, Any]:
+    return backend.variants
+
+
+def parse_contestants(
+    backends: str | Iterable[str],
+    precisions: str | Iterable[str],
+    variants_of: Callable[[type[Backend]], Mapping[str, Any]] = _variants_of,
+) -> tuple[Contestant, ...]:
+    """Every `backend[:variant]` at every precision, precisions outermost; raises UserError with the nearest name.
+
+    `variants_of` a backend's class are those that can be asked for.
+    """
     import backends as registry
 
     known = registry.names()
@@ -181,7 +195,7 @@ def parse_contestants(backends: str | Iterable[str], precisions: str | Iterable[
         if backend not in known:
             raise UserError(f"unknown backend {backend!r}{nearest(backend, known)}; `bench list backends` shows all")
         try:
-            variants = registry.load_class(backend).variants
+            variants = variants_of(registry.load_class(backend))
         except Exception as error:  # a plugin may raise anything
             raise UserError(
                 f"backend {backend!r} cannot be loaded from {known[backend]} ({error}); reinstall it"

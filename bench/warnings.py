@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from bench import statistics
-from bench.records import Record
 from bench.spec import TimingPlan
 
 FEW_SAMPLES = 5
@@ -20,14 +20,41 @@ SAMPLES_FOR_A_SHARE = 20
 HOST_BOUND = 0.8
 
 
-def warnings_of(record: Record, plan: TimingPlan) -> list[str]:
+class Timed(Protocol):
+    """What is asked of a record, whatever was timed."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def samples(self) -> Sequence[int]: ...
+    @property
+    def rounds(self) -> Sequence[Sequence[int]]: ...
+    @property
+    def host_share(self) -> float | None: ...
+    @property
+    def unmet(self) -> Sequence[str]: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+    @property
+    def turns(self) -> str: ...
+    @property
+    def judged(self) -> bool: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def parity(self) -> Mapping[str, Any]: ...
+
+
+def warnings_of(record: Timed, plan: TimingPlan) -> list[str]:
     """Warnings on one record, one line each."""
     if record.status != "ok":
         return []
     return [*_of_samples(record), *_of_stopping(record, plan), *_of_facts(record), *_of_parity(record)]
 
 
-def _of_samples(record: Record) -> Iterator[str]:
+def _of_samples(record: Timed) -> Iterator[str]:
     samples = record.samples
     if len(samples) < FEW_SAMPLES:
         yield f"median of only {len(samples)} samples; raise --max-seconds-per-cell or --rounds"
@@ -50,7 +77,7 @@ def _of_samples(record: Record) -> Iterator[str]:
         )
 
 
-def _of_stopping(record: Record, plan: TimingPlan) -> Iterator[str]:
+def _of_stopping(record: Timed, plan: TimingPlan) -> Iterator[str]:
     if "warm-up" in record.unmet:
         yield f"warm-up ended at its ceiling of {plan.warmup_most_seconds:g} s before it was seen to be stable"
     if "rounds" in record.unmet:
@@ -62,7 +89,7 @@ def _of_stopping(record: Record, plan: TimingPlan) -> Iterator[str]:
         )
 
 
-def _of_facts(record: Record) -> Iterator[str]:
+def _of_facts(record: Timed) -> Iterator[str]:
     facts = record.facts
     if record.turns == "sequential":
         yield "timed apart from the others, as memory did not hold all workers; compare fewer backends at once"
@@ -79,7 +106,7 @@ def _of_facts(record: Record) -> Iterator[str]:
         yield "compiled code came from the cache, so the first call is shorter than a cold one"
 
 
-def _of_parity(record: Record) -> Iterator[str]:
+def _of_parity(record: Timed) -> Iterator[str]:
     if not record.judged:
         yield f"{record.backend} computes nothing; its time is a script's plus the harness's own"
     elif record.verdict not in ("exact", "equivalent"):

@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import channel, inputs, machine, memory, timing
+from bench.generation.plan import CACHE, WAYS
+from bench.generation.requests import GenerationRequests
 from bench.parity import judging
 from bench.parity.requests import ParityRequests
 from bench.spec import TimingPlan
 
 if TYPE_CHECKING:
-    from backends.base import Backend
+    from backends.base import Backend, Options
 
 
-class Session(ParityRequests):
+class Session(ParityRequests, GenerationRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
-    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`.
+    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests` and `GenerationRequests`.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -71,7 +73,7 @@ class Session(ParityRequests):
             device=self.args.device,
             precision=self.args.precision,
             threads=self.args.threads,
-            options=self.backend.variants[self.args.variant],
+            options=self._options(),
         )
         seconds = time.perf_counter() - started
         held = memory.heap_bytes() if self.args.device == "cpu" else {}
@@ -82,6 +84,13 @@ class Session(ParityRequests):
         if free_before is not None and free_after is not None and free_after < free_before:
             held["device_process_bytes"] = free_before - free_after
         return {"seconds": seconds, "memory": held}
+
+    def _options(self) -> Options:
+        if self.args.generation == CACHE:
+            return self.backend.generation[self.args.variant]
+        if self.args.generation:
+            return self.backend.variants.get(self.args.variant, self.backend.variants["default"])
+        return self.backend.variants[self.args.variant]
 
     def _device_free_bytes(self) -> int | None:
         cards = machine.gpus() if self.args.device == "cuda" else []
@@ -166,6 +175,7 @@ class Session(ParityRequests):
     def do_end(self) -> dict[str, Any]:
         """Let go of the cell's inputs and outputs."""
         self.step = None  # type: ignore[assignment]
+        self.let_go()
         gc.enable()
         gc.collect()
         self.backend.trim()
@@ -181,17 +191,29 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--device", default="cpu")
     result.add_argument("--threads", type=int, default=1)
     result.add_argument("--artifact", default="", help="artifact folder to load")
+    result.add_argument("--generation", default="", choices=["", *WAYS], help="load the model to generate with it")
     result.add_argument("--parent", type=int, default=0, help="process to die with; 0 for none")
     return result
 
 
 def start(
-    backend: str, variant: str, precision: str, device: str, artifact: Path | None, threads: int, root: Path
+    backend: str,
+    variant: str,
+    precision: str,
+    device: str,
+    artifact: Path | None,
+    threads: int,
+    root: Path,
+    generation: str = "",
 ) -> channel.Worker:
-    """Start a worker's process; compiled code is cached under `root`, the folder of the store."""
+    """Start a worker's process; compiled code is cached under `root`, the folder of the store.
+
+    `generation` is the way of generating that the model is loaded for, of `WAYS`; none for forward passes.
+    """
     command = [*channel.python_module("bench.worker"), "--backend", backend, "--variant", variant]
     command += ["--precision", precision, "--device", device, "--threads", str(threads)]
     command += [f"--artifact={artifact}"] if artifact else []
+    command += ["--generation", generation] if generation else []
     return channel.Worker([*command, "--parent", str(os.getpid())], threads, channel.compiler_cache(root))
 
 

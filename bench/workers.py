@@ -52,6 +52,7 @@ class Workers:
                 artifact.path if artifact else None,
                 self.grid.threads,
                 self.prepared.store.root,
+                self.prepared.generates_by(contestant),
             )
             worker.send({"op": "hello"})
             spawned[contestant] = worker

@@ -19,6 +19,8 @@ DECODERS = (
     "mistral", "mixtral", "mpt", "olmo", "olmo2", "openai-gpt", "opt", "phi", "phi3", "qwen2", "qwen3", "stablelm",
     "starcoder2",
 )  # fmt: skip
+#: Decoders whose code in transformers takes no keys and values of earlier tokens.
+WITHOUT_CACHE = ("openai-gpt",)
 #: Model types of transformers whose first position stands behind the padding index (1 unless configured).
 POSITIONS_BEHIND_PADDING = (
     "camembert", "data2vec-text", "ibert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
@@ -145,12 +147,22 @@ class ModelSource:
 
         2 (keys and values) · layers · heads that keep them · head width · length · bytes an element.
         """
-        if self.config["model_type"] not in DECODERS:
+        if not self.is_decoder:
             return None
         heads = _first_int(self.config, ("num_attention_heads", "n_head", "n_heads")) or 12
         kept = _first_int(self.config, ("num_key_value_heads",)) or heads
         head_width = _first_int(self.config, ("head_dim",)) or self.width // heads
         return 2 * self.layers * kept * head_width * length * BYTES_PER_ELEMENT[precision]
+
+    @property
+    def is_decoder(self) -> bool:
+        """True for a model that can generate."""
+        return self.config["model_type"] in DECODERS
+
+    @property
+    def keeps_keys_and_values(self) -> bool:
+        """True for a decoder that can generate with a cache."""
+        return self.is_decoder and self.config["model_type"] not in WITHOUT_CACHE
 
     def recipe(self) -> dict[str, Any]:
         """What decides the checkpoint's content: configuration and seed, or the weight files' checksums."""

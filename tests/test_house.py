@@ -73,8 +73,8 @@ def test_public_names() -> None:
     import bench
 
     assert set(bench.__all__) == {
-        "BenchError", "Certificate", "Record", "Run", "TimingPlan", "UserError", "check_parity", "compare", "read_run",
-        "resume", "verify",
+        "BenchError", "Certificate", "GenerationRun", "Record", "Run", "TimingPlan", "UserError", "check_parity", "compare",
+        "generate", "read_run", "resume", "verify",
     }  # fmt: skip
     for name in bench.__all__:
         assert getattr(bench, name) is not None

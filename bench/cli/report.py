@@ -42,5 +42,15 @@ def _run_page(file: Path, format: str) -> str:
     return report.render(read_run(file), format)
 
 
+def _generation_page(file: Path, format: str) -> str:
+    from bench.generation.records import read_generation
+    from bench.report import generation
+
+    return generation.render(read_generation(file), format)
+
+
 #: By the word under "kind" in the header.
-KINDS: Mapping[str, Kind] = {"run": Kind("bench compare", _run_page)}
+KINDS: Mapping[str, Kind] = {
+    "run": Kind("bench compare", _run_page),
+    "generation": Kind("bench generate", _generation_page),
+}

@@ -15,8 +15,7 @@ from bench.inputs import MASKS
 from bench.parity import matrix as matrices
 from bench.parity.certificate import Certificate, Judgement
 from bench.parity.examination import Examination, bisection_of
-from bench.parity.generation import PROMPT_LENGTH
-from bench.parity.matrix import Matrix
+from bench.parity.matrix import PROMPT_LENGTH, Matrix
 from bench.parity.verdict import TOLERANCES, Tolerance
 from bench.preparation import Preparation
 from bench.references import Say

@@ -11,7 +11,7 @@ from bench.inputs import kinds_of
 from bench.parity.bisect import bisect
 from bench.parity.certificate import Judgement
 from bench.parity.judging import inputs_file
-from bench.parity.verdict import Tolerance, badness, judge
+from bench.parity.verdict import Tolerance, badness, judge, judge_generation
 from bench.preparation import Preparation
 from bench.references import GENERATION
 from bench.spec import Contestant, Shape
@@ -148,16 +148,7 @@ class Examination:
             self.found.generation.append({"name": GENERATION, "verdict": "unjudged", "reason": reason})
             return
         for name, entry in reply["cases"].items():
-            judged = judge(entry.pop("figures"), self.tolerance)
-            if entry["diverges_at"] is not None:
-                # Errors that are equivalent may be larger than eager's, by its factor.
-                entry["is_near_tie"] = entry["margin"] <= 2 * self.tolerance.eager_factor * entry["eager_error"]
-            if not entry.get("is_near_tie", True) and judged["verdict"] in ("exact", "equivalent"):
-                judged |= {
-                    "verdict": "broken",
-                    "reason": f"token {entry['diverges_at'] + 1} is one that eager's own error does not explain",
-                }
-            self.found.generation.append({"name": name, **entry, **judged})
+            self.found.generation.append({"name": name, **judge_generation(entry, self.tolerance)})
 
     def _conclude(self) -> Judgement:
         """Order the cases and take the worst for the verdict."""

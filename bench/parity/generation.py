@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     #: Logits [vocabulary] behind the ids [1, length] that it is given.
     Next = Callable[[Array], Array]
 
-PROMPT_LENGTH = 16
-
 
 @dataclass(frozen=True)
 class Continuation:
@@ -89,6 +87,17 @@ def _logits(outputs: dict[str, Array]) -> Array:
     return outputs[metrics.LOGITS]
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A case of the reference: the `prompt` [1, length], the tokens [steps] that followed it, and each step's logits
+    by the float64 reference and by eager at the precision at hand."""
+
+    prompt: Array
+    follows: Array
+    expected: Continuation
+    eager: Continuation
+
+
 def evaluate(
     backend: Backend,
     plan: InputPlan,
@@ -96,8 +105,9 @@ def evaluate(
     folder: Path,
     texts: Sequence[Sequence[int]] | None,
     forced_by: Path | None,
+    with_cache: bool = False,
 ) -> None:
-    """Write each case's prompt, greedy tokens and their logits, by full passes, into `folder`.
+    """Write each case's prompt, greedy tokens and their logits into `folder`; by full passes, or `with_cache`.
 
     With `forced_by`, the folder of the float64 reference, the tokens that follow are the ones that stand there.
     """
@@ -106,10 +116,21 @@ def evaluate(
     for case in plan.cases:
         prompt = inputs.make_batch(plan, case, texts)["input_ids"]
         forced = None if forced_by is None else _read(forced_by, case)[2].tokens
-        passes = by_full_passes(backend, plan.length + steps, plan.pad_token_id)
+        passes = by_cache(backend) if with_cache else by_full_passes(backend, plan.length + steps, plan.pad_token_id)
         found = continue_greedily(passes, prompt, steps, forced)
         follows = found.tokens if forced is None else forced
         np.savez(folder / f"{case}.npz", prompt=prompt, follows=follows, tokens=found.tokens, logits=found.logits)
+
+
+def read(reference: Path, yardstick: Path, case: str) -> Stored:
+    """What `evaluate` wrote of a case into both folders; raises BackendError where they are of different tokens."""
+    import numpy as np
+
+    prompt, follows, expected = _read(reference, case)
+    prompt_of_eager, follows_of_eager, eager = _read(yardstick, case)
+    if not (np.array_equal(prompt, prompt_of_eager) and np.array_equal(follows, follows_of_eager)):
+        raise BackendError("reference and eager's own steps are of different tokens; `bench artifacts prune` both")
+    return Stored(prompt, follows, expected, eager)
 
 
 def _read(folder: Path, case: str) -> tuple[Array, Array, Continuation]:
@@ -126,45 +147,48 @@ def check(
     """For each case, by full passes and by the cache where there is one: what was generated, and figures of the
     steps when the reference's tokens are forced on it.
     """
-    import numpy as np
-
     found = {}
     for case in plan.cases:
-        prompt, follows, expected = _read(reference, case)
-        prompt_of_eager, follows_of_eager, eager = _read(Path(yardstick), case)
-        if not (np.array_equal(prompt, prompt_of_eager) and np.array_equal(follows, follows_of_eager)):
-            raise BackendError("reference and eager's own steps are of different tokens; `bench artifacts prune` both")
-        steps = len(expected.tokens)
+        stored = read(reference, Path(yardstick), case)
+        steps = len(stored.follows)
         ways: dict[str, Callable[[], Next]] = {
             "full passes": partial(by_full_passes, backend, plan.length + steps, plan.pad_token_id)
         }
         if backend.has_cache():
             ways["cache"] = partial(by_cache, backend)
         for way, begin in ways.items():
-            free = continue_greedily(begin(), prompt, steps)
-            forced = continue_greedily(begin(), prompt, steps, expected.tokens)
-            figures = metrics.compare(
-                {metrics.LOGITS: forced.logits[None]},
-                {metrics.LOGITS: expected.logits[None]},
-                {metrics.LOGITS: eager.logits[None]},
-                np.ones((1, steps), dtype=np.int64),
-                precision,
-                atol,
-                rtol,
-            )
-            found[f"{inputs.kinds_of(case)[0]}, {way}"] = {"figures": figures, **_divergence(free, expected, eager)}
+            free = continue_greedily(begin(), stored.prompt, steps)
+            forced = continue_greedily(begin(), stored.prompt, steps, stored.expected.tokens)
+            figures = figures_of_steps(forced.logits, stored, precision, atol, rtol)
+            found[f"{inputs.kinds_of(case)[0]}, {way}"] = {"figures": figures, **divergence(free.tokens, stored)}
     return found
 
 
-def _divergence(free: Continuation, expected: Continuation, eager: Continuation) -> dict[str, Any]:
-    """Where greedy tokens leave the reference's, by what margin, and eager's largest error at that step."""
+def figures_of_steps(logits: Array, stored: Stored, precision: str, atol: float, rtol: float) -> list[dict[str, Any]]:
+    """What `metrics.compare` says of `logits` [steps, vocabulary], with the reference's tokens forced."""
     import numpy as np
 
-    differing = np.flatnonzero(free.tokens != expected.tokens)
-    found: dict[str, Any] = {"steps": len(expected.tokens), "generated": free.tokens.tolist(), "diverges_at": None}
+    return metrics.compare(
+        {metrics.LOGITS: logits[None]},
+        {metrics.LOGITS: stored.expected.logits[None]},
+        {metrics.LOGITS: stored.eager.logits[None]},
+        np.ones((1, len(logits)), dtype=np.int64),
+        precision,
+        atol,
+        rtol,
+    )
+
+
+def divergence(tokens: Array, stored: Stored) -> dict[str, Any]:
+    """Where greedy `tokens` [steps] leave the reference's, by what margin, and eager's largest error at that step."""
+    import numpy as np
+
+    expected = stored.expected
+    differing = np.flatnonzero(tokens != expected.tokens)
+    found: dict[str, Any] = {"steps": len(expected.tokens), "generated": tokens.tolist(), "diverges_at": None}
     if not len(differing):
         return found
     step = int(differing[0])
-    error = np.abs(eager.logits[step].astype(np.float64) - expected.logits[step]).max()
-    margin = float(expected.logits[step].max() - expected.logits[step][free.tokens[step]])
+    error = np.abs(stored.eager.logits[step].astype(np.float64) - expected.logits[step]).max()
+    margin = float(expected.logits[step].max() - expected.logits[step][tokens[step]])
     return found | {"diverges_at": step, "margin": margin, "eager_error": float(error) if np.isfinite(error) else 0.0}

@@ -14,6 +14,8 @@ from bench.spec import Shape, nearest, parse_names
 DEFAULT_BATCHES = (1, 3)
 #: One token, the length that exports are made with, and one that is no multiple of anything; the largest is added.
 DEFAULT_LENGTHS = (1, 16, 37)
+#: Tokens of the prompts that generation is judged on.
+PROMPT_LENGTH = 16
 #: The largest length where the configuration names none.
 LARGEST_LENGTH = 512
 #: From this length on one seeded row of a batch is judged, and all rows below.
@@ -30,6 +32,11 @@ class Matrix:
     """File that "text" is tokenised with."""
     new_tokens: int = 0
     """Tokens that are generated behind each prompt, one prompt for each kind of ids; 0 for none."""
+    prompt_length: int = PROMPT_LENGTH
+    is_timed: bool = False
+    """True where what is judged is timed too, so that its operations are counted; always so without ids."""
+    with_cache: bool = False
+    """True where eager generates the reference with its cache, and not by full passes."""
 
     def cases(self, shape: Shape) -> tuple[str, ...]:
         """Names of a shape's cases; a single token cannot be padded."""

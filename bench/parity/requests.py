@@ -54,10 +54,12 @@ class ParityRequests:
         steps: int,
         texts: list[list[int]] | None = None,
         forced_by: str | None = None,
+        with_cache: bool = False,
     ) -> dict[str, Any]:
         """Write this backend's greedy or forced continuation of each case's prompt into `folder`."""
         plan = InputPlan.from_json(inputs_plan)
-        generation.evaluate(self.backend, plan, steps, Path(folder), texts, Path(forced_by) if forced_by else None)
+        forced = Path(forced_by) if forced_by else None
+        generation.evaluate(self.backend, plan, steps, Path(folder), texts, forced, with_cache)
         return {"steps": steps}
 
     def do_check_generation(

@@ -164,6 +164,22 @@ def judge(outputs: Sequence[Mapping[str, Any]], tolerance: Tolerance) -> dict[st
     return max(judged, key=badness) if judged else {"verdict": "broken", "reason": "nothing was compared"}
 
 
+def judge_generation(entry: Mapping[str, Any], tolerance: Tolerance) -> dict[str, Any]:
+    """`entry`, the figures of steps and where greedy tokens diverged, with its verdict in place of the figures.
+
+    A token that is not the reference's must be a near-tie: its margin within what errors like eager's explain.
+    """
+    judged = judge(entry["figures"], tolerance)
+    rest = {name: value for name, value in entry.items() if name != "figures"}
+    if rest.get("diverges_at") is not None:
+        # Errors that are equivalent may be larger than eager's, by its factor.
+        rest["is_near_tie"] = rest["margin"] <= 2 * tolerance.eager_factor * rest["eager_error"]
+    if not rest.get("is_near_tie", True) and judged["verdict"] in ("exact", "equivalent"):
+        reason = f"token {rest['diverges_at'] + 1} is one that eager's own error does not explain"
+        judged |= {"verdict": "broken", "reason": reason}
+    return {**rest, **judged}
+
+
 def worst_case(cases: Mapping[str, Sequence[Mapping[str, Any]]], tolerance: Tolerance) -> dict[str, Any]:
     """The record's `parity`: verdict and figures of the worst case, and each case's own beside them, worst first."""
     if not cases:

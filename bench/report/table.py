@@ -6,11 +6,13 @@ import io
 import shutil
 import sys
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from bench import statistics
 from bench.records import Record, Run
 from bench.report import summary
+from bench.spec import Grid
 
 WIDTH = 80
 #: From this width on the table also has milliseconds a sample and percentiles.
@@ -58,7 +60,7 @@ def render(run: Run) -> str:
         if lines:
             console.print(Text(f"\n{title}", style="bold"))
             for line in lines:
-                console.print(Text(_item(line, width)))
+                console.print(Text(item(line, width)))
     console.print()
     if not run.is_complete:
         planned = len(run.grid.shapes) * len(run.grid.contestants)
@@ -69,21 +71,26 @@ def render(run: Run) -> str:
     return text.getvalue()
 
 
-def _item(line: str, width: int) -> str:
+def item(line: str, width: int) -> str:
     """A line of a list, its continuation lines indented."""
     return textwrap.fill(line, width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
 
+def machine_line(grid: Grid, fingerprint: Mapping[str, Any]) -> str:
+    """Precisions, device and threads, in one line."""
+    precisions = ", ".join(dict.fromkeys(contestant.precision for contestant in grid.contestants))
+    machine = fingerprint.get("cpu", "")
+    if grid.device == "cuda" and fingerprint.get("gpus"):
+        machine = fingerprint["gpus"][0]["name"]
+    threads = f"{grid.threads} thread" + ("" if grid.threads == 1 else "s")
+    return f"{precisions}, {grid.device} ({machine}), {threads}"
+
+
 def _heading(run: Run) -> list[str]:
     grid = run.grid
-    precisions = ", ".join(dict.fromkeys(contestant.precision for contestant in grid.contestants))
     output = "last hidden state" if grid.task == "base" else "logits"
-    machine = run.fingerprint.get("cpu", "")
-    if grid.device == "cuda" and run.fingerprint.get("gpus"):
-        machine = run.fingerprint["gpus"][0]["name"]
-    threads = f"{grid.threads} thread" + ("" if grid.threads == 1 else "s")
     return [
-        f"{grid.model} ({output}), {precisions}, {grid.device} ({machine}), {threads}",
+        f"{grid.model} ({output}), {machine_line(grid, run.fingerprint)}",
         f"weights: {run.origin}",
         (
             f"median of synchronised calls, {summary.boundary(run)}; "

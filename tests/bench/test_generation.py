@@ -10,7 +10,8 @@ import pytest
 
 from backends.base import Backend, Batch, Options
 from bench.inputs import InputPlan
-from bench.parity.generation import PROMPT_LENGTH, by_cache, by_full_passes, check, continue_greedily, evaluate
+from bench.parity.generation import by_cache, by_full_passes, check, continue_greedily, evaluate
+from bench.parity.matrix import PROMPT_LENGTH
 from bench.parity.verdict import TOLERANCES, judge
 
 VOCABULARY, PADDING, STEPS = 50, 0, 8

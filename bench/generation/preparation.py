@@ -1,0 +1,44 @@
+"""What generating needs before anything is timed: by which way each contestant generates, and the artifact for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bench.channel import WorkerError
+from bench.generation.plan import CACHE, FULL_PASSES
+from bench.preparation import Preparation
+from bench.spec import Contestant
+from exporters.store import Artifact
+
+
+class GenerationPreparation(Preparation):
+    """Artifacts with a cache of keys and values where model and backend keep one, else those of forward passes."""
+
+    @property
+    def model_keeps_cache(self) -> bool:
+        """True when the model's code takes keys and values of earlier tokens."""
+        told = None if self.weights is None else self.weights.metadata.get("keeps_keys_and_values")
+        return self.source.keeps_keys_and_values if told is None else bool(told)
+
+    def generates_by(self, contestant: Contestant) -> str:
+        has_cache = self.model_keeps_cache and contestant.variant in self.classes[contestant].generation
+        return CACHE if has_cache or not self.classes[contestant].computes_the_model else FULL_PASSES
+
+    def format_of(self, contestant: Contestant) -> str | None:
+        backend = self.classes[contestant]
+        return backend.generation_format or backend.format if self.generates_by(contestant) == CACHE else backend.format
+
+    def _make_artifacts(self, weights: Artifact) -> None:
+        self.judged_by.matrix = replace(self.judged_by.matrix, with_cache=self.model_keeps_cache)
+        for contestant in self._with_formats():
+            variant = contestant.variant
+            if self.generates_by(contestant) == CACHE or variant == FULL_PASSES:
+                continue
+            if variant not in self.classes[contestant].variants:
+                why = "model" if not self.model_keeps_cache else "backend"
+                reason = (
+                    f"this {why} keeps no keys and values, so {contestant.label} has none to keep; "
+                    f"use {contestant.backend}, which passes over all tokens at each step"
+                )
+                self.refused[contestant] = WorkerError("unsupported", reason)
+        super()._make_artifacts(weights)
