@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -109,10 +109,18 @@ class TorchBackend(CudaClock):
         self.trim()
 
     def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
+        return self._watched(lambda: self.run(prepared))
+
+    def step_watched(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any, dict[str, Any]]:
+        (logits, longer), facts = self._watched(lambda: self.step(ids, mask, cache))
+        return logits, longer, facts
+
+    def _watched(self, call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+        """What `call` returns, and the attention kernels that it ran."""
         import torch
 
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            outputs = self.run(prepared)
+            outputs = call()
             self.synchronize()
         kernels = Counter(event.name.removeprefix("aten::") for event in profile.events() or [])
         taken = {name: count for name, count in kernels.items() if name.startswith("_scaled_dot_product")}

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 Options = Mapping[str, Any]
 Batch = Mapping[str, "np.ndarray[Any, Any]"]
@@ -72,6 +73,13 @@ class Backend(ABC):
     precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"cpu": ("fp32",)}
     #: False for a backend whose outputs are not the model's and must not be judged.
     computes_the_model: ClassVar[bool] = True
+    #: Ways to generate with a cache, as variant name -> options for a `load` that is followed by `step` alone.
+    generation: ClassVar[Mapping[str, Options]] = {}
+    #: Artifact format that such a load takes, where it is not `format`.
+    generation_format: ClassVar[str | None] = None
+
+    #: True after a load whose cache has all its room from the start, so that `step` takes masks of the whole room.
+    cache_is_static: bool = False
 
     def __init__(self, open_checkpoint: Callable[[Path, str, str], Any] | None = None) -> None:
         self.open_checkpoint = open_checkpoint
@@ -121,17 +129,41 @@ class Backend(ABC):
     def run(self, prepared: Any) -> Any:
         """Start one forward pass; the timed call, and nothing else in it."""
 
-    def step(self, prepared: Any, cache: Any) -> tuple[Any, Any]:
-        """A pass over new tokens alone, with the keys and values of earlier ones in `cache` (None at first).
+    def has_cache(self) -> bool:
+        """True when the loaded model can generate with a cache of keys and values, by `new_cache` and `step`."""
+        return False
 
-        `prepared` holds ids [batch, new] and a mask [batch, earlier + new]; returns outputs and the longer cache.
-        Only where `has_cache` says so.
+    def new_cache(self, rows: int, room: int) -> Any:
+        """An empty cache for `rows` sequences of at most `room` tokens, prompt included.
+
+        A static one may be that of an earlier call, emptied: only the latest is valid. Raises UnsupportedError, as the
+        next three do, where `has_cache` is False.
         """
         raise UnsupportedError(f"{self.name} keeps no keys and values")
 
-    def has_cache(self) -> bool:
-        """True when the loaded model can generate with a cache of keys and values, by `step`."""
-        return False
+    def step(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
+        """Start a pass over new tokens alone; returns the logits [rows, vocabulary] behind the last and the longer cache.
+
+        Tensors are on the device: `ids` int64 [rows, new]; `mask` int64 [rows, earlier + new], and [rows, room] where
+        `cache_is_static`, 0 for the prompt's padding alone. Logits are floating, and may be overwritten by the next
+        step; the cache that was given is used up.
+        """
+        raise UnsupportedError(f"{self.name} keeps no keys and values")
+
+    def step_watched(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any, dict[str, Any]]:
+        """`step` once, not timed, and facts on what it really took, as `run_watched` has them."""
+        return (*self.step(ids, mask, cache), {})
+
+    def reorder(self, cache: Any, rows: torch.Tensor) -> Any:
+        """The cache that holds the sequences `rows`, int64 [rows'] on the device, in that order, some perhaps twice.
+
+        A static one keeps its number of sequences: another one raises UnsupportedError. The cache given is used up.
+        """
+        raise UnsupportedError(f"{self.name} keeps no keys and values")
+
+    def cache_bytes(self, cache: Any) -> int:
+        """Bytes of keys and values that the cache holds, of a static one its whole room."""
+        raise UnsupportedError(f"{self.name} keeps no keys and values")
 
     def synchronize(self) -> None:
         """Return when the device has finished all that `run` started."""

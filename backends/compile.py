@@ -23,6 +23,11 @@ class Compile(Eager):
         "freezing": {"freezing": True},
         "max-autotune": {"mode": "max-autotune", "freezing": True},
     }
+    generation: ClassVar = {
+        "default": {"static_cache": True},
+        "reduce-overhead": {"static_cache": True, "mode": "reduce-overhead"},
+        "max-autotune": {"static_cache": True, "mode": "max-autotune", "freezing": True},
+    }
 
     def open(self, path: Path, precision: str, options: Options) -> Any:
         import torch._dynamo
@@ -31,6 +36,9 @@ class Compile(Eager):
         self.mode = options.get("mode")
         self.eager_module = super().open(path, precision, options)
         self.shape: Any = None
+        """Shape that graphs are held for: of a batch, or rows, room and prompt length of a generation."""
+        self.begun: tuple[int, int] | None = None
+        """Rows and room of a cache that has seen no step."""
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         torch._inductor.config.freezing = bool(options.get("freezing"))
         return self._compiled()
@@ -41,25 +49,53 @@ class Compile(Eager):
         return torch.compile(self.eager_module, dynamic=False, mode=self.mode)
 
     def prepare(self, batch: Batch) -> Any:
-        import torch._dynamo
-
         shape = next(iter(batch.values())).shape
         if shape != self.shape:
-            torch._dynamo.reset()
-            torch._dynamo.utils.counters.clear()
-            torch._dynamo.utils.compilation_time_metrics.clear()
+            self._forget_graphs()
             self.shape, self.module = shape, self._compiled()
         return super().prepare(batch)
 
+    def _forget_graphs(self) -> None:
+        import torch._dynamo
+
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        torch._dynamo.utils.compilation_time_metrics.clear()
+
     def run(self, prepared: Any) -> Any:
+        self._begin_graph()
+        return super().run(prepared)
+
+    def _begin_graph(self) -> None:
+        """Tell CUDA graphs that what the last call returned is read by now."""
         import torch
 
         if self.device == "cuda" and self.mode is not None:  # every named mode here records CUDA graphs
             torch.compiler.cudagraph_mark_step_begin()
-        return super().run(prepared)
 
     def has_cache(self) -> bool:
-        return False  # a step would run the module that is not compiled
+        return self.cache_is_static and super().has_cache()  # a growing one would compile anew for every length
+
+    def new_cache(self, rows: int, room: int) -> Any:
+        self.begun = (rows, room)
+        return super().new_cache(rows, room)
+
+    def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
+        import torch
+
+        if self.begun is not None:  # the first step of a generation: its shape decides both graphs
+            shape, self.begun = (*self.begun, ids.shape[1]), None
+            if shape != self.shape:
+                self._forget_graphs()
+                self.shape = shape
+                self.compiled_step = torch.compile(self.eager_module.step, dynamic=False, mode=self.mode)
+        self._begin_graph()
+        with torch.inference_mode():
+            found: tuple[Any, Any] = self.compiled_step(ids, mask, cache)
+            return found
+
+    def _stepping_module(self) -> Any:
+        return self.eager_module
 
     def _layered_module(self) -> Any:
         return self.eager_module
@@ -83,7 +119,7 @@ class Compile(Eager):
         return found
 
     def close(self) -> None:
-        self.eager_module = None
+        self.eager_module = self.compiled_step = None
         super().close()
 
     def facts(self) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from backends import _layers
+from backends import _caches, _layers
 from backends._torch import TorchBackend
-from backends.base import BackendError, Batch, InnerValue, Options
+from backends.base import BackendError, Batch, InnerValue, Options, UnsupportedError
 
 
 class Eager(TorchBackend):
@@ -20,9 +20,13 @@ class Eager(TorchBackend):
 
     name = "eager"
     variants: ClassVar = {"default": {}, "grad": {"grad": True}}
+    generation: ClassVar = {"default": {}, "static": {"static_cache": True}}
     format = "checkpoint"
     requires = ("torch", "transformers")
     install = "runtimebench"
+
+    #: Rows and room of the last static cache, and itself.
+    static: tuple[tuple[int, int], Any] | None = None
 
     def open(self, path: Path, precision: str, options: Options) -> Any:
         if self.open_checkpoint is None:
@@ -30,19 +34,66 @@ class Eager(TorchBackend):
         module = self.open_checkpoint(path, self.device, precision)
         self.attention = getattr(module, "attention_implementation", None)
         self.has_grad = bool(options.get("grad"))
+        self.cache_is_static = bool(options.get("static_cache"))
         return module.requires_grad_(True) if self.has_grad else module
 
     def run(self, prepared: Any) -> Any:
         return self.module(*prepared) if self.has_grad else super().run(prepared)
 
     def has_cache(self) -> bool:
-        return bool(getattr(self.module, "keeps_keys_and_values", False))
+        module = self._stepping_module()
+        keeps = bool(getattr(module, "keeps_keys_and_values", False))
+        return keeps and (not self.cache_is_static or bool(getattr(module, "has_static_cache", False)))
 
-    def step(self, prepared: Any, cache: Any) -> tuple[Any, Any]:
+    def _stepping_module(self) -> Any:
+        """The module that makes caches and takes them apart."""
+        return self.module
+
+    def new_cache(self, rows: int, room: int) -> Any:
+        import torch
+
+        if not self.has_cache():
+            kind = "static cache" if self.cache_is_static else "cache"
+            raise UnsupportedError(f"{self.name}: this model has no {kind} of keys and values; use full passes")
+        if not self.cache_is_static:
+            return None
+        module = self._stepping_module()
+        with torch.inference_mode():
+            # The same tensors again, where they can be emptied: a graph that was recorded over them stays valid.
+            if self.static is not None and self.static[0] == (rows, room) and hasattr(module, "reset_cache"):
+                module.reset_cache(self.static[1])
+            else:
+                self.static = None  # two caches at once would hold twice the memory
+                self.static = (rows, room), module.static_cache(rows, room)
+        return self.static[1]
+
+    def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
         import torch
 
         with torch.inference_mode():
-            return self.module.step(*prepared, cache)
+            found: tuple[Any, Any] = self.module.step(ids, mask, cache)
+            return found
+
+    def reorder(self, cache: Any, rows: Any) -> Any:
+        import torch
+
+        if cache is None:
+            return None
+        module = self._stepping_module()
+        with torch.inference_mode():
+            tensors = module.flatten(cache)
+            if not self.cache_is_static:
+                return module.unflatten(_caches.reordered(tensors, rows))
+            if len(rows) != len(tensors[0]):
+                raise UnsupportedError(
+                    f"a static cache of {len(tensors[0])} sequences cannot hold {len(rows)}; begin with as many"
+                )
+            for tensor in tensors:
+                tensor.copy_(tensor.index_select(0, rows))
+            return cache
+
+    def cache_bytes(self, cache: Any) -> int:
+        return 0 if cache is None else _caches.size_bytes(self._stepping_module().flatten(cache))
 
     def inner_values(self) -> dict[str, InnerValue]:
         return {name: InnerValue(kind) for name, kind in _layers.states(self._layered_module()).items()}
@@ -59,6 +110,10 @@ class Eager(TorchBackend):
         taken = {name: self.to_host(state) for name, state in zip(inner, states, strict=True)}
         found = self.fetch(outputs) | taken
         return {name: found[name] for name in names}, {"undone": {}, "notes": self._notes()}
+
+    def close(self) -> None:
+        self.static = None
+        super().close()
 
     def _layered_module(self) -> Any:
         """The module whose layers are asked for their hidden states."""

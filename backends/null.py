@@ -16,10 +16,16 @@ from typing import Any, ClassVar
 from backends.base import Backend, BackendError, Batch, Options, OutOfMemoryError, UnsupportedError
 
 FAULT_FROM_BATCH = 4
+#: Tokens that a scripted generation takes its own from.
+VOCABULARY = 64
 
 
 class Null(Backend):
-    """Waits `seconds` and returns the sum of the ids; with `fault`, fails in that way from batch 4 on."""
+    """Waits `seconds` and returns the sum of the ids; with `fault`, fails in that way from batch 4 on.
+
+    Generation waits as long at each step: the next token is the sum of all ids that the mask keeps, modulo 64, and the
+    one after it comes second.
+    """
 
     name = "null"
     format = None
@@ -38,6 +44,7 @@ class Null(Backend):
         "unloadable": {"seconds": 0.001, "fault": "load"},
         "chatty": {"seconds": 0.001, "fault": "print"},
     }
+    generation: ClassVar = {name: options for name, options in variants.items() if name != "chatty"}
     precisions: ClassVar = {"cpu": ("fp32", "fp16", "bf16", "int8")}
     computes_the_model = False
 
@@ -51,13 +58,43 @@ class Null(Backend):
         return next(iter(batch.values()))
 
     def run(self, prepared: Any) -> Any:
+        self._wait(len(prepared))
+        return prepared
+
+    def _wait(self, rows: int) -> None:
         clock = time.perf_counter_ns
         end_ns = clock() + self.duration_ns
-        if self.fault and len(prepared) >= FAULT_FROM_BATCH:
+        if self.fault and rows >= FAULT_FROM_BATCH:
             self._fail()
         while clock() < end_ns:
             pass
-        return prepared
+
+    def has_cache(self) -> bool:
+        return True
+
+    def new_cache(self, rows: int, room: int) -> Any:
+        """The ids so far that the mask kept, int64 [rows, length]."""
+        import torch
+
+        return torch.zeros((rows, 0), dtype=torch.int64)
+
+    def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
+        import torch
+
+        self._wait(len(ids))
+        kept = torch.cat([cache, ids * mask[:, -ids.shape[1] :]], dim=1)
+        first = kept.sum(dim=1) % VOCABULARY
+        logits = torch.zeros((len(ids), VOCABULARY), dtype=torch.float32)
+        logits.scatter_(1, ((first + 1) % VOCABULARY)[:, None], 1.0)
+        logits.scatter_(1, first[:, None], 2.0)
+        return logits, kept
+
+    def reorder(self, cache: Any, rows: Any) -> Any:
+        return cache.index_select(0, rows)
+
+    def cache_bytes(self, cache: Any) -> int:
+        size: int = cache.numel() * cache.element_size()
+        return size
 
     def _fail(self) -> None:
         if self.fault == "crash":

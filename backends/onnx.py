@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+from backends import _caches
 from backends._torch import CudaClock, cuda_reason
 from backends.base import BackendError, Batch, InnerValue, Options, module_folder, read_metadata
 
@@ -35,6 +36,8 @@ class Onnx(CudaClock):
 
     name = "onnx"
     format = "onnx"
+    generation: ClassVar = {"default": {}}
+    generation_format = "onnx-with-past"
     requires = ("onnxruntime",)
     install = "runtimebench[cpu]"
     precisions: ClassVar = {"cpu": ("fp32", "fp16"), "cuda": ("fp32", "fp16", "bf16")}
@@ -60,7 +63,10 @@ class Onnx(CudaClock):
         self.path = path
         self.device = device
         self.threads = threads
-        self.output_names = read_metadata(path)["outputs"]
+        metadata = read_metadata(path)
+        self.output_names = metadata["outputs"]
+        self.input_names = metadata["inputs"]
+        self.cache_tensors = metadata.get("cache")
         self.run_options = ort.RunOptions()
         self.providers: list[Any] = [PROVIDERS["cpu"]]
         if device == "cuda":
@@ -124,6 +130,10 @@ class Onnx(CudaClock):
 
     def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
         outputs = self.run(prepared)
+        return outputs, self._executed()
+
+    def _executed(self) -> dict[str, Any]:
+        """Facts on the session's last run, which ends its profile; later those of that run again."""
         self.synchronize()
         if self.profile is not None:
             self.session.end_profiling()
@@ -131,7 +141,36 @@ class Onnx(CudaClock):
             self.executed = executed_nodes(events, self.device)
             self.operators = Counter(args["op_name"] for args in last_run(events))
             self._forget_profile()
-        return outputs, self.executed
+        return self.executed
+
+    def has_cache(self) -> bool:
+        return self.cache_tensors is not None
+
+    def new_cache(self, rows: int, room: int) -> Any:
+        return _caches.empty(self.cache_tensors, rows, self.device) if self.has_cache() else super().new_cache(rows, room)
+
+    def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
+        import torch
+
+        binding = self.session.io_binding()
+        inputs = (ids.contiguous(), mask.contiguous(), *cache)  # held here until the run has been started
+        for name, tensor in zip(self.input_names, inputs, strict=True):
+            bind_tensor(binding, name, tensor)
+        for name in self.output_names:
+            binding.bind_output(name, self.device, 0)
+        self.session.run_with_iobinding(binding, self.run_options)
+        # Views of the runtime's own memory, which each keeps alive. Both allocators reuse memory in the stream's order.
+        logits, *longer = (torch.from_dlpack(value.__dlpack__()) for value in binding.get_outputs())
+        return logits, tuple(longer)
+
+    def step_watched(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any, dict[str, Any]]:
+        return (*self.step(ids, mask, cache), self._executed())
+
+    def reorder(self, cache: Any, rows: Any) -> Any:
+        return _caches.reordered(cache, rows)
+
+    def cache_bytes(self, cache: Any) -> int:
+        return _caches.size_bytes(cache)
 
     def _forget_profile(self) -> None:
         if self.profile is not None:
@@ -203,6 +242,17 @@ class Onnx(CudaClock):
     def memory(self) -> dict[str, int]:
         # Weights are the initialisers of the graph's files; the arena's own figures are not told from Python.
         return {"parameters_bytes": self.weight_bytes}
+
+
+#: ONNX's numbers of the element types that ids, masks and caches have (TensorProto.DataType), by torch's names.
+ELEMENT_TYPES = {"float32": 1, "int64": 7, "float16": 10, "float64": 11, "bfloat16": 16}
+
+
+def bind_tensor(binding: Any, name: str, tensor: Any) -> None:
+    """Bind a torch tensor without gaps as input `name`: where it lies, without a copy."""
+    assert tensor.is_contiguous()
+    element_type = ELEMENT_TYPES[str(tensor.dtype).removeprefix("torch.")]
+    binding.bind_input(name, tensor.device.type, 0, element_type, tuple(tensor.shape), tensor.data_ptr())
 
 
 def last_run(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from backends import _caches
 from backends._torch import TorchBackend
-from backends.base import Batch, InnerValue, Options, UnsupportedError
+from backends.base import Batch, InnerValue, Options, UnsupportedError, read_metadata
 
 
 class TorchScript(TorchBackend):
@@ -15,11 +16,33 @@ class TorchScript(TorchBackend):
 
     name = "torchscript"
     format = "torchscript"
+    generation: ClassVar = {"default": {}}
+    generation_format = "torchscript-with-past"
 
     def open(self, path: Path, precision: str, options: Options) -> Any:
         import torch
 
+        self.cache_tensors = read_metadata(path).get("cache")
         return torch.jit.load(str(path / "model.pt"), map_location=self.device)
+
+    def has_cache(self) -> bool:
+        return self.cache_tensors is not None
+
+    def new_cache(self, rows: int, room: int) -> Any:
+        return _caches.empty(self.cache_tensors, rows, self.device) if self.has_cache() else super().new_cache(rows, room)
+
+    def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
+        import torch
+
+        with torch.inference_mode():
+            logits, *longer = self.module(ids, mask, cache)
+            return logits, tuple(longer)
+
+    def reorder(self, cache: Any, rows: Any) -> Any:
+        return _caches.reordered(cache, rows)
+
+    def cache_bytes(self, cache: Any) -> int:
+        return _caches.size_bytes(cache)
 
     def parameters(self) -> Iterable[Any]:
         """Freezing turns parameters and buffers into constants of the graph."""

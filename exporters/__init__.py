@@ -23,7 +23,9 @@ ENTRY_POINT_GROUP = "bench.exporters"
 BUILT_IN = {
     "checkpoint": "exporters.checkpoint",
     "torchscript": "exporters.torchscript",
+    "torchscript-with-past": "exporters.torchscript_with_past",
     "onnx": "exporters.onnx",
+    "onnx-with-past": "exporters.onnx_with_past",
 }
 
 Export = Callable[[Path, Path, Mapping[str, Any]], dict[str, Any]]

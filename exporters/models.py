@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,9 @@ from exporters.sources import DECODERS, ModelError, ModelSource
 
 if TYPE_CHECKING:
     import torch
+
+#: Model types that count positions by the mask or the number of keys, and so would count empty room.
+OWN_POSITIONS = ("gpt_neo", "opt")
 
 
 def build(source: ModelSource) -> Any:
@@ -78,6 +83,14 @@ def load_checkpoint(folder: Path, task: str, device: str, dtype: torch.dtype) ->
     return wrap(model).to(device)
 
 
+@dataclass
+class StaticKeysAndValues:
+    """Keys and values in room that is taken at once, and how many tokens they hold: `seen`, int64 [] on the device."""
+
+    inner: Any
+    seen: Any
+
+
 def wrap(model: Any) -> Any:
     """A module that takes (input_ids, attention_mask), int64 [batch, length], and returns one tensor.
 
@@ -91,23 +104,99 @@ def wrap(model: Any) -> Any:
             super().__init__()
             self.model = model
             self.attention_implementation = model.config._attn_implementation
-            keeps = "past_key_values" in inspect.signature(model.forward).parameters
-            self.keeps_keys_and_values = keeps and model.config.model_type in DECODERS
+            self.taken = frozenset(inspect.signature(model.forward).parameters)
+            """Names of the arguments that the model takes."""
+            self.keeps_keys_and_values = "past_key_values" in self.taken and model.config.model_type in DECODERS
+            self.has_static_cache = self.keeps_keys_and_values and _takes_static_cache(model)
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             output: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
             return output
 
         def step(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
-            """The output for new tokens [batch, new], and their keys and values behind those in `cache`."""
+            """The output [rows, …] at the last of the new tokens [rows, new], and the cache with theirs behind its own.
+
+            The mask is [rows, earlier + new]; for a static cache [rows, room].
+            """
+            named: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in self.taken else {}
+            past = cache
+            if isinstance(cache, StaticKeysAndValues):
+                past = cache.inner
+                # On the device, and told to the model, which would else read them from the device or guess them.
+                positions = cache.seen + torch.arange(input_ids.shape[1], device=input_ids.device)
+                attention_mask = self._visible(positions, attention_mask)
+                named |= {"position_ids": positions[None], "cache_position": positions}
+            named = {name: value for name, value in named.items() if name in self.taken}
             output = self.model(
-                input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True
+                input_ids=input_ids, attention_mask=attention_mask, past_key_values=past, use_cache=True, **named
             )
-            return output[0], output.past_key_values
+            if isinstance(cache, StaticKeysAndValues):
+                cache.seen.add_(input_ids.shape[1])
+                return output[0][:, -1], cache
+            return output[0][:, -1], output.past_key_values
+
+        def _visible(self, positions: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            """Which of the room's keys each new token sees, [rows, 1, new, room].
+
+            Made here because transformers leaves the mask out where it is ones, and then empty room is seen.
+            """
+            room = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+            visible = (room <= positions[:, None])[None, None] & (attention_mask != 0)[:, None, None, :]
+            if self.attention_implementation == "sdpa":
+                return visible
+            dtype = self.model.dtype
+            return torch.where(visible, torch.zeros((), dtype=dtype), torch.finfo(dtype).min)
+
+        def static_cache(self, rows: int, room: int) -> StaticKeysAndValues:
+            """An empty cache for `rows` sequences of at most `room` tokens, whose tensors never move."""
+            from transformers import StaticCache
+
+            device = self.model.device
+            cache = StaticKeysAndValues(
+                StaticCache(config=self.model.config, max_cache_len=room), torch.zeros((), dtype=torch.int64, device=device)
+            )
+            torch._dynamo.mark_static_address(cache.seen)
+            # The layers take their room when they first see keys.
+            ones = torch.ones(rows, room, dtype=torch.int64, device=device)
+            self.step(ones[:, :1], ones, cache)
+            self.reset_cache(cache)
+            return cache
+
+        def reset_cache(self, cache: StaticKeysAndValues) -> None:
+            """Empty a static cache; its tensors stay where they are, so that graphs that hold them stay right."""
+            cache.inner.reset()
+            cache.seen.zero_()
+
+        def flatten(self, cache: Any) -> tuple[torch.Tensor, ...]:
+            """Keys and values of a cache of either kind, layer by layer, [rows, heads, length or room, head width]."""
+            layers = (cache.inner if isinstance(cache, StaticKeysAndValues) else cache).layers
+            if any(layer.is_sliding for layer in layers):
+                kind = self.model.config.model_type
+                raise ModelError(f"{kind} keeps the keys of a window alone, so its cache cannot be handed in and out")
+            return tuple(tensor for layer in layers for tensor in (layer.keys, layer.values))
+
+        def unflatten(self, tensors: Sequence[torch.Tensor]) -> Any:
+            """The growing cache that `flatten` took apart."""
+            from transformers import DynamicCache
+
+            cache = DynamicCache()
+            for layer in range(len(tensors) // 2):
+                cache.update(tensors[2 * layer], tensors[2 * layer + 1], layer)
+            return cache
 
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     return Forward(model).eval().requires_grad_(False)
+
+
+def _takes_static_cache(model: Any) -> bool:
+    """True for a model whose every layer sees all positions, and whose positions can be told to it."""
+    from transformers import StaticCache
+
+    from_the_mask = model.config.model_type in OWN_POSITIONS or getattr(model.config, "alibi", False)
+    if from_the_mask or "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    return not any(layer.is_sliding for layer in StaticCache(config=model.config, max_cache_len=2).layers)
 
 
 def usable_positions(model: Any) -> int | None:

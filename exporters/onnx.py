@@ -27,10 +27,14 @@ def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[st
 
 def export_module(module: Any, folder: Path, outputs: list[str]) -> dict[str, Any]:
     """Write `module`, on the CPU and in eval mode, whose outputs are called `outputs`; returns the metadata."""
-    program = _translate(module, outputs)
+    return write(_translate(module, outputs), folder, list(INPUTS), outputs)
+
+
+def write(program: Any, folder: Path, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
+    """Write a translated program, weights beside it, into `folder`; returns the metadata."""
     program.save(str(folder / "model.onnx"), external_data=True)
     return {
-        "inputs": list(INPUTS),
+        "inputs": inputs,
         "outputs": outputs,
         "opset": program.model.opset_imports[""],
         "nodes": sum(1 for _ in program.model.graph),
@@ -60,14 +64,28 @@ def _translate(module: Any, outputs: list[str], optimize: bool = True) -> Any:
     import torch
 
     dynamic = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1)}
+    return translate(module, example_inputs(), dict.fromkeys(INPUTS, dynamic), list(INPUTS), outputs, optimize)
+
+
+def translate(
+    module: Any,
+    example: tuple[Any, ...],
+    dynamic_shapes: Mapping[str, Any],
+    inputs: list[str],
+    outputs: list[str],
+    optimize: bool = True,
+) -> Any:
+    """The ONNX program of `module`, traced on `example`, whose inputs and outputs are named so."""
+    import torch
+
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
-            example_inputs(),
+            example,
             dynamo=True,
-            dynamic_shapes=dict.fromkeys(INPUTS, dynamic),
-            input_names=list(INPUTS),
+            dynamic_shapes=dynamic_shapes,
+            input_names=inputs,
             output_names=outputs,
             optimize=optimize,
             verbose=False,

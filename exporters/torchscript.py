@@ -27,12 +27,17 @@ def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[st
 
 def export_module(module: Any, folder: Path, outputs: list[str], device: str) -> dict[str, Any]:
     """Write `module`, on `device` and in eval mode, whose outputs are called `outputs`; returns the metadata."""
+    trace_and_freeze(module, example_inputs(device), folder)
+    return {"inputs": list(INPUTS), "outputs": outputs}
+
+
+def trace_and_freeze(module: Any, example: tuple[Any, ...], folder: Path) -> None:
+    """Write `module`, traced on `example` and frozen, as model.pt."""
     import torch
 
     with warnings.catch_warnings(), torch.no_grad():
         # The traced branches depend on which arguments are given and never on the shape; parity
         # at other shapes than the traced one is judged for every cell.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        traced = torch.jit.trace(module, example_inputs(device), check_trace=False)
+        traced = torch.jit.trace(module, example, check_trace=False)
         torch.jit.freeze(traced).save(str(folder / "model.pt"))
-    return {"inputs": list(INPUTS), "outputs": outputs}
