@@ -82,7 +82,7 @@ class TorchBackend(CudaClock):
     def prepare(self, batch: Batch) -> Any:
         import torch
 
-        return tuple(torch.from_numpy(array).to(self.device) for array in batch.values())
+        return tuple(torch.as_tensor(array).to(self.device) for array in batch.values())
 
     def run(self, prepared: Any) -> Any:
         import torch
@@ -90,10 +90,13 @@ class TorchBackend(CudaClock):
         with torch.inference_mode():
             return self.module(*prepared)
 
-    def fetch(self, outputs: Any) -> dict[str, Any]:
+    def tensors(self, outputs: Any) -> tuple[Any, ...]:
         import torch
 
-        tensors = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+        return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+
+    def fetch(self, outputs: Any) -> dict[str, Any]:
+        tensors = self.tensors(outputs)
         return {name: self.to_host(tensor) for name, tensor in zip(self.output_names, tensors, strict=True)}
 
     def to_host(self, tensor: Any) -> Any:

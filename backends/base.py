@@ -78,6 +78,8 @@ class Backend(ABC):
     #: Artifact format that such a load takes, where it is not `format`.
     generation_format: ClassVar[str | None] = None
 
+    #: True for a runtime that compiles anew for every shape.
+    has_static_shapes: ClassVar[bool] = False
     #: True after a load whose cache has all its room from the start, so that `step` takes masks of the whole room.
     cache_is_static: bool = False
 
@@ -123,7 +125,10 @@ class Backend(ABC):
 
     @abstractmethod
     def prepare(self, batch: Batch) -> Any:
-        """Move host arrays (int64, [batch, length], in the model's input order) to the device. Not timed."""
+        """Move arrays (int64, [batch, length], in the model's input order) to the device. Not timed.
+
+        They may also be torch tensors that are there already, of which the latest call's are kept.
+        """
 
     @abstractmethod
     def run(self, prepared: Any) -> Any:
@@ -150,7 +155,9 @@ class Backend(ABC):
         """
         raise UnsupportedError(f"{self.name} keeps no keys and values")
 
-    def step_watched(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any, dict[str, Any]]:
+    def step_watched(
+        self, ids: torch.Tensor, mask: torch.Tensor, cache: Any
+    ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
         """`step` once, not timed, and facts on what it really took, as `run_watched` has them."""
         return (*self.step(ids, mask, cache), {})
 
@@ -171,6 +178,13 @@ class Backend(ABC):
     @abstractmethod
     def fetch(self, outputs: Any) -> dict[str, np.ndarray[Any, Any]]:
         """Copy what `run` returned to host arrays by output name; bf16 comes as float32. Not timed."""
+
+    def tensors(self, outputs: Any) -> tuple[torch.Tensor, ...]:
+        """What `run` returned as torch tensors where it lies, without a copy; valid until the next `run`.
+
+        Raises UnsupportedError where the runtime has none.
+        """
+        raise UnsupportedError(f"{self.name} hands out no outputs on the device")
 
     def close(self) -> None:
         """Free the model; may be called twice."""

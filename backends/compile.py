@@ -17,6 +17,7 @@ class Compile(Eager):
     """
 
     name = "compile"
+    has_static_shapes = True
     variants: ClassVar = {
         "default": {},
         "reduce-overhead": {"mode": "reduce-overhead"},

@@ -112,8 +112,13 @@ class Onnx(CudaClock):
 
     def prepare(self, batch: Batch) -> Any:
         binding = self.session.io_binding()
+        self.bound = []
         for name, array in batch.items():
-            binding.bind_ortvalue_input(name, self._to_device(array))
+            if hasattr(array, "data_ptr"):
+                self.bound.append(array.contiguous())  # a binding does not keep it
+                bind_tensor(binding, name, self.bound[-1])
+            else:
+                binding.bind_ortvalue_input(name, self._to_device(array))
         for name in self.output_names:
             binding.bind_output(name, self.device, 0)
         self.synchronize()  # the copies do not stand on the session's stream
@@ -147,11 +152,11 @@ class Onnx(CudaClock):
         return self.cache_tensors is not None
 
     def new_cache(self, rows: int, room: int) -> Any:
-        return _caches.empty(self.cache_tensors, rows, self.device) if self.has_cache() else super().new_cache(rows, room)
+        return (
+            _caches.empty(self.cache_tensors, rows, self.device) if self.has_cache() else super().new_cache(rows, room)
+        )
 
     def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
-        import torch
-
         binding = self.session.io_binding()
         inputs = (ids.contiguous(), mask.contiguous(), *cache)  # held here until the run has been started
         for name, tensor in zip(self.input_names, inputs, strict=True):
@@ -159,9 +164,14 @@ class Onnx(CudaClock):
         for name in self.output_names:
             binding.bind_output(name, self.device, 0)
         self.session.run_with_iobinding(binding, self.run_options)
-        # Views of the runtime's own memory, which each keeps alive. Both allocators reuse memory in the stream's order.
-        logits, *longer = (torch.from_dlpack(value.__dlpack__()) for value in binding.get_outputs())
+        logits, *longer = self.tensors(binding)
         return logits, tuple(longer)
+
+    def tensors(self, outputs: Any) -> tuple[Any, ...]:
+        import torch
+
+        # Views of the runtime's own memory, which each keeps alive. Both allocators reuse memory in the stream's order.
+        return tuple(torch.from_dlpack(value.__dlpack__()) for value in outputs.get_outputs())
 
     def step_watched(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any, dict[str, Any]]:
         return (*self.step(ids, mask, cache), self._executed())

@@ -153,7 +153,8 @@ def wrap(model: Any) -> Any:
 
             device = self.model.device
             cache = StaticKeysAndValues(
-                StaticCache(config=self.model.config, max_cache_len=room), torch.zeros((), dtype=torch.int64, device=device)
+                StaticCache(config=self.model.config, max_cache_len=room),
+                torch.zeros((), dtype=torch.int64, device=device),
             )
             torch._dynamo.mark_static_address(cache.seen)
             # The layers take their room when they first see keys.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.generation.decoding import Chooser
 
@@ -27,6 +27,10 @@ class Way(ABC):
     @abstractmethod
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
         """Logits [rows, vocabulary] behind the tokens so far and the new ones, int64 [rows, new]."""
+
+    @abstractmethod
+    def watch(self, ids: torch.Tensor) -> dict[str, Any]:
+        """`logits` for a prompt, not timed, and facts on what that call really took."""
 
     @abstractmethod
     def reorder(self, rows: torch.Tensor) -> None:
@@ -49,10 +53,17 @@ class ByCache(Way):
         self.seen = 0
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
-        self.seen += ids.shape[1]
-        mask = self.mask if self.backend.cache_is_static else self.mask[:, : self.seen]
-        found, self.cache = self.backend.step(ids, mask, self.cache)
+        found, self.cache = self.backend.step(ids, self._mask(ids), self.cache)
         return found
+
+    def watch(self, ids: torch.Tensor) -> dict[str, Any]:
+        _, self.cache, facts = self.backend.step_watched(ids, self._mask(ids), self.cache)
+        self.backend.synchronize()
+        return facts
+
+    def _mask(self, ids: torch.Tensor) -> torch.Tensor:
+        self.seen += ids.shape[1]
+        return self.mask if self.backend.cache_is_static else self.mask[:, : self.seen]
 
     def reorder(self, rows: torch.Tensor) -> None:
         self.cache = self.backend.reorder(self.cache, rows)
@@ -73,14 +84,21 @@ class ByFullPasses(Way):
         self.seen = 0
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
+        outputs = self.backend.run(self.backend.prepare(self._batch(ids)))
+        found: torch.Tensor = self.backend.tensors(outputs)[0][:, self.seen - 1]
+        return found
+
+    def watch(self, ids: torch.Tensor) -> dict[str, Any]:
+        _, facts = self.backend.run_watched(self.backend.prepare(self._batch(ids)))
+        self.backend.synchronize()
+        return facts
+
+    def _batch(self, ids: torch.Tensor) -> dict[str, Any]:
         start, self.seen = self.seen, self.seen + ids.shape[1]
         self.ids[:, start : self.seen] = ids
         self.mask[:, start : self.seen] = 1
         length = self.ids.shape[1] if self.backend.has_static_shapes else self.seen
-        batch = {"input_ids": self.ids[:, :length], "attention_mask": self.mask[:, :length]}
-        outputs = self.backend.run(self.backend.prepare(batch))
-        found: torch.Tensor = self.backend.tensors(outputs)[0][:, self.seen - 1]
-        return found
+        return {"input_ids": self.ids[:, :length], "attention_mask": self.mask[:, :length]}
 
     def reorder(self, rows: torch.Tensor) -> None:
         self.ids = self.ids[rows]

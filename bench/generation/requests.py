@@ -50,7 +50,6 @@ class GenerationRequests:
         import torch
 
         self.generation, self.timing, self.seed = GenerationPlan.from_json(plan), TimingPlan(**timing), seed
-        self.way = loop.ByCache if self.args.generation == CACHE else loop.ByFullPasses
         drawn = [make_batch(InputPlan.from_json(one), one["cases"][0])["input_ids"] for one in inputs_plans]
         prompts = torch.from_numpy(drawn[-1].copy())
         prompts[:1] = torch.from_numpy(drawn[0])  # the first is the one that the reference went on with
@@ -61,8 +60,9 @@ class GenerationRequests:
         started = time.perf_counter_ns()
         self._generate(self._chooser(), min(2, self.generation.new_tokens))
         first_ns = time.perf_counter_ns() - started
+        watched = self._way().watch(self.prompt)
         samples, is_stable = self._warm_up()
-        self.facts_before = self.backend.facts()
+        self.facts_before = self.backend.facts() | watched
         return {"first_call_ns": first_ns, "warmup_ns": samples, "is_stable": is_stable, "facts": self.facts_before}
 
     def _warm_up(self) -> tuple[list[int], bool]:
@@ -119,16 +119,22 @@ class GenerationRequests:
 
     def _held(self, choose: Chooser, file: IO[bytes] | None) -> dict[str, Any]:
         """Memory at the peak of one generation and bytes of its cache; the first row's logits go to `file`."""
+        import numpy as np
+
         self.backend.trim()
         self.backend.synchronize()
         self.backend.reset_memory_peak()
         is_of_this_call = memory.set_peak_back()
-        see = None if file is None else lambda logits: _write_logits(file, logits)
+        see = None if file is None else lambda logits: np.save(file, generation.first_row(logits))
         done = self._generate(choose, self.generation.new_tokens, see)
         held = memory.resident_bytes() | self.backend.memory()
         if not is_of_this_call:
             held.pop("peak_process_bytes", None)
         return {"memory": held, "cache_bytes": done.cache_bytes}
+
+    def _way(self) -> loop.Way:
+        kind = loop.ByCache if self.args.generation == CACHE else loop.ByFullPasses
+        return kind(self.backend, len(self.prompt), self.generation.room, self.args.device)
 
     def _chooser(self) -> Chooser:
         return chooser(self.generation.decoding, self.seed, self.args.device)
@@ -138,10 +144,9 @@ class GenerationRequests:
     ) -> loop.Generated:
         import torch
 
-        rows, room = len(self.prompt), self.generation.room
         with torch.inference_mode():
             return loop.generate(
-                lambda: self.way(self.backend, rows, room, self.args.device),
+                self._way,
                 choose,
                 self.prompt,
                 new_tokens,
@@ -149,15 +154,6 @@ class GenerationRequests:
                 time.perf_counter_ns,
                 see,
             )
-
-
-def _write_logits(file: IO[bytes], logits: torch.Tensor) -> None:
-    """Append the first row's logits as a host array's bytes; bf16, which NumPy does not have, as float32."""
-    import numpy as np
-    import torch
-
-    row = logits[0].float() if logits.dtype == torch.bfloat16 else logits[0]
-    np.save(file, row.cpu().numpy())
 
 
 def _read_logits(file: IO[bytes], steps: int) -> Any:

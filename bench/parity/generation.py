@@ -19,6 +19,7 @@ from bench.parity import judging, metrics
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from backends.base import Backend
 
@@ -65,22 +66,32 @@ def by_full_passes(backend: Backend, length: int, pad_token_id: int) -> Next:
     return next_logits
 
 
-def by_cache(backend: Backend) -> Next:
-    """Passes over the tokens that are new since the last call, with keys and values of the earlier ones kept."""
+def by_cache(backend: Backend, room: int, device: str = "cpu") -> Next:
+    """Passes over the tokens that are new since the last call, with keys and values of at most `room` tokens kept."""
     import numpy as np
+    import torch
 
-    seen, cache = 0, None
+    seen, cache = 0, backend.new_cache(1, room)
 
     def next_logits(ids: Array) -> Array:
         nonlocal seen, cache
-        batch = {"input_ids": ids[:, seen:], "attention_mask": np.ones_like(ids)}
-        outputs, cache = backend.step(backend.prepare(batch), cache)
+        mask = np.ones((1, room if backend.cache_is_static else ids.shape[1]), dtype=np.int64)
+        new = torch.from_numpy(ids[:, seen:].copy()).to(device)
+        logits, cache = backend.step(new, torch.from_numpy(mask).to(device), cache)
         backend.synchronize()
         seen = ids.shape[1]
-        found: Array = _logits(backend.fetch(outputs))[0, -1]
-        return found
+        return first_row(logits)
 
     return next_logits
+
+
+def first_row(logits: torch.Tensor) -> Array:
+    """The first row of logits [rows, vocabulary] as a host array; bf16, which NumPy does not have, as float32."""
+    import torch
+
+    row = logits[0].float() if logits.dtype == torch.bfloat16 else logits[0]
+    found: Array = row.to("cpu", copy=True).numpy()
+    return found
 
 
 def _logits(outputs: dict[str, Array]) -> Array:
@@ -106,8 +117,11 @@ def evaluate(
     texts: Sequence[Sequence[int]] | None,
     forced_by: Path | None,
     with_cache: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Write each case's prompt, greedy tokens and their logits into `folder`; by full passes, or `with_cache`.
+
+    `device` is where the backend's tensors are.
 
     With `forced_by`, the folder of the float64 reference, the tokens that follow are the ones that stand there.
     """
@@ -116,8 +130,9 @@ def evaluate(
     for case in plan.cases:
         prompt = inputs.make_batch(plan, case, texts)["input_ids"]
         forced = None if forced_by is None else _read(forced_by, case)[2].tokens
-        passes = by_cache(backend) if with_cache else by_full_passes(backend, plan.length + steps, plan.pad_token_id)
-        found = continue_greedily(passes, prompt, steps, forced)
+        room = plan.length + steps
+        begun = by_cache(backend, room, device) if with_cache else by_full_passes(backend, room, plan.pad_token_id)
+        found = continue_greedily(begun, prompt, steps, forced)
         follows = found.tokens if forced is None else forced
         np.savez(folder / f"{case}.npz", prompt=prompt, follows=follows, tokens=found.tokens, logits=found.logits)
 
@@ -142,10 +157,18 @@ def _read(folder: Path, case: str) -> tuple[Array, Array, Continuation]:
 
 
 def check(
-    backend: Backend, plan: InputPlan, reference: Path, *, yardstick: str, precision: str, atol: float, rtol: float
+    backend: Backend,
+    plan: InputPlan,
+    reference: Path,
+    *,
+    yardstick: str,
+    precision: str,
+    atol: float,
+    rtol: float,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """For each case, by full passes and by the cache where there is one: what was generated, and figures of the
-    steps when the reference's tokens are forced on it.
+    steps when the reference's tokens are forced on it. `device` is where the backend's tensors are.
     """
     found = {}
     for case in plan.cases:
@@ -155,7 +178,7 @@ def check(
             "full passes": partial(by_full_passes, backend, plan.length + steps, plan.pad_token_id)
         }
         if backend.has_cache():
-            ways["cache"] = partial(by_cache, backend)
+            ways["cache"] = partial(by_cache, backend, plan.length + steps, device)
         for way, begin in ways.items():
             free = continue_greedily(begin(), stored.prompt, steps)
             forced = continue_greedily(begin(), stored.prompt, steps, stored.expected.tokens)

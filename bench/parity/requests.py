@@ -59,7 +59,7 @@ class ParityRequests:
         """Write this backend's greedy or forced continuation of each case's prompt into `folder`."""
         plan = InputPlan.from_json(inputs_plan)
         forced = Path(forced_by) if forced_by else None
-        generation.evaluate(self.backend, plan, steps, Path(folder), texts, forced, with_cache)
+        generation.evaluate(self.backend, plan, steps, Path(folder), texts, forced, with_cache, self.args.device)
         return {"steps": steps}
 
     def do_check_generation(
@@ -68,7 +68,8 @@ class ParityRequests:
         """Generated tokens and figures by case and way of generating."""
         plan = InputPlan.from_json(inputs_plan)
         request = {"yardstick": yardstick, "precision": self.args.precision, "atol": atol, "rtol": rtol}
-        return {"cases": generation.check(self.backend, plan, Path(reference), **request)}
+        found = generation.check(self.backend, plan, Path(reference), device=self.args.device, **request)
+        return {"cases": found}
 
     def _operations(self, plan: InputPlan) -> dict[str, Any]:
         """What one call on the whole batch computes and reads, counted on one of its rows by the reference alone."""

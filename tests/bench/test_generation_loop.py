@@ -1,0 +1,141 @@
+"""One generation under a clock of the test's own: what is waited for, what is passed over, and what is counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from backends.null import Null
+from bench.generation.decoding import Beam, Greedy
+from bench.generation.loop import ByCache, ByFullPasses, generate
+
+PROMPT = torch.tensor([[3, 5, 8], [1, 2, 4]])
+ROOM = 8
+
+
+class Device(Null):
+    """Null whose work takes time on a device: a step enqueues it, and waiting advances the clock."""
+
+    def __init__(self, prompt_ns: int = 1000, token_ns: int = 10) -> None:
+        super().__init__()
+        self.load(None, device="cpu", precision="fp32", threads=1, options={"seconds": 0})
+        self.now_ns, self.queued_ns, self.waits = 0, 0, 0
+        self.costs_ns = {True: prompt_ns, False: token_ns}
+        self.steps: list[tuple[int, int]] = []
+        """New tokens and width of the mask, a step each."""
+        self.orders: list[list[int]] = []
+
+    def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
+        self.queued_ns += self.costs_ns[ids.shape[1] > 1]
+        self.steps.append((ids.shape[1], mask.shape[1]))
+        return super().step(ids, mask[:, -ids.shape[1] :] if not self.cache_is_static else torch.ones_like(ids), cache)
+
+    def reorder(self, cache: Any, rows: Any) -> Any:
+        self.orders.append(rows.tolist())
+        return super().reorder(cache, rows)
+
+    def synchronize(self) -> None:
+        self.waits += 1
+        self.now_ns, self.queued_ns = self.now_ns + self.queued_ns, 0
+
+
+class Passing(Device):
+    """The same by full passes: logits at every position, from the ids so far."""
+
+    def prepare(self, batch: Any) -> Any:
+        self.steps.append(tuple(batch["input_ids"].shape))
+        self.seen = batch
+        return batch
+
+    def run(self, prepared: Any) -> Any:
+        self.queued_ns += 10
+        return prepared
+
+    def tensors(self, outputs: Any) -> tuple[Any, ...]:
+        ids, mask = outputs["input_ids"], outputs["attention_mask"]
+        sums = (ids * mask).cumsum(dim=1) % 64
+        return (torch.nn.functional.one_hot(sums, 64).float(),)
+
+
+class Static(Passing):
+    has_static_shapes = True
+
+
+def run(device: Device, way: type = ByCache, choose: Any = None, new_tokens: int = 5, **more: Any) -> tuple[Any, Any]:
+    choose = choose or Greedy()
+    state = lambda: way(device, len(PROMPT), ROOM, "cpu")  # noqa: E731
+    done = generate(state, choose, PROMPT, new_tokens, device.synchronize, lambda: device.now_ns, **more)
+    return done, choose.tokens()
+
+
+def test_prefill_and_decode_are_told_apart_and_only_the_first_token_is_waited_for() -> None:
+    device = Device(prompt_ns=1000, token_ns=10)
+    done, _ = run(device)
+    assert (done.first_token_ns, done.total_ns) == (1000, 1040)
+    assert device.waits == 3  # before the clock, at the first token, at the end
+    assert device.steps == [(3, 3), (1, 4), (1, 5), (1, 6), (1, 7)]
+
+
+def test_one_token_is_the_prompts_pass_alone() -> None:
+    device = Device()
+    done, tokens = run(device, new_tokens=1)
+    assert done.first_token_ns == done.total_ns == 1000
+    assert tokens.shape == (2, 1)
+    assert device.steps == [(3, 3)]
+
+
+def test_a_static_cache_is_shown_a_mask_of_its_whole_room() -> None:
+    device = Device()
+    device.cache_is_static = True
+    run(device)
+    assert device.steps == [(3, ROOM), *[(1, ROOM)] * 4]
+
+
+def test_tokens_are_those_computed_by_hand_by_every_way() -> None:
+    """The next id is the sum of all so far, modulo 64: each sum is twice the last one."""
+    wanted = [[16, 32, 0, 0, 0], [7, 14, 28, 56, 48]]
+    assert run(Device())[1].tolist() == wanted
+    assert run(Passing(), ByFullPasses)[1].tolist() == wanted
+    assert run(Static(), ByFullPasses)[1].tolist() == wanted
+
+
+def test_full_passes_grow_with_the_tokens_unless_shapes_are_compiled() -> None:
+    growing, fixed = Passing(), Static()
+    run(growing, ByFullPasses)
+    run(fixed, ByFullPasses)
+    assert growing.steps == [(2, length) for length in (3, 4, 5, 6, 7)]
+    assert fixed.steps == [(2, ROOM)] * 5
+
+
+def test_the_cache_follows_the_beams() -> None:
+    """Two beams of one prompt whose order is turned round: what is kept must be turned round with them."""
+
+    class Turning(Beam):
+        def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+            self.steps.append(logits.argmax(-1))
+            return self.steps[-1], torch.tensor([1, 0])
+
+    device = Device()
+    done, tokens = run(device, choose=Turning(2), new_tokens=3)
+    assert device.orders == [[1, 0]] * 2  # none behind the last token
+    # After the first turn row 0 has kept row 1's ids (sum 7) and is given token 16.
+    assert tokens[:, 1].tolist() == [(7 + 16) % 64, (16 + 7) % 64]
+    assert done.cache_bytes == 8 * 2 * (3 + 2)
+
+
+def test_each_steps_logits_can_be_seen() -> None:
+    seen: list[tuple[int, ...]] = []
+    run(Device(), see=lambda logits: seen.append(tuple(logits.shape)))
+    assert seen == [(2, 64)] * 5
+
+
+@pytest.mark.parametrize("kind", [Passing, Static])
+def test_full_passes_keep_what_a_beam_turns_round(kind: type[Passing]) -> None:
+    device = kind()
+    state = ByFullPasses(device, 2, ROOM, "cpu")
+    state.logits(PROMPT)
+    state.reorder(torch.tensor([1, 1]))
+    state.logits(torch.tensor([[6], [7]]))
+    assert device.seen["input_ids"][:, :4].tolist() == [[1, 2, 4, 6], [1, 2, 4, 7]]
