@@ -176,12 +176,12 @@ class Run:
     def speedup(self, record: Record) -> float | None:
         """The ratio's middle; None where there is no ratio, and where its interval is too wide to have a middle."""
         ratio = self.ratio(record)
-        return None if ratio is None or _is_unsteady(ratio) else ratio.value
+        return None if ratio is None or is_unsteady(ratio) else ratio.value
 
     def unsteadiness(self, record: Record) -> float | None:
         """High end of the ratio's interval over its low end, where that is too much to show a speed-up; else None."""
         ratio = self.ratio(record)
-        if ratio is None or ratio.interval is None or not _is_unsteady(ratio):
+        if ratio is None or ratio.interval is None or not is_unsteady(ratio):
             return None
         return ratio.interval.high / ratio.interval.low
 
@@ -253,5 +253,6 @@ def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
     return statistics.ratio_within_rounds(one.rounds, other.rounds)
 
 
-def _is_unsteady(ratio: statistics.Ratio) -> bool:
+def is_unsteady(ratio: statistics.Ratio) -> bool:
+    """True where the ends of a ratio's interval are too far apart for its middle to be a figure."""
     return ratio.interval is not None and ratio.interval.high > UNSTEADY * ratio.interval.low

@@ -16,7 +16,7 @@ DECODINGS = ("greedy", "sample", "beam")
 MOST_BEAMS = 64
 #: How logits come from the tokens so far: keys and values kept, or passes over prompt and all tokens so far. The second
 #: is also a variant of every backend.
-CACHE, FULL_PASSES = WAYS = ("cache", "full-passes")
+CACHE, FULL_PASSES = WAYS = ("cache", "no-cache")
 
 
 @dataclass(frozen=True)

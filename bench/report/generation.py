@@ -14,9 +14,10 @@ from typing import Any
 from bench import statistics
 from bench.generation.plan import FULL_PASSES
 from bench.generation.records import GenerationRecord, GenerationRun
+from bench.records import is_unsteady
 from bench.report import check_format
-from bench.report.summary import factor
-from bench.report.table import PARITY_STYLES, TAINTED, WIDE, WIDTH, item, machine_line, milliseconds
+from bench.report.summary import factor, grouped_by_place, ratio_cell
+from bench.report.table import PARITY_STYLES, TAINTED, WIDE, WIDTH, item, machine_line, milliseconds, percent
 
 FORMATS = ("table", "csv", "json")
 WAYS = {"cache": "cache", FULL_PASSES: "full passes"}
@@ -107,7 +108,8 @@ def _empty_table(run: GenerationRun, records: list[GenerationRecord], titles: tu
     longest = max(len(word) for record in records for word in _name(run, record).split())
     table.add_column("backend", overflow="fold", min_width=min(longest, 20))
     for title in titles:
-        table.add_column(title, justify="left" if title in ("speed-up", "way", "parity") else "right", no_wrap=True)
+        is_text = title in ("speed-up", "way", "parity")
+        table.add_column(title, justify="left" if is_text else "right", no_wrap=title != "speed-up")
     return table
 
 
@@ -129,7 +131,7 @@ def _times(run: GenerationRun, records: list[GenerationRecord]) -> Any:
             "–" if step is None else milliseconds(step * 1e6),
             "–" if speed is None else f"{speed:.4g}",
             f"{run.total_seconds(record):.4g}",
-            "–" if half is None else f"{half:.1%}",
+            "–" if half is None else percent(half),
             _speedup(run, record),
             "–" if share is None else f"{share:.0%}",
         )
@@ -144,10 +146,7 @@ def _speedup(run: GenerationRun, record: GenerationRecord) -> str:
         return "–"
     if record.contestant == run.grid.contestants[0]:
         return "1×"
-    if ratio.interval is None:
-        return f"{factor(ratio.value)}× (1 round)"
-    span = f"{factor(ratio.interval.low)}–{factor(ratio.interval.high)}"
-    return f"tie {span}" if ratio.verdict == "tie" else f"{factor(ratio.value)}× {span}"
+    return ratio_cell(ratio)
 
 
 def _tokens(run: GenerationRun, records: list[GenerationRecord]) -> Any:
@@ -165,7 +164,7 @@ def _tokens(run: GenerationRun, records: list[GenerationRecord]) -> Any:
             "–" if alike is None else f"{alike} of {len(record.tokens)}",
             Text(record.verdict or "–", style=PARITY_STYLES.get(record.verdict, "")),
             "–" if error is None else f"{error:.1e}",
-            "–" if held is None else f"{held / 2**20:.1f}",
+            "–" if held is None else f"{held / 2**20:.2f}",
             "–" if peak is None else f"{peak / 2**20:.0f}",
         )
     return table
@@ -181,7 +180,7 @@ def _winner(run: GenerationRun, records: list[GenerationRecord]) -> str:
     line = f"fastest: {_name(run, fastest)}"
     first, ratio = run.grid.contestants[0], run.ratio(fastest)
     if fastest.contestant != first and ratio is not None and all(record.contestant != first for record in ties):
-        line += f", {factor(ratio.value)}× {first.label}"
+        line += "" if is_unsteady(ratio) else f", {factor(ratio.value)}× {first.label}"
     return line + (f" (tie with {', '.join(_name(run, record) for record in ties)})" if ties else "")
 
 
@@ -194,16 +193,16 @@ def _is_beaten(fastest: GenerationRecord, record: GenerationRecord) -> bool:
 
 
 def _reasons(run: GenerationRun) -> list[str]:
-    bad = (record for record in run.records if record.status != "ok")
-    return [f"{_name(run, record)} at batch {record.batch}: {record.status}: {record.reason}" for record in bad]
+    return _grouped(run, [(r, f"{r.status}: {r.reason}") for r in run.records if r.status != "ok"])
 
 
 def _warnings(run: GenerationRun) -> list[str]:
-    grouped: dict[str, list[str]] = {}
-    for record in run.records:
-        for warning in [*record.warnings, *_computed(run, record)]:
-            grouped.setdefault(warning, []).append(f"{_name(run, record)} at batch {record.batch}")
-    return [f"{', '.join(places)}: {warning}" for warning, places in grouped.items()]
+    return _grouped(run, [(r, warning) for r in run.records for warning in [*r.warnings, *_computed(run, r)]])
+
+
+def _grouped(run: GenerationRun, messages: list[tuple[GenerationRecord, str]]) -> list[str]:
+    found = [(_name(run, record), f"batch {record.batch}", message) for record, message in messages]
+    return grouped_by_place(found, len(run.batches), "batch")
 
 
 def _computed(run: GenerationRun, record: GenerationRecord) -> Iterator[str]:

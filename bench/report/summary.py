@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import statistics
-from bench.records import Record, Run, ratio_between
+from bench.records import Record, Run, is_unsteady, ratio_between
 from bench.spec import Shape
 
 #: Share of all CPU time, used by others before a run began, above which they will have disturbed it.
@@ -83,12 +83,17 @@ def speedup_cell(run: Run, record: Record) -> str:
         return "–"
     if record.contestant == run.grid.contestants[0]:
         return "1×"
+    return ratio_cell(ratio)
+
+
+def ratio_cell(ratio: statistics.Ratio) -> str:
+    """`2.70× 2.61–2.78`; verdict and interval alone for a tie, and where the interval is too wide to have a middle."""
     if ratio.interval is None:
         return f"{factor(ratio.value)}× (1 round)"
     span = f"{factor(ratio.interval.low)}–{factor(ratio.interval.high)}"
-    if run.speedup(record) is None:
-        return f"{ratio.verdict} {span}"
-    return f"tie {span}" if ratio.verdict == "tie" else f"{factor(ratio.value)}× {span}"
+    return (
+        f"{ratio.verdict} {span}" if is_unsteady(ratio) or ratio.verdict == "tie" else f"{factor(ratio.value)}× {span}"
+    )
 
 
 def factor(value: float) -> str:
@@ -157,18 +162,23 @@ def _engaged(facts: dict[str, Any]) -> str:
 
 def grouped(run: Run, messages: list[tuple[Record, str]]) -> list[str]:
     """Each message once, with the contestants that it concerns and the shapes where it does."""
-    shapes_of: dict[str, dict[str, list[str]]] = {}
-    for record, message in messages:
-        shapes_of.setdefault(message, {}).setdefault(name(run, record), []).append(str(record.shape))
-    everywhere = len(run.grid.shapes)
+    found = [(name(run, record), str(record.shape), message) for record, message in messages]
+    return grouped_by_place(found, len(run.grid.shapes), "shape")
+
+
+def grouped_by_place(messages: list[tuple[str, str, str]], places: int, noun: str) -> list[str]:
+    """Each message once, from (who, where, message); `places` are all there are, of the kind that `noun` names."""
+    places_of: dict[str, dict[str, list[str]]] = {}
+    for who, where, message in messages:
+        places_of.setdefault(message, {}).setdefault(who, []).append(where)
     lines = []
-    for message, found in shapes_of.items():
+    for message, found in places_of.items():
         names_at: dict[str, list[str]] = {}
-        for who, where in found.items():
-            at = "every shape" if len(where) == everywhere > 1 else ", ".join(where)
+        for who, where_all in found.items():
+            at = f"every {noun}" if len(where_all) == places > 1 else ", ".join(where_all)
             names_at.setdefault(at, []).append(who)
-        places = "; ".join(f"{', '.join(who)} at {at}" for at, who in names_at.items())
-        lines.append(f"{places}: {message}")
+        told = "; ".join(f"{', '.join(who)} at {at}" for at, who in names_at.items())
+        lines.append(f"{told}: {message}")
     return lines
 
 

@@ -123,11 +123,11 @@ def _table(run: Run, records: list[Record], is_wide: bool) -> object:
         q1, median, q3 = statistics.quartiles(record.samples)
         precision = statistics.precision(record.rounds)
         mark = TAINTED if run.taint(record) else ""
-        cells = [mark + milliseconds(median), _percent(precision), _percent((q3 - q1) / median)]
+        cells = [mark + milliseconds(median), percent(precision), percent((q3 - q1) / median)]
         if is_wide:
             tails = (record.percentile(rank) for rank in (90, 99))
             cells += [milliseconds(median / record.batch), *(milliseconds(ns) if ns else "–" for ns in tails)]
-        cells += [summary.speedup_cell(run, record), _percent(run.floor_share(record), digits=0)]
+        cells += [summary.speedup_cell(run, record), percent(run.floor_share(record), digits=0)]
         table.add_row(summary.name(run, record), *cells, parity, error_cell)
     return table
 
@@ -144,7 +144,7 @@ def _kinds_of_time(run: Run, records: list[Record]) -> object:
     for record in records:
         times = (statistics.pooled(getattr(record, kind)) for kind in kinds)
         cells = [milliseconds(statistics.median(samples)) if samples else "–" for samples in times]
-        cells += [_percent(record.host_share, digits=0)] if has_host_share else []
+        cells += [percent(record.host_share, digits=0)] if has_host_share else []
         table.add_row(summary.name(run, record), *cells)
     return table
 
@@ -175,7 +175,8 @@ def _empty_table(run: Run, records: list[Record]) -> Any:
     return table
 
 
-def _percent(share: float | None, digits: int = 1) -> str:
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share in percent, a dash for none."""
     if share is None:
         return "–"
     return f"{share:.{digits}%}" if share < 1 else f"{share:.0%}" if share < 10 else ">999%"
