@@ -53,7 +53,7 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
     "code",
     [
         "import bench",
-        "import bench.api, bench.driver, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
+        "import bench.api, bench.driver, bench.generation.api, bench.report.generation, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
         "import bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
@@ -107,7 +107,8 @@ def test_every_dependency_is_pinned_by_the_constraints(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "at_least"), [("compare", 20), ("parity", 20), ("verify", 8), ("diff", 3), ("doctor", 5)]
+    ("command", "at_least"),
+    [("compare", 20), ("generate", 20), ("parity", 20), ("verify", 8), ("diff", 3), ("doctor", 5)],
 )
 def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:
     help_text = subprocess.run(
