@@ -147,7 +147,7 @@ class Backend(ABC):
         raise UnsupportedError(f"{self.name} keeps no keys and values")
 
     def step(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
-        """Start a pass over new tokens alone; returns the logits [rows, vocabulary] behind the last and the longer cache.
+        """Start a pass over new tokens alone; returns logits [rows, vocabulary] behind the last, and the longer cache.
 
         Tensors are on the device: `ids` int64 [rows, new]; `mask` int64 [rows, earlier + new], and [rows, room] where
         `cache_is_static`, 0 for the prompt's padding alone. Logits are floating, and may be overwritten by the next

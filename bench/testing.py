@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import backends
-from backends.base import Backend, BackendError, UnsupportedError, runtime_errors
+from backends.base import Backend, BackendError, Options, UnsupportedError, runtime_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,6 +130,7 @@ class _Workbench:
         precision: str,
         root: Path,
         shapes: Sequence[tuple[int, int]] = SHAPES,
+        task: str = "base",
     ) -> None:
         from exporters.sources import resolve
 
@@ -137,11 +138,18 @@ class _Workbench:
             backend_class, variant, device, precision, root,
         )  # fmt: skip
         self.shapes = shapes
-        self.source: ModelSource = resolve(model, weights="random")
+        self.source: ModelSource = resolve(model, weights="random", task=task)
+        self.options = self._variants()[variant]
         self.weights: Artifact | None = None
         self.artifact: Artifact | None = None
-        if backend_class.format is not None:
+        if self._format() is not None:
             self._export()
+
+    def _variants(self) -> Mapping[str, Options]:
+        return self.backend_class.variants
+
+    def _format(self) -> str | None:
+        return self.backend_class.format
 
     def _export(self) -> None:
         import exporters
@@ -153,7 +161,7 @@ class _Workbench:
             checkpoint.recipe(self.source), lambda folder: checkpoint.export(self.source, folder)
         )
         self.artifact = weights
-        format_name = str(self.backend_class.format)
+        format_name = str(self._format())
         if format_name != "checkpoint":
             module = exporters.load_module(format_name)
             recipe = exporters.recipe(format_name, weights.key, precision=self.precision, device=self.device)
@@ -169,7 +177,7 @@ class _Workbench:
                 device=self.device,
                 precision=self.precision,
                 threads=1,
-                options=self.backend_class.variants[self.variant],
+                options=self.options,
             )
         return backend
 

@@ -1,6 +1,6 @@
 """A step of generation as a function of tensors alone: what its cache is made of, and a module that exporters take.
 
-It works for any module with `keeps_keys_and_values`, `step`, `flatten` and `unflatten`, as `exporters/models.py` has them.
+It works for any module with `keeps_keys_and_values`, `step`, `flatten` and `unflatten` as in `exporters/models.py`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def cache_tensors(module: Any, device: str) -> list[dict[str, Any]]:
     found = []
     for index, (one, other) in enumerate(zip(first, second, strict=True)):
         differing = [at for at, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)) if a != b]
-        shapes = f"{tuple(one.shape)} after {new} tokens of {rows} sequences, {tuple(other.shape)} after {more_new} of {more_rows}"
         if len(differing) != 2 or differing[0] != 0 or one.shape[0] != rows or one.shape[differing[1]] != new:
             raise ModelError(
-                f"tensor {index} of the model's cache is {shapes}; only caches of [sequences, …, tokens, …] can be exported"
+                f"tensor {index} of the model's cache is {tuple(one.shape)} after {new} tokens of {rows} sequences and "
+                f"{tuple(other.shape)} after {more_new} of {more_rows}; lay it out as [sequences, …, tokens, …]"
             )
         grows = differing[1]
         shape = [0 if at in differing else size for at, size in enumerate(one.shape)]

@@ -1,4 +1,4 @@
-"""TorchScript with keys and values: a step of generation, traced and frozen; one file serves prompt and single tokens."""
+"""TorchScript with keys and values: a step of generation, traced and frozen; one file for prompt and single tokens."""
 
 from __future__ import annotations
 
