@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,45 +46,57 @@ def generate(backend: Any, rows: int = ROWS, prompt: int = PROMPT, room: int = R
     return cache
 
 
+class Adding(torch.nn.Module):
+    """A module that steps, small enough to be compiled often."""
+
+    keeps_keys_and_values = has_static_cache = True
+
+    def static_cache(self, rows: int, room: int) -> torch.Tensor:
+        return torch.zeros(rows, room)
+
+    def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
+        return cache.add_(ids.sum()) * mask, cache
+
+
 @pytest.fixture
-def compiled(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
-    """Compile with dynamo's graphs and guards as they are, and no code generated from them."""
+def dynamo_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Dynamo's graphs and guards as they are, and no code generated from them."""
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda call, *, dynamic, mode: real(call, dynamic=dynamic, backend="eager"))
-    backend: Compile = loaded(Compile, module, tmp_path, "default")
-    yield backend
-    backend.close()
+    yield
     torch._dynamo.reset()
 
 
-def test_a_generation_is_two_graphs_however_long_and_often(compiled: Compile) -> None:
+@pytest.mark.usefixtures("dynamo_alone")
+def test_a_generation_is_two_graphs_however_long_and_often(module: Any, tmp_path: Path) -> None:
     """One for the prompt, one for a token: a graph a step would compile all the time."""
-    generate(compiled)
-    generate(compiled)
-    facts = compiled.facts()
+    backend = loaded(Compile, module, tmp_path, "default")
+    generate(backend)
+    generate(backend)
+    facts = backend.facts()
     assert (facts["graphs"], facts["graph_breaks"]) == (2, 0)
 
 
-def test_another_prompt_or_room_is_compiled_from_nothing(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("dynamo_alone")
+def test_another_prompt_or_room_is_compiled_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else figures depend on what was generated before, and dynamo's limit of graphs is reached."""
+    backend = loaded(Compile, Adding(), tmp_path, "default")
     forgotten: list[Any] = []
-    monkeypatch.setattr(
-        compiled, "_forget_graphs", lambda: (forgotten.append(compiled.shape), Compile._forget_graphs(compiled))
-    )
-    sizes = [(2, 5, 8), (2, 5, 8), (2, 6, 8), (2, 6, 9), (1, 6, 9)]
+    forget = backend._forget_graphs
+    monkeypatch.setattr(backend, "_forget_graphs", lambda: (forgotten.append(backend.shape), forget()))
     counts = []
-    for rows, prompt, room in sizes:
-        generate(compiled, rows, prompt, room)
-        counts.append((len(forgotten), compiled.facts()["graphs"]))
+    for rows, prompt, room in [(2, 5, 8), (2, 5, 8), (2, 6, 8), (2, 6, 9), (1, 6, 9)]:
+        generate(backend, rows, prompt, room)
+        counts.append((len(forgotten), backend.facts()["graphs"]))
     assert counts == [(1, 2), (1, 2), (2, 2), (3, 2), (4, 2)]
 
 
-def test_the_compiled_step_is_the_one_that_runs(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
-    generate(compiled)
-    monkeypatch.setattr(compiled, "compiled_step", lambda *inputs: ("compiled", inputs[2]))
-    cache = compiled.new_cache(ROWS, ROOM)
+def test_the_compiled_step_is_the_one_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda call, **options: lambda *inputs: ("compiled", call, options))
+    backend = loaded(Compile, Adding(), tmp_path, "default")
     ids = torch.ones(ROWS, PROMPT, dtype=torch.int64)
-    assert compiled.step(ids, ids, cache) == ("compiled", cache)
+    found = backend.step(ids, ids, backend.new_cache(ROWS, ROOM))
+    assert found == ("compiled", backend.eager_module.step, {"dynamic": False, "mode": None})
 
 
 @pytest.mark.parametrize(
