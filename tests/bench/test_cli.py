@@ -159,9 +159,9 @@ def test_a_cell_that_cannot_run_says_why_and_its_repeat_command_repeats_it(cli, 
 
 
 @pytest.mark.parametrize("format", ["table", "csv", "json", "markdown"])
-def test_a_saved_run_is_printed_again(cli, compared, format: str) -> None:
+def test_a_saved_run_is_printed_again(cli_here, compared, format: str) -> None:
     _, run = compared
-    done = cli("report", str(run.path), "--format", format)
+    done = cli_here("report", str(run.path), "--format", format)
     assert done.returncode == 0
     assert "torchscript" in done.stdout
     if format == "csv":
@@ -211,13 +211,13 @@ def test_logits_of_a_decoder(cli, artifacts: Path) -> None:
         (["--rounds", "many"], "--rounds"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(cli, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_mistakes_are_one_line_and_exit_code_2(cli_here, tmp_path: Path, arguments: list[str], message: str) -> None:
     if arguments == ["--device", "cuda"]:
         from bench.machine import gpus
 
         if gpus():
             pytest.skip("this machine has a GPU")
-    done = cli("compare", *arguments)
+    done = cli_here("compare", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -225,8 +225,8 @@ def test_mistakes_are_one_line_and_exit_code_2(cli, tmp_path: Path, arguments: l
     assert list(tmp_path.rglob("*.jsonl")) == []
 
 
-def test_an_unknown_report_format_is_a_mistake(cli, compared) -> None:
-    done = cli("report", str(compared[1].path), "--format", "pdf")
+def test_an_unknown_report_format_is_a_mistake(cli_here, compared) -> None:
+    done = cli_here("report", str(compared[1].path), "--format", "pdf")
     assert (done.returncode, done.stdout) == (2, "")
     assert "unknown format 'pdf'" in done.stderr
 
@@ -340,15 +340,15 @@ def test_quiet_prints_the_result_alone(cli) -> None:
     assert "null" in done.stdout
 
 
-def test_what_is_there_is_listed(cli) -> None:
-    assert "bert-tiny" in cli("list", "models").stdout
-    backends = cli("list", "backends").stdout
+def test_what_is_there_is_listed(cli_here) -> None:
+    assert "bert-tiny" in cli_here("list", "models").stdout
+    backends = cli_here("list", "backends").stdout
     assert "compile:max-autotune" in backends
     assert "onnxruntime" in backends
-    assert cli("list", "devices").stdout.startswith("cpu")
+    assert cli_here("list", "devices").stdout.startswith("cpu")
 
 
-def test_prune_removes_the_least_recently_used_first(cli, tmp_path: Path) -> None:
+def test_prune_removes_the_least_recently_used_first(cli_here, tmp_path: Path) -> None:
     from exporters.store import ArtifactStore
 
     store = ArtifactStore(tmp_path / "artifacts")
@@ -361,9 +361,9 @@ def test_prune_removes_the_least_recently_used_first(cli, tmp_path: Path) -> Non
     for age, artifact in enumerate(reversed(made)):
         os.utime(artifact.path, (time.time() - age * 100,) * 2)
     (made[2].path / "model").write_bytes(bytes(7))
-    done = cli("artifacts", "prune", "--keep", "1KB")
+    done = cli_here("artifacts", "prune", "--keep", "1KB")
     assert "removed " + made[2].path.name + ": model has 7 bytes instead of 1000" in done.stdout
     assert "removed " + made[0].path.name + ": least recently used" in done.stdout
     assert store.paths() == [made[1].path]
-    wrong = cli("artifacts", "prune", "--keep", "much")
+    wrong = cli_here("artifacts", "prune", "--keep", "much")
     assert (wrong.returncode, store.paths()) == (2, [made[1].path])

@@ -682,8 +682,8 @@ def test_a_quick_look_as_json(quick) -> None:
         (["--frobnicate"], "--frobnicate"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(cli, tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = cli("doctor", *arguments)
+def test_mistakes_are_one_line_and_exit_code_2(cli_here, tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = cli_here("doctor", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
