@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -106,15 +107,22 @@ def test_every_dependency_is_pinned_by_the_constraints(root: Path) -> None:
     assert names <= pinned
 
 
+@cache
+def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """What `bench COMMAND --help` gives; asked for once, however many lines of the README use it."""
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *command, "--help"], capture_output=True, text=True, cwd=root, check=False
+    )
+
+
 @pytest.mark.parametrize(
     ("command", "at_least"),
     [("compare", 20), ("generate", 20), ("parity", 20), ("verify", 8), ("diff", 3), ("doctor", 5)],
 )
 def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:
-    help_text = subprocess.run(
-        [sys.executable, "-m", "bench", command, "--help"], capture_output=True, text=True, cwd=root, check=True
-    ).stdout
-    options = set(re.findall(r"--[a-z][a-z-]+", help_text)) - {"--help"}
+    done = help_of(root, command)
+    assert done.returncode == 0, done.stderr
+    options = set(re.findall(r"--[a-z][a-z-]+", done.stdout)) - {"--help"}
     readme = (root / "README.md").read_text()
     assert len(options) >= at_least
     assert [option for option in sorted(options) if f"`{option}" not in readme] == []
@@ -134,13 +142,7 @@ def test_the_readmes_commands_are_real(root: Path) -> None:
         words = line.split("#")[0].split()
         commands = [word for word in words[1:3] if not word.startswith("-") and "." not in word and "/" not in word]
         for size in (2, 1):
-            done = subprocess.run(
-                [sys.executable, "-m", "bench", *commands[:size], "--help"],
-                capture_output=True,
-                text=True,
-                cwd=root,
-                check=False,
-            )
+            done = help_of(root, *commands[:size])
             if done.returncode == 0:
                 break
         assert done.returncode == 0, line

@@ -20,6 +20,13 @@ from exporters.store import ArtifactStore
 FAST = TimingPlan(rounds=3, seconds_per_cell=0.03, warmup_seconds=0.0, warmup_most_seconds=0.02, timeout_seconds=60)
 
 
+@pytest.fixture(autouse=True)
+def no_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses for the machine's sake, between turns or to see what else runs: scripted backends heat nothing."""
+    monkeypatch.setattr(driver_module, "REST_SECONDS", 0.0)
+    monkeypatch.setattr("bench.machine.busy_share", lambda: 0.0)
+
+
 def run(
     tmp_path: Path, backends: str, batches=(1, 4), lengths=(8, 16), plan: TimingPlan = FAST, **options
 ) -> bench.Run:
