@@ -1,12 +1,13 @@
 """Is the judge of `bench parity` to be trusted: are planted faults called broken, and sound exports not?
 
     python -m benchmarks.planted_faults [--models bert-tiny,gpt-tiny,gpt2-tiny] [--formats checkpoint,torchscript,onnx]
-        [--precision fp32] [--seeds 3] [--sound 6] [--lengths 1,16,37] [--output FILE.jsonl]
+        [--precision fp32] [--seeds 3] [--sound 6] [--lengths 1,16,37] [--at-size] [--output FILE.jsonl]
 
 Every fault of faults.py is planted in each model and exported to each format, `--seeds` times at random places; the
 export is then judged by the code, inputs and limits of `bench parity` against the sound model. A fault that is not
-called broken is planted larger at the same place, twofold each time, until it is. Sound exports are judged `--sound`
-times on other inputs. Goals: every fault broken, no sound export broken. `--models` takes folders too.
+called broken is planted larger at the same place, twofold each time, until it is (not with `--at-size`). Sound
+exports are judged `--sound` times on other inputs. Goals: every fault broken, no sound export broken. `--models` takes
+folders too.
 """
 
 from __future__ import annotations
@@ -139,9 +140,9 @@ def plant(fault: Fault, subject: Subject, seed: int, size: float) -> tuple[torch
 
 
 def try_fault(
-    fault: Fault, subject: Subject, format: str, precision: str, seed: int, judge: Judge, root: Path
+    fault: Fault, subject: Subject, format: str, precision: str, seed: int, judge: Judge, root: Path, at_size: bool
 ) -> dict[str, Any] | None:
-    """One row: what was planted and what the judge said; larger until it is caught, where it has a size."""
+    """One row: what was planted and what the judge said; larger until caught, where it has a size and may grow."""
     row: dict[str, Any] = {"kind": "fault", "fault": fault.name, "model": subject.source.name, "format": format}
     row |= {"precision": precision, "seed": seed}
     size = fault.size or 0.0
@@ -157,7 +158,7 @@ def try_fault(
         if "verdict" not in row:
             row |= {"what": what, "size": fault.size, **found}
         is_caught = found["verdict"] == "broken"
-        if is_caught or fault.size is None or size > LARGEST_SIZE:
+        if is_caught or fault.size is None or at_size or size > LARGEST_SIZE:
             return row | {"caught_at": size if is_caught and fault.size else None}
         size *= 2
 
@@ -197,6 +198,7 @@ def main() -> int:
     parser.add_argument("--lengths", default="1,16,37")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
+    parser.add_argument("--at-size", action="store_true", help="plant no missed fault larger until it is caught")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -236,7 +238,7 @@ def run(args: argparse.Namespace, root: Path) -> Iterator[dict[str, Any]]:
                             started = time.monotonic()
                             precision = fault.precision or args.precision
                             judge = judge_of(fault, precision, seed)
-                            row = try_fault(fault, subject, format_name, precision, seed, judge, root)
+                            row = try_fault(fault, subject, format_name, precision, seed, judge, root, args.at_size)
                             if row is not None:
                                 yield row | {"seconds": round(time.monotonic() - started, 1)}
 

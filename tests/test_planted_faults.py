@@ -19,7 +19,7 @@ BELOW_ROUNDING = {"one single weight changed by 1 %", "LayerNorm epsilon, one of
 def rows_of(artifacts: Path, tmp_path: Path, **options: Any) -> list[dict[str, Any]]:
     chosen = {
         "models": "bert-tiny", "formats": "torchscript", "faults": "", "without": None, "precision": "fp32", "seeds": 1, "sound": 2, "weight_seeds": 1,
-        "lengths": "16,37", "threads": 1, "artifacts": artifacts,
+        "lengths": "16,37", "threads": 1, "at_size": False, "artifacts": artifacts,
     }  # fmt: skip
     return list(planted_faults.run(argparse.Namespace(**chosen | options), tmp_path))
 
@@ -57,5 +57,6 @@ def test_a_missed_fault_is_planted_larger_until_it_is_caught(artifacts: Path, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["bert-tiny", "gpt-tiny", "gpt2-tiny"])
 def test_every_fault_is_caught_in_every_format(artifacts: Path, tmp_path: Path, model: str) -> None:
-    rows = rows_of(artifacts, tmp_path, models=model, formats="checkpoint,torchscript,onnx", sound=3)
+    # From which size on a missed fault is caught is not asked here: that takes up to 11 exports to ONNX more.
+    rows = rows_of(artifacts, tmp_path, models=model, formats="checkpoint,torchscript,onnx", sound=3, at_size=True)
     assert unjustly_judged(rows) == []
