@@ -9,6 +9,7 @@ import pytest
 from bench.parity.certificate import read
 from bench.records import Run
 from bench.runfile import read_run
+from tests.in_process import prepare
 
 pytestmark = pytest.mark.slow
 QUICK = ["--rounds", "3", "--max-seconds-per-cell", "0.5", "--device", "cpu", "--output", "run.jsonl"]
@@ -60,6 +61,7 @@ def test_trained_weights_are_the_same_model_on_text(cli, tmp_path: Path, artifac
 
 def test_trained_weights_in_a_folder(cli, tmp_path: Path, artifacts: Path) -> None:
     folder = trained()
+    prepare(artifacts, str(folder), "eager,onnx,torchscript", (1, 3), (1, 24))
     run = compared(cli, tmp_path, artifacts, "--model", str(folder), "--batches", "1,3", "--lengths", "1,24")
     assert {record.weights for record in run.records} == {"pretrained"}
     assert "safetensors" in run.origin
@@ -82,6 +84,7 @@ def test_families_that_no_code_here_names(cli, root: Path, tmp_path: Path, artif
         sizes["embedding_size"] = 16
     config = getattr(transformers, f"{family}Config")(**sizes)
     getattr(transformers, f"{family}Model")(config).save_pretrained(tmp_path / "saved")
+    prepare(artifacts, str(tmp_path / "saved"), "eager,onnx,torchscript", (1, 3), (2, 64))
     run = compared(
         cli, tmp_path, artifacts, "--model", str(tmp_path / "saved"), "--batches", "1,3", "--lengths", "2,64"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,33 +19,9 @@ from bench.parity.findings import Value, chunks, operations, values_between
 from bench.spec import Contestant
 from exporters import sources
 from exporters.store import Artifact, ArtifactStore
+from tests.in_process import start_worker
 
 Plant = Callable[[Any], str]
-
-
-class InThisProcess:
-    """Stands in for `channel.Worker`: the same requests and replies, without the seconds that a process needs."""
-
-    def __init__(self, backend: str, variant: str, precision: str, device: str, path: Path, threads: int, root: Path):
-        command = ["--backend", backend, "--variant", variant, "--precision", precision, "--device", device]
-        self.session = worker.Session(worker.parser().parse_args([*command, "--artifact", str(path)]))
-        self.replies: list[dict[str, Any]] = []
-
-    def send(self, message: dict[str, Any]) -> None:
-        self.replies.append(json.loads(json.dumps(self.session.answer(json.loads(json.dumps(message))))))
-
-    def receive(self, timeout_seconds: float) -> dict[str, Any]:
-        reply = self.replies.pop(0)
-        if "error" in reply:
-            raise WorkerError(**reply["error"])
-        return reply["ok"]
-
-    def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
-        self.send(message)
-        return self.receive(timeout_seconds)
-
-    def kill(self) -> None:
-        self.session.backend.close()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +70,7 @@ def bisect(
 
     def run(model: str, backend: str, artifact: Path | None = None, in_processes: bool = False, **options: Any) -> Any:
         if not in_processes:
-            monkeypatch.setattr(worker, "start", InThisProcess)
+            monkeypatch.setattr(worker, "start", start_worker)
         made_of = "checkpoint" if backend == "eager" else backend
         path = tmp_path / "inputs.npz"
         np.savez(path, **inputs.make_batch(inputs.InputPlan(3, 24, 1024, 0, 0, 64), "padded"))
