@@ -10,49 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench import floor, statistics
+from bench import presets
+from bench.published import JudgedRow, judge
 
-DATA = Path(__file__).resolve().parent / "data" / "rtx3090.json"
-OUTCOMES = {"oom": "out of memory", "failed": "failed"}
-
-
-@dataclass(frozen=True)
-class JudgedRow:
-    """One published row: what it takes, what its median implies, and the verdict."""
-
-    model: str
-    batch: int
-    length: int
-    flops: int
-    floor: floor.Floor
-    median_ms: float | None
-    """None for a row without times."""
-    flops_per_second: float | None
-    peak_share: float | None
-    verdict: str
-
-
-def judge(data: dict[str, Any]) -> list[JudgedRow]:
-    """Every row of `data` as the file holds it; raises KeyError, TypeError or ValueError for one that lacks a part."""
-    return [_judged(row, data["models"][row["model"]], data["card"]) for row in data["rows"]]
-
-
-def _judged(row: dict[str, Any], model: dict[str, Any], card: dict[str, Any]) -> JudgedRow:
-    weights, batch, length = model["non_embedding_parameters"], row["batch"], row["length"]
-    flops = floor.transformer_flops(weights, model["layers"], model["width"], batch, length)
-    weight_bytes = weights * floor.WEIGHT_BYTES[card["precision"]]
-    limit = floor.floor_ns(flops, weight_bytes, card["flops_per_second"], card["bytes_per_second"])
-    if row["status"] != "ok":
-        return JudgedRow(row["model"], batch, length, flops, limit, None, None, None, OUTCOMES[row["status"]])
-    median_ms = statistics.median(row["ms"])
-    verdict = "implausible" if floor.is_implausible(limit, median_ms * 1e6) else "possible"
-    rate = flops / median_ms * 1e3
-    share = rate / card["flops_per_second"]
-    return JudgedRow(row["model"], batch, length, flops, limit, median_ms, rate, share, verdict)
+DATA = presets.FIGURES / "rtx3090.json"
 
 
 def line(row: JudgedRow) -> str:

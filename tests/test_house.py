@@ -176,7 +176,7 @@ def test_nothing_of_one_machine_is_committed(root: Path) -> None:
             assert str(root) + "/" not in text, name
 
 
-def test_the_wheel_holds_the_three_packages_and_nothing_else(root: Path, tmp_path: Path) -> None:
+def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns(".venv", ".git", "artifacts", "*.egg-info", "__pycache__", "build")
     shutil.copytree(root, source, ignore=ignored)
@@ -190,7 +190,8 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(root: Path, tmp_pat
         for part in ("bench", "backends", "exporters")
         for path in (root / part).rglob("*.py")
     }
-    assert names == expected
+    presets = {"seed-bert.toml", "seed-gpt.toml", "seed-gpt2-medium.toml", "study.toml", "figures/rtx3090.json"}
+    assert names == expected | {f"bench/presets/{name}" for name in presets}
     assert licences
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import typer
 
 app = typer.Typer(
-    help="Show models, backends and devices: what is there, and what would add the rest.", no_args_is_help=True
+    help="Show models, backends, devices and presets: what is there, and what would add the rest.", no_args_is_help=True
 )
 
 
@@ -59,3 +61,32 @@ def devices() -> None:
         print("cuda  no NVIDIA GPU answers on this machine")
     elif torch_cuda_version() is None:
         print("cuda  unusable: torch is a CPU build; install torch's CUDA build to use it")
+
+
+@app.command()
+def presets() -> None:
+    """Grids by name, for `bench compare --preset`."""
+    from bench import presets as registry
+    from bench.published import of_model
+
+    for name in registry.names():
+        preset = registry.load(name)
+        product = len(preset.batches) * len(preset.lengths) == len(preset.shapes)
+        sizes = (
+            f"batches {_listed(preset.batches)}; lengths {_listed(preset.lengths)}"
+            if product
+            else " ".join(map(str, preset.shapes))
+        )
+        extras = [word for word, is_on in (("grad", preset.grad), ("naive timer", preset.naive_timer)) if is_on]
+        what = f"{preset.model}: {_listed(preset.backends)}; {_listed(preset.precisions)}; {preset.rounds} rounds"
+        lines = [preset.title, "; ".join([what, *extras]), sizes, f"from: {preset.source}"]
+        if preset.figures:
+            rows = of_model(preset.figures, preset.model, preset.shapes).get("rows", [])
+            lines.append(f"beside ours: {len(rows)} published rows, {preset.figures['card']['name']}")
+        for index, line in enumerate(lines):
+            print(f"{name if index == 0 else '':<18} {line}")
+    print("\nAlso: a .toml file of your own with the same keys.")
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ",".join(map(str, values))

@@ -180,7 +180,7 @@ def test_the_script_prints_every_row(root: Path, rows: dict) -> None:
 
 
 def test_the_script_takes_a_file_and_says_in_one_line_that_one_is_none(root: Path, tmp_path: Path) -> None:
-    data = json.loads((root / "benchmarks" / "data" / "rtx3090.json").read_text())
+    data = json.loads((root / "bench" / "presets" / "figures" / "rtx3090.json").read_text())
     data["rows"] = [{"model": "gpt", "batch": 1, "length": 8, "status": "ok", "ms": [1e-3]}]
     own = tmp_path / "own.json"
     own.write_text(json.dumps(data))

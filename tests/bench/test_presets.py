@@ -1,0 +1,233 @@
+"""Presets as data: what the built-in ones hold, what replaces what, and what is said of a damaged one."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench import presets
+from bench.errors import UserError
+from bench.published import of_model
+from bench.runfile import read_run
+from bench.spec import Shape, TimingPlan
+
+FAST = {"max_seconds_per_cell": 0.02, "device": "cpu", "threads": 1}
+OWN = """
+title = "Mine"
+source = "nobody"
+model = "bert-tiny"
+backends = ["null", "null:instant"]
+shapes = [[2, 8], [1, 16]]
+rounds = 1
+naive_timer = true
+figures = "mine.json"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A preset and figures of a user's own."""
+    figures = json.loads((presets.FIGURES / "rtx3090.json").read_text())
+    figures["models"]["bert-tiny"] = figures["models"]["bert"]
+    figures["rows"] = [{"model": "bert-tiny", "batch": 2, "length": 8, "status": "ok", "ms": [3.0, 1.0, 2.0]}]
+    (tmp_path / "mine.json").write_text(json.dumps(figures))
+    path = tmp_path / "own.toml"
+    path.write_text(OWN)
+    return path
+
+
+def test_the_grids_of_the_seed() -> None:
+    grids = {name: [str(shape) for shape in presets.load(name).shapes] for name in presets.names()}
+    assert grids["seed-bert"] == ["1×1", "1×512", "16×512", "32×512", "64×512"]
+    assert grids["seed-gpt"] == ["1×1", "1×128", "1×512", "32×512", "64×512", "128×512"]
+    batches = {512: (1, 2, 4, 8, 16), 1024: (1, 2, 4, 8)}
+    assert set(grids["seed-gpt2-medium"]) == {f"{b}×{length}" for length, bs in batches.items() for b in bs}
+    study = presets.load("study")
+    assert study.batches == (1, 2, 4, 8, 16, 32, 64)
+    assert study.lengths == (8, 16, 32, 64, 128, 256, 512)
+    assert len(study.shapes) == 49
+    assert not study.figures
+    assert set(study.backends) == {"eager", "torchscript", "onnx"}
+
+
+@pytest.mark.parametrize("name", ["seed-bert", "seed-gpt", "seed-gpt2-medium"])
+def test_the_seeds_presets_have_all_its_rows_and_what_explains_them(name: str) -> None:
+    preset = presets.load(name)
+    assert (preset.rounds, preset.grad, preset.naive_timer, preset.backends[0]) == (3, True, True, "eager")
+    of_this_model = [row for row in preset.figures["rows"] if row["model"] == preset.model]
+    assert of_model(preset.figures, preset.model, preset.shapes)["rows"] == of_this_model
+    assert {Shape(row["batch"], row["length"]) for row in of_this_model} == set(preset.shapes)
+
+
+def test_a_preset_gives_what_the_call_leaves_open(own: Path, tmp_path: Path) -> None:
+    done = bench.compare(preset=own, artifacts=tmp_path / "store", output=tmp_path / "run.jsonl", **FAST)
+    assert [str(shape) for shape in done.grid.shapes] == ["1×16", "2×8"]
+    assert [contestant.label for contestant in done.grid.contestants] == ["null", "null:instant"]
+    assert (done.grid.model, done.plan.rounds, done.plan.naive_timer) == ("bert-tiny", 1, True)
+    assert done.preset == {"name": str(own), "title": "Mine", "source": "nobody"}
+    words = shlex.split(done.command)
+    assert words[:4] == ["bench", "compare", "--model", "bert-tiny"]
+    assert words[words.index("--preset") + 1] == str(own)
+    assert "--batches" not in words  # 1×8 and 2×16 would come with them
+    again = read_run(tmp_path / "run.jsonl")
+    assert (again.preset, again.published, again.schema) == (done.preset, done.published, 3)
+    row = next(row for row in again.rows() if row["batch"] == 2)
+    assert (row["published_ms"], row["published_verdict"]) == (2.0, "possible")
+    repeat = shlex.split(next(record.repeat for record in done.records if record.batch == 2))
+    assert "--preset" not in repeat
+    assert repeat[repeat.index("--lengths") + 1] == "8"
+
+
+def test_what_is_given_beside_a_preset_wins_and_the_command_says_both(own: Path, tmp_path: Path) -> None:
+    done = bench.compare(
+        "gpt-tiny", preset=own, backends="null", lengths=[4], rounds=2, naive_timer=False, budget="1h",
+        artifacts=tmp_path / "store", output=tmp_path / "run.jsonl", **FAST,
+    )  # fmt: skip
+    assert [str(shape) for shape in done.grid.shapes] == ["1×4", "2×4"]
+    assert (done.plan.rounds, done.plan.naive_timer, len(done.grid.contestants)) == (2, False, 1)
+    assert done.published == {}  # they are of another model
+    words = shlex.split(done.command)
+    given = {"--model": "gpt-tiny", "--preset": str(own), "--backends": "null", "--lengths": "4", "--batches": "1,2"}
+    given |= {"--rounds": "2", "--budget": "1h"}
+    assert {name: words[words.index(name) + 1] for name in given} == given
+    assert "--no-naive-timer" in words
+    assert "--naive-timer" not in words
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **options) -> bench.Run:
+    """The run that a call would measure."""
+
+    class StopError(Exception):
+        pass
+
+    found = []
+
+    def stop(run, *rest, **more):
+        found.append(run)
+        raise StopError
+
+    monkeypatch.setattr("bench.api._measure", stop)
+    with pytest.raises(StopError):
+        bench.compare(device="cpu", threads=1, weights="random", artifacts=tmp_path, **options)
+    return found[0]
+
+
+def test_autograd_of_a_preset_goes_with_eager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def labels(**options) -> list[str]:
+        run = planned(monkeypatch, tmp_path, preset="seed-bert", **options)
+        return [contestant.label for contestant in run.grid.contestants]
+
+    assert labels() == ["eager", "eager:grad", "torchscript", "onnx"]
+    assert labels(backends="onnx") == ["onnx"]
+    assert labels(backends="onnx,eager") == ["onnx", "eager", "eager:grad"]
+    assert labels(grad=False) == ["eager", "torchscript", "onnx"]
+    with pytest.raises(UserError, match="--grad is eager's alone"):
+        bench.compare(preset="seed-bert", backends="onnx", grad=True)
+    without = planned(monkeypatch, tmp_path, preset="seed-bert", grad=False)
+    assert "--no-grad" in shlex.split(without.command)
+    assert len(without.published["rows"]) == 5
+    assert len(planned(monkeypatch, tmp_path, preset="seed-bert", batches=[1]).published["rows"]) == 2
+
+
+def test_the_defaults_without_a_preset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = planned(monkeypatch, tmp_path, model="bert-tiny")
+    assert [contestant.label for contestant in run.grid.contestants] == ["eager", "onnx", "torchscript"]
+    assert [str(shape) for shape in run.grid.shapes] == ["1×16", "1×128", "8×16", "8×128"]
+    assert (run.plan, run.preset, run.published, run.budget) == (TimingPlan(), {}, {}, None)
+    with pytest.raises(UserError, match="no model was given"):
+        bench.compare()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("seed-brt", "unknown preset 'seed-brt'; did you mean 'seed-bert'"),
+        ("", "unknown preset ''; use one of seed-bert, seed-gpt, seed-gpt2-medium, study"),
+        ("no/such.toml", "preset file 'no/such.toml' cannot be read (No such file"),
+    ],
+)
+def test_an_unknown_preset(name: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        presets.load(name)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("title = ", "titel = "), "titel: no such key; did you mean 'title'?"),
+        (('title = "Mine"', ""), "title: it is missing"),
+        (('title = "Mine"', "title = 3"), "title: 3 is not one line of text"),
+        (('title = "Mine"', "title = "), "cannot be read (Invalid value"),
+        (("shapes = [[2, 8], [1, 16]]", ""), "shapes: it is missing"),
+        (("shapes = [[2, 8], [1, 16]]", "batches = [1]"), "lengths: it is missing"),
+        (("[[2, 8], [1, 16]]", "[[2, 8, 1]]"), "is not a list of [batch, length] pairs"),
+        (("[[2, 8], [1, 16]]", "[[2, 0]]"), "is not a list of [batch, length] pairs"),
+        (("[[2, 8], [1, 16]]", "[[true, 1]]"), "is not a list of [batch, length] pairs"),
+        (("[[2, 8], [1, 16]]", "[]"), "is not a list of [batch, length] pairs"),
+        (("rounds = 1", "lengths = [1]"), "shapes: it is given beside batches or lengths"),
+        (("rounds = 1", "rounds = 0"), "rounds: 0 is not a number of rounds"),
+        (("rounds = 1", "rounds = 1.5"), "rounds: 1.5 is not a number of rounds"),
+        (("rounds = 1", "grad = 1"), "grad: 1 is not true or false"),
+        (("rounds = 1", 'task = "base "'), "task: 'base ' is not one of base, lm"),
+        (("rounds = 1", 'precisions = ["fp33"]'), "precisions: unknown precision 'fp33'; did you mean 'fp32'"),
+        (('"null:instant"', '"nul"'), "backends: unknown backend 'nul'; did you mean 'null'"),
+        (("mine.json", "rtx3091"), "figures: no figures 'rtx3091'; did you mean 'rtx3090'?"),
+        (("mine.json", "none.json"), "figures: 'none.json' holds none that can be read (No such file"),
+        (("mine.json", "bad.json"), "figures: 'bad.json' holds none that can be read (KeyError: 'card')"),
+    ],
+)
+def test_a_damaged_preset_is_one_line_with_file_key_and_cause(own: Path, change: tuple[str, str], message: str) -> None:
+    own.with_name("bad.json").write_text('{"about": "x"}')
+    assert change[0] in OWN
+    own.write_text(OWN.replace(*change))
+    with pytest.raises(UserError) as caught:
+        presets.load(own)
+    assert str(caught.value).startswith(f"preset file '{own}'")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_figures_that_are_none_are_refused(own: Path) -> None:
+    path = own.with_name("mine.json")
+    good = json.loads(path.read_text())
+    for change in (
+        {"about": 3}, {"card": good["card"] | {"memory_bytes": 0}}, {"card": good["card"] | {"precision": "fp33"}},
+        {"rows": [good["rows"][0] | {"batch": 0}]}, {"rows": [good["rows"][0] | {"ms": [-1.0]}]},
+        {"rows": [good["rows"][0] | {"model": "other"}]}, {"rows": [good["rows"][0] | {"status": "fine"}]},
+    ):  # fmt: skip
+        path.write_text(json.dumps(good | change))
+        with pytest.raises(UserError, match=r"figures: 'mine\.json' holds none that can be read"):
+            presets.load(own)
+
+
+def test_presets_are_listed_and_their_command_line_lets_options_win(cli: Callable, own: Path, tmp_path: Path) -> None:
+    listed = cli("list", "presets")
+    assert listed.returncode == 0, listed.stderr
+    for name in presets.names():
+        assert f"\n{name} " in f"\n{listed.stdout}"
+    assert "1×1 1×512 16×512 32×512 64×512" in listed.stdout
+    assert "batches 1,2,4,8,16,32,64; lengths 8,16,32,64,128,256,512" in listed.stdout
+    assert "beside ours: 9 published rows, NVIDIA GeForce RTX 3090" in listed.stdout
+    arguments = [
+        "--preset",
+        str(own),
+        "--backends",
+        "null:instant",
+        "--device",
+        "cpu",
+        "--max-seconds-per-cell",
+        "0.02",
+    ]
+    done = cli("compare", *arguments, "--no-naive-timer", "--columns", "us-per-step", "--output", "run.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "us/step" in done.stdout
+    assert "Published: NVIDIA GeForce RTX 3090" in done.stdout
+    run = read_run(tmp_path / "run.jsonl")
+    assert [contestant.label for contestant in run.grid.contestants] == ["null:instant"]
+    assert (run.plan.naive_timer, run.plan.rounds, len(run.grid.shapes)) == (False, 1, 2)
