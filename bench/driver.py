@@ -115,6 +115,13 @@ class Driver(ABC, Generic[Point, Outcome]):
     def needs_more(self, point: Point, smaller: Point) -> bool:
         """True when whoever ran out of memory at `smaller` will at `point` too."""
 
+    def begin_group(self, groups_left: int) -> None:
+        """Note that one of so many groups of contestants, which are timed one after another, begins."""
+
+    def foreseen(self, contestant: Contestant, point: Point) -> WorkerError | None:
+        """Why a cell need not be tried, from what was measured before it."""
+        return None
+
     def measure(self, begin: Callable[[], None], progress: Callable[[list[Outcome]], None]) -> float | None:
         """Measure every cell that has no record; returns this process's CPU time over the wall time of turns.
 
@@ -127,13 +134,13 @@ class Driver(ABC, Generic[Point, Outcome]):
             noun = "worker" if loaded == 1 else "workers"
             self.say(f"measuring; {loaded} {noun} loaded in {time.monotonic() - started:.1f} s")
             begin()
-            for group in groups:
+            for index, group in enumerate(groups):
+                self.begin_group(len(groups) - index)
                 for point in self.points():
                     recorded = self.recorded(point)
                     wanted = [contestant for contestant in group if contestant not in recorded]
                     if not wanted:
                         continue
-                    self.workers.load(wanted)
                     outcomes = self._measure_point(point, wanted)
                     for outcome in outcomes:
                         self.append(self.keep(outcome))
@@ -146,6 +153,7 @@ class Driver(ABC, Generic[Point, Outcome]):
         return share
 
     def _measure_point(self, point: Point, group: Sequence[Contestant]) -> list[Outcome]:
+        self.workers.load(group)
         cells = {contestant: Measured(error=self._known_outcome(contestant, point)) for contestant in group}
         if len(group) < len(self.grid.contestants):  # the others are not loaded, or were measured before a resume
             for cell in cells.values():
@@ -170,7 +178,7 @@ class Driver(ABC, Generic[Point, Outcome]):
                 return WorkerError("skipped", f"a smaller cell, {smaller}, ran out of memory")
         if self.workers.is_given_up(contestant):
             return WorkerError("skipped", f"given up after {STRIKES} dead or hung workers in a row")
-        return None
+        return self.foreseen(contestant, point)
 
     def _take_rounds(self, point: Point, cells: Mapping[Contestant, Measured]) -> None:
         """Warm every contestant up, go round them in seeded random order, then judge what was timed."""
@@ -244,7 +252,7 @@ class Driver(ABC, Generic[Point, Outcome]):
 
     def _retry_alone(self, point: Point, contestant: Contestant, cell: Measured) -> Measured:
         """Measure a cell that ran out of memory once more with every other worker gone."""
-        self.say(f"{contestant.label} ran out of memory at {point}; trying it alone")
+        self.say(f"{contestant.label} has not enough memory at {point} beside the others; trying it alone")
         self.workers.close()
         self.workers.load([contestant])
         if contestant not in self.workers.loaded:

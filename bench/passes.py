@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from bench import conditions
+from bench.budget import Spending
+from bench.channel import WorkerError
 from bench.driver import PEAKS_OF_MEMORY, Append, Driver, Measured
 from bench.parity.verdict import TOLERANCES, worst_case
 from bench.preparation import Preparation
 from bench.records import Record, Run
 from bench.references import Say
-from bench.runfile import record_line
+from bench.runfile import record_line, spent_line
 from bench.spec import Contestant, Shape, command_of
 from bench.warnings import warnings_of
 
@@ -28,12 +31,37 @@ class Passes(Driver[Shape, Record]):
         "naive_rounds": "naive_ns",
     }
 
-    def __init__(self, run: Run, prepared: Preparation, append: Append, say: Say) -> None:
+    def __init__(
+        self, run: Run, prepared: Preparation, append: Append, say: Say, spending: Spending | None = None
+    ) -> None:
         super().__init__(prepared, run.plan, append, say)
         self.run = run
+        self.spending = spending or Spending(None, run.grid.shapes, lambda shape: 0.0)
 
     def points(self) -> Sequence[Shape]:
-        return self.grid.shapes
+        return self.spending.order
+
+    def begin_group(self, groups_left: int) -> None:
+        self.spending.begin(groups_left)
+
+    def _measure_point(self, point: Shape, group: Sequence[Contestant]) -> list[Record]:
+        if reason := self.spending.refusal(point, len(group)):
+            return [self.record(point, who, Measured(error=WorkerError("skipped", reason))) for who in group]
+        started = time.monotonic()
+        records = super()._measure_point(point, group)
+        self.spending.note(point, len(group), time.monotonic() - started)
+        if self.run.budget is not None:
+            self.run.spent_seconds = self.spending.spent_seconds
+            self.append(spent_line(self.run.spent_seconds))
+        return records
+
+    def foreseen(self, contestant: Contestant, point: Shape) -> WorkerError | None:
+        peaks = {
+            record.shape: record.memory["peak"]["peak_process_bytes"]
+            for record in self.run.records
+            if record.contestant == contestant and record.memory.get("peak", {}).get("peak_process_bytes")
+        }
+        return self.workers.without_room(contestant, point, peaks)
 
     def recorded(self, point: Shape) -> Collection[Contestant]:
         return {record.contestant for record in self.run.records if record.shape == point}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from bench import machine
+from bench import capacity, machine
 from bench.channel import Worker, WorkerError
 from bench.errors import BenchError
 from bench.preparation import Preparation
-from bench.spec import Contestant
+from bench.spec import Contestant, Shape
 from bench.worker import start
 
 #: Deaths or hangs in a row after which a contestant's remaining cells are skipped.
@@ -95,6 +95,22 @@ class Workers:
     def is_given_up(self, contestant: Contestant) -> bool:
         """True after `STRIKES` deaths or hangs in a row."""
         return self.strikes.get(contestant, 0) >= STRIKES
+
+    def without_room(self, contestant: Contestant, shape: Shape, peaks: Mapping[Shape, int]) -> WorkerError | None:
+        """Why a cell would exceed the host's memory, as far as its `peaks` (bytes) at smaller shapes foretell it.
+
+        "skipped" where it would even alone, "oom" where it would beside the others. A GPU's allocator refuses at once
+        and harms nobody; the host's kernel first takes the memory of everything else, and may swap for hours.
+        """
+        if self.grid.device != "cpu" or capacity.foreseen_bytes(peaks, shape) is None:
+            return None
+        held = {who: self.memory.get(who, {}).get("process_bytes", 0) for who in self.loaded}
+        free = machine.available_memory_bytes()
+        if reason := capacity.refusal(peaks, shape, free + sum(held.values())):
+            return WorkerError("skipped", reason)
+        if reason := capacity.refusal(peaks, shape, free + held.get(contestant, 0)):
+            return WorkerError("oom", reason)
+        return None
 
     def groups(self) -> list[tuple[Contestant, ...]]:
         """Contestants that take turns: all of them, loaded now, or each alone where memory does not hold all."""
