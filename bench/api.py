@@ -5,23 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from bench import machine
-from bench.errors import UserError
+from backends import load_class
+from bench import machine, peaks, presets
+from bench.budget import Budget, Spending, choose, parse_budget
+from bench.errors import BenchError, UserError
+from bench.guesses import Pace, guessed_cell_seconds, guessed_seconds, most_cell_seconds, most_shape_seconds
 from bench.passes import Passes
 from bench.preparation import Preparation
-from bench.records import SCHEMA, Record, Run
+from bench.presets import Preset
+from bench.records import OLDEST_RESUMED_SCHEMA, Record, Run
 from bench.runfile import RunFile, peaks_line, read_run
 from bench.spec import (
-    DEFAULT_BATCHES,
-    DEFAULT_LENGTHS,
     TARGET_PRECISION,
     Contestant,
     Grid,
-    Shape,
     TimingPlan,
     check_lengths,
     check_seed,
@@ -29,18 +31,12 @@ from bench.spec import (
     parse_boundary,
     parse_contestants,
     parse_share,
-    parse_sizes,
 )
 from exporters import checkpoint, sources
 from exporters.store import ArtifactStore, recipe_key
 
 DEFAULT_ARTIFACTS = "artifacts"
 DEFAULT_BACKENDS = ("eager", "onnx", "torchscript")
-
-#: Rough speed that a plan's time is guessed from, in FLOP/s: per thread on the CPU, per GPU.
-GUESSED_FLOPS = {"cpu": 4e10, "cuda": 2e13}
-#: The pause before a turn and the calls that settle it.
-SECONDS_BESIDE_A_TURN = 0.11
 
 
 @dataclass
@@ -53,23 +49,25 @@ class Listener:
 
 
 def compare(
-    model: str,
+    model: str | None = None,
     *,
-    backends: str | Iterable[str] = DEFAULT_BACKENDS,
-    batches: str | Iterable[int] = DEFAULT_BATCHES,
+    preset: str | Path | None = None,
+    backends: str | Iterable[str] | None = None,
+    batches: str | Iterable[int] | None = None,
     lengths: str | Iterable[int] | None = None,
     device: str = "auto",
-    precisions: str | Iterable[str] = ("fp32",),
+    precisions: str | Iterable[str] | None = None,
     threads: int | None = None,
     weights: str = "auto",
-    task: str = "base",
-    rounds: int = TimingPlan.rounds,
+    task: str | None = None,
+    rounds: int | None = None,
     max_seconds_per_cell: float = TimingPlan.seconds_per_cell,
     target_precision: str | float | None = None,
-    naive_timer: bool = False,
+    naive_timer: bool | None = None,
     boundary: str = "device",
-    grad: bool = False,
+    grad: bool | None = None,
     timeout: float = TimingPlan.timeout_seconds,
+    budget: str | float | None = None,
     plan: TimingPlan | None = None,
     seed: int = 0,
     output: str | Path | None = None,
@@ -78,34 +76,48 @@ def compare(
 ) -> Run:
     """Export, time and judge `model` on every backend at every batch × length; returns the Run.
 
-    `backends` are names like "eager" or "compile:max-autotune"; `lengths` are in tokens and
-    default to those of 16, 128 and 512 that the model has positions for. `target_precision` is a share or
+    `preset` is a name that `bench list presets` shows or the path of a .toml file; what is given beside it replaces
+    its own. Without one, `backends` (names like "eager" or "compile:max-autotune") are eager, onnx and torchscript,
+    `batches` 1 and 8, `precisions` fp32, `task` "base" and `rounds` 10; `lengths` are in tokens and default to
+    those of 16, 128 and 512 that the model has positions for. `target_precision` is a share or
     "2%" (default: 2 % on the CPU, 1 % on a GPU). `boundary` "host" times copies from and to the host. `grad`
-    adds eager with autograd on. `plan` settles every detail of timing, in place of `rounds`,
+    adds eager with autograd on. `budget` ("20m", "90s", "1h", or seconds) is what the run may last in all; what does
+    not fit is left out. `plan` settles every detail of timing, in place of `rounds`,
     `max_seconds_per_cell`, `target_precision`, `naive_timer` and `timeout` (seconds). Records are written to
     `output` (default: a new file under ARTIFACTS/runs) as they come. Raises UserError for wrong
     input before anything starts, and BenchError when the run cannot go on.
     """
-    contestants = parse_contestants(backends, precisions)
-    if grad:
+    begun = time.monotonic()
+    given = presets.load(preset) if preset is not None else None
+    if model is None and given is None:
+        raise UserError("no model was given; name one, e.g. bert, or a preset")
+    name = model if model is not None else given.model if given else ""
+    wanted = given.backends if given else DEFAULT_BACKENDS
+    contestants = parse_contestants(
+        wanted if backends is None else backends,
+        (given.precisions if given else ("fp32",)) if precisions is None else precisions,
+    )
+    has_eager = any(contestant.backend == "eager" for contestant in contestants)
+    if grad or (grad is None and given and given.grad and has_eager):
         contestants = _with_grad(contestants)
     parse_boundary(boundary)
-    batch_sizes = parse_sizes(batches, "--batches")
-    length_sizes = None if lengths is None else parse_sizes(lengths, "--lengths")
     check_seed(seed)
-    budget = machine.thread_budget(threads)
+    budgeted = None if budget is None else parse_budget(budget)
+    threads = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
-    source = sources.resolve(model, weights=weights, task=task, seed=seed)
-    if length_sizes is None:
-        length_sizes = tuple(n for n in DEFAULT_LENGTHS if source.positions is None or n <= source.positions)
-    shapes = tuple(Shape(batch, length) for batch in batch_sizes for length in length_sizes)
-    check_lengths(shapes, model, source.positions)
-    grid = Grid(model, contestants, shapes, settled_device, budget, weights, task, seed, boundary)
+    task = task if task is not None else given.task if given else "base"
+    source = sources.resolve(name, weights=weights, task=task, seed=seed)
+    shapes = presets.shapes_of(given, batches, lengths, source.positions)
+    check_lengths(shapes, name, source.positions)
+    grid = Grid(name, contestants, shapes, settled_device, threads, weights, task, seed, boundary)
     if target_precision is None:
         target_precision = TARGET_PRECISION[settled_device]
-    share = parse_share(target_precision, "--target-precision")
     plan = plan or TimingPlan(
-        rounds, max_seconds_per_cell, timeout_seconds=timeout, target_precision=share, naive_timer=naive_timer
+        rounds if rounds is not None else given.rounds if given else TimingPlan.rounds,
+        max_seconds_per_cell,
+        timeout_seconds=timeout,
+        target_precision=parse_share(target_precision, "--target-precision"),
+        naive_timer=naive_timer if naive_timer is not None else bool(given and given.naive_timer),
     )
     now = datetime.now(UTC)
     run = Run(
@@ -116,13 +128,50 @@ def compare(
         checkpoint=recipe_key(checkpoint.recipe(source)),
         command="",
         started=now.isoformat(timespec="seconds"),
-        path=Path(output) if output else default_output(Path(artifacts), model, now),
+        path=Path(output) if output else default_output(Path(artifacts), name, now),
     )
-    run.command = command_of(grid, run.plan, grid.contestants, grid.shapes)
+    if given is not None:
+        run.preset = {"name": given.name, "title": given.title, "source": given.source}
+        run.published = given.published(grid)
+    has_sizes = given is None or shapes != given.shapes
+    run.command = command_of(grid, plan, contestants, shapes, _beside(run, given, budgeted), has_sizes)
     assert run.path is not None
     store = ArtifactStore(Path(artifacts))
     with sole_writer(store, run.path):
-        return _measure(run, source, store, listener or Listener(), is_new=True)
+        if budgeted is not None:
+            _keep_within(run, source, store, *budgeted, (listener or Listener()).say)
+        return _measure(run, source, store, listener or Listener(), is_new=True, begun=begun)
+
+
+def _beside(run: Run, given: Preset | None, budgeted: tuple[str, float] | None) -> list[str]:
+    """Words of the run's command that stand beside the options of its grid and plan."""
+    words = []
+    if given is not None:
+        words += ["--preset", given.name]
+        has_grad = any((c.backend, c.variant) == ("eager", "grad") for c in run.grid.contestants)
+        words += ["--no-grad"] if given.grad and not has_grad else []
+        words += ["--no-naive-timer"] if given.naive_timer and not run.plan.naive_timer else []
+    return words if budgeted is None else [*words, "--budget", budgeted[0]]
+
+
+def _keep_within(
+    run: Run, source: sources.ModelSource, store: ArtifactStore, text: str, seconds: float, say: Callable[[str], None]
+) -> None:
+    """Choose the shapes that the budget of `seconds` has time for, by what is known of this machine's speed."""
+    grid = run.grid
+    classes = {load_class(contestant.backend) for contestant in grid.contestants}
+    if any(backend.computes_the_model for backend in classes):
+        precisions = sorted({contestant.precision for contestant in grid.contestants})
+        try:
+            run.peaks = peaks.measure(store.root, grid.device, precisions, grid.threads, run.plan.timeout_seconds, say)
+        except BenchError as error:
+            say(f"the budget is shared out by a guess, as the machine's peaks could not be measured: {error}")
+    guesses = {shape: most_shape_seconds(source, run, shape) for shape in grid.shapes}
+    run.budget = Budget(text, seconds, choose(grid.shapes, guesses, seconds))
+    left_out = [str(shape) for shape in grid.shapes if shape not in set(run.budget.kept)]
+    total = sum(guesses[shape] for shape in run.budget.kept)
+    fits = f"--budget {text} has time for {len(run.budget.kept)} of {len(grid.shapes)} shapes (about {total:.0f} s)"
+    say(fits + (f"; left out: {', '.join(left_out)}" if left_out else ""))
 
 
 def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, listener: Listener | None = None) -> Run:
@@ -130,6 +179,7 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
 
     Raises UserError when `path` is no run, or was begun on another machine.
     """
+    begun = time.monotonic()
     store = ArtifactStore(Path(artifacts))
     with sole_writer(store, Path(path)):
         run = read_run(Path(path))
@@ -148,13 +198,13 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
         if run.is_complete and not torn:
             (listener or Listener()).say(f"nothing is left to measure in {path}")
             return run
-        if run.schema < SCHEMA:
+        if run.schema < OLDEST_RESUMED_SCHEMA:
             raise UserError(
                 f"{str(path)!r} was begun by an older bench (schema {run.schema}), under other rules; start a new run"
             )
         run.records = [record for record in run.records if record.shape not in torn or record.turns == "sequential"]
         run.is_complete = False
-        return _measure(run, source, store, listener or Listener(), is_new=False)
+        return _measure(run, source, store, listener or Listener(), is_new=False, begun=begun)
 
 
 def _with_grad(contestants: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
@@ -187,25 +237,39 @@ def default_output(artifacts: Path, model: str, now: datetime) -> Path:
     return artifacts / "runs" / f"{name}-{now:%Y%m%d-%H%M%S-%f}.jsonl"
 
 
-def _measure(run: Run, source: sources.ModelSource, store: ArtifactStore, listener: Listener, is_new: bool) -> Run:
+def _measure(
+    run: Run, source: sources.ModelSource, store: ArtifactStore, listener: Listener, is_new: bool, begun: float
+) -> Run:
     assert run.path is not None
     file = RunFile(run.path)
     if is_new:
         file.create(run)
     else:
         file.rewrite(run)
-    prepared = Preparation(run.grid, source, store, run.plan.timeout_seconds, listener.say)
+    grid, budget = run.grid, run.budget
+
+    spending = Spending(
+        budget, grid.shapes, partial(most_cell_seconds, source, run), run.spent_seconds + time.monotonic() - begun
+    )
+    kept = grid if budget is None else replace(grid, shapes=tuple(s for s in grid.shapes if s in set(budget.kept)))
+    prepared = Preparation(kept, source, store, run.plan.timeout_seconds, listener.say)
     listener.plan(run, prepared)
     pace = Pace(guessed_seconds(source, run))
 
     def progress(records: list[Record]) -> None:
-        done = sum(guessed_cell_seconds(source, run, record.shape) for record in records)
+        done = sum(
+            guessed_cell_seconds(source, run, record.shape) for record in records if record.shape in set(kept.shapes)
+        )
         listener.progress(records, pace.seconds_left_after(done))
 
     try:
         prepared.make()
-        _note_peaks(run, prepared, file)
-        run.parent_cpu_share = Passes(run, prepared, file.append, listener.say).measure(pace.start, progress)
+        if is_new and run.peaks is not None:  # the budget's choice has measured them
+            file.append(peaks_line(run.peaks))
+        else:
+            _note_peaks(run, prepared, file)
+        passes = Passes(run, prepared, file.append, listener.say, spending)
+        run.parent_cpu_share = passes.measure(pace.start, progress)
         run.is_complete = True
         if any(run.is_implausible(record) for record in run.records):
             listener.say("some cells lie below their floor; is it the floor that is wrong?")
@@ -223,37 +287,3 @@ def _note_peaks(run: Run, prepared: Preparation, file: RunFile, again: bool = Fa
     run.peaks = prepared.peaks(again=again) or run.peaks
     if run.peaks is not None:
         file.append(peaks_line(run.peaks))
-
-
-class Pace:
-    """Time left, from the guessed seconds of what is left and how the guess has held so far."""
-
-    def __init__(self, guessed_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.left, self.done, self._clock = guessed_seconds, 0.0, clock
-        self.start()
-
-    def start(self) -> None:
-        """Note that measuring begins now."""
-        self._started = self._clock()
-
-    def seconds_left_after(self, guessed: float) -> float:
-        """Seconds left once what was guessed to take `guessed` seconds is done."""
-        self.done += guessed
-        self.left = max(0.0, self.left - guessed)
-        return self.left * (self._clock() - self._started) / self.done if self.done else self.left
-
-
-def guessed_seconds(source: sources.ModelSource, run: Run) -> float:
-    """Rough seconds until every cell of `run` has its record; a plan's guess and no figure."""
-    recorded = {(record.shape, record.contestant) for record in run.records}
-    return sum(guessed_cell_seconds(source, run, cell[0]) for cell in run.grid.cells() if cell not in recorded)
-
-
-def guessed_cell_seconds(source: sources.ModelSource, run: Run, shape: Shape) -> float:
-    """Rough seconds that one contestant takes at one shape."""
-    grid, plan = run.grid, run.plan
-    speed = GUESSED_FLOPS[grid.device] * (grid.threads if grid.device == "cpu" else 1)
-    call = source.flops(shape.batch, shape.length) / speed
-    warm_up = max(plan.warmup_calls * call, plan.warmup_seconds)
-    rounds = min(max(plan.rounds, plan.least_rounds), max(plan.least_rounds, plan.seconds_per_cell / max(call, 1e-9)))
-    return 3 * call + warm_up + rounds * (max(plan.turn_seconds, call) + SECONDS_BESIDE_A_TURN)

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import conditions, statistics
+from bench.budget import Budget
 from bench.errors import BenchError
 from bench.floor import Floor, floor_ns, is_implausible, share
 from bench.peaks import Peaks
+from bench.published import JudgedRow, judge
 from bench.rows import COLUMNS, row
 from bench.spec import Contestant, Grid, Shape, TimingPlan
 
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 2
+SCHEMA = 3
+#: Runs of this schema on can be gone on with; what came later adds to them and changes nothing.
+OLDEST_RESUMED_SCHEMA = 2
 STATUSES = ("ok", "unsupported", "oom", "failed", "timeout", "skipped")
 #: High end of a ratio's interval over its low end beyond which its middle is no speed-up to be printed.
 UNSTEADY = 2.0
@@ -140,6 +144,13 @@ class Run:
     """What this machine can do at most."""
     schema: int = SCHEMA
     """Of the file that it was read from."""
+    preset: dict[str, str] = field(default_factory=dict)
+    """Name, title and source of the preset that it began with; empty without one."""
+    published: dict[str, Any] = field(default_factory=dict)
+    """Figures of others for some of its shapes, as bench/published.py has them; empty without any."""
+    budget: Budget | None = None
+    spent_seconds: float = 0.0
+    """Of its budget, so far."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -217,6 +228,14 @@ class Run:
             return baseline.status == record.status == "ok"
         return all(cell.is_comparable and not self.is_implausible(cell) for cell in (baseline, record))
 
+    def is_left_out(self, record: Record) -> bool:
+        """True for a cell that the run's budget had no time for."""
+        return self.budget is not None and (record.status, record.reason) == ("skipped", self.budget.reason)
+
+    def published_row(self, shape: Shape) -> JudgedRow | None:
+        """The published figure at `shape`, judged; None where the run has none."""
+        return next((row for row in judge(self.published) if row.shape == shape), None) if self.published else None
+
     @property
     def exit_code(self) -> int:
         """parity.md rule 10: 3 something is broken; 0 all measured cells equivalent or better; 1 anything else.
@@ -233,6 +252,8 @@ class Run:
 
     def header(self) -> dict[str, Any]:
         """The first line of the file."""
+        optional: dict[str, Any] = {"preset": self.preset, "published": self.published}
+        optional["budget"] = self.budget.to_json() if self.budget else None
         return {
             "kind": "run",
             "schema": SCHEMA,
@@ -243,6 +264,7 @@ class Run:
             "checkpoint": self.checkpoint,
             "command": self.command,
             "started": self.started,
+            **{name: value for name, value in optional.items() if value},
         }
 
 

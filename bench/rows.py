@@ -18,7 +18,8 @@ COLUMNS = (
     "calls_per_sample", "unmet", "speedup_low", "speedup_high", "verdict", "enqueue_median_ms", "pipelined_median_ms",
     "naive_median_ms", "host_share", "gflop", "floor_ms", "floor_share", "implausible", "tainted", "parameters_bytes",
     "allocated_bytes", "reserved_bytes", "process_bytes", "device_process_bytes", "peak_process_bytes",
-    "peak_allocated_bytes", "key_value_bytes_per_sequence",
+    "peak_allocated_bytes", "key_value_bytes_per_sequence", "us_per_step", "published_ms", "published_verdict",
+    "published_us_per_step",
 )  # fmt: skip
 _OF_THE_RECORD = (
     "model", "backend", "variant", "precision", "device", "batch", "length", "status", "reason", "weights", "copy",
@@ -37,6 +38,9 @@ def row(run: Run, record: Record) -> dict[str, Any]:
     loaded, peak = record.memory.get("loaded", {}), record.memory.get("peak", {})
     values |= {name: held for name, held in (loaded | peak).items() if name in COLUMNS}
     values["key_value_bytes_per_sequence"] = record.memory.get("key_value_bytes_per_sequence")
+    if published := run.published_row(record.shape):
+        values |= {"published_ms": published.median_ms, "published_verdict": published.verdict}
+        values["published_us_per_step"] = published.us_per_step
     if record.samples:
         values |= _times(record) | _against_others(run, record) | _limits(run, record)
     return values
@@ -45,6 +49,7 @@ def row(run: Run, record: Record) -> dict[str, Any]:
 def _times(record: Record) -> dict[str, Any]:
     q1, median, q3 = (value / 1e6 for value in statistics.quartiles(record.samples))
     found: dict[str, Any] = {"median_ms": median, "q1_ms": q1, "q3_ms": q3, "ms_per_sample": median / record.batch}
+    found["us_per_step"] = 1e3 * median / record.length
     found["tokens_per_second"] = record.batch * record.length / (median / 1e3)
     if interval := statistics.median_interval(record.rounds):
         found |= {"median_low_ms": interval.low / 1e6, "median_high_ms": interval.high / 1e6}

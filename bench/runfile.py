@@ -6,6 +6,8 @@ Schema history
 2  (0.1.0)  records gain copy, calls_per_sample, enqueue_, pipelined_ and naive_rounds, unmet, memory, operations and
             conditions; a plan target_precision, warmup_most_seconds and naive_timer; a grid boundary;
             {"kind": "peaks"} lines hold what the machine can do at most, and the last one counts.
+3  (0.1.0)  the header may have preset, published (figures of others) and budget; {"kind": "spent"} lines hold the
+            seconds of a budget that were spent so far, and the last one counts.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench import published
+from bench.budget import Budget
 from bench.errors import UserError
 from bench.linesfile import LinesFile, read_lines
 from bench.peaks import Peaks
@@ -41,7 +45,8 @@ class RunFile:
     def rewrite(self, run: Run) -> None:
         """Replace the file with `run` as it is in memory, written aside and renamed."""
         peaks = [peaks_line(run.peaks)] if run.peaks else []
-        self._lines.rewrite([run.header(), *peaks, *(record_line(record) for record in run.records)])
+        spent = [spent_line(run.spent_seconds)] if run.budget else []
+        self._lines.rewrite([run.header(), *peaks, *spent, *(record_line(record) for record in run.records)])
 
 
 def record_line(record: Record) -> dict[str, Any]:
@@ -52,6 +57,11 @@ def record_line(record: Record) -> dict[str, Any]:
 def peaks_line(peaks: Peaks) -> dict[str, Any]:
     """What the machine can do at most as a line of the file."""
     return {"kind": "peaks", "peaks": peaks.to_json()}
+
+
+def spent_line(seconds: float) -> dict[str, Any]:
+    """What was spent of a budget so far as a line of the file."""
+    return {"kind": "spent", "seconds": round(seconds, 3)}
 
 
 def read_run(path: Path) -> Run:
@@ -69,6 +79,9 @@ def read_run(path: Path) -> Run:
             started=header["started"],
             path=path,
             schema=header["schema"],
+            preset=header.get("preset", {}),
+            published=header.get("published", {}),
+            budget=Budget.from_json(header["budget"]) if header.get("budget") else None,
         )
         _check_header(run)
         for line in lines[1:]:
@@ -78,6 +91,8 @@ def read_run(path: Path) -> Run:
                 run.records.append(record)
             elif line["kind"] == "peaks":
                 run.peaks = Peaks.from_json(line["peaks"])
+            elif line["kind"] == "spent":
+                run.spent_seconds = float(line["seconds"])
             elif line["kind"] == "end":
                 run.is_complete = True
                 run.parent_cpu_share = line.get("parent_cpu_share")
@@ -96,6 +111,12 @@ def _check_header(run: Run) -> None:
     cards = run.fingerprint.get("gpus", [])
     if not all(isinstance(group, dict) for group in groups) or not isinstance(cards, list):
         raise TypeError("the fingerprint is none")
+    if not isinstance(run.preset, dict) or not all(isinstance(text, str) for text in run.preset.values()):
+        raise TypeError("the preset is none")
+    if run.published:
+        published.check(run.published)
+    if run.budget and not set(run.budget.kept) <= set(run.grid.shapes):
+        raise ValueError("a budget for shapes that were not planned")
 
 
 def _check_record(record: Record, run: Run) -> None:

@@ -272,13 +272,26 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def command_of(grid: Grid, plan: TimingPlan, contestants: Sequence[Contestant], shapes: Sequence[Shape]) -> str:
-    """The command line that measures `contestants` at `shapes` under the options of `grid` and `plan`."""
+def command_of(
+    grid: Grid,
+    plan: TimingPlan,
+    contestants: Sequence[Contestant],
+    shapes: Sequence[Shape],
+    beside: Sequence[str] = (),
+    has_sizes: bool = True,
+) -> str:
+    """The command line that measures `contestants` at `shapes` under the options of `grid` and `plan`.
+
+    `beside` are further words of it, e.g. a preset; where that gives the shapes, `has_sizes` is False.
+    """
+    sizes = {
+        "--batches": ",".join(str(batch) for batch in dict.fromkeys(shape.batch for shape in shapes)),
+        "--lengths": ",".join(str(length) for length in dict.fromkeys(shape.length for shape in shapes)),
+    }
     options = {
         "--model": grid.model,
         "--backends": ",".join(dict.fromkeys(contestant.label for contestant in contestants)),
-        "--batches": ",".join(str(batch) for batch in dict.fromkeys(shape.batch for shape in shapes)),
-        "--lengths": ",".join(str(length) for length in dict.fromkeys(shape.length for shape in shapes)),
+        **(sizes if has_sizes else {}),
         "--device": grid.device,
         "--precisions": ",".join(dict.fromkeys(contestant.precision for contestant in contestants)),
         "--threads": grid.threads,
@@ -292,4 +305,5 @@ def command_of(grid: Grid, plan: TimingPlan, contestants: Sequence[Contestant], 
         "--timeout": f"{plan.timeout_seconds:g}",
     }
     flags = ["--naive-timer"] if plan.naive_timer else []
-    return shlex.join(["bench", "compare", *(str(part) for option in options.items() for part in option), *flags])
+    words = (str(part) for option in options.items() for part in option)
+    return shlex.join(["bench", "compare", *words, *flags, *beside])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,10 @@ def command(
     model: Annotated[
         str, typer.Option(help="Built-in name (`bench list models`), folder of a saved model, or Hub id.")
     ] = "bert",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="A grid by name (`bench list presets`) or .toml file; options given beside it win."),
+    ] = None,
     backends: Annotated[
         str, typer.Option(help="Comma-separated backend[:variant]; speed-ups are against the first.")
     ] = "eager,onnx,torchscript",
@@ -57,12 +61,22 @@ def command(
     ] = "device",
     naive_timer: Annotated[
         bool,
-        typer.Option("--naive-timer", help="Also time calls without synchronising: wrong, to explain old figures."),
+        typer.Option(
+            "--naive-timer/--no-naive-timer",
+            help="Also time calls without synchronising: wrong, to explain old figures.",
+        ),
     ] = False,
     grad: Annotated[
-        bool, typer.Option("--grad", help="Also run eager with autograd on, to show what forgetting that costs.")
+        bool,
+        typer.Option("--grad/--no-grad", help="Also run eager with autograd on, to show what that costs."),
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 900.0,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for the whole run, e.g. 20m, 90s, 1h: thin the shapes to what fits.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Further columns of the table, e.g. us-per-step,ms-per-sample.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="File for the records (JSON Lines). [default: a new one under ARTIFACTS/runs]")
     ] = None,
@@ -77,7 +91,9 @@ def command(
     from bench import api
     from bench.errors import BenchError
     from bench.report import table
+    from bench.report.columns import parse_columns
 
+    further = parse_columns(columns)
     screen = _Screen(quiet)
     listener = api.Listener(screen.say, screen.plan, screen.progress)
     try:
@@ -85,23 +101,30 @@ def command(
             _refuse_other_options(context)
             run = api.resume(resume, artifacts=artifacts, listener=listener)
         else:
+            options: dict[str, Any] = {
+                "model": model,
+                "backends": backends,
+                "batches": batches,
+                "lengths": lengths,
+                "precisions": precisions,
+                "task": task,
+                "rounds": rounds,
+                "naive_timer": naive_timer,
+                "grad": grad,
+            }
+            if preset is not None:
+                options = {name: value for name, value in options.items() if _is_given(context, name)}
             run = api.compare(
-                model,
-                backends=backends,
-                batches=batches,
-                lengths=lengths,
+                **options,
+                preset=preset,
                 device=device,
-                precisions=precisions,
                 threads=threads,
                 weights=weights,
-                task=task,
-                rounds=rounds,
                 max_seconds_per_cell=max_seconds_per_cell,
                 target_precision=target_precision,
-                naive_timer=naive_timer,
                 boundary=boundary,
-                grad=grad,
                 timeout=timeout,
+                budget=budget,
                 seed=seed,
                 output=output,
                 artifacts=artifacts,
@@ -112,9 +135,9 @@ def command(
         raise typer.Exit(130) from None
     except BenchError:
         if screen.run is not None and screen.run.records:
-            print(table.render(screen.run))
+            print(table.render(screen.run, further))
         raise
-    print(table.render(run))
+    print(table.render(run, further))
     raise typer.Exit(run.exit_code)
 
 
@@ -122,14 +145,19 @@ def _refuse_other_options(context: typer.Context) -> None:
     """--resume takes its grid from the file; an option that would change it is a mistake."""
     from bench.errors import UserError
 
-    allowed = {"resume", "quiet", "artifacts"}
+    allowed = {"resume", "quiet", "artifacts", "columns"}
     for name in context.params:
-        source = context.get_parameter_source(name)
-        if name not in allowed and source is not None and source.name == "COMMANDLINE":
+        if name not in allowed and _is_given(context, name):
             option = "--" + name.replace("_", "-")
             raise UserError(
                 f"{option} cannot be given with --resume, which goes on under the run's own options; leave it out"
             )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """True for a parameter that stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 class _Screen:
@@ -145,18 +173,20 @@ class _Screen:
             tell(line)
 
     def plan(self, run: Run, prepared: Preparation) -> None:
-        from bench.api import guessed_seconds
+        from bench.guesses import guessed_seconds
 
         self.run = run
         grid = run.grid
         self.done = len(run.records)
         self.total = len(grid.shapes) * len(grid.contestants)
+        shapes = len(grid.shapes if run.budget is None else run.budget.kept)
         seconds = guessed_seconds(prepared.source, run)
         missing = prepared.missing_exports()
         self.say(f"{grid.model}: {run.origin}")
+        cells = self.total - self.done - (len(grid.shapes) - shapes) * len(grid.contestants)
         self.say(
-            f"plan: {count(self.total - self.done, 'cell')} ({count(len(grid.contestants), 'contestant')} × "
-            f"{count(len(grid.shapes), 'shape')}) on {grid.device} with {count(grid.threads, 'thread')}, "
+            f"plan: {count(cells, 'cell')} ({count(len(grid.contestants), 'contestant')} × "
+            f"{count(shapes, 'shape')}) on {grid.device} with {count(grid.threads, 'thread')}, "
             f"about {duration(seconds)} of measuring"
         )
         for contestant, refusal in prepared.refused.items():
@@ -165,6 +195,10 @@ class _Screen:
         self.say(f"records: {run.path}")
 
     def progress(self, records: list[Record], seconds_left: float) -> None:
+        if self.run is not None and all(self.run.is_left_out(record) for record in records):
+            self.done += len(records)
+            self.say(f"[{self.done}/{self.total}] {records[0].shape!s:>7} {records[0].reason}")
+            return
         for record in records:
             self.done += 1
             left = "" if record is not records[-1] else f"  ({duration(seconds_left)} left)"
