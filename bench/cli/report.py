@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,23 +23,31 @@ def command(
     format: Annotated[
         str, typer.Option(help="table or json; a run of bench compare also as csv or markdown.")
     ] = "table",
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Further columns of a run's table or markdown, e.g. us-per-step,ms-per-sample."),
+    ] = None,
 ) -> None:
     """Print a saved file of results again."""
     from bench.errors import UserError
     from bench.linesfile import kind_of
+    from bench.report.columns import parse_columns
 
+    further = parse_columns(columns)
     writers = [kind.writer for kind in KINDS.values()]
     named = kind_of(file, writers)
     if named not in KINDS:
         raise UserError(f"{str(file)!r} is no run of {' or '.join(writers)}; give a .jsonl file that it wrote")
-    print(KINDS[named].page(file, format), end="")
+    if further and named != "run":
+        raise UserError(f"--columns is for runs of bench compare, and {str(file)!r} is none; leave it out")
+    print(_run_page(file, format, further) if further else KINDS[named].page(file, format), end="")
 
 
-def _run_page(file: Path, format: str) -> str:
+def _run_page(file: Path, format: str, columns: Sequence[str] = ()) -> str:
     from bench import report
     from bench.runfile import read_run
 
-    return report.render(read_run(file), format)
+    return report.render(read_run(file), format, columns)
 
 
 def _generation_page(file: Path, format: str) -> str:

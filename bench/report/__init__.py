@@ -12,11 +12,18 @@ from bench.spec import nearest
 FORMATS = ("table", "csv", "json", "markdown")
 
 
-def render(run: Run, format: str) -> str:
-    """`run` in one of `FORMATS`; raises UserError for another."""
+#: Formats that show chosen figures; the others hold all of them.
+WITH_COLUMNS = ("table", "markdown")
+
+
+def render(run: Run, format: str, columns: Sequence[str] = ()) -> str:
+    """`run` in one of `FORMATS`, tables with further `columns` of bench/report/columns.py.
+
+    Raises UserError for another format.
+    """
     check_format(format, FORMATS)
-    renderer: Callable[[Run], str] = import_module(f"bench.report.{format}").render
-    return renderer(run)
+    renderer: Callable[..., str] = import_module(f"bench.report.{format}").render
+    return renderer(run, columns) if format in WITH_COLUMNS else renderer(run)
 
 
 def check_format(format: str, formats: Sequence[str]) -> None:

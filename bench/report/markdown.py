@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bench import statistics
 from bench.records import Record, Run
-from bench.report import summary
+from bench.report import published, summary
+from bench.report.columns import COLUMNS
 from bench.report.table import TAINTED, milliseconds
+from bench.rows import row
 
 
-def render(run: Run) -> str:
-    """The run as Markdown text."""
+def render(run: Run, columns: Sequence[str] = ()) -> str:
+    """The run as Markdown text; each row ends with `columns`, names of `COLUMNS`."""
     grid = run.grid
+    further = [COLUMNS[name] for name in columns]
+    titles = "".join(f" {column.title} |" for column in further)
     lines = [
+        *([f"Preset {run.preset['name']}: {run.preset['title']} ({run.preset['source']})", ""] if run.preset else []),
         f"**{grid.model}**, {grid.device}, {grid.threads} threads; weights: {run.origin}; {summary.boundary(run)}",
         "",
-        "| batch × length | backend | median ms | ± | spread | ms/sample | speed-up | floor | parity | max abs error |",
-        "|---|---|--:|--:|--:|--:|---|--:|---|--:|",
+        "| batch × length | backend | median ms | ± | spread | ms/sample | speed-up | floor | parity | max abs error |"
+        + titles,
+        "|---|---|--:|--:|--:|--:|---|--:|---|--:|" + "--:|" * len(further),
     ]
     for shape, records in summary.shapes(run):
-        lines += [f"| {shape} | {' | '.join(_cells(run, record))} |" for record in records]
+        if summary.is_left_out(run, records):
+            continue
+        for record in records:
+            figures = row(run, record) if further else {}
+            cells = [*_cells(run, record), *(column.cell(figures) for column in further)]
+            lines.append(f"| {shape} | {' | '.join(cells)} |")
     lines.append("")
     for shape, records in summary.shapes(run):
         if won := summary.winner(run, records):
             lines.append(f"- {shape}: {summary.winner_line(run, won)}")
+    lines += _published(run)
     reasons, warnings = summary.findings(run)
     for title, found in (("What ran", summary.engagement(run)), ("Not measured", reasons), ("Warnings", warnings)):
         if found:
             lines += ["", f"{title}:", "", *(f"- {_escape(line)}" for line in found)]
     return "\n".join(lines) + "\n"
+
+
+def _published(run: Run) -> list[str]:
+    if not (heading := published.heading(run)):
+        return []
+    titles, rows = published.table(run)
+    lines = ["", f"**{heading[0]}**", "", *heading[1:], ""]
+    lines += [f"| {' | '.join(titles)} |", "|---|" + "--:|" * (len(titles) - 1)]
+    lines += [f"| {' | '.join(cells)} |" for cells in rows]
+    return [*lines, "", *(f"- {_escape(line)}" for line in published.explanations(run))]
 
 
 def _cells(run: Run, record: Record) -> list[str]:

@@ -34,6 +34,11 @@ def shapes(run: Run) -> Iterator[tuple[Shape, list[Record]]]:
             yield shape, sorted(records, key=lambda record: order.get(record.contestant, len(order)))
 
 
+def is_left_out(run: Run, records: list[Record]) -> bool:
+    """True for a shape that the run's budget left out whole."""
+    return all(run.is_left_out(record) for record in records)
+
+
 def winner(run: Run, records: list[Record]) -> Winner | None:
     """The fastest of one shape's `records`; None where fewer than two can be compared."""
     comparable = [r for r in records if r.is_comparable and r.judged and not run.is_implausible(r)]

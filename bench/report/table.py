@@ -6,12 +6,14 @@ import io
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import statistics
 from bench.records import Record, Run
-from bench.report import summary
+from bench.report import published, summary
+from bench.report.columns import COLUMNS
+from bench.rows import row
 from bench.spec import Grid
 
 WIDTH = 80
@@ -19,6 +21,10 @@ WIDTH = 80
 WIDE = 108
 #: Stands before the median of a cell that was disturbed; a warning says by what.
 TAINTED = "!"
+#: Columns that make room for those that are asked for, in this order.
+GIVEN_UP = ("max |Δ|", "spread", "floor", "±")
+#: Columns asked for beyond what one table holds stand in tables of their own, so many in each.
+COLUMNS_OF_A_TABLE = 4
 PARITY_STYLES = {"broken": "red", "lossy": "yellow", "unjudged": "yellow"}
 KINDS_OF_TIME = {
     "rounds": "wall",
@@ -29,8 +35,11 @@ KINDS_OF_TIME = {
 }
 
 
-def render(run: Run) -> str:
-    """One table a shape, then reasons, warnings, the file, as text; coloured where standard output is a terminal."""
+def render(run: Run, columns: Sequence[str] = ()) -> str:
+    """One table a shape, then reasons, warnings, the file, as text; coloured where standard output is a terminal.
+
+    `columns` are names of `COLUMNS` that each table also has; where there is no room for them, others are given up.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -39,10 +48,16 @@ def render(run: Run) -> str:
     console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
     for line in _heading(run):
         console.print(Text(textwrap.fill(line, width, break_on_hyphens=False)))
-    for shape, records in summary.shapes(run):
+    measured = [(shape, records) for shape, records in summary.shapes(run) if not summary.is_left_out(run, records)]
+    beside, given_up = _fitted(run, [records for _, records in measured], columns, console)
+    for shape, records in measured:
         console.print()
         console.print(Text(f"batch {shape.batch} × length {shape.length}", style="bold"))
-        console.print(_table(run, records, width >= WIDE))
+        console.print(_table(run, records, width >= WIDE, beside, given_up))
+        apart = [name for name in columns if name not in beside]
+        for start in range(0, len(apart), COLUMNS_OF_A_TABLE):
+            console.print()
+            console.print(_table_apart(run, records, apart[start : start + COLUMNS_OF_A_TABLE]))
         if won := summary.winner(run, records):
             console.print(Text(summary.winner_line(run, won), style="green"))
         if any(getattr(record, kind) for record in records for kind in list(KINDS_OF_TIME)[1:]):
@@ -50,6 +65,13 @@ def render(run: Run) -> str:
             console.print(_kinds_of_time(run, records))
             if any(record.naive_rounds for record in records):
                 console.print("naive: a clock that never waits for the device; wrong where that works on its own")
+    if lines := published.heading(run):
+        console.print(Text(f"\n{lines[0]}", style="bold"))
+        for line in lines[1:]:
+            console.print(Text(textwrap.fill(line, width, break_on_hyphens=False)))
+        console.print(_published(run))
+        for line in published.explanations(run):
+            console.print(Text(_item(line, width)))
     if (memory := _memory(run)) is not None:
         console.print(Text("\nMemory, MiB", style="bold"))
         console.print(memory)
@@ -89,7 +111,9 @@ def machine_line(grid: Grid, fingerprint: Mapping[str, Any]) -> str:
 def _heading(run: Run) -> list[str]:
     grid = run.grid
     output = "last hidden state" if grid.task == "base" else "logits"
+    given = f"preset {run.preset['name']}: {run.preset['title']} ({run.preset['source']})" if run.preset else ""
     return [
+        *([given] if given else []),
         f"{grid.model} ({output}), {machine_line(grid, run.fingerprint)}",
         f"weights: {run.origin}",
         (
@@ -101,34 +125,81 @@ def _heading(run: Run) -> list[str]:
     ]
 
 
-def _table(run: Run, records: list[Record], is_wide: bool) -> object:
+def _fitted(
+    run: Run, tables: Sequence[list[Record]], columns: Sequence[str], console: Any
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Which of `columns` every table has room for, and which of its own it gives up for them."""
+    from rich.measure import Measurement
+
+    is_wide = console.width >= WIDE
+    for count in range(len(columns), 0, -1):
+        for ends in range(len(GIVEN_UP) + 1):
+            made = [_table(run, records, is_wide, columns[:count], GIVEN_UP[:ends]) for records in tables]
+            widths = [Measurement.get(console, console.options.update(width=10_000), table).maximum for table in made]
+            if max(widths, default=0) <= console.width:
+                return columns[:count], GIVEN_UP[:ends]
+    return (), ()
+
+
+def _table(
+    run: Run, records: list[Record], is_wide: bool, further: Sequence[str] = (), given_up: Sequence[str] = ()
+) -> Any:
+    table = _empty_table(run, records)
+    rows = [_cells(run, record, is_wide, further) for record in records]
+    titles = [title for title in rows[0] if title not in given_up]
+    for title in titles:
+        is_left = title in ("speed-up", "parity")
+        table.add_column(title, justify="left" if is_left else "right", no_wrap=title != "speed-up")
+    for record, cells in zip(records, rows, strict=True):
+        table.add_row(summary.name(run, record), *(cells[title] for title in titles))
+    return table
+
+
+def _cells(run: Run, record: Record, is_wide: bool, further: Sequence[str]) -> dict[str, Any]:
+    """The cells of one row by their column's title; dashes where there is no figure."""
     from rich.text import Text
 
+    is_ok = record.status == "ok"
+    q1, median, q3 = statistics.quartiles(record.samples) if is_ok else (0.0, 1.0, 0.0)
+    mark = TAINTED if is_ok and run.taint(record) else ""
+    cells: dict[str, Any] = {"median ms": mark + milliseconds(median) if is_ok else record.status}
+    cells["±"] = percent(statistics.precision(record.rounds)) if is_ok else "–"
+    cells["spread"] = percent((q3 - q1) / median) if is_ok else "–"
+    if is_wide:
+        tails = [record.percentile(rank) if is_ok else None for rank in (90, 99)]
+        p90, p99 = (milliseconds(ns) if ns else "–" for ns in tails)
+        cells |= {"ms/sample": milliseconds(median / record.batch) if is_ok else "–", "p90 ms": p90, "p99 ms": p99}
+    figures = row(run, record) if further else {}
+    cells |= {COLUMNS[name].title: COLUMNS[name].cell(figures) for name in further}
+    cells["speed-up"] = summary.speedup_cell(run, record) if is_ok else "–"
+    cells["floor"] = percent(run.floor_share(record), digits=0) if is_ok else "–"
+    cells["parity"] = Text(record.verdict or "–", style=PARITY_STYLES.get(record.verdict, ""))
+    error = record.parity.get("max_abs_error")
+    cells["max |Δ|"] = f"{error:.1e}" if error is not None else "–"
+    return cells
+
+
+def _table_apart(run: Run, records: list[Record], further: Sequence[str]) -> object:
+    """Columns that were asked for and found no room in the shape's table."""
     table = _empty_table(run, records)
-    table.add_column("median ms", justify="right", no_wrap=True)
-    for title in ("±", "spread", *(("ms/sample", "p90 ms", "p99 ms") if is_wide else ())):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("speed-up")
-    table.add_column("floor", justify="right", no_wrap=True)
-    table.add_column("parity", no_wrap=True)
-    table.add_column("max |Δ|", justify="right", no_wrap=True)
+    for name in further:
+        table.add_column(COLUMNS[name].title, justify="right", no_wrap=True)
     for record in records:
-        parity = Text(record.verdict or "–", style=PARITY_STYLES.get(record.verdict, ""))
-        error = record.parity.get("max_abs_error")
-        error_cell = f"{error:.1e}" if error is not None else "–"
-        if record.status != "ok":
-            dashes = ["–"] * (7 if is_wide else 4)
-            table.add_row(summary.name(run, record), record.status, *dashes, parity, error_cell)
-            continue
-        q1, median, q3 = statistics.quartiles(record.samples)
-        precision = statistics.precision(record.rounds)
-        mark = TAINTED if run.taint(record) else ""
-        cells = [mark + milliseconds(median), percent(precision), percent((q3 - q1) / median)]
-        if is_wide:
-            tails = (record.percentile(rank) for rank in (90, 99))
-            cells += [milliseconds(median / record.batch), *(milliseconds(ns) if ns else "–" for ns in tails)]
-        cells += [summary.speedup_cell(run, record), percent(run.floor_share(record), digits=0)]
-        table.add_row(summary.name(run, record), *cells, parity, error_cell)
+        figures = row(run, record)
+        table.add_row(summary.name(run, record), *(COLUMNS[name].cell(figures) for name in further))
+    return table
+
+
+def _published(run: Run) -> object:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    titles, rows = published.table(run)
+    for index, title in enumerate(titles):
+        table.add_column(title, justify="right" if index else "left", no_wrap=index > 0)
+    for cells in rows:
+        table.add_row(*cells)
     return table
 
 
