@@ -71,7 +71,7 @@ def render(run: Run, columns: Sequence[str] = ()) -> str:
             console.print(Text(textwrap.fill(line, width, break_on_hyphens=False)))
         console.print(_published(run))
         for line in published.explanations(run):
-            console.print(Text(_item(line, width)))
+            console.print(Text(item(line, width)))
     if (memory := _memory(run)) is not None:
         console.print(Text("\nMemory, MiB", style="bold"))
         console.print(memory)
