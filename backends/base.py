@@ -172,6 +172,15 @@ class Backend(ABC):
         """Bytes of keys and values that the cache holds, of a static one its whole room."""
         raise UnsupportedError(f"{self.name} keeps no keys and values")
 
+    def keep_shapes(self, count: int) -> None:
+        """Forget what was compiled, and from here on hold up to `count` shapes of `prepare` at once, not only the last.
+
+        One more than `count` forgets them all again.
+        """
+
+    def release(self, outputs: Any) -> None:
+        """Let go of what `run` returned where `prepared` holds on to it; that can be run again."""
+
     def synchronize(self) -> None:
         """Return when the device has finished all that `run` started."""
 

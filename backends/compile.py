@@ -8,12 +8,16 @@ from typing import Any, ClassVar
 from backends.base import BackendError, Batch, Options
 from backends.eager import Eager
 
+#: Graphs of one function that Dynamo holds, and compiles in all, unless told otherwise.
+LEAST_RECOMPILE_LIMIT, LEAST_ACCUMULATED_LIMIT = 8, 256
+
 
 class Compile(Eager):
     """The checkpoint's module under torch.compile with static shapes.
 
     Dynamo is reset whenever the shape changes, so that figures do not depend on the order of
-    the cells, and reaching its recompile limit is an error instead of a fall-back to eager.
+    the cells, or at more shapes than `keep_shapes` lets it hold; reaching its recompile limit is an
+    error instead of a fall-back to eager.
     """
 
     name = "compile"
@@ -37,7 +41,9 @@ class Compile(Eager):
         self.mode = options.get("mode")
         self.eager_module = super().open(path, precision, options)
         self.shape: Any = None
-        """Shape that graphs are held for: of a batch, or rows, room and prompt length of a generation."""
+        """Shape that was prepared last, or rows, room and prompt length of a generation."""
+        self.kept, self.most_kept = set[Any](), 1
+        """Shapes that graphs are held for."""
         self.begun: tuple[int, int] | None = None
         """Rows and room of a cache that has seen no step."""
         torch._dynamo.config.fail_on_recompile_limit_hit = True
@@ -51,14 +57,26 @@ class Compile(Eager):
 
     def prepare(self, batch: Batch) -> Any:
         shape = next(iter(batch.values())).shape
-        if shape != self.shape:
-            self._forget_graphs()
-            self.shape, self.module = shape, self._compiled()
+        if shape not in self.kept:
+            if len(self.kept) in (0, self.most_kept):
+                self._forget_graphs()
+                self.module = self._compiled()
+            self.kept.add(shape)
+        self.shape = shape
         return super().prepare(batch)
+
+    def keep_shapes(self, count: int) -> None:
+        import torch._dynamo
+
+        self._forget_graphs()
+        self.shape, self.most_kept = None, count
+        torch._dynamo.config.recompile_limit = max(count, LEAST_RECOMPILE_LIMIT)
+        torch._dynamo.config.accumulated_recompile_limit = max(count, LEAST_ACCUMULATED_LIMIT)
 
     def _forget_graphs(self) -> None:
         import torch._dynamo
 
+        self.kept.clear()
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         torch._dynamo.utils.compilation_time_metrics.clear()

@@ -124,6 +124,11 @@ class Onnx(CudaClock):
         self.synchronize()  # the copies do not stand on the session's stream
         return binding
 
+    def release(self, outputs: Any) -> None:
+        outputs.clear_binding_outputs()
+        for name in self.output_names:
+            outputs.bind_output(name, self.device, 0)
+
     def _to_device(self, array: Any) -> Any:
         import onnxruntime as ort
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import compare, resume
+    from bench.corpora.api import measure_corpus
+    from bench.corpora.records import CorpusRecord, CorpusRun
+    from bench.corpora.runfile import read_corpus_run
     from bench.errors import BenchError, UserError
     from bench.generation.api import generate
     from bench.generation.records import GenerationRun
@@ -25,6 +28,8 @@ __version__ = "0.1.0"
 __all__ = [
     "BenchError",
     "Certificate",
+    "CorpusRecord",
+    "CorpusRun",
     "GenerationRun",
     "Record",
     "Run",
@@ -33,6 +38,8 @@ __all__ = [
     "check_parity",
     "compare",
     "generate",
+    "measure_corpus",
+    "read_corpus_run",
     "read_run",
     "resume",
     "verify",
@@ -43,6 +50,10 @@ _HOMES = {
     "resume": "bench.api",
     "GenerationRun": "bench.generation.records",
     "generate": "bench.generation.api",
+    "CorpusRecord": "bench.corpora.records",
+    "CorpusRun": "bench.corpora.records",
+    "measure_corpus": "bench.corpora.api",
+    "read_corpus_run": "bench.corpora.runfile",
     "Certificate": "bench.parity.certificate",
     "check_parity": "bench.parity.check",
     "verify": "bench.parity.verify",

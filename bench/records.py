@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench import conditions, statistics
 from bench.budget import Budget
@@ -243,12 +244,7 @@ class Run:
         Cells that the machine or the runtime cannot do (unsupported, oom, skipped) are findings,
         not failures, as long as some cell was measured.
         """
-        if any(record.verdict == "broken" for record in self.records):
-            return 3
-        measured = [record for record in self.records if record.status == "ok"]
-        failed = any(record.status in ("failed", "timeout") for record in self.records)
-        sound = all(record.is_comparable or not record.judged for record in measured)
-        return 0 if measured and not failed and sound else 1
+        return exit_code_of(self.records)
 
     def header(self) -> dict[str, Any]:
         """The first line of the file."""
@@ -266,6 +262,29 @@ class Run:
             "started": self.started,
             **{name: value for name, value in optional.items() if value},
         }
+
+
+class Judged(Protocol):
+    """What an exit code asks of a record of any kind."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def judged(self) -> bool: ...
+    @property
+    def is_comparable(self) -> bool: ...
+
+
+def exit_code_of(records: Sequence[Judged]) -> int:
+    """3 where something is broken, 0 where all that was measured is equivalent or better, else 1."""
+    if any(record.verdict == "broken" for record in records):
+        return 3
+    measured = [record for record in records if record.status == "ok"]
+    failed = any(record.status in ("failed", "timeout") for record in records)
+    sound = all(record.is_comparable or not record.judged for record in measured)
+    return 0 if measured and not failed and sound else 1
 
 
 def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:

@@ -50,6 +50,10 @@ class References:
         self.found: dict[tuple[str, Key], Artifact | str] = {}
         """Stored outputs by precision and shape, or `GENERATION`; or why there are none."""
 
+    def keys(self) -> Sequence[Key]:
+        """What there are references for."""
+        return [*self.grid.shapes, *([GENERATION] if self.matrix.new_tokens else [])]
+
     def pair(self, precision: str, key: Key) -> tuple[Artifact, Artifact] | str:
         """The float64 reference and eager's own outputs at `precision`, or why one of them is missing."""
         reference = self.found.get((REFERENCE_PRECISION, key), "none was computed")
@@ -86,8 +90,7 @@ class References:
             self._evaluate(weights, precision, self.grid.device)
 
     def _evaluate(self, weights: Artifact, precision: str, device: str) -> None:
-        keys: list[Key] = [*self.grid.shapes, *([GENERATION] if self.matrix.new_tokens else [])]
-        recipes = {key: self._recipe(weights, key, precision, device) for key in keys}
+        recipes = {key: self._recipe(weights, key, precision, device) for key in self.keys()}
         drop_damaged(self.store, list(recipes.values()), self.say)
         missing = [key for key, recipe in recipes.items() if self.store.find(recipe) is None]
         if missing:
@@ -153,13 +156,16 @@ class References:
 
         self.store.make(recipe, write)
 
-    def _recipe(self, weights: Artifact, key: Key, precision: str, device: str) -> dict[str, Any]:
+    def _inputs_recipe(self, key: Key) -> dict[str, Any]:
         plan = self.inputs(key) if isinstance(key, Shape) else self.prompts()
+        return {**plan, "version": INPUTS_VERSION, "texts": recipe_key({"ids": self.texts(plan)})}
+
+    def _recipe(self, weights: Artifact, key: Key, precision: str, device: str) -> dict[str, Any]:
         recipe: dict[str, Any] = {
             "format": "reference",
             "version": VERSION,
             "checkpoint": weights.key,
-            "inputs": {**plan, "version": INPUTS_VERSION, "texts": recipe_key({"ids": self.texts(plan)})},
+            "inputs": self._inputs_recipe(key),
             "precision": precision,
             "device": device,
             "threads": self.grid.threads,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import channel, inputs, machine, memory, timing
+from bench.corpora.requests import CorpusRequests
 from bench.generation.plan import CACHE, WAYS
 from bench.generation.requests import GenerationRequests
 from bench.parity import judging
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from backends.base import Backend, Options
 
 
-class Session(ParityRequests, GenerationRequests):
+class Session(ParityRequests, GenerationRequests, CorpusRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
-    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests` and `GenerationRequests`.
+    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`, `GenerationRequests` and
+    `CorpusRequests`.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:

@@ -55,6 +55,7 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
     [
         "import bench",
         "import bench.api, bench.driver, bench.generation.api, bench.report.generation, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
+        "import bench.corpora.api, bench.report.corpus, bench.cli.corpus",
         "import bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
@@ -62,7 +63,7 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         "import sys; sys.argv = ['bench', '--help']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['bench', 'list', 'backends']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
-    ids=["package", "roof", "diff and doctor", "run", "help", "list"],
+    ids=["package", "roof", "corpus", "diff and doctor", "run", "help", "list"],
 )
 def test_the_parent_process_stays_light(root: Path, code: str) -> None:
     report = f"{code}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
@@ -74,8 +75,9 @@ def test_public_names() -> None:
     import bench
 
     assert set(bench.__all__) == {
-        "BenchError", "Certificate", "GenerationRun", "Record", "Run", "TimingPlan", "UserError", "check_parity", "compare",
-        "generate", "read_run", "resume", "verify",
+        "BenchError", "Certificate", "CorpusRecord", "CorpusRun", "GenerationRun", "Record", "Run", "TimingPlan",
+        "UserError", "check_parity", "compare", "generate", "measure_corpus", "read_corpus_run", "read_run", "resume",
+        "verify",
     }  # fmt: skip
     for name in bench.__all__:
         assert getattr(bench, name) is not None
@@ -117,7 +119,7 @@ def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("command", "at_least"),
-    [("compare", 20), ("generate", 20), ("parity", 20), ("verify", 8), ("diff", 3), ("doctor", 5)],
+    [("compare", 20), ("generate", 20), ("corpus", 20), ("parity", 20), ("verify", 8), ("diff", 3), ("doctor", 5)],
 )
 def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:
     done = help_of(root, command)

@@ -21,7 +21,8 @@ class Kind:
 def command(
     file: Annotated[Path, typer.Argument(help="File of results (.jsonl) that a command of bench wrote.")],
     format: Annotated[
-        str, typer.Option(help="table or json; a run of bench compare also as csv or markdown.")
+        str,
+        typer.Option(help="table or json; runs of bench compare and corpus also as csv, compare's as markdown too."),
     ] = "table",
     columns: Annotated[
         str | None,
@@ -57,8 +58,16 @@ def _generation_page(file: Path, format: str) -> str:
     return generation.render(read_generation(file), format)
 
 
+def _corpus_page(file: Path, format: str) -> str:
+    from bench.corpora.runfile import read_corpus_run
+    from bench.report import corpus
+
+    return corpus.render(read_corpus_run(file), format)
+
+
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
     "run": Kind("bench compare", _run_page),
     "generation": Kind("bench generate", _generation_page),
+    "corpus": Kind("bench corpus", _corpus_page),
 }
