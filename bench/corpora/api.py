@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.api import DEFAULT_ARTIFACTS, DEFAULT_BACKENDS, GUESSED_FLOPS, Pace, default_output, sole_writer
+from bench.api import DEFAULT_ARTIFACTS, DEFAULT_BACKENDS, default_output, sole_writer
 from bench.corpora import sentences as corpora
 from bench.corpora.passes import CorpusPasses
 from bench.corpora.plan import (
@@ -27,6 +27,7 @@ from bench.corpora.records import Baseline, CorpusRecord, CorpusRun
 from bench.corpora.references import CorpusReferences
 from bench.corpora.runfile import WRITER, read_corpus_run
 from bench.errors import UserError
+from bench.guesses import GUESSED_FLOPS, Pace
 from bench.linesfile import LinesFile
 from bench.preparation import Preparation
 from bench.spec import Contestant, Grid, Shape, TimingPlan, check_seed, parse_boundary, parse_contestants, parse_sizes
