@@ -157,9 +157,9 @@ class Onnx(CudaClock):
         return self.cache_tensors is not None
 
     def new_cache(self, rows: int, room: int) -> Any:
-        return (
-            _caches.empty(self.cache_tensors, rows, self.device) if self.has_cache() else super().new_cache(rows, room)
-        )
+        if not self.has_cache():
+            return super().new_cache(rows, room)
+        return _caches.empty(self.cache_tensors, rows, self.device)
 
     def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
         binding = self.session.io_binding()
