@@ -57,6 +57,7 @@ class TorchBackend(CudaClock):
     requires = ("torch",)
     install = "torch"
     precisions: ClassVar = {"cpu": FLOATING, "cuda": FLOATING}
+    limits_device_memory = True
 
     @classmethod
     def supports(cls, device: str, precision: str) -> str | None:
@@ -75,6 +76,8 @@ class TorchBackend(CudaClock):
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
+        if device == "cuda" and (limit := options.get("memory_limit_bytes")):
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / torch.cuda.mem_get_info()[1]))
         self.output_names = read_metadata(path)["outputs"]
         self.module = self.open(path, precision, options)
         self.synchronize()

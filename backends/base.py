@@ -71,6 +71,8 @@ class Backend(ABC):
     install: ClassVar[str] = ""
     #: Precisions this runtime has, per device.
     precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"cpu": ("fp32",)}
+    #: True where `load` keeps the device's allocator within the option `memory_limit_bytes`.
+    limits_device_memory: ClassVar[bool] = False
     #: False for a backend whose outputs are not the model's and must not be judged.
     computes_the_model: ClassVar[bool] = True
     #: Ways to generate with a cache, as variant name -> options for a `load` that is followed by `step` alone.
@@ -289,7 +291,7 @@ _SIZE = r"([\d.]+)\s*([KMGT]iB|bytes)?"
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|DefaultCPUAllocator|can't allocate memory|Cannot allocate memory|bad_?alloc"
     r"|Failed to allocate memory|smaller than requested bytes|unable to allocate"
-    r"|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED",
+    r"|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|Thread creation failed",
     re.IGNORECASE,
 )
 _FIGURES = {

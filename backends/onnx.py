@@ -41,6 +41,7 @@ class Onnx(CudaClock):
     requires = ("onnxruntime",)
     install = "runtimebench[cpu]"
     precisions: ClassVar = {"cpu": ("fp32", "fp16"), "cuda": ("fp32", "fp16", "bf16")}
+    limits_device_memory = True
 
     @classmethod
     def supports(cls, device: str, precision: str) -> str | None:
@@ -79,6 +80,8 @@ class Onnx(CudaClock):
             if not stream:
                 raise BackendError("torch gave no stream of its own, so ONNX Runtime's work could not be timed on it")
             cuda_options = {"device_id": "0", "use_tf32": "0", "user_compute_stream": str(stream)}
+            if limit := options.get("memory_limit_bytes"):
+                cuda_options["gpu_mem_limit"] = str(limit)
             self.providers.insert(0, (PROVIDERS["cuda"], cuda_options))
             self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self.unmarked: Counter[str] = Counter()

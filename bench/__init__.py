@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bench.corpora.records import CorpusRecord, CorpusRun
     from bench.corpora.runfile import read_corpus_run
     from bench.errors import BenchError, UserError
+    from bench.footprint.measure import measure_memory
+    from bench.footprint.results import MemoryRun
     from bench.generation.api import generate
     from bench.generation.records import GenerationRun
     from bench.parity.certificate import Certificate
@@ -31,6 +33,7 @@ __all__ = [
     "CorpusRecord",
     "CorpusRun",
     "GenerationRun",
+    "MemoryRun",
     "Record",
     "Run",
     "TimingPlan",
@@ -39,6 +42,7 @@ __all__ = [
     "compare",
     "generate",
     "measure_corpus",
+    "measure_memory",
     "read_corpus_run",
     "read_run",
     "resume",
@@ -54,6 +58,8 @@ _HOMES = {
     "CorpusRun": "bench.corpora.records",
     "measure_corpus": "bench.corpora.api",
     "read_corpus_run": "bench.corpora.runfile",
+    "measure_memory": "bench.footprint.measure",
+    "MemoryRun": "bench.footprint.results",
     "Certificate": "bench.parity.certificate",
     "check_parity": "bench.parity.check",
     "verify": "bench.parity.verify",

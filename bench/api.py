@@ -99,7 +99,7 @@ def compare(
     )
     has_eager = any(contestant.backend == "eager" for contestant in contestants)
     if grad or (grad is None and given and given.grad and has_eager):
-        contestants = _with_grad(contestants)
+        contestants = with_grad(contestants)
     parse_boundary(boundary)
     check_seed(seed)
     budgeted = None if budget is None else parse_budget(budget)
@@ -207,7 +207,7 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
         return _measure(run, source, store, listener or Listener(), is_new=False, begun=begun)
 
 
-def _with_grad(contestants: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
+def with_grad(contestants: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
     """`contestants` with eager's variant `grad` behind eager, at each of its precisions."""
     if not any(contestant.backend == "eager" for contestant in contestants):
         raise UserError("--grad is eager's alone, and eager is not among the backends; use --backends eager,…")

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
+SMAPS = Path("/proc/self/smaps")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
@@ -36,6 +37,50 @@ def resident_bytes(status: Path = STATUS) -> dict[str, int]:
     fields = {"process_bytes": "VmRSS", "peak_process_bytes": "VmHWM"}
     found = {name: re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE) for name, key in fields.items()}
     return {name: int(match.group(1)) * 1024 for name, match in found.items() if match}
+
+
+def data_bytes(status: Path = STATUS) -> int | None:
+    """Private writable memory, touched or not: heap, privately mapped weights, stacks of threads (VmData).
+
+    It is what RLIMIT_DATA bounds (setrlimit(2); since Linux 4.7 with mapped memory); None where it is not told.
+    """
+    try:
+        found = re.search(r"^VmData:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found.group(1)) * 1024 if found else None
+
+
+def limit_data(limit_bytes: int) -> None:
+    """Have the kernel refuse this process, from now on, private writable memory beyond `limit_bytes`.
+
+    Raises OSError or ValueError where the system has no such limit, or a lower one.
+    """
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def mapped_bytes(folder: Path, smaps: Path = SMAPS) -> dict[str, int]:
+    """`mapped_bytes` of files in `folder`, and `mapped_resident_bytes`, those that are in memory (proc_pid_smaps(5)).
+
+    Empty where the system does not tell.
+    """
+    try:
+        text = smaps.read_text(errors="replace")
+    except OSError:
+        return {}
+    found = {"mapped_bytes": 0, "mapped_resident_bytes": 0}
+    names = {"Size": "mapped_bytes", "Rss": "mapped_resident_bytes"}
+    is_ours = False
+    for line in text.splitlines():
+        key, colon, rest = line.partition(":")
+        if " " in key or not colon:  # a mapping's own line: addresses, permissions, offset, device, inode, path
+            path = (line.split(maxsplit=5) + [""] * 6)[5]
+            is_ours = path.startswith(f"{folder.resolve()}/")
+        elif is_ours and key in names:
+            found[names[key]] += int(rest.split()[0]) * 1024
+    return found
 
 
 def set_peak_back(clear_refs: Path = CLEAR_REFS) -> bool:

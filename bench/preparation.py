@@ -97,8 +97,8 @@ class Preparation:
         missing = (recipe for recipe in self._recipes(found.key).values() if self.store.find(recipe) is None)
         return list(dict.fromkeys(_name(recipe) for recipe in missing))
 
-    def make(self, with_artifacts: bool = True) -> None:
-        """Bring checkpoint, artifacts (unless they are not wanted) and references into the store, each verified.
+    def make(self, with_artifacts: bool = True, with_references: bool = True) -> None:
+        """Bring checkpoint, and unless they are not wanted artifacts and references, into the store, each verified.
 
         Raises UserError for a model that cannot be had or a length beyond its positions, and
         BenchError when the store cannot be written.
@@ -111,7 +111,8 @@ class Preparation:
             weights = self._make_checkpoint()
             if with_artifacts:
                 self._make_artifacts(weights)
-            self.judged_by.make(weights, self._judging_precisions())
+            if with_references:
+                self.judged_by.make(weights, self._judging_precisions())
         finally:
             self._clear_leftovers()
 

@@ -240,6 +240,23 @@ def parse_share(text: str | float, option: str) -> float:
     return float(found.group(1)) / (100 if found.group(2) else 1)
 
 
+_UNITS: dict[str, int] = {"": 1, "B": 1} | {
+    f"{prefix}{unit}": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for unit, base in (("", 1000), ("B", 1000), ("IB", 1024))
+}
+
+
+def parse_size(text: str | int, option: str) -> int:
+    """`"10GB"` (10^9), `"8GiB"` (2^30) or a number of bytes, as bytes; raises UserError naming `option`."""
+    if isinstance(text, int):
+        return text
+    found = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})\s*([KMGT]?I?B?)", text.strip().upper())
+    if not found or found.group(2) not in _UNITS:
+        raise UserError(f"{option} {text[:40]!r} is no size; write e.g. 10GB or 500MB")
+    return int(float(found.group(1)) * _UNITS[found.group(2)])
+
+
 def parse_boundary(text: str) -> str:
     """One of `BOUNDARIES`; raises UserError with the nearest."""
     if text not in BOUNDARIES:

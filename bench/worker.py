@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import channel, inputs, machine, memory, timing
 from bench.corpora.requests import CorpusRequests
+from bench.footprint.requests import MemoryRequests
 from bench.generation.plan import CACHE, WAYS
 from bench.generation.requests import GenerationRequests
 from bench.parity import judging
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     from backends.base import Backend, Options
 
 
-class Session(ParityRequests, GenerationRequests, CorpusRequests):
+class Session(ParityRequests, GenerationRequests, CorpusRequests, MemoryRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
-    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`, `GenerationRequests` and
-    `CorpusRequests`.
+    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`, `GenerationRequests`,
+    `CorpusRequests` and `MemoryRequests`.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -66,16 +67,16 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests):
         self.backend = backend_class(open_checkpoint=checkpoint.open_checkpoint)
         return {"versions": backend_class.versions()}
 
-    def do_load(self) -> dict[str, Any]:
-        """Load the artifact; returns the seconds that it took and the memory that is held then."""
-        free_before = self._device_free_bytes()
+    def do_load(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Load the artifact, with `options` beside the variant's; returns seconds and the memory that is held then."""
+        free_before = self.device_free_before = self._device_free_bytes()
         started = time.perf_counter()
         self.backend.load(
             Path(self.args.artifact) if self.args.artifact else None,
             device=self.args.device,
             precision=self.args.precision,
             threads=self.args.threads,
-            options=self._options(),
+            options={**self._options(), **(options or {})},
         )
         seconds = time.perf_counter() - started
         held = memory.heap_bytes() if self.args.device == "cpu" else {}

@@ -109,6 +109,20 @@ ARCHITECTURES = {
 
 
 @dataclass(frozen=True)
+class KeysAndValues:
+    """What decides how many keys and values a decoder caches."""
+
+    layers: int
+    heads: int
+    """Those that keep keys and values of their own, which can be fewer than attend."""
+    head_width: int
+
+    def bytes(self, length: int, precision: str) -> int:
+        """Bytes of one sequence of `length` tokens: 2 (k and v) · layers · heads · head width · length · bytes."""
+        return 2 * self.layers * self.heads * self.head_width * length * BYTES_PER_ELEMENT[precision]
+
+
+@dataclass(frozen=True)
 class ModelSource:
     """Where one model's architecture and weights come from, settled before anything heavy starts."""
 
@@ -142,17 +156,19 @@ class ModelSource:
         """Rough floating-point operations of one pass: 24·width² a token and layer, and attention's 4·length²·width."""
         return batch * self.layers * (24 * self.width**2 * length + 4 * length**2 * self.width)
 
-    def key_value_bytes(self, length: int, precision: str) -> int | None:
-        """Bytes of keys and values that a decoder caches for one sequence of `length` tokens; None for an encoder.
-
-        2 (keys and values) · layers · heads that keep them · head width · length · bytes an element.
-        """
+    @property
+    def keys_and_values(self) -> KeysAndValues | None:
+        """What a decoder caches; None for an encoder."""
         if not self.is_decoder:
             return None
         heads = _first_int(self.config, ("num_attention_heads", "n_head", "n_heads")) or 12
         kept = _first_int(self.config, ("num_key_value_heads",)) or heads
-        head_width = _first_int(self.config, ("head_dim",)) or self.width // heads
-        return 2 * self.layers * kept * head_width * length * BYTES_PER_ELEMENT[precision]
+        return KeysAndValues(self.layers, kept, _first_int(self.config, ("head_dim",)) or self.width // heads)
+
+    def key_value_bytes(self, length: int, precision: str) -> int | None:
+        """Bytes of keys and values that a decoder caches for one sequence of `length` tokens; None for an encoder."""
+        cached = self.keys_and_values
+        return None if cached is None else cached.bytes(length, precision)
 
     @property
     def is_decoder(self) -> bool:

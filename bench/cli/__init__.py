@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from bench import __version__
-from bench.cli import artifacts, compare, corpus, diff, doctor, generate, list_, parity, report, verify
+from bench.cli import artifacts, compare, corpus, diff, doctor, generate, list_, memory, parity, report, verify
 from bench.cli.streams import mute, tell
 from bench.errors import BenchError
 
@@ -32,6 +32,7 @@ app.command("generate")(generate.command)
 app.command("corpus")(corpus.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
+app.command("memory")(memory.command)
 app.command("report")(report.command)
 app.command("diff")(diff.command)
 app.command("doctor")(doctor.command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,6 @@ app = typer.Typer(help="List, verify or prune the exported models.", no_args_is_
 
 Root = Annotated[Path, typer.Option("--artifacts", help="Folder for exported models and runs.")]
 _DEFAULT = Path("artifacts")
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @app.command("list")
@@ -65,9 +63,10 @@ def prune(
 ) -> None:
     """Remove damaged artifacts and leftovers of killed processes; with --keep, also the least recently used."""
     from bench.errors import UserError
+    from bench.spec import parse_size
     from exporters.store import ArtifactStore
 
-    limit = None if keep is None else _parse_size(keep)
+    limit = None if keep is None else parse_size(keep, "--keep")
     store = ArtifactStore(artifacts)
     if users := store.users():
         raise UserError(f"a run is using {store.folder} (process {users[0]}); prune when it has ended")
@@ -89,13 +88,3 @@ def prune(
         total -= artifact.bytes
         print(f"removed {artifact.path.name}: least recently used")
     print(f"{total / 1e9:.2f} GB kept")
-
-
-def _parse_size(text: str) -> int:
-    from bench.errors import UserError
-
-    found = re.fullmatch(r"([\d.]+)\s*([KMGT]?B?)", text.strip().upper())
-    if not found or found.group(1).count(".") > 1 or found.group(1) == "." or len(found.group(1)) > 20:
-        raise UserError(f"--keep {text[:40]!r} is no size; write e.g. 10GB or 500MB")
-    unit = found.group(2)
-    return round(float(found.group(1)) * _UNITS[unit if unit in _UNITS else f"{unit}B" if unit != "B" else ""])

@@ -65,9 +65,17 @@ def _corpus_page(file: Path, format: str) -> str:
     return corpus.render(read_corpus_run(file), format)
 
 
+def _memory_page(file: Path, format: str) -> str:
+    from bench.footprint.results import read_memory
+    from bench.report import memory
+
+    return memory.render(read_memory(file), format)
+
+
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
     "run": Kind("bench compare", _run_page),
     "generation": Kind("bench generate", _generation_page),
     "corpus": Kind("bench corpus", _corpus_page),
+    "memory": Kind("bench memory", _memory_page),
 }

@@ -1,0 +1,84 @@
+"""`bench memory`: what a loaded model takes beside its parameters, and the largest batch that fits beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.streams import tell
+
+
+def command(
+    model: Annotated[
+        list[str],
+        typer.Option(help="Built-in name, folder of a saved model, or Hub id; give it again to hold two side by side."),
+    ] = ["bert"],  # noqa: B006 - typer copies it
+    backends: Annotated[str, typer.Option(help="Comma-separated backend[:variant].")] = "eager,onnx,torchscript",
+    precisions: Annotated[str, typer.Option(help="Any of fp32, fp16, bf16, int8.")] = "fp32",
+    length: Annotated[
+        str | None,
+        typer.Option("--length", "--lengths", help="Lengths in tokens. [default: 512 as far as the model goes]"),
+    ] = None,
+    largest_batch: Annotated[
+        bool, typer.Option("--largest-batch", help="Also find the largest batch that fits, with and without gradients.")
+    ] = False,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(help="What a worker may hold in that search, e.g. 8GiB. [default: what is free, less a margin]"),
+    ] = None,
+    most_batch: Annotated[int, typer.Option(help="Largest batch that is tried.")] = 4096,
+    max_seconds_per_search: Annotated[
+        float, typer.Option(help="Seconds after which no further batch is tried, per backend and length.")
+    ] = 900.0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(help="auto (pretrained if on this machine, else random), random, or pretrained (may download)."),
+    ] = "auto",
+    task: Annotated[str, typer.Option(help="base (last hidden state) or lm (logits).")] = "base",
+    seed: Annotated[int, typer.Option(help="Seed of random weights and inputs.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 900.0,
+    output: Annotated[
+        Path | None, typer.Option(help="File for the entries (JSON Lines). [default: a new one under ARTIFACTS/runs]")
+    ] = None,
+    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+    artifacts: Annotated[Path, typer.Option(help="Folder for exported models and runs.")] = Path("artifacts"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
+) -> None:
+    """Memory of loaded models: parameters, allocator, process, runtime context; keys and values; the largest batch."""
+    from bench.footprint.measure import measure_memory
+    from bench.report import check_format, memory
+
+    check_format(format, memory.FORMATS)
+    try:
+        run = measure_memory(
+            model,
+            backends=backends,
+            precisions=precisions,
+            lengths=length,
+            largest_batch=largest_batch,
+            memory_limit=memory_limit,
+            most_batch=most_batch,
+            max_seconds_per_search=max_seconds_per_search,
+            device=device,
+            threads=threads,
+            weights=weights,
+            task=task,
+            seed=seed,
+            timeout=timeout,
+            output=output,
+            artifacts=artifacts,
+            say=(lambda line: None) if quiet else tell,
+        )
+    except KeyboardInterrupt:
+        tell("bench: stopped; what was measured is kept, and `bench report FILE` shows it")
+        raise typer.Exit(130) from None
+    print(memory.render(run, format), end="")
+    if run.is_above_every_limit:
+        tell(f"bench: {run.largest[0].reason}; use a larger --memory-limit")
+    raise typer.Exit(run.exit_code)

@@ -1,0 +1,291 @@
+"""`measure_memory`: what each model holds once it is loaded, and the largest batch that fits. One file of results."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench import api, machine
+from bench.channel import WorkerError
+from bench.errors import UserError
+from bench.footprint import boundary
+from bench.footprint.results import KIND, Largest, Loaded, MemoryRun, Subject, as_line
+from bench.footprint.tries import AboveLimitError, Tries, start_worker
+from bench.linesfile import LinesFile
+from bench.preparation import Preparation
+from bench.references import Say
+from bench.spec import (
+    DAY_SECONDS,
+    Contestant,
+    Grid,
+    Shape,
+    check_lengths,
+    check_seed,
+    check_timeout,
+    parse_contestants,
+    parse_names,
+    parse_size,
+    parse_sizes,
+)
+from exporters import sources
+from exporters.store import ArtifactStore
+
+DEFAULT_LENGTH = 512
+MOST_BATCH = 4096
+SEARCH_SECONDS = 900.0
+#: Share of what is free that the limit leaves alone unless the user gives one, and the least of it: the system, this
+#: process, and on a GPU the context, which no allocator counts.
+MARGIN_SHARE, MARGIN_BYTES = 0.1, {"cpu": 512 * 2**20, "cuda": 2**30}
+
+
+def measure_memory(
+    models: str | Iterable[str],
+    *,
+    backends: str | Iterable[str] = api.DEFAULT_BACKENDS,
+    precisions: str | Iterable[str] = ("fp32",),
+    lengths: str | Iterable[int] | None = None,
+    largest_batch: bool = False,
+    memory_limit: str | int | None = None,
+    most_batch: int = MOST_BATCH,
+    max_seconds_per_search: float = SEARCH_SECONDS,
+    device: str = "auto",
+    threads: int | None = None,
+    weights: str = "auto",
+    task: str = "base",
+    seed: int = 0,
+    timeout: float = 900.0,
+    output: str | Path | None = None,
+    artifacts: str | Path = api.DEFAULT_ARTIFACTS,
+    say: Say = lambda line: None,
+) -> MemoryRun:
+    """Load each of `models` on every backend and note what is held before any input; returns the MemoryRun.
+
+    `lengths` (tokens; by default 512 as far as a model goes) are what keys and values are reckoned at, and with
+    `largest_batch` those at which the largest batch within `memory_limit` (bytes or "8GiB"; by default what is free
+    less a margin) is looked for, with gradients too where a backend runs so. A search ends at `most_batch`, or once
+    `max_seconds_per_search` are over. Entries are written to `output` (default: a new file under ARTIFACTS/runs) as
+    they come. Raises UserError for wrong input before anything starts, and BenchError when it cannot go on.
+    """
+    contestants = parse_contestants(backends, precisions)
+    asked = None if lengths is None else parse_sizes(lengths, "--length")
+    names = (models,) if isinstance(models, str) else parse_names(models, "--model")
+    (most_batch,) = parse_sizes([most_batch], "--most-batch")
+    if not 0 < max_seconds_per_search <= DAY_SECONDS:
+        raise UserError(f"--max-seconds-per-search {max_seconds_per_search} is not above 0 and at most a day; use 900")
+    check_seed(seed)
+    check_timeout(timeout)
+    budget = machine.thread_budget(threads)
+    settled = machine.settle_device(device)
+    found = [sources.resolve(name, weights=weights, task=task, seed=seed) for name in names]
+    subjects = tuple(_subject(source, asked) for source in found)
+    limit = _limit(memory_limit, settled, largest_batch)
+    if largest_batch:
+        contestants = _with_gradients(contestants)
+    grids = [
+        Grid(s.name, contestants, tuple(Shape(1, n) for n in s.lengths), settled, budget, weights, task, seed)
+        for s in subjects
+    ]
+    now = datetime.now(UTC)
+    name = f"{names[0]}-{KIND}" if len(names) == 1 else f"{len(names)}-models-{KIND}"
+    run = MemoryRun(
+        subjects=subjects,
+        device=settled,
+        threads=budget,
+        precisions=tuple(dict.fromkeys(contestant.precision for contestant in contestants)),
+        task=task,
+        fingerprint=machine.fingerprint(),
+        command=_command_of(grids, limit, most_batch, max_seconds_per_search, timeout),
+        started=now.isoformat(timespec="seconds"),
+        limit_bytes=limit,
+        path=Path(output) if output else api.default_output(Path(artifacts), name, now),
+    )
+    assert run.path is not None
+    store = ArtifactStore(Path(artifacts))
+    store.prepare()
+    with store.in_use():
+        file = LinesFile(run.path)
+        file.create(run.header())
+        say(f"entries: {run.path}")
+        try:
+            for grid, source in zip(grids, found, strict=True):
+                prepared = Preparation(grid, source, store, timeout, say)
+                prepared.make(with_references=False)
+                _measure(run, prepared, file, most_batch, max_seconds_per_search)
+        except UserError:
+            # The model's exact positions are known only once it is built; nothing was measured.
+            if not run.loaded:
+                run.path.unlink(missing_ok=True)
+            raise
+        file.append({"kind": "end"})
+        run.is_complete = True
+    return run
+
+
+def _subject(source: sources.ModelSource, asked: tuple[int, ...] | None) -> Subject:
+    lengths = asked or (min(DEFAULT_LENGTH, source.positions or DEFAULT_LENGTH),)
+    check_lengths([Shape(1, length) for length in lengths], source.name, source.positions)
+    return Subject(source.name, source.origin, source.positions, lengths, source.keys_and_values)
+
+
+def _limit(asked: str | int | None, device: str, is_wanted: bool) -> int | None:
+    """Bytes that a worker may hold; raises UserError for a limit that this machine cannot grant."""
+    if not is_wanted:
+        if asked is not None:
+            raise UserError("--memory-limit bounds the search for the largest batch; add --largest-batch")
+        return None
+    if device == "cuda":
+        cards = machine.gpus()
+        free = int(cards[0]["free_bytes"]) if cards else 0
+    else:
+        free = machine.available_memory_bytes()
+    margin = max(round(free * MARGIN_SHARE), MARGIN_BYTES[device])
+    if asked is None:
+        if free <= margin:
+            raise UserError(f"only {free / 2**30:.1f} GiB of memory are free; close something, or use --memory-limit")
+        return free - margin
+    limit = parse_size(asked, "--memory-limit")
+    if limit < 1:
+        raise UserError(f"--memory-limit {str(asked)[:40]!r} is no memory at all; write e.g. --memory-limit 8GiB")
+    if limit > free:
+        raise UserError(
+            f"--memory-limit {limit / 2**30:.1f} GiB is above the {free / 2**30:.1f} GiB that are free now, so the "
+            "machine could swap or kill; use less, or leave it out"
+        )
+    return limit
+
+
+def _with_gradients(contestants: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
+    """`contestants` with eager's variant `grad` behind eager."""
+    has_eager = any(contestant.backend == "eager" for contestant in contestants)
+    return api.with_grad(contestants) if has_eager else contestants
+
+
+def _measure(run: MemoryRun, prepared: Preparation, file: LinesFile, most_batch: int, seconds: float) -> None:
+    """Every entry of one model, written as it comes."""
+    for contestant in prepared.grid.contestants:
+        loaded = None
+        if contestant.variant != "grad" or run.limit_bytes is None:
+            loaded = _load(prepared, contestant)
+            run.loaded.append(loaded)
+            file.append(as_line(loaded))
+            prepared.say(f"{loaded.model} {contestant.label} {contestant.precision}: {loaded.reason or 'loaded'}")
+        if run.limit_bytes is None or (loaded is not None and loaded.status != "ok"):
+            continue
+        for shape in prepared.grid.shapes:
+            entry = _search(prepared, contestant, shape.length, run.limit_bytes, most_batch, seconds)
+            run.largest.append(entry)
+            file.append(as_line(entry))
+
+
+def _load(prepared: Preparation, contestant: Contestant) -> Loaded:
+    """What one contestant holds once its model is loaded, in a worker of its own."""
+    model, who = prepared.source.name, (contestant.backend, contestant.variant, contestant.precision)
+    timeout = prepared.timeout_seconds
+    if contestant in prepared.refused:
+        refusal = prepared.refused[contestant]
+        return Loaded(model, *who, refusal.status, refusal.reason, refusal.details)
+    worker = start_worker(prepared, contestant)
+    try:
+        worker.request({"op": "hello"}, timeout)
+        before = worker.request({"op": "survey"}, timeout)
+        reply = worker.request({"op": "load"}, timeout)
+        held = reply["memory"] | worker.request({"op": "survey"}, timeout)
+    except WorkerError as error:
+        return Loaded(model, *who, error.status, error.reason, error.details)
+    finally:
+        worker.kill()
+    return Loaded(model, *who, load_seconds=reply["seconds"], memory=held, before=before)
+
+
+def _search(
+    prepared: Preparation, contestant: Contestant, length: int, limit_bytes: int, most_batch: int, seconds: float
+) -> Largest:
+    """The largest batch of one contestant at one length."""
+    model, who = prepared.source.name, (contestant.backend, contestant.variant, contestant.precision)
+    backend = prepared.classes[contestant]
+    label = f"{model} {contestant.label} {contestant.precision}, length {length}"
+    if contestant in prepared.refused:
+        refusal = prepared.refused[contestant]
+        return Largest(model, *who, refusal.status, refusal.reason, refusal.details, length, limit_bytes)
+    if prepared.grid.device != "cpu" and not backend.limits_device_memory:
+        reason = f"{contestant.backend} cannot be kept within a limit on {prepared.grid.device}; leave it out"
+        return Largest(model, *who, "unsupported", reason, {}, length, limit_bytes)
+    tries = Tries(prepared, contestant, length, limit_bytes, prepared.timeout_seconds)
+    outcome = None
+    status, reason, details, slopes = "ok", "", {}, {}
+    try:
+        outcome = boundary.find(_told(tries, label, prepared.say), most_batch, _until(seconds))
+        if outcome.too_large is not None:
+            refusal = tries.refusals[outcome.too_large]
+            reason, details = refusal.reason, refusal.details
+        slopes = tries.per_sequence(outcome.largest)
+    except AboveLimitError as above:
+        held = f"takes {above.taken_bytes / 2**20:.0f} MiB" if above.taken_bytes is not None else f"fails: {above}"
+        reason = f"the loaded model alone {held}, and the limit is {limit_bytes / 2**20:.0f} MiB"
+        return Largest(model, *who, "above-limit", reason, {}, length, limit_bytes, above.taken_bytes)
+    except WorkerError as error:
+        outcome = outcome or tries.unfinished()
+        status, reason, details = error.status, error.reason, error.details
+    finally:
+        tries.close()
+    has_both = "grad" in backend.variants
+    return Largest(
+        model,
+        *who,
+        status,
+        reason,
+        details,
+        length,
+        limit_bytes,
+        tries.taken_bytes,
+        outcome,
+        tries.made,
+        slopes.get("peak_bytes"),
+        slopes.get("stored_bytes") if has_both else None,
+    )
+
+
+def _told(tries: Tries, label: str, say: Say) -> Callable[[int], bool]:
+    """`tries.fits`, with a line on what each batch came to."""
+
+    def fits(batch: int) -> bool:
+        answer = tries.fits(batch)
+        say(f"{label}: batch {batch} {'fits' if answer else 'does not fit'} ({tries.made[-1][2]:.1f} s)")
+        return answer
+
+    return fits
+
+
+def _until(seconds: float, clock: Callable[[], float] = time.monotonic) -> Callable[[], bool]:
+    """True as long as `seconds` are not over."""
+    end = clock() + seconds
+    return lambda: clock() < end
+
+
+def _command_of(
+    grids: Iterable[Grid], limit: int | None, most_batch: int, max_seconds_per_search: float, timeout: float
+) -> str:
+    """The command line that measures the same."""
+    planned = list(grids)
+    grid = planned[0]
+    words = ["bench", "memory", *(word for one in planned for word in ("--model", one.model))]
+    shown = [c.label for c in grid.contestants if limit is None or c.variant != "grad"]
+    options = {
+        "--backends": ",".join(dict.fromkeys(shown)),
+        "--precisions": ",".join(dict.fromkeys(contestant.precision for contestant in grid.contestants)),
+        "--length": ",".join(str(shape.length) for shape in grid.shapes),
+        "--device": grid.device,
+        "--threads": grid.threads,
+        "--weights": grid.weights,
+        "--task": grid.task,
+        "--seed": grid.seed,
+        "--timeout": f"{timeout:g}",
+    }
+    words += [str(word) for option in options.items() for word in option]
+    if limit is not None:
+        words += ["--largest-batch", "--memory-limit", str(limit), "--most-batch", str(most_batch)]
+        words += ["--max-seconds-per-search", f"{max_seconds_per_search:g}"]
+    return shlex.join(words)

@@ -1,0 +1,356 @@
+"""What `bench memory` found, as tables for 80 columns with the sentences that explain them, or as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from bench.footprint.published import Published, published
+from bench.footprint.results import Entry, Largest, Loaded, MemoryRun, Subject, as_line
+from bench.report import check_format
+from bench.report.table import WIDTH
+from exporters.sources import BYTES_PER_ELEMENT
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FORMATS = ("table", "json")
+MIB = 2**20
+#: Two rests of the larger one's size within this share of each other are called the same.
+SAME_SHARE = 0.15
+ENDS = {
+    "most": "the search ended at --most-batch, which fits",
+    "time": "the search ended with --max-seconds-per-search",
+}
+
+
+def render(run: MemoryRun, format: str) -> str:
+    """`run` in one of `FORMATS`; raises UserError for another."""
+    check_format(format, FORMATS)
+    return json.dumps(_as_json(run), indent=2) + "\n" if format == "json" else _page(run)
+
+
+def _as_json(run: MemoryRun) -> dict[str, Any]:
+    """The file's header and entries, and what is computed from them."""
+    device = run.device
+    loaded = [
+        as_line(entry)
+        | {
+            "unread_bytes": entry.unread_bytes(device),
+            "context_bytes": entry.context_bytes(device),
+            "beside_parameters_bytes": entry.beside_parameters_bytes(device),
+        }
+        for entry in run.loaded
+    ]
+    cache = [
+        {
+            "model": subject.name,
+            "length": length,
+            "precision": precision,
+            "bytes": subject.cached.bytes(length, precision),
+        }
+        for subject in run.subjects
+        for precision in run.precisions
+        for length in lengths_of_cache(subject)
+        if subject.cached is not None
+    ]
+    return {
+        **run.header(),
+        "is_complete": run.is_complete,
+        "loaded": loaded,
+        "keys_and_values": cache,
+        "largest": [as_line(entry) for entry in run.largest],
+        "published": [asdict(one) for one in published()],
+        "sentences": [*puzzle_lines(run), *gradient_lines(run)],
+    }
+
+
+def _page(run: MemoryRun) -> str:
+    from rich.console import Console
+    from rich.text import Text
+
+    width = max(WIDTH, min(shutil.get_terminal_size((WIDTH, 24)).columns, 108))
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
+
+    def tell(line: str, indent: str = "") -> None:
+        console.print(Text(textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)))
+
+    def section(title: str, lines: Sequence[str]) -> None:
+        if lines:
+            console.print(Text(f"\n{title}", style="bold"))
+            for line in lines:
+                tell(f"- {line}", "  ")
+
+    for line in _heading(run):
+        tell(line, "  ")
+    if any(entry.status == "ok" for entry in run.loaded):
+        console.print(Text("\nOnce loaded, before any input, MiB", style="bold"))
+        console.print(_loaded_table(run))
+        tell(_legend(run), "  ")
+    section("Why a process is larger than its model", puzzle_lines(run))
+    section("Keys and values of one sequence", cache_lines(run))
+    if run.limit_bytes is not None and any(entry.boundary for entry in run.largest):
+        console.print(Text(f"\nLargest batch within {size(run.limit_bytes)}", style="bold"))
+        console.print(_largest_table(run))
+        tell(_largest_legend(run), "  ")
+        section("With and without gradients", gradient_lines(run))
+    section("How the searches ended", ending_lines(run))
+    section("Not measured", _not_measured(run))
+    console.print()
+    if not run.is_complete:
+        tell("Incomplete: stopped before every entry was measured")
+    if run.path is not None:
+        console.print(Text(f"entries: {run.path}"), soft_wrap=True)
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
+
+
+def _heading(run: MemoryRun) -> Iterator[str]:
+    cards = run.fingerprint.get("gpus") or []
+    machine = cards[0]["name"] if run.device == "cuda" and cards else run.fingerprint.get("cpu", "")
+    output = "last hidden state" if run.task == "base" else "logits"
+    threads = f"{run.threads} thread{'' if run.threads == 1 else 's'}"
+    yield f"memory ({output}), {', '.join(run.precisions)}, {run.device} ({machine}), {threads}"
+    for origin, subjects in groupby(run.subjects, key=lambda subject: subject.origin):
+        yield f"weights of {', '.join(subject.name for subject in subjects)}: {origin}"
+
+
+def _legend(run: MemoryRun) -> str:
+    """What the columns are, which is not the same on every device."""
+    if run.device == "cuda":
+        return (
+            "parameters: with buffers. allocated, reserved: by the runtime's allocator on the GPU. process: GPU memory "
+            "that the process took. context: process less reserved, which is the CUDA context and kernels"
+        )
+    return (
+        "parameters: with buffers. allocated, reserved: the C library's heap, in use and taken from the system. "
+        "process: resident. unread: weights mapped from the file that are not in memory yet. context: process less "
+        "reserved and less mapped weights in memory, which is the interpreter, libraries and what those map"
+    )
+
+
+def _name(run: MemoryRun, entry: Entry) -> str:
+    """The backend, with the precision where there are several."""
+    return entry.label if len(run.precisions) == 1 else f"{entry.label} {entry.precision}"
+
+
+def _empty_table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.add_column("model", overflow="fold", min_width=5)
+    table.add_column("backend", overflow="fold", min_width=8)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _loaded_table(run: MemoryRun) -> Table:
+    has_unread = any(entry.unread_bytes(run.device) for entry in run.loaded)
+    unread = ["unread"] if has_unread else []
+    table = _empty_table("parameters", "allocated", "reserved", "process", *unread, "context")
+    for entry in run.loaded:
+        if entry.status != "ok":
+            continue
+        held = [entry.memory.get(f"{name}_bytes") for name in ("parameters", "allocated", "reserved")]
+        held += [entry.process_bytes(run.device), *([entry.unread_bytes(run.device)] if has_unread else [])]
+        held.append(entry.context_bytes(run.device))
+        table.add_row(entry.model, _name(run, entry), *map(mebibytes, held))
+    return table
+
+
+def _largest_table(run: MemoryRun) -> Table:
+    table = _empty_table("length", "largest batch", "MiB/sequence", "stored", "asked for")
+    for entry in run.largest:
+        if entry.boundary is None:
+            continue
+        exact = entry.boundary.is_exact
+        table.add_row(
+            entry.model,
+            _name(run, entry),
+            str(entry.length),
+            f"{entry.boundary.largest}" if exact else f"at least {entry.boundary.largest}",
+            mebibytes(entry.peak_bytes_per_sequence),
+            mebibytes(entry.stored_bytes_per_sequence),
+            mebibytes(entry.failure.get("requested_bytes")),
+        )
+    return table
+
+
+def _largest_legend(run: MemoryRun) -> str:
+    """What the limit counts, and what the columns are."""
+    if run.device == "cuda":
+        counted = "The limit bounds what the runtime's allocator takes of the GPU; context and kernels come on top"
+    else:
+        counted = (
+            "The limit bounds the worker's private writable memory (RLIMIT_DATA): heap, mapped weights and stacks, "
+            "not the code of libraries"
+        )
+    return (
+        f"{counted}. MiB/sequence: by which the peak of a call grows for one more. stored: what stays allocated of it "
+        "while the outputs are kept. asked for: the allocation that the first batch that does not fit failed at"
+    )
+
+
+def puzzle_lines(run: MemoryRun) -> list[str]:
+    """Each backend's models against its first one: the process grows as the parameters do, and the rest is the same."""
+    lines = []
+    for group in _by_contestant([entry for entry in run.loaded if entry.status == "ok"]):
+        first, *others = group
+        for other in others:
+            lines += _puzzle(run, first, other)
+    return lines + [line for one in published() for line in _published_puzzle(run, one)]
+
+
+def _puzzle(run: MemoryRun, one: Loaded, other: Loaded) -> list[str]:
+    rests = [rest for entry in (one, other) if (rest := entry.beside_parameters_bytes(run.device)) is not None]
+    if len(rests) < 2:
+        return []
+    parameters = [entry.memory["parameters_bytes"] for entry in (one, other)]
+    more = parameters[1] - parameters[0] + rests[1] - rests[0]
+    unread = any(entry.unread_bytes(run.device) for entry in (one, other))
+    what = "process, with the weights that it has not read yet," if unread else "process"
+    line = (
+        f"{_name(run, one)}: the {what} takes {mebibytes(more)} MiB more for {other.model} than for {one.model}, and "
+        f"parameters and buffers are {mebibytes(parameters[1] - parameters[0])} MiB more. Beside them it holds "
+        f"{mebibytes(rests[0])} and {mebibytes(rests[1])} MiB"
+    )
+    if abs(rests[1] - rests[0]) <= SAME_SHARE * max(abs(rest) for rest in rests):
+        return [f"{line}: the same runtime, whatever the model"]
+    return [f"{line}: not the same, so this backend keeps more than parameters that grows with the model"]
+
+
+def _published_puzzle(run: MemoryRun, one: Published) -> list[str]:
+    names = [subject.name for subject in run.subjects if subject.name in one.loaded]
+    if not names or one.precision not in run.precisions:
+        return []
+    held = [one.loaded[name] for name in names]
+    rests = {figures["process_mib"] - figures["weights_and_rounding_mib"] for figures in held}
+    told = ", ".join(f"{name} {figures['process_mib']}" for name, figures in zip(names, held, strict=True))
+    weights = ", ".join(str(figures["weights_and_rounding_mib"]) for figures in held)
+    same = "the same " if len(names) > 1 and len(rests) == 1 else ""
+    rest = ", ".join(map(str, sorted(rests)))
+    line = (
+        f"published, {one.device}: {told} MiB of process, of which {weights} are weights, masks and the allocator's "
+        f"rounding, and {same}{rest} MiB CUDA context and kernels"
+    )
+    return [line]
+
+
+def lengths_of_cache(subject: Subject) -> list[int]:
+    """The lengths asked about, and the model's positions."""
+    return sorted({*subject.lengths, *([subject.positions] if subject.positions else [])})
+
+
+def cache_lines(run: MemoryRun) -> list[str]:
+    """The arithmetic of each decoder's cache, with its factors."""
+    lines = []
+    for subject in run.subjects:
+        if subject.cached is None:
+            lines.append(f"{subject.name}: none, as it is no decoder")
+            continue
+        cached = subject.cached
+        for precision in run.precisions:
+            for length in lengths_of_cache(subject):
+                taken = cached.bytes(length, precision)
+                lines.append(
+                    f"{subject.name} {precision}: 2 × {cached.layers} layers × {cached.heads} heads × "
+                    f"{cached.head_width} wide × {length} tokens × {BYTES_PER_ELEMENT[precision]} bytes = "
+                    f"{taken:,} bytes ({mebibytes(taken)} MiB)"
+                )
+    return lines
+
+
+def gradient_lines(run: MemoryRun) -> list[str]:
+    """What autograd stores for a sequence, against a call without it, and the published figure."""
+    lines = []
+    for entry in run.largest:
+        if not entry.has_gradients or entry.stored_bytes_per_sequence is None or entry.boundary is None:
+            continue
+        line = (
+            f"{entry.model} at {entry.length}, {entry.precision}: with gradients a sequence stores "
+            f"{mebibytes(entry.stored_bytes_per_sequence)} MiB"
+        )
+        plain = next((other for other in run.largest if _is_the_same_without(entry, other)), None)
+        if plain is not None and plain.boundary is not None and plain.stored_bytes_per_sequence is not None:
+            line += (
+                f", without {mebibytes(plain.stored_bytes_per_sequence)}; {_bound(entry)} against {_bound(plain)} fit"
+            )
+        for one in published():
+            figure = one.stored.get(entry.model, {}).get(str(entry.length))
+            if figure is not None and entry.precision == one.precision:
+                line += f" (published, {one.device}: {figure} MiB with gradients)"
+        lines.append(line)
+    return lines
+
+
+def _is_the_same_without(entry: Largest, other: Largest) -> bool:
+    """True where `other` is `entry`'s model, backend and length without gradients."""
+    names = ("model", "backend", "precision", "length")
+    return other.variant == "default" and all(getattr(entry, name) == getattr(other, name) for name in names)
+
+
+def _bound(entry: Largest) -> str:
+    assert entry.boundary is not None
+    return str(entry.boundary.largest) if entry.boundary.is_exact else f"at least {entry.boundary.largest}"
+
+
+def ending_lines(run: MemoryRun) -> list[str]:
+    """What ended each search, and what was not as it should be."""
+    lines = []
+    for entry in run.largest:
+        if (found := entry.boundary) is None:
+            continue
+        said = []
+        if found.ended_by in ENDS:
+            said.append(ENDS[found.ended_by])
+            if found.too_large is not None:
+                said.append(f"batch {found.too_large} does not fit")
+        if entry.status != "ok":
+            said.append(f"{entry.status}: {entry.reason}")
+        if found.ended_by in ("boundary", "most") and found.is_steady and not found.is_confirmed:
+            said.append("there was no time to try the boundary again")
+        if not found.is_steady:
+            said.append("a batch fitted once and another time did not")
+        if said:
+            lines.append(f"{entry.model} {_name(run, entry)} at {entry.length}: {'; '.join(said)}")
+    return lines or (["each found its boundary, and found it again"] if _has_boundaries(run) else [])
+
+
+def _has_boundaries(run: MemoryRun) -> bool:
+    return any(entry.boundary is not None for entry in run.largest)
+
+
+def _not_measured(run: MemoryRun) -> list[str]:
+    entries: list[Entry] = [entry for entry in run.loaded if entry.status != "ok"]
+    entries += [entry for entry in run.largest if entry.boundary is None]
+    told = (f"{entry.model} {_name(run, entry)}: {entry.status}: {entry.reason}" for entry in entries)
+    return list(dict.fromkeys(told))
+
+
+def _by_contestant(entries: Sequence[Loaded]) -> list[list[Loaded]]:
+    groups: dict[tuple[str, str, str], list[Loaded]] = {}
+    for entry in entries:
+        groups.setdefault((entry.backend, entry.variant, entry.precision), []).append(entry)
+    return list(groups.values())
+
+
+def mebibytes(count: float | None) -> str:
+    """Bytes as MiB: one decimal below 10, none above; a dash for None."""
+    if count is None:
+        return "–"
+    value = count / MIB
+    return f"{value:.1f}" if abs(value) < 9.95 else f"{value:.0f}"
+
+
+def size(count: int) -> str:
+    """`4.0 GiB` or `512 MiB`."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / MIB:.0f} MiB"
