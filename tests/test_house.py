@@ -56,7 +56,7 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         "import bench",
         "import bench.api, bench.driver, bench.generation.api, bench.report.generation, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
         "import bench.corpora.api, bench.report.corpus, bench.cli.corpus",
-        "import bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor",
+        "import bench.footprint.measure, bench.report.memory, bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
         " plan=bench.TimingPlan(rounds=1, seconds_per_cell=0.01)).rows()",
@@ -75,9 +75,9 @@ def test_public_names() -> None:
     import bench
 
     assert set(bench.__all__) == {
-        "BenchError", "Certificate", "CorpusRecord", "CorpusRun", "GenerationRun", "Record", "Run", "TimingPlan",
-        "UserError", "check_parity", "compare", "generate", "measure_corpus", "read_corpus_run", "read_run", "resume",
-        "verify",
+        "BenchError", "Certificate", "CorpusRecord", "CorpusRun", "GenerationRun", "MemoryRun", "Record", "Run",
+        "TimingPlan", "UserError", "check_parity", "compare", "generate", "measure_corpus", "measure_memory",
+        "read_corpus_run", "read_run", "resume", "verify",
     }  # fmt: skip
     for name in bench.__all__:
         assert getattr(bench, name) is not None
@@ -119,7 +119,16 @@ def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("command", "at_least"),
-    [("compare", 20), ("generate", 20), ("corpus", 20), ("parity", 20), ("verify", 8), ("diff", 3), ("doctor", 5)],
+    [
+        ("compare", 20),
+        ("generate", 20),
+        ("corpus", 20),
+        ("parity", 20),
+        ("verify", 8),
+        ("diff", 3),
+        ("doctor", 5),
+        ("memory", 15),
+    ],
 )
 def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:
     done = help_of(root, command)
@@ -192,7 +201,8 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
         for part in ("bench", "backends", "exporters")
         for path in (root / part).rglob("*.py")
     }
-    presets = {"seed-bert.toml", "seed-gpt.toml", "seed-gpt2-medium.toml", "study.toml", "figures/rtx3090.json"}
+    presets = {"seed-bert.toml", "seed-gpt.toml", "seed-gpt2-medium.toml", "study.toml"}
+    presets |= {"figures/rtx3090.json", "figures/rtx3090-memory.json"}
     assert names == expected | {f"bench/presets/{name}" for name in presets}
     assert licences
 

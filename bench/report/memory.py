@@ -223,6 +223,8 @@ def _puzzle(run: MemoryRun, one: Loaded, other: Loaded) -> list[str]:
         f"parameters and buffers are {mebibytes(parameters[1] - parameters[0])} MiB more. Beside them it holds "
         f"{mebibytes(rests[0])} and {mebibytes(rests[1])} MiB"
     )
+    if run.device == "cpu" and "process_bytes" in one.before:
+        line += f", of which {mebibytes(one.before['process_bytes'])} were there before it loaded anything"
     if abs(rests[1] - rests[0]) <= SAME_SHARE * max(abs(rest) for rest in rests):
         return [f"{line}: the same runtime, whatever the model"]
     return [f"{line}: not the same, so this backend keeps more than parameters that grows with the model"]
@@ -259,13 +261,14 @@ def cache_lines(run: MemoryRun) -> list[str]:
             continue
         cached = subject.cached
         for precision in run.precisions:
+            products = []
             for length in lengths_of_cache(subject):
                 taken = cached.bytes(length, precision)
-                lines.append(
-                    f"{subject.name} {precision}: 2 × {cached.layers} layers × {cached.heads} heads × "
-                    f"{cached.head_width} wide × {length} tokens × {BYTES_PER_ELEMENT[precision]} bytes = "
-                    f"{taken:,} bytes ({mebibytes(taken)} MiB)"
-                )
+                products.append(f"{length} tokens = {taken:,} ({mebibytes(taken)} MiB)")
+            lines.append(
+                f"{subject.name} {precision}: 2 (keys, values) × {cached.layers} layers × {cached.heads} heads × "
+                f"{cached.head_width} wide × {BYTES_PER_ELEMENT[precision]} bytes × {', × '.join(products)}"
+            )
     return lines
 
 

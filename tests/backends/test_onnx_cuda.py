@@ -57,6 +57,12 @@ def test_onnx_on_cuda_runs_on_torchs_stream_without_tf32(fake_cuda: Path, monkey
     assert FakeSession.run_options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
 
 
+def test_onnx_on_cuda_is_kept_within_a_limit(fake_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeSession, "active", ["CUDAExecutionProvider"])
+    Onnx().load(fake_cuda, device="cuda", precision="fp32", threads=1, options={"memory_limit_bytes": 3 * 2**30})
+    assert FakeSession.asked[0][1]["gpu_mem_limit"] == str(3 * 2**30)
+
+
 def test_the_default_stream_is_no_stream_to_onnx_runtime(fake_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
