@@ -41,26 +41,27 @@ class MemoryRequests:
         return {}
 
     def do_try_batch(self, inputs_plan: dict[str, Any]) -> dict[str, Any]:
-        """One call on the whole batch of a plan: its seconds, `peak_bytes` during it, and `stored_bytes`, by which
-        more is allocated while its outputs are kept.
+        """One call on the whole batch of a plan: its seconds, `peak_bytes` during it, and `stored_bytes`, which letting
+        go of its outputs frees.
         """
         prepared = self.backend.prepare(make_batch(InputPlan.from_json(inputs_plan), "timed"))
         self.backend.synchronize()
-        gc.collect()
-        before = self._allocated_bytes()
         self.backend.reset_memory_peak()
         is_of_this_call = memory.set_peak_back()
         started = time.perf_counter()
         outputs = self.backend.run(prepared)
         self.backend.synchronize()
         found: dict[str, Any] = {"seconds": time.perf_counter() - started}
-        after, peak = self._allocated_bytes(), self._peak_bytes(is_of_this_call)
-        if before is not None and after is not None:
-            found["stored_bytes"] = after - before
-        if peak is not None:
+        if (peak := self._peak_bytes(is_of_this_call)) is not None:
             found["peak_bytes"] = peak
-        del outputs, prepared
+        # Against what is left afterwards and not what was there before: a first call also fills caches of the runtime.
+        with_outputs = self._allocated_bytes()
+        del outputs
         gc.collect()
+        without = self._allocated_bytes()
+        if with_outputs is not None and without is not None:
+            found["stored_bytes"] = with_outputs - without
+        del prepared
         self.backend.trim()
         return found
 

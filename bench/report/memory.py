@@ -195,8 +195,8 @@ def _largest_legend(run: MemoryRun) -> str:
             "not the code of libraries"
         )
     return (
-        f"{counted}. MiB/sequence: by which the peak of a call grows for one more. stored: what stays allocated of it "
-        "while the outputs are kept. asked for: the allocation that the first batch that does not fit failed at"
+        f"{counted}. MiB/sequence: by which the peak of a call grows for one more. stored: what of it stays "
+        "allocated while the outputs are kept. asked for: the allocation that the first batch that does not fit failed at"
     )
 
 
