@@ -24,6 +24,7 @@ from bench.footprint.results import Largest, Loaded, MemoryRun, Subject, as_line
 from bench.footprint.tries import ran_out, start_worker
 from bench.preparation import Preparation
 from bench.report import memory as page
+from bench.report import memory_lines
 from bench.spec import Contestant, Grid, Shape, parse_size
 from exporters import sources
 from exporters.sources import KeysAndValues
@@ -138,7 +139,7 @@ def test_the_runtime_is_what_is_neither_reserved_nor_mapped() -> None:
 
 def test_the_puzzle_is_explained_by_the_difference_of_two_models() -> None:
     """The figures of the seed: 1255 and 2093 MiB of process for 487 and 1378 MiB of parameters and buffers."""
-    (line, told) = page.puzzle_lines(
+    (line, told) = memory_lines.puzzle_lines(
         run_of(loaded("gpt2", 487, 1255, "cuda"), loaded("gpt2-medium", 1325, 2093, "cuda"), device="cuda")
     )
     assert "takes 838 MiB more for gpt2-medium than for gpt2" in line
@@ -146,23 +147,23 @@ def test_the_puzzle_is_explained_by_the_difference_of_two_models() -> None:
     assert "768 and 768 MiB: the same runtime, whatever the model" in line
     assert "gpt2 1255, gpt2-medium 2093 MiB of process, of which 542, 1380 are weights" in told
     assert "the same 713 MiB CUDA context and kernels" in told
-    (line, _) = page.puzzle_lines(run_of(loaded("gpt2", 475, 850), loaded("gpt2-medium", 1354, 3000)))
+    (line, _) = memory_lines.puzzle_lines(run_of(loaded("gpt2", 475, 850), loaded("gpt2-medium", 1354, 3000)))
     assert "375 and 1646 MiB: not the same" in line
 
 
 def test_unread_weights_count_as_if_they_were_read() -> None:
     one = loaded("gpt2", 475, 377, mapped_bytes=475, mapped_resident_bytes=0)
     other = loaded("gpt2-medium", 1354, 380, mapped_bytes=1354, mapped_resident_bytes=0)
-    line = page.puzzle_lines(run_of(one, other))[0]
+    line = memory_lines.puzzle_lines(run_of(one, other))[0]
     assert "with the weights that it has not read yet, takes 882 MiB more" in line
     assert "377 and 380 MiB: the same runtime" in line
-    line = page.puzzle_lines(run_of(replace(one, before={"process_bytes": 360 * MIB}), other))[0]
+    line = memory_lines.puzzle_lines(run_of(replace(one, before={"process_bytes": 360 * MIB}), other))[0]
     assert "377 and 380 MiB, of which 360 were there before it loaded anything: the same runtime" in line
 
 
 def test_one_model_or_one_without_figures_is_no_puzzle() -> None:
-    assert page.puzzle_lines(run_of(loaded("bert", 418, 900))) == []
-    assert page.puzzle_lines(run_of(loaded("bert", 418, 900), Loaded("gpt", "eager", "default", "fp32"))) == []
+    assert memory_lines.puzzle_lines(run_of(loaded("bert", 418, 900))) == []
+    assert memory_lines.puzzle_lines(run_of(loaded("bert", 418, 900), Loaded("gpt", "eager", "default", "fp32"))) == []
 
 
 def test_published_figures_leave_the_same_context() -> None:
@@ -184,7 +185,7 @@ def test_gradients_are_held_against_none_and_against_what_was_published() -> Non
     run = run_of(
         largest=(largest("default", 37, 1.5), largest("grad", 6, 600.0, failure={"requested_bytes": 18 * MIB}))
     )
-    (line,) = page.gradient_lines(run)
+    (line,) = memory_lines.gradient_lines(run)
     assert "gpt at 512, fp32: with gradients a sequence stores 600 MiB, without 1.5; 6 against 37 fit" in line
     assert "(published, RTX 3090, 23.69 GiB: 648 MiB with gradients)" in line
     text = text_of(run)
