@@ -9,18 +9,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from backends import load_class
 from bench import machine, peaks, presets
 from bench.budget import Budget, Spending, choose, parse_budget
 from bench.errors import BenchError, UserError
 from bench.guesses import Pace, guessed_cell_seconds, guessed_seconds, most_cell_seconds, most_shape_seconds
+from bench.introduction import MakeInputs, find_source, introduced
 from bench.passes import Passes
 from bench.preparation import Preparation
 from bench.presets import Preset
 from bench.records import OLDEST_RESUMED_SCHEMA, Record, Run
 from bench.runfile import RunFile, peaks_line, read_run
 from bench.spec import (
+    MODULE,
     TARGET_PRECISION,
     Contestant,
     Grid,
@@ -49,8 +52,9 @@ class Listener:
 
 
 def compare(
-    model: str | None = None,
+    model: Any = None,
     *,
+    make_inputs: MakeInputs | None = None,
     preset: str | Path | None = None,
     backends: str | Iterable[str] | None = None,
     batches: str | Iterable[int] | None = None,
@@ -76,6 +80,11 @@ def compare(
 ) -> Run:
     """Export, time and judge `model` on every backend at every batch × length; returns the Run.
 
+    `model` is a name, a folder, "path/to/file.py:factory" or a torch.nn.Module; with a module goes
+    `make_inputs(batch, length, seed)`, which returns name -> array or tensor, batch first, in the order of forward's
+    arguments. Without it the module is a language model with a `vocab_size`, and forward takes input_ids, and
+    attention_mask where it has an argument of that name.
+
     `preset` is a name that `bench list presets` shows or the path of a .toml file; what is given beside it replaces
     its own. Without one, `backends` (names like "eager" or "compile:max-autotune") are eager, onnx and torchscript,
     `batches` 1 and 8, `precisions` fp32, `task` "base" and `rounds` 10; `lengths` are in tokens and default to
@@ -91,7 +100,6 @@ def compare(
     given = presets.load(preset) if preset is not None else None
     if model is None and given is None:
         raise UserError("no model was given; name one, e.g. bert, or a preset")
-    name = model if model is not None else given.model if given else ""
     wanted = given.backends if given else DEFAULT_BACKENDS
     contestants = parse_contestants(
         wanted if backends is None else backends,
@@ -106,9 +114,15 @@ def compare(
     threads = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
     task = task if task is not None else given.task if given else "base"
-    source = sources.resolve(name, weights=weights, task=task, seed=seed)
+    store, listener = ArtifactStore(Path(artifacts)), listener or Listener()
+    source = find_source(
+        model if model is not None else given.model if given else "",
+        store, make_inputs=make_inputs, weights=weights, task=task, seed=seed, threads=threads, say=listener.say,
+    )  # fmt: skip
+    name, task = source.name, source.task
     shapes = presets.shapes_of(given, batches, lengths, source.positions)
     check_lengths(shapes, name, source.positions)
+    weights = MODULE if source.weights == MODULE else weights
     grid = Grid(name, contestants, shapes, settled_device, threads, weights, task, seed, boundary)
     if target_precision is None:
         target_precision = TARGET_PRECISION[settled_device]
@@ -136,11 +150,10 @@ def compare(
     has_sizes = given is None or shapes != given.shapes
     run.command = command_of(grid, plan, contestants, shapes, _beside(run, given, budgeted), has_sizes)
     assert run.path is not None
-    store = ArtifactStore(Path(artifacts))
     with sole_writer(store, run.path):
         if budgeted is not None:
-            _keep_within(run, source, store, *budgeted, (listener or Listener()).say)
-        return _measure(run, source, store, listener or Listener(), is_new=True, begun=begun)
+            _keep_within(run, source, store, *budgeted, listener.say)
+        return _measure(run, source, store, listener, is_new=True, begun=begun)
 
 
 def _beside(run: Run, given: Preset | None, budgeted: tuple[str, float] | None) -> list[str]:
@@ -193,6 +206,7 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
                 f"{str(path)!r} was begun with other weights or libraries ({run.origin}; now {source.origin}); "
                 "start a new run"
             )
+        source = introduced(source, store, run.grid.threads, (listener or Listener()).say)
         recorded = {(record.shape, record.contestant) for record in run.records}
         torn = {shape for shape, contestant in run.grid.cells() if (shape, contestant) not in recorded}
         if run.is_complete and not torn:

@@ -12,7 +12,7 @@ from typing import Any
 
 import exporters
 from bench import channel
-from exporters import checkpoint, sources
+from exporters import checkpoint, module_source, sources
 from exporters.store import Artifact, ArtifactStore, StoreError
 
 
@@ -21,6 +21,8 @@ def export(args: argparse.Namespace) -> Artifact:
     store = ArtifactStore(Path(args.artifacts))
     if args.format == "checkpoint":
         source = sources.resolve(args.model, weights=args.weights, task=args.task, seed=args.seed)
+        if args.pickled:
+            source = module_source.in_memory(args.model, args.model.rpartition("@")[2], args.task, args.pickled)
         return store.make(checkpoint.recipe(source), lambda folder: checkpoint.export(source, folder))
     module = exporters.load_module(args.format)
     recipe = exporters.recipe(args.format, args.checkpoint, precision=args.precision, device=args.device)
@@ -54,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--weights", default="auto")
     result.add_argument("--task", default="base")
     result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--pickled", default="", help="for the checkpoint of a module in memory: folder that holds it")
     result.add_argument("--checkpoint", help="for every other format: key of the checkpoint artifact")
     result.add_argument("--precision", default="fp32")
     result.add_argument("--device", default="cpu")

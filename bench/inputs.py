@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ IDS = ("random", "text", "zipf")
 MASKS = ("full", "right", "left", "holes")
 PADDED_MASKS = MASKS[1:]
 JUDGED_ROWS = 3
+#: The one kind of case of a module that makes its inputs itself.
+OWN = "own"
+INPUTS = ("input_ids", "attention_mask")
 #: Elements of one judged output that a worker compares in float64 at once (16 MiB).
 JUDGED_ELEMENTS = 2**21
 #: Shift of the ranks in Zipf's law as Mandelbrot gave it for English words (1953).
@@ -39,16 +42,28 @@ class InputPlan:
     """Of `TIMED_CASES`, or `ids-mask` with one of `IDS` and one of `MASKS`."""
     most_rows: int = JUDGED_ROWS
     """Rows of a batch that are judged, at most."""
+    inputs: tuple[str, ...] = INPUTS
+    """Names of the model's inputs, in its order."""
+    makes_inputs: bool = False
+    """True where the user's own module makes them, and not this file."""
+    whole_outputs: tuple[str, ...] = ()
+    """Outputs without an axis of positions, [batch, …]."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a request carries it; what was added later is left out where it says nothing, as keys hash this."""
+        later = {field.name: field.default for field in fields(self)[-3:]}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> InputPlan:
         """The plan that a request carries."""
-        return cls(**{**data, "cases": tuple(data.get("cases", TIMED_CASES))})
+        lists = {name: tuple(data[name]) for name in ("cases", "inputs", "whole_outputs") if name in data}
+        return cls(**{**data, **lists})
 
 
-def timed_cases(length: int) -> tuple[str, ...]:
-    """The cases that a run of `compare` judges; a single token cannot be padded."""
-    return TIMED_CASES if length > 1 else TIMED_CASES[:1]
+def timed_cases(length: int, takes_mask: bool = True) -> tuple[str, ...]:
+    """The cases that a run of `compare` judges; a single token cannot be padded, nor anything without a mask."""
+    return TIMED_CASES if length > 1 and takes_mask else TIMED_CASES[:1]
 
 
 def judged_rows(plan: InputPlan) -> list[int]:
@@ -83,7 +98,7 @@ def kinds_of(case: str) -> tuple[str, str]:
 def make_batch(
     plan: InputPlan, case: str, texts: Sequence[Sequence[int]] | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """`input_ids` and `attention_mask`, int64 [batch, length], for one of the plan's cases.
+    """`input_ids` and, where the model takes it, `attention_mask`, int64 [batch, length], for one of the plan's cases.
 
     The padding id stands where the mask is 0, and nowhere else among random ids. `texts` are the token ids of
     one tokenised text a row, each at least `length` long; "text" needs them.
@@ -105,7 +120,18 @@ def make_batch(
         for row in range(plan.batch):
             ids[row, mask[row] == 1] = ids[row, : mask[row].sum()].copy()
     ids[mask == 0] = plan.pad_token_id
-    return {"input_ids": ids, "attention_mask": mask}
+    found = {"input_ids": ids, "attention_mask": mask}
+    return {name: array for name, array in found.items() if name in plan.inputs or plan.makes_inputs}
+
+
+def kept(batch: Mapping[str, np.ndarray[Any, Any]], length: int) -> np.ndarray[Any, Any]:
+    """Which positions of a batch are judged, [batch, length]: those its mask keeps, or all."""
+    import numpy as np
+
+    mask = batch.get("attention_mask")
+    rows = len(next(iter(batch.values())))
+    is_mask = mask is not None and mask.shape == (rows, length)
+    return mask if mask is not None and is_mask else np.ones((rows, length), dtype=np.int64)
 
 
 def _ids(

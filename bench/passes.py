@@ -68,7 +68,11 @@ class Passes(Driver[Shape, Record]):
 
     def begin_request(self, point: Shape) -> dict[str, Any]:
         begin = {"op": "begin", "inputs_plan": self.prepared.judged_by.inputs(point), "plan": asdict(self.plan)}
-        return begin | {"boundary": self.grid.boundary}
+        begin["boundary"] = self.grid.boundary
+        stored = self.prepared.judged_by.stored_inputs(point)
+        if stored is not None:
+            begin |= {"no_inputs": stored} if isinstance(stored, str) else {"stored_inputs": str(stored.path)}
+        return begin
 
     def turn_request(self) -> dict[str, Any]:
         return {"op": "turn", "seconds": self.plan.turn_seconds}
@@ -128,10 +132,18 @@ class Passes(Driver[Shape, Record]):
             repeat=command_of(self.grid, self.plan, [contestant], [point]),
             judged=self.prepared.classes[contestant].computes_the_model,
         )
-        return replace(record, warnings=warnings_of(record, self.plan))
+        return replace(record, warnings=[*warnings_of(record, self.plan), *_without_padding(record)])
 
     def _memory(self, shape: Shape, contestant: Contestant, cell: Measured) -> dict[str, Any]:
         """What was held once the model was loaded, the peak of a call, and what a decoder's cache would take."""
         found: dict[str, Any] = {"loaded": self.workers.memory.get(contestant, {}), "peak": cell.memory}
         cache = self.prepared.source.key_value_bytes(shape.length, contestant.precision)
         return found if cache is None else found | {"key_value_bytes_per_sequence": cache}
+
+
+def _without_padding(record: Record) -> list[str]:
+    """A warning where a model that takes no mask was judged on no padded case."""
+    cases = record.parity.get("cases", {"padded": {}})
+    if record.length == 1 or "padded" in cases:
+        return []
+    return ["no padded case: the module takes no attention_mask, or makes its inputs itself; all positions are judged"]

@@ -136,11 +136,8 @@ class Preparation:
             drop_damaged(self.store, [recipe, *self._recipes(stored.key).values()], self.say)
         else:
             drop_damaged(self.store, [recipe], self.say)
-        grid = self.grid
-        which = [f"--model={grid.model}", "--weights", self.source.weights]
-        which += ["--task", grid.task, "--seed", str(grid.seed)]
-        self.weights = self._export(recipe, which)
-        check_lengths(grid.shapes, grid.model, self.weights.metadata["positions"])
+        self.weights = self._export(recipe, self.source.export_options())
+        check_lengths(self.grid.shapes, self.grid.model, self.weights.metadata["positions"])
         return self.weights
 
     def _make_artifacts(self, weights: Artifact) -> None:
@@ -154,31 +151,7 @@ class Preparation:
                 self.say(reason)
 
     def _export(self, recipe: Mapping[str, Any], which: list[str]) -> Artifact:
-        """The stored artifact of `recipe`, or a new one from a process of its own."""
-        if (found := self.store.find(recipe)) is not None:
-            self.store.touch(found)
-            return found
-        self.say(f"exporting {_name(recipe)}")
-        process = export.start(self.store.root, recipe["format"], which, self.grid.threads)
-        try:
-            process.request({"op": "export"}, EXPORT_TIMEOUT_SECONDS)
-        except WorkerError as error:
-            if error.status == "user":
-                raise UserError(error.reason) from None
-            if error.status == "store" or recipe["format"] == "checkpoint":
-                raise BenchError(_with_last_words(error)) from None
-            if self.store.is_full():  # some writers abort the process instead of raising
-                name = self.store.path_of(recipe).name
-                raise BenchError(
-                    f"artifact {name} cannot be written (No space left on device); free some space"
-                ) from None
-            raise
-        finally:
-            process.kill()
-        found = self.store.find(recipe)
-        if found is None:
-            raise BenchError(f"the {recipe['format']} export left nothing under its key; its recipe changes by itself")
-        return found
+        return exported(self.store, recipe, which, self.grid.threads, self.say)
 
     def _clear_leftovers(self) -> None:
         """Remove what exports that were killed or interrupted left half-written."""
@@ -187,6 +160,35 @@ class Preparation:
 
     def _judging_precisions(self) -> list[str]:
         return sorted({c.precision for c in self._with_formats() if self.classes[c].computes_the_model})
+
+
+def exported(store: ArtifactStore, recipe: Mapping[str, Any], which: list[str], threads: int, say: Say) -> Artifact:
+    """The stored artifact of `recipe`, or a new one from a process of its own with the options `which`.
+
+    Raises WorkerError where the export of another format than the checkpoint fails, else UserError or BenchError.
+    """
+    if (found := store.find(recipe)) is not None:
+        store.touch(found)
+        return found
+    say(f"exporting {_name(recipe)}")
+    process = export.start(store.root, recipe["format"], which, threads)
+    try:
+        process.request({"op": "export"}, EXPORT_TIMEOUT_SECONDS)
+    except WorkerError as error:
+        if error.status == "user":
+            raise UserError(error.reason) from None
+        if error.status == "store" or recipe["format"] == "checkpoint":
+            raise BenchError(_with_last_words(error)) from None
+        if store.is_full():  # some writers abort the process instead of raising
+            name = store.path_of(recipe).name
+            raise BenchError(f"artifact {name} cannot be written (No space left on device); free some space") from None
+        raise
+    finally:
+        process.kill()
+    found = store.find(recipe)
+    if found is None:
+        raise BenchError(f"the {recipe['format']} export left nothing under its key; its recipe changes by itself")
+    return found
 
 
 def _name(recipe: Mapping[str, Any]) -> str:

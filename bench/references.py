@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +63,17 @@ class References:
 
     def inputs(self, shape: Shape) -> dict[str, Any]:
         """The plan of a shape's inputs, as a request to a worker carries it."""
-        return asdict(self._plan(shape, self.matrix.cases(shape), self.matrix.most_rows(shape)))
+        source = self.source
+        takes_mask = "attention_mask" in source.inputs and not source.makes_inputs
+        return self._plan(shape, self.matrix.cases(shape, takes_mask), self.matrix.most_rows(shape)).to_json()
+
+    def stored_inputs(self, shape: Shape) -> Artifact | str | None:
+        """Where a shape's inputs lie when the model makes them itself, or why they do not; None where it does not."""
+        return self.found.get((REFERENCE_PRECISION, shape), "none were made") if self.source.makes_inputs else None
 
     def prompts(self) -> dict[str, Any]:
         """The plan of the prompts that generation is judged on."""
-        return asdict(self._plan(Shape(1, self.matrix.prompt_length), self.matrix.prompts(), 1))
+        return self._plan(Shape(1, self.matrix.prompt_length), self.matrix.prompts(), 1).to_json()
 
     def _plan(self, shape: Shape, cases: tuple[str, ...], most_rows: int) -> InputPlan:
         return InputPlan(
@@ -77,9 +82,12 @@ class References:
             vocab_size=self.source.vocab_size,
             pad_token_id=self.source.pad_token_id,
             seed=self.grid.seed,
-            output_width=self.source.vocab_size if self.grid.task == "lm" else self.source.width,
+            output_width=self.source.output_width,
             cases=cases,
             most_rows=most_rows,
+            inputs=self.source.inputs,
+            makes_inputs=self.source.makes_inputs,
+            whole_outputs=self.source.whole_outputs,
         )
 
     def make(self, weights: Artifact, precisions: Sequence[str]) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from backends.base import Backend
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+#: `Grid.weights` of the user's own module.
+MODULE = "module"
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_BATCHES = (1, 8)
 DEFAULT_LENGTHS = (16, 128, 512)
@@ -136,6 +138,13 @@ class Grid:
         if not all(isinstance(n, int) and n > 0 for shape in values["shapes"] for n in (shape.batch, shape.length)):
             raise ValueError("a batch or length that is no positive integer")
         return cls(**values)
+
+    @property
+    def output(self) -> str:
+        """What the model gives, in words."""
+        if self.weights == MODULE:
+            return "a module's logits" if self.task == "lm" else "a module's outputs"
+        return "last hidden state" if self.task == "base" else "logits"
 
     def cells(self) -> Iterator[tuple[Shape, Contestant]]:
         """Every planned cell, shapes outermost."""
@@ -289,6 +298,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def model_options(grid: Grid) -> dict[str, Any]:
+    """The options of a command line that give the grid's model, task and seed."""
+    if grid.weights == MODULE:
+        return {"--module": grid.model, "--seed": grid.seed}
+    return {"--model": grid.model, "--weights": grid.weights, "--task": grid.task, "--seed": grid.seed}
+
+
 def command_of(
     grid: Grid,
     plan: TimingPlan,
@@ -306,15 +322,12 @@ def command_of(
         "--lengths": ",".join(str(length) for length in dict.fromkeys(shape.length for shape in shapes)),
     }
     options = {
-        "--model": grid.model,
+        **model_options(grid),
         "--backends": ",".join(dict.fromkeys(contestant.label for contestant in contestants)),
         **(sizes if has_sizes else {}),
         "--device": grid.device,
         "--precisions": ",".join(dict.fromkeys(contestant.precision for contestant in contestants)),
         "--threads": grid.threads,
-        "--weights": grid.weights,
-        "--task": grid.task,
-        "--seed": grid.seed,
         "--rounds": plan.rounds,
         "--max-seconds-per-cell": f"{plan.seconds_per_cell:g}",
         "--target-precision": f"{100 * plan.target_precision:g}%",

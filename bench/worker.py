@@ -99,12 +99,28 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, MemoryRequests
         cards = machine.gpus() if self.args.device == "cuda" else []
         return int(cards[0]["free_bytes"]) if cards else None
 
-    def do_begin(self, inputs_plan: dict[str, Any], plan: dict[str, Any], boundary: str = "device") -> dict[str, Any]:
-        """Prepare a cell's inputs, make the first call, watch one, and warm up."""
+    def do_begin(
+        self,
+        inputs_plan: dict[str, Any],
+        plan: dict[str, Any],
+        boundary: str = "device",
+        stored_inputs: str | None = None,
+        no_inputs: str = "",
+    ) -> dict[str, Any]:
+        """Prepare a cell's inputs, make the first call, watch one, and warm up.
+
+        Inputs that the user's own module made lie with the reference in `stored_inputs`, or `no_inputs` says why not;
+        a backend that computes no model takes ids in their place.
+        """
+        from backends.base import BackendError
+
+        if no_inputs and self.backend.computes_the_model:
+            raise BackendError(f"the module's own inputs are not there: {no_inputs}")
         self.inputs_plan = inputs.InputPlan.from_json(inputs_plan)
         self.plan = TimingPlan(**plan)
         self.boundary = boundary
-        batch = inputs.make_batch(self.inputs_plan, "timed")
+        self.stored_inputs = stored_inputs
+        batch = self._batch("timed")
         prepared = self.backend.prepare(batch)
         # Between host and host a call copies and waits, so its events would time the host.
         has_clock = boundary == "device" and self.backend.mark() is not None
@@ -123,6 +139,11 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, MemoryRequests
         self.warm = timing.warm_up(self.step, self.plan)
         self.facts_before = self.backend.facts() | watched
         return {"first_call_ns": first_ns, "facts": self.facts_before, **self.warm.to_json()}
+
+    def _batch(self, case: str) -> dict[str, Any]:
+        if self.stored_inputs is not None:
+            return judging.read_inputs(Path(self.stored_inputs), case)
+        return inputs.make_batch(self.inputs_plan, case)
 
     def _from_host_to_host(self, batch: dict[str, Any]) -> dict[str, Any]:
         return self.backend.fetch(self.backend.run(self.backend.prepare(batch)))
@@ -156,7 +177,7 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, MemoryRequests
 
     def _run_once(self, case: str) -> tuple[dict[str, Any], dict[str, int]]:
         """Outputs of one call on a case's inputs, and the memory that it took."""
-        prepared = self.backend.prepare(inputs.make_batch(self.inputs_plan, case))
+        prepared = self.backend.prepare(self._batch(case))
         self.backend.synchronize()
         self.backend.reset_memory_peak()
         is_of_this_call = memory.set_peak_back()

@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from exporters import library_versions
+from exporters import library_versions, modules
 from exporters.models import build, load_checkpoint, usable_positions
-from exporters.sources import INPUTS, OUTPUT_OF_TASK, ModelError, ModelSource
+from exporters.module_forward import DTYPES
+from exporters.module_source import ModuleSource
+from exporters.sources import INPUTS, MODULE, ModelError, ModelSource
 
 VERSION = 1
-LIBRARIES = ("torch", "transformers")
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
 EXAMPLE_SHAPE = (2, 16)
 
 
@@ -21,14 +21,17 @@ def recipe(source: ModelSource) -> dict[str, Any]:
     """All that decides the checkpoint's content."""
     return {
         "format": "checkpoint",
-        "exporter_version": VERSION,
-        "libraries": library_versions(LIBRARIES),
+        "exporter_version": modules.VERSION if source.weights == MODULE else VERSION,
+        "libraries": library_versions(source.libraries),
         "source": source.recipe(),
+        **source.place(),
     }
 
 
 def export(source: ModelSource, folder: Path) -> dict[str, Any]:
     """Write `source`'s configuration and float32 weights into `folder`; returns the artifact's metadata."""
+    if isinstance(source, ModuleSource):
+        return modules.export(source, folder)
     try:
         model = build(source)
     except ModelError:
@@ -47,7 +50,7 @@ def export(source: ModelSource, folder: Path) -> dict[str, Any]:
         "task": source.task,
         "weights": source.weights,
         "inputs": list(INPUTS),
-        "outputs": [OUTPUT_OF_TASK[source.task]],
+        "outputs": list(source.outputs),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "positions": usable_positions(model),
     }
@@ -57,19 +60,34 @@ def open_checkpoint(folder: Path, device: str, precision: str) -> Any:
     """The checkpoint's module on `device` ("cpu" or "cuda") in `precision`; what backends are handed."""
     import torch
 
-    return load_checkpoint(folder, task_of(folder), device, getattr(torch, DTYPES[precision]))
+    metadata = metadata_of(folder)
+    if metadata["weights"] == MODULE:
+        return modules.open_module(folder, metadata, device, precision)
+    return load_checkpoint(folder, metadata["task"], device, getattr(torch, DTYPES[precision]))
 
 
-def task_of(folder: Path) -> str:
-    """The task that a checkpoint artifact was made for."""
-    task: str = json.loads((folder / "artifact.json").read_text())["metadata"]["task"]
-    return task
+def metadata_of(folder: Path) -> dict[str, Any]:
+    """What the export of a checkpoint artifact left: task, inputs, outputs and more."""
+    metadata: dict[str, Any] = json.loads((folder / "artifact.json").read_text())["metadata"]
+    return metadata
 
 
-def example_inputs(device: str = "cpu") -> tuple[Any, Any]:
-    """Ids and a mask with padding, int64 [2, 16], that tracing and exporting run on."""
+def outputs_of(folder: Path) -> list[str]:
+    """Names of a checkpoint's outputs."""
+    return [str(name) for name in metadata_of(folder)["outputs"]]
+
+
+def input_names(module: Any) -> list[str]:
+    """Names of the inputs of an opened module, in its order."""
+    return list(getattr(module, "input_names", INPUTS))
+
+
+def example_inputs(device: str = "cpu", module: Any = None) -> tuple[Any, ...]:
+    """Ids and a mask with padding, int64 [2, 16], that tracing and exporting run on; or the module's own inputs."""
     import torch
 
+    if hasattr(module, "example_inputs"):
+        return tuple(module.example_inputs(device))
     ids = torch.arange(EXAMPLE_SHAPE[0] * EXAMPLE_SHAPE[1], device=device).reshape(EXAMPLE_SHAPE) + 5
     mask = torch.ones(EXAMPLE_SHAPE, dtype=torch.int64, device=device)
     mask[1, EXAMPLE_SHAPE[1] // 2 :] = 0

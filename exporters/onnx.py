@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporters.checkpoint import example_inputs, open_checkpoint, task_of
-from exporters.sources import INPUTS, OUTPUT_OF_TASK
+from exporters.checkpoint import example_inputs, input_names, open_checkpoint, outputs_of
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
@@ -22,12 +21,12 @@ def recipe_fields(*, precision: str, device: str) -> dict[str, Any]:
 def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Export in `recipe["precision"]`; writes model.onnx and model.onnx.data, and records the opset."""
     module = open_checkpoint(checkpoint, "cpu", recipe["precision"])
-    return export_module(module, folder, [OUTPUT_OF_TASK[task_of(checkpoint)]])
+    return export_module(module, folder, outputs_of(checkpoint))
 
 
 def export_module(module: Any, folder: Path, outputs: list[str]) -> dict[str, Any]:
     """Write `module`, on the CPU and in eval mode, whose outputs are called `outputs`; returns the metadata."""
-    return write(_translate(module, outputs), folder, list(INPUTS), outputs)
+    return write(_translate(module, outputs), folder, input_names(module), outputs)
 
 
 def write(program: Any, folder: Path, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def save_program(checkpoint: Path, precision: str, path: Path) -> None:
     import torch
 
     module = open_checkpoint(checkpoint, "cpu", precision)
-    program = _translate(module, [OUTPUT_OF_TASK[task_of(checkpoint)]], optimize=False).exported_program
+    program = _translate(module, outputs_of(checkpoint), optimize=False).exported_program
     # The program's own dictionary: the file needs the names of the weights, and whoever runs it has them.
     program.state_dict.update(
         {
@@ -64,13 +63,16 @@ def _translate(module: Any, outputs: list[str], optimize: bool = True) -> Any:
     import torch
 
     dynamic = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1)}
-    return translate(module, example_inputs(), dict.fromkeys(INPUTS, dynamic), list(INPUTS), outputs, optimize)
+    names = input_names(module)
+    # A module of the user's takes any number of tensors, so their axes have no arguments' names.
+    shapes = (module.dynamic_shapes(),) if hasattr(module, "dynamic_shapes") else dict.fromkeys(names, dynamic)
+    return translate(module, example_inputs("cpu", module), shapes, names, outputs, optimize)
 
 
 def translate(
     module: Any,
     example: tuple[Any, ...],
-    dynamic_shapes: Mapping[str, Any],
+    dynamic_shapes: Any,
     inputs: list[str],
     outputs: list[str],
     optimize: bool = True,

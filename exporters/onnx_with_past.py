@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from exporters.cached import cache_tensors, example_step, names_of, open_stepping, stepping_module
-from exporters.checkpoint import task_of
+from exporters.checkpoint import outputs_of
 from exporters.onnx import LIBRARIES, recipe_fields, translate, write
-from exporters.sources import OUTPUT_OF_TASK
 
 VERSION = 1
 
@@ -24,7 +23,7 @@ def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[st
     module = open_stepping(checkpoint, "cpu", recipe["precision"])
     cache = cache_tensors(module, "cpu")
     inputs, presents = names_of(len(cache))
-    outputs = [OUTPUT_OF_TASK[task_of(checkpoint)], *presents]
+    outputs = [*outputs_of(checkpoint), *presents]
     shapes = {
         "input_ids": {0: "rows", 1: "new"},
         "attention_mask": {0: "rows", 1: "earlier_and_new"},

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporters.store import file_checksum
+from exporters.store import file_checksum, recipe_key
 
 WEIGHTS = ("auto", "random", "pretrained")
+#: In place of one of these where the user's own code makes the weights.
+MODULE = "module"
 TASKS = ("base", "lm")
 INPUTS = ("input_ids", "attention_mask")
 #: Model types of transformers that generate with a cache of keys and values.
@@ -180,6 +183,57 @@ class ModelSource:
         """True for a decoder that can generate with a cache."""
         return self.is_decoder and self.config["model_type"] not in WITHOUT_CACHE
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs in the order of the model's arguments."""
+        return INPUTS
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in the model's order."""
+        return (OUTPUT_OF_TASK[self.task],)
+
+    @property
+    def makes_inputs(self) -> bool:
+        """True where the model comes with a function that makes its inputs."""
+        return False
+
+    @property
+    def whole_outputs(self) -> tuple[str, ...]:
+        """Outputs without an axis of positions, [batch, …]."""
+        return ()
+
+    @property
+    def output_width(self) -> int:
+        """Elements of the widest output at one position."""
+        return self.vocab_size if self.task == "lm" else self.width
+
+    @property
+    def generates(self) -> bool:
+        """True for a decoder with its head."""
+        return self.task == "lm" and self.key_value_bytes(1, "fp32") is not None
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Distributions whose versions count among what decides the checkpoint's content."""
+        return ("torch", "transformers")
+
+    def export_options(self) -> list[str]:
+        """Command line by which the exporting process finds the same model."""
+        return [f"--model={self.name}", "--weights", self.weights, "--task", self.task, "--seed", str(self.seed)]
+
+    def settled(self, metadata: Mapping[str, Any]) -> ModelSource:
+        """This source with what only the built model tells, from its checkpoint's metadata."""
+        return self
+
+    def weights_checksum(self) -> str:
+        """Of the architecture and its weights, whatever the libraries' versions."""
+        return recipe_key(self.recipe())
+
+    def place(self) -> dict[str, Any]:
+        """What of the checkpoint's recipe is this machine's, and no part of the model."""
+        return {}
+
     def recipe(self) -> dict[str, Any]:
         """What decides the checkpoint's content: configuration and seed, or the weight files' checksums."""
         recipe: dict[str, Any] = {"task": self.task, "weights": self.weights, "config": self.config}
@@ -195,8 +249,13 @@ def resolve(name: str, *, weights: str = "auto", task: str = "base", seed: int =
     """Find architecture and weights of model `name`: one of `ARCHITECTURES`, a local folder or a Hub id.
 
     "auto" takes pretrained weights that are on this machine, else seeded random ones, and never
-    touches the network. Raises ModelError.
+    touches the network. `file.py:factory` is the user's own module, and so is every name with weights "module".
+    Raises ModelError.
     """
+    from exporters import module_source
+
+    if weights == MODULE or module_source.is_factory(name):
+        return module_source.resolve(name, weights=weights, task=task, seed=seed)
     if weights not in WEIGHTS:
         raise ModelError(f"unknown weights {weights!r}; use one of {', '.join(WEIGHTS)}")
     if task not in TASKS:

@@ -246,6 +246,17 @@ class ArtifactStore:
         os.utime(artifact.path)
 
     @contextmanager
+    def aside(self, name: str) -> Iterator[Path]:
+        """An empty folder beside the artifacts, gone at the end of the block."""
+        folder = self.folder / f"{_ASIDE}{name}-{os.getpid()}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep `prune` away for as long as the block runs."""
         marker = self.folder / f"{_USER}{os.getpid()}"

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporters.checkpoint import EXAMPLE_SHAPE, example_inputs, open_checkpoint, task_of
-from exporters.sources import INPUTS, OUTPUT_OF_TASK
+from exporters.checkpoint import EXAMPLE_SHAPE, example_inputs, input_names, open_checkpoint, outputs_of
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers")
@@ -22,13 +21,13 @@ def recipe_fields(*, precision: str, device: str) -> dict[str, Any]:
 def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Trace and freeze on `recipe["device"]` in `recipe["precision"]`; writes model.pt."""
     module = open_checkpoint(checkpoint, recipe["device"], recipe["precision"])
-    return export_module(module, folder, [OUTPUT_OF_TASK[task_of(checkpoint)]], recipe["device"])
+    return export_module(module, folder, outputs_of(checkpoint), recipe["device"])
 
 
 def export_module(module: Any, folder: Path, outputs: list[str], device: str) -> dict[str, Any]:
     """Write `module`, on `device` and in eval mode, whose outputs are called `outputs`; returns the metadata."""
-    trace_and_freeze(module, example_inputs(device), folder)
-    return {"inputs": list(INPUTS), "outputs": outputs}
+    trace_and_freeze(module, example_inputs(device, module), folder)
+    return {"inputs": input_names(module), "outputs": outputs}
 
 
 def trace_and_freeze(module: Any, example: tuple[Any, ...], folder: Path) -> None:

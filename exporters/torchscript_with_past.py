@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.cached import EARLIER, NEW, ROWS, cache_tensors, example_step, names_of, open_stepping, stepping_module
-from exporters.checkpoint import task_of
-from exporters.sources import OUTPUT_OF_TASK
+from exporters.checkpoint import outputs_of
 from exporters.torchscript import LIBRARIES, trace_and_freeze
 
 VERSION = 1
@@ -31,4 +30,4 @@ def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[st
     cache = cache_tensors(module, device)
     inputs, presents = names_of(len(cache))
     trace_and_freeze(stepping_module(module), example_step(module, device), folder)
-    return {"inputs": inputs, "outputs": [OUTPUT_OF_TASK[task_of(checkpoint)], *presents], "cache": cache}
+    return {"inputs": inputs, "outputs": [*outputs_of(checkpoint), *presents], "cache": cache}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli.models import MODULE_HELP, model_of
 from bench.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def command(
         str | None,
         typer.Option(help="A grid by name (`bench list presets`) or .toml file; options given beside it win."),
     ] = None,
+    module: Annotated[str | None, typer.Option(help=MODULE_HELP)] = None,
     backends: Annotated[
         str, typer.Option(help="Comma-separated backend[:variant]; speed-ups are against the first.")
     ] = "eager,onnx,torchscript",
@@ -101,6 +103,7 @@ def command(
             _refuse_other_options(context)
             run = api.resume(resume, artifacts=artifacts, listener=listener)
         else:
+            model, weights = model_of(context, model, module, weights)
             options: dict[str, Any] = {
                 "model": model,
                 "backends": backends,
@@ -114,6 +117,7 @@ def command(
             }
             if preset is not None:
                 options = {name: value for name, value in options.items() if _is_given(context, name)}
+                options |= {} if module is None else {"model": model}
             run = api.compare(
                 **options,
                 preset=preset,

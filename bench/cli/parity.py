@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.models import MODULE_HELP, model_of
 from bench.cli.streams import tell
 
 
 def command(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option(help="Built-in name (`bench list models`), folder of a saved model, or Hub id.")
     ] = "bert",
+    module: Annotated[str | None, typer.Option(help=MODULE_HELP)] = None,
     backends: Annotated[str, typer.Option(help="Comma-separated backend[:variant].")] = "eager,onnx,torchscript",
     precisions: Annotated[str, typer.Option(help="Any of fp32, fp16, bf16, int8.")] = "fp32",
     task: Annotated[str, typer.Option(help="base (last hidden state) or lm (logits).")] = "base",
@@ -64,6 +67,7 @@ def command(
     check_format(format, parity.FORMATS)
     if output is not None:
         certificate.check_writable(output)
+    model, weights = model_of(context, model, module, weights)
     try:
         found = check_parity(
             model,

@@ -11,7 +11,8 @@ from typing import Any
 
 from bench import corpus, machine
 from bench.errors import UserError
-from bench.inputs import MASKS
+from bench.inputs import MASKS, OWN
+from bench.introduction import MakeInputs, find_source, notes_on
 from bench.parity import matrix as matrices
 from bench.parity.certificate import Certificate, Judgement
 from bench.parity.examination import Examination, bisection_of
@@ -26,11 +27,12 @@ from bench.spec import (
     check_lengths,
     check_seed,
     check_timeout,
+    model_options,
     parse_contestants,
     parse_sizes,
 )
 from exporters import sources, tokenizer
-from exporters.store import ArtifactStore, file_checksum, recipe_key
+from exporters.store import ArtifactStore, file_checksum
 
 #: Options that replace a tolerance's own values, and the field of `Tolerance` that each sets.
 OVERRIDES = {"--atol": "atol", "--rtol": "rtol", "--max-kl": "max_kl", "--min-top1": "min_top1"}
@@ -39,8 +41,9 @@ DEFAULT_NEW_TOKENS = 16
 
 
 def check_parity(
-    model: str,
+    model: Any,
     *,
+    make_inputs: MakeInputs | None = None,
     backends: str | Iterable[str] = ("eager", "onnx", "torchscript"),
     precisions: str | Iterable[str] = ("fp32",),
     task: str = "base",
@@ -64,6 +67,7 @@ def check_parity(
 ) -> Certificate:
     """Judge `model` on every backend and precision against eager in float64; returns the Certificate.
 
+    `model` and `make_inputs` are as `compare` takes them.
     The matrix is `batches` × `lengths` (tokens; by default 1, 16, 37 and the largest) × random and tokenised ids ×
     `masks`. `text_tokenizer` is a tokenizer.json or a folder with one, for models that have none of their own.
     With task "lm" a decoder also generates `new_tokens` tokens greedily. `atol`, `rtol`, `max_kl` (nats) and
@@ -80,27 +84,33 @@ def check_parity(
     check_timeout(timeout)
     budget = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
-    source = sources.resolve(model, weights=weights, task=task, seed=seed)
+    store = ArtifactStore(Path(artifacts))
+    source = find_source(
+        model, store, make_inputs=make_inputs, weights=weights, task=task, seed=seed, threads=budget, say=say
+    )
+    task = source.task
     shapes = tuple(
         Shape(batch, length)
         for batch in batch_sizes
         for length in length_sizes or matrices.default_lengths(source.positions)
     )
-    check_lengths(shapes, model, source.positions)
+    check_lengths(shapes, source.name, source.positions)
     file = tokenizer_of(source, text_tokenizer)
     if file is not None:
         tokenizer.encode(file, corpus.texts(1, seed), PROMPT_LENGTH, source.vocab_size)  # is it this model's?
-    notes = [] if file else [
-        "no tokenizer lies beside this model: in place of text, ids are drawn by Zipf's law; --tokenizer names one"
-    ]  # fmt: skip
+    notes = notes_on(source)
+    if not file and not source.makes_inputs:
+        notes.append(
+            "no tokenizer lies beside this model: in place of text, ids are drawn by Zipf's law; --tokenizer names one"
+        )
     plan = Matrix(
-        ids=("random", "text" if file else "zipf"),
-        masks=kinds_of_masks,
+        ids=(OWN,) if source.makes_inputs else ("random", "text" if file else "zipf"),
+        masks=("full",) if notes_on(source) else kinds_of_masks,
         tokenizer=file,
         new_tokens=_new_tokens(new_tokens, source, task),
     )
     certificate = Certificate(
-        grid=Grid(model, contestants, shapes, settled_device, budget, source.weights, task, seed),
+        grid=Grid(source.name, contestants, shapes, settled_device, budget, source.weights, task, seed),
         ids=plan.ids,
         masks=plan.masks,
         tokenizer=file_checksum(file) if file else None,
@@ -108,14 +118,13 @@ def check_parity(
         overrides=overrides,
         tolerances=tolerances(contestants, overrides),
         origin=source.origin,
-        weights_checksum=recipe_key(source.recipe()),
+        weights_checksum=source.weights_checksum(),
         fingerprint=machine.fingerprint(),
         command="",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         notes=notes,
     )
     certificate.command = _command_of(certificate, text_tokenizer)
-    store = ArtifactStore(Path(artifacts))
     store.prepare()
     with store.in_use():
         prepared = Preparation(certificate.grid, source, store, timeout, say, plan)
@@ -135,16 +144,14 @@ def _command_of(certificate: Certificate, text_tokenizer: str | Path | None) -> 
     """The command line that makes such a certificate."""
     grid = certificate.grid
     options: dict[str, Any] = {
-        "--model": grid.model,
+        **model_options(grid),
         "--backends": ",".join(dict.fromkeys(contestant.label for contestant in grid.contestants)),
         "--precisions": ",".join(certificate.tolerances),
-        "--task": grid.task,
         "--batches": ",".join(str(batch) for batch in dict.fromkeys(shape.batch for shape in grid.shapes)),
         "--lengths": ",".join(str(length) for length in dict.fromkeys(shape.length for shape in grid.shapes)),
         "--masks": ",".join(certificate.masks),
         "--device": grid.device,
         "--threads": grid.threads,
-        "--weights": grid.weights,
         "--seed": grid.seed,
     }
     if text_tokenizer is not None:
@@ -202,7 +209,7 @@ def tokenizer_of(source: sources.ModelSource, given: str | Path | None) -> Path 
 
 def _new_tokens(given: int | None, source: sources.ModelSource, task: str) -> int:
     """Tokens to generate: only a decoder with its head generates."""
-    generates = task == "lm" and source.key_value_bytes(1, "fp32") is not None
+    generates = source.generates
     if given is None:
         wanted = DEFAULT_NEW_TOKENS if generates else 0
         return min(wanted, max(0, (source.positions or wanted + PROMPT_LENGTH) - PROMPT_LENGTH))

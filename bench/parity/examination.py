@@ -171,6 +171,10 @@ def bisection_of(prepared: Preparation, judgement: Judgement) -> dict[str, Any]:
             "node": None,
             "notes": ["no case of the matrix is broken, so there is nothing to bisect"],
         }
+    source = prepared.source
+    if source.makes_inputs or len(source.outputs) > 1:
+        note = "a module with inputs of its own or several outputs is not bisected"
+        return {"layer": None, "node": None, "notes": [note]}
     case = next((case for case in broken if _tokens(case) <= BISECTED_TOKENS), min(broken, key=_tokens))
     pair = prepared.judged_by.pair(judgement.contestant.precision, Shape(case["batch"], case["length"]))
     assert not isinstance(pair, str)

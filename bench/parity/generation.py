@@ -6,7 +6,7 @@ padding, which a causal model does not see. With one, a step is a pass over the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,8 +50,8 @@ def continue_greedily(next_logits: Next, prompt: Array, steps: int, forced: Arra
     return Continuation(np.array(tokens, dtype=np.int64), np.stack(logits))
 
 
-def by_full_passes(backend: Backend, length: int, pad_token_id: int) -> Next:
-    """Passes over everything so far, padded to `length`."""
+def by_full_passes(backend: Backend, length: int, pad_token_id: int, names: Collection[str] = inputs.INPUTS) -> Next:
+    """Passes over everything so far, padded to `length`; `names` are the inputs that the model takes."""
     import numpy as np
 
     def next_logits(ids: Array) -> Array:
@@ -60,7 +60,8 @@ def by_full_passes(backend: Backend, length: int, pad_token_id: int) -> Next:
             "input_ids": np.pad(ids, ((0, 0), (0, padding)), constant_values=pad_token_id),
             "attention_mask": np.pad(np.ones_like(ids), ((0, 0), (0, padding))),
         }
-        found: Array = _logits(judging.run(backend, batch))[0, ids.shape[1] - 1]
+        taken = {name: array for name, array in batch.items() if name in names}
+        found: Array = _logits(judging.run(backend, taken))[0, ids.shape[1] - 1]
         return found
 
     return next_logits
@@ -131,8 +132,8 @@ def evaluate(
         prompt = inputs.make_batch(plan, case, texts)["input_ids"]
         forced = None if forced_by is None else _read(forced_by, case)[2].tokens
         room = plan.length + steps
-        begun = by_cache(backend, room, device) if with_cache else by_full_passes(backend, room, plan.pad_token_id)
-        found = continue_greedily(begun, prompt, steps, forced)
+        passes = partial(by_full_passes, backend, room, plan.pad_token_id, plan.inputs)
+        found = continue_greedily(by_cache(backend, room, device) if with_cache else passes(), prompt, steps, forced)
         follows = found.tokens if forced is None else forced
         np.savez(folder / f"{case}.npz", prompt=prompt, follows=follows, tokens=found.tokens, logits=found.logits)
 
@@ -175,7 +176,7 @@ def check(
         stored = read(reference, Path(yardstick), case)
         steps = len(stored.follows)
         ways: dict[str, Callable[[], Next]] = {
-            "full passes": partial(by_full_passes, backend, plan.length + steps, plan.pad_token_id)
+            "full passes": partial(by_full_passes, backend, plan.length + steps, plan.pad_token_id, plan.inputs)
         }
         if backend.has_cache():
             ways["cache"] = partial(by_cache, backend, plan.length + steps, device)

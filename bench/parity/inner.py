@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.inputs import kept as kept_positions
 from bench.parity.findings import STATE_AXES
 from bench.parity.verdict import LOCAL_FACTOR, TOLERANCES
 
@@ -35,7 +36,7 @@ def run(backend: Backend, inputs: Path, names: Sequence[str], path: Path) -> dic
 def samples(backend: Backend, inputs: Path, names: Sequence[str], width: int) -> dict[str, Array]:
     """Samples of the hidden states `names` of `width`, of one call on `inputs`."""
     batch = read_inputs(inputs)
-    mask = batch["attention_mask"]
+    mask = mask_of(batch)
     values, _ = backend.run_inner(batch, names)
     return {name: sample(array, mask, width) for name, array in values.items() if array.size == mask.size * width}
 
@@ -71,6 +72,11 @@ def read_inputs(path: Path) -> dict[str, Array]:
 
     with np.load(path) as stored:
         return dict(stored)
+
+
+def mask_of(batch: Mapping[str, Array]) -> Array:
+    """Which positions of a batch count, [batch, length]; the first input has these axes."""
+    return kept_positions(batch, next(iter(batch.values())).shape[1])
 
 
 def sample(state: Array, mask: Array, width: int) -> Array:
@@ -112,7 +118,7 @@ def compare(
     """Figures of each of `values`, {"name", "ours", "axes"}: our value against the float64 reference `name`."""
     import numpy as np
 
-    kept = read_inputs(inputs)["attention_mask"].astype(bool)
+    kept = mask_of(read_inputs(inputs)).astype(bool)
     figures = []
     with np.load(ours) as stored, np.load(reference) as expected, np.load(yardstick) as eager:
         for value in values:

@@ -28,12 +28,26 @@ def evaluate(backend: Backend, plan: InputPlan, folder: Path, texts: Sequence[Se
 
     rows = inputs.judged_rows(plan)
     for case in plan.cases:
-        batch = inputs.make_batch(plan, case, texts)
+        batch = make_batch(backend, plan, case, texts)
         np.savez(inputs_file(folder, case), **batch)  # type: ignore[arg-type]
         outputs = run(backend, {name: array[rows] for name, array in batch.items()})
         positions = inputs.judged_positions(plan)
-        judged = {name: array[:, positions] for name, array in outputs.items()}
-        np.savez(outputs_file(folder, case), **judged)  # type: ignore[arg-type]
+        judged = {name: _at(array, positions, name in plan.whole_outputs) for name, array in outputs.items()}
+        np.savez(outputs_file(folder, case), **judged)
+
+
+def make_batch(backend: Backend, plan: InputPlan, case: str, texts: Sequence[Sequence[int]] | None = None) -> Arrays:
+    """A case's inputs; where the model makes them itself, by its own function, which eager's module carries."""
+    if not plan.makes_inputs:
+        return inputs.make_batch(plan, case, texts)
+    module = getattr(backend, "module")  # noqa: B009 - asked of eager alone, which has one
+    made: Arrays = module.make_inputs(plan.batch, plan.length, plan.seed)
+    return made
+
+
+def _at(array: Any, positions: Sequence[int], is_whole: bool) -> Any:
+    """An output at some positions; all of it where it has none."""
+    return array if is_whole else array[:, positions]
 
 
 def check(backend: Backend, plan: InputPlan, reference: Path, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,20 +80,27 @@ def figures(
     if batch.keys() != other.keys() or not all(np.array_equal(batch[name], other[name]) for name in batch):
         raise BackendError("reference and eager's own outputs are of different inputs; `bench artifacts prune` both")
     for name, array in outputs.items():
-        if array.shape[:2] != (plan.batch, plan.length):
-            wanted = f"[{plan.batch}, {plan.length}, …]"
+        axes = (plan.batch,) if name in plan.whole_outputs else (plan.batch, plan.length)
+        if array.shape[: len(axes)] != axes:
+            wanted = f"[{', '.join(map(str, axes))}, …]"
             return [{"mismatch": f"{name} has shape {list(array.shape)} instead of {wanted}", "compared": 0}]
     rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
-    mask = batch["attention_mask"][rows][:, positions]
-    taken = {name: array[rows][:, positions] for name, array in outputs.items()}
+    mask = inputs.kept(batch, plan.length)[rows][:, positions]
+    taken = {name: _at(array[rows], positions, name in plan.whole_outputs) for name, array in outputs.items()}
     expected, eager = _read(outputs_file(reference, case)), _read(outputs_file(Path(yardstick), case))
-    found = metrics.compare(taken, expected, eager, mask, precision, atol, rtol)
+    found = metrics.compare(taken, expected, eager, mask, precision, atol, rtol, plan.whole_outputs)
     for entry in found:
         for place in ("max_abs_at", "worst_token"):
             if place in entry:
                 row, position, *unit = entry[place]
-                entry[place] = [rows[row], positions[position], *unit]
+                is_whole = entry["output"] in plan.whole_outputs
+                entry[place] = [rows[row], position if is_whole else positions[position], *unit]
     return found
+
+
+def read_inputs(folder: Path, case: str) -> Arrays:
+    """The stored inputs of a case."""
+    return _read(inputs_file(folder, case))
 
 
 def _read(path: Path) -> Arrays:

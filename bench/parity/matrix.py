@@ -38,11 +38,11 @@ class Matrix:
     with_cache: bool = False
     """True where eager generates the reference with its cache, and not by full passes."""
 
-    def cases(self, shape: Shape) -> tuple[str, ...]:
-        """Names of a shape's cases; a single token cannot be padded."""
+    def cases(self, shape: Shape, takes_mask: bool = True) -> tuple[str, ...]:
+        """Names of a shape's cases; a single token cannot be padded, nor anything for a model without a mask."""
         if not self.ids:
-            return timed_cases(shape.length)
-        masks = self.masks if shape.length > 1 else ("full",)
+            return timed_cases(shape.length, takes_mask)
+        masks = self.masks if shape.length > 1 and takes_mask else ("full",)
         return tuple(f"{ids}-{mask}" for ids in self.ids for mask in masks)
 
     def prompts(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,17 +32,32 @@ def compare(
     precision: str,
     atol: float,
     rtol: float,
+    whole: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """Figures of each output: `outputs` against `reference`, both [rows, positions, width] by name.
+    """Figures of each output: `outputs` against `reference`, both [rows, positions, …] by name, or [rows, …] those of
+    `whole`, which count as one position each that no mask hides. What stands behind the positions is one width.
 
     `yardstick` holds eager's outputs at the same precision; only positions where `mask` [rows, positions] is 1
     count, and what lies elsewhere is told apart. Out of tolerance is an error above `atol` and `rtol` times the
     reference's magnitude there, or its RMS where that is larger. A missing or extra output, another shape or another
     dtype is reported as `mismatch`, of all outputs in one entry.
     """
+    import numpy as np
+
     if mismatch := _mismatch(outputs, reference, precision):
         return [{"mismatch": mismatch, "compared": 0}]
-    return [_figures(name, outputs[name], reference[name], yardstick[name], mask, atol, rtol) for name in reference]
+    found = []
+    for name in reference:
+        ours, theirs, eagers = (_by_position(arrays[name], name in whole) for arrays in (outputs, reference, yardstick))
+        kept = np.ones(theirs.shape[:2], dtype=np.int64) if name in whole else mask
+        found.append(_figures(name, ours, theirs, eagers, kept, atol, rtol))
+    return found
+
+
+def _by_position(array: Array, is_whole: bool) -> Array:
+    """An output as [rows, positions, width]."""
+    rows, positions = (array.shape[0], 1) if is_whole else array.shape[:2]
+    return array.reshape(rows, positions, math.prod(array.shape[1:] if is_whole else array.shape[2:]))
 
 
 def _mismatch(outputs: Arrays, reference: Arrays, precision: str) -> str | None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.parity.inner import sample
+from bench.parity.inner import mask_of, sample
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ def survey(module: Any, path: Path, batch: Mapping[str, Any], known: Mapping[str
     import numpy as np
 
     program = _load(path, "cpu")
-    mask = batch["attention_mask"]
+    mask = mask_of(batch)
     (output,) = program.graph_signature.user_outputs
     symbols = next(node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
     found: list[dict[str, Any]] = []

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.inputs import InputPlan, judged_rows, make_batch
+from bench.inputs import InputPlan, judged_rows
 from bench.parity import generation, inner, judging
 from bench.parity import program as programs
 
@@ -78,7 +78,7 @@ class ParityRequests:
         from backends.base import one_line
         from bench import operations
 
-        batch = {name: array[:1] for name, array in make_batch(plan, "timed").items()}
+        batch = {name: array[:1] for name, array in judging.make_batch(self.backend, plan, "timed").items()}
         try:
             return operations.count(self._module(), self.backend.prepare(batch), plan.batch)
         except Exception as error:  # whatever a model raises under the counter costs the floor, not the reference

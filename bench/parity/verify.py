@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import machine
 from bench.errors import BenchError, UserError
+from bench.introduction import find_source
 from bench.parity.certificate import Certificate, Judgement, read
 from bench.parity.check import tokenizer_of
 from bench.parity.examination import Examination
@@ -18,7 +19,7 @@ from bench.preparation import Preparation
 from bench.references import Say
 from bench.spec import check_timeout
 from exporters import sources
-from exporters.store import Artifact, ArtifactStore, file_checksum, recipe_key
+from exporters.store import Artifact, ArtifactStore, file_checksum
 
 
 @dataclass
@@ -76,7 +77,7 @@ def verify(
         raise BenchError(_stranger(stated, found, str(certificate), str(artifact)))
     if all(judgement.verdict == "unjudged" for judgement in certified):
         raise BenchError(f"certificate {str(certificate)!r} proves nothing of {str(artifact)!r}: {certified[0].reason}")
-    source, matrix = _model_of(stated, model, text_tokenizer)
+    source, matrix = _model_of(stated, model, text_tokenizer, store, say)
     grid = replace(
         stated.grid,
         model=source.name,
@@ -135,12 +136,13 @@ def _stranger(stated: Certificate, found: Artifact, certificate: str, artifact: 
 
 
 def _model_of(
-    stated: Certificate, model: str | None, text_tokenizer: str | Path | None
+    stated: Certificate, model: str | None, text_tokenizer: str | Path | None, store: ArtifactStore, say: Say
 ) -> tuple[sources.ModelSource, Matrix]:
     """The certificate's model and matrix, from where they lie now."""
     grid = stated.grid
-    source = sources.resolve(model or grid.model, weights=grid.weights, task=grid.task, seed=grid.seed)
-    if recipe_key(source.recipe()) != stated.weights_checksum:
+    name = model or grid.model
+    source = find_source(name, store, weights=grid.weights, task=grid.task, seed=grid.seed, threads=1, say=say)
+    if source.weights_checksum() != stated.weights_checksum:
         raise UserError(f"model {source.name!r} has other weights than the certificate's; --model names the right one")
     file = None
     if stated.tokenizer is not None:

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from bench.inputs import OWN
 from bench.parity.certificate import Certificate, Judgement
 from bench.parity.verdict import LOCAL_FACTOR, Tolerance, told
 from bench.report import check_format
@@ -112,18 +113,22 @@ def percent(share: float) -> str:
 def heading(certificate: Certificate) -> list[str]:
     """What was judged, on what inputs, and by what limits."""
     grid = certificate.grid
-    output = "last hidden state" if grid.task == "base" else "logits"
     machine = certificate.fingerprint.get("cpu", "")
     if grid.device == "cuda" and certificate.fingerprint.get("gpus"):
         machine = certificate.fingerprint["gpus"][0]["name"]
     batches = ", ".join(str(batch) for batch in dict.fromkeys(shape.batch for shape in grid.shapes))
     lengths = ", ".join(str(length) for length in dict.fromkeys(shape.length for shape in grid.shapes))
     threads = f"{grid.threads} thread{'' if grid.threads == 1 else 's'}"
+    ids = "inputs by the module itself" if certificate.ids == (OWN,) else f"ids {', '.join(certificate.ids)}"
     inputs = (
-        f"against eager in float64: batch {batches} × length {lengths}; ids {', '.join(certificate.ids)}; "
+        f"against eager in float64: batch {batches} × length {lengths}; {ids}; "
         f"masks {', '.join(certificate.masks)}; seed {grid.seed}"
     )
-    lines = [f"{grid.model} ({output}), {grid.device} ({machine}), {threads}", f"weights: {certificate.origin}", inputs]
+    lines = [
+        f"{grid.model} ({grid.output}), {grid.device} ({machine}), {threads}",
+        f"weights: {certificate.origin}",
+        inputs,
+    ]
     has_logits = grid.task == "lm"
     return lines + [limits(name, tolerance, has_logits) for name, tolerance in certificate.tolerances.items()]
 

@@ -110,11 +110,10 @@ def machine_line(grid: Grid, fingerprint: Mapping[str, Any]) -> str:
 
 def _heading(run: Run) -> list[str]:
     grid = run.grid
-    output = "last hidden state" if grid.task == "base" else "logits"
     given = f"preset {run.preset['name']}: {run.preset['title']} ({run.preset['source']})" if run.preset else ""
     return [
         *([given] if given else []),
-        f"{grid.model} ({output}), {machine_line(grid, run.fingerprint)}",
+        f"{grid.model} ({grid.output}), {machine_line(grid, run.fingerprint)}",
         f"weights: {run.origin}",
         (
             f"median of synchronised calls, {summary.boundary(run)}; "

@@ -1,0 +1,69 @@
+"""A model as a command takes it: a name, a folder, a factory in a file, or a module in memory.
+
+What only a built module tells (its vocabulary, positions, outputs) is known of every source that leaves here: the
+checkpoint of the user's own module is made first, by the exporting process, since this one runs no code of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bench.errors import UserError
+from bench.preparation import exported
+from bench.references import Say, drop_damaged
+from exporters import checkpoint, module_source, pickled, sources
+from exporters.store import ArtifactStore
+
+#: `make_inputs(batch, length, seed)` -> name to array or tensor, batch first, in the order of forward's arguments.
+MakeInputs = Callable[[int, int, int], Mapping[str, Any]]
+
+
+def find_source(
+    model: Any,
+    store: ArtifactStore,
+    *,
+    make_inputs: MakeInputs | None = None,
+    weights: str = "auto",
+    task: str = "base",
+    seed: int = 0,
+    threads: int = 1,
+    say: Say = lambda line: None,
+) -> sources.ModelSource:
+    """The source of `model`: what `sources.resolve` takes, or a torch.nn.Module with `make_inputs` where it has one.
+
+    Raises ModelError or UserError, and BenchError when the store cannot be written.
+    """
+    if isinstance(model, str):
+        if make_inputs is not None:
+            raise UserError("make_inputs goes with a module in memory; let the factory return (module, make_inputs)")
+        return introduced(sources.resolve(model, weights=weights, task=task, seed=seed), store, threads, say)
+    if not callable(getattr(model, "state_dict", None)) or isinstance(model, type):
+        raise UserError(f"{type(model).__name__} is no model; give a name, a folder, file.py:factory or a module")
+    if make_inputs is not None and not callable(make_inputs):
+        raise UserError(f"make_inputs is {type(make_inputs).__name__}; give a function of batch, length and seed")
+    store.prepare()
+    with store.aside("module") as folder:
+        checksum = pickled.save(model, make_inputs, folder)
+        name = f"{type(model).__name__}@{checksum}"
+        return introduced(module_source.in_memory(name, checksum, task, str(folder)), store, threads, say)
+
+
+def introduced(source: sources.ModelSource, store: ArtifactStore, threads: int, say: Say) -> sources.ModelSource:
+    """`source` with what its checkpoint tells, which is made where it is the user's own module and is missing."""
+    if source.weights != sources.MODULE:
+        return source
+    store.prepare()
+    with store.in_use():
+        recipe = checkpoint.recipe(source)
+        drop_damaged(store, [recipe], say)
+        return source.settled(exported(store, recipe, source.export_options(), threads, say).metadata)
+
+
+def notes_on(source: sources.ModelSource) -> list[str]:
+    """What a reader must know of how the user's own module is judged."""
+    if source.makes_inputs:
+        return ["inputs come from the module's own make_inputs, so nothing is masked and every position is judged"]
+    if "attention_mask" not in source.inputs:
+        return ["the module takes no attention_mask, so there are no padded cases and every position is judged"]
+    return []
