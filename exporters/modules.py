@@ -95,7 +95,12 @@ def checked_pair(made: Any, what: str) -> tuple[Any, Callable[..., Any] | None]:
         raise ModelError(f"{what} returned {type(made).__name__}; return a torch.nn.Module, or it and make_inputs")
     if make_inputs is not None and not callable(make_inputs):
         raise ModelError(f"{what} returned {type(make_inputs).__name__} as make_inputs; return a function")
-    return module.to("cpu").eval().requires_grad_(False), make_inputs
+    try:
+        return module.to("cpu").eval(), make_inputs
+    except Exception as error:  # weights without content, or of a kind that does not move
+        raise ModelError(
+            f"{what} returned a module that cannot be moved to the CPU ({module_traits.cause(error)})"
+        ) from error
 
 
 def _unpickled(name: str, folder: Path) -> tuple[Any, Callable[..., Any] | None]:
