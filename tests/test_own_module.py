@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -200,6 +201,17 @@ def test_a_module_in_memory_is_timed_and_judged_and_verified(artifacts: Path, tm
     files = certificate.judgements[0].artifact["checksum"]
     (folder,) = (path for path in found if (a := ArtifactStore(artifacts).read(path)) and a.checksum == files)
     assert bench.verify(tmp_path / "certificate.json", folder, artifacts=artifacts).holds
+
+
+def test_the_readmes_module_is_one(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "def tagger" in block)
+    (tmp_path / "own_tagger.py").write_text(code)
+    metadata = checkpoint.export(sources.resolve(f"{tmp_path / 'own_tagger.py'}:tagger"), tmp_path)
+    told = {name: metadata[name] for name in ("inputs", "outputs", "whole_outputs", "output_width", "makes_inputs")}
+    assert told == {
+        "inputs": ["ids", "prior"], "outputs": ["output"], "whole_outputs": [], "output_width": 12, "makes_inputs": True,
+    }  # fmt: skip
 
 
 # What a command is told
