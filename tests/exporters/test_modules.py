@@ -210,6 +210,7 @@ def test_two_inputs_and_two_outputs_go_through_onnx(two: Artifact, tmp_path: Pat
     backend.load(artifact.path, device="cpu", precision="fp32", threads=1, options={})
     request = {"yardstick": str(yardstick), "precision": "fp32", "atol": 0.0, "rtol": 0.0}
     (figures,) = judging.check(backend, plan, reference, request).values()
+    backend.close()
     assert verdict.judge(figures, verdict.TOLERANCES["fp32"])["verdict"] in ("exact", "equivalent")
 
 
