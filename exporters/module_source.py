@@ -67,8 +67,18 @@ class ModuleSource(ModelSource):
         return self.output_width
 
     @property
-    def generates(self) -> bool:
+    def is_decoder(self) -> bool:
+        """True where it offers a step; without one nothing says that it looks back alone."""
         return bool(self.traits["keeps_keys_and_values"])
+
+    @property
+    def keeps_keys_and_values(self) -> bool:
+        return self.is_decoder
+
+    @property
+    def keys_and_values(self) -> None:
+        """Of what its cache is made is not known by formula."""
+        return None
 
     @property
     def libraries(self) -> tuple[str, ...]:

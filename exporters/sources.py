@@ -211,7 +211,7 @@ class ModelSource:
     @property
     def generates(self) -> bool:
         """True for a decoder with its head."""
-        return self.task == "lm" and self.key_value_bytes(1, "fp32") is not None
+        return self.task == "lm" and self.is_decoder
 
     @property
     def libraries(self) -> tuple[str, ...]:

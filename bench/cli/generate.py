@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.compare import count
+from bench.cli.models import MODULE_HELP, model_of
 from bench.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option(help="A decoder: built-in name (`bench list models`), folder of a saved model, or Hub id.")
     ] = "gpt2",
+    module: Annotated[str | None, typer.Option(help=MODULE_HELP)] = None,
     backends: Annotated[
         str,
         typer.Option(help="Comma-separated backend[:variant], e.g. eager:static; speed-ups are against the first."),
@@ -64,6 +67,7 @@ def command(
 
     check_format(format, generation.FORMATS)
     screen = _Screen(quiet)
+    model, weights = model_of(context, model, module, weights)
     try:
         run = api.generate(
             model,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench import machine
 from bench.api import DEFAULT_ARTIFACTS, default_output, sole_writer
@@ -14,10 +15,12 @@ from bench.generation.driver import Generations
 from bench.generation.plan import GenerationPlan, check_sizes, parse_decoding, variants_of
 from bench.generation.preparation import GenerationPreparation
 from bench.generation.records import GenerationRecord, GenerationRun
+from bench.introduction import find_source
 from bench.linesfile import LinesFile
 from bench.parity.matrix import Matrix
 from bench.runfile import peaks_line
 from bench.spec import (
+    MODULE,
     TARGET_PRECISION,
     Grid,
     Shape,
@@ -47,7 +50,7 @@ class Listener:
 
 
 def generate(
-    model: str,
+    model: Any,
     *,
     backends: str | Iterable[str] = DEFAULT_BACKENDS,
     prompt_length: int = GenerationPlan.prompt_length,
@@ -72,6 +75,7 @@ def generate(
 ) -> GenerationRun:
     """Time `model`, with its language model's head, generating `new_tokens` tokens on every backend; returns the run.
 
+    `model` is a name, a folder, "file.py:factory" or a torch.nn.Module with a step; see the README.
     Prompts are `prompt_length` random ids, seeded, one a sequence of each of `batches`; nothing ends before its last
     token. `decoding` is "greedy", "sample" (`top_k`, `temperature`) or "beam:4". The other arguments are those of
     `compare`; `plan` settles every detail of timing in their place. Raises UserError for wrong input before anything
@@ -83,9 +87,12 @@ def generate(
     check_seed(seed)
     budget = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
-    source = sources.resolve(model, weights=weights, task="lm", seed=seed)
+    store, listener = ArtifactStore(Path(artifacts)), listener or Listener()
+    source = find_source(model, store, weights=weights, task="lm", seed=seed, threads=budget, say=listener.say)
     if not source.is_decoder:
-        raise UserError(f"{model} is no decoder, so it generates nothing; use e.g. --model gpt2")
+        lacks = "offers no step" if source.weights == MODULE else "is no decoder"
+        raise UserError(f"{source.name} {lacks}, so it generates nothing; use e.g. --model gpt2")
+    model, weights = source.name, MODULE if source.weights == MODULE else weights
     check_sizes(prompt_length, new_tokens, model, source.positions)
     share = parse_share(TARGET_PRECISION[settled_device] if target_precision is None else target_precision,
                         "--target-precision")  # fmt: skip
@@ -105,9 +112,8 @@ def generate(
     )
     run.command = run.command_of(contestants, batch_sizes)
     assert run.path is not None
-    store = ArtifactStore(Path(artifacts))
     with sole_writer(store, run.path):
-        return _measure(run, source, store, listener or Listener())
+        return _measure(run, source, store, listener)
 
 
 def _measure(

@@ -6,11 +6,12 @@ Tokens never leave the device between two steps, and nothing waits for it there 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.generation.decoding import Chooser
+from bench.inputs import INPUTS
 
 if TYPE_CHECKING:
     import torch
@@ -75,10 +76,10 @@ class ByCache(Way):
 class ByFullPasses(Way):
     """Passes over prompt and all tokens so far; padded to `room` where a runtime compiles for each length."""
 
-    def __init__(self, backend: Backend, rows: int, room: int, device: str) -> None:
+    def __init__(self, backend: Backend, rows: int, room: int, device: str, names: Collection[str] = INPUTS) -> None:
         import torch
 
-        self.backend = backend
+        self.backend, self.names = backend, names
         self.ids = torch.zeros(rows, room, dtype=torch.int64, device=device)
         self.mask = torch.zeros(rows, room, dtype=torch.int64, device=device)
         self.seen = 0
@@ -98,7 +99,8 @@ class ByFullPasses(Way):
         self.ids[:, start : self.seen] = ids
         self.mask[:, start : self.seen] = 1
         length = self.ids.shape[1] if self.backend.has_static_shapes else self.seen
-        return {"input_ids": self.ids[:, :length], "attention_mask": self.mask[:, :length]}
+        batch = {"input_ids": self.ids[:, :length], "attention_mask": self.mask[:, :length]}
+        return {name: tensor for name, tensor in batch.items() if name in self.names}
 
     def reorder(self, rows: torch.Tensor) -> None:
         self.ids = self.ids[rows]

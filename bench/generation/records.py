@@ -20,7 +20,7 @@ from bench.generation.plan import CACHE, GenerationPlan
 from bench.linesfile import read_lines
 from bench.peaks import Peaks
 from bench.records import SAME_MODEL, STATUSES
-from bench.spec import CRITERIA, Contestant, Grid, TimingPlan
+from bench.spec import CRITERIA, MODULE, Contestant, Grid, TimingPlan, model_options
 
 KIND, SCHEMA, WRITER = "generation", 1, "bench generate"
 
@@ -134,7 +134,7 @@ class GenerationRun:
         """The command line that measures `contestants` at `batches` under the options of this run."""
         grid, plan, generation = self.grid, self.plan, self.generation
         options: dict[str, Any] = {
-            "--model": grid.model,
+            **{name: value for name, value in model_options(grid).items() if name in ("--model", "--module")},
             "--backends": ",".join(dict.fromkeys(contestant.label for contestant in contestants)),
             "--batches": ",".join(map(str, batches)),
             "--prompt-length": generation.prompt_length,
@@ -147,7 +147,7 @@ class GenerationRun:
             "--device": grid.device,
             "--precisions": ",".join(dict.fromkeys(contestant.precision for contestant in contestants)),
             "--threads": grid.threads,
-            "--weights": grid.weights,
+            **({} if grid.weights == MODULE else {"--weights": grid.weights}),
             "--seed": grid.seed,
             "--rounds": plan.rounds,
             "--max-seconds-per-cell": f"{plan.seconds_per_cell:g}",

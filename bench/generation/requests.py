@@ -36,6 +36,8 @@ class GenerationRequests:
     backend: Backend
     prompt: torch.Tensor
     """Token ids of every sequence, int64 [rows × beams, prompt length], on the device."""
+    input_names: tuple[str, ...]
+    """Of a forward pass."""
     choice: Chooser
     """Of the last timed generation."""
 
@@ -50,6 +52,7 @@ class GenerationRequests:
         import torch
 
         self.generation, self.timing, self.seed = GenerationPlan.from_json(plan), TimingPlan(**timing), seed
+        self.input_names = InputPlan.from_json(inputs_plans[0]).inputs
         drawn = [make_batch(InputPlan.from_json(one), one["cases"][0])["input_ids"] for one in inputs_plans]
         prompts = torch.from_numpy(drawn[-1].copy())
         prompts[:1] = torch.from_numpy(drawn[0])  # the first is the one that the reference went on with
@@ -133,8 +136,10 @@ class GenerationRequests:
         return {"memory": held, "cache_bytes": done.cache_bytes}
 
     def _way(self) -> loop.Way:
-        kind = loop.ByCache if self.args.generation == CACHE else loop.ByFullPasses
-        return kind(self.backend, len(self.prompt), self.generation.room, self.args.device)
+        sizes = (len(self.prompt), self.generation.room, self.args.device)
+        if self.args.generation == CACHE:
+            return loop.ByCache(self.backend, *sizes)
+        return loop.ByFullPasses(self.backend, *sizes, self.input_names)
 
     def _chooser(self) -> Chooser:
         return chooser(self.generation.decoding, self.seed, self.args.device)
