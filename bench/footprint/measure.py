@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -167,7 +168,8 @@ def _measure(run: MemoryRun, prepared: Preparation, file: LinesFile, most_batch:
     """Every entry of one model, written as it comes."""
     for contestant in prepared.grid.contestants:
         loaded = None
-        if contestant.variant != "grad" or run.limit_bytes is None:
+        # With gradients a loaded model holds what it holds without.
+        if contestant.variant != "grad" or replace(contestant, variant="default") not in prepared.grid.contestants:
             loaded = _load(prepared, contestant)
             run.loaded.append(loaded)
             file.append(as_line(loaded))
