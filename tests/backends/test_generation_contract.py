@@ -36,10 +36,9 @@ def test_half_precision_of_onnx_generates_by_the_contract(artifacts: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["default", "max-autotune"])
-def test_compile_generates_by_the_contract(variant: str, artifacts: Path) -> None:
-    """At one size: each compiles anew."""
-    assert len(check_generation("compile", variant=variant, artifacts=artifacts, sizes=((3, 7),))) == 4
+def test_compile_generates_by_the_contract(artifacts: Path) -> None:
+    """At one size and by one variant: each compiles anew, for half a minute."""
+    assert len(check_generation("compile", artifacts=artifacts, sizes=((3, 7),))) == 4
 
 
 @pytest.mark.gpu
