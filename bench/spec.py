@@ -298,11 +298,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def model_options(grid: Grid) -> dict[str, Any]:
-    """The options of a command line that give the grid's model, task and seed."""
-    if grid.weights == MODULE:
-        return {"--module": grid.model, "--seed": grid.seed}
-    return {"--model": grid.model, "--weights": grid.weights, "--task": grid.task, "--seed": grid.seed}
+def model_option(grid: Grid) -> dict[str, str]:
+    """The option of a command line that names the grid's model."""
+    return {"--module" if grid.weights == MODULE else "--model": grid.model}
+
+
+def weights_options(grid: Grid) -> dict[str, str]:
+    """The options that say which weights and task; none for a module of the user's own, which settles both."""
+    return {} if grid.weights == MODULE else {"--weights": grid.weights, "--task": grid.task}
 
 
 def command_of(
@@ -322,12 +325,14 @@ def command_of(
         "--lengths": ",".join(str(length) for length in dict.fromkeys(shape.length for shape in shapes)),
     }
     options = {
-        **model_options(grid),
+        **model_option(grid),
         "--backends": ",".join(dict.fromkeys(contestant.label for contestant in contestants)),
         **(sizes if has_sizes else {}),
         "--device": grid.device,
         "--precisions": ",".join(dict.fromkeys(contestant.precision for contestant in contestants)),
         "--threads": grid.threads,
+        **weights_options(grid),
+        "--seed": grid.seed,
         "--rounds": plan.rounds,
         "--max-seconds-per-cell": f"{plan.seconds_per_cell:g}",
         "--target-precision": f"{100 * plan.target_precision:g}%",

@@ -20,7 +20,7 @@ from bench.generation.plan import CACHE, GenerationPlan
 from bench.linesfile import read_lines
 from bench.peaks import Peaks
 from bench.records import SAME_MODEL, STATUSES
-from bench.spec import CRITERIA, MODULE, Contestant, Grid, TimingPlan, model_options
+from bench.spec import CRITERIA, MODULE, Contestant, Grid, TimingPlan, model_option
 
 KIND, SCHEMA, WRITER = "generation", 1, "bench generate"
 
@@ -134,7 +134,7 @@ class GenerationRun:
         """The command line that measures `contestants` at `batches` under the options of this run."""
         grid, plan, generation = self.grid, self.plan, self.generation
         options: dict[str, Any] = {
-            **{name: value for name, value in model_options(grid).items() if name in ("--model", "--module")},
+            **model_option(grid),
             "--backends": ",".join(dict.fromkeys(contestant.label for contestant in contestants)),
             "--batches": ",".join(map(str, batches)),
             "--prompt-length": generation.prompt_length,

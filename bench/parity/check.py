@@ -27,9 +27,10 @@ from bench.spec import (
     check_lengths,
     check_seed,
     check_timeout,
-    model_options,
+    model_option,
     parse_contestants,
     parse_sizes,
+    weights_options,
 )
 from exporters import sources, tokenizer
 from exporters.store import ArtifactStore, file_checksum
@@ -144,7 +145,7 @@ def _command_of(certificate: Certificate, text_tokenizer: str | Path | None) -> 
     """The command line that makes such a certificate."""
     grid = certificate.grid
     options: dict[str, Any] = {
-        **model_options(grid),
+        **model_option(grid),
         "--backends": ",".join(dict.fromkeys(contestant.label for contestant in grid.contestants)),
         "--precisions": ",".join(certificate.tolerances),
         "--batches": ",".join(str(batch) for batch in dict.fromkeys(shape.batch for shape in grid.shapes)),
@@ -152,6 +153,7 @@ def _command_of(certificate: Certificate, text_tokenizer: str | Path | None) -> 
         "--masks": ",".join(certificate.masks),
         "--device": grid.device,
         "--threads": grid.threads,
+        **weights_options(grid),
         "--seed": grid.seed,
     }
     if text_tokenizer is not None:
