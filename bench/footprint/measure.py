@@ -216,24 +216,19 @@ def _search(
         reason = f"{contestant.backend} cannot be kept within a limit on {prepared.grid.device}; leave it out"
         return Largest(model, *who, "unsupported", reason, {}, length, limit_bytes)
     tries = Tries(prepared, contestant, length, limit_bytes, prepared.timeout_seconds)
-    outcome = None
-    status, reason, details, slopes = "ok", "", {}, {}
+    status, reason, details = "ok", "", {}
     try:
         outcome = boundary.find(_told(tries, label, prepared.say), most_batch, _until(seconds))
         if outcome.too_large is not None:
             refusal = tries.refusals[outcome.too_large]
             reason, details = refusal.reason, refusal.details
-        slopes = tries.per_sequence(outcome.largest)
     except AboveLimitError as above:
         held = f"takes {above.taken_bytes / 2**20:.0f} MiB" if above.taken_bytes is not None else f"fails: {above}"
         reason = f"the loaded model alone {held}, and the limit is {limit_bytes / 2**20:.0f} MiB"
         return Largest(model, *who, "above-limit", reason, {}, length, limit_bytes, above.taken_bytes)
     except WorkerError as error:
-        outcome = outcome or tries.unfinished()
+        outcome = tries.unfinished()
         status, reason, details = error.status, error.reason, error.details
-    finally:
-        tries.close()
-    has_both = "grad" in backend.variants
     return Largest(
         model,
         *who,
@@ -245,8 +240,6 @@ def _search(
         tries.taken_bytes,
         outcome,
         tries.made,
-        slopes.get("peak_bytes"),
-        slopes.get("stored_bytes") if has_both else None,
     )
 
 
@@ -255,7 +248,7 @@ def _told(tries: Tries, label: str, say: Say) -> Callable[[int], bool]:
 
     def fits(batch: int) -> bool:
         answer = tries.fits(batch)
-        say(f"{label}: batch {batch} {'fits' if answer else 'does not fit'} ({tries.made[-1][2]:.1f} s)")
+        say(f"{label}: batch {batch} {'fits' if answer else 'does not fit'} ({tries.made[-1].seconds:.1f} s)")
         return answer
 
     return fits

@@ -103,6 +103,20 @@ class Loaded(Entry):
 
 
 @dataclass(frozen=True)
+class Try:
+    """One call on a batch, the first of its worker."""
+
+    batch: int
+    fits: bool
+    seconds: float
+    """With starting the worker and loading."""
+    peak_bytes: int | None = None
+    """Of the process during the call on the CPU; on a GPU the allocator's, or else of the process."""
+    stored_bytes: int | None = None
+    """What letting go of the outputs frees; for a backend that also runs with gradients."""
+
+
+@dataclass(frozen=True)
 class Largest(Entry):
     """The largest batch at one length within a limit."""
 
@@ -111,16 +125,30 @@ class Largest(Entry):
     taken_bytes: int | None = None
     """Of the limit, by the loaded model alone."""
     boundary: Boundary | None = None
-    tries: list[list[Any]] = field(default_factory=list)
-    """Each as [batch, fits, seconds]."""
-    peak_bytes_per_sequence: float | None = None
-    stored_bytes_per_sequence: float | None = None
-    """What stays allocated while a call's outputs are kept; for a backend that also runs with gradients."""
+    tries: list[Try] = field(default_factory=list)
+
+    @property
+    def peak_bytes_per_sequence(self) -> float | None:
+        """By which the peak of a call grows for one more sequence; None where that is not known."""
+        return _slope([(one.batch, one.peak_bytes) for one in self.tries if one.fits])
+
+    @property
+    def stored_bytes_per_sequence(self) -> float | None:
+        """By which what a call's outputs keep allocated grows for one more sequence."""
+        return _slope([(one.batch, one.stored_bytes) for one in self.tries if one.fits])
 
     @property
     def has_gradients(self) -> bool:
         """True for a variant that runs with autograd on."""
         return self.variant == "grad"
+
+
+def _slope(readings: list[tuple[int, int | None]]) -> float | None:
+    """Bytes a sequence between the largest batch and the one next to its half, so that what does not grow cancels."""
+    found = {batch: count for batch, count in readings if count is not None}
+    larger = max(found, default=0)
+    smaller = max((batch for batch in found if 2 * batch <= larger), default=None)
+    return None if smaller is None else (found[larger] - found[smaller]) / (larger - smaller)
 
 
 @dataclass
@@ -194,8 +222,9 @@ def read_memory(path: Path) -> MemoryRun:
             if kind == "loaded":
                 run.loaded.append(_checked(Loaded(**values), run))
             elif kind == "largest":
-                boundary = Boundary(**values.pop("boundary")) if values.get("boundary") else None
-                run.largest.append(_checked(Largest(**{**values, "boundary": boundary}), run))
+                boundary = Boundary(**values["boundary"]) if values["boundary"] else None
+                tries = [Try(**one) for one in values["tries"]]
+                run.largest.append(_checked(Largest(**{**values, "boundary": boundary, "tries": tries}), run))
             elif kind == "end":
                 run.is_complete = True
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -238,7 +267,8 @@ def _checked(entry: AnyEntry, run: MemoryRun) -> AnyEntry:
     elif isinstance(entry, Largest):
         counts += [entry.length, entry.limit_bytes, entry.taken_bytes]
         counts += [entry.boundary.largest, entry.boundary.too_large] if entry.boundary else []
-        numbers += [entry.peak_bytes_per_sequence, entry.stored_bytes_per_sequence]
+        counts += [count for one in entry.tries for count in (one.batch, one.peak_bytes)]
+        numbers += [number for one in entry.tries for number in (one.seconds, one.stored_bytes)]
         if entry.status == "ok" and entry.boundary is None:
             raise ValueError("a search without an outcome")
     if not all(count is None or _is_count(count) for count in [*counts, entry.failure.get("requested_bytes")]):

@@ -9,12 +9,10 @@ from typing import Any
 from backends.base import parse_out_of_memory
 from bench.channel import Worker, WorkerError
 from bench.footprint.boundary import Boundary
+from bench.footprint.results import Try
 from bench.preparation import Preparation
 from bench.spec import Contestant, Shape
 from bench.worker import start
-
-#: The larger of the two batches between which memory per sequence is taken.
-BATCH_OF_A_SLOPE = 8
 
 
 class AboveLimitError(Exception):
@@ -41,10 +39,10 @@ def start_worker(prepared: Preparation, contestant: Contestant) -> Worker:
 
 @dataclass
 class Tries:
-    """The worker of one contestant at one length, and what each batch came to.
+    """What each batch came to, for one contestant at one length; every try is the first call of a worker of its own.
 
-    A batch counts as too large only in a worker that ran nothing before: what earlier calls left in a heap or an arena
-    must not be read as the backend's limit. A worker that ran out of memory is not used again.
+    What earlier calls left in a heap or an arena changes what fits, in both directions, and would make it depend on the
+    order of the search.
     """
 
     prepared: Preparation
@@ -53,83 +51,55 @@ class Tries:
     limit_bytes: int
     timeout_seconds: float
     taken_bytes: int | None = None
-    made: list[list[Any]] = field(default_factory=list)
-    """Each as [batch, fits, seconds]."""
+    made: list[Try] = field(default_factory=list)
     refusals: dict[int, WorkerError] = field(default_factory=dict)
     """How each batch that did not fit was refused."""
-    _worker: Worker | None = None
-    _has_run: bool = False
 
     def fits(self, batch: int) -> bool:
         """True when one call on `batch` sequences goes through.
 
+        A worker that dies without saying why is tried once more: a runtime that gets no memory was seen to end so.
         Raises WorkerError for any failure that is not about memory, and AboveLimitError.
         """
         started = time.monotonic()
-        answer = self._call(batch)
-        if answer is None and self._has_run:
-            self.close()
-            answer = self._call(batch)
-        if answer is None:
-            self.close()
-        self._has_run = True
-        self.made.append([batch, answer is not None, round(time.monotonic() - started, 3)])
-        return answer is not None
-
-    def per_sequence(self, largest: int) -> dict[str, float]:
-        """`peak_bytes` and `stored_bytes` that one more sequence takes, between two fresh workers' first calls.
-
-        Empty where only batches below 2 fit; a figure that the device does not tell is left out.
-        """
-        larger = min(largest, BATCH_OF_A_SLOPE)
-        smaller = larger // 2
-        if not smaller:
-            return {}
-        readings = []
-        for batch in (smaller, larger):
-            self.close()
-            readings.append(self._call(batch))
-        self.close()
-        if None in readings:
-            return {}
-        first, second = readings
-        assert first is not None and second is not None
-        names = ("peak_bytes", "stored_bytes")
-        return {
-            name: (second[name] - first[name]) / (larger - smaller)
-            for name in names
-            if name in first and name in second
-        }
+        try:
+            figures = self._call(batch)
+        except WorkerError as error:
+            if not error.is_gone or error.status == "timeout":
+                raise
+            self.prepared.say(f"{self.contestant.label}: {error.reason}; trying batch {batch} once more")
+            figures = self._call(batch)
+        found = figures or {}
+        if "grad" not in self.prepared.classes[self.contestant].variants:
+            found.pop("stored_bytes", None)  # says something only against a call with gradients
+        seconds = round(time.monotonic() - started, 3)
+        self.made.append(Try(batch, figures is not None, seconds, found.get("peak_bytes"), found.get("stored_bytes")))
+        return figures is not None
 
     def unfinished(self) -> Boundary:
         """What is known where a failure ended the search."""
-        largest = max((batch for batch, fits, _ in self.made if fits), default=0)
-        too_large = min((batch for batch, fits, _ in self.made if not fits), default=None)
-        return Boundary(largest, too_large, "failure", False, too_large is None or largest < too_large)
-
-    def close(self) -> None:
-        """End the worker, if there is one."""
-        if self._worker is not None:
-            self._worker.kill()
-        self._worker, self._has_run = None, False
+        too_large = min((one.batch for one in self.made if not one.fits), default=None)
+        fitted = {one.batch for one in self.made if one.fits}
+        largest = max((batch for batch in fitted if too_large is None or batch < too_large), default=0)
+        return Boundary(largest, too_large, "failure", False, largest == max(fitted, default=0))
 
     def _call(self, batch: int) -> dict[str, Any] | None:
-        """The figures of one call, or None where it ran out of memory."""
-        worker = self._loaded()
-        plan = self.prepared.judged_by.inputs(Shape(batch, self.length))
+        """The figures of one call in a fresh worker, or None where it ran out of memory."""
+        worker = start_worker(self.prepared, self.contestant)
         try:
+            self._load(worker)
+            plan = self.prepared.judged_by.inputs(Shape(batch, self.length))
             return worker.request({"op": "try_batch", "inputs_plan": plan}, self.timeout_seconds)
         except WorkerError as error:
             if ran_out(error):
                 self.refusals[batch] = error
                 return None
             raise
+        finally:
+            worker.kill()
 
-    def _loaded(self) -> Worker:
-        if self._worker is not None:
-            return self._worker
+    def _load(self, worker: Worker) -> None:
         on_cpu = self.prepared.grid.device == "cpu"
-        worker = self._worker = start_worker(self.prepared, self.contestant)
         worker.request({"op": "hello"}, self.timeout_seconds)
         options = {} if on_cpu else {"memory_limit_bytes": self.limit_bytes}
         try:
@@ -145,7 +115,6 @@ class Tries:
             raise AboveLimitError(self.taken_bytes, "")
         if on_cpu:
             worker.request({"op": "limit_memory", "limit_bytes": self.limit_bytes}, self.timeout_seconds)
-        return worker
 
 
 def ran_out(error: WorkerError) -> bool:

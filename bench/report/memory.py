@@ -69,7 +69,14 @@ def _as_json(run: MemoryRun) -> dict[str, Any]:
         "is_complete": run.is_complete,
         "loaded": loaded,
         "keys_and_values": cache,
-        "largest": [as_line(entry) for entry in run.largest],
+        "largest": [
+            as_line(entry)
+            | {
+                "peak_bytes_per_sequence": entry.peak_bytes_per_sequence,
+                "stored_bytes_per_sequence": entry.stored_bytes_per_sequence,
+            }
+            for entry in run.largest
+        ],
         "published": [asdict(one) for one in published()],
         "sentences": [*puzzle_lines(run), *gradient_lines(run)],
     }

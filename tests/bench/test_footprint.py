@@ -18,9 +18,10 @@ from bench import measure_memory, memory
 from bench.channel import Worker, WorkerError
 from bench.errors import UserError
 from bench.footprint import measure as measure_module
+from bench.footprint import tries as tries_module
 from bench.footprint.boundary import Boundary
 from bench.footprint.published import published
-from bench.footprint.results import Largest, Loaded, MemoryRun, Subject, as_line, read_memory
+from bench.footprint.results import Largest, Loaded, MemoryRun, Subject, Try, as_line, read_memory
 from bench.footprint.tries import ran_out, start_worker
 from bench.preparation import Preparation
 from bench.report import memory as page
@@ -176,9 +177,20 @@ def test_published_figures_leave_the_same_context() -> None:
 def largest(variant: str, batch: int, stored: float, **more: Any) -> Largest:
     return Largest(
         "gpt", "eager", variant, "fp32", length=512, limit_bytes=2**32, taken_bytes=MIB,
-        boundary=Boundary(batch, batch + 1, "boundary", True, True), tries=[[1, True, 0.1]],
-        peak_bytes_per_sequence=90.0 * MIB, stored_bytes_per_sequence=stored * MIB, **more,
+        boundary=Boundary(batch, batch + 1, "boundary", True, True), tries=[
+            Try(1, True, 0.1, 1000 * MIB, round((stored + 9) * MIB)),
+            Try(3, True, 0.1, 1180 * MIB, round((3 * stored + 9) * MIB)),
+            Try(4, False, 0.1),
+        ], **more,
     )  # fmt: skip
+
+
+def test_memory_per_sequence_is_between_batches_and_not_of_one() -> None:
+    """A constant of 1000 cancels; a batch that did not fit has no say, nor has one that is nearer than half."""
+    made = [Try(1, True, 0.1, 1100), Try(4, True, 0.1, 1400), Try(7, True, 0.1, 1700), Try(8, False, 0.1)]
+    assert replace(largest("default", 7, 1.0), tries=made).peak_bytes_per_sequence == 100.0
+    assert replace(largest("default", 7, 1.0), tries=made).stored_bytes_per_sequence is None
+    assert replace(largest("default", 1, 1.0), tries=made[:1]).peak_bytes_per_sequence is None
 
 
 def test_gradients_are_held_against_none_and_against_what_was_published() -> None:
@@ -222,12 +234,13 @@ def test_the_largest_batch_is_found_between_what_fits_and_what_does_not(tmp_path
     run = measure(tmp_path, "null:oom", largest_batch=True, memory_limit="1GiB", say=said.append)
     (entry,) = run.largest
     assert (entry.status, entry.boundary) == ("ok", Boundary(3, 4, "boundary", True, True))
-    assert [(batch, fits) for batch, fits, _ in entry.tries] == [
+    assert [(one.batch, one.fits) for one in entry.tries] == [
         (1, True), (2, True), (4, False), (3, True), (3, True), (4, False),
     ]  # fmt: skip
     assert entry.failure == {"requested_bytes": 2**30}
     assert entry.taken_bytes is not None and 0 < entry.taken_bytes < entry.limit_bytes == 2**30
     assert entry.stored_bytes_per_sequence is None  # it does not run with gradients
+    assert entry.peak_bytes_per_sequence is not None
     (held,) = run.loaded
     assert held.memory["process_bytes"] > held.memory["reserved_bytes"] > 0
     assert held.before["process_bytes"] > 0
@@ -252,12 +265,14 @@ def test_the_largest_batch_is_found_between_what_fits_and_what_does_not(tmp_path
 def test_another_failure_ends_the_search_with_what_is_known(
     tmp_path: Path, backend: str, status: str, reason: str
 ) -> None:
-    run = measure(tmp_path, backend, largest_batch=True, memory_limit="1GiB")
+    said: list[str] = []
+    run = measure(tmp_path, backend, largest_batch=True, memory_limit="1GiB", say=said.append)
     (entry,) = run.largest
     assert (entry.status, run.exit_code) == (status, 1)
     assert reason in entry.reason
     assert entry.boundary == Boundary(2, None, "failure", False, True)
     assert "at least 2" in text_of(run)
+    assert any("once more" in line for line in said) == (backend == "null:crash")
 
 
 @linux
@@ -344,7 +359,8 @@ def test_a_worker_that_died_for_want_of_memory_ran_out_of_it(error: WorkerError,
         {"status": "fine"},
         {"boundary": None},
         {"taken_bytes": -1},
-        {"peak_bytes_per_sequence": "many"},
+        {"tries": [{"batch": 1, "fits": True, "seconds": 1, "peak_bytes": "many"}]},
+        {"tries": [[1, True, 0.5]]},
         {"failure": {"requested_bytes": "1 GiB"}},
         {"surprise": 1},
         {"reason": 1},
@@ -444,3 +460,56 @@ def test_on_a_gpu_torchs_allocator_is_kept_within_the_limit(monkeypatch: pytest.
     for options in ({}, {"memory_limit_bytes": 4 * 2**30}, {"memory_limit_bytes": 64 * 2**30}):
         backend.load(tmp_path, device="cuda", precision="fp32", threads=1, options=options)
     assert shares == [0.25, 1.0]
+
+
+class ScriptedWorker:
+    """Answers each request; a call on a batch as scripted: figures, or an error to raise."""
+
+    def __init__(self, outcomes: list[Any]) -> None:
+        self.outcomes = outcomes
+
+    def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+        if message["op"] == "load":
+            return {"memory": {}}
+        if message["op"] != "try_batch":
+            return {"data_bytes": MIB}
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return {"seconds": 0.1, "peak_bytes": outcome}
+
+    def kill(self) -> None:
+        """Nothing lives."""
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ([5 * MIB], True),
+        (
+            [WorkerError("failed", "killed by SIGABRT", {"stderr": ["free(): invalid pointer"]}, is_gone=True), MIB],
+            True,
+        ),
+        ([WorkerError("failed", "killed by SIGABRT", is_gone=True), WorkerError("oom", "no memory")], False),
+        ([WorkerError("oom", "killed by the kernel", is_gone=True)], False),
+        ([WorkerError("failed", "SIGABRT", is_gone=True), WorkerError("failed", "SIGABRT", is_gone=True)], None),
+        ([WorkerError("timeout", "no answer", is_gone=True)], None),
+        ([WorkerError("failed", "a mistake")], None),
+    ],
+)
+def test_a_death_is_tried_once_more_and_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], expected: bool | None
+) -> None:
+    contestant = Contestant("null", "default", "fp32")
+    grid = Grid("bert-tiny", (contestant,), (Shape(1, 8),), "cpu", 1)
+    prepared = Preparation(grid, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), 60, lambda line: None)
+    monkeypatch.setattr(tries_module, "start_worker", lambda *_: ScriptedWorker(outcomes))
+    tries = tries_module.Tries(prepared, contestant, 8, 2 * MIB, 60)
+    if expected is None:
+        with pytest.raises(WorkerError):
+            tries.fits(4)
+        assert tries.made == []
+    else:
+        assert tries.fits(4) is expected
+        assert [(one.batch, one.fits) for one in tries.made] == [(4, expected)]
+    assert outcomes == []  # all that was scripted was asked for
