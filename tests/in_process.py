@@ -6,28 +6,36 @@ Each process of a worker spends five seconds on importing torch and transformers
 from __future__ import annotations
 
 import json
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bench import export, machine, worker
+from bench import channel, export, machine, worker
 from bench.channel import WorkerError
 from bench.preparation import Preparation
 from bench.spec import Grid, Shape, parse_contestants
 from exporters import sources
 from exporters.store import ArtifactStore
 
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
-
 
 class InThisProcess:
     """Stands in for `channel.Worker`: the same requests and replies, without the seconds that a process needs."""
 
-    def __init__(self, answer: Answer, end: Callable[[], None] = lambda: None) -> None:
-        self.answer, self.end = answer, end
+    def __init__(self, command: Sequence[str], threads: int, environment: Mapping[str, str] | None = None) -> None:
+        start = len(channel.python_module(""))
+        module, arguments = command[start - 1], command[start:]
+        self.pid, self.session = os.getpid(), None
         self.replies: list[dict[str, Any]] = []
+        if module == "bench.worker":
+            self.session = worker.Session(worker.parser().parse_args(arguments))
+            self.answer = self.session.answer
+        else:
+            assert module == "bench.export", module
+            args = export.parser().parse_args(arguments)
+            self.answer = lambda request: export.answer(args)
 
     def send(self, message: dict[str, Any]) -> None:
         self.replies.append(json.loads(json.dumps(self.answer(json.loads(json.dumps(message))))))
@@ -43,30 +51,8 @@ class InThisProcess:
         return self.receive(timeout_seconds)
 
     def kill(self) -> None:
-        self.end()
-
-    close = kill
-
-
-def start_worker(
-    backend: str, variant: str, precision: str, device: str, artifact: Path | None, threads: int, root: Path
-) -> InThisProcess:
-    """What `bench.worker.start` is."""
-    command = ["--backend", backend, "--variant", variant, "--precision", precision, "--device", device]
-    command += ["--threads", str(threads), *([f"--artifact={artifact}"] if artifact else [])]
-    session = worker.Session(worker.parser().parse_args(command))
-
-    def end() -> None:
-        if hasattr(session, "backend"):
-            session.backend.close()
-
-    return InThisProcess(session.answer, end)
-
-
-def start_export(root: Path, format: str, which: list[str], threads: int) -> InThisProcess:
-    """What `bench.export.start` is."""
-    args = export.parser().parse_args([f"--artifacts={root}", "--format", format, *which])
-    return InThisProcess(lambda request: export.answer(args))
+        if hasattr(self.session, "backend"):
+            self.session.backend.close()
 
 
 def prepare(
@@ -82,8 +68,7 @@ def prepare(
     prepared = Preparation(grid, source, store, 600.0, lambda line: None)
     with (
         store.in_use(),
-        mock.patch.object(worker, "start", start_worker),
-        mock.patch.object(export, "start", start_export),
+        mock.patch.object(channel, "Worker", InThisProcess),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # torch.jit and torch.export warn about themselves

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import inputs, worker
+from bench import channel, inputs
 from bench.channel import WorkerError
 from bench.parity import bisect as bisection
 from bench.parity import inner
@@ -19,7 +19,7 @@ from bench.parity.findings import Value, chunks, operations, values_between
 from bench.spec import Contestant
 from exporters import sources
 from exporters.store import Artifact, ArtifactStore
-from tests.in_process import start_worker
+from tests.in_process import InThisProcess
 
 Plant = Callable[[Any], str]
 
@@ -70,7 +70,7 @@ def bisect(
 
     def run(model: str, backend: str, artifact: Path | None = None, in_processes: bool = False, **options: Any) -> Any:
         if not in_processes:
-            monkeypatch.setattr(worker, "start", start_worker)
+            monkeypatch.setattr(channel, "Worker", InThisProcess)
         made_of = "checkpoint" if backend == "eager" else backend
         path = tmp_path / "inputs.npz"
         np.savez(path, **inputs.make_batch(inputs.InputPlan(3, 24, 1024, 0, 0, 64), "padded"))

@@ -12,6 +12,9 @@ from bench.errors import BenchError
 from bench.peaks import Peaks
 from bench.runfile import read_run
 from bench.spec import TimingPlan
+from tests.in_process import InThisProcess
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch and transformers warn about themselves
 
 QUICK = TimingPlan(rounds=2, seconds_per_cell=0.1, warmup_seconds=0.0, warmup_most_seconds=0.02)
 
@@ -22,7 +25,8 @@ def peaks_of(flops: float, **values) -> Peaks:
 
 @pytest.fixture
 def run(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A run of eager on a tiny model whose machine has the peaks that are given, one after another."""
+    """A run of eager, in this process, on a tiny model whose machine has the peaks that are given, one after another."""
+    monkeypatch.setattr("bench.channel.Worker", InThisProcess)
 
     def measured(*found: Peaks | BenchError) -> tuple[bench.Run, list[bool], list[str]]:
         left, again_asked, said = list(found), [], []
