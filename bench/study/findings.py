@@ -1,0 +1,70 @@
+"""Outcomes of a claim, and the rules that draw them from intervals; pure functions.
+
+An outcome is drawn from the whole interval: where a threshold lies within it, the runs do not decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench.statistics import Interval
+
+CONFIRMED, REFUTED = "confirmed", "refuted"
+UNDECIDED = "not decided by these runs"
+NOT_TESTED = "not tested"
+OUTCOMES = (CONFIRMED, REFUTED, UNDECIDED, NOT_TESTED)
+#: A figure that a claim gives as "about", or that somebody read off another machine, holds within this factor.
+ABOUT = 1.25
+WITHIN_ABOUT = f"within a factor of {ABOUT:g}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a claim."""
+
+    outcome: str
+    """One of `OUTCOMES`."""
+    evidence: tuple[str, ...] = ()
+    """The figures that decide it, one line each."""
+    note: str = ""
+    """What a reader must know beside them, e.g. that the card is another one."""
+
+
+def not_tested(*evidence: str) -> Finding:
+    """Nothing that was given can say."""
+    return Finding(NOT_TESTED, evidence)
+
+
+def inside(interval: Interval | None, low: float, high: float) -> str:
+    """Confirmed where all of `interval` lies within `low` and `high`, refuted where none of it does."""
+    if interval is None:
+        return UNDECIDED
+    if low <= interval.low and interval.high <= high:
+        return CONFIRMED
+    return REFUTED if interval.high < low or interval.low > high else UNDECIDED
+
+
+def outside(interval: Interval | None, low: float, high: float) -> str:
+    """The contrary of `inside`."""
+    found = inside(interval, low, high)
+    return {CONFIRMED: REFUTED, REFUTED: CONFIRMED}.get(found, found)
+
+
+def above(interval: Interval | None, limit: float) -> str:
+    """Confirmed where all of `interval` lies above `limit`, refuted where none of it does."""
+    return outside(interval, float("-inf"), limit)
+
+
+def about(interval: Interval | None, value: float) -> str:
+    """Confirmed where all of `interval` lies within a factor of `ABOUT` of `value`, refuted where none of it does."""
+    return inside(interval, value / ABOUT, value * ABOUT)
+
+
+def every(outcomes: Iterable[str]) -> str:
+    """Refuted where one is, else not decided where one is not, else confirmed; not tested where there is none."""
+    found = set(outcomes) - {NOT_TESTED}
+    for outcome in (REFUTED, UNDECIDED, CONFIRMED):
+        if outcome in found:
+            return outcome
+    return NOT_TESTED

@@ -1,0 +1,238 @@
+"""Files of results as flat figures: the one module that knows how the commands' files are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import statistics
+from bench.errors import UserError
+from bench.linesfile import kind_of
+from bench.machine import same_machine
+from bench.records import SAME_MODEL, Record, Run
+from bench.study.figures import (
+    CORPUS,
+    CPU,
+    CUDA,
+    PRECISION,
+    SHAPES,
+    Cached,
+    Figure,
+    Figures,
+    Generation,
+    Held,
+    Source,
+    Stored,
+)
+
+if TYPE_CHECKING:
+    from bench.corpora.records import CorpusRecord
+    from bench.generation.records import GenerationRecord
+
+COMPUTES_NOTHING = "computes nothing"
+
+
+def read_figures(paths: Sequence[str | Path]) -> Figures:
+    """All figures in files of `bench compare`, `corpus`, `generate` and `memory`.
+
+    Raises UserError for a file that is none, is damaged or is given twice.
+    """
+    found = Figures()
+    for path in map(Path, paths):
+        figures = _read(path)
+        source = figures.sources[0]
+        for other in found.sources:
+            if (other.command, other.started) == (source.command, source.started):
+                raise UserError(f"{other.path!r} and {source.path!r} are the same run; give it once")
+        found += figures
+    return found
+
+
+def obstacles(sources: Sequence[Source]) -> list[str]:
+    """Why files must not stand on one page, one line a pair of them; empty where they are of one machine."""
+    found = []
+    for one, other in combinations(sources, 2):
+        if differing := same_machine(one.fingerprint, other.fingerprint):
+            found.append(f"{one.path!r} and {other.path!r} are of different machines ({', '.join(differing)} differ)")
+    return found
+
+
+def _read(path: Path) -> Figures:
+    writers = [writer for writer, _ in READERS.values()]
+    kind = kind_of(path, writers)
+    if kind not in READERS:
+        raise UserError(f"{str(path)!r} is no run of {' or '.join(writers)}; give .jsonl files that they wrote")
+    return READERS[kind][1](path)
+
+
+def _source(run: Any, path: Path, writer: str, model: str, device: str, threads: int) -> Source:
+    return Source(
+        path=str(path),
+        writer=writer,
+        command=run.command,
+        started=run.started,
+        model=model,
+        device=device,
+        threads=threads,
+        fingerprint=run.fingerprint,
+        is_complete=run.is_complete,
+    )
+
+
+def _milliseconds(rounds: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(ns / 1e6 for ns in round_) for round_ in rounds if round_)
+
+
+def _fault(record: Record | CorpusRecord | GenerationRecord, is_implausible: bool, boundary: str) -> str:
+    """Why the time of a measured cell is not that of the model on the device; "" where it is."""
+    if record.status != "ok":
+        return ""
+    if not record.judged:
+        return COMPUTES_NOTHING
+    if record.verdict not in SAME_MODEL:
+        return f"parity {record.verdict or 'unjudged'}"
+    if is_implausible:
+        return "implausible: below the time that this machine's peak allows"
+    return "" if boundary == "device" else "its time holds the copies of --boundary host"
+
+
+def _of_compare(path: Path) -> Figures:
+    from bench.runfile import read_run
+
+    run = read_run(path)
+    source = _source(run, path, "bench compare", run.grid.model, run.grid.device, run.grid.threads)
+    records = [record for record in run.records if record.copy == 1]
+    cells = tuple(_of_record(run, source, record) for record in records)
+    held = {}
+    cached = {}
+    for record in records:
+        loaded = record.memory.get("loaded", {})
+        if "parameters_bytes" in loaded:
+            process = loaded.get("process_bytes" if source.device == CPU else "device_process_bytes")
+            label = record.contestant.label
+            held[label, record.precision] = Held(
+                source, record.model, label, record.precision, loaded["parameters_bytes"], process
+            )
+        size = record.memory.get("key_value_bytes_per_sequence")
+        if size is not None and record.precision == PRECISION:
+            cached[record.length] = Cached(record.model, record.length, size)
+    return Figures((source,), cells, held=tuple(held.values()), cached=tuple(cached.values()))
+
+
+def _of_record(run: Run, source: Source, record: Record) -> Figure:
+    naive = statistics.pooled(record.naive_rounds)
+    peak = record.memory.get("peak", {})
+    return Figure(
+        source=source,
+        kind=SHAPES,
+        model=record.model,
+        backend=record.contestant.label,
+        precision=record.precision,
+        batch=record.batch,
+        length=record.length,
+        order=None,
+        status=record.status,
+        rounds_ms=_milliseconds(record.rounds),
+        is_interleaved=record.turns == "interleaved",
+        is_tainted=bool(run.taint(record)),
+        fault=_fault(record, run.is_implausible(record), run.grid.boundary),
+        naive_ms=statistics.median(naive) / 1e6 if naive else None,
+        peak_bytes=peak.get("peak_allocated_bytes" if source.device == CUDA else "peak_process_bytes"),
+    )
+
+
+def _of_corpus(path: Path) -> Figures:
+    from bench.corpora.runfile import read_corpus_run
+
+    run = read_corpus_run(path)
+    source = _source(run, path, "bench corpus", run.grid.model, run.grid.device, run.grid.threads)
+    cells = tuple(
+        Figure(
+            source=source,
+            kind=CORPUS,
+            model=record.model,
+            backend=record.contestant.label,
+            precision=record.precision,
+            batch=record.batch,
+            length=None,
+            order=record.order,
+            status=record.status,
+            rounds_ms=_milliseconds(record.rounds),
+            is_interleaved=record.turns == "interleaved",
+            is_tainted=bool(run.taint(record)),
+            fault=_fault(record, False, run.grid.boundary),
+        )
+        for record in run.records
+        if record.copy == 1
+    )
+    return Figures((source,), cells)
+
+
+def _of_generation(path: Path) -> Figures:
+    from bench.generation.records import read_generation
+
+    run = read_generation(path)
+    source = _source(run, path, "bench generate", run.grid.model, run.grid.device, run.grid.threads)
+    generations = tuple(
+        Generation(
+            source=source,
+            model=run.grid.model,
+            backend=record.contestant.label,
+            precision=record.precision,
+            batch=record.batch,
+            new_tokens=run.generation.new_tokens,
+            decoding=run.generation.decoding.kind,
+            status=record.status,
+            rounds_ms=_milliseconds(record.rounds),
+            step_rounds_ms=_milliseconds(record.decode_rounds),
+            is_tainted=bool(run.taint(record)),
+            fault=_fault(record, run.is_implausible(record), run.grid.boundary),
+        )
+        for record in run.records
+        if record.copy == 1
+    )
+    return Figures((source,), generations=generations)
+
+
+def _of_memory(path: Path) -> Figures:
+    from bench.footprint.results import read_memory
+
+    run = read_memory(path)
+    models = ", ".join(subject.name for subject in run.subjects)
+    source = _source(run, path, "bench memory", models, run.device, run.threads)
+    held = tuple(
+        Held(
+            source,
+            entry.model,
+            entry.label,
+            entry.precision,
+            entry.memory["parameters_bytes"],
+            entry.process_bytes(run.device),
+            entry.context_bytes(run.device),
+        )
+        for entry in run.loaded
+        if entry.status == "ok" and "parameters_bytes" in entry.memory
+    )
+    stored = tuple(
+        Stored(source, entry.model, entry.length, entry.stored_bytes_per_sequence)
+        for entry in run.largest
+        if entry.has_gradients and entry.precision == PRECISION and entry.stored_bytes_per_sequence is not None
+    )
+    cached = tuple(
+        Cached(subject.name, length, subject.cached.bytes(length, PRECISION))
+        for subject in run.subjects
+        if subject.cached is not None
+        for length in subject.lengths
+    )
+    return Figures((source,), held=held, stored=stored, cached=cached)
+
+
+#: By the word under "kind" in a file's header: the command that writes it, and what reads it.
+READERS: Mapping[str, tuple[str, Callable[[Path], Figures]]] = {
+    "run": ("bench compare", _of_compare),
+    "corpus": ("bench corpus", _of_corpus),
+    "generation": ("bench generate", _of_generation),
+    "memory": ("bench memory", _of_memory),
+}
