@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bench.records import Record, Run
     from bench.runfile import read_run
     from bench.spec import TimingPlan
+    from bench.study.api import Study, judge_study
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,11 +37,13 @@ __all__ = [
     "MemoryRun",
     "Record",
     "Run",
+    "Study",
     "TimingPlan",
     "UserError",
     "check_parity",
     "compare",
     "generate",
+    "judge_study",
     "measure_corpus",
     "measure_memory",
     "read_corpus_run",
@@ -69,6 +72,8 @@ _HOMES = {
     "Run": "bench.records",
     "read_run": "bench.runfile",
     "TimingPlan": "bench.spec",
+    "Study": "bench.study.api",
+    "judge_study": "bench.study.api",
 }
 
 

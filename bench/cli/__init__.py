@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from bench import __version__
-from bench.cli import artifacts, compare, corpus, diff, doctor, generate, list_, memory, parity, report, verify
+from bench.cli import artifacts, compare, corpus, diff, doctor, generate, list_, memory, parity, report, study, verify
 from bench.cli.streams import mute, tell
 from bench.errors import BenchError
 
@@ -35,6 +35,7 @@ app.command("verify")(verify.command)
 app.command("memory")(memory.command)
 app.command("report")(report.command)
 app.command("diff")(diff.command)
+app.command("study")(study.command)
 app.command("doctor")(doctor.command)
 app.add_typer(list_.app, name="list")
 app.add_typer(artifacts.app, name="artifacts")

@@ -1,0 +1,325 @@
+"""`bench study` from files to page: what is read of each kind of file, what stands on the page, what is refused."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench
+from bench.corpora.plan import CorpusPlan
+from bench.corpora.records import CorpusRecord, CorpusRun
+from bench.corpora.runfile import record_line as corpus_line
+from bench.corpora.sentences import CorpusSummary
+from bench.errors import BenchError, UserError
+from bench.footprint.boundary import Boundary
+from bench.footprint.results import Largest, Loaded, MemoryRun, Subject, as_line
+from bench.generation.plan import Decoding, GenerationPlan
+from bench.generation.records import GenerationRecord, GenerationRun
+from bench.generation.records import record_line as generation_line
+from bench.linesfile import LinesFile
+from bench.peaks import Peaks
+from bench.records import Record, Run
+from bench.runfile import peaks_line, record_line
+from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.study import plots
+from bench.study.reading import read_figures
+from exporters.sources import KeysAndValues
+
+MS = 1_000_000
+MACHINE = {"cpu": "A CPU", "cpus": 2, "gpus": [], "versions": {"torch": "2.13.0", "rich": "15.0.0"}}
+FORMATS = ("eager", "torchscript", "onnx")
+SPREAD = (0.998, 0.999, 1.0, 1.001, 1.002)
+EQUIVALENT = {"verdict": "equivalent"}
+
+
+def write(path: Path, run: Any, lines: list[dict[str, Any]], is_complete: bool = True) -> str:
+    file = LinesFile(path)
+    file.create(run.header())
+    for line in [*lines, *([{"kind": "end"}] if is_complete else [])]:
+        file.append(line)
+    return path.name
+
+
+def record(backend: str, batch: int, length: int, ms: float, model: str = "bert", **values: Any) -> Record:
+    name, _, variant = backend.partition(":")
+    fields: dict[str, Any] = {
+        "model": model, "backend": name, "variant": variant or "default", "precision": "fp32", "device": "cpu",
+        "batch": batch, "length": length, "status": "ok", "rounds": [[round(ms * MS * f)] for f in SPREAD],
+        "parity": EQUIVALENT, "memory": {"loaded": {"parameters_bytes": 437_937_152, "process_bytes": 2**30}, "peak": {}},
+    }  # fmt: skip
+    return Record(**(fields | values))
+
+
+def compare_run(
+    path: Path, *records: Record, machine: dict[str, Any] = MACHINE, peaks: Peaks | None = None, **values: Any
+) -> str:
+    who = tuple(dict.fromkeys(one.contestant for one in records))
+    grid = Grid(records[0].model, who, tuple(dict.fromkeys(one.shape for one in records)), "cpu", 2)
+    grid = replace(grid, **values)
+    run = Run(
+        grid, TimingPlan(), machine, "seeded random (seed 0)", "c0ffee", f"bench compare {path.stem}", "2026-01-01"
+    )
+    return write(path, run, [*map(record_line, records), *([peaks_line(peaks)] if peaks else [])])
+
+
+def corpus_run(path: Path, times: dict[tuple[str, int, str], float], is_complete: bool = True, **values: Any) -> str:
+    """A run over 10 sentences of 5 tokens; `times` are ms a sentence by backend, batch and order."""
+    who = tuple(Contestant(name, "default", "fp32") for name in FORMATS)
+    batches = tuple(sorted({batch for _, batch, _ in times}))
+    plan = CorpusPlan(batches, ("unsorted", "sorted"))
+    run = CorpusRun(
+        Grid("bert", who, tuple(Shape(batch, 5) for batch in batches), "cpu", 2), TimingPlan(), plan,
+        CorpusSummary.from_json({"source": "ten", "lengths": [5] * 10, "checksum": "a", "truncated": 0, "most_tokens": 9,
+                                 "tokenizer": None}),
+        MACHINE, "seeded random (seed 0)", "c0ffee", f"bench corpus {path.stem}", "2026-01-02",
+    )  # fmt: skip
+    records = [
+        CorpusRecord(
+            model="bert", backend=backend, variant="default", precision="fp32", device="cpu", batch=batch, order=order,
+            status="ok", sentences=10, tokens=50, positions=50, batches=10, shapes=1, parity=EQUIVALENT,
+            rounds_ns=[round(10 * ms * MS * f) for f in SPREAD],
+        )
+        for (backend, batch, order), ms in times.items()
+    ]  # fmt: skip
+    records[0] = replace(records[0], **values)
+    return write(path, run, list(map(corpus_line, records)), is_complete)
+
+
+def generation_run(path: Path, **values: Any) -> str:
+    who = Contestant("eager", "default", "fp32")
+    run = GenerationRun(
+        Grid("gpt2", (who,), (Shape(1, 1),), "cpu", 2, "random", "lm"), (1,), GenerationPlan(16, 512, Decoding("sample")),
+        TimingPlan(), MACHINE, "seeded random (seed 0)", "c0ffee", f"bench generate {path.stem}", "2026-01-03",
+    )  # fmt: skip
+    fields: dict[str, Any] = {
+        "status": "ok", "way": "cache", "parity": EQUIVALENT, "rounds": [[5_400 * MS]] * 5,
+        "first_token_rounds": [[100 * MS]] * 5, "decode_rounds": [[10 * MS]] * 5,
+    }  # fmt: skip
+    found = GenerationRecord("eager", "default", "fp32", 1, 1, **(fields | values))
+    return write(path, run, [generation_line(found)])
+
+
+def memory_run(path: Path) -> str:
+    run = MemoryRun(
+        (Subject("gpt", "seeded random", 512, (512,), KeysAndValues(12, 12, 64)),), "cpu", 2, ("fp32",), "base", MACHINE,
+        f"bench memory {path.stem}", "2026-01-04", 2**33,
+    )  # fmt: skip
+    loaded = Loaded(
+        "gpt", "eager", "default", "fp32",
+        memory={"parameters_bytes": 466_139_136, "process_bytes": 2**30, "reserved_bytes": 2**29},
+    )  # fmt: skip
+    largest = Largest(
+        "gpt", "eager", "grad", "fp32", length=512, limit_bytes=2**33, boundary=Boundary(10, 11, "boundary", True, True),
+        stored_bytes_per_sequence=6.8e8,
+    )  # fmt: skip
+    return write(path, run, [as_line(loaded), as_line(largest)])
+
+
+def all_kinds(folder: Path) -> list[str]:
+    grid = [
+        record(name, batch, length, batch * length / 8) for name in FORMATS for batch in (1, 16) for length in (8, 64)
+    ]
+    times = {
+        (name, batch, order): 20 / batch**0.5
+        for name in FORMATS
+        for batch in (1, 8, 64)
+        for order in ("unsorted", "sorted")
+    }
+    return [
+        compare_run(folder / "grid.jsonl", *grid), corpus_run(folder / "corpus.jsonl", times),
+        generation_run(folder / "generation.jsonl"), memory_run(folder / "memory.jsonl"),
+    ]  # fmt: skip
+
+
+# Reading.
+
+
+def test_every_kind_of_file_becomes_flat_figures(tmp_path: Path) -> None:
+    figures = read_figures([tmp_path / name for name in all_kinds(tmp_path)])
+    assert [one.writer for one in figures.sources] == [
+        "bench compare",
+        "bench corpus",
+        "bench generate",
+        "bench memory",
+    ]
+    cell = figures.padded("bert", 16, 64, device="cpu")
+    assert cell is not None and cell.is_usable
+    assert (cell.ms, cell.ms_per_sample) == (128, 8)
+    corpus = [one for one in figures.cells if one.order is not None]
+    assert len(corpus) == 18
+    assert corpus[0].ms_per_sample == pytest.approx(20)
+    (generation,) = figures.generations
+    assert (generation.new_tokens, generation.decoding, generation.step_rounds_ms[0]) == (512, "sample", (10.0,))
+    held = figures.held_by_eager("gpt")
+    assert held is not None and (held.parameters_bytes, held.context_bytes) == (466_139_136, 2**30 - 2**29)
+    assert [one.bytes_per_sequence for one in figures.stored] == [6.8e8]
+    assert {(one.model, one.bytes_per_sequence) for one in figures.cached} == {("gpt", 37_748_736)}
+
+
+def test_a_cell_that_is_not_the_model_has_a_fault_and_no_claim_sees_it(tmp_path: Path) -> None:
+    peaks = Peaks("cpu", 2, {"fp32": 1e11}, ((10**8, 1e10),), "2026-01-01")
+    losses = {
+        "eager": {"parity": {"verdict": "broken"}},
+        "torchscript": {"parity": {}},
+        "compile": {"operations": {"flops": 10**18, "weight_bytes": 1}},
+        "null": {"judged": False, "parity": {}},
+        "onnx": {"conditions": {"other_cpu_share": 0.75, "other_cpu_seconds": 15.0}},
+    }
+    cells = [record(name, 1, 8, 5.0, **loss) for name, loss in losses.items()]
+    name = compare_run(tmp_path / "run.jsonl", *cells, peaks=peaks)
+    found = {cell.backend: cell for cell in read_figures([tmp_path / name]).cells}
+    assert [found[one].fault for one in losses] == [
+        "parity broken", "parity unjudged", "implausible: below the time that this machine's peak allows",
+        "computes nothing", "",
+    ]  # fmt: skip
+    assert found["onnx"].is_usable and found["onnx"].is_tainted
+    page = bench.judge_study([tmp_path / name]).markdown()
+    assert "- cpu, bert, eager fp32: parity broken (1 cell)" in page
+    host = compare_run(tmp_path / "host.jsonl", record("eager", 1, 8, 5.0), boundary="host")
+    assert "--boundary host" in read_figures([tmp_path / host]).cells[0].fault
+
+
+# The page.
+
+
+def test_the_page_names_every_claim_and_fits_a_terminal(cli_here, tmp_path: Path) -> None:
+    done = cli_here("study", *all_kinds(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    study = bench.judge_study(sorted(tmp_path.glob("*.jsonl")))
+    for claim, finding in study.findings:
+        assert any(claim.title in line and finding.outcome in line for line in done.stdout.splitlines())
+    assert sum(study.counts.values()) == len(study.findings)
+    assert "GPT has 124 M parameters" in done.stdout
+    assert "**45. Refuted.**" in done.stdout
+    in_commands = False
+    for line in done.stdout.splitlines():
+        in_commands ^= line.startswith("```")
+        assert in_commands or len(line) <= 80, line
+    assert "| cpu, bert, unsorted sentences (3 runtimes) | 1 " in done.stdout
+    assert "bench corpus corpus  # file 2\n" in done.stdout
+
+
+def test_a_page_is_written_once_and_whole(cli_here, tmp_path: Path) -> None:
+    files = all_kinds(tmp_path)
+    done = cli_here("study", *files, "--output", "pages/page.md", "--plots", "none")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert [path.name for path in (tmp_path / "pages").iterdir()] == ["page.md"]
+    assert (tmp_path / "pages/page.md").read_text() == cli_here("study", *files).stdout
+    again = cli_here("study", *files, "--output", "pages/page.md")
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "exists; remove it" in again.stderr
+
+
+def test_html_is_one_escaped_file(cli_here, tmp_path: Path) -> None:
+    cell = record(
+        "eager", 1, 8, 5.0, status="failed", rounds=[], parity={"verdict": "broken", "reason": "<b>"}, model="<i>bert"
+    )
+    name = compare_run(tmp_path / "run.jsonl", cell)
+    assert cli_here("study", name, "--output", "page.html", "--plots", "none").returncode == 0
+    text = (tmp_path / "page.html").read_text()
+    assert text.startswith("<!doctype html>") and text.count("<table>") >= 2
+    assert "&lt;i&gt;bert" in text and "<i>" not in text
+    assert "src=" not in text and "http" not in text
+
+
+def test_without_matplotlib_a_line_says_how_to_get_it(
+    cli_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = all_kinds(tmp_path)
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    done = cli_here("study", *files, "--output", "page.md")
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[0] == f"bench: no plots, as matplotlib is not installed; {plots.REMEDY}"
+    refused = cli_here("study", *files, "--output", "other.md", "--plots", "png")
+    assert refused.returncode == 2 and plots.REMEDY in refused.stderr
+    assert not (tmp_path / "other.md").exists()
+
+
+def test_plots_stand_beside_markdown_and_within_html(cli_here, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = all_kinds(tmp_path)[:1]
+    done = cli_here("study", *files, "--output", "svg/page.md")
+    assert done.returncode == 0, done.stderr
+    names = {"page-ms-per-sample.svg", "page-latency.svg"}
+    assert {path.name for path in (tmp_path / "svg").iterdir()} == {*names, "page.md"}
+    assert cli_here("study", *files, "--output", "page.html").returncode == 0
+    for name in names:
+        assert f"]({name})" in (tmp_path / "svg/page.md").read_text()
+        # The same bytes again within the other page: one run makes one image.
+        again = b64encode((tmp_path / "svg" / name).read_bytes()).decode()
+        assert f'src="data:image/svg+xml;base64,{again}"' in (tmp_path / "page.html").read_text()
+
+
+def test_a_png_is_one_and_nothing_is_drawn_of_single_points(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    cells = [record("eager", batch, 8, 5.0) for batch in (1, 8)]
+    figures = read_figures([tmp_path / compare_run(tmp_path / "run.jsonl", *cells)])
+    (image,) = plots.draw(figures, "png", "page")
+    assert (image.name, image.content[:4]) == ("page-ms-per-sample.png", b"\x89PNG")
+    assert plots.draw(replace(figures, cells=figures.cells[:1]), "png", "page") == []
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.jsonl"], "cannot be read"),
+        (["text.txt"], "is not JSON"),
+        (["other.jsonl"], "is no run of bench compare or bench corpus or bench generate or bench memory"),
+        (["grid.jsonl", "grid.jsonl"], "are the same run"),
+        (["grid.jsonl", "elsewhere.jsonl"], "are of different machines (cpu differ)"),
+        (["grid.jsonl", "--output", "page.pdf"], "ends neither in .md nor in .html"),
+        (["grid.jsonl", "--output", "page.md", "--plots", "gif"], "unknown plots 'gif'"),
+        (["grid.jsonl", "--plots", "svg"], "needs a place"),
+        ([], "FILE"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(cli_here, tmp_path: Path, arguments: list[str], said: str) -> None:
+    compare_run(tmp_path / "grid.jsonl", record("eager", 1, 8, 5.0))
+    compare_run(tmp_path / "elsewhere.jsonl", record("eager", 1, 8, 5.0), machine={**MACHINE, "cpu": "Another CPU"})
+    (tmp_path / "text.txt").write_text("text\nmore\n")
+    (tmp_path / "other.jsonl").write_text('{"kind": "novel"}\n')
+    before = set(tmp_path.iterdir())
+    done = cli_here("study", *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert said in done.stderr
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_machines_stand_on_one_page_when_asked_to_and_the_page_says_so(cli_here, tmp_path: Path) -> None:
+    here = compare_run(tmp_path / "here.jsonl", record("eager", 1, 8, 5.0))
+    there = compare_run(tmp_path / "there.jsonl", record("eager", 1, 8, 5.0), machine={**MACHINE, "cpu": "Another CPU"})
+    done = cli_here("study", here, there, "--anyway")
+    assert done.returncode == 0
+    assert "different machines" in done.stdout
+    assert "A CPU, 2 CPUs" in done.stdout and "Another CPU, 2 CPUs" in done.stdout
+
+
+def test_a_stopped_run_and_other_threads_are_told(cli_here, tmp_path: Path) -> None:
+    name = corpus_run(tmp_path / "corpus.jsonl", {("eager", 1, "unsorted"): 5.0}, is_complete=False)
+    other = compare_run(tmp_path / "grid.jsonl", record("eager", 1, 8, 5.0), threads=1)
+    page = cli_here("study", name, other).stdout
+    assert f"- {name} is incomplete" in page
+    assert "different thread counts (1, 2)" in page
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = bench.judge_study([tmp_path / name for name in all_kinds(tmp_path)])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BenchError, match="cannot be written"):
+        study.write(tmp_path / "file/page.md", "none")
+    monkeypatch.setattr(Path, "replace", lambda *names: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(BenchError, match="No space left"):
+        study.write(tmp_path / "folder/page.md", "none")
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_python_needs_a_file() -> None:
+    with pytest.raises(UserError, match="no file was given"):
+        bench.judge_study([])
