@@ -212,7 +212,7 @@ def test_turns_are_interleaved_in_a_seeded_random_order(tmp_path: Path, monkeypa
     rounds = [tuple(orders[0][start : start + 3]) for start in range(0, 18, 3)]
     assert all(sorted(turns) == ["default", "instant", "slow"] for turns in rounds)
     assert len(set(rounds)) > 1
-    assert orders[0] == orders[1]
+    assert orders[0][:18] == orders[1][:18]  # a very busy machine may add rounds to one of them
 
 
 def test_without_memory_for_all_they_run_one_after_another_and_say_so(
