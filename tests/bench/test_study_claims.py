@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.statistics import Interval
@@ -30,6 +30,8 @@ from bench.study.findings import (
 from bench.study.series import crossover, growth, over_batches, over_lengths
 
 GIB, MIB = 2**30, 2**20
+#: On a busy machine an example may take long, and that is no failure of what is tested.
+unhurried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 STEADY, NOISY = (0.998, 0.999, 1.0, 1.001, 1.002), (0.7, 0.85, 1.0, 1.15, 1.4)
 
 
@@ -87,6 +89,7 @@ def judged(title: str, *cells: Figure, **values: Any) -> Finding:
 INTERVALS = st.tuples(st.floats(0.01, 100), st.floats(0, 50)).map(lambda ends: Interval(ends[0], ends[0] + ends[1]))
 
 
+@unhurried
 @given(INTERVALS, st.floats(0.01, 100), st.floats(0, 50))
 def test_an_outcome_is_of_the_whole_interval(interval: Interval, low: float, width: float) -> None:
     high = low + width
@@ -97,6 +100,7 @@ def test_an_outcome_is_of_the_whole_interval(interval: Interval, low: float, wid
     assert outside(interval, low, high) == {CONFIRMED: REFUTED, REFUTED: CONFIRMED}.get(found, UNDECIDED)
 
 
+@unhurried
 @given(INTERVALS, st.floats(0.01, 100))
 def test_above_means_all_of_it(interval: Interval, limit: float) -> None:
     found = above(interval, limit)
@@ -104,6 +108,7 @@ def test_above_means_all_of_it(interval: Interval, limit: float) -> None:
     assert (found == REFUTED) == (interval.high <= limit)
 
 
+@unhurried
 @given(INTERVALS, st.floats(0.01, 100), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
 def test_a_narrower_interval_never_overturns_an_outcome(
     interval: Interval, value: float, one: float, other: float
@@ -120,6 +125,7 @@ def test_no_interval_decides_nothing() -> None:
     assert {inside(None, 1, 2), outside(None, 1, 2), above(None, 1), about(None, 1)} == {UNDECIDED}
 
 
+@unhurried
 @given(st.lists(st.sampled_from(OUTCOMES)))
 def test_all_parts_must_hold(outcomes: list[str]) -> None:
     found = every(outcomes)
@@ -274,6 +280,7 @@ def test_a_short_span_of_lengths_or_noise_does_not_tell_linear() -> None:
     assert judged("CPU: latency linear in length", *noisy).outcome == UNDECIDED
 
 
+@unhurried
 @given(st.floats(0.2, 2.5), st.floats(0.01, 100))
 def test_growth_finds_the_exponent(exponent: float, scale: float) -> None:
     cells = [padded("eager", 1, length, scale * length**exponent) for length in (8, 64, 512)]
