@@ -16,7 +16,7 @@ from bench.corpora.runfile import record_line as corpus_line
 from bench.corpora.sentences import CorpusSummary
 from bench.errors import BenchError, UserError
 from bench.footprint.boundary import Boundary
-from bench.footprint.results import Largest, Loaded, MemoryRun, Subject, as_line
+from bench.footprint.results import Largest, Loaded, MemoryRun, Subject, Try, as_line
 from bench.generation.plan import Decoding, GenerationPlan
 from bench.generation.records import GenerationRecord, GenerationRun
 from bench.generation.records import record_line as generation_line
@@ -114,7 +114,7 @@ def memory_run(path: Path) -> str:
     )  # fmt: skip
     largest = Largest(
         "gpt", "eager", "grad", "fp32", length=512, limit_bytes=2**33, boundary=Boundary(10, 11, "boundary", True, True),
-        stored_bytes_per_sequence=6.8e8,
+        tries=[Try(batch, True, 1.0, stored_bytes=batch * 680_000_000 + 12_345) for batch in (4, 10)],
     )  # fmt: skip
     return write(path, run, [as_line(loaded), as_line(largest)])
 
@@ -156,7 +156,7 @@ def test_every_kind_of_file_becomes_flat_figures(tmp_path: Path) -> None:
     assert (generation.new_tokens, generation.decoding, generation.step_rounds_ms[0]) == (512, "sample", (10.0,))
     held = figures.held_by_eager("gpt")
     assert held is not None and (held.parameters_bytes, held.context_bytes) == (466_139_136, 2**30 - 2**29)
-    assert [one.bytes_per_sequence for one in figures.stored] == [6.8e8]
+    assert [one.bytes_per_sequence for one in figures.stored] == [pytest.approx(6.8e8)]
     assert {(one.model, one.bytes_per_sequence) for one in figures.cached} == {("gpt", 37_748_736)}
 
 
