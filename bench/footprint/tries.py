@@ -14,6 +14,9 @@ from bench.preparation import Preparation
 from bench.spec import Contestant, Shape
 from bench.worker import start
 
+#: Signals by which a process ends itself; another, such as SIGKILL, came from outside.
+ENDED_ITSELF = ("SIGABRT", "SIGSEGV", "SIGBUS")
+
 
 class AboveLimitError(Exception):
     """The loaded model alone takes more than the limit: `taken_bytes`, None where it did not even load."""
@@ -58,7 +61,8 @@ class Tries:
     def fits(self, batch: int) -> bool:
         """True when one call on `batch` sequences goes through.
 
-        A worker that dies without saying why is tried once more: a runtime that gets no memory was seen to end so.
+        A worker that dies without saying why is tried once more. Where it ends itself again, that is taken for want of
+        memory, and kept as the refusal: ONNX Runtime was seen to abort in `free` once an allocation was refused.
         Raises WorkerError for any failure that is not about memory, and AboveLimitError.
         """
         started = time.monotonic()
@@ -68,7 +72,7 @@ class Tries:
             if not error.is_gone or error.status == "timeout":
                 raise
             self.prepared.say(f"{self.contestant.label}: {error.reason}; trying batch {batch} once more")
-            figures = self._call(batch)
+            figures = self._call_again(batch)
         found = figures or {}
         if "grad" not in self.prepared.classes[self.contestant].variants:
             found.pop("stored_bytes", None)  # says something only against a call with gradients
@@ -82,6 +86,15 @@ class Tries:
         fitted = {one.batch for one in self.made if one.fits}
         largest = max((batch for batch in fitted if too_large is None or batch < too_large), default=0)
         return Boundary(largest, too_large, "failure", False, largest == max(fitted, default=0))
+
+    def _call_again(self, batch: int) -> dict[str, Any] | None:
+        try:
+            return self._call(batch)
+        except WorkerError as error:
+            if error.details.get("signal") not in ENDED_ITSELF:
+                raise
+            self.refusals[batch] = error
+            return None
 
     def _call(self, batch: int) -> dict[str, Any] | None:
         """The figures of one call in a fresh worker, or None where it ran out of memory."""

@@ -143,6 +143,12 @@ def ending_lines(run: MemoryRun) -> list[str]:
             said.append(f"{entry.status}: {entry.reason}")
         if found.ended_by in ("boundary", "most") and found.is_steady and not found.is_confirmed:
             said.append("there was no time to try the boundary again")
+        if entry.status == "ok" and "signal" in entry.failure:
+            words = "".join(f": {word}" for word in entry.failure.get("stderr", [])[-1:])
+            said.append(
+                f"at batch {found.too_large} the worker ended itself ({entry.failure['signal']}{words}), "
+                "which is taken for want of memory"
+            )
         if not found.is_steady:
             said.append("a batch fitted once and another time did not")
         if said:

@@ -185,6 +185,12 @@ def largest(variant: str, batch: int, stored: float, **more: Any) -> Largest:
     )  # fmt: skip
 
 
+def test_a_worker_that_ended_itself_is_told() -> None:
+    failure = {"signal": "SIGABRT", "stderr": ["x", "free(): invalid pointer"]}
+    text = " ".join(text_of(run_of(largest=(largest("default", 7, 1.0, failure=failure),))).split())
+    assert "at batch 8 the worker ended itself (SIGABRT: free(): invalid pointer), which is taken for want" in text
+
+
 def test_memory_per_sequence_is_between_batches_and_not_of_one() -> None:
     """A constant of 1000 cancels; a batch that did not fit has no say, nor has one that is nearer than half."""
     made = [Try(1, True, 0.1, 1100), Try(4, True, 0.1, 1400), Try(7, True, 0.1, 1700), Try(8, False, 0.1)]
@@ -462,6 +468,10 @@ def test_on_a_gpu_torchs_allocator_is_kept_within_the_limit(monkeypatch: pytest.
     assert shares == [0.25, 1.0]
 
 
+def death(signal: str) -> WorkerError:
+    return WorkerError("failed", f"killed by {signal}", {"signal": signal}, is_gone=True)
+
+
 class ScriptedWorker:
     """Answers each request; a call on a batch as scripted: figures, or an error to raise."""
 
@@ -492,7 +502,8 @@ class ScriptedWorker:
         ),
         ([WorkerError("failed", "killed by SIGABRT", is_gone=True), WorkerError("oom", "no memory")], False),
         ([WorkerError("oom", "killed by the kernel", is_gone=True)], False),
-        ([WorkerError("failed", "SIGABRT", is_gone=True), WorkerError("failed", "SIGABRT", is_gone=True)], None),
+        ([death("SIGABRT"), death("SIGABRT")], False),
+        ([death("SIGABRT"), death("SIGKILL")], None),
         ([WorkerError("timeout", "no answer", is_gone=True)], None),
         ([WorkerError("failed", "a mistake")], None),
     ],
