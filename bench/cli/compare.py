@@ -9,6 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.models import MODULE_HELP, model_of
+from bench.cli.options import (
+    Artifacts,
+    Device,
+    Precisions,
+    Quiet,
+    RecordsFile,
+    TargetPrecision,
+    Task,
+    Threads,
+    Timeout,
+    Weights,
+)
 from bench.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -33,22 +45,12 @@ def command(
     lengths: Annotated[
         str | None, typer.Option(help="Sequence lengths in tokens. [default: 16,128,512 as far as the model goes]")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precisions: Annotated[str, typer.Option(help="Any of fp32, fp16, bf16, int8.")] = "fp32",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
-    ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(help="auto (pretrained if on this machine, else random), random, or pretrained (may download)."),
-    ] = "auto",
-    task: Annotated[str, typer.Option(help="base (last hidden state) or lm (logits).")] = "base",
-    target_precision: Annotated[
-        str | None,
-        typer.Option(
-            help="Stop a cell when the interval of its median is this narrow. [default: 2% on cpu, 1% on cuda]"
-        ),
-    ] = None,
+    device: Device = "auto",
+    precisions: Precisions = "fp32",
+    threads: Threads = None,
+    weights: Weights = "auto",
+    task: Task = "base",
+    target_precision: TargetPrecision = None,
     rounds: Annotated[
         int, typer.Option(help="Turns per backend and cell, at least, as far as --max-seconds-per-cell lets them.")
     ] = 10,
@@ -72,22 +74,20 @@ def command(
         bool,
         typer.Option("--grad/--no-grad", help="Also run eager with autograd on, to show what that costs."),
     ] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 900.0,
+    timeout: Timeout = 900.0,
     budget: Annotated[
         str | None, typer.Option(help="Time for the whole run, e.g. 20m, 90s, 1h: thin the shapes to what fits.")
     ] = None,
     columns: Annotated[
         str | None, typer.Option(help="Further columns of the table, e.g. us-per-step,ms-per-sample.")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="File for the records (JSON Lines). [default: a new one under ARTIFACTS/runs]")
-    ] = None,
+    output: RecordsFile = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with an interrupted run, under the options it began with.")
     ] = None,
-    artifacts: Annotated[Path, typer.Option(help="Folder for exported models and runs.")] = Path("artifacts"),
+    artifacts: Artifacts = Path("artifacts"),
     seed: Annotated[int, typer.Option(help="Seed of random weights, inputs and turns.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Time backends against each other on one grid, and check each against a float64 reference."""
     from bench import api

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.compare import count, duration
+from bench.cli.options import Artifacts, Device, Precisions, Quiet, RecordsFile, Task, Threads, Timeout, Weights
 from bench.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -48,16 +49,11 @@ def command(
     max_tokens: Annotated[
         int | None, typer.Option(help="Cut sentences at so many tokens. [default: the model's positions]")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precisions: Annotated[str, typer.Option(help="Any of fp32, fp16, bf16, int8.")] = "fp32",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
-    ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(help="auto (pretrained if on this machine, else random), random, or pretrained (may download)."),
-    ] = "auto",
-    task: Annotated[str, typer.Option(help="base (last hidden state) or lm (logits).")] = "base",
+    device: Device = "auto",
+    precisions: Precisions = "fp32",
+    threads: Threads = None,
+    weights: Weights = "auto",
+    task: Task = "base",
     boundary: Annotated[
         str, typer.Option(help="device (batches are on it before) or host (host arrays in and out, copies timed).")
     ] = "device",
@@ -66,12 +62,10 @@ def command(
         typer.Option(help="File of such a run on the CPU: speed-ups are also against its eager at batch 1."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights, sentences, order and turns.")] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 3600.0,
-    output: Annotated[
-        Path | None, typer.Option(help="File for the records (JSON Lines). [default: a new one under ARTIFACTS/runs]")
-    ] = None,
-    artifacts: Annotated[Path, typer.Option(help="Folder for exported models and runs.")] = Path("artifacts"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
+    timeout: Timeout = 3600.0,
+    output: RecordsFile = None,
+    artifacts: Artifacts = Path("artifacts"),
+    quiet: Quiet = False,
 ) -> None:
     """Time whole passes over about 1,000 sentences, each batch padded to its longest; ms per sample."""
     from bench.corpora import api

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.options import Device, Threads
 from bench.cli.streams import tell
 
 
@@ -14,10 +15,8 @@ def command(
     model: Annotated[
         str, typer.Option(help="Model that eager runs against itself; its noise is that of calls of its length.")
     ] = "bert-tiny",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
-    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
     artifacts: Annotated[Path, typer.Option(help="Folder for exported models and peaks.")] = Path("artifacts"),
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes a minute: peaks and noise.")] = False,
     format: Annotated[str, typer.Option(help="table or json.")] = "table",

@@ -9,6 +9,17 @@ import typer
 
 from bench.cli.compare import count
 from bench.cli.models import MODULE_HELP, model_of
+from bench.cli.options import (
+    Artifacts,
+    Device,
+    Precisions,
+    Quiet,
+    RecordsFile,
+    TargetPrecision,
+    Threads,
+    Timeout,
+    Weights,
+)
 from bench.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -32,33 +43,21 @@ def command(
     decoding: Annotated[str, typer.Option(help="greedy, sample, or beam:4 for four beams.")] = "greedy",
     top_k: Annotated[int, typer.Option(help="Likeliest tokens that --decoding sample draws from.")] = 40,
     temperature: Annotated[float, typer.Option(help="Of --decoding sample.")] = 0.7,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precisions: Annotated[str, typer.Option(help="Any of fp32, fp16, bf16, int8.")] = "fp32",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
-    ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(help="auto (pretrained if on this machine, else random), random, or pretrained (may download)."),
-    ] = "auto",
+    device: Device = "auto",
+    precisions: Precisions = "fp32",
+    threads: Threads = None,
+    weights: Weights = "auto",
     rounds: Annotated[int, typer.Option(help="Generations per backend and batch, at least.")] = 5,
     max_seconds_per_cell: Annotated[
         float, typer.Option(help="Seconds of generations per batch, of the slowest backend; 5 rounds come in any case.")
     ] = 60.0,
-    target_precision: Annotated[
-        str | None,
-        typer.Option(
-            help="Stop a batch when the interval of its median is this narrow. [default: 2% on cpu, 1% on cuda]"
-        ),
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 900.0,
-    output: Annotated[
-        Path | None, typer.Option(help="File for the records (JSON Lines). [default: a new one under ARTIFACTS/runs]")
-    ] = None,
+    target_precision: TargetPrecision = None,
+    timeout: Timeout = 900.0,
+    output: RecordsFile = None,
     format: Annotated[str, typer.Option(help="table, csv or json.")] = "table",
-    artifacts: Annotated[Path, typer.Option(help="Folder for exported models and runs.")] = Path("artifacts"),
+    artifacts: Artifacts = Path("artifacts"),
     seed: Annotated[int, typer.Option(help="Seed of random weights, prompts, sampling and turns.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Time every backend generating tokens; prefill and decode apart, and the tokens held against eager's."""
     from bench.errors import BenchError

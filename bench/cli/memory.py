@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.options import Artifacts, Device, Precisions, Quiet, Task, Threads, Timeout, Weights
 from bench.cli.streams import tell
 
 
@@ -16,7 +17,7 @@ def command(
         typer.Option(help="Built-in name, folder of a saved model, or Hub id; give it again to hold two side by side."),
     ] = ["bert"],  # noqa: B006 - typer copies it
     backends: Annotated[str, typer.Option(help="Comma-separated backend[:variant].")] = "eager,onnx,torchscript",
-    precisions: Annotated[str, typer.Option(help="Any of fp32, fp16, bf16, int8.")] = "fp32",
+    precisions: Precisions = "fp32",
     length: Annotated[
         str | None,
         typer.Option("--length", "--lengths", help="Lengths in tokens. [default: 512 as far as the model goes]"),
@@ -32,23 +33,18 @@ def command(
     max_seconds_per_search: Annotated[
         float, typer.Option(help="Seconds after which no further batch is tried, per backend and length.")
     ] = 900.0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
-    ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(help="auto (pretrained if on this machine, else random), random, or pretrained (may download)."),
-    ] = "auto",
-    task: Annotated[str, typer.Option(help="base (last hidden state) or lm (logits).")] = "base",
+    device: Device = "auto",
+    threads: Threads = None,
+    weights: Weights = "auto",
+    task: Task = "base",
     seed: Annotated[int, typer.Option(help="Seed of random weights and inputs.")] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 900.0,
+    timeout: Timeout = 900.0,
     output: Annotated[
         Path | None, typer.Option(help="File for the entries (JSON Lines). [default: a new one under ARTIFACTS/runs]")
     ] = None,
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
-    artifacts: Annotated[Path, typer.Option(help="Folder for exported models and runs.")] = Path("artifacts"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
+    artifacts: Artifacts = Path("artifacts"),
+    quiet: Quiet = False,
 ) -> None:
     """Memory of loaded models: parameters, allocator, process, runtime context; keys and values; the largest batch."""
     from bench.footprint.measure import measure_memory

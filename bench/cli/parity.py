@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.models import MODULE_HELP, model_of
+from bench.cli.options import Device, Precisions, Quiet, Task, Threads, Timeout, Weights
 from bench.cli.streams import tell
 
 
@@ -18,8 +19,8 @@ def command(
     ] = "bert",
     module: Annotated[str | None, typer.Option(help=MODULE_HELP)] = None,
     backends: Annotated[str, typer.Option(help="Comma-separated backend[:variant].")] = "eager,onnx,torchscript",
-    precisions: Annotated[str, typer.Option(help="Any of fp32, fp16, bf16, int8.")] = "fp32",
-    task: Annotated[str, typer.Option(help="base (last hidden state) or lm (logits).")] = "base",
+    precisions: Precisions = "fp32",
+    task: Task = "base",
     batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,3",
     lengths: Annotated[
         str | None, typer.Option(help="Sequence lengths in tokens. [default: 1,16,37 and the largest]")
@@ -44,20 +45,15 @@ def command(
     bisect: Annotated[
         bool, typer.Option("--bisect", help="Where something is broken, look for the first layer and node.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
-    ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(help="auto (pretrained if on this machine, else random), random, or pretrained (may download)."),
-    ] = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    weights: Weights = "auto",
     seed: Annotated[int, typer.Option(help="Seed of random weights and inputs.")] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 900.0,
+    timeout: Timeout = 900.0,
     format: Annotated[str, typer.Option(help="table, json or markdown.")] = "table",
     output: Annotated[Path | None, typer.Option(help="Write the certificate (JSON) here, for `bench verify`.")] = None,
     artifacts: Annotated[Path, typer.Option(help="Folder for exported models and references.")] = Path("artifacts"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Judge every backend against eager in float64 on a matrix of inputs; exit code 3 when one is broken."""
     from bench.parity import certificate

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.options import Quiet, Timeout
 from bench.cli.streams import tell
 
 
@@ -20,10 +21,10 @@ def command(
     tokenizer: Annotated[Path | None, typer.Option(help="Where the tokenizer lies now, if it has moved.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: the certificate's]")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads. [default: the certificate's]")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")] = 900.0,
+    timeout: Timeout = 900.0,
     format: Annotated[str, typer.Option(help="table, json or markdown.")] = "table",
     artifacts: Annotated[Path, typer.Option(help="Folder for the model and references.")] = Path("artifacts"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say whether a certificate belongs to an artifact, and repeat its check; 0 only when both are so."""
     from bench.parity.verify import verify

@@ -1,0 +1,28 @@
+"""Options that several commands take, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precisions = Annotated[str, typer.Option(help="Any of fp32, fp16, bf16, int8.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
+]
+Weights = Annotated[
+    str, typer.Option(help="auto (pretrained if on this machine, else random), random, or pretrained (may download).")
+]
+Task = Annotated[str, typer.Option(help="base (last hidden state) or lm (logits).")]
+TargetPrecision = Annotated[
+    str | None,
+    typer.Option(help="Stop a cell when the interval of its median is this narrow. [default: 2% on cpu, 1% on cuda]"),
+]
+Timeout = Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")]
+RecordsFile = Annotated[
+    Path | None, typer.Option(help="File for the records (JSON Lines). [default: a new one under ARTIFACTS/runs]")
+]
+Artifacts = Annotated[Path, typer.Option(help="Folder for exported models and runs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result alone.")]
