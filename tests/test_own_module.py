@@ -368,3 +368,34 @@ def test_a_command_line_that_cannot_be_is_one_line_and_exit_code_2(
     assert ended.value.code == 2
     assert len(lines) == 1
     assert message in lines[0]
+
+
+@pytest.mark.slow
+def test_the_example_goes_through_a_corpus_and_has_its_memory_told(artifacts: Path, tmp_path: Path) -> None:
+    which = f"{EXAMPLE}:tiny"
+    options: dict[str, Any] = {"device": "cpu", "threads": 1, "artifacts": artifacts}
+    passes = bench.measure_corpus(
+        which, backends="eager", synthetic=6, batches="3", order="sorted", rounds=1, output=tmp_path / "corpus.jsonl",
+        **options,
+    )  # fmt: skip
+    assert [record.status for record in passes.records] == ["ok"]
+    assert passes.records[0].verdict in ("exact", "equivalent")
+    assert passes.command.startswith("bench corpus --module ")
+    held = bench.measure_memory(which, backends="eager", output=tmp_path / "memory.jsonl", **options)
+    assert held.loaded[0].status == "ok"
+    assert " --module " in held.command
+
+
+def test_a_module_without_a_mask_is_no_subject_of_a_corpus(exports_here: list[list[str]], tmp_path: Path) -> None:
+    class Unmasked(torch.nn.Module):
+        vocab_size = 8
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(8, 4)
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return self.table(input_ids)
+
+    with pytest.raises(UserError, match="takes no attention mask, so sentences cannot be padded for it"):
+        bench.measure_corpus(Unmasked(), synthetic=4, device="cpu", artifacts=tmp_path)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.models import MODULE_HELP, model_of
+from bench.cli.models import model_of
 from bench.cli.options import (
     Artifacts,
     Device,
+    Module,
     Precisions,
     Quiet,
     RecordsFile,
@@ -37,7 +38,7 @@ def command(
         str | None,
         typer.Option(help="A grid by name (`bench list presets`) or .toml file; options given beside it win."),
     ] = None,
-    module: Annotated[str | None, typer.Option(help=MODULE_HELP)] = None,
+    module: Module = None,
     backends: Annotated[
         str, typer.Option(help="Comma-separated backend[:variant]; speed-ups are against the first.")
     ] = "eager,onnx,torchscript",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.compare import count, duration
-from bench.cli.options import Artifacts, Device, Precisions, Quiet, RecordsFile, Task, Threads, Timeout, Weights
+from bench.cli.models import model_of
+from bench.cli.options import Artifacts, Device, Module, Precisions, Quiet, RecordsFile, Task, Threads, Timeout, Weights
 from bench.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option(help="Built-in name (`bench list models`), folder of a saved model, or Hub id.")
     ] = "bert",
+    module: Module = None,
     backends: Annotated[
         str, typer.Option(help="Comma-separated backend[:variant]; speed-ups are against eager, or else the first.")
     ] = "eager,onnx,torchscript",
@@ -73,9 +76,10 @@ def command(
     from bench.report import corpus as report
 
     screen = _Screen(quiet)
+    models, weights = model_of(context, model, module, weights)
     try:
         run = api.measure_corpus(
-            model,
+            models,
             backends=backends,
             texts=texts,
             lengths_from=lengths_from,

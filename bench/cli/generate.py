@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.compare import count
-from bench.cli.models import MODULE_HELP, model_of
+from bench.cli.models import model_of
 from bench.cli.options import (
     Artifacts,
     Device,
+    Module,
     Precisions,
     Quiet,
     RecordsFile,
@@ -32,7 +33,7 @@ def command(
     model: Annotated[
         str, typer.Option(help="A decoder: built-in name (`bench list models`), folder of a saved model, or Hub id.")
     ] = "gpt2",
-    module: Annotated[str | None, typer.Option(help=MODULE_HELP)] = None,
+    module: Module = None,
     backends: Annotated[
         str,
         typer.Option(help="Comma-separated backend[:variant], e.g. eager:static; speed-ups are against the first."),

@@ -7,15 +7,18 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Artifacts, Device, Precisions, Quiet, Task, Threads, Timeout, Weights
+from bench.cli.models import model_of
+from bench.cli.options import Artifacts, Device, Module, Precisions, Quiet, Task, Threads, Timeout, Weights
 from bench.cli.streams import tell
 
 
 def command(
+    context: typer.Context,
     model: Annotated[
         list[str],
         typer.Option(help="Built-in name, folder of a saved model, or Hub id; give it again to hold two side by side."),
     ] = ["bert"],  # noqa: B006 - typer copies it
+    module: Module = None,
     backends: Annotated[str, typer.Option(help="Comma-separated backend[:variant].")] = "eager,onnx,torchscript",
     precisions: Precisions = "fp32",
     length: Annotated[
@@ -51,9 +54,10 @@ def command(
     from bench.report import check_format, memory
 
     check_format(format, memory.FORMATS)
+    models, weights = model_of(context, model, module, weights)
     try:
         run = measure_memory(
-            model,
+            models,
             backends=backends,
             precisions=precisions,
             lengths=length,

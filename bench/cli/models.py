@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import typer
 
-#: Help of every command's --module.
-MODULE_HELP = "Your own model: path/to/file.py:FUNCTION that returns a torch.nn.Module; see the README."
+#: A name, or the names of several models.
+Model = TypeVar("Model", str, list[str])
 
 
-def model_of(context: typer.Context, model: str, module: str | None, weights: str = "auto") -> tuple[str, str]:
+def model_of(
+    context: typer.Context, model: Model, module: str | None, weights: str = "auto"
+) -> tuple[Model | str, str]:
     """Name and weights as `bench.introduction.find_source` takes them; raises UserError where both are given."""
     from bench.errors import UserError
     from bench.spec import MODULE

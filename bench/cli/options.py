@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+Module = Annotated[
+    str | None,
+    typer.Option(help="Your own model: path/to/file.py:FUNCTION that returns a torch.nn.Module; see the README."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precisions = Annotated[str, typer.Option(help="Any of fp32, fp16, bf16, int8.")]
 Threads = Annotated[

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.models import MODULE_HELP, model_of
-from bench.cli.options import Device, Precisions, Quiet, Task, Threads, Timeout, Weights
+from bench.cli.models import model_of
+from bench.cli.options import Device, Module, Precisions, Quiet, Task, Threads, Timeout, Weights
 from bench.cli.streams import tell
 
 
@@ -17,7 +17,7 @@ def command(
     model: Annotated[
         str, typer.Option(help="Built-in name (`bench list models`), folder of a saved model, or Hub id.")
     ] = "bert",
-    module: Annotated[str | None, typer.Option(help=MODULE_HELP)] = None,
+    module: Module = None,
     backends: Annotated[str, typer.Option(help="Comma-separated backend[:variant].")] = "eager,onnx,torchscript",
     precisions: Precisions = "fp32",
     task: Task = "base",

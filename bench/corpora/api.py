@@ -28,9 +28,23 @@ from bench.corpora.references import CorpusReferences
 from bench.corpora.runfile import WRITER, read_corpus_run
 from bench.errors import UserError
 from bench.guesses import GUESSED_FLOPS, Pace
+from bench.inputs import INPUTS
+from bench.introduction import find_source
 from bench.linesfile import LinesFile
 from bench.preparation import Preparation
-from bench.spec import Contestant, Grid, Shape, TimingPlan, check_seed, parse_boundary, parse_contestants, parse_sizes
+from bench.spec import (
+    MODULE,
+    Contestant,
+    Grid,
+    Shape,
+    TimingPlan,
+    check_seed,
+    model_option,
+    parse_boundary,
+    parse_contestants,
+    parse_sizes,
+    weights_options,
+)
 from exporters import checkpoint, sources
 from exporters.store import ArtifactStore, recipe_key
 
@@ -52,7 +66,7 @@ class CorpusListener:
 
 
 def measure_corpus(
-    model: str,
+    model: Any,
     *,
     backends: str | Iterable[str] = DEFAULT_BACKENDS,
     texts: str | Path | None = None,
@@ -82,6 +96,7 @@ def measure_corpus(
 ) -> CorpusRun:
     """Time whole passes of `model` over a corpus of sentences on every backend, batch size and order; returns the run.
 
+    `model` is a name, a folder, "file.py:factory" or a torch.nn.Module that takes ids and an attention mask.
     The corpus is `texts` (a file, one sentence a line), the lengths in `lengths_from`, `synthetic` drawn ones, or by
     default `sentences` (1000) of this project's own where a tokenizer is found. Each of `rounds` rounds is one pass.
     `baseline` is a file of a run on the CPU, whose eager at batch 1 speed-ups are also against. `plan` settles every
@@ -103,8 +118,15 @@ def measure_corpus(
     )
     budget = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
-    source = sources.resolve(model, weights=weights, task=task, seed=seed)
-    listener = listener or CorpusListener()
+    listener, store = listener or CorpusListener(), ArtifactStore(Path(artifacts))
+    source = find_source(model, store, weights=weights, task=task, seed=seed, threads=budget, say=listener.say)
+    if source.inputs != INPUTS:
+        raise UserError(
+            f"{source.name} takes no attention mask, so sentences cannot be padded for it; add one to its forward"
+        )
+
+    model, task = source.name, source.task
+    weights = MODULE if source.weights == MODULE else weights
     corpus, note = corpora.make(
         source,
         texts=_path(texts),
@@ -145,7 +167,6 @@ def measure_corpus(
 
     run.command = command(contestants, corpus_plan.packings)
     run.baseline = _baseline(Path(baseline), run) if baseline is not None else None
-    store = ArtifactStore(Path(artifacts))
     assert run.path is not None
     with sole_writer(store, run.path):
         file = LinesFile(run.path)
@@ -216,7 +237,7 @@ def _command_of(
     """The command line that measures `contestants` in `packings` under the run's other options."""
     grid, plan = run.grid, run.corpus_plan
     options: dict[str, Any] = {
-        "--model": grid.model,
+        **model_option(grid),
         "--backends": ",".join(dict.fromkeys(contestant.label for contestant in contestants)),
         **corpus_options,
         "--batches": ",".join(str(batch) for batch in dict.fromkeys(packing.batch for packing in packings)),
@@ -227,8 +248,7 @@ def _command_of(
         "--device": grid.device,
         "--precisions": ",".join(dict.fromkeys(contestant.precision for contestant in contestants)),
         "--threads": grid.threads,
-        "--weights": grid.weights,
-        "--task": grid.task,
+        **weights_options(grid),
         "--boundary": grid.boundary,
         "--seed": grid.seed,
         "--timeout": f"{run.plan.timeout_seconds:g}",

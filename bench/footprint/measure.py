@@ -15,21 +15,25 @@ from bench.errors import UserError
 from bench.footprint import boundary
 from bench.footprint.results import KIND, Largest, Loaded, MemoryRun, Subject, as_line
 from bench.footprint.tries import AboveLimitError, Tries, start_worker
+from bench.introduction import find_source
 from bench.linesfile import LinesFile
 from bench.preparation import Preparation
 from bench.references import Say
 from bench.spec import (
     DAY_SECONDS,
+    MODULE,
     Contestant,
     Grid,
     Shape,
     check_lengths,
     check_seed,
     check_timeout,
+    model_option,
     parse_contestants,
     parse_names,
     parse_size,
     parse_sizes,
+    weights_options,
 )
 from exporters import sources
 from exporters.store import ArtifactStore
@@ -80,14 +84,24 @@ def measure_memory(
     check_timeout(timeout)
     budget = machine.thread_budget(threads)
     settled = machine.settle_device(device)
-    found = [sources.resolve(name, weights=weights, task=task, seed=seed) for name in names]
+    store = ArtifactStore(Path(artifacts))
+    found = [find_source(name, store, weights=weights, task=task, seed=seed, threads=budget, say=say) for name in names]
     subjects = tuple(_subject(source, asked) for source in found)
     limit = _limit(memory_limit, settled, largest_batch)
     if largest_batch:
         contestants = _with_gradients(contestants)
     grids = [
-        Grid(s.name, contestants, tuple(Shape(1, n) for n in s.lengths), settled, budget, weights, task, seed)
-        for s in subjects
+        Grid(
+            s.name,
+            contestants,
+            tuple(Shape(1, n) for n in s.lengths),
+            settled,
+            budget,
+            MODULE if source.weights == MODULE else weights,
+            source.task,
+            seed,
+        )
+        for s, source in zip(subjects, found, strict=True)
     ]
     now = datetime.now(UTC)
     name = f"{names[0]}-{KIND}" if len(names) == 1 else f"{len(names)}-models-{KIND}"
@@ -104,7 +118,6 @@ def measure_memory(
         path=Path(output) if output else api.default_output(Path(artifacts), name, now),
     )
     assert run.path is not None
-    store = ArtifactStore(Path(artifacts))
     store.prepare()
     with store.in_use():
         file = LinesFile(run.path)
@@ -266,7 +279,7 @@ def _command_of(
     """The command line that measures the same."""
     planned = list(grids)
     grid = planned[0]
-    words = ["bench", "memory", *(word for one in planned for word in ("--model", one.model))]
+    words = ["bench", "memory", *(word for one in planned for option in model_option(one).items() for word in option)]
     shown = [c.label for c in grid.contestants if limit is None or c.variant != "grad"]
     options = {
         "--backends": ",".join(dict.fromkeys(shown)),
@@ -274,8 +287,7 @@ def _command_of(
         "--length": ",".join(str(shape.length) for shape in grid.shapes),
         "--device": grid.device,
         "--threads": grid.threads,
-        "--weights": grid.weights,
-        "--task": grid.task,
+        **weights_options(grid),
         "--seed": grid.seed,
         "--timeout": f"{timeout:g}",
     }
