@@ -150,7 +150,9 @@ def ending_lines(run: MemoryRun) -> list[str]:
                 "which is taken for want of memory"
             )
         if not found.is_steady:
-            said.append("a batch fitted once and another time did not")
+            answers = {(one.batch, one.fits) for one in entry.tries}
+            both = sorted(batch for batch, fits in answers if fits and (batch, False) in answers)
+            said.append(f"batch {', '.join(map(str, both))} fitted once and another time did not")
         if said:
             lines.append(f"{entry.model} {name_of(run, entry)} at {entry.length}: {'; '.join(said)}")
     return lines or (["each found its boundary, and found it again"] if _has_boundaries(run) else [])

@@ -220,12 +220,14 @@ def test_gradients_are_held_against_none_and_against_what_was_published() -> Non
     [
         (Boundary(4096, None, "most", True, True), "the search ended at --most-batch, which fits"),
         (Boundary(8, 16, "time", False, True), "ended with --max-seconds-per-search; batch 16 does not fit"),
-        (Boundary(8, 9, "boundary", False, False), "a batch fitted once and another time did not"),
+        (Boundary(3, 4, "boundary", False, False), "batch 4 fitted once and another time did not"),
         (Boundary(8, 9, "boundary", False, True), "there was no time to try the boundary again"),
     ],
 )
 def test_what_ended_a_search_is_said(boundary: Boundary, said: str) -> None:
-    run = run_of(largest=(replace(largest("default", 1, 1.0), boundary=boundary),))
+    found = largest("default", 1, 1.0)
+    tries = [*found.tries, *([] if boundary.is_steady else [Try(4, True, 0.1)])]
+    run = run_of(largest=(replace(found, boundary=boundary, tries=tries),))
     text = " ".join(text_of(run).split())
     assert said in text
     assert (f"at least {boundary.largest}" in text) == (boundary.ended_by != "boundary")
