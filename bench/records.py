@@ -29,8 +29,34 @@ UNSTEADY = 2.0
 SAME_MODEL = ("exact", "equivalent")
 
 
+class CellRecord:
+    """What the record of a cell answers, whatever was timed; its fields are a subclass's."""
+
+    backend: str
+    variant: str
+    precision: str
+    copy: int
+    status: str
+    parity: dict[str, Any]
+
+    @property
+    def contestant(self) -> Contestant:
+        """Who was measured."""
+        return Contestant(self.backend, self.variant, self.precision, self.copy)
+
+    @property
+    def verdict(self) -> str:
+        """Parity verdict, or "" when nothing was judged."""
+        return str(self.parity.get("verdict", ""))
+
+    @property
+    def is_comparable(self) -> bool:
+        """True when a speed-up of this cell means something: measured, and still the same model."""
+        return self.status == "ok" and self.verdict in SAME_MODEL
+
+
 @dataclass(frozen=True)
-class Record:
+class Record(CellRecord):
     """What became of one cell. Times are integer nanoseconds unless the name says otherwise."""
 
     model: str
@@ -82,11 +108,6 @@ class Record:
     """What else went on while the cell was timed; see bench/conditions.py."""
 
     @property
-    def contestant(self) -> Contestant:
-        """Who was measured."""
-        return Contestant(self.backend, self.variant, self.precision, self.copy)
-
-    @property
     def shape(self) -> Shape:
         """What on."""
         return Shape(self.batch, self.length)
@@ -110,16 +131,6 @@ class Record:
         if not enqueue or not device:
             return None
         return statistics.median(enqueue) / max(1.0, statistics.median(device))
-
-    @property
-    def verdict(self) -> str:
-        """Parity verdict, or "" when nothing was judged."""
-        return str(self.parity.get("verdict", ""))
-
-    @property
-    def is_comparable(self) -> bool:
-        """True when a speed-up of this cell means something: measured, and still the same model."""
-        return self.status == "ok" and self.verdict in SAME_MODEL
 
 
 @dataclass

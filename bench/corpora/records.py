@@ -9,7 +9,7 @@ from typing import Any
 from bench import conditions, statistics
 from bench.corpora.plan import CorpusPlan, Packing
 from bench.corpora.sentences import CorpusSummary
-from bench.records import SAME_MODEL, UNSTEADY, exit_code_of
+from bench.records import UNSTEADY, CellRecord, exit_code_of
 from bench.spec import Contestant, Grid, TimingPlan
 
 SCHEMA = 1
@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class CorpusRecord:
+class CorpusRecord(CellRecord):
     """What became of one contestant's passes over the corpus in one packing."""
 
     model: str
@@ -68,11 +68,6 @@ class CorpusRecord:
     conditions: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def contestant(self) -> Contestant:
-        """Who was measured."""
-        return Contestant(self.backend, self.variant, self.precision, self.copy)
-
-    @property
     def packing(self) -> Packing:
         """What the corpus was taken in."""
         return Packing(self.batch, self.order)
@@ -91,16 +86,6 @@ class CorpusRecord:
     def padding_share(self) -> float:
         """Padded positions over all positions."""
         return 1 - self.tokens / self.positions
-
-    @property
-    def verdict(self) -> str:
-        """Parity verdict, or "" when nothing was judged."""
-        return str(self.parity.get("verdict", ""))
-
-    @property
-    def is_comparable(self) -> bool:
-        """True when a speed-up of this cell means something: measured, and still the same model."""
-        return self.status == "ok" and self.verdict in SAME_MODEL
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from bench.floor import Floor, floor_ns, is_implausible, share
 from bench.generation.plan import CACHE, GenerationPlan
 from bench.linesfile import read_lines
 from bench.peaks import Peaks
-from bench.records import SAME_MODEL, STATUSES
+from bench.records import STATUSES, CellRecord, exit_code_of
 from bench.spec import CRITERIA, MODULE, Contestant, Grid, TimingPlan, model_option
 
 KIND, SCHEMA, WRITER = "generation", 1, "bench generate"
 
 
 @dataclass(frozen=True)
-class GenerationRecord:
+class GenerationRecord(CellRecord):
     """What became of one contestant at one batch. Times are integer nanoseconds unless the name says otherwise."""
 
     backend: str
@@ -70,11 +70,6 @@ class GenerationRecord:
     """False for a backend that does not compute the model (`null`)."""
 
     @property
-    def contestant(self) -> Contestant:
-        """Who was measured."""
-        return Contestant(self.backend, self.variant, self.precision, self.copy)
-
-    @property
     def samples(self) -> list[int]:
         """All timed generations, in order."""
         return [sample for round_ in self.rounds for sample in round_]
@@ -83,16 +78,6 @@ class GenerationRecord:
     def host_share(self) -> None:
         """Not taken of a generation."""
         return None
-
-    @property
-    def verdict(self) -> str:
-        """Parity verdict, or "" when nothing was judged."""
-        return str(self.parity.get("verdict", ""))
-
-    @property
-    def is_comparable(self) -> bool:
-        """True when a speed-up of this cell means something: measured, and still the same model."""
-        return self.status == "ok" and self.verdict in SAME_MODEL
 
 
 @dataclass
@@ -279,12 +264,7 @@ class GenerationRun:
     @property
     def exit_code(self) -> int:
         """parity.md rule 10, as for a run of `compare`."""
-        if any(record.verdict == "broken" for record in self.records):
-            return 3
-        measured = [record for record in self.records if record.status == "ok"]
-        failed = any(record.status in ("failed", "timeout") for record in self.records)
-        sound = all(record.is_comparable or not record.judged for record in measured)
-        return 0 if measured and not failed and sound else 1
+        return exit_code_of(self.records)
 
 
 def _median_ms(rounds: list[list[int]]) -> float | None:
