@@ -209,12 +209,19 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
 
 
 def test_every_committed_run_can_be_read_and_says_how_it_was_made(root: Path) -> None:
+    from bench.corpora.runfile import read_corpus_run
+    from bench.footprint.results import read_memory
+    from bench.generation.records import read_generation
+    from bench.linesfile import kind_of
     from bench.runfile import read_run
 
+    readers = {"run": read_run, "generation": read_generation, "corpus": read_corpus_run, "memory": read_memory}
+    commands = {"run": "compare", "generation": "generate", "corpus": "corpus", "memory": "memory"}
     paths = sorted((root / "artifacts" / "reference").glob("*.jsonl"))
     assert paths
     for path in paths:
-        run = read_run(path)
+        kind = kind_of(path, ["bench"])
+        run = readers[kind](path)
         assert run.is_complete
-        assert run.command.startswith("bench compare --model")
+        assert run.command.startswith(f"bench {commands[kind]} --model")
         assert run.fingerprint["versions"]["torch"]
