@@ -81,6 +81,8 @@ class Eager(TorchBackend):
             return None
         module = self._stepping_module()
         with torch.inference_mode():
+            if not self.cache_is_static and hasattr(module, "reorder"):
+                return module.reorder(cache, rows)
             tensors = module.flatten(cache)
             if not self.cache_is_static:
                 return module.unflatten(_caches.reordered(tensors, rows))

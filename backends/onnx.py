@@ -124,7 +124,8 @@ class Onnx(CudaClock):
                 binding.bind_ortvalue_input(name, self._to_device(array))
         for name in self.output_names:
             binding.bind_output(name, self.device, 0)
-        self.synchronize()  # the copies do not stand on the session's stream
+        if len(self.bound) < len(batch):
+            self.synchronize()  # copies from the host do not stand on the session's stream
         return binding
 
     def release(self, outputs: Any) -> None:

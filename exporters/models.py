@@ -176,6 +176,11 @@ def wrap(model: Any) -> Any:
                 raise ModelError(f"{kind} keeps the keys of a window alone, so its cache cannot be handed in and out")
             return tuple(tensor for layer in layers for tensor in (layer.keys, layer.values))
 
+        def reorder(self, cache: Any, rows: torch.Tensor) -> Any:
+            """A growing cache with the sequences `rows`, int64 [rows'], in that order; the one given is used up."""
+            cache.reorder_cache(rows)
+            return cache
+
         def unflatten(self, tensors: Sequence[torch.Tensor]) -> Any:
             """The growing cache that `flatten` took apart."""
             from transformers import DynamicCache

@@ -211,6 +211,8 @@ def _baseline(path: Path, run: CorpusRun) -> Baseline:
         ("task", run.grid.task, other.grid.task),
         ("weights", run.origin.partition(";")[0], other.origin.partition(";")[0]),
         ("boundary", run.grid.boundary, other.grid.boundary),
+        ("bucket", run.corpus_plan.multiple("unsorted"), other.corpus_plan.multiple("unsorted")),
+        ("precision", run.grid.contestants[0].precision, other.first.precision),
     ):
         if mine != its:
             raise UserError(f"--baseline {str(path)!r} is of another {name} ({its} and {mine}); measure it alike")
@@ -218,6 +220,8 @@ def _baseline(path: Path, run: CorpusRun) -> Baseline:
         raise UserError(
             f"--baseline {str(path)!r} has no {other.first.label} at batch 1, unsorted; measure that on the CPU first"
         )
+    if found.judged and (found.backend, found.variant) != ("eager", "default"):
+        raise UserError(f"--baseline {str(path)!r} has no eager, only {other.first.label}; measure eager there too")
     return Baseline(found, str(other.fingerprint.get("cpu", "")), other.grid.threads, other.started)
 
 

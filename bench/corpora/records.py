@@ -9,7 +9,7 @@ from typing import Any
 from bench import conditions, statistics
 from bench.corpora.plan import CorpusPlan, Packing
 from bench.corpora.sentences import CorpusSummary
-from bench.records import UNSTEADY, CellRecord, exit_code_of
+from bench.records import CellRecord, exit_code_of, is_unsteady
 from bench.spec import Contestant, Grid, TimingPlan
 
 SCHEMA = 1
@@ -215,11 +215,6 @@ class CorpusRun:
             "command": self.command,
             "started": self.started,
         }
-
-
-def is_unsteady(ratio: statistics.Ratio) -> bool:
-    """True where the interval's ends are too far apart for the ratio to have a middle."""
-    return ratio.interval is not None and ratio.interval.high > UNSTEADY * ratio.interval.low
 
 
 def _may_compare(one: CorpusRecord, other: CorpusRecord) -> bool:

@@ -124,7 +124,8 @@ def _measure(
     file.create(run.header())
     generation = run.generation
     matrix = Matrix(
-        ids=("random",),
+        # Two prompts where there is room for both, so that rows that are mixed up are seen.
+        ids=("random", "zipf") if max(run.batches) > 1 else ("random",),
         masks=("full",),
         new_tokens=generation.new_tokens,
         prompt_length=generation.prompt_length,

@@ -7,6 +7,7 @@ It never waits for the device.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.generation.plan import Decoding
@@ -22,6 +23,8 @@ class Chooser(ABC):
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []
         """Tokens int64 [rows], a step each."""
+        self.orders: list[torch.Tensor | None] = []
+        """Which sequence each row of that step went on with."""
 
     @abstractmethod
     def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -29,10 +32,15 @@ class Chooser(ABC):
         own)."""
 
     def tokens(self) -> torch.Tensor:
-        """All tokens, int64 [rows, steps]."""
+        """All tokens of the sequences that the rows stand for now, int64 [rows, steps]; asked behind the clock."""
         import torch
 
-        return torch.stack(self.steps, dim=1)
+        found, rows = [], torch.arange(len(self.steps[-1]), device=self.steps[-1].device)
+        orders = self.orders or [None] * len(self.steps)
+        for step, order in zip(reversed(self.steps), reversed(orders), strict=True):
+            found.append(step[rows])
+            rows = rows if order is None else order[rows]
+        return torch.stack(found[::-1], dim=1)
 
 
 class Greedy(Chooser):
@@ -44,18 +52,29 @@ class Greedy(Chooser):
 
 
 class Forced(Chooser):
-    """Tokens [steps] that are given, forced on the first `rows` sequences; the others go on as `chooser` says."""
+    """Tokens that are given for some rows, int64 [steps] each, forced on them; the others go on as `chooser` says.
 
-    def __init__(self, chooser: Chooser, tokens: np.ndarray[Any, Any], rows: int) -> None:
+    `repeats` counts, for each such row, the steps at which `chooser` would have chosen the given token by itself.
+    """
+
+    def __init__(self, chooser: Chooser, given: Mapping[int, np.ndarray[Any, Any]]) -> None:
         super().__init__()
-        self.chooser, self.given, self.rows = chooser, tokens, rows
+        self.chooser, self.given = chooser, given
+        self.agreed: list[torch.Tensor] = []
 
     def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         tokens, order = self.chooser.choose(logits)
-        tokens = tokens.clone()
-        tokens[: self.rows] = int(self.given[len(self.steps)])
-        self.steps.append(tokens)
-        return tokens, order
+        forced = tokens.clone()
+        for row, given in self.given.items():
+            forced[row] = int(given[len(self.steps)])
+        self.agreed.append(forced == tokens)
+        self.steps.append(forced)
+        self.orders.append(order)
+        return forced, order
+
+    def repeats(self, row: int) -> int:
+        """Steps at which the token given for `row` was also the chooser's own."""
+        return sum(int(agreed[row]) for agreed in self.agreed)
 
 
 class Sample(Chooser):
@@ -73,7 +92,10 @@ class Sample(Chooser):
 
         values, tokens = logits.float().topk(min(self.top_k, logits.shape[-1]))
         probabilities = torch.softmax(values / self.temperature, dim=-1)
-        drawn = torch.multinomial(probabilities, 1, generator=self.generator)
+        # The least of exponential variables, each divided by its rate, is drawn as often as its rate says. It is
+        # what torch.multinomial does, without its checks, which read the probabilities on the host.
+        waits = torch.empty_like(probabilities).exponential_(generator=self.generator)
+        drawn = (probabilities / waits).argmax(-1, keepdim=True)
         self.steps.append(tokens.gather(1, drawn)[:, 0])
         return self.steps[-1], None
 
@@ -89,6 +111,11 @@ class Beam(Chooser):
         self.beams = beams
         self.scores: torch.Tensor | None = None
 
+    def best_scores(self) -> torch.Tensor:
+        """Sum of log probabilities of each prompt's likeliest continuation, [prompts]; beams are in falling order."""
+        assert self.scores is not None
+        return self.scores[:, 0]
+
     def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         import torch
 
@@ -102,7 +129,7 @@ class Beam(Chooser):
         self.scores, best = total.topk(self.beams, dim=-1)
         first_rows = torch.arange(prompts, device=logits.device)[:, None] * self.beams
         order = (first_rows + best // vocabulary).view(-1)
-        self.steps = [step[order] for step in self.steps]
+        self.orders.append(order)
         self.steps.append((best % vocabulary).view(-1))
         return self.steps[-1], order
 

@@ -9,7 +9,7 @@ from typing import Any
 from bench import conditions
 from bench.driver import PEAKS_OF_MEMORY, Append, Driver, Measured
 from bench.generation.records import GenerationRecord, GenerationRun, record_line
-from bench.parity.verdict import TOLERANCES, judge_generation
+from bench.parity.verdict import TOLERANCES, badness, judge_generation
 from bench.preparation import Preparation
 from bench.references import GENERATION, Say
 from bench.spec import Contestant, Shape
@@ -51,8 +51,7 @@ class Generations(Driver[int, GenerationRecord]):
     def judge(self, point: int, contestant: Contestant, cell: Measured) -> None:
         references = self.prepared.judged_by
         tolerance = TOLERANCES[contestant.precision]
-        case = references.matrix.prompts()[0]
-        request: dict[str, Any] = {"op": "judge_tokens", "reference": None, "yardstick": None, "case": case}
+        request: dict[str, Any] = {"op": "judge_tokens", "reference": None, "yardstick": None}
         request |= {"atol": tolerance.atol, "rtol": tolerance.rtol}
         pair = references.pair(contestant.precision, GENERATION)
         is_judged = self.prepared.classes[contestant].computes_the_model
@@ -67,7 +66,9 @@ class Generations(Driver[int, GenerationRecord]):
         if is_judged and isinstance(pair, str):
             cell.parity = {"verdict": "unjudged", "reason": pair}
         elif is_judged:
-            cell.parity = judge_generation(reply["cases"]["forced"], tolerance)
+            judged = {name: judge_generation(entry, tolerance) for name, entry in reply["cases"].items()}
+            worst = max(judged, key=lambda name: badness(judged[name]))
+            cell.parity = {"case": worst, **judged[worst], "cases": judged}
 
     def needs_more(self, point: int, smaller: int) -> bool:
         return point >= smaller

@@ -51,8 +51,8 @@ class GenerationRecord(CellRecord):
     """Of the first two steps of all, compilation included."""
     export_seconds: float | None = None
     load_seconds: float | None = None
-    tokens: list[int] = field(default_factory=list)
-    """What the last timed generation wrote behind the first prompt."""
+    tokens: list[list[int]] = field(default_factory=list)
+    """What the last timed generation wrote behind each prompt, of a beam the likeliest."""
     parity: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, Any] = field(default_factory=dict)
@@ -243,14 +243,16 @@ class GenerationRun:
         return None if total is None else record.batch * self.generation.new_tokens / total
 
     def peak_bytes(self, record: GenerationRecord) -> int | None:
-        """The most that was held during one generation: by the allocator of a GPU, else resident."""
+        """The most that was held during one generation: resident, or on a GPU taken by the runtime's allocator, since
+        replays of CUDA graphs allocate nothing. None where that does not tell."""
         peak: dict[str, int] = record.memory.get("peak", {})
         if self.grid.device == "cuda":
-            return peak.get("peak_allocated_bytes", peak.get("peak_reserved_bytes"))
+            return peak.get("peak_reserved_bytes")
         return peak.get("peak_process_bytes")
 
     def tokens_as_eager(self, record: GenerationRecord) -> int | None:
-        """How many tokens from the first on are those of eager with its growing cache, at the same precision and batch.
+        """How many tokens from the first on are those of eager with its growing cache, at the same precision and batch,
+        behind the prompt where they are fewest.
 
         None without such an eager, and for what computes no model.
         """
@@ -258,13 +260,18 @@ class GenerationRun:
         eager = next((other for other in self.records if (other.contestant, other.batch) == wanted), None)
         if eager is None or not eager.tokens or not record.tokens or not record.judged:
             return None
-        pairs = enumerate(zip(eager.tokens, record.tokens, strict=True))
-        return next((step for step, (one, other) in pairs if one != other), len(record.tokens))
+        return min(_agreement(one, other) for one, other in zip(eager.tokens, record.tokens, strict=True))
 
     @property
     def exit_code(self) -> int:
         """parity.md rule 10, as for a run of `compare`."""
         return exit_code_of(self.records)
+
+
+def _agreement(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens from the first on are alike."""
+    pairs = enumerate(zip(one, other, strict=True))
+    return next((step for step, (a, b) in pairs if a != b), len(one))
 
 
 def _median_ms(rounds: list[list[int]]) -> float | None:
@@ -327,5 +334,5 @@ def _check(record: GenerationRecord, run: GenerationRun) -> None:
         raise ValueError("an unknown stopping criterion")
     if record.status == "ok" and not (record.samples and len(record.first_token_rounds) == len(record.rounds)):
         raise ValueError("a measured cell without samples")
-    if not all(isinstance(token, int) and token >= 0 for token in record.tokens):
+    if not all(isinstance(token, int) and token >= 0 for tokens in record.tokens for token in tokens):
         raise ValueError("tokens that are no token ids")

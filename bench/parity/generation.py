@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     Next = Callable[[Array], Array]
 
 
+#: Difference of two ways to compute the same in float64, over the largest logit, that rounding explains.
+SAME_IN_FLOAT64 = 1e-8
+
+
 @dataclass(frozen=True)
 class Continuation:
     """What a model made of a prompt: `tokens` int64 [steps] and the `logits` [steps, vocabulary] that they were
@@ -81,17 +85,17 @@ def by_cache(backend: Backend, room: int, device: str = "cpu") -> Next:
         logits, cache = backend.step(new, torch.from_numpy(mask).to(device), cache)
         backend.synchronize()
         seen = ids.shape[1]
-        return first_row(logits)
+        return host_row(logits, 0)
 
     return next_logits
 
 
-def first_row(logits: torch.Tensor) -> Array:
-    """The first row of logits [rows, vocabulary] as a host array; bf16, which NumPy does not have, as float32."""
+def host_row(logits: torch.Tensor, row: int) -> Array:
+    """One row of logits [rows, vocabulary] as a host array; bf16, which NumPy does not have, as float32."""
     import torch
 
-    row = logits[0].float() if logits.dtype == torch.bfloat16 else logits[0]
-    found: Array = row.to("cpu", copy=True).numpy()
+    taken = logits[row].float() if logits.dtype == torch.bfloat16 else logits[row]
+    found: Array = taken.to("cpu", copy=True).numpy()
     return found
 
 
@@ -134,8 +138,36 @@ def evaluate(
         room = plan.length + steps
         passes = partial(by_full_passes, backend, room, plan.pad_token_id, plan.inputs)
         found = continue_greedily(by_cache(backend, room, device) if with_cache else passes(), prompt, steps, forced)
+        if with_cache and forced is None:
+            _check_step(backend, plan, prompt, found)
         follows = found.tokens if forced is None else forced
         np.savez(folder / f"{case}.npz", prompt=prompt, follows=follows, tokens=found.tokens, logits=found.logits)
+
+
+def _check_step(backend: Backend, plan: InputPlan, prompt: Array, found: Continuation) -> None:
+    """Raise BackendError where what was `found` step by step, in float64, is not what one pass over all gives."""
+    import numpy as np
+
+    ids = np.concatenate([prompt, found.tokens[None, :-1]], axis=1)
+    batch = dict(zip(inputs.INPUTS, (ids, np.ones_like(ids)), strict=True))
+    taken = {name: batch[name] for name in plan.inputs}
+    whole = _logits(judging.run(backend, taken))[0, prompt.shape[1] - 1 :]
+    error = np.abs(whole - found.logits).max(axis=1)
+    limit = SAME_IN_FLOAT64 * max(1.0, float(np.abs(whole).max()))
+    if not (error <= limit).all():
+        step = int(np.argmax(~(error <= limit)))
+        raise BackendError(
+            f"the model's step and its forward disagree from token {step + 1} on (by {error[step]:.1e} in float64); "
+            "its keys, values or positions are wrong"
+        )
+
+
+def largest_error(stored: Stored) -> float:
+    """Eager's largest error at any step; 0 where it is no number."""
+    import numpy as np
+
+    error = np.abs(stored.eager.logits.astype(np.float64) - stored.expected.logits).max()
+    return float(error) if np.isfinite(error) else 0.0
 
 
 def read(reference: Path, yardstick: Path, case: str) -> Stored:

@@ -165,19 +165,38 @@ def judge(outputs: Sequence[Mapping[str, Any]], tolerance: Tolerance) -> dict[st
 
 
 def judge_generation(entry: Mapping[str, Any], tolerance: Tolerance) -> dict[str, Any]:
-    """`entry`, the figures of steps and where greedy tokens diverged, with its verdict in place of the figures.
+    """`entry`, the figures of steps and what is known of the tokens that were chosen freely, with its verdict in place
+    of the figures.
 
-    A token that is not the reference's must be a near-tie: its margin within what errors like eager's explain.
+    A greedy token that is not the reference's must be a near-tie: its margin within what errors like eager's explain.
+    A beam's score must be the sum of its tokens' log probabilities within the same, and a sample must be drawn again.
     """
     judged = judge(entry["figures"], tolerance)
     rest = {name: value for name, value in entry.items() if name != "figures"}
     if rest.get("diverges_at") is not None:
         # Errors that are equivalent may be larger than eager's, by its factor.
         rest["is_near_tie"] = rest["margin"] <= 2 * tolerance.eager_factor * rest["eager_error"]
-    if not rest.get("is_near_tie", True) and judged["verdict"] in ("exact", "equivalent"):
-        reason = f"token {rest['diverges_at'] + 1} is one that eager's own error does not explain"
-        judged |= {"verdict": "broken", "reason": reason}
+    if judged["verdict"] in ("exact", "equivalent") and (fault := _fault_of_tokens(rest, tolerance)):
+        judged |= {"verdict": "broken", "reason": fault}
     return {**rest, **judged}
+
+
+def _fault_of_tokens(entry: Mapping[str, Any], tolerance: Tolerance) -> str | None:
+    """What is wrong with tokens whose logits, when they were forced, were like eager's."""
+    if not entry.get("is_near_tie", True):
+        return f"token {entry['diverges_at'] + 1} is one that eager's own error does not explain"
+    if "score" in entry:
+        # A log probability is off by twice its logits' error at most; a float32 sum by its rounding at each step.
+        of_logits = 2 * 2 * tolerance.eager_factor * entry["eager_error"]
+        explained = entry["steps"] * (of_logits + 2**-23 * abs(entry["rescored"]))
+        if not abs(entry["score"] - entry["rescored"]) <= explained:
+            return (
+                f"the beam's score {entry['score']:.6g} is not the log probability of its tokens, "
+                f"{entry['rescored']:.6g}: its cache was not kept in the beams' order"
+            )
+    if "drawn_again" in entry and entry["drawn_again"] < (1 - CHANCE) * entry["steps"] - 1:
+        return f"of {entry['steps']} sampled tokens the same seed drew only {entry['drawn_again']} again"
+    return None
 
 
 def worst_case(cases: Mapping[str, Sequence[Mapping[str, Any]]], tolerance: Tolerance) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench import statistics
-from bench.corpora.records import COLUMNS, CorpusRecord, CorpusRun, is_unsteady
+from bench.corpora.records import COLUMNS, CorpusRecord, CorpusRun
+from bench.records import is_unsteady
 from bench.report import check_format
 from bench.report.summary import factor
 from bench.report.table import PARITY_STYLES, TAINTED, WIDTH, milliseconds

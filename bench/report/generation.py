@@ -161,7 +161,7 @@ def _tokens(run: GenerationRun, records: list[GenerationRecord]) -> Any:
         table.add_row(
             _name(run, record),
             WAYS.get(record.way, record.way),
-            "–" if alike is None else f"{alike} of {len(record.tokens)}",
+            "–" if alike is None else f"{alike} of {run.generation.new_tokens}",
             Text(record.verdict or "–", style=PARITY_STYLES.get(record.verdict, "")),
             "–" if error is None else f"{error:.1e}",
             "–" if held is None else f"{held / 2**20:.2f}",
@@ -212,10 +212,10 @@ def _computed(run: GenerationRun, record: GenerationRecord) -> Iterator[str]:
     if run.is_implausible(record):
         yield "implausible: a token took less than this machine's peak allows; the work was not done, or not waited for"
     alike = run.tokens_as_eager(record)
-    if alike is not None and alike < len(record.tokens) and record.verdict in ("exact", "equivalent"):
+    if alike is not None and alike < run.generation.new_tokens and record.verdict in ("exact", "equivalent"):
         yield (
-            f"from token {alike + 1} on it writes others than eager does; with these tokens forced its logits are "
-            "equivalent at every step, so the two are near-ties there"
+            "behind some prompt it writes other tokens than eager from some step on, though with the reference's "
+            "tokens forced its logits are like eager's at every step: rounding decides between near-ties"
         )
     for line in run.taint(record):
         yield f"tainted: {line}"

@@ -123,6 +123,8 @@ class Generation:
     new_tokens: int
     decoding: str
     status: str
+    way: str = "cache"
+    """Of `bench.generation.plan.WAYS`."""
     rounds_ms: tuple[tuple[float, ...], ...] = ()
     """Of a whole generation."""
     step_rounds_ms: tuple[tuple[float, ...], ...] = ()
@@ -134,6 +136,11 @@ class Generation:
     def is_usable(self) -> bool:
         """True where it was timed, and its time is that of the same model."""
         return self.status == "ok" and not self.fault and bool(self.rounds_ms)
+
+    @property
+    def is_of_single_steps(self) -> bool:
+        """True where a decoding step is a pass over one token of each prompt."""
+        return self.way == "cache" and self.decoding != "beam"
 
 
 @dataclass(frozen=True)

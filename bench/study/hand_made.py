@@ -67,7 +67,7 @@ def _step(row: JudgedRow, single_ms: float | None) -> Callable[[Figures], Findin
                 one
                 for one in figures.generations
                 if (one.model, one.batch, one.backend, one.precision) == (row.model, row.batch, "eager", PRECISION)
-                and one.source.device == CUDA and one.is_usable and one.step_rounds_ms
+                and one.source.device == CUDA and one.is_usable and one.is_of_single_steps and one.step_rounds_ms
             ),
             None,
         )  # fmt: skip
@@ -90,7 +90,7 @@ def _generation(figures: Figures) -> Finding:
         one
         for one in figures.generations
         if (one.model, one.batch, one.new_tokens, one.precision) == ("gpt2", 1, GENERATED_TOKENS, PRECISION)
-        and one.source.device == CUDA and one.is_usable and one.decoding != "beam"
+        and one.source.device == CUDA and one.is_usable and one.is_of_single_steps
     ]  # fmt: skip
     lines = []
     for one in sorted(found, key=lambda one: one.backend != "eager"):

@@ -185,6 +185,7 @@ def _of_generation(path: Path) -> Figures:
             new_tokens=run.generation.new_tokens,
             decoding=run.generation.decoding.kind,
             status=record.status,
+            way=record.way,
             rounds_ms=_milliseconds(record.rounds),
             step_rounds_ms=_milliseconds(record.decode_rounds),
             is_tainted=bool(run.taint(record)),

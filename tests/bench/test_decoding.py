@@ -108,13 +108,14 @@ def test_a_colder_sample_is_nearer_to_greedy() -> None:
 
 
 def test_tokens_are_forced_on_the_first_sequences_alone() -> None:
-    choose = Forced(Greedy(), np.array([4, 0]), 2)
+    choose = Forced(Greedy(), dict.fromkeys((0, 1), np.array([4, int(TABLE[1].argmax())])))
     logits = TABLE[torch.tensor([1, 1, 1])]
     tokens, _ = choose.choose(logits)
     free = int(TABLE[1].argmax())
     assert free != 4
     assert tokens.tolist() == [4, 4, free]
-    assert choose.choose(logits)[0].tolist() == [0, 0, free]
+    assert choose.choose(logits)[0].tolist() == [free] * 3
+    assert [choose.repeats(row) for row in (0, 2)] == [1, 2]
 
 
 @pytest.mark.parametrize(

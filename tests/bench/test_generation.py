@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from backends.base import Backend, Batch, Options, UnsupportedError
+from backends.base import Backend, BackendError, Batch, Options, UnsupportedError
 from backends.compile import Compile
 from bench.inputs import InputPlan
 from bench.parity.generation import by_cache, by_full_passes, check, continue_greedily, evaluate
 from bench.parity.matrix import PROMPT_LENGTH
-from bench.parity.verdict import TOLERANCES, judge
+from bench.parity.verdict import TOLERANCES, judge, judge_generation
 
 VOCABULARY, PADDING, STEPS = 50, 0, 8
 PLAN = InputPlan(1, PROMPT_LENGTH, VOCABULARY, PADDING, seed=0, output_width=VOCABULARY, cases=("random-full",))
@@ -274,3 +274,51 @@ def test_a_backend_has_no_cache_unless_it_says_so() -> None:
         Summing().cache_bytes(None)
     # Eager's step would run the module that is not compiled.
     assert Compile.has_cache(object.__new__(Compile)) is False
+
+
+def test_a_step_that_is_not_the_models_forward_is_no_reference(decoder: Any, tmp_path: Path) -> None:
+    """Eager's own cache is what everybody is held against, so it must be right first."""
+
+    class Restarting(type(decoder)):  # type: ignore[misc]
+        def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
+            logits, cache = super().step(ids, mask, cache)
+            return logits * (1 if ids.shape[1] > 1 else 1 + 1e-3), cache
+
+    decoder.has_grad, decoder.output_names = False, ["logits"]
+    plan = InputPlan(1, 4, 1024, 0, 0, 1024, ("random-full",))
+    evaluate(decoder, plan, 3, tmp_path, None, None, with_cache=True)
+    wrong = Restarting()
+    wrong.__dict__ |= decoder.__dict__
+    with pytest.raises(BackendError, match="step and its forward disagree from token 2 on"):
+        evaluate(wrong, plan, 3, tmp_path, None, None, with_cache=True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "verdict"),
+    [
+        ({"score": -40.0, "rescored": -40.00001, "steps": 6, "eager_error": 1e-7}, "equivalent"),
+        ({"score": -40.0, "rescored": -40.1, "steps": 6, "eager_error": 1e-7}, "broken"),
+        ({"score": float("nan"), "rescored": -40.0, "steps": 6, "eager_error": 1e-7}, "broken"),
+        ({"drawn_again": 511, "steps": 512, "eager_error": 1e-7}, "equivalent"),
+        ({"drawn_again": 300, "steps": 512, "eager_error": 1e-7}, "broken"),
+        ({"drawn_again": 4, "steps": 6, "eager_error": 1e-7}, "broken"),
+    ],
+)
+def test_tokens_that_were_timed_must_follow_from_the_logits(
+    entry: dict[str, Any], verdict: str, tmp_path: Path
+) -> None:
+    for name in ("reference", "eager"):
+        (tmp_path / name).mkdir()
+        evaluate(Summing(), PLAN, STEPS, tmp_path / name, None, None)
+    found = check(
+        Summing(),
+        PLAN,
+        tmp_path / "reference",
+        yardstick=str(tmp_path / "eager"),
+        precision="fp32",
+        atol=1e-6,
+        rtol=0.0,
+    )
+    figures = next(iter(found.values()))["figures"]
+    judged = judge_generation({"figures": figures, **entry}, TOLERANCES["fp32"])
+    assert judged["verdict"] == verdict or (verdict == "equivalent" and judged["verdict"] == "exact"), judged
