@@ -22,10 +22,10 @@ from bench.spec import DEVICES, nearest
 
 #: Distributions whose version a fingerprint carries where they are installed, beside NVIDIA's own (nvidia-*).
 DISTRIBUTIONS = (
-    "cloudpickle", "filelock", "huggingface-hub", "intel-openmp", "jinja2", "mkl", "neural-compressor", "nncf",
-    "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxscript", "openvino", "optimum",
-    "optimum-intel", "optimum-onnx", "psutil", "py-cpuinfo", "rich", "runtimebench", "safetensors", "tensorrt",
-    "tokenizers", "torch", "torch-tensorrt", "torchao", "transformers", "triton", "typer",
+    "cloudpickle", "filelock", "huggingface-hub", "intel-openmp", "jinja2", "matplotlib", "mkl", "neural-compressor",
+    "nncf", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxscript", "openvino",
+    "optimum", "optimum-intel", "optimum-onnx", "psutil", "py-cpuinfo", "rich", "runtimebench", "safetensors",
+    "tensorrt", "tokenizers", "torch", "torch-tensorrt", "torchao", "transformers", "triton", "typer",
 )  # fmt: skip
 #: Variables by which a user settles threads, allocators and arithmetic.
 ENVIRONMENT = re.compile(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import bench
+from bench import preparation
 from bench.errors import UserError
 from bench.generation.records import GenerationRun, read_generation
+from bench.peaks import Peaks
 from bench.report import generation
 from bench.spec import TimingPlan
 
 QUICK = TimingPlan(rounds=2, seconds_per_cell=0.2, warmup_seconds=0.0, warmup_most_seconds=0.01, timeout_seconds=120)
-WAYS = "eager,eager:static,onnx,torchscript,eager:no-cache"
+WAYS = "eager,eager:static,onnx,eager:no-cache"
 
 
 def generate(model: str, backends: str, folder: Path, artifacts: Path, **options: object) -> GenerationRun:
@@ -24,6 +27,15 @@ def generate(model: str, backends: str, folder: Path, artifacts: Path, **options
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _known_peaks() -> Iterator[None]:
+    """A machine beside which nothing is implausible, so that no run measures this one, which other tests keep busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        known = Peaks("cpu", 1, {"fp32": 1e15}, ((1000, 1e12),))
+        patch.setattr(preparation.peaks, "measure", lambda *args, **options: known)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> GenerationRun:
     return generate("gpt2-tiny", WAYS, tmp_path_factory.mktemp("generate"), artifacts, batches=(2,), prompt_length=8)
@@ -31,7 +43,7 @@ def run(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Generation
 
 def test_every_way_writes_eagers_tokens_and_is_the_same_model(run: GenerationRun) -> None:
     assert [record.contestant.label for record in run.records] == WAYS.split(",")
-    assert [record.way for record in run.records] == ["cache"] * 4 + ["no-cache"]
+    assert [record.way for record in run.records] == ["cache"] * 3 + ["no-cache"]
     for record in run.records:
         assert record.status == "ok", record.reason
         assert record.verdict in ("exact", "equivalent"), record.parity
@@ -46,10 +58,10 @@ def test_every_way_writes_eagers_tokens_and_is_the_same_model(run: GenerationRun
 def test_the_cache_holds_what_the_formula_says(run: GenerationRun) -> None:
     """2 · layers · width · bytes an element and token, of two sequences; the last token is never passed over."""
     token = 2 * 2 * 64 * 4
-    grown, static, onnx, torchscript, *without = [record.memory["cache"] for record in run.records]
-    assert grown == onnx == torchscript == 2 * token * (8 + 12 - 1)
+    grown, static, onnx, without = [record.memory["cache"] for record in run.records]
+    assert grown == onnx == 2 * token * (8 + 12 - 1)
     assert static == 2 * token * (8 + 12)
-    assert without == [0]
+    assert without == 0
     assert run.records[0].memory["key_value_bytes_per_token"] == token
 
 
@@ -57,7 +69,9 @@ def test_the_floor_rests_on_the_models_weights(run: GenerationRun) -> None:
     """Layers, last normalisation and the tied head, in float32; the table of positions is only gathered from."""
     layers = 2 * (12 * 64**2 + 13 * 64) + 2 * 64
     assert run.records[0].operations["weight_bytes"] == 4 * (layers + 1024 * 64)
-    assert run.peaks is None or run.floor_share(run.records[0]) is not None or run.peaks.is_disturbed("fp32")
+    share = run.floor_share(run.records[0])
+    assert share is not None
+    assert 0 < share < 1
 
 
 def test_what_ran_is_in_the_record(run: GenerationRun) -> None:
@@ -89,15 +103,6 @@ def test_a_beam_and_a_sample_are_judged_by_their_logits(artifacts: Path, tmp_pat
         assert run.records[0].verdict == ("exact" if decoding == "sample" else "equivalent")
         assert f"--decoding {decoding}" in run.command
         assert f"--decoding {decoding}" in run.records[0].repeat
-
-
-def test_a_model_without_a_cache_is_run_by_full_passes_and_says_so(artifacts: Path, tmp_path: Path) -> None:
-    run = generate("gpt-tiny", "eager,eager:static", tmp_path, artifacts, new_tokens=4)
-    found = [(record.status, record.way) for record in run.records]
-    assert found == [("ok", "no-cache"), ("unsupported", "no-cache")]
-    assert "this model keeps no keys and values, so eager:static has none to keep" in run.records[1].reason
-    assert run.records[0].verdict in ("exact", "equivalent")
-    assert "each token is a pass over all tokens before it" in " ".join(generation.render(run).split())
 
 
 def test_scripted_backends_are_timed_and_not_judged(tmp_path: Path) -> None:
@@ -157,8 +162,18 @@ def test_the_command_prints_writes_and_reports(cli, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_exports_without_a_cache_generate_the_same(artifacts: Path, tmp_path: Path) -> None:
     for model in ("gpt2-tiny", "gpt-tiny"):
-        backends = "eager,onnx:no-cache,torchscript:no-cache,compile:no-cache"
+        backends = "eager,torchscript,onnx:no-cache,torchscript:no-cache,compile:no-cache"
         run = generate(model, backends, tmp_path / model, artifacts, new_tokens=4, batches=(2,))
         for record in run.records:
             assert record.verdict in ("exact", "equivalent"), (record.reason, record.parity)
             assert run.tokens_as_eager(record) == 4
+
+
+@pytest.mark.slow
+def test_a_model_without_a_cache_is_run_by_full_passes_and_says_so(artifacts: Path, tmp_path: Path) -> None:
+    run = generate("gpt-tiny", "eager,eager:static", tmp_path, artifacts, new_tokens=4)
+    found = [(record.status, record.way) for record in run.records]
+    assert found == [("ok", "no-cache"), ("unsupported", "no-cache")]
+    assert "this model keeps no keys and values, so eager:static has none to keep" in run.records[1].reason
+    assert run.records[0].verdict in ("exact", "equivalent")
+    assert "each token is a pass over all tokens before it" in " ".join(generation.render(run).split())
