@@ -161,8 +161,7 @@ def test_the_command_prints_writes_and_reports(cli, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_exports_without_a_cache_generate_the_same(artifacts: Path, tmp_path: Path) -> None:
-    for model in ("gpt2-tiny", "gpt-tiny"):
-        backends = "eager,torchscript,onnx:no-cache,torchscript:no-cache,compile:no-cache"
+    for model, backends in (("gpt2-tiny", "eager,torchscript,onnx:no-cache"), ("gpt-tiny", "eager,torchscript")):
         run = generate(model, backends, tmp_path / model, artifacts, new_tokens=4, batches=(2,))
         for record in run.records:
             assert record.verdict in ("exact", "equivalent"), (record.reason, record.parity)
