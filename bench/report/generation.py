@@ -16,7 +16,7 @@ from bench.generation.plan import FULL_PASSES
 from bench.generation.records import GenerationRecord, GenerationRun
 from bench.records import is_unsteady
 from bench.report import check_format
-from bench.report.summary import factor, grouped_by_place, ratio_cell
+from bench.report.summary import factor, grouped_by_place, speedup_cell
 from bench.report.table import PARITY_STYLES, TAINTED, WIDE, WIDTH, item, machine_line, milliseconds, percent
 
 FORMATS = ("table", "csv", "json")
@@ -132,21 +132,10 @@ def _times(run: GenerationRun, records: list[GenerationRecord]) -> Any:
             "–" if speed is None else f"{speed:.4g}",
             f"{run.total_seconds(record):.4g}",
             "–" if half is None else percent(half),
-            _speedup(run, record),
+            speedup_cell(run, record),
             "–" if share is None else f"{share:.0%}",
         )
     return table
-
-
-def _speedup(run: GenerationRun, record: GenerationRecord) -> str:
-    if run.is_implausible(record):
-        return "implausible"
-    ratio = run.ratio(record)
-    if ratio is None:
-        return "–"
-    if record.contestant == run.grid.contestants[0]:
-        return "1×"
-    return ratio_cell(ratio)
 
 
 def _tokens(run: GenerationRun, records: list[GenerationRecord]) -> Any:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import statistics
 from bench.records import Record, Run, is_unsteady, ratio_between
 from bench.spec import Shape
+
+if TYPE_CHECKING:
+    from bench.generation.records import GenerationRun
 
 #: Share of all CPU time, used by others before a run began, above which they will have disturbed it.
 BUSY_SHARE = 0.1
@@ -79,7 +82,7 @@ def winner_line(run: Run, won: Winner) -> str:
     return line
 
 
-def speedup_cell(run: Run, record: Record) -> str:
+def speedup_cell(run: Run | GenerationRun, record: Any) -> str:
     """`2.70× 2.61–2.78`, `tie 0.98–1.14`, `implausible`, or a dash where models or rounds allow no speed-up."""
     if run.is_implausible(record):
         return "implausible"
