@@ -1,7 +1,8 @@
 """The command line: one file a command. Errors become one line here, and exit codes are set here alone.
 
 Exit codes: 0 every measured cell is equivalent or better; 1 anything else; 2 the user's mistake;
-3 some backend is broken; 4 a run is slower than an earlier one, or has lost cells of it; 130 stopped by Ctrl-C.
+3 some backend is broken; 4 a run is slower than an earlier one, or has lost cells of it; 5 no
+runtime keeps what was asked; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,7 +16,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from bench import __version__
-from bench.cli import artifacts, compare, corpus, diff, doctor, generate, list_, memory, parity, report, study, verify
+from bench.cli import (
+    artifacts,
+    choose,
+    compare,
+    corpus,
+    diff,
+    doctor,
+    generate,
+    list_,
+    memory,
+    parity,
+    report,
+    study,
+    verify,
+)
 from bench.cli.streams import mute, tell
 from bench.errors import BenchError
 
@@ -30,6 +45,7 @@ app = typer.Typer(
 app.command("compare")(compare.command)
 app.command("generate")(generate.command)
 app.command("corpus")(corpus.command)
+app.command("choose")(choose.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
 app.command("memory")(memory.command)

@@ -1,0 +1,1 @@
+"""From measured cells to a decision: which runtime to deploy for given traffic, under given constraints."""

@@ -1,0 +1,174 @@
+"""The decision between weighed candidates: the best, who ties with it, and which of those is the simplest.
+
+Rules, in this order:
+
+1. Who fails a constraint is out.
+2. The best of the rest has the lowest `Candidate.mean_ns` (for cost: dollars for a sequence).
+3. Whoever it does not beat ties with it: the interval of their ratio (99 %, within rounds where they took turns) does
+   not lie wholly beyond `statistics.TIE_MARGIN`.
+4. Of those that tie, the simplest is taken, by `SIMPLICITY`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench import statistics
+from bench.choice.candidates import Candidate
+from bench.choice.constraints import Constraints
+from bench.choice.traffic import Traffic
+from bench.spec import PRECISIONS, Shape
+from bench.statistics import Ratio
+
+NOTHING_QUALIFIES_EXIT_CODE = 5
+#: Backends by what they ask of whoever deploys them, the least first: the model's own code as it is; one file and one
+#: library; a compiler and its waits at every start; a format that is deprecated upstream. Third parties' come last.
+SIMPLICITY = ("eager", "onnx", "compile", "torchscript")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which runtime to take, and everything that this rests on."""
+
+    constraints: Constraints
+    traffic: Traffic
+    candidates: tuple[Candidate, ...]
+    """In the order of the runs and their contestants."""
+    outside: tuple[tuple[Shape, float], ...]
+    """Shapes of the traffic beyond what was measured, with their shares of the requests."""
+    chosen: Candidate | None
+    best: Candidate | None
+    """Who is fastest (cheapest) by the figures alone, ties aside."""
+    runner_up: Candidate | None
+    """The best if another was taken, else the next one; None where nobody else qualifies."""
+    tied: tuple[Candidate, ...]
+    """Who ties with the best, itself left out; best first."""
+    is_device_map: bool = False
+
+    @property
+    def objective(self) -> str:
+        """What was asked for: latency, throughput or cost."""
+        return self.constraints.objective
+
+    @property
+    def is_tie(self) -> bool:
+        """True where the measurement does not tell the best from another, and simplicity decided."""
+        return bool(self.tied)
+
+    @property
+    def tied_with_chosen(self) -> list[Candidate]:
+        """Who else is in the tie; empty where there is none."""
+        if not self.tied or self.best is None:
+            return []
+        return [candidate for candidate in (self.best, *self.tied) if candidate is not self.chosen]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 5 where nothing qualifies."""
+        return 0 if self.chosen is not None else NOTHING_QUALIFIES_EXIT_CODE
+
+    @property
+    def qualified(self) -> list[Candidate]:
+        """Who keeps every constraint, best first."""
+        return ranked(self.candidates)
+
+    @property
+    def ratio(self) -> Ratio | None:
+        """How many times better the chosen one is than the runner-up; below 1 where a tie went to the simpler one."""
+        if self.chosen is None or self.runner_up is None:
+            return None
+        return ratio_between(self.runner_up, self.chosen)
+
+    def pays_back_after(self, other: Candidate) -> float | None:
+        """Units of work (requests, sequences) after which the chosen one's costlier start has paid for itself.
+
+        0 where it starts no later than `other`; None where it never does, and where a start was not timed. A start's
+        share is no part of this, whatever `--requests-per-restart` says.
+        """
+        mine, its = (None if c is None else c.one_time_seconds for c in (self.chosen, other))
+        if self.chosen is None or mine is None or its is None:
+            return None
+        if mine <= its:
+            return 0.0
+        saved_ns = other.workload.time_ns(other.records) - self.chosen.workload.time_ns(self.chosen.records)
+        return (mine - its) * 1e9 / saved_ns if saved_ns > 0 else None
+
+
+def decide(
+    candidates: Sequence[Candidate],
+    constraints: Constraints,
+    traffic: Traffic,
+    outside: Sequence[tuple[Shape, float]],
+    is_device_map: bool = False,
+) -> Choice:
+    """The choice among `candidates`, by the rules above."""
+    order = ranked(candidates)
+    best = order[0] if order else None
+    tied: list[Candidate] = []
+    chosen = runner_up = None
+    if best is not None:
+        tied = [other for other in order[1:] if not _beats(best, other)]
+        chosen = min([best, *tied], key=_simplicity)
+        others = [candidate for candidate in order if candidate is not chosen]
+        runner_up = others[0] if others else None
+    return Choice(
+        constraints, traffic, tuple(candidates), tuple(outside), chosen, best, runner_up, tuple(tied), is_device_map
+    )
+
+
+def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that qualify, best first."""
+    found = [(score(candidate), candidate) for candidate in candidates if candidate.is_qualified]
+    return [c for _, c in sorted(((s, c) for s, c in found if s is not None), key=lambda entry: entry[0])]
+
+
+def score(candidate: Candidate) -> float | None:
+    """What is lower the better a candidate is: nanoseconds of a unit of work, or that times its price where it has one."""
+    if candidate.mean_ns is None:
+        return None
+    return candidate.mean_ns * (candidate.dollars_an_hour or 1.0)
+
+
+def ratio_between(one: Candidate, other: Candidate) -> Ratio | None:
+    """How many times better `other` is than `one`; None where either is not measured.
+
+    Within rounds where both took turns in one run, else of intervals apart. It is of prices times seconds where
+    prices are given.
+    """
+    mine, its = score(one), score(other)
+    if mine is None or its is None or not mine or not its:
+        return None
+    weight = (one.dollars_an_hour or 1.0) / (other.dollars_an_hour or 1.0)
+    if one.run is other.run and not _is_apart(one) and not _is_apart(other):
+        pairs = zip(one.rounds_ns, other.rounds_ns, strict=False)
+        ratios = [weight * a / b for a, b in pairs]
+        interval = statistics.ratio_interval(ratios)
+        count = len(ratios)
+    else:
+        found = statistics.ratio_of_runs([[a] for a in one.rounds_ns], [[b] for b in other.rounds_ns])
+        interval = found.interval if found else None
+        if interval is not None:
+            interval = statistics.Interval(weight * interval.low, weight * interval.high)
+        count = min(len(one.rounds_ns), len(other.rounds_ns))
+    value = mine / its
+    if interval is not None:
+        interval = statistics.Interval(min(interval.low, value), max(interval.high, value))
+    return Ratio(value, interval, count)
+
+
+def _is_apart(candidate: Candidate) -> bool:
+    return any(record.turns == "sequential" for record in candidate.records.values())
+
+
+def _beats(best: Candidate, other: Candidate) -> bool:
+    ratio = ratio_between(other, best)
+    return ratio is not None and ratio.verdict == "faster"
+
+
+def _simplicity(candidate: Candidate) -> tuple[int, int, bool, str]:
+    """Lower is simpler: the backend's place, fp32 before the others, no variant before one."""
+    contestant = candidate.contestant
+    is_known = contestant.backend in SIMPLICITY
+    place = SIMPLICITY.index(contestant.backend) if is_known else len(SIMPLICITY)
+    return place, PRECISIONS.index(contestant.precision), contestant.variant != "default", contestant.label

@@ -1,0 +1,136 @@
+"""Traffic: how often requests of which shape come. Read from a file, or assumed where none is given."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.spec import LARGEST_SIZE, Shape
+
+#: Columns that a file must have; `count` is the histogram's.
+COLUMNS = ("batch", "length")
+COUNT = "count"
+SHOW = "write a header batch,length[,count] and a line a request or shape"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Requests by shape; one request is one call on a batch of sequences of one length (tokens)."""
+
+    counts: Mapping[Shape, float]
+    """How often each shape comes, in any unit; all above 0."""
+    source: str
+    """Where it is from, in one line."""
+    is_given: bool = True
+    """False where it was assumed, as no traffic was given."""
+
+    def shares(self) -> list[tuple[Shape, float]]:
+        """Each shape with its share of the requests, in order of the shapes; the shares sum to 1."""
+        total = math.fsum(self.counts.values())
+        return [(shape, self.counts[shape] / total) for shape in sorted(self.counts)]
+
+    def draw(self, source: random.Random, count: int) -> list[Shape]:
+        """Shapes of `count` requests, drawn independently by their shares."""
+        shares = self.shares()
+        return source.choices([shape for shape, _ in shares], [share for _, share in shares], k=count)
+
+
+def even(shapes: Iterable[Shape]) -> Traffic:
+    """Traffic in which every shape comes as often as any other."""
+    return Traffic(dict.fromkeys(shapes, 1.0), "every shape as often as any other", is_given=False)
+
+
+def even_in_time(seconds: Mapping[Shape, float]) -> Traffic:
+    """Traffic in which every shape takes the same time in all, from the least seconds that a request of each takes.
+
+    Then a large shape counts no more than a small one: what is compared is the mean of the shapes' times, each
+    against the fastest there.
+    """
+    counts = {shape: 1 / least for shape, least in seconds.items()}
+    return Traffic(counts, "none given: every measured shape for the same share of the time", is_given=False)
+
+
+def read_traffic(path: Path) -> Traffic:
+    """Traffic from a log or histogram: CSV with a header, or JSON Lines, with batch, length and maybe count.
+
+    Without counts each line is one request; other columns are ignored. Raises UserError for anything else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        cause = getattr(error, "strerror", None) or "not text"
+        raise UserError(f"traffic {str(path)!r} cannot be read ({cause}); give a CSV or JSON Lines file") from None
+    rows = _json_lines(text, path) if text.lstrip().startswith("{") else _csv_rows(text, path)
+    counts: Counter[Shape] = Counter()
+    lines = 0
+    for number, row in rows:
+        where = f"line {number} of traffic {str(path)!r}"
+        counts[Shape(_size(row, "batch", where), _size(row, "length", where))] += _count(row, where)
+        lines += 1
+    if not lines:
+        raise UserError(f"traffic {str(path)!r} has no requests; {SHOW}")
+    kept = {shape: count for shape, count in counts.items() if count > 0}
+    if not kept:
+        raise UserError(f"all counts in traffic {str(path)!r} are 0; {SHOW}")
+    total, shapes = math.fsum(kept.values()), len(kept)
+    return Traffic(kept, f"{path.name} ({total:,.10g} requests, {shapes:,} shape{'' if shapes == 1 else 's'})")
+
+
+def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    try:
+        names = [(name or "").strip().lower() for name in reader.fieldnames or ()]
+        if missing := [name for name in COLUMNS if name not in names]:
+            raise UserError(f"traffic {str(path)!r} has no column {missing[0]!r}; {SHOW}")
+        reader.fieldnames = names
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(f"line {reader.line_num} of traffic {str(path)!r} is no CSV ({error}); {SHOW}") from None
+
+
+def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise UserError(
+                f'line {number} of traffic {str(path)!r} is no JSON object; write {{"batch": 1, "length": 9}}'
+            )
+        yield number, row
+
+
+def _size(row: Mapping[str, Any], name: str, where: str) -> int:
+    value = row.get(name)
+    try:
+        size = int(str(value).strip())
+    except ValueError:
+        raise UserError(f"{name} {str(value)[:40]!r} in {where} is no whole number; write e.g. 8") from None
+    if not 1 <= size <= LARGEST_SIZE:
+        raise UserError(f"{name} {size} in {where} is not within 1 and {LARGEST_SIZE}; write e.g. 8")
+    return size
+
+
+def _count(row: Mapping[str, Any], where: str) -> float:
+    value = row.get(COUNT)
+    if COUNT not in row:
+        return 1.0
+    try:
+        count = float(str(value).strip())
+    except ValueError:
+        count = math.nan
+    if not 0 <= count < math.inf:
+        raise UserError(f"count {str(value)[:40]!r} in {where} is no number from 0 on; write how often the shape came")
+    return count
