@@ -29,8 +29,11 @@ RESAMPLES = 2000
 PERCENTILE_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
 #: Confidence of each median where two that were measured apart make a ratio.
 EACH_CONFIDENCE = 1 - (1 - RATIO_CONFIDENCE) / 2
+#: The same for a ratio at `MEDIAN_CONFIDENCE`.
+EACH_OF_TWO_CONFIDENCE = 1 - (1 - MEDIAN_CONFIDENCE) / 2
 #: Student's t, two-sided, for 1 to 6 degrees of freedom.
 _STUDENT = {
+    EACH_OF_TWO_CONFIDENCE: (25.452, 6.205, 4.177, 3.495, 3.163, 2.969),
     MEDIAN_CONFIDENCE: (12.706, 4.303, 3.182, 2.776, 2.571, 2.447),
     RATIO_CONFIDENCE: (63.657, 9.925, 5.841, 4.604, 4.032, 3.707),
     EACH_CONFIDENCE: (127.321, 14.089, 7.453, 5.598, 4.773, 4.317),
@@ -230,13 +233,16 @@ def ratio_within_rounds(baseline: Sequence[Sequence[float]], other: Sequence[Seq
     return Ratio(median(ratios), ratio_interval(ratios), len(ratios)) if ratios else None
 
 
-def ratio_of_runs(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Ratio | None:
+def ratio_of_runs(
+    old: Sequence[Sequence[float]], new: Sequence[Sequence[float]], confidence: float = RATIO_CONFIDENCE
+) -> Ratio | None:
     """How many times faster `new` is than `old` where the two were measured apart, so that nothing pairs them.
 
     The interval divides the intervals of the two medians at the confidence that makes the
-    quotient's at least `RATIO_CONFIDENCE` (Bonferroni); None without an interval of either.
+    quotient's at least `confidence` (Bonferroni), that of a ratio or of a median; None without an interval of either.
     """
-    before, after = median_interval(old, EACH_CONFIDENCE), median_interval(new, EACH_CONFIDENCE)
+    each = EACH_CONFIDENCE if confidence == RATIO_CONFIDENCE else EACH_OF_TWO_CONFIDENCE
+    before, after = median_interval(old, each), median_interval(new, each)
     if before is None or after is None:
         return None
     value = median(pooled(old)) / median(pooled(new))

@@ -94,7 +94,8 @@ def _traffic(given: Traffic | str | Path | None, runs: Sequence[Run]) -> Traffic
 
 def _within(traffic: Traffic, runs: Sequence[Run]) -> tuple[list[tuple[Shape, float]], list[tuple[Shape, float]]]:
     """The traffic that every run's grid tells of, its shares scaled to 1; and the rest, with shares of all of it."""
-    inside, outside = [], []
+    inside: list[tuple[Shape, float]] = []
+    outside: list[tuple[Shape, float]] = []
     for shape, share in traffic.shares():
         is_inside = all(place(shape, places_of(run)) is not None for run in runs)
         (inside if is_inside else outside).append((shape, share))

@@ -64,7 +64,7 @@ class Candidate:
 
     @cached_property
     def mean_ns(self) -> float | None:
-        """Nanoseconds of one unit of work (a request; a sequence for throughput and cost), a restart's share included."""
+        """Nanoseconds of a unit of work (a request; a sequence for throughput and cost), with a restart's share."""
         return self.workload.time_ns(self.records) + self._share_of_restart_ns if self.is_measured else None
 
     @cached_property

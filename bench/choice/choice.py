@@ -4,8 +4,8 @@ Rules, in this order:
 
 1. Who fails a constraint is out.
 2. The best of the rest has the lowest `Candidate.mean_ns` (for cost: dollars for a sequence).
-3. Whoever it does not beat ties with it: the interval of their ratio (99 %, within rounds where they took turns) does
-   not lie wholly beyond `statistics.TIE_MARGIN`.
+3. Whoever it does not beat ties with it: the interval of their ratio (`CONFIDENCE`, within rounds where they took
+   turns) does not lie wholly beyond `statistics.TIE_MARGIN`.
 4. Of those that tie, the simplest is taken, by `SIMPLICITY`.
 """
 
@@ -22,6 +22,9 @@ from bench.spec import PRECISIONS, Shape
 from bench.statistics import Ratio
 
 NOTHING_QUALIFIES_EXIT_CODE = 5
+#: Of the interval that says who ties. A report that calls something faster may wait for 99 %; a choice must be made,
+#: and to keep the slower of two for its simplicity is a mistake too.
+CONFIDENCE = statistics.MEDIAN_CONFIDENCE
 #: Backends by what they ask of whoever deploys them, the least first: the model's own code as it is; one file and one
 #: library; a compiler and its waits at every start; a format that is deprecated upstream. Third parties' come last.
 SIMPLICITY = ("eager", "onnx", "compile", "torchscript")
@@ -124,7 +127,7 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def score(candidate: Candidate) -> float | None:
-    """What is lower the better a candidate is: nanoseconds of a unit of work, or that times its price where it has one."""
+    """What is lower the better a candidate is: nanoseconds of a unit of work, times its price where it has one."""
     if candidate.mean_ns is None:
         return None
     return candidate.mean_ns * (candidate.dollars_an_hour or 1.0)
@@ -143,10 +146,10 @@ def ratio_between(one: Candidate, other: Candidate) -> Ratio | None:
     if one.run is other.run and not _is_apart(one) and not _is_apart(other):
         pairs = zip(one.rounds_ns, other.rounds_ns, strict=False)
         ratios = [weight * a / b for a, b in pairs]
-        interval = statistics.ratio_interval(ratios)
+        interval = statistics.ratio_interval(ratios, CONFIDENCE)
         count = len(ratios)
     else:
-        found = statistics.ratio_of_runs([[a] for a in one.rounds_ns], [[b] for b in other.rounds_ns])
+        found = statistics.ratio_of_runs([[a] for a in one.rounds_ns], [[b] for b in other.rounds_ns], CONFIDENCE)
         interval = found.interval if found else None
         if interval is not None:
             interval = statistics.Interval(weight * interval.low, weight * interval.high)

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import random
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ def read_traffic(path: Path) -> Traffic:
         cause = getattr(error, "strerror", None) or "not text"
         raise UserError(f"traffic {str(path)!r} cannot be read ({cause}); give a CSV or JSON Lines file") from None
     rows = _json_lines(text, path) if text.lstrip().startswith("{") else _csv_rows(text, path)
-    counts: Counter[Shape] = Counter()
+    counts: defaultdict[Shape, float] = defaultdict(float)
     lines = 0
     for number, row in rows:
         where = f"line {number} of traffic {str(path)!r}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bench import statistics
 from bench.choice.grid import MEASURED, Place
@@ -98,7 +99,7 @@ class Workload:
 def _folded(rounds: Sequence[Sequence[int]], count: int) -> list[float]:
     """Medians of `rounds`, taken together into `count` groups of neighbours."""
     ends = [len(rounds) * index // count for index in range(count + 1)]
-    return [statistics.median(statistics.pooled(rounds[start:end])) for start, end in zip(ends, ends[1:], strict=False)]
+    return [statistics.median(statistics.pooled(rounds[start:end])) for start, end in pairwise(ends)]
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

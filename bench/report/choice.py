@@ -14,7 +14,7 @@ from typing import Any
 from backends import BUILT_IN
 from bench import statistics
 from bench.choice.candidates import Candidate, percent, places_of, size
-from bench.choice.choice import SIMPLICITY, Choice
+from bench.choice.choice import CONFIDENCE, SIMPLICITY, Choice
 from bench.choice.constraints import duration
 from bench.choice.grid import INTERPOLATED, ROUNDED_UP
 from bench.records import Run
@@ -81,10 +81,11 @@ def failures(choice: Choice) -> list[str]:
 def not_measured(choice: Choice) -> list[str]:
     """What the choice does not know, one line each, with the command that would tell."""
     runs = _runs(choice)
-    found = []
-    for run in runs:
-        if not run.is_complete:
-            found.append(f"the run is incomplete: bench compare --resume {run.path} goes on with it")
+    found = [
+        f"the run is incomplete: bench compare --resume {run.path} goes on with it"
+        for run in runs
+        if not run.is_complete
+    ]
     if choice.outside:
         share = sum(share for _, share in choice.outside)
         most = sorted(choice.outside, key=lambda entry: -entry[1])
@@ -276,8 +277,8 @@ def _if_wrong(choice: Choice) -> list[str]:
     worst = f"up to {1 / low - 1:.0%} more than {other.label}" if low < 1 else f"no more than {other.label}"
     best = f"up to {high - 1:.0%} more" if high > 1 else "nothing more"
     return [
-        f"what a mistake would cost, by the {statistics.RATIO_CONFIDENCE:.0%} interval: this choice at worst {worst}; "
-        f"{other.label} in its place {best}"
+        f"what a mistake would cost, by the {CONFIDENCE:.0%} interval: this choice at worst {worst}; {other.label} "
+        f"in its place {best}"
     ]
 
 
