@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import compare, resume
+    from bench.choice.api import choose
+    from bench.choice.choice import Choice
+    from bench.choice.traffic import Traffic
     from bench.corpora.api import measure_corpus
     from bench.corpora.records import CorpusRecord, CorpusRun
     from bench.corpora.runfile import read_corpus_run
@@ -31,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BenchError",
     "Certificate",
+    "Choice",
     "CorpusRecord",
     "CorpusRun",
     "GenerationRun",
@@ -39,8 +43,10 @@ __all__ = [
     "Run",
     "Study",
     "TimingPlan",
+    "Traffic",
     "UserError",
     "check_parity",
+    "choose",
     "compare",
     "generate",
     "judge_study",
@@ -55,6 +61,9 @@ __all__ = [
 _HOMES = {
     "compare": "bench.api",
     "resume": "bench.api",
+    "choose": "bench.choice.api",
+    "Choice": "bench.choice.choice",
+    "Traffic": "bench.choice.traffic",
     "GenerationRun": "bench.generation.records",
     "generate": "bench.generation.api",
     "CorpusRecord": "bench.corpora.records",

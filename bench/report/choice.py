@@ -276,10 +276,8 @@ def _if_wrong(choice: Choice) -> list[str]:
     low, high = ratio.interval.low, ratio.interval.high
     worst = f"up to {1 / low - 1:.0%} more than {other.label}" if low < 1 else f"no more than {other.label}"
     best = f"up to {high - 1:.0%} more" if high > 1 else "nothing more"
-    return [
-        f"what a mistake would cost, by the {CONFIDENCE:.0%} interval: this choice at worst {worst}; {other.label} "
-        f"in its place {best}"
-    ]
+    told = f"this choice at worst {worst}; {other.label} in its place {best}"
+    return [f"what a mistake would cost, by the {CONFIDENCE:.0%} interval: {told}"]
 
 
 def _starts(choice: Choice) -> list[str]:

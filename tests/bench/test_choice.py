@@ -1,0 +1,582 @@
+"""The choice: traffic against measured cells, constraints, ties, one-time costs, machines."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import choose, statistics
+from bench.budget import Budget
+from bench.choice.candidates import Candidate
+from bench.choice.choice import Choice
+from bench.choice.constraints import parse_slo
+from bench.choice.grid import INTERPOLATED, MEASURED, ROUNDED_UP, place
+from bench.choice.traffic import Traffic, even, even_in_time, read_traffic
+from bench.choice.workload import Workload
+from bench.cli import main
+from bench.errors import UserError
+from bench.records import Record, Run
+from bench.report import choice as report
+from bench.runfile import RunFile, record_line
+from bench.spec import Contestant, Grid, Shape, TimingPlan
+
+MS = 1_000_000
+ROUNDS = 10
+
+
+def cell(backend: str, batch: int, length: int, ms: float, jitter: float = 0.0, **values: Any) -> Record:
+    """A measured cell: ten rounds of 20 calls whose medians lie within `jitter` of `ms`, high and low in turn."""
+    variant = values.pop("variant", "default")
+    rounds = [[round(ms * (1 + jitter * (-1) ** index) * MS)] * 20 for index in range(ROUNDS)]
+    fields: dict[str, Any] = {
+        "rounds": rounds, "first_call_ns": round(ms * MS), "load_seconds": 0.0,
+        "parity": {"verdict": "equivalent", "max_abs_error": 1e-6},
+        "memory": {"loaded": {"process_bytes": 500_000_000}, "peak": {"peak_process_bytes": 600_000_000}},
+    }  # fmt: skip
+    return Record("bert", backend, variant, "fp32", "cpu", batch, length, "ok", **(fields | values))
+
+
+def run_of(*records: Record, cpu: str = "test", threads: int = 2, **values: Any) -> Run:
+    contestants = tuple(dict.fromkeys(record.contestant for record in records))
+    shapes = tuple(dict.fromkeys(record.shape for record in records))
+    grid = Grid("bert", contestants, shapes, "cpu", threads)
+    started = f"2026-01-01T00:00:00+00:00 {cpu}"
+    run = Run(
+        grid, TimingPlan(), {"cpu": cpu}, "seeded random (seed 0)", "c0ffee", "bench compare", started, list(records)
+    )
+    run.is_complete = True
+    return replace(run, **values)
+
+
+def traffic(counts: Mapping[tuple[int, int], float]) -> Traffic:
+    return Traffic({Shape(*shape): count for shape, count in counts.items()}, "test")
+
+
+def of(choice: Choice, label: str) -> Candidate:
+    return next(candidate for candidate in choice.candidates if candidate.label == label)
+
+
+def crossing(**values: Any) -> Run:
+    """onnx wins short lengths, eager long ones."""
+    return run_of(
+        cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5),
+        cell("eager", 1, 512, 100), cell("onnx", 1, 512, 140), **values,
+    )  # fmt: skip
+
+
+# Where a shape lies.
+
+
+def test_a_measured_shape_is_itself() -> None:
+    found = place(Shape(1, 16), [Shape(1, 16), Shape(8, 16)])
+    assert found is not None
+    assert (found.basis, found.cells) == (MEASURED, ((Shape(1, 16), 1.0),))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 8), st.integers(16, 512), st.tuples(*[st.floats(0.1, 10)] * 4))
+def test_within_the_grid_what_is_bilinear_is_read_off_exactly(batch: int, length: int, c: tuple[float, ...]) -> None:
+    def f(shape: Shape) -> float:
+        return c[0] + c[1] * shape.batch + c[2] * shape.length + c[3] * shape.batch * shape.length
+
+    grid = [Shape(b, n) for b in (1, 8) for n in (16, 512)]
+    found = place(Shape(batch, length), grid)
+    assert found is not None
+    assert math.fsum(share for _, share in found.cells) == pytest.approx(1)
+    assert math.fsum(share * f(at) for at, share in found.cells) == pytest.approx(f(Shape(batch, length)))
+    assert found.basis == (MEASURED if Shape(batch, length) in grid else INTERPOLATED)
+
+
+def test_what_is_smaller_than_all_is_rounded_up_and_what_is_larger_is_unknown() -> None:
+    grid = [Shape(2, 16), Shape(2, 64), Shape(8, 16), Shape(8, 64)]
+    small = place(Shape(1, 4), grid)
+    assert small is not None
+    assert (small.basis, small.cells) == (ROUNDED_UP, ((Shape(2, 16), 1.0),))
+    partly = place(Shape(5, 4), grid)
+    assert partly is not None
+    assert (partly.basis, dict(partly.cells)) == (ROUNDED_UP, {Shape(2, 16): 0.5, Shape(8, 16): 0.5})
+    assert place(Shape(9, 16), grid) is None
+    assert place(Shape(2, 65), grid) is None
+
+
+def test_a_grid_with_holes_is_read_off_its_rows_that_reach() -> None:
+    grid = [Shape(1, 16), Shape(1, 512), Shape(4, 16), Shape(8, 16), Shape(8, 512)]
+    found = place(Shape(4, 264), grid)
+    assert found is not None
+    assert {at.batch for at, _ in found.cells} == {1, 8}
+    assert math.fsum(share * at.batch for at, share in found.cells) == pytest.approx(4)
+    assert place(Shape(8, 512), [Shape(1, 512), Shape(8, 16)]) is None
+
+
+# Traffic.
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("batch,length\n1,16\n1,16\n8,128\n", {(1, 16): 2, (8, 128): 1}),
+        ("length, Batch ,count,when\n16,1,2.5,monday\n128,8,0,x\n", {(1, 16): 2.5}),
+        ('{"batch": 1, "length": 16}\n\n{"batch": 1, "length": 16, "user": 3}\n', {(1, 16): 2}),
+        ("\ufeffbatch,length,count\r\n1,16,3\r\n", {(1, 16): 3}),
+    ],
+)
+def test_logs_and_histograms_are_read(tmp_path: Path, text: str, counts: dict[tuple[int, int], float]) -> None:
+    path = tmp_path / "traffic.csv"
+    path.write_text(text)
+    found = read_traffic(path)
+    assert found.counts == {Shape(*shape): count for shape, count in counts.items()}
+    assert found.source.startswith("traffic.csv (")
+    assert math.fsum(share for _, share in found.shares()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no column 'batch'"),
+        ("batch,length\n", "has no requests"),
+        ("batch,length,count\n1,16,0\n", "all counts"),
+        ("batch,count\n1,2\n", "has no column 'length'"),
+        ("batch,length\n1,x\n", "length 'x' in line 2 of traffic"),
+        ("batch,length\n1\n", "length 'None' in line 2"),
+        ("batch,length\n0,16\n", "batch 0 in line 2"),
+        ("batch,length\n1,99999999999\n", "length 99999999999 in line 2"),
+        ("batch,length,count\n1,16,-1\n", "count '-1' in line 2"),
+        ("batch,length,count\n1,16,nan\n", "count 'nan' in line 2"),
+        ("batch,length,count\n1,16,\n", "count '' in line 2"),
+        ('{"batch": 1, "length": 16}\n[1]\n', "line 2 of traffic"),
+        ('{"batch": 1.5, "length": 16}\n', "batch '1.5' in line 1"),
+    ],
+)
+def test_traffic_that_is_none_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "traffic.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_traffic(path)
+
+
+def test_traffic_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_traffic(tmp_path / "missing.csv")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00batch")
+    with pytest.raises(UserError, match="not text"):
+        read_traffic(tmp_path / "binary")
+
+
+def test_drawn_requests_follow_the_shares_and_the_seed() -> None:
+    shapes = traffic({(1, 16): 3, (8, 16): 1})
+    drawn = shapes.draw(random.Random(1), 4000)
+    assert drawn == shapes.draw(random.Random(1), 4000)
+    assert drawn.count(Shape(1, 16)) / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_without_traffic_every_shape_counts_alike_in_time() -> None:
+    assert even([Shape(1, 1), Shape(2, 1)]).shares() == [(Shape(1, 1), 0.5), (Shape(2, 1), 0.5)]
+    shares = dict(even_in_time({Shape(1, 1): 1.0, Shape(2, 1): 3.0}).shares())
+    assert shares[Shape(1, 1)] * 1.0 == pytest.approx(shares[Shape(2, 1)] * 3.0)
+
+
+# The choice.
+
+
+def test_the_traffic_decides() -> None:
+    run = crossing()
+    assert choose(run, traffic=traffic({(1, 16): 1})).chosen.label == "onnx"  # type: ignore[union-attr]
+    assert choose(run, traffic=traffic({(1, 512): 1})).chosen.label == "eager"  # type: ignore[union-attr]
+    # 5 ms are lost on each short request and 40 ms won on each long one: level at 8 short ones a long one.
+    assert choose(run, traffic=traffic({(1, 16): 9, (1, 512): 1})).chosen.label == "onnx"  # type: ignore[union-attr]
+    assert choose(run, traffic=traffic({(1, 16): 7, (1, 512): 1})).chosen.label == "eager"  # type: ignore[union-attr]
+
+
+def test_the_mean_is_that_of_the_traffic_with_what_is_between_interpolated() -> None:
+    found = choose(crossing(), traffic=traffic({(1, 16): 1, (1, 264): 1}))
+    assert of(found, "eager").mean_ns == pytest.approx((10 + 55) / 2 * MS)
+    assert of(found, "onnx").mean_ns == pytest.approx((5 + 72.5) / 2 * MS)
+    assert of(found, "eager").workload.share_of(INTERPOLATED) == pytest.approx(0.5)
+    assert any("50% of the calls lie between measured shapes" in line for line in report.not_measured(found))
+    assert found.ratio is not None
+    assert found.ratio.value == pytest.approx((5 + 72.5) / (10 + 55))
+
+
+def test_what_lies_beyond_the_grid_is_told_and_counts_for_nothing() -> None:
+    found = choose(crossing(), traffic=traffic({(1, 16): 3, (4, 1024): 1}))
+    assert found.outside == ((Shape(4, 1024), 0.25),)
+    assert of(found, "onnx").mean_ns == pytest.approx(5 * MS)
+    line = next(line for line in report.not_measured(found) if "beyond" in line)
+    assert "25% of the requests" in line
+    assert "--batches 1,4 --lengths 16,512,1024" in line
+    with pytest.raises(UserError, match="no request of the traffic lies within what was measured"):
+        choose(crossing(), traffic=traffic({(4, 1024): 1}))
+
+
+def test_a_tie_goes_to_the_simpler_runtime_and_says_so() -> None:
+    run = run_of(cell("torchscript", 1, 16, 10.0), cell("onnx", 1, 16, 10.05), cell("eager", 1, 16, 10.04))
+    found = choose(run)
+    assert found.best is not None and found.chosen is not None and found.runner_up is not None
+    assert (found.chosen.label, found.best.label, found.runner_up.label) == ("eager", "torchscript", "torchscript")
+    assert {candidate.label for candidate in found.tied} == {"eager", "onnx"}
+    assert report.headline(found) == "take eager: it ties with torchscript and onnx, and is the simplest of them"
+    assert any(
+        line.startswith("a tie:") and "eager, onnx, compile, torchscript" in line for line in report.lines(found)
+    )
+
+
+def test_rounds_that_scatter_tie_and_rounds_that_agree_do_not() -> None:
+    """10 % apart in the medians: told apart by rounds that agree on it, not by ones that scatter by 30 %."""
+
+    def scattered(backend: str, ms: float, jitter: float) -> Record:
+        record = cell(backend, 1, 16, ms)
+        factors = [1 + jitter * sign for sign in (0, 1, -1, 0.9, -0.9, 0.8, -0.8, 0.7, -0.7, 0)]
+        return replace(record, rounds=[[round(ms * f * MS)] * 20 for f in factors])
+
+    noisy = run_of(scattered("eager", 11, 0.0), scattered("onnx", 10, 0.3))
+    assert choose(noisy).is_tie
+    quiet = run_of(scattered("eager", 11, 0.0), scattered("onnx", 10, 0.01))
+    assert not choose(quiet).is_tie
+    both = run_of(scattered("eager", 11, 0.3), scattered("onnx", 10, 0.3))
+    assert not choose(both).is_tie, "what both shared within each round cancels"
+
+
+def test_cells_that_took_no_turns_are_not_paired_by_round() -> None:
+    def swinging(backend: str, ms: float, **values: Any) -> Record:
+        return replace(cell(backend, 1, 16, ms, jitter=0.3), **values)
+
+    paired = run_of(swinging("eager", 11), swinging("onnx", 10))
+    assert not choose(paired).is_tie
+    apart = run_of(swinging("eager", 11, turns="sequential"), swinging("onnx", 10, turns="sequential"))
+    assert choose(apart).is_tie
+
+
+def test_a_single_round_decides_nothing() -> None:
+    records = [replace(cell(b, 1, 16, ms), rounds=[[round(ms * MS)]]) for b, ms in (("eager", 100), ("onnx", 10))]
+    found = choose(run_of(*records))
+    assert found.is_tie
+    assert found.chosen is not None and found.chosen.label == "eager"
+    assert any("one round alone" in line for line in report.lines(found))
+
+
+def test_second_copies_and_what_computes_nothing_are_no_candidates() -> None:
+    run = run_of(cell("eager", 1, 16, 10), cell("eager", 1, 16, 9, copy=2), cell("null", 1, 16, 0.1, judged=False))
+    found = choose(run)
+    assert [candidate.label for candidate in found.candidates] == ["eager"]
+    assert report.headline(found) == "take eager: no other runtime qualifies"
+    with pytest.raises(UserError, match="no runtime that computes the model"):
+        choose(run_of(cell("null", 1, 16, 0.1, judged=False)))
+
+
+# Constraints.
+
+
+def test_parity_is_a_constraint() -> None:
+    run = run_of(cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5, parity={"verdict": "lossy", "max_abs_error": 3e-3}))
+    found = choose(run)
+    assert found.chosen is not None and found.chosen.label == "eager"
+    assert report.failures(found) == ["onnx: parity lossy at 1×16, max |Δ| 3.0e-03 at 1×16; equivalent is asked"]
+    lossy = choose(run, min_parity="lossy")
+    assert lossy.chosen is not None and lossy.chosen.label == "onnx"
+    strict = choose(run, min_parity="exact")
+    assert (strict.chosen, strict.exit_code) == (None, 5)
+
+
+@pytest.mark.parametrize("verdict", ["broken", "unjudged", ""])
+def test_what_is_no_model_any_more_never_qualifies(verdict: str) -> None:
+    run = run_of(cell("eager", 1, 16, 10, parity={"verdict": verdict} if verdict else {}))
+    found = choose(run, min_parity="lossy")
+    assert found.chosen is None
+    assert found.exit_code == 5
+    assert report.headline(found) == "take none: no runtime keeps what is asked"
+
+
+def test_a_cell_that_failed_disqualifies_for_the_traffic_that_needs_it() -> None:
+    failed = replace(cell("onnx", 8, 512, 1), status="oom", reason="out of memory", rounds=[])
+    run = run_of(
+        *(cell("eager", b, n, 10) for b in (1, 8) for n in (16, 512)),
+        *(cell("onnx", b, n, 5) for b in (1, 8) for n in (16, 512) if (b, n) != (8, 512)), failed,
+    )  # fmt: skip
+    needs = choose(run, traffic=traffic({(1, 16): 3, (8, 512): 1}))
+    assert needs.chosen is not None and needs.chosen.label == "eager"
+    assert report.failures(needs) == ["onnx: 8×512 oom: out of memory (25% of the calls rest on it)"]
+    assert of(needs, "onnx").mean_ns is None
+    spared = choose(run, traffic=traffic({(1, 16): 3, (1, 512): 1}))
+    assert spared.chosen is not None and spared.chosen.label == "onnx"
+
+
+def test_an_incomplete_run_disqualifies_where_records_are_missing() -> None:
+    run = crossing()
+    run.records.pop()
+    run.is_complete = False
+    found = choose(run)
+    assert [f.constraint for f in of(found, "onnx").failures] == ["measured"]
+    assert any("--resume" in line for line in report.not_measured(found))
+
+
+def test_what_a_budget_left_out_is_outside() -> None:
+    run = crossing()
+    kept = (Shape(1, 16),)
+    run = replace(run, budget=Budget("1m", 60.0, kept), records=[r for r in run.records if r.shape in kept])
+    assert choose(run, traffic=traffic({(1, 16): 1, (1, 512): 1})).outside == ((Shape(1, 512), 0.5),)
+
+
+def test_memory_is_a_constraint_by_how_much() -> None:
+    heavy = {"loaded": {"process_bytes": 2_000_000_000}, "peak": {"peak_process_bytes": 2_500_000_000}}
+    run = run_of(cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5, memory=heavy))
+    found = choose(run, max_memory="2GB")
+    assert found.chosen is not None and found.chosen.label == "eager"
+    assert report.failures(found) == ["onnx: memory 2.50 GB: 25% above 2.00 GB"]
+    unknown = choose(run_of(cell("eager", 1, 16, 10, memory={})), max_memory="2GB")
+    assert report.failures(unknown) == ["eager: memory not known: this run has none noted"]
+
+
+def test_a_service_level_is_judged_by_the_percentile_of_all_calls() -> None:
+    """9 of 10 requests take 5 ms and one 140 ms: p90 5 ms, p95 140 ms."""
+    shapes = traffic({(1, 16): 91, (1, 512): 9})
+    kept = choose(crossing(), traffic=shapes, slo="p90=20ms")
+    assert kept.chosen is not None and kept.chosen.label == "onnx"
+    missed = choose(crossing(), traffic=shapes, slo="p95=110ms")
+    assert missed.chosen is not None and missed.chosen.label == "eager"
+    assert report.failures(missed) == ["onnx: p95 140 ms: 27% above 110 ms"]
+
+
+def test_a_percentile_needs_its_calls_and_fails_without_them() -> None:
+    few = replace(cell("onnx", 1, 16, 5), rounds=[[5 * MS] * 4] * 10)
+    found = choose(run_of(cell("eager", 1, 16, 10), few), slo="p95=20ms")
+    assert found.chosen is not None and found.chosen.label == "eager"
+    assert report.failures(found) == ["onnx: p95 not known: 40 calls where 130 are needed; more --max-seconds-per-cell"]
+    slow = choose(run_of(few), slo="p95=2ms")
+    assert report.failures(slow) == ["onnx: p50 5 ms: 150% above 2 ms"]
+
+
+def test_means_of_several_calls_keep_a_level_only_where_none_of_them_can_have_missed_it() -> None:
+    looped = cell("onnx", 1, 16, 0.5, calls_per_sample=10)
+    assert choose(run_of(looped), slo="p95=5ms").exit_code == 0
+    unknown = choose(run_of(looped), slo="p95=4ms")
+    assert unknown.exit_code == 5
+    assert "timed several at once" in report.failures(unknown)[0]
+
+
+def test_every_failure_of_every_runtime_is_told() -> None:
+    run = run_of(cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5, parity={"verdict": "lossy"}))
+    found = choose(run, slo="p50=1ms", max_memory="0.1GB")
+    assert [len(candidate.failures) for candidate in found.candidates] == [2, 3]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 40), st.lists(st.integers(1, 1000), min_size=1, max_size=30)), min_size=1, max_size=4))  # fmt: skip
+def test_the_percentile_of_a_mixture_is_near_that_of_the_weighted_calls(cells: list[tuple[int, list[int]]]) -> None:
+    records, calls = {}, []
+    for index, (weight, samples) in enumerate(cells):
+        shape = Shape(1, index + 1)
+        records[shape] = replace(cell("eager", 1, index + 1, 1), rounds=[[value * MS for value in samples]])
+        found = place(shape, [shape])
+        assert found is not None
+        calls.append((shape, float(weight), found))
+    weighted = sorted((value * MS, weight / len(samples)) for weight, samples in cells for value in samples)
+    got = Workload(tuple(calls)).percentile_ns(records, 90)
+    total = math.fsum(weight for _, weight in weighted)
+    # The quantile function of a sample moves by one order statistic within 1/n of its argument.
+    below = [math.fsum(w for v, w in weighted if v < got), math.fsum(w for v, w in weighted if v <= got)]
+    slack = math.fsum(weight / len(samples) for weight, samples in cells) + total / 50
+    assert below[0] - slack <= 0.9 * total <= below[1] + slack
+
+
+def test_effective_samples_are_kishs() -> None:
+    run = run_of(cell("eager", 1, 16, 10), cell("eager", 1, 512, 100))
+    alike = choose(run, traffic=traffic({(1, 16): 1, (1, 512): 1}))
+    assert of(alike, "eager").workload.effective_samples(of(alike, "eager").records) == 400
+    lopsided = choose(run, traffic=traffic({(1, 16): 99, (1, 512): 1}))
+    assert of(lopsided, "eager").workload.effective_samples(of(lopsided, "eager").records) == 204
+
+
+# Throughput, cost, one-time costs, machines.
+
+
+def batched() -> Run:
+    """eager does best one by one, onnx in batches of 8, where it gets more through."""
+    return run_of(
+        cell("eager", 1, 16, 10), cell("onnx", 1, 16, 12),
+        cell("eager", 8, 16, 88), cell("onnx", 8, 16, 64),
+    )  # fmt: skip
+
+
+def test_throughput_takes_each_runtime_at_its_best_batch() -> None:
+    ones = traffic({(1, 16): 1})
+    assert choose(batched(), traffic=ones).chosen.label == "eager"  # type: ignore[union-attr]
+    found = choose(batched(), traffic=ones, objective="throughput")
+    assert found.chosen is not None and found.chosen.label == "onnx"
+    assert (dict(of(found, "eager").batches), dict(of(found, "onnx").batches)) == ({16: 1}, {16: 8})
+    assert of(found, "onnx").mean_ns == pytest.approx(8 * MS)
+    assert of(found, "onnx").sequences_per_second == pytest.approx(125)
+    assert of(found, "onnx").tokens_per_second == pytest.approx(2000)
+
+
+def test_a_service_level_and_memory_bound_the_batch() -> None:
+    found = choose(batched(), traffic=traffic({(1, 16): 1}), objective="throughput", slo="p50=50ms")
+    assert found.chosen is not None and found.chosen.label == "eager"
+    assert dict(of(found, "onnx").batches) == {16: 1}
+    run = batched()
+    run.records[3] = replace(run.records[3], memory={"loaded": {"process_bytes": 10**10}})
+    bounded = choose(run, traffic=traffic({(1, 16): 1}), objective="throughput", max_memory="2GB")
+    assert bounded.chosen is not None and bounded.chosen.label == "eager"
+    assert dict(of(bounded, "onnx").batches) == {16: 1}
+
+
+def test_one_time_costs_pay_back_after_so_many_requests() -> None:
+    run = run_of(
+        cell("eager", 1, 16, 10, load_seconds=0.5),
+        cell("onnx", 1, 16, 8, load_seconds=2.0, first_call_ns=508 * MS),
+    )  # fmt: skip
+    found = choose(run)
+    assert found.chosen is not None and found.chosen.label == "onnx"
+    assert of(found, "onnx").one_time_seconds == pytest.approx(2.5)
+    assert found.pays_back_after(of(found, "eager")) == pytest.approx(1000)
+    assert any("pays back after 1,000 requests against eager (0.5 s)" in line for line in report.lines(found))
+    often = choose(run, requests_per_restart=500)
+    assert often.chosen is not None and often.chosen.label == "eager"
+    assert of(often, "onnx").mean_ns == pytest.approx((8 + 2500 / 500) * MS)
+    assert choose(run, requests_per_restart=5000).chosen.label == "onnx"  # type: ignore[union-attr]
+
+
+def test_a_runtime_that_compiles_every_shape_pays_for_every_shape() -> None:
+    def compiled(length: int, ms: float) -> Record:
+        return cell("compile", 1, length, ms, load_seconds=1.0, first_call_ns=round((30_000 + ms) * MS))
+
+    run = run_of(compiled(16, 5), compiled(512, 50), cell("eager", 1, 16, 10), cell("eager", 1, 512, 100))
+    two = choose(run, traffic=traffic({(1, 16): 1, (1, 512): 1}))
+    assert of(two, "compile").one_time_seconds == pytest.approx(61)
+    between = choose(run, traffic=traffic({(1, length): 1 for length in (16, 100, 200, 300)}))
+    assert of(between, "compile").one_time_seconds == pytest.approx(121)
+    assert of(between, "eager").one_time_seconds == 0
+
+
+def test_cost_weighs_machines_by_their_price() -> None:
+    fast = run_of(cell("eager", 1, 16, 5), cpu="fast")
+    slow = run_of(cell("eager", 1, 16, 20), cpu="slow")
+    with pytest.raises(UserError, match="--device-map chooses among machines"):
+        choose([fast, slow])
+    speed = choose([fast, slow], device_map=True, objective="throughput")
+    assert speed.chosen is not None and speed.chosen.run is fast
+    cheap = choose([fast, slow], device_map=True, objective="cost", price="1.0,0.1")
+    assert cheap.chosen is not None and cheap.chosen.run is slow
+    assert cheap.chosen.tokens_per_dollar == pytest.approx(16 / 0.020 * 3600 / 0.1)
+    assert cheap.ratio is not None
+    assert cheap.ratio.value == pytest.approx(2.5)
+    assert report.headline(cheap) == "take eager (run 2): 2.50× as cheap as eager (run 1), the next"
+    level = choose([fast, slow], device_map=True, objective="cost", price="1.0,0.25")
+    assert level.is_tie
+
+
+def test_runs_of_one_machine_are_chosen_among_together() -> None:
+    one, other = run_of(cell("eager", 1, 16, 10)), run_of(cell("onnx", 1, 16, 5))
+    other = replace(other, started="2026-01-02T00:00:00+00:00")
+    found = choose([one, other])
+    assert found.chosen is not None and found.chosen.label == "onnx (run 2)"
+    with pytest.raises(UserError, match="are the same run"):
+        choose([one, one])
+
+
+def test_a_device_map_is_of_one_model() -> None:
+    one, other = run_of(cell("eager", 1, 16, 10)), run_of(cell("eager", 1, 16, 10), cpu="b", origin="seeded random (seed 1)")  # fmt: skip
+    with pytest.raises(UserError, match="differ in weights"):
+        choose([one, other], device_map=True)
+    other = replace(other, grid=replace(other.grid, model="gpt2"))
+    with pytest.raises(UserError, match="differ in model"):
+        choose([one, other], device_map=True)
+
+
+def test_the_deprecated_format_is_called_so() -> None:
+    found = choose(run_of(cell("eager", 1, 16, 10), cell("torchscript", 1, 16, 5)))
+    assert found.chosen is not None and found.chosen.label == "torchscript"
+    assert any("deprecated upstream" in line for line in report.lines(found))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "speed"}, "--objective 'speed' is not known"),
+        ({"min_parity": "equal"}, "--min-parity 'equal' is not known"),
+        ({"slo": "fast"}, "--slo 'fast' is no service level"),
+        ({"slo": "p95=20"}, "--slo 'p95=20' is no service level"),
+        ({"slo": "p42=20ms"}, "--slo p42 is none of"),
+        ({"slo": "p95=0ms"}, "is not above 0"),
+        ({"max_memory": "big"}, "--max-memory 'big' is no size"),
+        ({"max_memory": "0"}, "is no memory at all"),
+        ({"requests_per_restart": 0}, "--requests-per-restart 0 is below 1"),
+        ({"objective": "cost"}, "--objective cost needs"),
+        ({"price": "0.4,1"}, "--price names 2 prices for 1 run"),
+        ({"price": "-1"}, "--price '-1' is no price"),
+        ({"price": "0"}, "--price '0' is no price"),
+    ],
+)
+def test_wrong_constraints_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose(crossing(), **options)
+
+
+def test_service_levels_are_read() -> None:
+    assert [(slo.rank, slo.limit_ns) for slo in parse_slo("p95=20ms, p50<=350us")] == [(95, 20e6), (50, 350e3)]
+
+
+# The command.
+
+
+def written(run: Run, path: Path) -> Path:
+    file = RunFile(path)
+    file.create(run)
+    for record in run.records:
+        file.append(record_line(record))
+    file.append({"kind": "end", "seconds": 1.0, "parent_cpu_share": 0.0})
+    return path
+
+
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["bench", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    out, err = capsys.readouterr()
+    code = stopped.value.code
+    return (code if isinstance(code, int) else 0), out, err
+
+
+def test_the_command_prints_chooses_and_exits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(written(crossing(), tmp_path / "run.jsonl"))
+    requests = tmp_path / "traffic.csv"
+    requests.write_text("batch,length,count\n1,16,9\n1,512,1\n")
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = bench(monkeypatch, capsys, "choose", run, "--traffic", str(requests))
+    assert code == 0
+    assert "take onnx: 1.03× as fast as eager, the next" in out
+    assert "traffic.csv (10 requests, 2 shapes)" in out
+    assert max(map(len, out.splitlines())) <= 80
+    code, out, _ = bench(monkeypatch, capsys, "choose", run, "--slo", "p95=1ms", "--format", "json")
+    found = json.loads(out)
+    assert (code, found["exit_code"], found["chosen"]) == (5, 5, None)
+    assert [candidate["failures"][0]["constraint"] for candidate in found["candidates"]] == ["p95", "p95"]
+    code, _, err = bench(monkeypatch, capsys, "choose", run, "--objective", "fast")
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+def test_statistics_of_two_runs_at_the_choices_confidence_are_narrower() -> None:
+    one, other = [[10.0 + index % 3] for index in range(6)], [[20.0 + index % 4] for index in range(6)]
+    wide, narrow = (statistics.ratio_of_runs(other, one, confidence) for confidence in (0.99, 0.95))
+    assert wide is not None and narrow is not None and wide.interval is not None and narrow.interval is not None
+    assert wide.interval.low <= narrow.interval.low <= narrow.value <= narrow.interval.high <= wide.interval.high
+    few = statistics.ratio_of_runs(other[:3], one[:3], 0.95)
+    assert few is not None and few.interval is not None
+
+
+def test_a_contestant_is_labelled_with_its_precision_where_there_are_several() -> None:
+    half = replace(cell("eager", 1, 16, 4), precision="bf16")
+    found = choose(run_of(cell("eager", 1, 16, 10), half))
+    assert [candidate.label for candidate in found.candidates] == ["eager fp32", "eager bf16"]
+    assert found.chosen is not None and found.chosen.contestant == Contestant("eager", "default", "bf16")
