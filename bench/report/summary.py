@@ -44,13 +44,18 @@ def is_left_out(run: Run, records: list[Record]) -> bool:
 
 def winner(run: Run, records: list[Record]) -> Winner | None:
     """The fastest of one shape's `records`; None where fewer than two can be compared."""
-    comparable = [r for r in records if r.is_comparable and r.judged and not run.is_implausible(r)]
-    if len(comparable) < 2:
+    rivals = comparable(run, records)
+    if len(rivals) < 2:
         return None
-    fastest = min(comparable, key=lambda record: statistics.median(record.samples))
-    others = (record for record in comparable if record is not fastest)
+    fastest = min(rivals, key=lambda record: statistics.median(record.samples))
+    others = (record for record in rivals if record is not fastest)
     ties = tuple(record for record in others if not _is_beaten(fastest, record))
     return Winner(fastest, ties, run.speedup(fastest))
+
+
+def comparable(run: Run, records: list[Record]) -> list[Record]:
+    """Those of `records` that computed the model, the same model, in a time that this machine can reach."""
+    return [r for r in records if r.is_comparable and r.judged and not run.is_implausible(r)]
 
 
 def _is_beaten(fastest: Record, record: Record) -> bool:

@@ -1,0 +1,179 @@
+"""The crossover map: which contestant is fastest at each batch × length, and how far ahead of the next it is."""
+
+from __future__ import annotations
+
+import io
+import string
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench import statistics
+from bench.records import Record, Run, is_unsteady, ratio_between
+from bench.report import summary
+from bench.spec import Contestant, Shape
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+#: Background and text by contestant, in the order of the run; told apart under every common colour blindness (Okabe and
+#: Ito 2008, "Color Universal Design"), each with a contrast of text above 4.5 (WCAG 2.1).
+COLOURS = (
+    ("#56b4e9", "black"), ("#e69f00", "black"), ("#009e73", "black"), ("#f0e442", "black"),
+    ("#0072b2", "white"), ("#d55e00", "black"), ("#cc79a7", "black"), ("#bbbbbb", "black"),
+)  # fmt: skip
+#: Stands where nobody's time can be compared.
+NOBODY = "–"
+
+
+@dataclass(frozen=True)
+class MapCell:
+    """Who is fastest at one planned shape among those that are still the same model."""
+
+    shape: Shape
+    winner: Record | None
+    """None where nobody was measured whose time means something."""
+    runner_up: Record | None
+    """The next fastest by its median; None where there is nobody else."""
+    ratio: statistics.Ratio | None
+    """How many times faster the winner is than the runner-up, with its interval."""
+    is_tie: bool
+    """True where somebody cannot be told from the winner."""
+
+    @property
+    def lead(self) -> str:
+        """`1.42×`, `tie`, `faster` where the rounds disagree on a middle, or `alone`; "" without a winner."""
+        if self.winner is None:
+            return ""
+        if self.runner_up is None:
+            return "alone"
+        if self.is_tie or self.ratio is None:
+            return "tie"
+        return "faster" if is_unsteady(self.ratio) else f"{summary.factor(self.ratio.value)}×"
+
+
+def crossover(run: Run) -> list[MapCell]:
+    """One cell for each planned shape that has records, but for those that the run left out whole."""
+    measured = [found for found in summary.shapes(run) if not summary.is_left_out(run, found[1])]
+    return [_cell(run, shape, records) for shape, records in measured]
+
+
+def _cell(run: Run, shape: Shape, records: list[Record]) -> MapCell:
+    comparable = summary.comparable(run, records)
+    won = summary.winner(run, records)
+    if won is None:
+        return MapCell(shape, comparable[0] if comparable else None, None, None, False)
+    others = [record for record in comparable if record is not won.record]
+    following = min(others, key=lambda record: statistics.median(record.samples))
+    return MapCell(shape, won.record, following, ratio_between(following, won.record), bool(won.ties))
+
+
+def render_map(run: Run, width: int = 80, colour: bool = False) -> str:
+    """The map as text of at most `width` columns, one line a batch; lengths that do not fit stand in further tables.
+
+    Names stand in the cells where one table holds them all, else letters. `colour` fills each cell with its winner's,
+    a tie has coloured letters alone. "" where no two shapes have a winner.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    cells = {cell.shape: cell for cell in crossover(run)}
+    winners = [cell.winner for cell in cells.values() if cell.winner is not None]
+    if len(winners) < 2:
+        return ""
+    names = {record.contestant: summary.name(run, record) for record in winners}
+    batches = sorted({shape.batch for shape in cells})
+    lengths = sorted({shape.length for shape in cells})
+    first = max(len("batch"), *(len(str(batch)) for batch in batches))
+    columns = _columns(cells, lengths, names)
+    has_names = first + sum(2 + column for column in columns.values()) <= width
+    letters = _letters(run, names)
+    if not has_names:
+        columns = _columns(cells, lengths, letters)
+
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=colour, highlight=False, emoji=False, soft_wrap=True)
+    title = "Fastest at each batch × length, and how many times faster than the next"
+    console.print(Text(textwrap.fill(title, width), style="bold"))
+    shown, styles = names if has_names else letters, _styles(run)
+    for some in _blocks(columns, width - first):
+        console.print(Text("batch".rjust(first) + "".join(f"  {length:>{columns[length]}}" for length in some)))
+        for batch in batches:
+            row = Text(str(batch).rjust(first))
+            for length in some:
+                row.append("  ")
+                row.append_text(_shown(cells.get(Shape(batch, length)), shown, columns[length], styles))
+            row.rstrip()
+            console.print(row)
+    for line in _legend(run, cells, {} if has_names else letters, names):
+        console.print(Text(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False)))
+    return text.getvalue()
+
+
+def _columns(cells: Mapping[Shape, MapCell], lengths: Sequence[int], names: Mapping[Contestant, str]) -> dict[int, int]:
+    """Width of each length's column."""
+    widths = {length: len(str(length)) for length in lengths}
+    for cell in cells.values():
+        widths[cell.shape.length] = max(widths[cell.shape.length], len(_text(cell, names)))
+    return widths
+
+
+def _blocks(columns: Mapping[int, int], room: int) -> list[list[int]]:
+    """Lengths in groups, each as wide as `room` lets it."""
+    blocks: list[list[int]] = [[]]
+    left = room
+    for length, column in columns.items():
+        if 2 + column > left and blocks[-1]:
+            blocks.append([])
+            left = room
+        blocks[-1].append(length)
+        left -= 2 + column
+    return blocks
+
+
+def _letters(run: Run, names: Mapping[Contestant, str]) -> dict[Contestant, str]:
+    """A, B, C … for those who win somewhere, in the order of the run; numbers after Z."""
+    winners = [contestant for contestant in run.grid.contestants if contestant in names]
+    return {
+        contestant: string.ascii_uppercase[index] if index < 26 else str(index)
+        for index, contestant in enumerate(winners)
+    }
+
+
+def _text(cell: MapCell, names: Mapping[Contestant, str]) -> str:
+    return NOBODY if cell.winner is None else f"{names[cell.winner.contestant]} {cell.lead}"
+
+
+def _shown(
+    cell: MapCell | None, names: Mapping[Contestant, str], column: int, styles: Mapping[Contestant, tuple[str, str]]
+) -> Text:
+    """The cell's text, filled up to its column's width; nothing for a shape that was not measured."""
+    from rich.text import Text
+
+    if cell is None or cell.winner is None:
+        return Text(("" if cell is None else NOBODY).rjust(column))
+    fill, ink = styles[cell.winner.contestant]
+    return Text(_text(cell, names).rjust(column), style=fill if cell.is_tie else f"{ink} on {fill}")
+
+
+def _styles(run: Run) -> dict[Contestant, tuple[str, str]]:
+    return {contestant: COLOURS[index % len(COLOURS)] for index, contestant in enumerate(run.grid.contestants)}
+
+
+def _legend(
+    run: Run, cells: Mapping[Shape, MapCell], letters: Mapping[Contestant, str], names: Mapping[Contestant, str]
+) -> list[str]:
+    lines = []
+    if letters:
+        lines.append("; ".join(f"{letter} {names[contestant]}" for contestant, letter in letters.items()))
+    told = {
+        "tie": "tie: another cannot be told from it",
+        "faster": "faster: the rounds disagree on how much",
+        "alone": "alone: nobody else was measured there as the same model",
+    }
+    leads = {cell.lead for cell in cells.values()}
+    notes = [note for lead, note in told.items() if lead in leads]
+    if any(cell.winner is None for cell in cells.values()):
+        notes.append(f"{NOBODY}: nobody was")
+    return [*lines, *(["; ".join(notes)] if notes else [])]

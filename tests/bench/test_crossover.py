@@ -1,0 +1,143 @@
+"""The crossover map: who wins where, by how much, with or without colour, in any width."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.records import Record, Run
+from bench.report.crossover import COLOURS, crossover, render_map
+from bench.runfile import read_run
+from bench.spec import Contestant, Grid, Shape, TimingPlan
+
+ESCAPES = re.compile("\x1b\\[[0-9;]*m")
+
+
+@pytest.fixture(autouse=True)
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One kind of terminal for all tests here: rich keeps a style's escapes from its first use on."""
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def record(who: Contestant, shape: Shape, ms: float, **values) -> Record:
+    fields = {
+        "model": "bert", "backend": who.backend, "variant": who.variant, "precision": who.precision, "device": "cpu",
+        "batch": shape.batch, "length": shape.length, "status": "ok", "rounds": [[round(ms * 1e6)] * 3] * 6,
+        "parity": {"verdict": "equivalent"},
+    }  # fmt: skip
+    return Record(**(fields | values))
+
+
+def run_of(names: list[str], ms: dict[Shape, list[float | None]], **values) -> Run:
+    """Medians by shape in the order of `names`; None for a cell that failed."""
+    contestants = tuple(Contestant(*[*name.split(":"), "default"][:2], "fp32") for name in names)
+    records = [
+        record(who, shape, time, **values)
+        if time is not None
+        else record(who, shape, 1, status="failed", rounds=[], parity={})
+        for shape, times in ms.items()
+        for who, time in zip(contestants, times, strict=True)
+    ]
+    grid = Grid("bert", contestants, tuple(ms), "cpu", 2)
+    return Run(grid, TimingPlan(), {}, "random", "c0ffee", "bench compare", "2026-01-01", records, is_complete=True)
+
+
+def test_each_cell_names_the_fastest_and_its_lead() -> None:
+    times = {
+        Shape(1, 16): [2.0, 1.0],
+        Shape(1, 128): [3.0, 3.0],
+        Shape(8, 16): [4.0, None],
+        Shape(8, 128): [None, None],
+    }
+    cells = crossover(run_of(["eager", "onnx"], times))
+    assert [cell.lead for cell in cells] == ["2.00×", "tie", "alone", ""]
+    assert [cell.winner.backend if cell.winner else None for cell in cells] == ["onnx", "eager", "eager", None]
+    assert [cell.runner_up.backend if cell.runner_up else None for cell in cells] == ["eager", "onnx", None, None]
+    lines = render_map(run_of(["eager", "onnx"], times)).splitlines()
+    assert lines[1:] == [
+        "batch           16        128",
+        "    1   onnx 2.00×  eager tie",
+        "    8  eager alone          –",
+        "tie: another cannot be told from it; alone: nobody else was measured there as",
+        "  the same model; –: nobody was",
+    ]
+
+
+def test_another_model_and_an_impossible_time_win_nothing() -> None:
+    """A broken backend is the fastest of all, and no figure of it may stand in the map."""
+    run = run_of(["eager", "onnx", "compile"], {Shape(1, 16): [2.0, 1.0, 0.1], Shape(1, 128): [2.0, 1.0, 0.1]})
+    run.records = [
+        replace(entry, parity={"verdict": "broken"}) if entry.backend == "compile" else entry for entry in run.records
+    ]
+    assert {cell.winner.backend for cell in crossover(run) if cell.winner} == {"onnx"}
+    assert "compile" not in render_map(run)
+
+
+def test_rounds_that_disagree_give_no_middle() -> None:
+    run = run_of(["eager", "onnx"], {Shape(1, 16): [9.0, 1.0], Shape(1, 128): [9.0, 1.0]})
+    wild = [[1_000_000 * times] * 3 for times in (4, 40, 5, 50, 6, 60)]
+    run.records = [replace(entry, rounds=wild) if entry.backend == "eager" else entry for entry in run.records]
+    assert [cell.lead for cell in crossover(run)] == ["faster", "faster"]
+    assert "onnx faster" in render_map(run)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("colour", [False, True])
+def test_many_lengths_and_long_names_stay_within_the_width(width: int, colour: bool) -> None:
+    """A table that is wider than the terminal is no map."""
+    names = ["eager", "compile:max-autotune-no-cudagraphs", "onnx:fused-attention", "torchscript"]
+    times = {
+        Shape(batch, length): [4.0 + (i % 4 != who) * (1 + i) for who in range(4)]
+        for batch in (1, 8, 1024)
+        for i, length in enumerate([8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512])
+    }
+    plain = ESCAPES.sub("", render_map(run_of(names, times), width, colour))
+    assert max(map(len, plain.splitlines())) <= width
+    for name in names:
+        assert name in plain.replace("\n  ", " ")
+    tables = [line for line in plain.splitlines() if line.startswith("batch")]
+    assert [int(size) for line in tables for size in line.split()[1:]] == sorted({shape.length for shape in times})
+    assert len(tables) > 1
+    assert plain.count("A ") + plain.count("B ") >= 6
+
+
+def test_colour_adds_nothing_but_colour() -> None:
+    run = run_of(["eager", "onnx"], {Shape(1, 16): [2.0, 1.0], Shape(1, 128): [3.0, 3.0]})
+    plain, coloured = render_map(run), render_map(run, colour=True)
+    assert "\x1b" not in plain
+    assert ESCAPES.sub("", coloured) == plain
+    backgrounds = re.findall(r"\x1b\[[0-9;]*48;2;(\d+;\d+;\d+)m(?: *)(\w+)", coloured)
+    assert backgrounds == [("230;159;0", "onnx")]  # the tie has none
+
+
+@pytest.mark.parametrize(
+    "times", [{}, {Shape(1, 16): [2.0, 1.0]}, {Shape(1, 16): [None, None], Shape(1, 8): [None, None]}]
+)
+def test_there_is_no_map_of_fewer_than_two_winners(times: dict) -> None:
+    assert render_map(run_of(["eager", "onnx"], times)) == ""
+
+
+def test_the_committed_runs_have_maps(root: Path) -> None:
+    for name in ("bert-default-grid", "seed-bert-budget", "study-budget"):
+        run = read_run(next((root / "artifacts" / "reference").glob(f"*{name}.jsonl")))
+        text = render_map(run)
+        assert max(map(len, text.splitlines())) <= 80
+        left_out = {record.shape for record in run.records if run.is_left_out(record)}
+        assert {cell.shape for cell in crossover(run)} == set(run.grid.shapes) - left_out
+
+
+@pytest.mark.parametrize("colours", COLOURS)
+def test_every_colour_lets_its_letters_be_read(colours: tuple[str, str]) -> None:
+    def luminance(red: int, green: int, blue: int) -> float:
+        linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    fill, ink = colours
+    back = luminance(*bytes.fromhex(fill[1:]))
+    front = {"black": 0.0, "white": 1.0}[ink]
+    assert (max(back, front) + 0.05) / (min(back, front) + 0.05) >= 4.5  # WCAG 2.1, level AA
