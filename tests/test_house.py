@@ -56,7 +56,7 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         "import bench",
         "import bench.api, bench.driver, bench.generation.api, bench.report.generation, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
         "import bench.corpora.api, bench.report.corpus, bench.cli.corpus",
-        "import bench.footprint.measure, bench.report.memory, bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
+        "import bench.footprint.measure, bench.report.memory, bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choice.api, bench.report.choice, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
         " plan=bench.TimingPlan(rounds=1, seconds_per_cell=0.01)).rows()",
@@ -75,8 +75,8 @@ def test_public_names() -> None:
     import bench
 
     assert set(bench.__all__) == {
-        "BenchError", "Certificate", "CorpusRecord", "CorpusRun", "GenerationRun", "MemoryRun", "Record", "Run",
-        "Study", "TimingPlan", "UserError", "check_parity", "compare", "generate", "judge_study", "measure_corpus", "measure_memory",
+        "BenchError", "Certificate", "Choice", "CorpusRecord", "CorpusRun", "GenerationRun", "MemoryRun", "Record", "Run",
+        "Study", "TimingPlan", "Traffic", "UserError", "check_parity", "choose", "compare", "generate", "judge_study", "measure_corpus", "measure_memory",
         "read_corpus_run", "read_run", "resume", "verify",
     }  # fmt: skip
     for name in bench.__all__:
@@ -129,6 +129,7 @@ def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
         ("doctor", 5),
         ("memory", 15),
         ("study", 3),
+        ("choose", 10),
     ],
 )
 def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:

@@ -119,7 +119,7 @@ def _weighed(runs: Sequence[Run], shares: Sequence[tuple[Shape, float]], constra
         for contestant in contestants:
             label = contestant.label + (f" {contestant.precision}" if has_precisions else "")
             if len(runs) > 1:
-                label += f" ({run.path.stem if run.path else f'run {index + 1}'})"
+                label += f" (run {index + 1})"
             price = constraints.prices[index] if constraints.prices else None
             candidates.append(weigh(run, contestant, label, shares, constraints, price))
     return candidates

@@ -51,5 +51,5 @@ def command(
         price=price,
         device_map=device_map,
     )
-    print(choice.render(found, format), end="")
+    print(choice.render(found, format, with_map=map), end="")
     raise typer.Exit(found.exit_code)

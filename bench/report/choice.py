@@ -19,6 +19,7 @@ from bench.choice.constraints import duration
 from bench.choice.grid import INTERPOLATED, ROUNDED_UP
 from bench.records import Run
 from bench.report import summary
+from bench.report.crossover import crossover, render_map
 from bench.report.table import WIDTH, item, machine_line, milliseconds
 from bench.report.table import percent as in_percent
 from bench.spec import Shape
@@ -118,9 +119,28 @@ def not_measured(choice: Choice) -> list[str]:
     return found
 
 
-def render(choice: Choice, format: str = "table") -> str:
-    """The choice in one of `FORMATS`."""
-    return json.dumps(to_json(choice), indent=2) + "\n" if format == "json" else _text(choice)
+def render(choice: Choice, format: str = "table", with_map: bool = False) -> str:
+    """The choice in one of `FORMATS`, with the crossover map of every run on request."""
+    if format == "json":
+        maps = {"map": [cell for run in _runs(choice) for cell in _map_json(run)]} if with_map else {}
+        return json.dumps(to_json(choice) | maps, indent=2) + "\n"
+    return _text(choice, with_map)
+
+
+def _map_json(run: Run) -> list[dict[str, Any]]:
+    return [
+        {
+            "run": str(run.path) if run.path else None,
+            "batch": cell.shape.batch,
+            "length": cell.shape.length,
+            "fastest": summary.name(run, cell.winner) if cell.winner else None,
+            "next": summary.name(run, cell.runner_up) if cell.runner_up else None,
+            "ratio": cell.ratio.value if cell.ratio else None,
+            **_ends(cell.ratio.interval if cell.ratio else None),
+            "is_tie": cell.is_tie,
+        }
+        for cell in crossover(run)
+    ]
 
 
 def to_json(choice: Choice) -> dict[str, Any]:
@@ -180,7 +200,7 @@ def _ends(interval: statistics.Interval | None) -> dict[str, float | None]:
     return {"low": interval.low if interval else None, "high": interval.high if interval else None}
 
 
-def _text(choice: Choice) -> str:
+def _text(choice: Choice, with_map: bool) -> str:
     from rich.console import Console
     from rich.text import Text
 
@@ -200,7 +220,16 @@ def _text(choice: Choice) -> str:
             console.print(Text(f"\n{title}", style="bold"))
             for line in found:
                 console.print(Text(item(line, width)))
-    return text.getvalue()
+    maps = "".join(f"\n{_map(choice, run, width)}" for run in _runs(choice)) if with_map else ""
+    return text.getvalue() + maps
+
+
+def _map(choice: Choice, run: Run, width: int) -> str:
+    """One run's crossover map, under its name where there are several."""
+    name = f"{_name(run)}\n" if len(_runs(choice)) > 1 else ""
+    return name + (
+        render_map(run, width, sys.stdout.isatty()) or "no map: fewer than two shapes have a fastest runtime\n"
+    )
 
 
 def _heading(choice: Choice) -> list[str]:
@@ -311,6 +340,10 @@ def _command(run: Run, shapes: Sequence[Shape]) -> str:
 def machine(run: Run) -> str:
     """The device that a run was measured on, in short."""
     return machine_line(run.grid, run.fingerprint)
+
+
+def _name(run: Run) -> str:
+    return run.path.name if run.path else run.started
 
 
 def _runs(choice: Choice) -> list[Run]:
