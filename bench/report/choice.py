@@ -236,10 +236,8 @@ def _heading(choice: Choice) -> list[str]:
     runs = _runs(choice)
     grid = runs[0].grid
     found = [f"{grid.model} ({grid.output})"]
-    if choice.is_device_map:
-        found += [
-            f"{run.path.stem if run.path else run.started}: {machine_line(run.grid, run.fingerprint)}" for run in runs
-        ]
+    if len(runs) > 1:
+        found += [f"run {number}: {_name(run)}, {machine(run)}" for number, run in enumerate(runs, start=1)]
     else:
         found[0] += f", {machine_line(grid, runs[0].fingerprint)}"
     asked = [f"least {choice.objective}" if choice.objective != "throughput" else "most throughput"]
@@ -316,13 +314,23 @@ def _starts(choice: Choice) -> list[str]:
     found = f"starts in {chosen.one_time_seconds:.1f} s (loading and first calls)"
     unit = UNIT[choice.objective]
     against = []
-    for other in choice.qualified:
-        after = choice.pays_back_after(other) if other is not chosen else None
+    on_its_machine = [other for other in choice.qualified if other.run is chosen.run and other is not chosen]
+    for other in on_its_machine:
+        after = choice.pays_back_after(other)
         if after and other.one_time_seconds is not None:
             against.append(f"{after:,.0f} {unit}s against {other.label} ({other.one_time_seconds:.1f} s)")
-        elif after is None and other is not chosen and _starts_later(chosen, other):
+        elif after is None and _starts_later(chosen, other):
             against.append(f"never against {other.label} ({other.one_time_seconds:.1f} s)")
-    return [found + (f": pays back after {_some(against)}" if against else ": no later than any other that qualifies")]
+    return [
+        found
+        + (
+            f": pays back after {_some(against)}"
+            if against
+            else ": no later than the others that qualify"
+            if on_its_machine
+            else ""
+        )
+    ]
 
 
 def _starts_later(one: Candidate, other: Candidate) -> bool:
