@@ -125,6 +125,23 @@ class Record(CellRecord):
         return statistics.percentile(self.samples, rank) if self.calls_per_sample == 1 else None
 
     @property
+    def process_bytes(self) -> int | None:
+        """Memory of the process once loaded: on the GPU in a run on one, else resident."""
+        loaded: dict[str, int] = self.memory.get("loaded", {})
+        return loaded.get("device_process_bytes" if self.device == "cuda" else "process_bytes")
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most that was held during one call: by the allocator of a device with memory of its own, else resident.
+
+        None on a GPU whose allocator does not tell: the host's figure would stand for another memory.
+        """
+        peak: dict[str, int] = self.memory.get("peak", {})
+        if self.device == "cuda":
+            return peak.get("peak_allocated_bytes", peak.get("peak_reserved_bytes"))
+        return peak.get("peak_process_bytes")
+
+    @property
     def host_share(self) -> float | None:
         """Host time to enqueue a call over its device time; near 1, the device waits for the host."""
         enqueue, device = statistics.pooled(self.enqueue_rounds), statistics.pooled(self.device_rounds)

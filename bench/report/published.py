@@ -102,7 +102,7 @@ def _measured_here(run: Run) -> Iterator[str]:
     """What autograd adds to a call here, at the largest shape that eager was measured at with and without."""
     held: dict[str, dict[Shape, int]] = {"default": {}, "grad": {}}
     for record in run.records:
-        peak = summary.peak_bytes(record)
+        peak = record.peak_bytes
         is_first = (record.backend, record.copy, record.precision) == ("eager", 1, run.grid.contestants[0].precision)
         if is_first and record.variant in held and record.status == "ok" and peak is not None:
             held[record.variant][record.shape] = peak

@@ -125,23 +125,6 @@ def largest_with_memory(run: Run) -> list[Record]:
     return sorted(found.values(), key=lambda record: order.index(record.contestant))
 
 
-def process_bytes(record: Record) -> int | None:
-    """Memory of the process once loaded: on the GPU in a run on one, else resident."""
-    loaded: dict[str, int] = record.memory.get("loaded", {})
-    return loaded.get("device_process_bytes" if record.device == "cuda" else "process_bytes")
-
-
-def peak_bytes(record: Record) -> int | None:
-    """The most that was held during one call: by the allocator of a device with memory of its own, else resident.
-
-    None on a GPU whose allocator does not tell: the host's figure would stand for another memory.
-    """
-    peak: dict[str, int] = record.memory.get("peak", {})
-    if record.device == "cuda":
-        return peak.get("peak_allocated_bytes", peak.get("peak_reserved_bytes"))
-    return peak.get("peak_process_bytes")
-
-
 def cache_lines(run: Run) -> list[str]:
     """One line on a decoder's keys and values, by formula; none for an encoder."""
     sizes = {

@@ -229,7 +229,7 @@ def _memory(run: Run) -> Any:
         table.add_column(title, justify="right", no_wrap=True)
     for record in records:
         held = [record.memory["loaded"].get(f"{name}_bytes") for name in ("parameters", "allocated", "reserved")]
-        held += [summary.process_bytes(record), summary.peak_bytes(record)]
+        held += [record.process_bytes, record.peak_bytes]
         cells = [f"{value / 2**20:.0f}" if value is not None else "–" for value in held]
         table.add_row(summary.name(run, record), *cells, str(record.shape))
     return table

@@ -25,7 +25,7 @@ from bench.choice.workload import Workload
 from bench.cli import main
 from bench.errors import UserError
 from bench.records import Record, Run
-from bench.report import choice as report
+from bench.report import choice_lines as report
 from bench.runfile import RunFile, record_line
 from bench.spec import Contestant, Grid, Shape, TimingPlan
 

@@ -1,0 +1,106 @@
+"""Which constraints a runtime fails for the traffic, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench import statistics
+from bench.choice.constraints import PARITIES, Constraints, Slo, duration
+from bench.records import Record, Run
+from bench.spec import Shape
+
+if TYPE_CHECKING:
+    from bench.choice.candidates import Candidate
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A constraint that a runtime does not keep."""
+
+    constraint: str
+    """"measured", "plausible", "parity", "memory", or a service level as "p95"."""
+    reason: str
+    """In one line, with by how much."""
+
+
+def not_measured(shape: Shape, record: Record | None, cells: Mapping[Shape, float], run: Run) -> Failure:
+    """That a cell which so much of the traffic rests on has no time."""
+    share = cells[shape] / sum(cells.values())
+    if record is None:
+        why = "has no record, as the run is incomplete" if not run.is_complete else "was not planned"
+    else:
+        why = f"{record.status}: {record.reason}" if record.reason else record.status
+    return Failure("measured", f"{shape} {why} ({percent(share)} of the calls rest on it)")
+
+
+def percent(share: float) -> str:
+    """`34%`, and `under 1%` in place of 0."""
+    return f"{share:.0%}" if share >= 0.01 or share <= 0 else "under 1%"
+
+
+def of_measured(candidate: Candidate, constraints: Constraints) -> list[Failure]:
+    """Every constraint that a measured candidate does not keep."""
+    failures = _of_parity(candidate, constraints.min_parity)
+    below = [str(shape) for shape, record in candidate.records.items() if candidate.run.is_implausible(record)]
+    if below:
+        failures.append(Failure("plausible", f"implausible at {', '.join(below)}: faster than this machine can be"))
+    for slo in constraints.slos:
+        failures += _of_slo(candidate, slo)
+    return failures + _of_memory(candidate, constraints.max_memory_bytes)
+
+
+def _of_parity(candidate: Candidate, least: str) -> list[Failure]:
+    good = PARITIES[: PARITIES.index(least) + 1]
+    bad = [record for record in candidate.records.values() if record.verdict not in good]
+    if not bad:
+        return []
+    worst = max(bad, key=lambda record: float(record.parity.get("max_abs_error") or 0.0))
+    error = worst.parity.get("max_abs_error")
+    off = f", max |Δ| {error:.1e} at {worst.shape}" if error is not None else ""
+    places = "every shape" if len(bad) == len(candidate.records) > 1 else ", ".join(str(r.shape) for r in bad)
+    verdicts = " and ".join(sorted({record.verdict or "unjudged" for record in bad}))
+    return [Failure("parity", f"parity {verdicts} at {places}{off}; {least} is asked")]
+
+
+def _of_slo(candidate: Candidate, slo: Slo) -> list[Failure]:
+    """Why a service level is not kept, or cannot be told from so few calls (measurement.md, rule 8)."""
+    workload, records = candidate.workload, candidate.records
+    name = f"p{slo.rank}"
+    if workload.longest_call_ns(records) <= slo.limit_ns and not workload.are_single_calls(records):
+        return []
+    found = workload.percentile_ns(records, slo.rank)
+    over = found / slo.limit_ns - 1
+    needed, has = statistics.PERCENTILE_SAMPLES[slo.rank], workload.effective_samples(records)
+    middle = workload.percentile_ns(records, 50)
+    if middle > slo.limit_ns:
+        return [
+            Failure(name, f"p50 {duration(middle)}: {middle / slo.limit_ns - 1:.0%} above {duration(slo.limit_ns)}")
+        ]
+    if not workload.are_single_calls(records):
+        return [Failure(name, f"{name} unknown: calls under a millisecond were timed several at once")]
+    if has < needed:
+        told = f"about {duration(found)}, " if over > 0 else ""
+        return [
+            Failure(name, f"{name} {told}not known: {has} calls where {needed} are needed; more --max-seconds-per-cell")
+        ]
+    if over > 0:
+        return [Failure(name, f"{name} {duration(found)}: {over:.0%} above {duration(slo.limit_ns)}")]
+    return []
+
+
+def _of_memory(candidate: Candidate, most: int | None) -> list[Failure]:
+    if most is None:
+        return []
+    held = candidate.peak_bytes
+    if held is None:
+        return [Failure("memory", "memory not known: this run has none noted")]
+    if held <= most:
+        return []
+    return [Failure("memory", f"memory {size(held)}: {held / most - 1:.0%} above {size(most)}")]
+
+
+def size(count: int) -> str:
+    """Bytes as `1.25 GB` or `310 MB`, in powers of ten as --max-memory has them."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
