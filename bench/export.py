@@ -13,6 +13,7 @@ from typing import Any
 import exporters
 from bench import channel
 from exporters import checkpoint, module_source, sources
+from exporters.errors import ModelError
 from exporters.store import Artifact, ArtifactStore, StoreError
 
 
@@ -36,7 +37,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
 
     try:
         artifact = export(args)
-    except sources.ModelError as error:
+    except ModelError as error:
         return {"error": {"status": "user", "reason": str(error)}}
     except StoreError as error:
         return {"error": {"status": "store", "reason": str(error)}}

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from exporters.checkpoint import open_checkpoint
-from exporters.sources import INPUTS, ModelError
+from exporters.errors import ModelError
+from exporters.sources import INPUTS
 
 #: Sequences, tokens of the past and new tokens of the example that tracing and exporting run on. None is 0 or 1, which
 #: exporters take for constants, and no two are the same.

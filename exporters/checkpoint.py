@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from exporters import library_versions, modules
+from exporters.errors import ModelError
 from exporters.models import build, load_checkpoint, usable_positions
 from exporters.module_forward import DTYPES
 from exporters.module_source import ModuleSource
-from exporters.sources import INPUTS, MODULE, ModelError, ModelSource
+from exporters.sources import INPUTS, MODULE, ModelSource
 
 VERSION = 1
 EXAMPLE_SHAPE = (2, 16)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.sources import DECODERS, ModelError, ModelSource
+from exporters.errors import ModelError
+from exporters.sources import DECODERS, ModelSource
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from exporters.sources import BYTES_PER_ELEMENT, MODULE, ModelError, ModelSource
+from exporters.errors import ModelError
+from exporters.sources import BYTES_PER_ELEMENT, MODULE, ModelSource
 from exporters.store import file_checksum, recipe_key
 
 #: `path/to/file.py:factory`.

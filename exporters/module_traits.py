@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from exporters.errors import ModelError
 from exporters.models import usable_positions
-from exporters.sources import INPUTS, ModelError
+from exporters.sources import INPUTS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from exporters import module_forward, module_traits, pickled
+from exporters.errors import ModelError
 from exporters.module_source import ModuleSource
-from exporters.sources import ModelError
 from exporters.store import file_checksum
 
 VERSION = 1

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from exporters.sources import ModelError
+from exporters.errors import ModelError
 from exporters.store import file_checksum, files_checksum
 
 STRUCTURE = "module.pkl"

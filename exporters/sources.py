@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exporters import folders
+from exporters.errors import ModelError
 from exporters.store import file_checksum, recipe_key
 
 WEIGHTS = ("auto", "random", "pretrained")
@@ -24,18 +25,9 @@ DECODERS = (
 )  # fmt: skip
 #: Decoders whose code in transformers takes no keys and values of earlier tokens.
 WITHOUT_CACHE = ("openai-gpt",)
-#: Model types of transformers whose first position stands behind the padding index (1 unless configured).
-POSITIONS_BEHIND_PADDING = (
-    "camembert", "data2vec-text", "ibert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
-    "xmod",
-)  # fmt: skip
 #: Of activations; quantised models here keep theirs in float32.
 BYTES_PER_ELEMENT = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 4}
 OUTPUT_OF_TASK = {"base": "last_hidden_state", "lm": "logits"}
-
-
-class ModelError(ValueError):
-    """The user's model cannot be had as asked; the message names the value, the cause and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +140,12 @@ class ModelSource:
     @property
     def width(self) -> int:
         """Width of the hidden state; BERT base's where the configuration names none."""
-        return _first_int(self.config, ("hidden_size", "n_embd", "dim", "d_model")) or 768
+        return folders.first_int(self.config, ("hidden_size", "n_embd", "dim", "d_model")) or 768
 
     @property
     def layers(self) -> int:
         """Transformer layers; BERT base's where the configuration names none."""
-        return _first_int(self.config, ("num_hidden_layers", "n_layer", "n_layers", "num_layers")) or 12
+        return folders.first_int(self.config, ("num_hidden_layers", "n_layer", "n_layers", "num_layers")) or 12
 
     def flops(self, batch: int, length: int) -> int:
         """Rough floating-point operations of one pass: 24·width² a token and layer, and attention's 4·length²·width."""
@@ -164,9 +156,9 @@ class ModelSource:
         """What a decoder caches; None for an encoder."""
         if not self.is_decoder:
             return None
-        heads = _first_int(self.config, ("num_attention_heads", "n_head", "n_heads")) or 12
-        kept = _first_int(self.config, ("num_key_value_heads",)) or heads
-        return KeysAndValues(self.layers, kept, _first_int(self.config, ("head_dim",)) or self.width // heads)
+        heads = folders.first_int(self.config, ("num_attention_heads", "n_head", "n_heads")) or 12
+        kept = folders.first_int(self.config, ("num_key_value_heads",)) or heads
+        return KeysAndValues(self.layers, kept, folders.first_int(self.config, ("head_dim",)) or self.width // heads)
 
     def key_value_bytes(self, length: int, precision: str) -> int | None:
         """Bytes of keys and values that a decoder caches for one sequence of `length` tokens; None for an encoder."""
@@ -241,7 +233,9 @@ class ModelSource:
             recipe["seed"] = self.seed
         else:
             assert self.folder is not None
-            recipe["weight_files"] = {path.name: file_checksum(path) for path in weight_files(Path(self.folder))}
+            recipe["weight_files"] = {
+                path.name: file_checksum(path) for path in folders.weight_files(Path(self.folder))
+            }
         return recipe
 
 
@@ -309,8 +303,8 @@ def _random_origin(weights: str, seed: int, hub_ids: tuple[str, ...] = ()) -> st
 
 
 def _folder(name: str, folder: Path, weights: str, task: str, seed: int, origin: str | None = None) -> ModelSource:
-    config = _read_config(name, folder)
-    files = weight_files(folder)
+    config = folders.read_config(name, folder)
+    files = folders.weight_files(folder)
     if weights != "random" and not files:
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
         held = f"only {', '.join(pickles)}, and pickles are never loaded" if pickles else "no weight file"
@@ -327,9 +321,9 @@ def _folder(name: str, folder: Path, weights: str, task: str, seed: int, origin:
         config=config,
         folder=None if random else str(folder.resolve()),
         seed=seed,
-        vocab_size=_vocab_size(name, config),
-        positions=_positions(config),
-        pad_token_id=_pad_token_id(config),
+        vocab_size=folders.vocab_size(name, config),
+        positions=folders.positions(config),
+        pad_token_id=folders.pad_token_id(config),
     )
 
 
@@ -361,7 +355,7 @@ def _cached_snapshot(hub_ids: tuple[str, ...]) -> Path | None:
             config = try_to_load_from_cache(hub_id, "config.json")
         except ValueError:  # HFValidationError: not the shape of a Hub id
             continue
-        if isinstance(config, str) and weight_files(Path(config).parent):
+        if isinstance(config, str) and folders.weight_files(Path(config).parent):
             return Path(config).parent
     return None
 
@@ -378,62 +372,3 @@ def _download(hub_id: str) -> Path:
             f"model {hub_id!r} could not be downloaded ({type(error).__name__}: {cause}); "
             "check the name and the network, or use --weights random with a built-in name"
         ) from error
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: one, or the shards that an index names; empty when incomplete."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            shards = sorted({folder / shard for shard in json.loads(index.read_text())["weight_map"].values()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ModelError(
-                f"{index.name} of {str(folder)!r} cannot be read ({error!r}); save the model again"
-            ) from None
-        return shards if all(shard.is_file() for shard in shards) else []
-    single = folder / "model.safetensors"
-    return [single] if single.is_file() else []
-
-
-def _read_config(name: str, folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    except FileNotFoundError:
-        raise ModelError(
-            f"model folder {name!r} has no config.json; give a folder that save_pretrained wrote"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"config.json of {name!r} cannot be read ({error}); save the model again") from None
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelError(f"config.json of {name!r} names no model_type; save the model again with save_pretrained")
-    if "auto_map" in config:
-        raise ModelError(
-            f"model {name!r} wants to run code of its own (auto_map), which is never done; "
-            "use a model whose code transformers has"
-        )
-    return config
-
-
-def _vocab_size(name: str, config: dict[str, Any]) -> int:
-    size = config.get("vocab_size")
-    if not isinstance(size, int) or size < 1:
-        raise ModelError(f"config.json of {name!r} has no vocab_size, so no input ids can be drawn; give a text model")
-    return size
-
-
-def _pad_token_id(config: dict[str, Any]) -> int:
-    """The padding id where it is one of the vocabulary's; some configurations say -1 or null for none."""
-    found = config.get("pad_token_id")
-    return found if isinstance(found, int) and 0 <= found < config["vocab_size"] else 0
-
-
-def _positions(config: dict[str, Any]) -> int | None:
-    found = _first_int(config, ("max_position_embeddings", "n_positions", "n_ctx"))
-    if found is None or config["model_type"] not in POSITIONS_BEHIND_PADDING:
-        return found
-    padding = config.get("pad_token_id")
-    return found - (padding if isinstance(padding, int) else 1) - 1
-
-
-def _first_int(config: dict[str, Any], keys: tuple[str, ...]) -> int | None:
-    return next((config[key] for key in keys if isinstance(config.get(key), int) and config[key] > 0), None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters.sources import ModelError
+from exporters.errors import ModelError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

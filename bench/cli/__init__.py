@@ -74,7 +74,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; the entry point of `bench` and `runtimebench`."""
-    from exporters.sources import ModelError
+    from exporters.errors import ModelError
     from exporters.store import StoreError
 
     signal.signal(signal.SIGTERM, _terminated)

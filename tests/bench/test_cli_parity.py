@@ -19,7 +19,8 @@ from bench.parity.certificate import Certificate
 from bench.parity.check import checked_overrides, tolerances
 from bench.parity.verdict import TOLERANCES
 from bench.spec import Contestant
-from exporters.sources import ModelError, resolve
+from exporters.errors import ModelError
+from exporters.sources import resolve
 
 Parity = Callable[..., tuple[int, str, str]]
 

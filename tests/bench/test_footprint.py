@@ -28,6 +28,7 @@ from bench.report import memory as page
 from bench.report import memory_lines
 from bench.spec import Contestant, Grid, Shape, parse_size
 from exporters import sources
+from exporters.errors import ModelError
 from exporters.sources import KeysAndValues
 from exporters.store import ArtifactStore
 
@@ -326,7 +327,7 @@ def test_a_backend_that_does_not_load_is_an_entry(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_found_before_anything_starts(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises((UserError, sources.ModelError), match=message):
+    with pytest.raises((UserError, ModelError), match=message):
         measure(tmp_path, "null", **options)
     assert not (tmp_path / "m.jsonl").exists()
 

@@ -10,7 +10,7 @@ import torch
 
 import exporters
 from exporters import cached, checkpoint, models, sources
-from exporters.sources import ModelError
+from exporters.errors import ModelError
 from exporters.store import ArtifactStore
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch and transformers warn about themselves

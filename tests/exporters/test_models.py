@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from exporters import checkpoint, models, sources
-from exporters.sources import ARCHITECTURES, ModelError, resolve
+from exporters import checkpoint, folders, models, sources
+from exporters.errors import ModelError
+from exporters.sources import ARCHITECTURES, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +109,7 @@ def test_incomplete_shards_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no weight file"):
         resolve(folder)
     (Path(folder) / "model-2.safetensors").write_bytes(b"weights")
-    assert len(sources.weight_files(Path(folder))) == 2
+    assert len(folders.weight_files(Path(folder))) == 2
 
 
 @pytest.mark.parametrize("index", ["{", "[]", '{"weight_map": 3}', "{}"])

@@ -15,8 +15,8 @@ from backends.torchscript import TorchScript
 from bench.inputs import InputPlan
 from bench.parity import generation, judging, verdict
 from exporters import checkpoint, modules, onnx, pickled, sources, torchscript
+from exporters.errors import ModelError
 from exporters.module_source import ModuleSource
-from exporters.sources import ModelError
 from exporters.store import Artifact, ArtifactStore
 
 CASES = Path(__file__).with_name("own_cases.py")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters.sources import ModelError
+from exporters.errors import ModelError
 from exporters.tokenizer import encode, find
 
 VOCABULARY = 30522

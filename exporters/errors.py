@@ -1,0 +1,7 @@
+"""What the exporters raise, beside the store's own."""
+
+from __future__ import annotations
+
+
+class ModelError(ValueError):
+    """The user's model cannot be had as asked; the message names the value, the cause and the remedy."""

@@ -1,0 +1,78 @@
+"""A saved model's folder: its configuration and its weight files, read with care. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from exporters.errors import ModelError
+
+#: Model types of transformers whose first position stands behind the padding index (1 unless configured).
+POSITIONS_BEHIND_PADDING = (
+    "camembert", "data2vec-text", "ibert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+    "xmod",
+)  # fmt: skip
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder: one, or the shards that an index names; empty when incomplete."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = sorted({folder / shard for shard in json.loads(index.read_text())["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(
+                f"{index.name} of {str(folder)!r} cannot be read ({error!r}); save the model again"
+            ) from None
+        return shards if all(shard.is_file() for shard in shards) else []
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else []
+
+
+def read_config(name: str, folder: Path) -> dict[str, Any]:
+    """The config.json of model `name`; raises ModelError where there is none that can be used."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise ModelError(
+            f"model folder {name!r} has no config.json; give a folder that save_pretrained wrote"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"config.json of {name!r} cannot be read ({error}); save the model again") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(f"config.json of {name!r} names no model_type; save the model again with save_pretrained")
+    if "auto_map" in config:
+        raise ModelError(
+            f"model {name!r} wants to run code of its own (auto_map), which is never done; "
+            "use a model whose code transformers has"
+        )
+    return config
+
+
+def vocab_size(name: str, config: dict[str, Any]) -> int:
+    """Number of ids that a configuration has; raises ModelError for a model that takes none."""
+    size = config.get("vocab_size")
+    if not isinstance(size, int) or size < 1:
+        raise ModelError(f"config.json of {name!r} has no vocab_size, so no input ids can be drawn; give a text model")
+    return size
+
+
+def pad_token_id(config: dict[str, Any]) -> int:
+    """The padding id where it is one of the vocabulary's; some configurations say -1 or null for none."""
+    found = config.get("pad_token_id")
+    return found if isinstance(found, int) and 0 <= found < config["vocab_size"] else 0
+
+
+def positions(config: dict[str, Any]) -> int | None:
+    """Longest sequence in tokens that a configuration has positions for; None where it names no end."""
+    found = first_int(config, ("max_position_embeddings", "n_positions", "n_ctx"))
+    if found is None or config["model_type"] not in POSITIONS_BEHIND_PADDING:
+        return found
+    padding = config.get("pad_token_id")
+    return found - (padding if isinstance(padding, int) else 1) - 1
+
+
+def first_int(config: dict[str, Any], keys: tuple[str, ...]) -> int | None:
+    """The first of a configuration's `keys` that holds a count; None without one."""
+    return next((config[key] for key in keys if isinstance(config.get(key), int) and config[key] > 0), None)
