@@ -81,10 +81,8 @@ def _of_slo(candidate: Candidate, slo: Slo) -> list[Failure]:
     if not workload.are_single_calls(records):
         return [Failure(name, f"{name} unknown: calls under a millisecond were timed several at once")]
     if has < needed:
-        told = f"about {duration(found)}, " if over > 0 else ""
-        return [
-            Failure(name, f"{name} {told}not known: {has} calls where {needed} are needed; more --max-seconds-per-cell")
-        ]
+        told = f"{name} not known (about {duration(found)}): {has} calls where {needed} are needed"
+        return [Failure(name, f"{told}; more --max-seconds-per-cell")]
     if over > 0:
         return [Failure(name, f"{name} {duration(found)}: {over:.0%} above {duration(slo.limit_ns)}")]
     return []

@@ -181,7 +181,8 @@ def runs_of(choice: Choice) -> list[Run]:
 
 
 def _names(candidates: Sequence[Candidate | None]) -> str:
-    return " and ".join(candidate.label for candidate in candidates if candidate is not None)
+    labels = [candidate.label for candidate in candidates if candidate is not None]
+    return " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
 
 
 def _some(words: Sequence[str]) -> str:
