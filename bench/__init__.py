@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from bench.choice.api import choose
     from bench.choice.choice import Choice
     from bench.choice.traffic import Traffic
+    from bench.bundle.api import Bundle, deploy
+    from bench.bundle.verify import BundleVerification, verify_bundle
     from bench.corpora.api import measure_corpus
     from bench.corpora.records import CorpusRecord, CorpusRun
     from bench.corpora.runfile import read_corpus_run
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "BenchError",
+    "Bundle",
+    "BundleVerification",
     "Certificate",
     "Choice",
     "CorpusRecord",
@@ -48,6 +52,7 @@ __all__ = [
     "check_parity",
     "choose",
     "compare",
+    "deploy",
     "generate",
     "judge_study",
     "measure_corpus",
@@ -56,6 +61,7 @@ __all__ = [
     "read_run",
     "resume",
     "verify",
+    "verify_bundle",
 ]
 
 _HOMES = {
@@ -64,6 +70,10 @@ _HOMES = {
     "choose": "bench.choice.api",
     "Choice": "bench.choice.choice",
     "Traffic": "bench.choice.traffic",
+    "Bundle": "bench.bundle.api",
+    "deploy": "bench.bundle.api",
+    "BundleVerification": "bench.bundle.verify",
+    "verify_bundle": "bench.bundle.verify",
     "GenerationRun": "bench.generation.records",
     "generate": "bench.generation.api",
     "CorpusRecord": "bench.corpora.records",

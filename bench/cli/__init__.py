@@ -1,8 +1,8 @@
 """The command line: one file a command. Errors become one line here, and exit codes are set here alone.
 
 Exit codes: 0 every measured cell is equivalent or better; 1 anything else; 2 the user's mistake;
-3 some backend is broken; 4 a run is slower than an earlier one, or has lost cells of it; 5 no
-runtime keeps what was asked; 130 stopped by Ctrl-C.
+3 some backend is broken, or a bundle is not what was deployed; 4 a run is slower than an earlier one, or has lost
+cells of it, or a bundle is slower than its envelope; 5 no runtime keeps what was asked; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bench.cli import (
     choose,
     compare,
     corpus,
+    deploy,
     diff,
     doctor,
     generate,
@@ -48,6 +49,7 @@ app.command("corpus")(corpus.command)
 app.command("choose")(choose.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
+app.command("deploy")(deploy.command)
 app.command("memory")(memory.command)
 app.command("report")(report.command)
 app.command("diff")(diff.command)

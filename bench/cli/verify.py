@@ -1,20 +1,43 @@
-"""`bench verify`: does a certificate belong to an artifact, and does its check still come out?"""
+"""`bench verify`: does a bundle still hold; or does a certificate belong to an artifact, and its check come out?"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bench.cli.options import Quiet, Timeout
 from bench.cli.streams import tell
+from bench.errors import UserError
 
 
 def command(
-    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="File that bench parity --output wrote.")],
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Artifact's folder, or a file in it.")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TARGET",
+            help="Bundle's folder, of bench deploy; or with ARTIFACT the file of bench parity --output.",
+        ),
+    ],
+    artifact: Annotated[
+        Path | None,
+        typer.Argument(metavar="[ARTIFACT]", help="Artifact's folder, or a file in it.", show_default=False),
+    ] = None,
+    envelope: Annotated[
+        str | None,
+        typer.Option(
+            help="A bundle's times: auto (held on the run's machine, told elsewhere), strict (held anywhere), "
+            "off (not measured). [default: auto]"
+        ),
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="Share by which a bundle's median may exceed the envelope's. [default: 20%]")
+    ] = None,
+    manifest_sha256: Annotated[
+        str | None, typer.Option("--manifest-sha256", help="SHA-256 that bench deploy printed of the manifest.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Where the model lies now, if it is a folder that has moved.")
     ] = None,
@@ -23,24 +46,32 @@ def command(
     threads: Annotated[int | None, typer.Option(help="Threads. [default: the certificate's]")] = None,
     timeout: Timeout = 900.0,
     format: Annotated[str, typer.Option(help="table, json or markdown.")] = "table",
-    artifacts: Annotated[Path, typer.Option(help="Folder for the model and references.")] = Path("artifacts"),
+    artifacts: Annotated[
+        Path | None, typer.Option(help="Folder for the model and references. [default: artifacts]")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Say whether a certificate belongs to an artifact, and repeat its check; 0 only when both are so."""
+    """Prove a bundle again: files, parity, times. Or a certificate: does it belong to an artifact, and still hold?"""
+    of_bundles = {"--envelope": envelope, "--threshold": threshold, "--manifest-sha256": manifest_sha256}
+    if artifact is None:
+        of_certificates = {"--model": model, "--tokenizer": tokenizer, "--device": device, "--threads": threads}
+        _check_none(of_certificates | {"--artifacts": artifacts}, "a certificate and an artifact", "bundle")
+        raise typer.Exit(_verify_bundle(target, envelope, threshold, manifest_sha256, timeout, format, quiet))
+    _check_none(of_bundles, "a bundle", "certificate and its artifact")
     from bench.parity.verify import verify
     from bench.report import check_format, parity
 
     check_format(format, parity.FORMATS)
     try:
         found = verify(
-            certificate,
+            target,
             artifact,
             model=model,
             text_tokenizer=tokenizer,
             device=device,
             threads=threads,
             timeout=timeout,
-            artifacts=artifacts,
+            artifacts=artifacts or Path("artifacts"),
             say=(lambda line: None) if quiet else tell,
         )
     except KeyboardInterrupt:
@@ -53,3 +84,43 @@ def command(
         for line in found.lines:
             tell(line)
     raise typer.Exit(found.exit_code)
+
+
+def _check_none(options: dict[str, Any], whose: str, given: str) -> None:
+    """Raise UserError where an option of the other way to verify was given."""
+    if wrong := [name for name, value in options.items() if value is not None]:
+        raise UserError(f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} for {whose}; a {given} takes none")
+
+
+def _verify_bundle(
+    folder: Path,
+    envelope: str | None,
+    threshold: str | None,
+    manifest_sha256: str | None,
+    timeout: float,
+    format: str,
+    quiet: bool,
+) -> int:
+    """Prove a bundle again and print what came out; returns the exit code."""
+    from bench.bundle.envelope import THRESHOLD
+    from bench.bundle.verify import verify_bundle
+    from bench.report import bundle, check_format
+    from bench.spec import parse_share
+
+    check_format(format, bundle.FORMATS)
+    if folder.is_file():
+        raise UserError(f"{str(folder)!r} is a file; give a bundle's folder, or the artifact beside a certificate")
+    try:
+        found = verify_bundle(
+            folder,
+            envelope=envelope or "auto",
+            threshold=THRESHOLD if threshold is None else parse_share(threshold, "--threshold"),
+            manifest_sha256=manifest_sha256,
+            timeout=timeout,
+            say=(lambda line: None) if quiet else tell,
+        )
+    except KeyboardInterrupt:
+        tell("bench: stopped; nothing was verified")
+        return 130
+    print(bundle.render(found, format), end="")
+    return found.exit_code

@@ -1,0 +1,143 @@
+"""The runtimes that a bundle can carry: what each needs to run alone, and why the others cannot be carried."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import backends
+from bench import __version__
+from bench.bundle.selection import plain
+from bench.errors import UserError
+from bench.spec import MODULE, Contestant, Grid
+
+#: Template of run.py by backend.
+TEMPLATES = {
+    "onnx": "onnx.template",
+    "torchscript": "torchscript.template",
+    "eager": "checkpoint.template",
+    "compile": "checkpoint.template",
+}
+#: Distributions that run.py imports, by backend; onnxruntime goes by another name on CUDA.
+DISTRIBUTIONS = {
+    "onnx": ("onnxruntime", "numpy"),
+    "torchscript": ("torch", "numpy"),
+    "eager": ("torch", "transformers", "safetensors", "numpy"),
+    "compile": ("torch", "transformers", "safetensors", "numpy"),
+}
+TITLES = {
+    "onnx": "ONNX Runtime",
+    "torchscript": "TorchScript",
+    "eager": "PyTorch",
+    "compile": "torch.compile",
+}
+#: Libraries of NVIDIA's that onnxruntime-gpu loads, where the run's environment had them as packages.
+CUDA_LIBRARIES = re.compile(r"nvidia-(cublas|cuda-nvrtc|cuda-runtime|cudnn|cufft|curand|nvjitlink)(-cu\d+)?")
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+#: Shapes that torch.compile may hold in a bundle's process before it refuses another.
+MOST_COMPILED_SHAPES = 64
+
+
+def check(contestant: Contestant, grid: Grid) -> None:
+    """Raise UserError where no bundle can carry `contestant`, with what to choose in its place."""
+    label, backend = contestant.label, contestant.backend
+    if backend not in TEMPLATES:
+        raise UserError(
+            f"{label} is a backend of another package, whose code a bundle does not carry; "
+            f"--choose one of {', '.join(TEMPLATES)}"
+        )
+    if backend in ("eager", "compile") and grid.weights == MODULE:
+        raise UserError(
+            f"{label} runs the code in {grid.model!r}, which a bundle does not carry; "
+            "--choose onnx or torchscript, which need none of it"
+        )
+    if contestant.variant == "grad":
+        raise UserError(f"{label} shows what autograd costs and is not for serving; --choose eager")
+    if backend == "onnx" and contestant.precision == "bf16":
+        raise UserError(f"{label} bf16 cannot be bundled: NumPy has no bf16; --choose fp16, or torchscript/bf16")
+
+
+def requirements(contestant: Contestant, device: str, versions: Mapping[str, str]) -> dict[str, str]:
+    """Distribution -> exact version of what run.py imports; raises UserError where the run does not tell one."""
+    found = {}
+    for name in DISTRIBUTIONS[contestant.backend]:
+        on_device = "onnxruntime-gpu" if (name, device) == ("onnxruntime", "cuda") else name
+        if not (version := versions.get(on_device) or versions.get(name)):
+            raise UserError(f"the run does not tell the version of {on_device}; measure again with this bench")
+        found[on_device] = version
+    if "onnxruntime-gpu" in found:
+        found |= {name: version for name, version in versions.items() if CUDA_LIBRARIES.fullmatch(name)}
+    return found
+
+
+def requirements_text(pins: Mapping[str, str], python: str) -> str:
+    """requirements.txt; a local version, which no public index has, is a remark beside the public one."""
+    lines = [f"# What run.py imports, as it was measured under Python {python}."]
+    for name, version in pins.items():
+        public, plus, _ = version.partition("+")
+        lines.append(f"{name}=={public}" + (f"  # measured as {version}" if plus else ""))
+    return "\n".join(lines) + "\n"
+
+
+def run_text(
+    contestant: Contestant, grid: Grid, metadata: Mapping[str, Any], inputs: Sequence[str], artifact_folder: str
+) -> str:
+    """run.py for an artifact with the exporter's `metadata`, which lies in `artifact_folder` of the bundle."""
+    device, options = grid.device, _options(contestant)
+    values = {
+        "title": f"{plain(grid.model)} ({contestant.precision}) on {TITLES[contestant.backend]}, {device}",
+        "version": __version__,
+        "folder": artifact_folder,
+        "threads": grid.threads,
+        "device": device,
+        "inputs": _listed(inputs),
+        "outputs": _listed(metadata["outputs"]),
+        "example": ", ".join(f'"{name}": {name}' for name in inputs),
+        "provider": "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider",
+        "providers": _providers(device),
+        "preload": "    ort.preload_dlls()\n" if device == "cuda" else "",
+        "class_name": metadata.get("class", ""),
+        "dtype": DTYPES[contestant.precision],
+        "settings": _settings(contestant, options),
+        "compiled": _compiled(contestant, options),
+    }
+    template = string.Template((resources.files(__package__) / "templates" / TEMPLATES[contestant.backend]).read_text())
+    return template.substitute(values)
+
+
+def _options(contestant: Contestant) -> Mapping[str, Any]:
+    return backends.load_class(contestant.backend).variants[contestant.variant]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as a Python list, in double quotes as ruff wants them."""
+    return "[" + ", ".join('"' + repr(name)[1:-1].replace('"', '\\"') + '"' for name in names) + "]"
+
+
+def _providers(device: str) -> str:
+    if device == "cpu":
+        return '["CPUExecutionProvider"]'
+    return '[("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"}), "CPUExecutionProvider"]'
+
+
+def _settings(contestant: Contestant, options: Mapping[str, Any]) -> str:
+    """Statements by which torch.compile is set as it was measured; nothing for other backends."""
+    if contestant.backend != "compile":
+        return ""
+    lines = [
+        "    torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it would run as plain eager",
+        f"    torch._dynamo.config.recompile_limit = {MOST_COMPILED_SHAPES}  # each shape is compiled: pad to few",
+    ]
+    lines += ["    torch._inductor.config.freezing = True"] if options.get("freezing") else []
+    return "\n".join(lines) + "\n"
+
+
+def _compiled(contestant: Contestant, options: Mapping[str, Any]) -> str:
+    """What `load` returns of the module."""
+    if contestant.backend != "compile":
+        return "model"
+    mode = f', mode="{options["mode"]}"' if options.get("mode") else ""
+    return f"torch.compile(model, dynamic=False{mode})"

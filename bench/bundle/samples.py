@@ -1,0 +1,115 @@
+"""The inputs with reference outputs that a bundle carries: few shapes, every kind of mask, whole outputs."""
+
+from __future__ import annotations
+
+import ast
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import IO, Any
+
+from bench.inputs import JUDGED_ELEMENTS, MASKS, OWN
+from bench.introduction import notes_on
+from bench.parity.matrix import Matrix
+from bench.spec import Shape
+from exporters.module_source import ModuleSource
+from exporters.sources import MODULE, ModelSource
+
+FOLDER = "samples"
+#: One sequence, and two of a length that is no multiple of anything.
+SHAPES = (Shape(1, 16), Shape(2, 37))
+#: Of a model with wide outputs, whose logits at a token are as many as its vocabulary; still 32 tokens in one case.
+WIDE_SHAPES = (Shape(1, 8), Shape(2, 16))
+WIDE_MASKS = ("full", "left")
+#: Beyond so many bytes of reference and eager outputs the shapes for wide outputs are taken.
+MOST_BYTES = 32 * 2**20
+#: float64 of the reference and float32 of eager.
+BYTES_PER_UNIT = 12
+#: What of the user's own module decides its inputs and outputs; the rest is its place and its code.
+TRAITS = (
+    "inputs", "outputs", "makes_inputs", "whole_outputs", "output_width", "keeps_keys_and_values",
+    "cache_elements_per_token", "parameters", "task", "vocab_size", "positions", "pad_token_id",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Samples:
+    """On which inputs a bundle proves itself."""
+
+    shapes: tuple[Shape, ...]
+    ids: tuple[str, ...]
+    masks: tuple[str, ...]
+
+    def matrix(self, tokenizer: Path | None = None) -> Matrix:
+        """As the judge takes it."""
+        return Matrix(ids=self.ids, masks=self.masks, tokenizer=tokenizer)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Samples:
+        """The samples that a manifest tells of."""
+        shapes = tuple(Shape(**shape) for shape in data["shapes"])
+        return cls(shapes, tuple(data["ids"]), tuple(data["masks"]))
+
+
+def samples_of(source: ModelSource, tokenizer: Path | None) -> Samples:
+    """The samples of a model: text where it has a tokenizer, its own inputs where it makes them."""
+    kinds = (OWN,) if source.makes_inputs else ("random", "text" if tokenizer else "zipf")
+    found = Samples(SHAPES, kinds, ("full",) if notes_on(source) else MASKS)
+    tokens = sum(shape.batch * shape.length for shape in SHAPES) * len(kinds) * len(found.masks)
+    longest = source.positions or max(shape.length for shape in SHAPES)
+    if tokens * source.output_width * BYTES_PER_UNIT > MOST_BYTES:
+        masks = tuple(mask for mask in WIDE_MASKS if mask in found.masks)
+        found = Samples(WIDE_SHAPES, kinds[-1:], masks)
+        # Beyond this the judge would take some positions alone, and run.py compares whole outputs.
+        longest = min(longest, max(2, JUDGED_ELEMENTS // (source.output_width * max(s.batch for s in WIDE_SHAPES))))
+    shapes = (Shape(shape.batch, min(shape.length, longest)) for shape in found.shapes)
+    return replace(found, shapes=tuple(dict.fromkeys(shapes)))
+
+
+def folder_of(shape: Shape, whose: str) -> str:
+    """Where in a bundle the outputs of "reference" or "eager" lie, with the inputs."""
+    return f"{FOLDER}/{shape.batch}x{shape.length}/{whose}"
+
+
+def timed_folder(shape: Shape) -> str:
+    """Where in a bundle the inputs lie that a shape is timed on, of a model that makes them itself."""
+    return f"{FOLDER}/timed-{shape.batch}x{shape.length}"
+
+
+def source_to_json(source: ModelSource) -> dict[str, Any]:
+    """What decides a model's inputs and outputs, without its place on this machine."""
+    plain = {field.name: getattr(source, field.name) for field in fields(ModelSource) if field.name != "folder"}
+    if isinstance(source, ModuleSource):
+        plain["traits"] = {name: source.traits[name] for name in TRAITS}
+    return plain
+
+
+def source_from_json(data: Mapping[str, Any]) -> ModelSource:
+    """The source that `source_to_json` wrote; it can make inputs, and no model."""
+    plain = {**data, "folder": None}
+    return ModuleSource(**plain) if data["weights"] == MODULE else ModelSource(**plain)
+
+
+def tensors_in(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> element type (`int64`) and shape of each array in an .npz file, from the headers alone.
+
+    NumPy's format 1.0 and 2.0 (numpy.lib.format); the parent process does not import NumPy.
+    """
+    with zipfile.ZipFile(path) as archive:
+        found = {}
+        for name in archive.namelist():
+            with archive.open(name) as member:
+                found[name.removesuffix(".npy")] = _header(member)
+    return found
+
+
+_KINDS = {"f": "float", "i": "int", "u": "uint", "b": "bool"}
+
+
+def _header(member: IO[bytes]) -> tuple[str, tuple[int, ...]]:
+    start = member.read(8)
+    size = int.from_bytes(member.read(2 if start[6] == 1 else 4), "little")
+    header = ast.literal_eval(member.read(size).decode("latin1"))
+    kind, width = header["descr"][1], int(header["descr"][2:])
+    return ("bool" if kind == "b" else f"{_KINDS[kind]}{8 * width}"), tuple(header["shape"])

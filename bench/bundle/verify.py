@@ -1,0 +1,212 @@
+"""`verify_bundle`: is a bundle still what was deployed, the same model, and as fast? Needs nothing but the bundle."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.bundle import envelope as envelopes
+from bench.bundle import manifest as manifests
+from bench.bundle.envelope import THRESHOLD, Envelope, Kept, held
+from bench.bundle.manifest import CERTIFICATE, Manifest
+from bench.bundle.samples import folder_of, source_from_json, timed_folder
+from bench.errors import BenchError, UserError
+from bench.parity.certificate import Certificate, Judgement
+from bench.parity.certificate import read as read_certificate
+from bench.parity.examination import Examination
+from bench.parity.judging import inputs_file
+from bench.parity.verdict import OUTCOMES
+from bench.passes import Passes
+from bench.preparation import Preparation
+from bench.records import Record, Run
+from bench.references import REFERENCE_PRECISION, YARDSTICKS, Say
+from bench.spec import Grid, check_timeout, nearest
+from exporters.store import Artifact, ArtifactStore
+
+#: What is asked of the envelope: to be kept on the run's machine and told elsewhere; to be kept; nothing.
+ENVELOPES = ("auto", "strict", "off")
+HOLDS, UNDONE, NOT_THE_SAME, SLOWER = 0, 1, 3, 4
+
+
+@dataclass
+class BundleVerification:
+    """What came out when a bundle was proven again."""
+
+    folder: str
+    faults: list[str] = field(default_factory=list)
+    """Files that are altered, missing or extra; with any of them nothing of the bundle was run."""
+    judgement: Judgement | None = None
+    """Parity on the samples, as found now; None where nothing was run."""
+    stated: str = ""
+    """The certificate's verdict."""
+    kept: list[Kept] = field(default_factory=list)
+    threshold: float = THRESHOLD
+    counts_time: bool = False
+    """True where a promise that is not kept makes the verification fail."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_worse(self) -> bool:
+        """True where parity is worse than the certificate says, or broken."""
+        if self.judgement is None or self.judgement.verdict == "unjudged":
+            return False
+        return self.judgement.verdict == "broken" or _rank(self.judgement.verdict) > _rank(self.stated)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all holds; 3 a file or parity is not what was deployed; 4 slower; 1 something could not be decided."""
+        if self.faults or self.is_worse:
+            return NOT_THE_SAME
+        if self.judgement is None or self.judgement.verdict == "unjudged":
+            return UNDONE
+        verdicts = {kept.verdict for kept in self.kept} if self.counts_time else set()
+        if "slower" in verdicts:
+            return SLOWER
+        return HOLDS if verdicts <= {"within"} else UNDONE
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {**asdict(self), "exit_code": self.exit_code}
+
+
+def verify_bundle(
+    folder: str | Path,
+    *,
+    envelope: str = "auto",
+    threshold: float = THRESHOLD,
+    manifest_sha256: str | None = None,
+    timeout: float = 900.0,
+    say: Say = lambda line: None,
+) -> BundleVerification:
+    """Check every file of the bundle in `folder`, then parity on its samples, then the time of each promised shape.
+
+    A median may exceed the promised one by the share `threshold`. With `envelope` "auto" that counts on the machine
+    of the run and is a note on another; "strict" makes it count anywhere, "off" measures nothing. Raises UserError
+    where there is no bundle.
+    """
+    check_timeout(timeout)
+    if envelope not in ENVELOPES:
+        raise UserError(f"unknown --envelope {envelope!r}{nearest(envelope, ENVELOPES)}; use {', '.join(ENVELOPES)}")
+    if not 0 < threshold < 100:
+        raise UserError(f"--threshold {threshold:g} is not above 0 and below 100; use e.g. 20%")
+    place = Path(folder)
+    found = BundleVerification(str(folder), threshold=threshold)
+    manifest, found.faults = manifests.read(place, manifest_sha256)
+    if manifest is None or found.faults:
+        return found
+    try:
+        certificate, envelope_found = _papers(place, manifest)
+    except (UserError, KeyError, TypeError, ValueError, StopIteration) as error:
+        found.faults = [f"altered: certificate or envelope do not fit the manifest ({error})"]
+        return found
+    say(f"every file is as deployed ({len(manifest.files)} files)")
+    others = machine.same_machine(dict(manifest.fingerprint), machine.fingerprint())
+    found.counts_time = envelope == "strict" or (envelope == "auto" and not others)
+    found.notes = _notes(manifest, others, envelope)
+    with tempfile.TemporaryDirectory(prefix="bench-verify-") as root:
+        opened = Opened(place, manifest, certificate, ArtifactStore(Path(root)), timeout, say)
+        found.stated = certificate.judgements[0].verdict
+        found.judgement = opened.judgement()
+        say(f"parity: {found.judgement.verdict} (certified {found.stated}): {found.judgement.reason}")
+        if envelope != "off" and not found.is_worse and found.judgement.verdict != "unjudged":
+            records = opened.measured(envelope_found)
+            found.kept = [
+                held(promise, next((r for r in records if r.shape == promise.shape), None), threshold)
+                for promise in envelope_found.promises
+            ]
+    return found
+
+
+def _papers(place: Path, manifest: Manifest) -> tuple[Certificate, Envelope]:
+    """Certificate and envelope of a bundle whose files are sound; raises where they are of something else."""
+    certificate = read_certificate(place / CERTIFICATE)
+    (judgement,) = certificate.judgements
+    if judgement.artifact["checksum"] != manifest.artifact["checksum"] or judgement.contestant != manifest.contestant:
+        raise ValueError("the certificate is of another artifact")
+    for name, checksum in judgement.artifact["files"].items():
+        if manifest.files[f"{manifest.artifact_folder}/{name}"]["sha256"] != checksum:
+            raise ValueError(f"{name} is not the one that was certified")
+    found = envelopes.read(place / envelopes.FILE)
+    if not found.promises:
+        raise ValueError("the envelope promises nothing")
+    return certificate, found
+
+
+def _notes(manifest: Manifest, others: Sequence[str], envelope: str) -> list[str]:
+    found = []
+    if others:
+        meaning = "its times are told and not held" if envelope == "auto" else "its times are held all the same"
+        meaning = "" if envelope == "off" else f": {meaning}"
+        found.append(f"another machine than the run's ({', '.join(others)} differ){meaning}")
+    if envelope == "off":
+        found.append("times were not measured (--envelope off)")
+    versions = machine.versions()
+    changed = [
+        f"{name} {pinned} → {versions.get(name, 'missing')}"
+        for name, pinned in manifest.requirements.items()
+        if versions.get(name) != pinned
+    ]
+    if changed:
+        found.append(f"other versions than requirements.txt: {', '.join(changed)}")
+    return found
+
+
+class Opened:
+    """A bundle whose files are sound, as the judge and the driver take what they need from a store."""
+
+    def __init__(
+        self, place: Path, manifest: Manifest, certificate: Certificate, store: ArtifactStore, timeout: float, say: Say
+    ) -> None:
+        self.place, self.manifest, self.certificate = place.resolve(), manifest, certificate
+        self.store, self.timeout, self.say = store, timeout, say
+        self.source = source_from_json(manifest.source)
+        artifact = store.read(self.place / manifest.artifact_folder)
+        if artifact is None:
+            raise BenchError(f"the artifact of {place.name!r} has no readable manifest; deploy it again")
+        self.artifact: Artifact = artifact
+
+    def _grid(self, **changes: Any) -> Grid:
+        threads = min(self.manifest.threads, machine.usable_cpus())
+        return replace(self.certificate.grid, device=self.manifest.device, threads=threads, **changes)
+
+    def _prepared(self, grid: Grid, has_samples: bool) -> Preparation:
+        matrix = self.manifest.samples.matrix() if has_samples else None
+        prepared = Preparation(grid, self.source, self.store, self.timeout, self.say, matrix)
+        prepared.artifacts[self.manifest.contestant] = self.artifact
+        return prepared
+
+    def judgement(self) -> Judgement:
+        """Parity of the bundle's artifact on the bundle's samples."""
+        contestant = self.manifest.contestant
+        prepared = self._prepared(self._grid(shapes=self.manifest.samples.shapes), has_samples=True)
+        yardstick = YARDSTICKS.get(contestant.precision, contestant.precision)
+        for shape in prepared.grid.shapes:
+            for precision, whose in ((REFERENCE_PRECISION, "reference"), (yardstick, "eager")):
+                stored = self.store.read(self.place / folder_of(shape, whose))
+                prepared.judged_by.found[precision, shape] = stored or f"{folder_of(shape, whose)} is unreadable"
+        tolerance = self.certificate.tolerances[contestant.precision]
+        return Examination(prepared, contestant, tolerance, self.artifact).judgement()
+
+    def measured(self, envelope: Envelope) -> list[Record]:
+        """A record of every promised shape, timed as the run timed it."""
+        shapes = tuple(promise.shape for promise in envelope.promises)
+        prepared = self._prepared(self._grid(shapes=shapes, boundary=envelope.boundary), has_samples=False)
+        for shape in shapes if self.source.makes_inputs else ():
+            folder = self.place / timed_folder(shape)
+            is_there = inputs_file(folder, "timed").is_file()
+            stored = replace(self.artifact, path=folder) if is_there else f"{timed_folder(shape)} has none"
+            prepared.judged_by.found[REFERENCE_PRECISION, shape] = stored
+        plan = replace(envelope.plan, timeout_seconds=self.timeout)
+        run = Run(prepared.grid, plan, {}, self.manifest.origin, self.manifest.checkpoint, "", "")
+        passes = Passes(run, prepared, lambda line: None, self.say)
+        passes.measure(lambda: None, lambda records: None)
+        return run.records
+
+
+def _rank(verdict: str) -> int:
+    """How bad a verdict is; whether rounding errors are eager's bit for bit is the machine's doing."""
+    return max(OUTCOMES.index("equivalent"), OUTCOMES.index(verdict))
