@@ -52,7 +52,7 @@ class Bundle:
         samples = sum(int(entry["bytes"]) for name, entry in made.files.items() if name.startswith("samples/"))
         found = [f"{made.model} on {made.label}, {made.device}: {made.verdict}", *made.chosen]
         size = f"{len(made.files) + 1} files, {self.bytes / 2**20:.1f} MiB, of which samples {samples / 2**20:.1f}"
-        found += [f"written to {self.folder}: {size}", f"manifest SHA-256 {self.manifest_sha256}"]
+        found += [f"written to {self.folder}: {size}", f"manifest SHA256 {self.manifest_sha256}"]
         if made.model_repository:
             found.append(f"serve it: tritonserver --model-repository={self.folder}/{made.model_repository}")
         return [*found, f"run it: python {self.folder}/run.py", f"prove it: bench verify {self.folder}"]

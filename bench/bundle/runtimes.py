@@ -95,12 +95,13 @@ def run_text(
         "device": device,
         "inputs": _listed(inputs),
         "outputs": _listed(metadata["outputs"]),
-        "example": ", ".join(f'"{name}": {name}' for name in inputs),
+        "example": "{" + (f'"{inputs[0]}": array, …' if len(inputs) > 1 else f'"{inputs[0]}": array') + "}",
         "provider": "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider",
         "providers": _providers(device),
         "preload": "    ort.preload_dlls()\n" if device == "cuda" else "",
         "class_name": metadata.get("class", ""),
         "dtype": DTYPES[contestant.precision],
+        "imports": _imports(contestant, options),
         "settings": _settings(contestant, options),
         "compiled": _compiled(contestant, options),
     }
@@ -121,6 +122,13 @@ def _providers(device: str) -> str:
     if device == "cpu":
         return '["CPUExecutionProvider"]'
     return '[("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"}), "CPUExecutionProvider"]'
+
+
+def _imports(contestant: Contestant, options: Mapping[str, Any]) -> str:
+    """Modules whose settings `_settings` sets; nothing for other backends than torch.compile."""
+    if contestant.backend != "compile":
+        return ""
+    return "import torch._dynamo\n" + ("import torch._inductor.config\n" if options.get("freezing") else "")
 
 
 def _settings(contestant: Contestant, options: Mapping[str, Any]) -> str:
