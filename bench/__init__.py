@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import compare, resume
+    from bench.bundle.api import Bundle, deploy
+    from bench.bundle.verify import BundleVerification, verify_bundle
     from bench.choice.api import choose
     from bench.choice.choice import Choice
     from bench.choice.traffic import Traffic
-    from bench.bundle.api import Bundle, deploy
-    from bench.bundle.verify import BundleVerification, verify_bundle
     from bench.corpora.api import measure_corpus
     from bench.corpora.records import CorpusRecord, CorpusRun
     from bench.corpora.runfile import read_corpus_run

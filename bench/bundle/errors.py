@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.choice.choice import NOTHING_QUALIFIES_EXIT_CODE
 from bench.errors import BenchError
 
 
@@ -14,4 +15,4 @@ class NotTheSameModelError(BenchError):
 class NothingQualifiesError(BenchError):
     """`choose` found no runtime that keeps the constraints."""
 
-    exit_code = 5
+    exit_code = NOTHING_QUALIFIES_EXIT_CODE

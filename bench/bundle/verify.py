@@ -22,7 +22,7 @@ from bench.parity.judging import inputs_file
 from bench.parity.verdict import OUTCOMES
 from bench.passes import Passes
 from bench.preparation import Preparation
-from bench.records import Record, Run
+from bench.records import Run
 from bench.references import REFERENCE_PRECISION, YARDSTICKS, Say
 from bench.spec import Grid, check_timeout, nearest
 from exporters.store import Artifact, ArtifactStore
@@ -113,11 +113,10 @@ def verify_bundle(
         found.judgement = opened.judgement()
         say(f"parity: {found.judgement.verdict} (certified {found.stated}): {found.judgement.reason}")
         if envelope != "off" and not found.is_worse and found.judgement.verdict != "unjudged":
-            records = opened.measured(envelope_found)
-            found.kept = [
-                held(promise, next((r for r in records if r.shape == promise.shape), None), threshold)
-                for promise in envelope_found.promises
-            ]
+            run = opened.measured(envelope_found)
+            records = {record.shape: record for record in run.records}
+            found.kept = [held(promise, records.get(promise.shape), threshold) for promise in envelope_found.promises]
+            found.notes += dict.fromkeys(line for record in run.records for line in run.taint(record))
     return found
 
 
@@ -191,8 +190,8 @@ class Opened:
         tolerance = self.certificate.tolerances[contestant.precision]
         return Examination(prepared, contestant, tolerance, self.artifact).judgement()
 
-    def measured(self, envelope: Envelope) -> list[Record]:
-        """A record of every promised shape, timed as the run timed it."""
+    def measured(self, envelope: Envelope) -> Run:
+        """Every promised shape, timed as the run timed it."""
         shapes = tuple(promise.shape for promise in envelope.promises)
         prepared = self._prepared(self._grid(shapes=shapes, boundary=envelope.boundary), has_samples=False)
         for shape in shapes if self.source.makes_inputs else ():
@@ -204,7 +203,7 @@ class Opened:
         run = Run(prepared.grid, plan, {}, self.manifest.origin, self.manifest.checkpoint, "", "")
         passes = Passes(run, prepared, lambda line: None, self.say)
         passes.measure(lambda: None, lambda records: None)
-        return run.records
+        return run
 
 
 def _rank(verdict: str) -> int:

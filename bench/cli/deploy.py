@@ -30,7 +30,7 @@ def command(
     requests_per_restart: Annotated[
         int | None, typer.Option(help="Requests that pay for starting, as for bench choose.")
     ] = None,
-    price: Annotated[float | None, typer.Option(help="US dollars an hour, as for bench choose.")] = None,
+    price: Annotated[str | None, typer.Option(help="US dollars an hour, as for bench choose.")] = None,
     format: Annotated[
         str, typer.Option(help="folder, or triton: with a model repository of Triton Inference Server.")
     ] = "folder",
@@ -40,6 +40,7 @@ def command(
 ) -> None:
     """Write the runtime to deploy as one folder: artifact, run.py, pins, certificate, samples and latency envelope."""
     from bench.bundle.api import deploy
+    from bench.report import bundle
 
     try:
         made = deploy(
@@ -61,5 +62,4 @@ def command(
     except KeyboardInterrupt:
         tell("bench: stopped; exported models and references are kept, no bundle was written")
         raise typer.Exit(130) from None
-    for line in made.lines:
-        print(line)
+    print(bundle.told(made.lines), end="")

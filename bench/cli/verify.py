@@ -55,9 +55,9 @@ def command(
     of_bundles = {"--envelope": envelope, "--threshold": threshold, "--manifest-sha256": manifest_sha256}
     if artifact is None:
         of_certificates = {"--model": model, "--tokenizer": tokenizer, "--device": device, "--threads": threads}
-        _check_none(of_certificates | {"--artifacts": artifacts}, "a certificate and an artifact", "bundle")
+        _check_none(of_certificates | {"--artifacts": artifacts}, "a certificate with its artifact", "a bundle alone")
         raise typer.Exit(_verify_bundle(target, envelope, threshold, manifest_sha256, timeout, format, quiet))
-    _check_none(of_bundles, "a bundle", "certificate and its artifact")
+    _check_none(of_bundles, "a bundle", "a certificate")
     from bench.parity.verify import verify
     from bench.report import check_format, parity
 
@@ -89,7 +89,7 @@ def command(
 def _check_none(options: dict[str, Any], whose: str, given: str) -> None:
     """Raise UserError where an option of the other way to verify was given."""
     if wrong := [name for name, value in options.items() if value is not None]:
-        raise UserError(f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} for {whose}; a {given} takes none")
+        raise UserError(f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} for {whose}, and {given} takes none")
 
 
 def _verify_bundle(

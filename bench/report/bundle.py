@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Iterable
 
 from bench.bundle.envelope import Kept
 from bench.bundle.verify import BundleVerification
@@ -40,7 +41,17 @@ def render(found: BundleVerification, format: str) -> str:
             )
     lines += [f"note: {note}" for note in found.notes]
     lines.append(ENDINGS[found.exit_code])
-    wrapped = (textwrap.wrap(line, WIDTH, subsequent_indent="  ") if len(line) > WIDTH else [line] for line in lines)
+    return told(lines)
+
+
+def told(lines: Iterable[str]) -> str:
+    """Lines as text of at most 80 columns, as far as no single word is longer."""
+    wrapped = (
+        textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        if len(line) > WIDTH
+        else [line]
+        for line in lines
+    )
     return "\n".join(piece for pieces in wrapped for piece in pieces) + "\n"
 
 
