@@ -56,6 +56,7 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         "import bench",
         "import bench.api, bench.driver, bench.generation.api, bench.report.generation, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
         "import bench.corpora.api, bench.report.corpus, bench.cli.corpus",
+        "import bench.bundle.api, bench.bundle.verify, bench.report.bundle, bench.cli.deploy, bench.cli.verify",
         "import bench.footprint.measure, bench.report.memory, bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choice.api, bench.report.choice, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
@@ -63,7 +64,7 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         "import sys; sys.argv = ['bench', '--help']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['bench', 'list', 'backends']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
-    ids=["package", "roof", "corpus", "diff and doctor", "run", "help", "list"],
+    ids=["package", "roof", "corpus", "bundle", "diff and doctor", "run", "help", "list"],
 )
 def test_the_parent_process_stays_light(root: Path, code: str) -> None:
     report = f"{code}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
@@ -75,9 +76,9 @@ def test_public_names() -> None:
     import bench
 
     assert set(bench.__all__) == {
-        "BenchError", "Certificate", "Choice", "CorpusRecord", "CorpusRun", "GenerationRun", "MemoryRun", "Record", "Run",
-        "Study", "TimingPlan", "Traffic", "UserError", "check_parity", "choose", "compare", "generate", "judge_study", "measure_corpus", "measure_memory",
-        "read_corpus_run", "read_run", "resume", "verify",
+        "BenchError", "Bundle", "BundleVerification", "Certificate", "Choice", "CorpusRecord", "CorpusRun", "GenerationRun", "MemoryRun", "Record", "Run",
+        "Study", "TimingPlan", "Traffic", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_memory",
+        "read_corpus_run", "read_run", "resume", "verify", "verify_bundle",
     }  # fmt: skip
     for name in bench.__all__:
         assert getattr(bench, name) is not None
@@ -124,7 +125,8 @@ def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
         ("generate", 20),
         ("corpus", 20),
         ("parity", 20),
-        ("verify", 8),
+        ("verify", 11),
+        ("deploy", 13),
         ("diff", 3),
         ("doctor", 5),
         ("memory", 15),
@@ -205,7 +207,8 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
     }
     presets = {"seed-bert.toml", "seed-gpt.toml", "seed-gpt2-medium.toml", "study.toml"}
     presets |= {"figures/rtx3090.json", "figures/rtx3090-memory.json"}
-    assert names == expected | {f"bench/presets/{name}" for name in presets}
+    templates = {f"bench/bundle/templates/{name}.template" for name in ("checkpoint", "onnx", "torchscript")}
+    assert names == expected | templates | {f"bench/presets/{name}" for name in presets}
     assert licences
 
 

@@ -95,7 +95,7 @@ def run_text(
         "device": device,
         "inputs": _listed(inputs),
         "outputs": _listed(metadata["outputs"]),
-        "example": "{" + (f'"{inputs[0]}": array, …' if len(inputs) > 1 else f'"{inputs[0]}": array') + "}",
+        "example": f'{{"{plain(inputs[0])}": array{", …" if len(inputs) > 1 else ""}}}',
         "provider": "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider",
         "providers": _providers(device),
         "preload": "    ort.preload_dlls()\n" if device == "cuda" else "",
@@ -103,7 +103,7 @@ def run_text(
         "dtype": DTYPES[contestant.precision],
         "imports": _imports(contestant, options),
         "settings": _settings(contestant, options),
-        "compiled": _compiled(contestant, options),
+        "compiled": _compiled(contestant, options, f'model.to("{device}").eval().requires_grad_(False)'),
     }
     template = string.Template((resources.files(__package__) / "templates" / TEMPLATES[contestant.backend]).read_text())
     return template.substitute(values)
@@ -114,8 +114,8 @@ def _options(contestant: Contestant) -> Mapping[str, Any]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names as a Python list, in double quotes as ruff wants them."""
-    return "[" + ", ".join('"' + repr(name)[1:-1].replace('"', '\\"') + '"' for name in names) + "]"
+    """Names as a Python list, in double quotes where they hold none, as ruff wants them."""
+    return "[" + ", ".join(repr(name) if '"' in name else f'"{repr(name)[1:-1]}"' for name in names) + "]"
 
 
 def _providers(device: str) -> str:
@@ -143,9 +143,9 @@ def _settings(contestant: Contestant, options: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _compiled(contestant: Contestant, options: Mapping[str, Any]) -> str:
-    """What `load` returns of the module."""
+def _compiled(contestant: Contestant, options: Mapping[str, Any], model: str) -> str:
+    """What `load` returns of `model`."""
     if contestant.backend != "compile":
-        return "model"
+        return model
     mode = f', mode="{options["mode"]}"' if options.get("mode") else ""
-    return f"torch.compile(model, dynamic=False{mode})"
+    return f"torch.compile({model}, dynamic=False{mode})"

@@ -1,0 +1,671 @@
+"""`bench deploy` and `bench verify DIR`: what is chosen, what is refused, what a bundle holds, and what proves it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import BenchError, UserError, deploy, machine, verify_bundle
+from bench.bundle import envelope as envelopes
+from bench.bundle import making, runtimes, selection
+from bench.bundle import verify as verify_module
+from bench.bundle.api import Bundle
+from bench.bundle.envelope import Envelope, envelope_of, held
+from bench.bundle.errors import NothingQualifiesError, NotTheSameModelError
+from bench.bundle.manifest import CERTIFICATE, FILE, Manifest, checksums
+from bench.bundle.manifest import read as read_manifest
+from bench.bundle.samples import MOST_BYTES, SHAPES, WIDE_SHAPES, samples_of, tensors_in
+from bench.bundle.selection import Constraints, check_parity_of, plain, select
+from bench.bundle.verify import BundleVerification
+from bench.channel import WorkerError
+from bench.parity.certificate import Judgement
+from bench.parity.certificate import read as read_certificate
+from bench.parity.verify import verify
+from bench.records import Run
+from bench.report import bundle as report
+from bench.spec import Contestant, Shape
+from exporters.sources import resolve
+from exporters.store import MANIFEST
+from tests.bench.bundle_cases import MS, in_this_process, record, run_of, write
+from tests.in_process import InThisProcess
+
+ONNX, TORCHSCRIPT, EAGER = (Contestant(name, "default", "fp32") for name in ("onnx", "torchscript", "eager"))
+
+
+@pytest.fixture(autouse=True)
+def machine_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fingerprints without the fifth of a second for which the machine is watched."""
+    monkeypatch.setattr(machine, "busy_share", lambda: 0.0)
+
+
+# What is bundled, and what is refused.
+
+
+def test_a_name_is_one_of_the_runs_own() -> None:
+    half = replace(ONNX, precision="fp16")
+    run = run_of(contestants=(EAGER, ONNX, half, replace(EAGER, variant="grad")))
+    assert selection.named(run, "eager") == EAGER
+    assert selection.named(run, "onnx/fp16") == half
+    assert selection.named(run, "eager:grad").variant == "grad"
+    for name, words in {
+        "onnx": "at 2 precisions; write onnx/fp32 or onnx/fp16", "onx/fp32": "did you mean 'onnx/fp32'",
+        "onnx/bf16": "none of this run", "": "it has eager/fp32, onnx/fp32", "eagr": "did you mean 'eager'",
+    }.items():  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            selection.named(run, name)
+
+
+def test_without_a_name_the_choice_decides_and_its_reasons_are_kept() -> None:
+    run = run_of(contestants=(EAGER, ONNX))
+    run.records = [record(EAGER, Shape(1, 16), 9.0), record(ONNX, Shape(1, 16), 3.0)]
+    found = select(run, None, Constraints())
+    assert found.contestant == ONNX
+    assert found.reasons[0].startswith("take onnx: 3.00")
+    assert select(run, None, Constraints(others={"slo": "p50=5ms"})).contestant == ONNX
+
+
+def test_where_nothing_qualifies_nothing_is_bundled() -> None:
+    with pytest.raises(NothingQualifiesError, match="no runtime keeps what is asked") as refused:
+        select(run_of(), None, Constraints(others={"slo": "p50=1ms"}))
+    assert refused.value.exit_code == 5
+
+
+def test_a_name_and_a_constraint_are_not_mixed() -> None:
+    with pytest.raises(UserError, match="--max-memory would decide nothing"):
+        select(run_of(), "onnx", Constraints(others={"max_memory": "2GB"}))
+
+
+@pytest.mark.parametrize("verdict", ["lossy", "broken", "unjudged"])
+def test_one_cell_that_is_not_the_same_model_refuses_it(verdict: str) -> None:
+    run = run_of()
+    run.records[1] = replace(run.records[1], parity={"verdict": verdict, "reason": "RMSE is too large"})
+    with pytest.raises(NotTheSameModelError, match=rf"onnx fp32 is {verdict}.*4×8: RMSE is too large") as refused:
+        select(run, "onnx", Constraints())
+    assert refused.value.exit_code == 3
+    if verdict == "lossy":
+        assert select(run, "onnx", Constraints("lossy")).verdict == "lossy"
+    else:
+        with pytest.raises(NotTheSameModelError):
+            select(run, "onnx", Constraints("lossy"))
+
+
+def test_exact_can_be_asked_for() -> None:
+    with pytest.raises(NotTheSameModelError, match="--min-parity equivalent bundles it all the same"):
+        select(run_of(), "onnx", Constraints("exact"))
+    with pytest.raises(UserError, match="did you mean 'exact'"):
+        select(run_of(), "onnx", Constraints("exat"))
+    check_parity_of("onnx", "exact", "exact", "")
+
+
+def test_what_was_not_measured_is_not_deployed_and_what_partly_was_says_so() -> None:
+    run = run_of()
+    run.records[1] = replace(run.records[1], status="oom", reason="12 GiB were asked for", rounds=[], parity={})
+    found = select(run, "onnx", Constraints())
+    assert [entry.shape for entry in found.records] == [Shape(1, 16)]
+    assert "not promised, as they were not measured: 4×8" in found.reasons
+    run.records[0] = replace(run.records[1], batch=1, length=16)
+    with pytest.raises(UserError, match=r"was not measured \(oom: 12 GiB were asked for\)"):
+        select(run, "onnx", Constraints())
+
+
+def test_what_computes_no_model_is_not_deployed() -> None:
+    null = Contestant("null", "default", "fp32")
+    run = run_of(contestants=(null,))
+    run.records = [replace(entry, judged=False, parity={}) for entry in run.records]
+    with pytest.raises(UserError, match="computes no model"):
+        select(run, "null", Constraints())
+
+
+@pytest.mark.parametrize(
+    ("contestant", "weights", "words"),
+    [
+        (Contestant("numpy_bert", "default", "fp32"), "random", "of another package"),
+        (Contestant("eager", "grad", "fp32"), "random", "--choose eager"),
+        (EAGER, "module", "--choose onnx or torchscript"),
+        (Contestant("compile", "max-autotune", "fp32"), "module", "--choose onnx or torchscript"),
+        (Contestant("onnx", "default", "bf16"), "random", "NumPy has no bf16"),
+    ],
+)
+def test_what_a_bundle_cannot_carry_is_refused_with_a_remedy(contestant: Contestant, weights: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        runtimes.check(contestant, replace(run_of().grid, weights=weights))
+
+
+def test_versions_are_pinned_as_they_were_measured() -> None:
+    versions = {
+        "onnxruntime": "1.32.0", "numpy": "2.4.6", "torch": "2.13.0+cpu", "transformers": "5.23.0",
+        "safetensors": "0.8.0", "nvidia-cudnn-cu12": "9.1", "nvidia-ml-py": "13", "rich": "15",
+    }  # fmt: skip
+    assert runtimes.requirements(ONNX, "cpu", versions) == {"onnxruntime": "1.32.0", "numpy": "2.4.6"}
+    on_cuda = runtimes.requirements(ONNX, "cuda", {**versions, "onnxruntime-gpu": "1.31.1"})
+    assert on_cuda == {"onnxruntime-gpu": "1.31.1", "numpy": "2.4.6", "nvidia-cudnn-cu12": "9.1"}
+    pins = runtimes.requirements(EAGER, "cpu", versions)
+    assert list(pins) == ["torch", "transformers", "safetensors", "numpy"]
+    text = runtimes.requirements_text(pins, "3.11.7")
+    assert "torch==2.13.0  # measured as 2.13.0+cpu\n" in text
+    assert "transformers==5.23.0\n" in text
+    with pytest.raises(UserError, match="does not tell the version of numpy"):
+        runtimes.requirements(ONNX, "cpu", {"onnxruntime": "1"})
+
+
+# run.py.
+
+
+def programs() -> dict[str, str]:
+    """run.py of every runtime, variant and device that a bundle can carry."""
+    import backends
+
+    found = {}
+    for backend in runtimes.TEMPLATES:
+        for variant in backends.load_class(backend).variants:
+            for device in ("cpu", "cuda"):
+                contestant = Contestant(backend, variant, "fp16" if device == "cuda" else "fp32")
+                grid = replace(run_of().grid, device=device, model='"""\nimport os # \\')
+                metadata = {"outputs": ["a", 'odd "name\\'], "class": "BertModel"}
+                name = f"{backend}-{variant}-{device}.py"
+                found[name] = runtimes.run_text(contestant, grid, metadata, ["ids", "features"], "model")
+    return found
+
+
+def test_every_run_py_is_clean_short_and_free_of_this_project(tmp_path: Path) -> None:
+    made = programs()
+    assert len(made) == 2 * (1 + 1 + 2 + 4)
+    for name, text in made.items():
+        assert len(text.splitlines()) <= 55, name
+        assert "import os" not in text
+        assert not any(word in text for word in ("import bench", "import backends", "import exporters"))
+        (tmp_path / name).write_text(text)
+    clean = ["check", "--isolated", "--line-length=120", "--select=E,F,I,W,B,UP,N,PTH,SIM,RET", str(tmp_path)]
+    tidy = ["format", "--check", "--isolated", "--line-length=120", str(tmp_path)]
+    for arguments in (clean, tidy):
+        done = subprocess.run([sys.executable, "-m", "ruff", *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_run_py_has_the_providers_threads_and_settings_of_the_run() -> None:
+    made = programs()
+    assert "intra_op_num_threads, options.inter_op_num_threads = 1, 1" in made["onnx-default-cpu.py"]
+    assert 'PROVIDERS = ["CPUExecutionProvider"]' in made["onnx-default-cpu.py"]
+    on_cuda = made["onnx-default-cuda.py"]
+    assert '("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"})' in on_cuda
+    assert "ort.preload_dlls()" in on_cuda
+    assert 'if model.get_providers()[0] != "CUDAExecutionProvider"' in on_cuda
+    tuned = made["compile-max-autotune-cuda.py"]
+    assert 'requires_grad_(False), dynamic=False, mode="max-autotune")' in tuned
+    assert "torch._inductor.config.freezing = True" in tuned
+    assert "fail_on_recompile_limit_hit = True" in tuned
+    assert "dtype=torch.float16" in tuned
+    assert "torch.compile" not in made["eager-default-cpu.py"]
+    assert "torch.set_num_threads(1)" in made["torchscript-default-cpu.py"]
+
+
+# What proves it.
+
+
+def test_samples_are_few_and_small_and_longer_than_no_model() -> None:
+    narrow = samples_of(resolve("bert"), None)
+    assert (narrow.shapes, narrow.ids, narrow.masks) == (SHAPES, ("random", "zipf"), ("full", "right", "left", "holes"))
+    assert samples_of(resolve("bert"), Path("tokenizer.json")).ids == ("random", "text")
+    wide = samples_of(resolve("gpt2", task="lm"), None)
+    assert (wide.shapes, wide.masks) == (WIDE_SHAPES, ("full", "left"))
+    short = samples_of(replace(resolve("bert"), positions=5), None)
+    assert short.shapes == (Shape(1, 5), Shape(2, 5))
+    huge = samples_of(replace(resolve("gpt2", task="lm"), vocab_size=262_144), None)
+    assert huge.shapes == (Shape(1, 4), Shape(2, 4))
+    assert MOST_BYTES < 2**26
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "int64", "int32", "uint8", "bool"])
+def test_the_tensors_of_a_file_are_read_without_numpy(tmp_path: Path, dtype: str) -> None:
+    np.savez(tmp_path / "file.npz", ids=np.zeros((2, 7, 3), dtype), scalar=np.zeros((), dtype))
+    assert tensors_in(tmp_path / "file.npz") == {"ids": (dtype, (2, 7, 3)), "scalar": (dtype, ())}
+
+
+def test_the_envelope_is_what_the_run_measured() -> None:
+    run = run_of()
+    found = envelope_of(run, run.records)
+    first = found.promises[0]
+    assert (first.shape, first.median_ns, first.low_ns, first.samples) == (Shape(1, 16), 5 * MS, 5 * MS, 200)
+    assert first.percentiles_ns == {"50": 5 * MS, "90": 5 * MS, "95": 5 * MS, "99": None}
+    assert first.round_medians_ns == (5 * MS,) * 10
+    assert Envelope.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize(
+    ("ms", "verdict"),
+    [(1.0, "within"), (5.0, "within"), (5.9, "within"), (6.1, "slower"), (50.0, "slower")],
+)
+def test_a_promise_is_kept_up_to_its_threshold(ms: float, verdict: str) -> None:
+    run = run_of()
+    promise = envelope_of(run, run.records).promises[0]
+    found = held(promise, record(ONNX, promise.shape, ms), 0.2)
+    assert found.verdict == verdict
+    assert found.ratio == pytest.approx(ms / 5)
+
+
+def test_noise_across_the_limit_is_undecided_and_no_record_is_unmeasured() -> None:
+    run = run_of()
+    promise = envelope_of(run, run.records).promises[0]
+    noisy = replace(run.records[0], rounds=[[3 * MS], [9 * MS], [4 * MS], [8 * MS], [5 * MS], [7 * MS]])
+    assert held(promise, noisy, 0.2).verdict == "undecided"
+    assert held(promise, replace(run.records[0], rounds=[[5 * MS]]), 0.2).verdict == "undecided"
+    assert held(promise, None, 0.2).verdict == "unmeasured"
+    failed = replace(run.records[0], status="failed", reason="killed", rounds=[])
+    assert held(promise, failed, 0.2).reason == "failed: killed"
+
+
+def found_with(
+    *verdicts: str, parity: str = "equivalent", stated: str = "equivalent", **values: Any
+) -> BundleVerification:
+    kept = [replace(held(envelope_of(run_of(), run_of().records).promises[0], None, 0.2), verdict=v) for v in verdicts]
+    fields: dict[str, Any] = {
+        "counts_time": True,
+        "kept": kept,
+        "stated": stated,
+        "judgement": Judgement(ONNX, parity, ""),
+    }
+    return BundleVerification("bundle", **(fields | values))
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (found_with("within", "within"), 0),
+        (found_with("within", "slower"), 4),
+        (found_with("undecided", "slower"), 4),
+        (found_with("within", "undecided"), 1),
+        (found_with("unmeasured"), 1),
+        (found_with("slower", counts_time=False), 0),
+        (found_with("slower", parity="broken"), 3),
+        (found_with("within", parity="lossy"), 3),
+        (found_with("within", parity="lossy", stated="lossy"), 0),
+        (found_with("within", parity="equivalent", stated="exact"), 0),
+        (found_with("within", parity="broken", stated="broken"), 3),
+        (found_with("within", parity="unjudged"), 1),
+        (found_with(judgement=None), 1),
+        (found_with("within", faults=["missing: run.py"]), 3),
+    ],
+)
+def test_exit_codes(found: BundleVerification, code: int) -> None:
+    assert found.exit_code == code
+    assert found.to_json()["exit_code"] == code
+    text = report.render(found, "table")
+    assert report.ENDINGS[code] in text.splitlines()[-1]
+
+
+# A bundle from end to end, on the tiny model, in this process.
+
+
+@pytest.fixture(scope="module")
+def made(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("made")
+    path = write(run_of(contestants=(EAGER, ONNX)), folder / "run.jsonl")
+    with in_this_process():
+        return deploy(path, folder / "bundle", choose="onnx", artifacts=artifacts)
+
+
+@pytest.fixture
+def copied(made: Bundle, tmp_path: Path) -> Path:
+    shutil.copytree(made.folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Have every promised shape measured as so many times what was promised."""
+
+    def measure(factor: float) -> None:
+        def measured(self: Any, envelope: Envelope) -> Run:
+            run = run_of(shapes=[promise.shape for promise in envelope.promises])
+            run.records = [
+                record(ONNX, promise.shape, factor * promise.median_ns / MS) for promise in envelope.promises
+            ]
+            return run
+
+        monkeypatch.setattr(verify_module.Opened, "measured", measured)
+
+    return measure
+
+
+def verified(folder: Path, **options: Any) -> BundleVerification:
+    with in_this_process():
+        return verify_bundle(folder, **options)
+
+
+def test_a_bundle_holds_what_it_needs_and_says_where_it_came_from(made: Bundle) -> None:
+    names = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
+    wanted = {
+        "manifest.json", "run.py", "requirements.txt", "certificate.json", "envelope.json", "model/model.onnx",
+        "model/model.onnx.data", "model/artifact.json", "samples/2x37/reference/random-left.npz",
+        "samples/2x37/eager/zipf-full.inputs.npz",
+    }  # fmt: skip
+    assert wanted <= names
+    assert set(made.manifest.files) == names - {FILE}
+    assert made.manifest.verdict == "equivalent"
+    assert made.manifest.run["file"] == "run.jsonl"
+    assert made.manifest.origin == "seeded random (seed 0)"
+    assert made.manifest.requirements == {
+        "onnxruntime": pytest.importorskip("onnxruntime").__version__,
+        "numpy": np.__version__,
+    }
+    with np.load(made.folder / "samples/2x37/reference/random-left.npz") as reference:
+        assert reference["last_hidden_state"].dtype == np.float64
+        assert reference["last_hidden_state"].shape == (2, 37, 64)
+    for path in made.folder.rglob("*.json"):
+        assert str(Path.home()) + "/" not in path.read_text().replace(str(made.folder.parent), "")
+    assert max(len(line) for line in report.told([line for line in made.lines if "/" not in line]).splitlines()) <= 80
+
+
+def test_the_certificate_belongs_to_the_artifact_and_holds_with_the_model_too(made: Bundle, artifacts: Path) -> None:
+    certificate = read_certificate(made.folder / CERTIFICATE)
+    assert certificate.judgements[0].artifact["checksum"] == made.manifest.artifact["checksum"]
+    assert len(certificate.judgements[0].cases) == 16
+    with in_this_process():
+        found = verify(made.folder / CERTIFICATE, made.folder / "model", artifacts=artifacts)
+    assert found.holds
+    assert found.exit_code == 0
+
+
+BLOCKED = """
+import runpy, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}: raise ImportError(f"{{name}} is not in requirements.txt")
+sys.meta_path.insert(0, Blocked())
+sys.argv = [{path!r}]
+runpy.run_path({path!r}, run_name="__main__")
+"""
+
+
+def alone(folder: Path, *blocked: str) -> list[str]:
+    """What run.py prints in a process that can import neither this project nor `blocked`, from another folder."""
+    code = BLOCKED.format(blocked={"bench", "backends", "exporters", *blocked}, path=str(folder / "run.py"))
+    command = [sys.executable, "-W", "ignore", "-I", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_run_py_needs_neither_this_project_nor_torch(made: Bundle) -> None:
+    lines = alone(made.folder, "torch", "transformers", "onnx", "safetensors")
+    assert len(lines) == 4
+    for line in lines:
+        assert "last_hidden_state" in line
+        assert float(line.split()[-2]) < 1e-5
+
+
+def test_a_bundle_that_keeps_its_promises_holds(made: Bundle, kept: Callable[[float], None]) -> None:
+    kept(1.0)
+    said: list[str] = []
+    found = verified(made.folder, manifest_sha256=made.manifest_sha256, say=said.append)
+    assert found.exit_code == 0, found.to_json()
+    assert found.counts_time
+    assert [entry.verdict for entry in found.kept] == ["within", "within"]
+    assert len(found.judgement.cases) == 16
+    assert said[0].startswith("every file is as deployed")
+    text = report.render(found, "table")
+    assert max(map(len, text.replace(str(made.folder), "").splitlines())) <= 80
+    assert json.loads(report.render(found, "json"))["kept"][0]["verdict"] == "within"
+
+
+def test_times_are_really_measured_by_the_runs_plan(made: Bundle) -> None:
+    found = verified(made.folder, envelope="strict", threshold=50)
+    assert [(entry.batch, entry.length) for entry in found.kept] == [(1, 16), (4, 8)]
+    assert all(entry.measured_ns and entry.measured_ns > 0 for entry in found.kept)
+
+
+def test_slower_is_exit_code_4_on_the_runs_machine_and_a_note_on_another(
+    made: Bundle, kept: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(3.0)
+    monkeypatch.setattr(verify_module.Opened, "judgement", lambda opened: opened.certificate.judgements[0])
+    assert verified(made.folder).exit_code == 4
+    assert verified(made.folder, threshold=2.5).exit_code == 0
+    assert verified(made.folder, envelope="off").exit_code == 0
+    monkeypatch.setattr("bench.machine.cpu_name", lambda *rest: "Another CPU")
+    elsewhere = verified(made.folder)
+    assert elsewhere.exit_code == 0
+    assert any("another machine than the run's (cpu differ)" in note for note in elsewhere.notes)
+    assert [entry.verdict for entry in elsewhere.kept] == ["slower", "slower"]
+    assert verified(made.folder, envelope="strict").exit_code == 4
+
+
+@pytest.mark.parametrize("name", ["model/model.onnx.data", "run.py", "samples/1x16/eager/random-full.npz", FILE])
+def test_one_altered_byte_is_exit_code_3_and_nothing_is_run(
+    copied: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*rest: Any) -> None:
+        raise AssertionError("a process was started")
+
+    data = bytearray((copied / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copied / name).write_bytes(data)
+    monkeypatch.setattr("bench.channel.Worker.__init__", started)
+    found = verify_bundle(copied)
+    assert found.exit_code == 3
+    assert found.judgement is None
+    assert any(name in fault for fault in found.faults)
+
+
+def forged(folder: Path, **changes: Any) -> None:
+    """Write a manifest that fits the files as they are now."""
+    manifest, _ = read_manifest(folder)
+    data = json.loads((folder / FILE).read_text())
+    made = replace(manifest or Manifest.from_json(data), files=checksums(folder), **changes)
+    (folder / FILE).write_text(made.text())
+
+
+def test_another_model_with_papers_made_up_to_fit_is_broken(copied: Path) -> None:
+    file = copied / "model" / "model.onnx.data"
+    weights = np.frombuffer(file.read_bytes(), np.float32).copy()
+    weights[: len(weights) // 2] *= 1.01
+    file.write_bytes(weights.tobytes())
+    names = {
+        path.name: entry["sha256"]
+        for path in (copied / "model").iterdir()
+        if path.name != MANIFEST
+        for entry in [checksums(copied / "model")[path.name]]
+    }
+    papers = read_certificate(copied / CERTIFICATE)
+    papers.judgements[0].artifact |= {"checksum": "made up", "files": names}
+    papers.write(copied / CERTIFICATE)
+    forged(copied, artifact={"format": "onnx", "key": "", "checksum": "made up"})
+    found = verified(copied, envelope="off")
+    assert found.faults == []
+    assert found.judgement.verdict == "broken"
+    assert found.exit_code == 3
+
+
+def test_outputs_of_another_model_in_place_of_the_references_are_broken_too(copied: Path) -> None:
+    for whose in ("reference", "eager"):
+        path = copied / "samples/2x37" / whose / "random-full.npz"
+        with np.load(path) as stored:
+            np.savez(path, **{name: array * 1.001 for name, array in stored.items()})
+    forged(copied)
+    found = verified(copied, envelope="off")
+    assert found.exit_code == 3
+    assert "2×37 random, full" in found.judgement.reason
+
+
+def test_a_certificate_of_another_artifact_is_no_certificate(copied: Path) -> None:
+    forged(copied, artifact={"format": "onnx", "key": "", "checksum": "another"})
+    found = verified(copied)
+    assert found.exit_code == 3
+    assert "of another artifact" in found.faults[0]
+    (copied / CERTIFICATE).write_text("{}\n")
+    forged(copied)
+    assert verified(copied).exit_code == 3
+
+
+def test_an_envelope_that_promises_nothing_proves_nothing(copied: Path) -> None:
+    papers = json.loads((copied / envelopes.FILE).read_text())
+    making.write_json(copied / envelopes.FILE, papers | {"promises": []})
+    forged(copied)
+    assert verified(copied).exit_code == 3
+
+
+def test_a_worker_that_dies_leaves_it_unproven(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = InThisProcess.request
+
+    def die(self: InThisProcess, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+        if message["op"] == "check":
+            raise WorkerError("failed", "the worker was killed by SIGKILL after 1.0 s", {}, is_gone=True)
+        return answer(self, message, timeout_seconds)
+
+    monkeypatch.setattr(InThisProcess, "request", die)
+    found = verified(made.folder)
+    assert found.exit_code == 1
+    assert found.judgement.verdict == "unjudged"
+    assert found.kept == []
+    assert "SIGKILL" in report.render(found, "table")
+
+
+def test_other_versions_and_wrong_options_are_told(made: Bundle, copied: Path) -> None:
+    forged(copied, requirements={"onnxruntime": "1.0", "numpy": np.__version__})
+    (note,) = [line for line in verified(copied, envelope="off").notes if "versions" in line]
+    assert "onnxruntime 1.0 → " in note
+    assert "numpy" not in note
+    for options, words in (({"envelope": "of"}, "did you mean 'off'"), ({"threshold": 0}, "above 0")):
+        with pytest.raises(UserError, match=words):
+            verify_bundle(made.folder, **options)
+
+
+# What goes wrong while it is written.
+
+
+def test_a_full_disk_leaves_nothing(
+    made: Bundle, artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(making.shutil, "copyfile", full)
+    with in_this_process(), pytest.raises(BenchError, match="No space left on device") as refused:
+        deploy(run_of(), tmp_path / "bundle", choose="onnx", artifacts=artifacts)
+    assert refused.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_leaves_nothing_and_a_killed_ones_rest_is_removed(tmp_path: Path) -> None:
+    abandoned = tmp_path / f".bundle{making.ASIDE}999999999"
+    abandoned.mkdir()
+    with pytest.raises(KeyboardInterrupt), making.aside(tmp_path / "bundle") as place:
+        (place / "half").write_text("")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "bundle").mkdir()  # an empty folder is taken
+    with making.aside(tmp_path / "bundle") as place:
+        (place / "whole").write_text("")
+    assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "whole"]
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name, words in {
+        "full": "not empty", "full/file": "is no folder", "link": "is no folder", "no/such/folder": "make it first",
+    }.items():  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            deploy(run_of(), tmp_path / name, choose="onnx", artifacts=tmp_path / "artifacts")
+    assert (tmp_path / "full" / "file").read_text() == "mine"
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_other_weights_than_were_measured_are_not_bundled(tmp_path: Path) -> None:
+    run = run_of(checkpoint="0123456789abcdef")
+    with pytest.raises(UserError, match="another artifact would be bundled than was measured"):
+        deploy(run, tmp_path / "bundle", choose="onnx", artifacts=tmp_path / "artifacts")
+
+
+def test_a_damaged_copy_is_found(
+    made: Bundle, artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfile
+
+    def bad(source: Path, target: Path) -> None:
+        copy(source, target)
+        if target.name == "model.onnx":
+            target.write_bytes(b"bit rot")
+
+    monkeypatch.setattr(making.shutil, "copyfile", bad)
+    with in_this_process(), pytest.raises(BenchError, match="damaged while it was copied"):
+        deploy(run_of(), tmp_path / "bundle", choose="onnx", artifacts=artifacts)
+    assert list(tmp_path.iterdir()) == []
+
+
+# The command line.
+
+
+def test_deploy_and_verify_by_command(
+    cli_here: Callable[..., Any],
+    artifacts: Path,
+    tmp_path: Path,
+    kept: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(run_of(contestants=(EAGER, ONNX)), tmp_path / "run.jsonl")
+    kept(1.0)
+    with in_this_process():
+        done = cli_here("deploy", "run.jsonl", "--choose", "onnx", "--output", "out", "--artifacts", str(artifacts))
+        assert done.returncode == 0, done.stderr
+        assert max(map(len, done.stdout.splitlines())) <= 80
+        assert "prove it: bench verify out" in done.stdout
+        sha256 = next(line.split()[-1] for line in done.stdout.splitlines() if line.startswith("manifest SHA256"))
+        done = cli_here("verify", "out", "--manifest-sha256", sha256)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the bundle holds"), done.stderr
+        kept(2.0)
+        monkeypatch.setattr(verify_module.Opened, "judgement", lambda opened: opened.certificate.judgements[0])
+        assert json.loads(cli_here("verify", "out", "--format", "json").stdout)["exit_code"] == 4
+        assert cli_here("verify", "out", "--threshold", "200%").returncode == 0
+    (tmp_path / "out" / "extra").write_text("")
+    done = cli_here("verify", "out")
+    assert done.returncode == 3
+    assert "extra: extra is not in the manifest" in done.stdout
+    os.remove(tmp_path / "out" / FILE)
+    assert cli_here("verify", "out").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("deploy", "run.jsonl"), "Missing option '--output'"),
+        (("deploy", "run.jsonl", "--output", "new", "--format", "tritn"), "did you mean 'triton'"),
+        (("deploy", "nowhere.jsonl", "--output", "new"), "nowhere.jsonl"),
+        (("deploy", "run.jsonl", "--output", "new", "--choose", "eager", "--format", "triton"), "--format triton is for onnx and torchscript"),
+        (("deploy", "run.jsonl", "--output", "new", "--choose", "onnx", "--slo", "p95=1ms"), "--slo would decide nothing"),
+        (("verify", "run.jsonl"), "give a bundle's folder"),
+        (("verify", ".", "--model", "bert"), "--model is for a certificate with its artifact"),
+        (("verify", "run.jsonl", ".", "--envelope", "off"), "--envelope is for a bundle"),
+        (("verify", "."), "is no bundle"),
+        (("verify", ".", "--format", "markdown"), "unknown format 'markdown'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_exit_code_2(
+    cli_here: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    write(run_of(contestants=(EAGER, ONNX)), tmp_path / "run.jsonl")
+    done = cli_here(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_models_name_as_a_folder_and_in_a_comment() -> None:
+    assert plain("bert-tiny") == "bert-tiny"
+    assert plain("path/to/My model/") == "My_model"
+    assert plain("org/name") == "name"
+    assert plain('"""\nimport os') == "import_os"
+    assert plain("../..") == "model"
+    assert len(plain("x" * 500)) == 60
