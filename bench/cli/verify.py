@@ -23,7 +23,7 @@ def command(
     ],
     artifact: Annotated[
         Path | None,
-        typer.Argument(metavar="[ARTIFACT]", help="Artifact's folder, or a file in it.", show_default=False),
+        typer.Argument(metavar="ARTIFACT", help="Artifact's folder, or a file in it.", show_default=False),
     ] = None,
     envelope: Annotated[
         str | None,
