@@ -201,7 +201,7 @@ def _write(
     certificate.write(place / CERTIFICATE)
     making.write_json(place / envelope.FILE, envelope.envelope_of(run, selection.records).to_json())
     text = runtimes.run_text(contestant, grid, artifact.metadata, source.inputs, artifact_folder)
-    (place / "run.py").write_text(text)
+    (place / "run.py").write_text(text, encoding="utf-8")
     python = str(run.fingerprint.get("python", "unknown"))
     (place / "requirements.txt").write_text(runtimes.requirements_text(pins, python))
     if is_triton:

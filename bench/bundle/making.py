@@ -36,6 +36,8 @@ def check_output(folder: Path) -> None:
         raise UserError(f"{name} is no folder; give a new one")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{name} is not empty, and nothing is overwritten; give a new folder")
+    if folder.is_dir() and folder.samefile(Path.cwd()):
+        raise UserError(f"{name} is the folder that you are in, and would be replaced; give a new one")
     if not folder.parent.is_dir() or not os.access(folder.parent, os.W_OK):
         raise UserError(f"{name} cannot be made: the folder that it is to be in is missing or not yours; make it first")
 

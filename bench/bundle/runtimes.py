@@ -105,8 +105,8 @@ def run_text(
         "settings": _settings(contestant, options),
         "compiled": _compiled(contestant, options, f'model.to("{device}").eval().requires_grad_(False)'),
     }
-    template = string.Template((resources.files(__package__) / "templates" / TEMPLATES[contestant.backend]).read_text())
-    return template.substitute(values)
+    file = resources.files(__package__) / "templates" / TEMPLATES[contestant.backend]
+    return string.Template(file.read_text(encoding="utf-8")).substitute(values)
 
 
 def _options(contestant: Contestant) -> Mapping[str, Any]:

@@ -122,4 +122,7 @@ def _worst_reason(found: Selection) -> str:
 
 def plain(name: str, most: int = 60) -> str:
     """A model's name without what a comment, a file's name or a Triton name could not hold."""
-    return re.sub(r"[^\w.@-]+", "_", name.rstrip("/").rpartition("/")[2] or name).strip("_.")[:most] or "model"
+    return (
+        re.sub(r"[^\w.@-]+", "_", name.rstrip("/").rpartition("/")[2] or name, flags=re.ASCII).strip("_.")[:most]
+        or "model"
+    )

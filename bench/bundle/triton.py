@@ -113,7 +113,7 @@ def _entry(
         sizes = {shape[axis] for shape in found}
         follows_length = all(of.length == shape[axis] for of, shape in zip(shapes, found, strict=True))
         dims.append(-1 if len(sizes) > 1 or follows_length else sizes.pop())
-    remark = "" if own == name else f"  # {own}"
+    remark = "" if own == name else f"  # {plain(own)}"
     values = f"name: {_quoted(name)} data_type: {triton_type} dims: [ {', '.join(map(str, dims))} ]"
     return [f"{what} [ {{ {values} }} ]{remark}"]
 

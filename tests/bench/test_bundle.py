@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends.onnx import Onnx
 from bench import BenchError, UserError, deploy, machine, verify_bundle
 from bench.bundle import envelope as envelopes
 from bench.bundle import making, runtimes, selection
@@ -528,6 +529,15 @@ def test_a_worker_that_dies_leaves_it_unproven(made: Bundle, monkeypatch: pytest
     assert "SIGKILL" in report.render(found, "table")
 
 
+def test_a_bundle_for_a_device_that_is_not_here_is_not_proven(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Onnx, "supports", classmethod(lambda cls, device, precision: f"no {device} here"))
+    forged(copied, device="cuda")
+    found = verified(copied)
+    assert found.exit_code == 1
+    assert found.judgement.reason == "unsupported: no cuda here"
+    assert found.kept == []
+
+
 def test_other_versions_and_wrong_options_are_told(made: Bundle, copied: Path) -> None:
     forged(copied, requirements={"onnxruntime": "1.0", "numpy": np.__version__})
     (note,) = [line for line in verified(copied, envelope="off").notes if "versions" in line]
@@ -567,7 +577,7 @@ def test_an_interruption_leaves_nothing_and_a_killed_ones_rest_is_removed(tmp_pa
     assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "whole"]
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
@@ -577,6 +587,10 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=words):
             deploy(run_of(), tmp_path / name, choose="onnx", artifacts=tmp_path / "artifacts")
     assert (tmp_path / "full" / "file").read_text() == "mine"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="the folder that you are in"):
+        deploy(run_of(), ".", choose="onnx", artifacts=tmp_path / "artifacts")
     assert not (tmp_path / "artifacts").exists()
 
 
@@ -665,4 +679,5 @@ def test_a_models_name_as_a_folder_and_in_a_comment() -> None:
     assert plain("org/name") == "name"
     assert plain('"""\nimport os') == "import_os"
     assert plain("../..") == "model"
+    assert plain("modèle") == "mod_le"
     assert len(plain("x" * 500)) == 60
