@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from bench.parity.verify import verify
     from bench.records import Record, Run
     from bench.runfile import read_run
+    from bench.serving.api import measure_load
+    from bench.serving.records import LoadRun
     from bench.spec import TimingPlan
     from bench.study.api import Study, judge_study
 
@@ -42,6 +44,7 @@ __all__ = [
     "CorpusRecord",
     "CorpusRun",
     "GenerationRun",
+    "LoadRun",
     "MemoryRun",
     "Record",
     "Run",
@@ -56,6 +59,7 @@ __all__ = [
     "generate",
     "judge_study",
     "measure_corpus",
+    "measure_load",
     "measure_memory",
     "read_corpus_run",
     "read_run",
@@ -80,6 +84,8 @@ _HOMES = {
     "CorpusRun": "bench.corpora.records",
     "measure_corpus": "bench.corpora.api",
     "read_corpus_run": "bench.corpora.runfile",
+    "measure_load": "bench.serving.api",
+    "LoadRun": "bench.serving.records",
     "measure_memory": "bench.footprint.measure",
     "MemoryRun": "bench.footprint.results",
     "Certificate": "bench.parity.certificate",

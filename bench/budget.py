@@ -50,16 +50,16 @@ class Budget:
         return budget
 
 
-def parse_budget(text: str | float) -> tuple[str, float]:
+def parse_budget(text: str | float, option: str = "--budget") -> tuple[str, float]:
     """`"20m"`, `"90s"`, `"1h"` or seconds, as text and seconds; raises UserError for anything else."""
     if isinstance(text, int | float):
         text = f"{text:g}s"
     found = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smh])\s*", text)
     if not found:
-        raise UserError(f"--budget {text[:40]!r} is no time; write e.g. --budget 20m, 90s or 1h")
+        raise UserError(f"{option} {text[:40]!r} is no time; write e.g. {option} 20m, 90s or 1h")
     seconds = float(found.group(1)) * UNITS_SECONDS[found.group(2)]
     if not 0 < seconds <= MOST_SECONDS:
-        raise UserError(f"--budget {text.strip()} is not above 0 and at most 14 days; use e.g. --budget 20m")
+        raise UserError(f"{option} {text.strip()} is not above 0 and at most 14 days; use e.g. {option} 20m")
     return "".join(text.split()), seconds
 
 

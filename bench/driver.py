@@ -96,7 +96,7 @@ class Driver(ABC, Generic[Point, Outcome]):
         """What a worker is asked to prepare and warm up; without it, no turn."""
 
     @abstractmethod
-    def turn_request(self) -> dict[str, Any]:
+    def turn_request(self, contestant: Contestant, cell: Measured) -> dict[str, Any]:
         """What a worker is asked to time, each turn."""
 
     @abstractmethod
@@ -215,7 +215,7 @@ class Driver(ABC, Generic[Point, Outcome]):
         pids = [worker.pid for worker in self.workers.loaded.values()]
         before = conditions.snapshot(self.grid.device, pids)
         started, cpu_started = time.monotonic(), time.process_time()
-        reply = self._ask(contestant, cell, self.turn_request())
+        reply = self._ask(contestant, cell, self.turn_request(contestant, cell))
         self.turns_cpu_seconds += time.process_time() - cpu_started
         self.turns_seconds += time.monotonic() - started
         cell.spent_seconds += time.monotonic() - turn_started

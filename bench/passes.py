@@ -74,7 +74,7 @@ class Passes(Driver[Shape, Record]):
             begin |= {"no_inputs": stored} if isinstance(stored, str) else {"stored_inputs": str(stored.path)}
         return begin
 
-    def turn_request(self) -> dict[str, Any]:
+    def turn_request(self, contestant: Contestant, cell: Measured) -> dict[str, Any]:
         return {"op": "turn", "seconds": self.plan.turn_seconds}
 
     def judge(self, point: Shape, contestant: Contestant, cell: Measured) -> None:

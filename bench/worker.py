@@ -22,17 +22,18 @@ from bench.generation.plan import CACHE, WAYS
 from bench.generation.requests import GenerationRequests
 from bench.parity import judging
 from bench.parity.requests import ParityRequests
+from bench.serving.requests import LoadRequests
 from bench.spec import TimingPlan
 
 if TYPE_CHECKING:
     from backends.base import Backend, Options
 
 
-class Session(ParityRequests, GenerationRequests, CorpusRequests, MemoryRequests):
+class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, MemoryRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
     Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`, `GenerationRequests`,
-    `CorpusRequests` and `MemoryRequests`.
+    `CorpusRequests`, `LoadRequests` and `MemoryRequests`.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:

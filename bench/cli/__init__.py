@@ -26,6 +26,7 @@ from bench.cli import (
     doctor,
     generate,
     list_,
+    load,
     memory,
     parity,
     report,
@@ -47,6 +48,7 @@ app.command("compare")(compare.command)
 app.command("generate")(generate.command)
 app.command("corpus")(corpus.command)
 app.command("choose")(choose.command)
+app.command("load")(load.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
 app.command("deploy")(deploy.command)

@@ -72,10 +72,18 @@ def _memory_page(file: Path, format: str) -> str:
     return memory.render(read_memory(file), format)
 
 
+def _load_page(file: Path, format: str) -> str:
+    from bench.report import load
+    from bench.serving.runfile import read_load
+
+    return load.render(read_load(file), format)
+
+
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
     "run": Kind("bench compare", _run_page),
     "generation": Kind("bench generate", _generation_page),
     "corpus": Kind("bench corpus", _corpus_page),
     "memory": Kind("bench memory", _memory_page),
+    "load": Kind("bench load", _load_page),
 }

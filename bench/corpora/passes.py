@@ -52,7 +52,7 @@ class CorpusPasses(Driver[Packing, CorpusRecord]):
             "most_shapes": self.run.corpus_plan.most_shapes,
         }
 
-    def turn_request(self) -> dict[str, Any]:
+    def turn_request(self, contestant: Contestant, cell: Measured) -> dict[str, Any]:
         return {"op": "turn", "seconds": 0.0}  # one pass, however short
 
     def _is_enough(self, taken: int, cells: Sequence[Measured]) -> bool:

@@ -146,8 +146,8 @@ class CorpusRequests:
             np.savez(judging.inputs_file(Path(folder), name), **batch)  # type: ignore[arg-type]
             rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
             outputs = judging.run(self.backend, {key: array[rows] for key, array in batch.items()})
-            judged = {key: array[:, positions] for key, array in outputs.items()}
-            np.savez(judging.outputs_file(Path(folder), name), **judged)  # type: ignore[arg-type]
+            judged = {key: judging.at(array, positions, key in plan.whole_outputs) for key, array in outputs.items()}
+            np.savez(judging.outputs_file(Path(folder), name), **judged)
         return {"cases": sorted(cases)}
 
 

@@ -45,7 +45,7 @@ class Generations(Driver[int, GenerationRecord]):
             "seed": self.grid.seed,
         }
 
-    def turn_request(self) -> dict[str, Any]:
+    def turn_request(self, contestant: Contestant, cell: Measured) -> dict[str, Any]:
         return {"op": "generate"}
 
     def judge(self, point: int, contestant: Contestant, cell: Measured) -> None:

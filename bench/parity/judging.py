@@ -32,7 +32,7 @@ def evaluate(backend: Backend, plan: InputPlan, folder: Path, texts: Sequence[Se
         np.savez(inputs_file(folder, case), **batch)  # type: ignore[arg-type]
         outputs = run(backend, {name: array[rows] for name, array in batch.items()})
         positions = inputs.judged_positions(plan)
-        judged = {name: _at(array, positions, name in plan.whole_outputs) for name, array in outputs.items()}
+        judged = {name: at(array, positions, name in plan.whole_outputs) for name, array in outputs.items()}
         np.savez(outputs_file(folder, case), **judged)
 
 
@@ -45,7 +45,7 @@ def make_batch(backend: Backend, plan: InputPlan, case: str, texts: Sequence[Seq
     return made
 
 
-def _at(array: Any, positions: Sequence[int], is_whole: bool) -> Any:
+def at(array: Any, positions: Sequence[int], is_whole: bool) -> Any:
     """An output at some positions; all of it where it has none."""
     return array if is_whole else array[:, positions]
 
@@ -86,7 +86,7 @@ def figures(
             return [{"mismatch": f"{name} has shape {list(array.shape)} instead of {wanted}", "compared": 0}]
     rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
     mask = inputs.kept(batch, plan.length)[rows][:, positions]
-    taken = {name: _at(array[rows], positions, name in plan.whole_outputs) for name, array in outputs.items()}
+    taken = {name: at(array[rows], positions, name in plan.whole_outputs) for name, array in outputs.items()}
     expected, eager = _read(outputs_file(reference, case)), _read(outputs_file(Path(yardstick), case))
     found = metrics.compare(taken, expected, eager, mask, precision, atol, rtol, plan.whole_outputs)
     for entry in found:

@@ -1,0 +1,109 @@
+"""A queue before one server: who is taken together, and when. No torch; clock, waiting and calls are injected.
+
+Requests arrive whether or not the server is free (an open loop), are taken in the order of their arrival, and their
+latency counts from the moment that they were due, so that a stall delays every request behind it on the record as well
+(no "coordinated omission": G. Tene, How NOT to Measure Latency, 2013).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How queued requests are joined into one call."""
+
+    most_rows: int | None = None
+    """Sequences of one call at most; None serves each request by itself."""
+    most_delay_ns: int = 0
+    """How long after its arrival the first of the queue may be kept waiting for more to join."""
+
+    @property
+    def is_dynamic(self) -> bool:
+        """True where requests are joined."""
+        return self.most_rows is not None
+
+    def padded_rows(self, rows: int) -> int:
+        """Rows that a call of so many has on a runtime of static shapes: the next power of two, within `most_rows`.
+
+        A request by itself, or one larger than `most_rows`, keeps its own.
+        """
+        if self.most_rows is None or rows >= self.most_rows:
+            return rows
+        return min(1 << (rows - 1).bit_length(), self.most_rows)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do next: take so many requests from the head of the queue, or with 0 wait until a moment."""
+
+    take: int
+    until_ns: int = 0
+
+
+@dataclass
+class Served:
+    """What became of one slice of a schedule, by request in the order of arrival; what was not served is missing."""
+
+    waits_ns: list[int] = field(default_factory=list)
+    """From due until the call that served the request began."""
+    latency_ns: list[int] = field(default_factory=list)
+    """From due until that call was done."""
+
+
+def next_step(due_ns: Sequence[int], rows: Sequence[int], head: int, now_ns: int, batching: Batching) -> Step:
+    """What the server does at `now_ns` when it is free and `head` is the first request that is not yet taken.
+
+    Those that have arrived are joined in order as long as their rows fit. The call begins at once when it is full or
+    when the next in the queue does not fit, and else when the first one's delay is over. The rows of one request stay
+    together, and one of more than `most_rows` is served alone.
+    """
+    if due_ns[head] > now_ns:
+        return Step(0, due_ns[head])
+    if batching.most_rows is None:
+        return Step(1)
+    joined, end = rows[head], head + 1
+    while end < len(due_ns) and due_ns[end] <= now_ns and joined + rows[end] <= batching.most_rows:
+        joined, end = joined + rows[end], end + 1
+    does_not_fit = end < len(due_ns) and due_ns[end] <= now_ns
+    deadline_ns = due_ns[head] + batching.most_delay_ns
+    if joined >= batching.most_rows or does_not_fit or now_ns >= deadline_ns:
+        return Step(end - head)
+    return Step(0, min(deadline_ns, due_ns[end]) if end < len(due_ns) else deadline_ns)
+
+
+def serve(
+    due_ns: Sequence[int],
+    rows: Sequence[int],
+    batching: Batching,
+    call: Callable[[int, int], None],
+    clock: Callable[[], int],
+    wait_until: Callable[[int], None],
+    most_ns: int,
+) -> Served:
+    """Serve requests that are due at `due_ns` after the start, each with its `rows`, one call at a time.
+
+    `call(first, count)` serves so many requests together and returns when they are done; `wait_until` is given a
+    reading of `clock`. No call begins later than `most_ns` after the start: what is left then stays unserved.
+    """
+    found = Served()
+    started_ns = clock()
+    head = 0
+    while head < len(due_ns):
+        now_ns = clock() - started_ns
+        if now_ns > most_ns:
+            break
+        step = next_step(due_ns, rows, head, now_ns, batching)
+        if not step.take:
+            wait_until(started_ns + step.until_ns)
+            continue
+        begun_ns = clock() - started_ns
+        call(head, step.take)
+        done_ns = clock() - started_ns
+        for due in due_ns[head : head + step.take]:
+            found.waits_ns.append(begun_ns - due)
+            found.latency_ns.append(done_ns - due)
+        head += step.take
+    return found
