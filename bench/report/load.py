@@ -19,6 +19,8 @@ from bench.serving.search import Found
 from bench.spec import Contestant
 
 FORMATS = ("table", "json")
+#: Characters that a backend's name keeps where columns are many.
+LEAST_NAME = 12
 OUTCOME_STYLES = {KEPT: "green", MISSED: "red", UNJUDGED: "yellow"}
 
 
@@ -64,7 +66,7 @@ def _table(run: LoadRun) -> str:
     if asked:
         console.print()
         console.print(_latencies(run, asked))
-        console.print()
+        console.print(Text(f"\nat {run.load.rate:g}/s", style="bold"))
         console.print(_verdicts(run, asked))
     for title, lines in (
         ("Largest rate", list(_searches(run))),
@@ -144,9 +146,9 @@ def _verdicts(run: LoadRun, records: list[LoadRecord]) -> Any:
     table = _empty_table(run, records)
     table.add_column("parity", no_wrap=True)
     table.add_column("max |Δ|", justify="right", no_wrap=True)
-    table.add_column(f"at {run.load.rate:g}/s", no_wrap=True)
+    table.add_column("keeps up")
     for slo in run.load.slos:
-        table.add_column(f"{slo}", no_wrap=True)
+        table.add_column(f"{slo}")
     if run.load.search_requests is not None:
         table.add_column("largest rate", no_wrap=True)
     for record in records:
@@ -156,7 +158,7 @@ def _verdicts(run: LoadRun, records: list[LoadRecord]) -> Any:
         cells += ["–" if error is None else f"{error:.1e}"]
         if record.status == "ok":
             sound = run.is_sound(record.contestant)
-            cells += ["keeps up" if record.keeps_up else Text("does not keep up", style="red")]
+            cells += ["yes" if record.keeps_up else Text("no", style="red")]
             outcomes = [record.outcome(slo) if sound else "–" for slo in run.load.slos]
             cells += [Text(outcome, style=OUTCOME_STYLES.get(outcome, "")) for outcome in outcomes]
         else:
@@ -270,7 +272,7 @@ def _empty_table(run: LoadRun, records: list[LoadRecord]) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     longest_word = max(len(word) for record in records for word in _name(run, record.contestant).split())
-    table.add_column("backend", overflow="fold", min_width=min(longest_word, 18))
+    table.add_column("backend", overflow="fold", min_width=min(longest_word, LEAST_NAME))
     return table
 
 

@@ -20,7 +20,7 @@ from bench.spec import Contestant, Grid, TimingPlan
 
 SCHEMA = 1
 #: What became of a service level.
-KEPT, MISSED, UNJUDGED = "kept", "missed", "cannot be judged"
+KEPT, MISSED, UNJUDGED = "kept", "missed", "unjudged"
 #: No sound contestant keeps the service levels at the rate that was asked for.
 NOTHING_KEEPS_EXIT_CODE = 5
 #: Below this share of the time in calls nobody waits for a call before, so a lower rate is no remedy.
