@@ -70,6 +70,7 @@ def _table(run: LoadRun) -> str:
         console.print(_verdicts(run, asked))
     for title, lines in (
         ("Largest rate", list(_searches(run))),
+        ("Compiled shapes", list(_compiled(run, asked))),
         ("Not measured", _not_measured(run)),
         ("Warnings", _grouped(run, _warnings(run))),
     ):
@@ -207,6 +208,19 @@ def _searches(run: LoadRun) -> Iterator[str]:
             f"a rate keeps a level where the percentile of its {run.load.requests_of(1):,} requests is within it and "
             "their calls take no longer than they took to arrive; rates are bisected, on the same draws, in one slice "
             "that begins with no queue"
+        )
+
+
+def _compiled(run: LoadRun, records: list[LoadRecord]) -> Iterator[str]:
+    """Graphs, seconds and recompilations of the backends that compile shapes, one line each."""
+    for record in records:
+        if record.facts.get("graphs") is None or record.first_calls_ns is None:
+            continue
+        cached = ", partly from the cache" if record.facts.get("compile_cache_hits") else ""
+        yield (
+            f"{_name(run, record.contestant)}: {record.facts['graphs']} graphs for {record.shapes} shapes (first calls "
+            f"{record.first_calls_ns / 1e9:.1f} s{cached}, before anything was served); "
+            f"{record.facts.get('recompiles_while_timing') or 0} recompilations while serving"
         )
 
 

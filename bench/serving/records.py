@@ -182,13 +182,19 @@ class LoadRun:
         return next(found, None)
 
     def trials(self, contestant: Contestant) -> list[Trial]:
-        """Rates at which the service levels could be judged."""
-        found = []
+        """Rates at which the service levels could be judged.
+
+        A miss while other work disturbed the machine is no evidence the first time: the rate is tried once more.
+        """
+        found, excused = [], set[float]()
         for one in self.records:
-            if one.contestant == contestant and one.status == "ok":
-                outcome = one.outcome_of_all(self.load.slos)
-                if outcome != UNJUDGED:
-                    found.append(Trial(one.rate, outcome == KEPT, self._is_hopeless(one)))
+            if one.contestant != contestant or one.status != "ok":
+                continue
+            outcome = one.outcome_of_all(self.load.slos)
+            if outcome == MISSED and self.taint(one) and one.rate not in excused:
+                excused.add(one.rate)
+            elif outcome != UNJUDGED:
+                found.append(Trial(one.rate, outcome == KEPT, self._is_hopeless(one)))
         return found
 
     def _is_hopeless(self, record: LoadRecord) -> bool:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 #: Rates are tried until the lowest that missed is within this factor of the largest that kept.
 RESOLUTION = 1.05
-#: Rates of one search at most.
-MOST_STEPS = 16
+#: Rates of one search at most, those that are tried again included.
+MOST_STEPS = 24
 #: A rate whose requests would take longer than this to arrive is not tried.
 MOST_TRIAL_SECONDS = 600.0
 

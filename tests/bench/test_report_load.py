@@ -43,7 +43,7 @@ def run() -> LoadRun:
     nothing: dict[str, Any] = {"rounds_ns": [], "waits_ns": [], "due_ns": [], "parity": {}}
     records = [
         record("eager", 12.0),
-        record("compile", 60.0, variant="reduce-overhead"),
+        record("compile", 60.0, variant="reduce-overhead", facts={"graphs": 2, "recompiles_while_timing": 0}),
         record("onnx", 5.0, parity={"verdict": "broken", "reason": "another model", "max_abs_error": 1.0}),
         record("torchscript", 1.0, status="oom", reason="no memory was left", **nothing),
         record("eager", 12.0, 1, 40.0),
@@ -80,6 +80,7 @@ def test_the_table_fits_80_columns_and_says_it_all(run: LoadRun, monkeypatch: py
         "torchscript at 20/s: oom: no memory was left",
         "onnx at 20/s: parity is broken: another model; no service level is said to be kept",
         "compile:reduce-overhead: none found that keeps p95 30 ms; 10/s missed it, and lower was not tried",
+        "compile:reduce-overhead: 2 graphs for 2 shapes (first calls 1.0 s, before anything was served); 0 recompilations",
         "Incomplete: 8 rates have their record",
     ):
         assert words in flat, words
@@ -109,6 +110,19 @@ def test_the_largest_rate_is_bracketed_and_levels_that_cannot_be_judged_are_not_
     assert "eager: 80/s keeps p95 30 ms, 82/s missed it (4 rates tried)" in " ".join(
         report.render(run, "table").split()
     )
+
+
+def test_a_miss_on_a_disturbed_machine_is_tried_once_more(run: LoadRun) -> None:
+    eager = run.grid.contestants[0]
+    busy = {"other_cpu_share": 0.4, "turns": 1, "wall_seconds": 9.0, "cpu_seconds": 9.0}
+    run.records = [record("eager", 60.0, conditions=busy)]
+    assert run.taint(run.records[0])
+    assert (run.trials(eager), run.next_rate(eager)) == ([], 20.0)
+    run.records.append(record("eager", 60.0, 1, 20.0, conditions=busy))
+    assert [trial.is_kept for trial in run.trials(eager)] == [False]
+    assert run.next_rate(eager) == 10.0
+    run.records[1] = record("eager", 12.0, 1, 20.0, conditions=busy)
+    assert [trial.is_kept for trial in run.trials(eager)] == [True]
 
 
 def test_nobody_keeps_the_level_is_exit_code_5(run: LoadRun) -> None:
