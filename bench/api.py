@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backends import load_class
-from bench import machine, peaks, presets
+from bench import doubling, machine, peaks, presets
 from bench.budget import Budget, Spending, choose, parse_budget
 from bench.errors import BenchError, UserError
 from bench.guesses import Pace, guessed_cell_seconds, guessed_seconds, most_cell_seconds, most_shape_seconds
@@ -27,6 +27,7 @@ from bench.spec import (
     TARGET_PRECISION,
     Contestant,
     Grid,
+    Shape,
     TimingPlan,
     check_lengths,
     check_seed,
@@ -87,8 +88,9 @@ def compare(
 
     `preset` is a name that `bench list presets` shows or the path of a .toml file; what is given beside it replaces
     its own. Without one, `backends` (names like "eager" or "compile:max-autotune") are eager, onnx and torchscript,
-    `batches` 1 and 8, `precisions` fp32, `task` "base" and `rounds` 10; `lengths` are in tokens and default to
-    those of 16, 128 and 512 that the model has positions for. `target_precision` is a share or
+    `batches` 1 and 8 ("auto": doubled at each length while throughput gains 5 %), `precisions` fp32, `task` "base"
+    and `rounds` 10; `lengths` are in tokens and default to those of 16, 128 and 512 that the model has positions for.
+    `target_precision` is a share or
     "2%" (default: 2 % on the CPU, 1 % on a GPU). `boundary` "host" times copies from and to the host. `grad`
     adds eager with autograd on. `budget` ("20m", "90s", "1h", or seconds) is what the run may last in all; what does
     not fit is left out. `plan` settles every detail of timing, in place of `rounds`,
@@ -111,6 +113,8 @@ def compare(
     parse_boundary(boundary)
     check_seed(seed)
     budgeted = None if budget is None else parse_budget(budget)
+    if budgeted is not None and presets.is_auto(batches):
+        raise UserError("--budget has no share for --batches auto, which are not known beforehand; give e.g. 1,4,16")
     threads = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
     task = task if task is not None else given.task if given else "base"
@@ -123,7 +127,8 @@ def compare(
     shapes = presets.shapes_of(given, batches, lengths, source.positions)
     check_lengths(shapes, name, source.positions)
     weights = MODULE if source.weights == MODULE else weights
-    grid = Grid(name, contestants, shapes, settled_device, threads, weights, task, seed, boundary)
+    doubled = doubling.AUTO if presets.is_auto(batches) else ""
+    grid = Grid(name, contestants, shapes, settled_device, threads, weights, task, seed, boundary, doubled)
     if target_precision is None:
         target_precision = TARGET_PRECISION[settled_device]
     plan = plan or TimingPlan(
@@ -265,14 +270,14 @@ def _measure(
     spending = Spending(
         budget, grid.shapes, partial(most_cell_seconds, source, run), run.spent_seconds + time.monotonic() - begun
     )
-    kept = grid if budget is None else replace(grid, shapes=tuple(s for s in grid.shapes if s in set(budget.kept)))
+    kept = replace(grid, shapes=_first_shapes(run))
     prepared = Preparation(kept, source, store, run.plan.timeout_seconds, listener.say)
     listener.plan(run, prepared)
     pace = Pace(guessed_seconds(source, run))
 
     def progress(records: list[Record]) -> None:
         done = sum(
-            guessed_cell_seconds(source, run, record.shape) for record in records if record.shape in set(kept.shapes)
+            guessed_cell_seconds(source, run, record.shape) for record in records if record.shape in run.sure_shapes
         )
         listener.progress(records, pace.seconds_left_after(done))
 
@@ -294,6 +299,15 @@ def _measure(
             run.path.unlink(missing_ok=True)
         raise
     return run
+
+
+def _first_shapes(run: Run) -> tuple[Shape, ...]:
+    """Shapes whose references are made before anything is timed, in the order of the grid."""
+    if run.is_doubling:
+        first = doubling.BATCHES[: doubling.TOGETHER]
+        return tuple(shape for shape in run.grid.shapes if shape.batch in first)
+    kept = set(run.sure_shapes)
+    return tuple(shape for shape in run.grid.shapes if shape in kept)
 
 
 def _note_peaks(run: Run, prepared: Preparation, file: RunFile, again: bool = False) -> None:

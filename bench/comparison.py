@@ -143,11 +143,11 @@ def compare_runs(runs: Sequence[Run], threshold: float = THRESHOLD) -> Compariso
     Raises UserError where the last run has no planned cell in common with any other.
     """
     records = [{(record.shape, record.contestant): record for record in run.records} for run in runs]
-    planned = [set(run.grid.cells()) for run in runs]
+    planned = [set(run.planned()) for run in runs]
     if not planned[-1] & set().union(*planned[:-1]):
         last = f"{name_of(runs[-1])} has no cell in common with {' or '.join(map(name_of, runs[:-1][:3]))}"
         raise UserError(f"{last}; compare runs of the same backends, precisions, batches and lengths")
-    keys = sorted(dict.fromkeys(key for run in runs for key in run.grid.cells()), key=lambda key: key[0])
+    keys = sorted(dict.fromkeys(key for run in runs for key in run.planned()), key=lambda key: key[0])
     found = {
         key: _cell(runs, [of_run.get(key) for of_run in records], [key in of_run for of_run in planned], threshold)
         for key in keys

@@ -40,9 +40,9 @@ class Pace:
 
 
 def guessed_seconds(source: ModelSource, run: Run) -> float:
-    """Rough seconds until every cell of `run` has its record, as far as its budget keeps them."""
+    """Rough seconds until every cell of `run` at its `sure_shapes` has its record."""
     recorded = {(record.shape, record.contestant) for record in run.records}
-    kept = set(run.grid.shapes if run.budget is None else run.budget.kept)
+    kept = set(run.sure_shapes)
     left = (cell for cell in run.grid.cells() if cell not in recorded and cell[0] in kept)
     return sum(guessed_cell_seconds(source, run, shape) for shape, _ in left)
 

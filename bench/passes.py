@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from bench import conditions
+from bench import conditions, doubling
 from bench.budget import Spending
 from bench.channel import WorkerError
 from bench.driver import PEAKS_OF_MEMORY, Append, Driver, Measured
@@ -36,6 +36,8 @@ class Passes(Driver[Shape, Record]):
     ) -> None:
         super().__init__(prepared, run.plan, append, say)
         self.run = run
+        self.judged = set(self.grid.shapes)
+        """Shapes whose references were made, or tried."""
         self.spending = spending or Spending(None, run.grid.shapes, lambda shape: 0.0)
 
     def points(self) -> Sequence[Shape]:
@@ -45,7 +47,7 @@ class Passes(Driver[Shape, Record]):
         self.spending.begin(groups_left)
 
     def _measure_point(self, point: Shape, group: Sequence[Contestant]) -> list[Record]:
-        if reason := self.spending.refusal(point, len(group)):
+        if reason := self._not_taken(point, group):
             return [self.record(point, who, Measured(error=WorkerError("skipped", reason))) for who in group]
         started = time.monotonic()
         records = super()._measure_point(point, group)
@@ -54,6 +56,25 @@ class Passes(Driver[Shape, Record]):
             self.run.spent_seconds = self.spending.spent_seconds
             self.append(spent_line(self.run.spent_seconds))
         return records
+
+    def _not_taken(self, point: Shape, group: Sequence[Contestant]) -> str:
+        """Why the run leaves `point` out for the contestants of `group`, or ""."""
+        if not self.run.is_doubling:
+            return self.spending.refusal(point, len(group))
+        if reason := doubling.ending(self.run, point.length, point.batch, group):
+            return reason
+        if point not in self.judged:
+            self._judge_further(point.batch, group)
+        return ""
+
+    def _judge_further(self, batch: int, group: Sequence[Contestant]) -> None:
+        """Make the references of the next few batches, at each length that goes on."""
+        lengths = [s.length for s in self.grid.shapes if s.batch == self.grid.shapes[0].batch]
+        batches = [size for size in doubling.BATCHES if size >= batch][: doubling.TOGETHER]
+        going_on = [length for length in lengths if not doubling.ending(self.run, length, batch, group)]
+        shapes = [Shape(size, length) for size in batches for length in going_on]
+        self.prepared.judge_further([shape for shape in shapes if shape not in self.judged])
+        self.judged.update(shapes)
 
     def foreseen(self, contestant: Contestant, point: Shape) -> WorkerError | None:
         peaks = {

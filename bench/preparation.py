@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import backends
@@ -115,6 +115,18 @@ class Preparation:
                 self.judged_by.make(weights, self._judging_precisions())
         finally:
             self._clear_leftovers()
+
+    def judge_further(self, shapes: Sequence[Shape]) -> None:
+        """Bring the references of `shapes`, which were not known before, into the store.
+
+        Where the model's own inputs cannot be made for one, that is said, and its cells have no reference.
+        """
+        if self.weights is None:
+            return
+        try:
+            self.judged_by.make(self.weights, self._judging_precisions(), shapes)
+        except UserError as error:
+            self.say(str(error))
 
     def _with_formats(self) -> list[Contestant]:
         return [c for c in self.classes if self.format_of(c) is not None and c not in self.refused]

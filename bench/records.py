@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bench import conditions, statistics
+from bench import conditions, doubling, statistics
 from bench.budget import Budget
 from bench.errors import BenchError
 from bench.floor import Floor, floor_ns, is_implausible, share
@@ -19,7 +19,7 @@ from bench.spec import Contestant, Grid, Shape, TimingPlan
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 3
+SCHEMA = 4
 #: Runs of this schema on can be gone on with; what came later adds to them and changes nothing.
 OLDEST_RESUMED_SCHEMA = 2
 STATUSES = ("ok", "unsupported", "oom", "failed", "timeout", "skipped")
@@ -258,8 +258,27 @@ class Run:
         return all(cell.is_comparable and not self.is_implausible(cell) for cell in (baseline, record))
 
     def is_left_out(self, record: Record) -> bool:
-        """True for a cell that the run's budget had no time for."""
+        """True for a cell that the run's budget had no time for, or that lies beyond the last doubling of its batch."""
+        if self.is_doubling and doubling.is_beyond(record):
+            return True
         return self.budget is not None and (record.status, record.reason) == ("skipped", self.budget.reason)
+
+    @property
+    def is_doubling(self) -> bool:
+        """True where batches are doubled as long as that gains throughput; the grid holds all that may be taken."""
+        return self.grid.batches == doubling.AUTO
+
+    @property
+    def sure_shapes(self) -> tuple[Shape, ...]:
+        """Shapes that are measured in any case, as far as is foreseen: the budget's, or those of the first doubling."""
+        if self.is_doubling:
+            return tuple(shape for shape in self.grid.shapes if shape.batch <= doubling.BATCHES[1])
+        return self.grid.shapes if self.budget is None else self.budget.kept
+
+    def planned(self) -> list[tuple[Shape, Contestant]]:
+        """The cells that were to be measured, without those beyond the last doubling of a batch."""
+        beyond = {(r.shape, r.contestant) for r in self.records if self.is_doubling and doubling.is_beyond(r)}
+        return [cell for cell in self.grid.cells() if cell not in beyond]
 
     def published_row(self, shape: Shape) -> JudgedRow | None:
         """The published figure at `shape`, judged; None where the run has none."""

@@ -90,15 +90,19 @@ class References:
             whole_outputs=self.source.whole_outputs,
         )
 
-    def make(self, weights: Artifact, precisions: Sequence[str]) -> None:
-        """Bring the reference, and eager's own outputs at each of `precisions`, into the store; none for none."""
-        if precisions:
-            self._evaluate(weights, REFERENCE_PRECISION, "cpu")
-        for precision in dict.fromkeys(YARDSTICKS.get(name, name) for name in precisions):
-            self._evaluate(weights, precision, self.grid.device)
+    def make(self, weights: Artifact, precisions: Sequence[str], keys: Sequence[Key] | None = None) -> None:
+        """Bring the reference, and eager's own outputs at each of `precisions`, into the store; none for none.
 
-    def _evaluate(self, weights: Artifact, precision: str, device: str) -> None:
-        recipes = {key: self._recipe(weights, key, precision, device) for key in self.keys()}
+        `keys` are all of `keys()` where they are not given.
+        """
+        wanted = self.keys() if keys is None else keys
+        if precisions:
+            self._evaluate(weights, REFERENCE_PRECISION, "cpu", wanted)
+        for precision in dict.fromkeys(YARDSTICKS.get(name, name) for name in precisions):
+            self._evaluate(weights, precision, self.grid.device, wanted)
+
+    def _evaluate(self, weights: Artifact, precision: str, device: str, keys: Sequence[Key]) -> None:
+        recipes = {key: self._recipe(weights, key, precision, device) for key in keys}
         drop_damaged(self.store, list(recipes.values()), self.say)
         missing = [key for key, recipe in recipes.items() if self.store.find(recipe) is None]
         if missing:

@@ -8,6 +8,8 @@ Schema history
             {"kind": "peaks"} lines hold what the machine can do at most, and the last one counts.
 3  (0.1.0)  the header may have preset, published (figures of others) and budget; {"kind": "spent"} lines hold the
             seconds of a budget that were spent so far, and the last one counts.
+4  (0.1.0)  a grid may have batches "auto": its shapes are all that may be taken, and those beyond the last doubling are
+            skipped with a reason that says so (bench/doubling.py).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import published
+from bench import doubling, published
 from bench.budget import Budget
 from bench.errors import UserError
 from bench.linesfile import LinesFile, read_lines
@@ -113,6 +115,8 @@ def _check_header(run: Run) -> None:
         raise TypeError("the fingerprint is none")
     if not isinstance(run.preset, dict) or not all(isinstance(text, str) for text in run.preset.values()):
         raise TypeError("the preset is none")
+    if run.grid.batches not in ("", doubling.AUTO):
+        raise ValueError("batches that are neither given nor auto")
     if run.published:
         published.check(run.published)
     if run.budget and not set(run.budget.kept) <= set(run.grid.shapes):

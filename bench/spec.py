@@ -121,6 +121,8 @@ class Grid:
     seed: int = 0
     boundary: str = "device"
     """"device": inputs and outputs stay on the device; "host": host arrays in and out, copies timed."""
+    batches: str = ""
+    """"auto" where `shapes` hold every batch that may be taken, and each length ends by its throughput."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
@@ -324,6 +326,8 @@ def command_of(
         "--batches": ",".join(str(batch) for batch in dict.fromkeys(shape.batch for shape in shapes)),
         "--lengths": ",".join(str(length) for length in dict.fromkeys(shape.length for shape in shapes)),
     }
+    if grid.batches and len(shapes) == len(grid.shapes):
+        sizes["--batches"] = grid.batches
     options = {
         **model_option(grid),
         "--backends": ",".join(dict.fromkeys(contestant.label for contestant in contestants)),

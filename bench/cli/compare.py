@@ -42,7 +42,10 @@ def command(
     backends: Annotated[
         str, typer.Option(help="Comma-separated backend[:variant]; speed-ups are against the first.")
     ] = "eager,onnx,torchscript",
-    batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8",
+    batches: Annotated[
+        str,
+        typer.Option(help="Batch sizes, or auto: double, per length, until throughput gains under 5% or memory ends."),
+    ] = "1,8",
     lengths: Annotated[
         str | None, typer.Option(help="Sequence lengths in tokens. [default: 16,128,512 as far as the model goes]")
     ] = None,
@@ -172,12 +175,14 @@ class _Screen:
         self.quiet = quiet
         self.run: Run | None = None
         self.done = 0
+        self.ended: set[tuple[int, str]] = set()
 
     def say(self, line: str) -> None:
         if not self.quiet:
             tell(line)
 
     def plan(self, run: Run, prepared: Preparation) -> None:
+        from bench.doubling import GAIN, LARGEST_BATCH
         from bench.guesses import guessed_seconds
 
         self.run = run
@@ -189,11 +194,20 @@ class _Screen:
         missing = prepared.missing_exports()
         self.say(f"{grid.model}: {run.origin}")
         cells = self.total - self.done - (len(grid.shapes) - shapes) * len(grid.contestants)
-        self.say(
-            f"plan: {count(cells, 'cell')} ({count(len(grid.contestants), 'contestant')} × "
-            f"{count(shapes, 'shape')}) on {grid.device} with {count(grid.threads, 'thread')}, "
-            f"about {duration(seconds)} of measuring"
-        )
+        if run.is_doubling:
+            lengths = len({shape.length for shape in grid.shapes})
+            self.done = sum(not run.is_left_out(record) for record in run.records)
+            self.say(
+                f"plan: {count(len(grid.contestants), 'contestant')} × {count(lengths, 'length')} on {grid.device}, "
+                f"{count(grid.threads, 'thread')}; batches double while throughput gains {GAIN:.0%}, up to "
+                f"{LARGEST_BATCH}; the first two take about {duration(seconds)} of measuring"
+            )
+        else:
+            self.say(
+                f"plan: {count(cells, 'cell')} ({count(len(grid.contestants), 'contestant')} × "
+                f"{count(shapes, 'shape')}) on {grid.device} with {count(grid.threads, 'thread')}, "
+                f"about {duration(seconds)} of measuring"
+            )
         for contestant, refusal in prepared.refused.items():
             self.say(f"cannot run: {contestant.label} {contestant.precision}: {refusal.reason}")
         self.say(f"to export: {', '.join(missing) if missing else 'nothing, all in the store'}")
@@ -201,16 +215,35 @@ class _Screen:
 
     def progress(self, records: list[Record], seconds_left: float) -> None:
         if self.run is not None and all(self.run.is_left_out(record) for record in records):
+            if self.run.is_doubling:
+                self._length_ended(records)
+                return
             self.done += len(records)
             self.say(f"[{self.done}/{self.total}] {records[0].shape!s:>7} {records[0].reason}")
             return
         for record in records:
             self.done += 1
             left = "" if record is not records[-1] else f"  ({duration(seconds_left)} left)"
-            if self.done == self.total:
+            if self.run is not None and self.run.is_doubling:
+                left = ""
+            elif self.done == self.total:
                 left = "  (done)"
             label = f"{record.contestant.label} {record.precision}"
-            self.say(f"[{self.done}/{self.total}] {record.shape!s:>7} {label:<20} {_outcome(record)}{left}")
+            self.say(f"{self._place()} {record.shape!s:>7} {label:<20} {_outcome(record)}{left}")
+
+    def _place(self) -> str:
+        """`[3/18]`; `[3]` where nobody knows how many there will be."""
+        is_open = self.run is not None and self.run.is_doubling
+        return f"[{self.done}]" if is_open else f"[{self.done}/{self.total}]"
+
+    def _length_ended(self, records: list[Record]) -> None:
+        """Say once why a length's batch is not doubled any more."""
+        from bench.doubling import ENDED
+
+        key = (records[0].length, records[0].reason)
+        if key not in self.ended:
+            self.ended.add(key)
+            self.say(f"length {key[0]} ends: {key[1].removeprefix(ENDED)}")
 
     def interrupted(self, artifacts: Path) -> None:
         """Say what is kept and how to go on."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import doubling
 from bench.errors import UserError
 from bench.published import check, of_model
 from bench.spec import (
@@ -102,8 +103,14 @@ def shapes_of(
         batches = given.batches if given else DEFAULT_BATCHES
     if lengths is None:
         lengths = given.lengths if given else [n for n in DEFAULT_LENGTHS if positions is None or n <= positions]
-    batch_sizes, length_sizes = parse_sizes(batches, "--batches"), parse_sizes(lengths, "--lengths")
+    batch_sizes = doubling.BATCHES if is_auto(batches) else parse_sizes(batches, "--batches")
+    length_sizes = parse_sizes(lengths, "--lengths")
     return tuple(Shape(batch, length) for batch in batch_sizes for length in length_sizes)
+
+
+def is_auto(batches: str | Iterable[int] | None) -> bool:
+    """True for batches that are doubled as long as that gains throughput."""
+    return isinstance(batches, str) and batches.strip() == doubling.AUTO
 
 
 def _read(path: Path, name: str) -> Preset:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench import statistics
 from bench.records import Record, Run
-from bench.report import published, summary
+from bench.report import batches, published, summary
 from bench.report.columns import COLUMNS
 from bench.report.table import TAINTED, milliseconds
 from bench.rows import row
@@ -36,12 +36,26 @@ def render(run: Run, columns: Sequence[str] = ()) -> str:
     for shape, records in summary.shapes(run):
         if won := summary.winner(run, records):
             lines.append(f"- {shape}: {summary.winner_line(run, won)}")
-    lines += _published(run)
+    lines += [*_batches(run), *_published(run)]
     reasons, warnings = summary.findings(run)
     for title, found in (("What ran", summary.engagement(run)), ("Not measured", reasons), ("Warnings", warnings)):
         if found:
             lines += ["", f"{title}:", "", *(f"- {_escape(line)}" for line in found)]
     return "\n".join(lines) + "\n"
+
+
+def _batches(run: Run) -> list[str]:
+    if not (heading := batches.heading(run)):
+        return []
+    lines = [
+        "",
+        f"**{heading[0]}** ({heading[1]})",
+        "",
+        f"| {' | '.join(batches.TITLES)} |",
+        "|--:|---|--:|--:|--:|--:|",
+    ]
+    lines += [f"| {' | '.join(map(_escape, cells))} |" for cells in batches.table(run)]
+    return [*lines, "", *(f"- {_escape(line)}" for line in batches.lines(run))]
 
 
 def _published(run: Run) -> list[str]:

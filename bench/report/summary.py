@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench import statistics
+from bench import doubling, statistics
 from bench.records import Record, Run, is_unsteady, ratio_between
 from bench.spec import Shape
 
@@ -38,7 +38,7 @@ def shapes(run: Run) -> Iterator[tuple[Shape, list[Record]]]:
 
 
 def is_left_out(run: Run, records: list[Record]) -> bool:
-    """True for a shape that the run's budget left out whole."""
+    """True for a shape that the run left out whole."""
     return all(run.is_left_out(record) for record in records)
 
 
@@ -159,7 +159,7 @@ def _engaged(facts: dict[str, Any]) -> str:
 def grouped(run: Run, messages: list[tuple[Record, str]]) -> list[str]:
     """Each message once, with the contestants that it concerns and the shapes where it does."""
     found = [(name(run, record), str(record.shape), message) for record, message in messages]
-    return grouped_by_place(found, len(run.grid.shapes), "shape")
+    return grouped_by_place(found, len({shape for shape, _ in run.planned()}), "shape")
 
 
 def grouped_by_place(messages: list[tuple[str, str, str]], places: int, noun: str) -> list[str]:
@@ -181,6 +181,7 @@ def grouped_by_place(messages: list[tuple[str, str, str]], places: int, noun: st
 def findings(run: Run) -> tuple[list[str], list[str]]:
     """Reasons of the cells that were not measured, and warnings on those that were."""
     reasons = [(record, f"{record.status}: {record.reason}") for record in run.records if record.status != "ok"]
+    reasons = [found for found in reasons if not (run.is_doubling and doubling.is_beyond(found[0]))]
     warnings = [(record, warning) for record in run.records for warning in record.warnings]
     for record in run.records:
         warnings += [(record, message) for message in _computed_warnings(run, record)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench import statistics
 from bench.records import Record, Run
-from bench.report import published, summary
+from bench.report import batches, published, summary
 from bench.report.columns import COLUMNS
 from bench.rows import row
 from bench.spec import Grid
@@ -65,6 +65,12 @@ def render(run: Run, columns: Sequence[str] = ()) -> str:
             console.print(_kinds_of_time(run, records))
             if any(record.naive_rounds for record in records):
                 console.print("naive: a clock that never waits for the device; wrong where that works on its own")
+    if lines := batches.heading(run):
+        console.print(Text(f"\n{lines[0]}", style="bold"))
+        console.print(Text(textwrap.fill(lines[1], width, break_on_hyphens=False)))
+        console.print(_batches(run))
+        for line in batches.lines(run):
+            console.print(Text(item(line, width)))
     if lines := published.heading(run):
         console.print(Text(f"\n{lines[0]}", style="bold"))
         for line in lines[1:]:
@@ -186,6 +192,19 @@ def _table_apart(run: Run, records: list[Record], further: Sequence[str]) -> obj
     for record in records:
         figures = row(run, record)
         table.add_row(summary.name(run, record), *(COLUMNS[name].cell(figures) for name in further))
+    return table
+
+
+def _batches(run: Run) -> object:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in batches.TITLES:
+        is_name = title == "backend"
+        table.add_column(title, justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name)
+    for cells in batches.table(run):
+        table.add_row(*cells)
     return table
 
 

@@ -177,7 +177,7 @@ def test_a_run_keeps_to_its_budget_and_its_choice_when_resumed(tmp_path: Path, m
 
     path = tmp_path / "run.jsonl"
     again = read_run(path)
-    assert (again.budget, again.schema, again.records) == (done.budget, 3, done.records)
+    assert (again.budget, again.schema, again.records) == (done.budget, 4, done.records)
     assert again.spent_seconds == pytest.approx(done.spent_seconds, abs=0.01)
     lines = path.read_text().splitlines(keepends=True)
     first = next(i for i, line in enumerate(lines) if '"kind":"spent"' in line)

@@ -75,7 +75,7 @@ def test_a_preset_gives_what_the_call_leaves_open(own: Path, tmp_path: Path) -> 
     assert words[words.index("--preset") + 1] == str(own)
     assert "--batches" not in words  # 1×8 and 2×16 would come with them
     again = read_run(tmp_path / "run.jsonl")
-    assert (again.preset, again.published, again.schema) == (done.preset, done.published, 3)
+    assert (again.preset, again.published, again.schema) == (done.preset, done.published, 4)
     row = next(row for row in again.rows() if row["batch"] == 2)
     assert (row["published_ms"], row["published_verdict"]) == (2.0, "possible")
     repeat = shlex.split(next(record.repeat for record in done.records if record.batch == 2))

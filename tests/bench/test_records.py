@@ -142,7 +142,7 @@ def test_a_frame_has_the_csvs_names() -> None:
         ("not json\nat all\n", "line 1 of .* is not JSON"),
         ('{"kind": "record"}\n', "is no run"),
         ("[1]\n", "no JSON object"),
-        ('{"kind": "run", "schema": 99}\n', "schema 99 and this bench reads up to 3"),
+        ('{"kind": "run", "schema": 99}\n', "schema 99 and this bench reads up to 4"),
         ('{"kind": "run", "schema": 1}\n', "is damaged"),
         ('{"kind": "run", "schema": "1"}\n', "is damaged"),
         ("[" * 100000, "is no run"),
