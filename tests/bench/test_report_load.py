@@ -114,7 +114,7 @@ def test_the_largest_rate_is_bracketed_and_levels_that_cannot_be_judged_are_not_
 
 def test_a_miss_on_a_disturbed_machine_is_tried_once_more(run: LoadRun) -> None:
     eager = run.grid.contestants[0]
-    busy = {"other_cpu_share": 0.4, "turns": 1, "wall_seconds": 9.0, "cpu_seconds": 9.0}
+    busy = {"other_cpu_share": 0.4, "other_cpu_seconds": 3.6}
     run.records = [record("eager", 60.0, conditions=busy)]
     assert run.taint(run.records[0])
     assert (run.trials(eager), run.next_rate(eager)) == ([], 20.0)
