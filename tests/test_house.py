@@ -133,6 +133,7 @@ def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
         ("load", 20),
         ("study", 3),
         ("choose", 10),
+        ("show", 2),
     ],
 )
 def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:

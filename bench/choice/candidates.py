@@ -188,7 +188,10 @@ def weigh(
 
 
 def places_of(run: Run) -> tuple[Shape, ...]:
-    """The shapes of the run's grid, less those that its budget left out for everybody."""
+    """The shapes of the run's grid, less those that its budget left out for everybody, or that no doubling reached."""
+    if run.is_doubling:
+        reached = {record.shape for record in run.records if not run.is_left_out(record)}
+        return tuple(shape for shape in run.grid.shapes if shape in reached)
     return tuple(run.grid.shapes) if run.budget is None else tuple(run.budget.kept)
 
 

@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -30,6 +31,7 @@ from bench.cli import (
     memory,
     parity,
     report,
+    show,
     study,
     verify,
 )
@@ -39,7 +41,7 @@ from bench.errors import BenchError
 app = typer.Typer(
     name="bench",
     help="Which inference runtime to deploy a model on, on this machine, and is it still the same model?",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -54,6 +56,7 @@ app.command("verify")(verify.command)
 app.command("deploy")(deploy.command)
 app.command("memory")(memory.command)
 app.command("report")(report.command)
+app.command("show")(show.command)
 app.command("diff")(diff.command)
 app.command("study")(study.command)
 app.command("doctor")(doctor.command)
@@ -69,11 +72,15 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        from bench.cli.first import steps
+
+        typer.echo(steps(Path("artifacts")))
 
 
 def main() -> None:

@@ -11,6 +11,9 @@ import pytest
 import bench
 import bench.api
 from bench import channel, doubling, report
+from bench.choice.api import choose
+from bench.choice.candidates import places_of
+from bench.choice.traffic import Traffic
 from bench.comparison import compare_runs
 from bench.errors import UserError
 from bench.preparation import Preparation
@@ -177,6 +180,21 @@ def test_a_shorter_doubling_is_no_regression() -> None:
     assert [cell.verdict for cell in comparison.cells] == ["same", "same", "gone"]
     assert comparison.cells[2].reason == "not planned"
     assert comparison.exit_code == 0
+
+
+def test_a_choice_knows_nothing_of_batches_that_were_not_reached() -> None:
+    """Traffic at batch 512 lies beyond what was measured, and must be said to; it is no cell that failed."""
+    run = run_of({EAGER: {1: 100, 2: 150, 4: 153}, ONNX: {1: 1000, 2: 2000, 4: 2010}})
+    reason = ended(run, 8)
+    run.records += [
+        record(who, Shape(8, 128), 1, status="skipped", reason=reason, rounds=[], parity={})
+        for who in run.grid.contestants
+    ]
+    assert places_of(run) == (Shape(1, 128), Shape(2, 128), Shape(4, 128))
+    found = choose(run, traffic=Traffic({Shape(2, 128): 3.0, Shape(512, 128): 1.0}, "a test", is_given=True))
+    assert found.chosen is not None
+    assert found.chosen.label == "onnx"
+    assert found.outside == ((Shape(512, 128), 0.25),)
 
 
 # Whole runs.
