@@ -1,18 +1,21 @@
-"""`python -m bench.export`: write one artifact into the store, in a process of its own.
+"""`python -m bench.export`: write artifacts into the store, in a process of its own.
 
-It answers the request {"op": "export"} like a worker, with the artifact's key or an error.
+It answers the request {"op": "export"} like a worker, with the key of the artifact that its command line asks for, or
+an error. A request with "options" asks for another one in the words of a command line: to import torch and transformers
+again would take longer than most exports.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import exporters
 from bench import channel
-from exporters import checkpoint, module_source, sources
+from exporters import checkpoint, models, module_source, sources
 from exporters.errors import ModelError
 from exporters.store import Artifact, ArtifactStore, StoreError
 
@@ -31,11 +34,13 @@ def export(args: argparse.Namespace) -> Artifact:
     return store.make(recipe, lambda folder: module.export(weights, folder, recipe))
 
 
-def answer(args: argparse.Namespace) -> dict[str, Any]:
-    """The reply to {"op": "export"}; any failure is data for the driver."""
+def answer(args: argparse.Namespace, options: Sequence[str] | None = None) -> dict[str, Any]:
+    """The reply to {"op": "export"}, for `options` in place of `args`; any failure is data for the driver."""
     from backends.base import one_line, parse_out_of_memory
 
+    args = args if options is None else parser().parse_args(options)
     try:
+        models.import_libraries()
         artifact = export(args)
     except ModelError as error:
         return {"error": {"status": "user", "reason": str(error)}}
@@ -65,17 +70,47 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def start(root: Path, format: str, which: list[str], threads: int) -> channel.Worker:
-    """Start the process that exports one artifact into the store under `root`; `which` are the other options."""
-    command = [*channel.python_module("bench.export"), f"--artifacts={root}", "--format", format, *which]
-    return channel.Worker([*command, "--parent", str(os.getpid())], threads, channel.compiler_cache(root))
+class Exporting:
+    """The process that writes artifacts into the store under `root`, one after another; started when it is needed.
+
+    After a failure the next artifact is another process's: nothing that the failure left behind can reach it.
+    """
+
+    def __init__(self, root: Path, threads: int) -> None:
+        self.root, self.threads = root, threads
+        self._process: channel.Worker | None = None
+
+    def request(self, format: str, which: Sequence[str], timeout_seconds: float) -> None:
+        """Have the artifact of `format` written; `which` are the other options. Raises WorkerError."""
+        options = [f"--artifacts={self.root}", "--format", format, *which]
+        try:
+            if self._process is None:
+                self._process = start(self.root, options, self.threads)
+                self._process.request({"op": "export"}, timeout_seconds)
+            else:
+                self._process.request({"op": "export", "options": options}, timeout_seconds)
+        except channel.WorkerError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+
+def start(root: Path, options: Sequence[str], threads: int) -> channel.Worker:
+    """Start the process that exports into the store under `root` what `options` say, and what it is asked for then."""
+    command = [*channel.python_module("bench.export"), *options, "--parent", str(os.getpid())]
+    return channel.Worker(command, threads, channel.compiler_cache(root))
 
 
 def main() -> None:
     """Export when asked to, and end with the input."""
     args = parser().parse_args()
     channel.take_up_work(args.parent)
-    channel.serve(lambda request: answer(args))
+    channel.serve(lambda request: answer(args, request.get("options")))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ checkpoint of the user's own module is made first, by the exporting process, sin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 from bench.errors import UserError
+from bench.export import Exporting
 from bench.preparation import exported
 from bench.references import Say, drop_damaged
 from exporters import checkpoint, module_source, pickled, sources
@@ -57,7 +59,8 @@ def introduced(source: sources.ModelSource, store: ArtifactStore, threads: int, 
     with store.in_use():
         recipe = checkpoint.recipe(source)
         drop_damaged(store, [recipe], say)
-        return source.settled(exported(store, recipe, source.export_options(), threads, say).metadata)
+        with closing(Exporting(store.root, threads)) as exporting:
+            return source.settled(exported(store, recipe, source.export_options(), exporting, say).metadata)
 
 
 def notes_on(source: sources.ModelSource) -> list[str]:

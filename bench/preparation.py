@@ -40,6 +40,7 @@ class Preparation:
         self.classes = {contestant: backends.load_class(contestant.backend) for contestant in grid.contestants}
         self.weights: Artifact | None = None
         """The checkpoint, once it is made."""
+        self._exporting = export.Exporting(store.root, grid.threads)
         self.artifacts: dict[Contestant, Artifact] = {}
         self.refused: dict[Contestant, WorkerError] = {}
         """Contestants that cannot run at all, and why."""
@@ -111,9 +112,11 @@ class Preparation:
             weights = self._make_checkpoint()
             if with_artifacts:
                 self._make_artifacts(weights)
+            self._exporting.close()
             if with_references:
                 self.judged_by.make(weights, self._judging_precisions())
         finally:
+            self._exporting.close()
             self._clear_leftovers()
 
     def judge_further(self, shapes: Sequence[Shape]) -> None:
@@ -163,7 +166,7 @@ class Preparation:
                 self.say(reason)
 
     def _export(self, recipe: Mapping[str, Any], which: list[str]) -> Artifact:
-        return exported(self.store, recipe, which, self.grid.threads, self.say)
+        return exported(self.store, recipe, which, self._exporting, self.say)
 
     def _clear_leftovers(self) -> None:
         """Remove what exports that were killed or interrupted left half-written."""
@@ -174,8 +177,10 @@ class Preparation:
         return sorted({c.precision for c in self._with_formats() if self.classes[c].computes_the_model})
 
 
-def exported(store: ArtifactStore, recipe: Mapping[str, Any], which: list[str], threads: int, say: Say) -> Artifact:
-    """The stored artifact of `recipe`, or a new one from a process of its own with the options `which`.
+def exported(
+    store: ArtifactStore, recipe: Mapping[str, Any], which: list[str], exporting: export.Exporting, say: Say
+) -> Artifact:
+    """The stored artifact of `recipe`, or a new one from the process `exporting` with the options `which`.
 
     Raises WorkerError where the export of another format than the checkpoint fails, else UserError or BenchError.
     """
@@ -183,9 +188,8 @@ def exported(store: ArtifactStore, recipe: Mapping[str, Any], which: list[str], 
         store.touch(found)
         return found
     say(f"exporting {_name(recipe)}")
-    process = export.start(store.root, recipe["format"], which, threads)
     try:
-        process.request({"op": "export"}, EXPORT_TIMEOUT_SECONDS)
+        exporting.request(recipe["format"], which, EXPORT_TIMEOUT_SECONDS)
     except WorkerError as error:
         if error.status == "user":
             raise UserError(error.reason) from None
@@ -195,8 +199,6 @@ def exported(store: ArtifactStore, recipe: Mapping[str, Any], which: list[str], 
             name = store.path_of(recipe).name
             raise BenchError(f"artifact {name} cannot be written (No space left on device); free some space") from None
         raise
-    finally:
-        process.kill()
     found = store.find(recipe)
     if found is None:
         raise BenchError(f"the {recipe['format']} export left nothing under its key; its recipe changes by itself")

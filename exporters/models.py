@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 OWN_POSITIONS = ("gpt_neo", "opt")
 
 
+def import_libraries() -> None:
+    """Import what every export needs, so that whichever comes first is not charged with it."""
+    import torch  # noqa: F401
+    from transformers import AutoModel, PreTrainedModel  # noqa: F401 - what they stand on is imported with them
+
+    _quiet()
+
+
 def build(source: ModelSource) -> Any:
     """The transformers model of `source`, float32, in eval mode, on the CPU.
 

@@ -35,7 +35,7 @@ class InThisProcess:
         else:
             assert module == "bench.export", module
             args = export.parser().parse_args(arguments)
-            self.answer = lambda request: export.answer(args)
+            self.answer = lambda request: export.answer(args, request.get("options"))
 
     def send(self, message: dict[str, Any]) -> None:
         self.replies.append(json.loads(json.dumps(self.answer(json.loads(json.dumps(message))))))

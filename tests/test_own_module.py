@@ -49,11 +49,12 @@ def exports_here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     asked: list[list[str]] = []
 
     class Here:
-        def __init__(self, root: Path, format: str, which: list[str]) -> None:
-            self.args = export.parser().parse_args([f"--artifacts={root}", "--format", format, *which])
+        def __init__(self, options: list[str]) -> None:
+            self.options, self.args = options, export.parser().parse_args(options)
 
         def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
-            reply = export.answer(self.args)
+            asked.append(message.get("options", self.options))
+            reply = export.answer(self.args, message.get("options"))
             if "error" in reply:
                 raise preparation.WorkerError(reply["error"]["status"], reply["error"]["reason"])
             return dict(reply["ok"])
@@ -61,9 +62,8 @@ def exports_here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         def kill(self) -> None:
             pass
 
-    def start(root: Path, format: str, which: list[str], threads: int) -> Here:
-        asked.append(which)
-        return Here(root, format, which)
+    def start(root: Path, options: list[str], threads: int) -> Here:
+        return Here(options)
 
     monkeypatch.setattr(preparation.export, "start", start)
     return asked
