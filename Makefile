@@ -4,7 +4,7 @@ VENV ?= .venv
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: compare install test test-slow lint
+.PHONY: compare install test test-slow lint page-image
 
 compare: install
 	$(VENV)/bin/bench compare --model bert --backends eager,onnx,torchscript
@@ -26,3 +26,7 @@ lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# docs/images/page.png, from a committed run, in a headless chromium
+page-image: install
+	PYTHONPATH=. $(VENV)/bin/python benchmarks/page_image.py

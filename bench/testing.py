@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from exporters.store import Artifact
 
 #: Modules that the parent process must never load.
-HEAVY = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy", "matplotlib", "pandas")
+HEAVY = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy", "matplotlib", "pandas", "vl_convert")
 #: Shapes that a backend is run at: the largest of the tiny models, one token, and shapes that no export ran on.
 SHAPES = ((1, 1), (2, 16), (3, 37), (1, 128))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 from bench import statistics
@@ -11,37 +12,94 @@ from bench.report.columns import COLUMNS
 from bench.report.table import TAINTED, milliseconds
 from bench.rows import row
 
+#: Characters that a comment on GitHub may have.
+MOST_CHARACTERS = 65_536
+#: Lines of each list where the whole would be longer than that; and rows of the table, where it still would be.
+FEWER_LINES = 10
+LONGEST_LINE = 600
+#: Room for the lines that say what was left out.
+ROOM = 300
+
 
 def render(run: Run, columns: Sequence[str] = ()) -> str:
-    """The run as Markdown text; each row ends with `columns`, names of `COLUMNS`."""
-    grid = run.grid
-    further = [COLUMNS[name] for name in columns]
-    titles = "".join(f" {column.title} |" for column in further)
-    lines = [
-        *([f"Preset {run.preset['name']}: {run.preset['title']} ({run.preset['source']})", ""] if run.preset else []),
-        f"**{grid.model}**, {grid.device}, {grid.threads} threads; weights: {run.origin}; {summary.boundary(run)}",
+    """The run as Markdown text of at most `MOST_CHARACTERS`; each row ends with `columns`, names of `COLUMNS`.
+
+    Where that is too little, lists are cut after `FEWER_LINES`, and then the table where it must be; both say so.
+    """
+    heading, rows, behind = _heading(run, columns), _rows(run, columns), _behind(run, None)
+    if _length(heading, rows, behind) > MOST_CHARACTERS:
+        behind = _behind(run, FEWER_LINES)
+    if _length(behind) > MOST_CHARACTERS // 2:
+        behind = [*_first(behind, MOST_CHARACTERS // 2), "", "The rest is left out, so that this fits a comment."]
+    if _length(heading, rows, behind) > MOST_CHARACTERS:
+        kept = _first(rows, MOST_CHARACTERS - ROOM - _length(heading, behind))
+        left = f"{len(rows) - len(kept)} of {len(rows)} cells are left out, so that this fits a comment"
+        rows, behind = kept, ["", f"{left}; bench report --format csv has them", *behind]
+    return "\n".join([*heading, *rows, *behind])[: MOST_CHARACTERS - 1] + "\n"
+
+
+def _first(lines: Sequence[str], most: int) -> list[str]:
+    """As many of the first `lines` as `most` characters hold."""
+    kept: list[str] = []
+    for line in lines:
+        most -= len(line) + 1
+        if most < 0:
+            break
+        kept.append(line)
+    return kept
+
+
+def _length(*parts: Sequence[str]) -> int:
+    return sum(len(line) + 1 for part in parts for line in part)
+
+
+def _heading(run: Run, columns: Sequence[str]) -> list[str]:
+    grid, preset = run.grid, run.preset
+    titles = "".join(f" {COLUMNS[name].title} |" for name in columns)
+    given = f"Preset {preset['name']}: {preset['title']} ({preset['source']})" if preset else ""
+    return [
+        *([_escape(given), ""] if given else []),
+        (
+            f"**{_escape(grid.model)}**, {_escape(grid.device)}, {grid.threads} threads; "
+            f"weights: {_escape(run.origin)}; {summary.boundary(run)}"
+        ),
         "",
         "| batch × length | backend | median ms | ± | spread | ms/sample | speed-up | floor | parity | max abs error |"
         + titles,
-        "|---|---|--:|--:|--:|--:|---|--:|---|--:|" + "--:|" * len(further),
+        "|---|---|--:|--:|--:|--:|---|--:|---|--:|" + "--:|" * len(columns),
     ]
+
+
+def _rows(run: Run, columns: Sequence[str]) -> list[str]:
+    further = [COLUMNS[name] for name in columns]
+    rows = []
     for shape, records in summary.shapes(run):
         if summary.is_left_out(run, records):
             continue
         for record in records:
             figures = row(run, record) if further else {}
             cells = [*_cells(run, record), *(column.cell(figures) for column in further)]
-            lines.append(f"| {shape} | {' | '.join(cells)} |")
-    lines.append("")
-    for shape, records in summary.shapes(run):
-        if won := summary.winner(run, records):
-            lines.append(f"- {shape}: {summary.winner_line(run, won)}")
+            rows.append(f"| {shape} | {' | '.join(cells)} |")
+    return rows
+
+
+def _behind(run: Run, most: int | None) -> list[str]:
+    """What stands behind the table: winners, published figures, what ran, reasons, warnings; `most` lines of each."""
+    won = [(shape, found) for shape, records in summary.shapes(run) if (found := summary.winner(run, records))]
+    lines = ["", *_list([f"{shape}: {summary.winner_line(run, found)}" for shape, found in won], most)]
     lines += [*_batches(run), *_published(run)]
     reasons, warnings = summary.findings(run)
-    for title, found in (("What ran", summary.engagement(run)), ("Not measured", reasons), ("Warnings", warnings)):
-        if found:
-            lines += ["", f"{title}:", "", *(f"- {_escape(line)}" for line in found)]
-    return "\n".join(lines) + "\n"
+    for title, told in (("What ran", summary.engagement(run)), ("Not measured", reasons), ("Warnings", warnings)):
+        if told:
+            lines += ["", f"{title}:", "", *_list(told, most)]
+    return lines
+
+
+def _list(lines: Sequence[str], most: int | None) -> list[str]:
+    if most is None or len(lines) <= most:
+        return [f"- {_escape(line)}" for line in lines]
+    shortened = [f"- {_escape(line[:LONGEST_LINE])}" for line in lines[:most]]
+    return [*shortened, f"- and {len(lines) - most} more"]
 
 
 def _batches(run: Run) -> list[str]:
@@ -89,4 +147,4 @@ def _cells(run: Run, record: Record) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,188 @@
+"""Plots as Vega-Lite specifications: plain dicts, nothing imported, data within."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.report.page.entries import COLOURS, SYMBOLS
+
+#: Height of a plot with its axes and title, in CSS pixels.
+HEIGHT = 250
+#: Pixels between the ends of an axis and what lies nearest to them.
+PADDING = 9
+#: Ticks of an axis, about.
+TICKS = 6
+#: Axis and text take the colour of the page's text, so that one plot serves light, dark and paper.
+INK = "currentColor"
+FAINT = 0.45
+
+#: Of every plot, on the page and as an image.
+CONFIG: Mapping[str, Any] = {
+    "background": "transparent",
+    "font": "system-ui, 'Segoe UI', 'Liberation Sans', sans-serif",
+    "axis": {
+        "labelColor": INK, "titleColor": INK, "gridColor": INK, "gridOpacity": 0.14, "domainColor": INK,
+        "domainOpacity": 0.5, "tickColor": INK, "tickOpacity": 0.5, "labelFontSize": 11, "titleFontSize": 11,
+        "titleFontWeight": "normal", "labelOverlap": "greedy", "labelLimit": 120,
+    },
+    "legend": {"labelColor": INK, "titleColor": INK, "orient": "bottom", "columns": 4, "labelLimit": 260},
+    "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "anchor": "start", "offset": 6},
+    "view": {"stroke": None},
+    "point": {"filled": True, "size": 55, "opacity": 1},
+    "line": {"strokeWidth": 1.6},
+    "rule": {"strokeWidth": 1.4},
+    "text": {"color": INK, "fontSize": 11},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend."""
+
+    label: str
+    colour: str
+    symbol: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One plot."""
+
+    name: str
+    """Of its file, and unique on a page."""
+    text: str
+    """What it shows, for those who do not see it."""
+    spec: Mapping[str, Any]
+    legend: tuple[Key, ...] = ()
+    is_wide: bool = False
+    """True where it takes the page's whole width."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a plot: the field that it shows, and how."""
+
+    field: str
+    title: str
+    is_logarithmic: bool = False
+    values: Sequence[float] = ()
+    """Where its ticks are; chosen by the plotter where empty."""
+    format: str = ",~f"
+    from_zero: bool = False
+
+    def encoding(self, kind: str = "quantitative") -> dict[str, Any]:
+        """As Vega-Lite has it."""
+        axis: dict[str, Any] = {"title": self.title, "format": self.format}
+        if self.values:
+            axis["values"] = list(self.values)
+        else:
+            axis["tickCount"] = TICKS
+        scale: dict[str, Any] = {
+            "zero": self.from_zero,
+            "nice": self.from_zero,
+            "padding": 0 if self.from_zero else PADDING,
+        }
+        if self.is_logarithmic:
+            scale = {"type": "log", "base": 2 if self.values else 10, "nice": False, "padding": PADDING}
+        if len(set(self.values)) == 1:  # a logarithmic axis of one value has no extent
+            scale |= {"domain": [self.values[0] / 2, self.values[0] * 2]}
+        return {"field": self.field, "type": kind, "axis": axis, "scale": scale}
+
+
+def legend(names: Sequence[str]) -> tuple[Key, ...]:
+    """Colour and symbol of each series, alike in every plot of a page."""
+    return tuple(
+        Key(name, COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]) for index, name in enumerate(names)
+    )
+
+
+def coloured(keys: Sequence[Key], field: str = "name") -> dict[str, Any]:
+    """The colour of each series."""
+    scale = {"domain": [key.label for key in keys], "range": [key.colour for key in keys]}
+    return {"field": field, "type": "nominal", "scale": scale, "title": None}
+
+
+def shaped(keys: Sequence[Key]) -> dict[str, Any]:
+    """The symbol of each series."""
+    scale = {"domain": [key.label for key in keys], "range": [key.symbol for key in keys]}
+    return {"field": "name", "type": "nominal", "scale": scale, "title": None}
+
+
+def tooltip(fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """What is shown on hover: a field's title by its name."""
+    return [{"field": name, "type": "nominal", "title": title} for name, title in fields.items()]
+
+
+def faint_where_unsound() -> dict[str, Any]:
+    """Points of cells that count for nothing are pale."""
+    return {"condition": {"test": "datum.is_sound === false", "value": FAINT}, "value": 1}
+
+
+def spec(
+    data: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], title: str = "", height: int = HEIGHT
+) -> dict[str, Any]:
+    """Layers over one set of values, as wide as what holds them."""
+    made: dict[str, Any] = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": "container",
+        "height": height,
+        "autosize": {"type": "fit", "contains": "padding"},
+        "data": {"values": list(data)},
+        "layer": list(layers),
+    }
+    return made | ({"title": title} if title else {})
+
+
+def lines(
+    data: Sequence[Mapping[str, Any]],
+    keys: Sequence[Key],
+    x: Axis,
+    y: Axis,
+    shown: Mapping[str, str],
+    title: str = "",
+    detail: str = "",
+    order: str = "",
+) -> dict[str, Any]:
+    """A line and points a series, with `low` and `high` of a value as bars; `shown` is on hover.
+
+    `detail` is a field that splits a series into several lines, `order` one by which a line goes.
+    """
+    base = {"x": x.encoding(), "y": y.encoding(), "color": coloured(keys)}
+    further: dict[str, Any] = {}
+    if detail:
+        further["detail"] = {"field": detail, "type": "nominal"}
+    if order:
+        further["order"] = {"field": order, "type": "quantitative"}
+    layers: list[dict[str, Any]] = []
+    if any(point.get("low") is not None for point in data):
+        bars = base | {"y": y.encoding() | {"field": "low"}, "y2": {"field": "high"}}
+        layers.append({"mark": {"type": "rule"}, "transform": [{"filter": "isValid(datum.low)"}], "encoding": bars})
+    layers.append({"mark": {"type": "line"}, "encoding": base | further})
+    points = base | {"shape": shaped(keys), "tooltip": tooltip(shown), "opacity": faint_where_unsound()}
+    layers.append({"mark": {"type": "point"}, "encoding": points})
+    return spec(data, layers, title)
+
+
+def points(
+    data: Sequence[Mapping[str, Any]],
+    keys: Sequence[Key],
+    x: Mapping[str, Any],
+    y: Axis,
+    shown: Mapping[str, str],
+    beneath: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """A point a cell over an axis of names, series beside each other, above the layers `beneath`."""
+    offset = {"field": "name", "type": "nominal", "sort": [key.label for key in keys]}
+    encoding = {
+        "x": x, "xOffset": offset, "y": y.encoding(), "color": coloured(keys), "shape": shaped(keys),
+        "tooltip": tooltip(shown), "opacity": faint_where_unsound(),
+    }  # fmt: skip
+    return spec(data, [*beneath, {"mark": {"type": "point"}, "encoding": encoding}])
+
+
+def ordinal(field: str, title: str, order: Sequence[str]) -> dict[str, Any]:
+    """An axis of names in their order, all of them labelled as far as there is room."""
+    axis = {"title": title, "labelAngle": 0, "labelOverlap": "greedy", "grid": False}
+    return {"field": field, "type": "ordinal", "sort": list(order), "axis": axis}

@@ -1,0 +1,23 @@
+"""What a section of the page is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bench.report.page.charts import Chart, Key
+from bench.report.page.tables import Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a title."""
+
+    anchor: str
+    title: str
+    about: str = ""
+    """How to read it, in a sentence or two."""
+    charts: tuple[Chart, ...] = ()
+    legend: tuple[Key, ...] = ()
+    table: Table | None = None
+    table_title: str = "the figures"
+    lines: tuple[str, ...] = field(default=())
