@@ -189,7 +189,9 @@ def test_nothing_of_a_record_becomes_markup() -> None:
     assert not any(tag in ("img", "b") for tag, _ in page.elements)
     assert "<img" not in text
     assert sum(HOSTILE in found for found in page.texts) >= 5
-    assert not any(attribute.startswith("on") for tag, attributes in page.elements if tag != "form" for attribute in attributes)
+    assert not any(
+        attribute.startswith("on") for tag, attributes in page.elements if tag != "form" for attribute in attributes
+    )
 
 
 def test_the_page_asks_for_nothing(reference: Run) -> None:
@@ -202,6 +204,7 @@ def test_the_page_asks_for_nothing(reference: Run) -> None:
     assert str(policy).startswith("default-src 'none';")
 
 
+@pytest.mark.slow
 def test_a_large_run_stays_below_the_limit() -> None:
     records = [
         record(f"backend{number}", batch, length, ms=number + batch * length / 100)
@@ -222,7 +225,9 @@ def test_plots_hold_the_figures_of_the_records() -> None:
     }
     assert points[("onnx", 64)] == pytest.approx(160.0, rel=0.01)
     assert points[("eager", 16)] == pytest.approx(80.0, rel=0.01)
-    won = {(cell["batch"], cell["length"]): (cell["winner"], cell["lead"]) for cell in specs["crossover"]["data"]["values"]}
+    won = {
+        (cell["batch"], cell["length"]): (cell["winner"], cell["lead"]) for cell in specs["crossover"]["data"]["values"]
+    }
     assert won == dict.fromkeys([(1, 16), (1, 64), (4, 16), (4, 64)], ("onnx", "2.00×"))
     rounds = [point["y"] for point in specs["rounds-1x16"]["data"]["values"] if point["name"] == "eager"]
     assert len(rounds) == 9
@@ -300,7 +305,10 @@ def test_the_command_writes_a_page_and_plots_and_never_over_them(
         done = cli_here("report", *arguments)
         assert done.returncode == 2, arguments
         assert words in done.stderr
-    assert cli_here("report", "run.jsonl", "--markdown").stdout == cli_here("report", "run.jsonl", "--format", "markdown").stdout
+    assert (
+        cli_here("report", "run.jsonl", "--markdown").stdout
+        == cli_here("report", "run.jsonl", "--format", "markdown").stdout
+    )
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(
@@ -484,3 +492,27 @@ def test_contestants_of_a_run_without_records_have_no_plots() -> None:
     assert run.grid.contestants == (Contestant("eager", "default", "fp32"),)
     assert run.grid.shapes == (Shape(1, 16),)
     assert render.plots([run], entries([run])) == []
+
+
+@pytest.mark.slow
+def test_the_check_of_the_layout_sees_what_overlaps(browser: Any, tmp_path: Path) -> None:
+    page_image.show(browser, written(tmp_path, [small()]), 390, 844)
+    for plant, words in (
+        ("document.querySelector('#latency .charts').style.marginTop = '-60px'", "latency: "),
+        ("document.querySelector('#map h2').style.width = '900px'", "beyond the edge"),
+    ):
+        assert browser.execute_script(LAYOUT)["clashes"] == []
+        browser.execute_script(plant)
+        assert any(words in clash for clash in browser.execute_script(LAYOUT)["clashes"]), plant
+        browser.refresh()
+        page_image.show(browser, tmp_path / "page.html", 390, 844)
+
+
+def test_a_run_that_doubled_its_batches_names_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.report import batches
+
+    monkeypatch.setattr(batches, "heading", lambda run: ["Best batch of each length", "the smallest"])
+    monkeypatch.setattr(batches, "table", lambda run: [("16", "onnx", "8", "4,213", "1.9", "32")])
+    monkeypatch.setattr(batches, "lines", lambda run: ["length 16: onnx at batch 8"])
+    texts = Page(render.page([small()])).texts
+    assert {"Best batch of each length", "4,213", "length 16: onnx at batch 8"} <= set(texts)

@@ -109,7 +109,7 @@ def _alarms(runs: Sequence[Run]) -> list[str]:
     found = [f"These runs do not compare: {line}" for line in comparison.obstacles(runs)] if len(runs) > 1 else []
     for run, label in zip(runs, labels(runs), strict=True):
         who = f"{label}: " if label else ""
-        planned = len(run.grid.shapes) * len(run.grid.contestants)
+        planned = len(run.planned())
         if not run.is_complete:
             found.append(
                 f"{who}incomplete, {len(run.records)} of {planned} cells; bench compare --resume goes on with it"

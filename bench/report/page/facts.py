@@ -8,7 +8,7 @@ from typing import Any
 from bench import comparison
 from bench.errors import UserError
 from bench.records import Run
-from bench.report import published, summary
+from bench.report import batches, published, summary
 from bench.report.columns import shown
 from bench.report.page.entries import Entry, labels
 from bench.report.page.sections import Section
@@ -62,8 +62,8 @@ def beside_each_other(runs: Sequence[Run]) -> Section | None:
     if len(runs) == 1:
         return None
     lines = [
-        f"{label}: {run.path.name if run.path else 'in memory'}, started {run.started}, {run.grid.model} on {run.grid.device}, "
-        f"{len(run.records)} cells"
+        f"{label}: {run.path.name if run.path else 'in memory'}, started {run.started}, {run.grid.model} on "
+        f"{run.grid.device}, {len(run.records)} cells"
         for run, label in zip(runs, labels(runs), strict=True)
     ]
     lines += [f"not the same: {line}" for line in comparison.obstacles(runs)]
@@ -97,6 +97,17 @@ def beside_each_other(runs: Sequence[Run]) -> Section | None:
 
 def _who(contestant: Any) -> str:
     return f"{contestant.label} {contestant.precision}"
+
+
+def best_batches(runs: Sequence[Run]) -> Iterator[Section]:
+    """The batch to take at each length, for each run that doubled its batches."""
+    for run, label in zip(runs, labels(runs), strict=True):
+        if not (heading := batches.heading(run)):
+            continue
+        title = f"{heading[0]} · {label}" if label else heading[0]
+        anchor = f"batches-{label.replace(' ', '-')}" if label else "batches"
+        made = table(batches.TITLES, batches.table(run))
+        yield Section(anchor, title, heading[1], table=made, lines=tuple(batches.lines(run)))
 
 
 def others_figures(runs: Sequence[Run]) -> Iterator[Section]:

@@ -60,6 +60,7 @@ def _texts(runs: Sequence[Run], of: Sequence[Entry]) -> list[Section]:
     beside = facts.beside_each_other(runs)
     return [
         *([beside] if beside else []),
+        *facts.best_batches(runs),
         *facts.others_figures(runs),
         facts.results(of),
         *facts.findings(runs),
