@@ -39,7 +39,7 @@ def command(
         raise UserError(f"{number} is not within 1 and {len(paths)}, the newest and the oldest; see bench show --list")
     path = paths[number - 1]
     print(f"{path}\n")
-    report.command(path)
+    report.command([path])
     if look(path).kind == "run":
         _print_ending(path)
 
