@@ -154,6 +154,8 @@ def test_a_tainted_cell_is_told_on_the_first_screen_and_in_its_row() -> None:
     fact = next(fact for fact in answer([run]).facts if fact.title == "Tainted?")
     assert fact.value == "1 of 2 cells"
     assert "other work" in fact.detail
+    unwatched = {fact.title: fact.value for fact in answer([small()]).facts}
+    assert unwatched["Tainted?"] == "not known"
     assert "!5.0" in render.page([run])
 
 

@@ -49,7 +49,8 @@ def answer(runs: Sequence[Run]) -> Answer:
 def _runtime(chosen: Candidate | None, runs: Sequence[Run]) -> Fact:
     if chosen is None:
         measured = sum(record.status == "ok" for run in runs for record in run.records)
-        return Fact("Runtime", "none", f"{measured} cell{'' if measured == 1 else 's'} measured", "doubtful")
+        value = "one a run, below" if len(runs) > 1 and measured else "none"
+        return Fact("Runtime", value, f"{measured} cell{'' if measured == 1 else 's'} measured", "doubtful")
     return Fact("Runtime", chosen.label, f"{chosen.run.grid.model}, {chosen.contestant.precision}", "good")
 
 
@@ -96,10 +97,11 @@ def _taint(runs: Sequence[Run]) -> Fact:
     tainted = [run.taint(record) for run, record in measured if run.taint(record)]
     if not measured:
         return Fact("Tainted?", "–", "nothing was measured")
+    watched = sum(bool(record.conditions) for _, record in measured)
+    if not watched:
+        return Fact("Tainted?", "not known", "nothing watched the machine while it was measured", "doubtful")
     if not tainted:
-        return Fact(
-            "Tainted?", "no", f"nothing disturbed any of {len(measured)} cells, as far as it was watched", "good"
-        )
+        return Fact("Tainted?", "no", f"nothing disturbed any of {watched} watched cells of {len(measured)}", "good")
     causes = dict.fromkeys(line for lines in tainted for line in lines)
     tone = "doubtful" if len(tainted) < len(measured) else "bad"
     return Fact("Tainted?", f"{len(tainted)} of {len(measured)} cells", "; ".join(list(causes)[:2]), tone)
