@@ -213,8 +213,14 @@ def compare(tmp_path: Path, backends: str = "null,null:oom", **options) -> bench
     return bench.compare("bert-tiny", backends=backends, device="cpu", plan=FAST, threads=1, **options)
 
 
-def test_a_run_to_the_cap_and_a_run_to_the_end_of_memory(tmp_path: Path) -> None:
-    """A call that lasts as long for any batch gains for ever; `null:oom` has memory for a batch below 4."""
+def gaining(step: doubling.Step, figures: dict) -> bool:
+    """Nobody is done for want of throughput, whatever the clock of this machine says."""
+    return False
+
+
+def test_a_run_to_the_cap_keeps_the_cells_that_memory_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`null:oom` has memory for a batch below 4."""
+    monkeypatch.setattr(doubling, "_is_done", gaining)
     done = compare(tmp_path, lengths=[8])
     assert [entry.shape for entry in done.records if entry.backend == "null" and entry.variant == "default"] == [
         Shape(batch, 8) for batch in doubling.BATCHES
@@ -228,7 +234,21 @@ def test_a_run_to_the_cap_and_a_run_to_the_end_of_memory(tmp_path: Path) -> None
     assert read_run(tmp_path / "run.jsonl").grid == done.grid
 
 
-def test_memory_ends_a_run_and_an_interrupted_one_goes_on_to_the_same_end(tmp_path: Path) -> None:
+def test_throughput_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doubling, "GAIN", 1e9)  # nothing gains so much
+    done = compare(tmp_path, "null", lengths=[8])
+    measured = [entry.batch for entry in done.records if entry.status == "ok"]
+    assert measured in ([1, 2], [1, 2, 4])  # three rounds may not give an interval, and then two steps decide
+    assert len(done.records) == len(done.grid.shapes)
+    assert all(done.is_left_out(entry) for entry in done.records[len(measured) :])
+    assert doubling.lengths(done)[0].ending.startswith("throughput gained under")
+    assert done.exit_code == 0
+
+
+def test_memory_ends_a_run_and_an_interrupted_one_goes_on_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doubling, "_is_done", gaining)
     path = tmp_path / "run.jsonl"
     whole = compare(tmp_path, "null:oom", lengths=[8])
     assert [entry.shape for entry in whole.records] == list(whole.grid.shapes)
@@ -255,7 +275,7 @@ def test_references_of_larger_batches_are_made_as_they_are_reached(
     monkeypatch.setattr(Preparation, "peaks", lambda self, again=False: None)
     monkeypatch.setattr(doubling, "BATCHES", (1, 2))
     monkeypatch.setattr(doubling, "TOGETHER", 1)
-    monkeypatch.setattr(doubling, "GAIN", -0.99)  # any speed will do
+    monkeypatch.setattr(doubling, "_is_done", gaining)
     said: list[str] = []
     done = compare(tmp_path, "eager", lengths=[5, 7], artifacts=artifacts, listener=bench.api.Listener(say=said.append))
     assert [entry.verdict for entry in done.records] == ["exact"] * 4
