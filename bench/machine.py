@@ -26,6 +26,7 @@ DISTRIBUTIONS = (
     "nncf", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxscript", "openvino",
     "optimum", "optimum-intel", "optimum-onnx", "psutil", "py-cpuinfo", "rich", "runtimebench", "safetensors",
     "tensorrt", "tokenizers", "torch", "torch-tensorrt", "torchao", "transformers", "triton", "typer",
+    "vl-convert-python",
 )  # fmt: skip
 #: Variables by which a user settles threads, allocators and arithmetic.
 ENVIRONMENT = re.compile(

@@ -9,6 +9,7 @@ from bench import comparison, statistics
 from bench.choice.candidates import Candidate, places_of, weigh
 from bench.choice.choice import Choice, decide
 from bench.choice.constraints import Constraints, parse_constraints
+from bench.choice.failures import is_sound
 from bench.choice.grid import place
 from bench.choice.traffic import Traffic, even, even_in_time, read_traffic
 from bench.errors import UserError
@@ -50,9 +51,9 @@ def choose(
         requests_per_restart=requests_per_restart, price=price,
     )  # fmt: skip
     _check_together(found, device_map)
-    settled = _traffic(traffic, found)
-    inside, outside = _within(settled, found)
-    candidates = _weighed(found, inside, constraints)
+    settled = _traffic(traffic, found, min_parity)
+    inside, outside = _within(settled, found, objective != "latency")
+    candidates = _weighed(found, inside, constraints, sum(share for _, share in outside))
     if not candidates:
         raise UserError(
             f"{comparison.name_of(found[0])} has no runtime that computes the model; measure e.g. eager,onnx"
@@ -67,6 +68,8 @@ def _check_together(runs: Sequence[Run], device_map: bool) -> None:
             hint = "; --device-map chooses among machines" if "machine" in found[0] else ""
             raise UserError(f"{found[0]}, so one choice among them means nothing{hint or '; give runs that agree'}")
         return
+    if same := [line for line in comparison.obstacles(runs) if line.endswith("are the same run")]:
+        raise UserError(f"{same[0]}; give each once")
     for run in runs[1:]:
         for name in SHARED:
             mine, its = getattr(runs[0].grid, name), getattr(run.grid, name)
@@ -79,26 +82,44 @@ def _check_together(runs: Sequence[Run], device_map: bool) -> None:
             )
 
 
-def _traffic(given: Traffic | str | Path | None, runs: Sequence[Run]) -> Traffic:
+def _traffic(given: Traffic | str | Path | None, runs: Sequence[Run], min_parity: str) -> Traffic:
+    """What was given, or every measured shape for the same share of the time of whoever may win there."""
     if given is not None:
         return given if isinstance(given, Traffic) else read_traffic(Path(given))
     least: dict[Shape, float] = {}
-    for run in runs:
-        for record in run.records:
-            if record.status == "ok" and record.judged:
+    for is_asked in (True, False):
+        for run in runs:
+            for record in run.records:
+                if record.status != "ok" or not record.judged or (record.shape in least and not is_asked):
+                    continue
+                if is_asked and not is_sound(run, record, min_parity):
+                    continue
                 median = statistics.median(record.samples) / 1e9
                 least[record.shape] = min(median, least.get(record.shape, median))
     shapes = {shape: seconds for shape, seconds in least.items() if all(place(shape, places_of(run)) for run in runs)}
     return even_in_time(shapes) if shapes else even(places_of(runs[0]))
 
 
-def _within(traffic: Traffic, runs: Sequence[Run]) -> tuple[list[tuple[Shape, float]], list[tuple[Shape, float]]]:
-    """The traffic that every run's grid tells of, its shares scaled to 1; and the rest, with shares of all of it."""
+def _within(
+    traffic: Traffic, runs: Sequence[Run], is_rebatched: bool
+) -> tuple[list[tuple[Shape, float]], list[tuple[Shape, float]]]:
+    """The traffic that every run's grid tells of, its shares scaled to 1; and the rest, with shares of all of it.
+
+    Where requests are `is_rebatched`, their lengths alone must lie on the grid.
+    """
+
+    def is_inside(shape: Shape) -> bool:
+        if not is_rebatched:
+            return all(place(shape, places_of(run)) is not None for run in runs)
+        return all(
+            any(place(Shape(batch, shape.length), places_of(run)) for batch in {s.batch for s in places_of(run)})
+            for run in runs
+        )
+
     inside: list[tuple[Shape, float]] = []
     outside: list[tuple[Shape, float]] = []
     for shape, share in traffic.shares():
-        is_inside = all(place(shape, places_of(run)) is not None for run in runs)
-        (inside if is_inside else outside).append((shape, share))
+        (inside if is_inside(shape) else outside).append((shape, share))
     if not inside:
         shape = max(outside, key=lambda entry: entry[1])[0]
         raise UserError(
@@ -109,7 +130,9 @@ def _within(traffic: Traffic, runs: Sequence[Run]) -> tuple[list[tuple[Shape, fl
     return [(shape, share / total) for shape, share in inside], outside
 
 
-def _weighed(runs: Sequence[Run], shares: Sequence[tuple[Shape, float]], constraints: Constraints) -> list[Candidate]:
+def _weighed(
+    runs: Sequence[Run], shares: Sequence[tuple[Shape, float]], constraints: Constraints, outside_share: float
+) -> list[Candidate]:
     """Every contestant of every run that computes the model; second copies of one tell of noise alone."""
     candidates = []
     for index, run in enumerate(runs):
@@ -121,5 +144,5 @@ def _weighed(runs: Sequence[Run], shares: Sequence[tuple[Shape, float]], constra
             if len(runs) > 1:
                 label += f" (run {index + 1})"
             price = constraints.prices[index] if constraints.prices else None
-            candidates.append(weigh(run, contestant, label, shares, constraints, price))
+            candidates.append(weigh(run, contestant, label, shares, constraints, price, outside_share))
     return candidates

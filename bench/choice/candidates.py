@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -42,6 +43,7 @@ class Candidate:
     dollars_an_hour: float | None = None
     requests_per_restart: int | None = None
     sequences_per_request: float = 1.0
+    is_weighed_by_price: bool = False
 
     @property
     def is_qualified(self) -> bool:
@@ -58,17 +60,21 @@ class Candidate:
         """Nanoseconds of a unit of work (a request; a sequence for throughput and cost), with a restart's share."""
         return self.workload.time_ns(self.records) + self._share_of_restart_ns if self.is_measured else None
 
-    @cached_property
-    def rounds_ns(self) -> list[float]:
-        """The same by round."""
+    @property
+    def least_rounds(self) -> int:
+        """Rounds of its cell that has the fewest; 0 where it is not measured."""
+        return self.workload.least_rounds(self.records) if self.is_measured else 0
+
+    def rounds_ns(self, count: int) -> list[float]:
+        """The same by round, in so many rounds."""
         if not self.is_measured:
             return []
-        return [value + self._share_of_restart_ns for value in self.workload.rounds_ns(self.records)]
+        return [value + self._share_of_restart_ns for value in self.workload.rounds_ns(self.records, count)]
 
     @property
     def interval(self) -> Interval | None:
         """95 % interval of `mean_ns`; None where it is not measured, or in a single round."""
-        interval, mean = interval_of(self.rounds_ns), self.mean_ns
+        interval, mean = interval_of(self.rounds_ns(self.least_rounds)), self.mean_ns
         if interval is None or mean is None:
             return None
         return Interval(min(interval.low, mean), max(interval.high, mean))
@@ -77,18 +83,25 @@ class Candidate:
     def one_time_seconds(self) -> float | None:
         """Seconds of each start: loading, and the first call; with static shapes, the first call of every shape.
 
-        A first call's own part is what it takes beyond the median. None where loading was not timed.
+        A first call's own part is what it takes beyond the median. None where a start was not timed.
         """
-        if not self.is_measured:
-            return None
-        loads = [record.load_seconds for record in self.records.values() if record.load_seconds is not None]
-        if not loads:
-            return None
+        return self._start_seconds(None)
+
+    def _start_seconds(self, requests: int | None) -> float | None:
+        """`one_time_seconds`; with static shapes only those that are to be expected among so many requests."""
+        records = self.records.values()
+        loads = [record.load_seconds for record in records if record.load_seconds is not None]
         excess = {shape: _first_call_excess_seconds(record) for shape, record in self.records.items()}
-        if self.has_static_shapes:
-            firsts = sum(share * excess[cell] for _, _, at in self.workload.calls for cell, share in at.cells)
-        else:
-            firsts = max(excess.values())
+        known = {shape: seconds for shape, seconds in excess.items() if seconds is not None}
+        if not loads or len(known) < len(excess):
+            return None
+        if not self.has_static_shapes:
+            return max(loads) + max(known.values())
+        total = math.fsum(calls for _, calls, _ in self.workload.calls)
+        firsts = 0.0
+        for _, calls, at in self.workload.calls:
+            is_met = 1.0 if requests is None else 1 - (1 - calls / total) ** requests
+            firsts += is_met * math.fsum(share * known[cell] for cell, share in at.cells)
         return max(loads) + firsts
 
     @property
@@ -103,7 +116,8 @@ class Candidate:
     def _share_of_restart_ns(self) -> float:
         if self.requests_per_restart is None:
             return 0.0
-        return (self.one_time_seconds or 0.0) * 1e9 / (self.requests_per_restart * self.sequences_per_request)
+        seconds = self._start_seconds(self.requests_per_restart)
+        return (seconds or 0.0) * 1e9 / (self.requests_per_restart * self.sequences_per_request)
 
     @property
     def verdict(self) -> str:
@@ -119,8 +133,13 @@ class Candidate:
 
     @property
     def peak_bytes(self) -> int | None:
-        """The most that it held at any of its cells: resident, or on a GPU; None where no cell's was noted."""
+        """The most that it held at any of its cells: resident, or on a GPU; None where any cell's was not noted."""
         return _peak_bytes(list(self.records.values()))
+
+    @property
+    def is_deprecated(self) -> bool:
+        """True for a backend that upstream mends no more."""
+        return self.contestant.backend in DEPRECATED
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -147,7 +166,7 @@ class Candidate:
     @property
     def notes(self) -> list[str]:
         """What else its user should know."""
-        found = [DEPRECATED[self.contestant.backend]] if self.contestant.backend in DEPRECATED else []
+        found = [DEPRECATED[self.contestant.backend]] if self.is_deprecated else []
         if disturbed := [str(shape) for shape, record in self.records.items() if self.run.taint(record)]:
             found.append(f"the machine was disturbed while it was timed at {', '.join(disturbed)}")
         return found
@@ -160,8 +179,9 @@ def weigh(
     shares: Sequence[tuple[Shape, float]],
     constraints: Constraints,
     dollars_an_hour: float | None,
+    outside_share: float = 0.0,
 ) -> Candidate:
-    """One contestant weighed for `shares` of the traffic, all of which lie on the run's grid."""
+    """One contestant weighed for `shares` of the traffic, all on the run's grid; `outside_share` of it is not."""
     grid = places_of(run)
     of_contestant = {record.shape: record for record in run.records if record.contestant == contestant}
     measured = {shape: record for shape, record in of_contestant.items() if record.status == "ok"}
@@ -170,7 +190,7 @@ def weigh(
         workload = as_requests(shares, {shape: _certain(grid, shape) for shape, _ in shares})
     else:
         lengths = {shape.length for shape, _ in shares}
-        at_best = {length: _best_batch(length, grid, measured, constraints) for length in lengths}
+        at_best = {length: _best_batch(run, length, grid, measured, constraints) for length in lengths}
         workload, batches = as_sequences(shares, at_best)
     cells = workload.cells
     missing = [shape for shape in cells if shape not in measured]
@@ -178,21 +198,24 @@ def weigh(
     candidate = Candidate(
         run, contestant, label, workload, records, (), batches, dollars_an_hour, constraints.requests_per_restart,
         1.0 if constraints.objective == "latency" else sum(shape.batch * share for shape, share in shares),
+        constraints.objective == "cost",
     )  # fmt: skip
     found = (
         [failures.not_measured(shape, of_contestant.get(shape), cells, run) for shape in missing]
         if missing
-        else failures.of_measured(candidate, constraints)
+        else failures.of_measured(candidate, constraints, outside_share)
     )
     return replace(candidate, failures=tuple(found))
 
 
 def places_of(run: Run) -> tuple[Shape, ...]:
     """The shapes of the run's grid, less those that its budget left out for everybody, or that no doubling reached."""
+    tried = {record.shape for record in run.records if not run.is_left_out(record)}
     if run.is_doubling:
-        reached = {record.shape for record in run.records if not run.is_left_out(record)}
-        return tuple(shape for shape in run.grid.shapes if shape in reached)
-    return tuple(run.grid.shapes) if run.budget is None else tuple(run.budget.kept)
+        return tuple(shape for shape in run.grid.shapes if shape in tried)
+    left_out = {record.shape for record in run.records} - tried
+    planned = run.grid.shapes if run.budget is None else run.budget.kept
+    return tuple(shape for shape in planned if shape not in left_out)
 
 
 def _certain(grid: Sequence[Shape], shape: Shape) -> Place:
@@ -203,41 +226,52 @@ def _certain(grid: Sequence[Shape], shape: Shape) -> Place:
 
 
 def _best_batch(
-    length: int, grid: Sequence[Shape], measured: Mapping[Shape, Record], constraints: Constraints
+    run: Run, length: int, grid: Sequence[Shape], measured: Mapping[Shape, Record], constraints: Constraints
 ) -> tuple[int, Place]:
     """The measured batch that gets most sequences of `length` through in a second, within limits; with its place.
 
-    Limits are those that a batch breaks by itself: memory, and a median above a service level. Where all break one,
-    they count no more, so that the constraint that fails is told. Where nothing was measured it is the smallest.
+    Batches that break parity or memory by themselves are left out, and then those whose calls miss a service level:
+    what every length keeps, all of them together keep. Where no batch is left, the one with the shortest calls is
+    taken, so that what fails is told; where nothing was measured, the smallest.
     """
-    candidates = []
+    calls = {}
     for batch in sorted({shape.batch for shape in grid}):
         at = place(Shape(batch, length), grid)
-        if at is None or not all(cell in measured for cell, _ in at.cells):
-            continue
-        time_ns = sum(share * statistics.median(measured[cell].samples) for cell, share in at.cells)
-        candidates.append((time_ns / batch, batch, at, time_ns))
-    if not candidates:
-        smallest = min(shape.batch for shape in grid)
+        if at is not None and all(cell in measured for cell, _ in at.cells):
+            calls[batch] = Workload(((Shape(batch, length), 1.0, at),))
+    if not calls:
+        smallest = min(shape.batch for shape in grid if place(Shape(shape.batch, length), grid) is not None)
         return smallest, _certain(grid, Shape(smallest, length))
-    limit_ns = min((slo.limit_ns for slo in constraints.slos), default=float("inf"))
-    most = constraints.max_memory_bytes
-    fitting = [
-        entry
-        for entry in candidates
-        if entry[3] <= limit_ns
-        and (most is None or (_peak_bytes([measured[cell] for cell, _ in entry[2].cells]) or 0) <= most)
+    times_ns = {batch: workload.time_ns(measured) for batch, workload in calls.items()}
+    sound = [batch for batch in calls if _keeps_its_cells(run, [measured[s] for s in calls[batch].cells], constraints)]
+    mixtures = {batch: calls[batch].mixture(measured) for batch in sound} if constraints.slos else {}
+    keeping = [
+        batch
+        for batch in sound
+        if all(mixtures[batch].percentile_ns(slo.rank) <= slo.limit_ns for slo in constraints.slos)
     ]
-    _, batch, at, _ = min(fitting or candidates, key=lambda entry: entry[:2])
-    return batch, at
+    if keeping:
+        best = min(keeping, key=lambda batch: (times_ns[batch] / batch, batch))
+    else:
+        best = min(sound or calls, key=lambda batch: (times_ns[batch], batch))
+    return best, calls[best].calls[0][2]
 
 
-def _first_call_excess_seconds(record: Record) -> float:
+def _keeps_its_cells(run: Run, records: Sequence[Record], constraints: Constraints) -> bool:
+    """True where no cell breaks parity or plausibility, nor memory, by itself."""
+    if not all(failures.is_sound(run, record, constraints.min_parity) for record in records):
+        return False
+    held = _peak_bytes(records)
+    return constraints.max_memory_bytes is None or (held is not None and held <= constraints.max_memory_bytes)
+
+
+def _first_call_excess_seconds(record: Record) -> float | None:
     if record.first_call_ns is None:
-        return 0.0
+        return None
     return max(0.0, record.first_call_ns - statistics.median(record.samples)) / 1e9
 
 
 def _peak_bytes(records: Sequence[Record]) -> int | None:
-    held = [value for record in records for value in (record.process_bytes, record.peak_bytes) if value is not None]
-    return max(held, default=None)
+    peaks = [record.peak_bytes for record in records]
+    held = [value for value in (*peaks, *(record.process_bytes for record in records)) if value is not None]
+    return None if None in peaks else max(held, default=None)

@@ -5,7 +5,7 @@ Rules, in this order:
 1. Who fails a constraint is out.
 2. The best of the rest has the lowest `Candidate.mean_ns` (for cost: dollars for a sequence).
 3. Whoever it does not beat ties with it: the interval of their ratio (`CONFIDENCE`, within rounds where they took
-   turns) does not lie wholly beyond `statistics.TIE_MARGIN`.
+   turns) does not lie wholly beyond `statistics.TIE_MARGIN`. A single round gives no interval: then nothing ties.
 4. Of those that tie, the simplest is taken, by `SIMPLICITY`.
 """
 
@@ -127,10 +127,12 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def score(candidate: Candidate) -> float | None:
-    """What is lower the better a candidate is: nanoseconds of a unit of work, times its price where it has one."""
-    if candidate.mean_ns is None:
-        return None
-    return candidate.mean_ns * (candidate.dollars_an_hour or 1.0)
+    """What is lower the better a candidate is: nanoseconds of a unit of work; for cost, times its price."""
+    return None if candidate.mean_ns is None else candidate.mean_ns * _price(candidate)
+
+
+def _price(candidate: Candidate) -> float:
+    return candidate.dollars_an_hour or 1.0 if candidate.is_weighed_by_price else 1.0
 
 
 def ratio_between(one: Candidate, other: Candidate) -> Ratio | None:
@@ -142,18 +144,18 @@ def ratio_between(one: Candidate, other: Candidate) -> Ratio | None:
     mine, its = score(one), score(other)
     if mine is None or its is None or not mine or not its:
         return None
-    weight = (one.dollars_an_hour or 1.0) / (other.dollars_an_hour or 1.0)
+    weight = _price(one) / _price(other)
     if one.run is other.run and not _is_apart(one) and not _is_apart(other):
-        pairs = zip(one.rounds_ns, other.rounds_ns, strict=False)
-        ratios = [weight * a / b for a, b in pairs]
+        count = min(one.least_rounds, other.least_rounds)
+        ratios = [weight * a / b for a, b in zip(one.rounds_ns(count), other.rounds_ns(count), strict=True)]
         interval = statistics.ratio_interval(ratios, CONFIDENCE)
-        count = len(ratios)
     else:
-        found = statistics.ratio_of_runs([[a] for a in one.rounds_ns], [[b] for b in other.rounds_ns], CONFIDENCE)
+        rounds = [[[value] for value in each.rounds_ns(each.least_rounds)] for each in (one, other)]
+        found = statistics.ratio_of_runs(rounds[0], rounds[1], CONFIDENCE)
         interval = found.interval if found else None
         if interval is not None:
             interval = statistics.Interval(weight * interval.low, weight * interval.high)
-        count = min(len(one.rounds_ns), len(other.rounds_ns))
+        count = min(one.least_rounds, other.least_rounds)
     value = mine / its
     if interval is not None:
         interval = statistics.Interval(min(interval.low, value), max(interval.high, value))
@@ -165,8 +167,9 @@ def _is_apart(candidate: Candidate) -> bool:
 
 
 def _beats(best: Candidate, other: Candidate) -> bool:
+    """True where the interval says so; a single round has none, and then the figure alone decides."""
     ratio = ratio_between(other, best)
-    return ratio is not None and ratio.verdict == "faster"
+    return ratio is not None and (ratio.interval is None or ratio.verdict == "faster")
 
 
 def _simplicity(candidate: Candidate) -> tuple[int, int, bool, str]:
@@ -174,4 +177,6 @@ def _simplicity(candidate: Candidate) -> tuple[int, int, bool, str]:
     contestant = candidate.contestant
     is_known = contestant.backend in SIMPLICITY
     place = SIMPLICITY.index(contestant.backend) if is_known else len(SIMPLICITY)
-    return place, PRECISIONS.index(contestant.precision), contestant.variant != "default", contestant.label
+    precisions = {name: index for index, name in enumerate(PRECISIONS)}
+    precision = precisions.get(contestant.precision, len(PRECISIONS))
+    return place, precision, contestant.variant != "default", contestant.label

@@ -40,15 +40,22 @@ def percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.01 or share <= 0 else "under 1%"
 
 
-def of_measured(candidate: Candidate, constraints: Constraints) -> list[Failure]:
-    """Every constraint that a measured candidate does not keep."""
+def is_sound(run: Run, record: Record, min_parity: str) -> bool:
+    """True where a measured cell keeps the parity that is asked, and is no faster than the machine can be."""
+    return record.verdict in PARITIES[: PARITIES.index(min_parity) + 1] and not run.is_implausible(record)
+
+
+def of_measured(candidate: Candidate, constraints: Constraints, outside_share: float = 0.0) -> list[Failure]:
+    """Every constraint that a measured candidate does not keep; `outside_share` of the requests is beyond the grid."""
     failures = _of_parity(candidate, constraints.min_parity)
     below = [str(shape) for shape, record in candidate.records.items() if candidate.run.is_implausible(record)]
     if below:
         failures.append(Failure("plausible", f"implausible at {', '.join(below)}: faster than this machine can be"))
     for slo in constraints.slos:
-        failures += _of_slo(candidate, slo)
-    return failures + _of_memory(candidate, constraints.max_memory_bytes)
+        failures += _of_slo(candidate, slo, outside_share)
+    if constraints.requests_per_restart is not None and candidate.one_time_seconds is None:
+        failures.append(Failure("start", "its start was not timed, so --requests-per-restart cannot count it"))
+    return failures + _of_memory(candidate, constraints.max_memory_bytes, outside_share)
 
 
 def _of_parity(candidate: Candidate, least: str) -> list[Failure]:
@@ -64,39 +71,45 @@ def _of_parity(candidate: Candidate, least: str) -> list[Failure]:
     return [Failure("parity", f"parity {verdicts} at {places}{off}; {least} is asked")]
 
 
-def _of_slo(candidate: Candidate, slo: Slo) -> list[Failure]:
-    """Why a service level is not kept, or cannot be told from so few calls (measurement.md, rule 8)."""
+def _of_slo(candidate: Candidate, slo: Slo, outside_share: float) -> list[Failure]:
+    """Why a service level is not kept, or cannot be told from so few calls (measurement.md, rule 8).
+
+    Requests beyond the grid count as longer than any limit: they are larger than all that was measured, or in a hole.
+    """
     workload, records = candidate.workload, candidate.records
-    name = f"p{slo.rank}"
-    if workload.longest_call_ns(records) <= slo.limit_ns and not workload.are_single_calls(records):
-        return []
-    found = workload.percentile_ns(records, slo.rank)
-    over = found / slo.limit_ns - 1
-    needed, has = statistics.PERCENTILE_SAMPLES[slo.rank], workload.effective_samples(records)
-    middle = workload.percentile_ns(records, 50)
+    name, limit = f"p{slo.rank}", duration(slo.limit_ns)
+    rank = slo.rank / (1 - outside_share)
+    if rank > 100:
+        return [Failure(name, f"{name} not known: {percent(outside_share)} of the requests lie off the measured grid")]
+    told = workload.mixture(records)
+    # Where samples are means of several calls, a level is kept only if those calls cannot have missed it.
+    judged = told if workload.are_single_calls(records) else workload.mixture(records, is_bounded=True)
+    found, middle = judged.percentile_ns(rank), told.percentile_ns(50)
     if middle > slo.limit_ns:
-        return [
-            Failure(name, f"p50 {duration(middle)}: {middle / slo.limit_ns - 1:.0%} above {duration(slo.limit_ns)}")
-        ]
-    if not workload.are_single_calls(records):
-        return [Failure(name, f"{name} unknown: calls under a millisecond were timed several at once")]
+        return [Failure(name, f"p50 {duration(middle)}: {middle / slo.limit_ns - 1:.0%} above {limit}")]
+    needed, has = statistics.PERCENTILE_SAMPLES[slo.rank], judged.effective_samples(rank)
     if has < needed:
-        told = f"{name} not known (about {duration(found)}): {has} calls where {needed} are needed"
-        return [Failure(name, f"{told}; more --max-seconds-per-cell")]
-    if over > 0:
-        return [Failure(name, f"{name} {duration(found)}: {over:.0%} above {duration(slo.limit_ns)}")]
-    return []
+        about = f"{name} not known (about {duration(told.percentile_ns(rank))}): {has} calls where {needed} are needed"
+        return [Failure(name, f"{about}; more --max-seconds-per-cell")]
+    if found <= slo.limit_ns:
+        return []
+    if judged is not told and told.percentile_ns(rank) <= slo.limit_ns:
+        return [Failure(name, f"{name} unknown: calls under a millisecond were timed several at once")]
+    over = told.percentile_ns(rank) / slo.limit_ns - 1
+    return [Failure(name, f"{name} {duration(told.percentile_ns(rank))}: {over:.0%} above {limit}")]
 
 
-def _of_memory(candidate: Candidate, most: int | None) -> list[Failure]:
+def _of_memory(candidate: Candidate, most: int | None, outside_share: float) -> list[Failure]:
     if most is None:
         return []
     held = candidate.peak_bytes
     if held is None:
-        return [Failure("memory", "memory not known: this run has none noted")]
-    if held <= most:
-        return []
-    return [Failure("memory", f"memory {size(held)}: {held / most - 1:.0%} above {size(most)}")]
+        return [Failure("memory", "memory not known: the peak of some call was not noted")]
+    if held > most:
+        return [Failure("memory", f"memory {size(held)}: {held / most - 1:.0%} above {size(most)}")]
+    if outside_share:
+        return [Failure("memory", f"memory not known for {percent(outside_share)} of the requests, off the grid")]
+    return []
 
 
 def size(count: int) -> str:

@@ -23,7 +23,7 @@ class Place:
 
 
 def place(shape: Shape, measured: Collection[Shape]) -> Place | None:
-    """Where `shape` lies among `measured` shapes; None for a batch or length beyond all of them.
+    """Where `shape` lies among `measured` shapes; None beyond all of them, and in a hole of their grid.
 
     A call's time is about a fixed cost and one in proportion to its tokens, so a straight line is right but for
     attention's part in the square of the length; docs/choosing.md has how far off it was. Nothing is continued
@@ -31,21 +31,33 @@ def place(shape: Shape, measured: Collection[Shape]) -> Place | None:
     """
     if shape in measured:
         return Place(MEASURED, ((shape, 1.0),))
-    rows = {batch: sorted(s.length for s in measured if s.batch == batch) for batch in {s.batch for s in measured}}
-    reaching = sorted(batch for batch, lengths in rows.items() if lengths[-1] >= shape.length)
-    if not reaching or reaching[-1] < shape.batch:
+    if not measured:
         return None
-    above = next(batch for batch in reaching if batch >= shape.batch)
-    below = max((batch for batch in reaching if batch <= shape.batch), default=above)
+    least = Shape(min(s.batch for s in measured), min(s.length for s in measured))
+    risen = Shape(max(shape.batch, least.batch), max(shape.length, least.length))
+    cells = ((risen, 1.0),) if risen in measured else _around(risen, measured)
+    if cells is None:
+        return None
+    return Place(INTERPOLATED if risen == shape else ROUNDED_UP, cells)
+
+
+def _around(shape: Shape, measured: Collection[Shape]) -> tuple[tuple[Shape, float], ...] | None:
+    """Cells and shares on the nearest rows (of one batch each) above and below that have lengths on both sides."""
+    rows: dict[int, list[int]] = {}
+    for each in sorted(measured):
+        rows.setdefault(each.batch, []).append(each.length)
+    bracketing = [batch for batch, lengths in rows.items() if lengths[0] <= shape.length <= lengths[-1]]
+    below = max((batch for batch in bracketing if batch <= shape.batch), default=None)
+    above = min((batch for batch in bracketing if batch >= shape.batch), default=None)
+    if below is None or above is None:
+        return None
     cells: dict[Shape, float] = {}
     for batch, batch_share in _between(shape.batch, below, above):
-        lengths = rows[batch]
-        longer = next(length for length in lengths if length >= shape.length)
-        shorter = max((length for length in lengths if length <= shape.length), default=longer)
+        shorter = max(length for length in rows[batch] if length <= shape.length)
+        longer = min(length for length in rows[batch] if length >= shape.length)
         for length, length_share in _between(shape.length, shorter, longer):
             cells[Shape(batch, length)] = batch_share * length_share
-    is_within = below <= shape.batch and all(rows[batch][0] <= shape.length for batch in {below, above})
-    return Place(INTERPOLATED if is_within else ROUNDED_UP, tuple(cells.items()))
+    return tuple(cells.items())
 
 
 def _between(value: int, low: int, high: int) -> list[tuple[int, float]]:

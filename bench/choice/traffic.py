@@ -80,7 +80,11 @@ def read_traffic(path: Path) -> Traffic:
     kept = {shape: count for shape, count in counts.items() if count > 0}
     if not kept:
         raise UserError(f"all counts in traffic {str(path)!r} are 0; {SHOW}")
-    total, shapes = math.fsum(kept.values()), len(kept)
+    try:
+        total = math.fsum(kept.values())
+    except OverflowError:
+        raise UserError(f"the counts in traffic {str(path)!r} add up beyond all numbers; {SHOW}") from None
+    shapes = len(kept)
     return Traffic(kept, f"{path.name} ({total:,.10g} requests, {shapes:,} shape{'' if shapes == 1 else 's'})")
 
 

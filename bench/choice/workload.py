@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from bench import statistics
-from bench.choice.grid import MEASURED, Place
+from bench.choice.grid import Place
+from bench.choice.mixture import Mixture
 from bench.records import Record
 from bench.spec import Shape
 from bench.statistics import Interval
-
-#: Quantiles of a shape's calls that stand for all of them in the percentile of a mixture.
-POINTS = 100
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Workload:
     calls: tuple[tuple[Shape, float, Place], ...]
     """Shape, calls of it for one unit of work (a request, or a sequence), and its place."""
 
-    @property
+    @cached_property
     def cells(self) -> dict[Shape, float]:
         """Measured shapes with their weights: the time of one unit of work is the sum of their times by these."""
         found: dict[Shape, float] = {}
@@ -37,7 +36,7 @@ class Workload:
         """Share of the calls whose time is known in that way."""
         return math.fsum(calls for _, calls, place in self.calls if place.basis == basis) / self._all_calls
 
-    @property
+    @cached_property
     def _all_calls(self) -> float:
         return math.fsum(calls for _, calls, _ in self.calls)
 
@@ -45,51 +44,23 @@ class Workload:
         """Nanoseconds that one unit of work takes, from the medians of the cells."""
         return math.fsum(weight * statistics.median(records[shape].samples) for shape, weight in self.cells.items())
 
-    def rounds_ns(self, records: Mapping[Shape, Record]) -> list[float]:
-        """The same, once for each round of the cell that has the fewest; a cell's further rounds are pooled into those.
+    def least_rounds(self, records: Mapping[Shape, Record]) -> int:
+        """Rounds of the cell that has the fewest."""
+        return min(len(records[shape].rounds) for shape in self.cells)
+
+    def rounds_ns(self, records: Mapping[Shape, Record], count: int) -> list[float]:
+        """The same in `count` rounds, at most the least of any cell; a cell's further rounds are pooled into those.
 
         Rounds of different cells have nothing in common but their number, so adding them up by it pairs at random,
         while two runtimes that took turns keep what they shared in each cell.
         """
         cells = self.cells
-        count = min(len(records[shape].rounds) for shape in cells)
         folded = {shape: _folded(records[shape].rounds, count) for shape in cells}
         return [math.fsum(weight * folded[shape][r] for shape, weight in cells.items()) for r in range(count)]
 
-    def percentile_ns(self, records: Mapping[Shape, Record], rank: int) -> float:
-        """The `rank`-th percentile of all calls, in nanoseconds: of the mixture of the shapes' distributions.
-
-        Between cells a distribution is interpolated as the time is: quantile by quantile.
-        """
-        ordered = {shape: sorted(records[shape].samples) for shape in self.cells}
-        points = [
-            (
-                math.fsum(share * _quantile(ordered[shape], (point + 0.5) / POINTS) for shape, share in place.cells),
-                calls,
-            )
-            for _, calls, place in self.calls
-            for point in range(POINTS)
-        ]
-        wanted = rank / 100 * math.fsum(weight for _, weight in points)
-        passed = 0.0
-        for value, weight in sorted(points):
-            passed += weight
-            if passed >= wanted * (1 - 1e-9):
-                return value
-        return max(points)[0]
-
-    def effective_samples(self, records: Mapping[Shape, Record]) -> int:
-        """Single calls that the percentile of the mixture rests on: Kish's effective size, (Σw)²/Σ(w²/n).
-
-        (Kish 1965, Survey Sampling, 11.7: a cell of n calls that stands for a share w of the traffic.)
-        """
-        cells = self.cells
-        spread = math.fsum(weight**2 / len(records[shape].samples) for shape, weight in cells.items())
-        return math.floor(math.fsum(cells.values()) ** 2 / spread + 1e-9)
-
-    def longest_call_ns(self, records: Mapping[Shape, Record]) -> float:
-        """No call that was timed took longer, even if all of a sample's time, where it is several calls', was one's."""
-        return max(max(records[shape].samples) * records[shape].calls_per_sample for shape in self.cells)
+    def mixture(self, records: Mapping[Shape, Record], is_bounded: bool = False) -> Mixture:
+        """All calls as one distribution."""
+        return Mixture(self.calls, records, is_bounded)
 
     def are_single_calls(self, records: Mapping[Shape, Record]) -> bool:
         """True where every sample is one call, so that there are percentiles of calls."""
@@ -100,13 +71,6 @@ def _folded(rounds: Sequence[Sequence[int]], count: int) -> list[float]:
     """Medians of `rounds`, taken together into `count` groups of neighbours."""
     ends = [len(rounds) * index // count for index in range(count + 1)]
     return [statistics.median(statistics.pooled(rounds[start:end])) for start, end in pairwise(ends)]
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    position = share * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
 def interval_of(rounds_ns: Sequence[float]) -> Interval | None:
@@ -135,8 +99,3 @@ def as_sequences(
         for length, count in sequences.items()
     )
     return Workload(calls), {length: batches[length][0] for length in sequences}
-
-
-def is_exact(workload: Workload) -> bool:
-    """True where every shape was measured itself."""
-    return all(place.basis == MEASURED for _, _, place in workload.calls)

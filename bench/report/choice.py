@@ -16,7 +16,16 @@ from bench.choice.constraints import duration
 from bench.choice.failures import size
 from bench.records import Run
 from bench.report import summary
-from bench.report.choice_lines import UNIT, failures, headline, lines, not_measured, runs_of
+from bench.report.choice_lines import (
+    DEPRECATION_MARK,
+    UNIT,
+    deprecations,
+    failures,
+    headline,
+    lines,
+    not_measured,
+    runs_of,
+)
 from bench.report.crossover import crossover, render_map
 from bench.report.table import WIDTH, item, machine_line, milliseconds
 from bench.report.table import percent as in_percent
@@ -119,6 +128,8 @@ def _text(choice: Choice, with_map: bool) -> str:
     console.print(Text(textwrap.fill(headline(choice), width, break_on_hyphens=False), style=style))
     console.print()
     console.print(_table(choice))
+    for line in deprecations(choice):
+        console.print(Text(textwrap.fill(line, width, break_on_hyphens=False)))
     sections = (("Why", lines(choice)), ("Does not qualify", failures(choice)), ("Not measured", not_measured(choice)))
     for title, found in sections:
         if found:
@@ -132,7 +143,8 @@ def _text(choice: Choice, with_map: bool) -> str:
 def _map(choice: Choice, run: Run, width: int) -> str:
     """One run's crossover map, under its name where there are several."""
     name = f"{_name(run)}\n" if len(runs_of(choice)) > 1 else ""
-    return name + (
+    left_out = "lossy runtimes are not on this map\n" if choice.constraints.min_parity == "lossy" else ""
+    return (name + left_out) + (
         render_map(run, width, sys.stdout.isatty()) or "no map: fewer than two shapes have a fastest runtime\n"
     )
 
@@ -180,7 +192,8 @@ def _table(choice: Choice) -> Any:
         start = candidate.one_time_seconds
         cells += [f"{start:.1f}" if start is not None else "–"]
         cells += [size(candidate.peak_bytes) if candidate.peak_bytes is not None else "–", candidate.verdict or "–"]
-        table.add_row(candidate.label + mark, *cells)
+        dagger = f" {DEPRECATION_MARK}" if candidate.is_deprecated else ""
+        table.add_row(candidate.label + dagger + mark, *cells)
     return table
 
 

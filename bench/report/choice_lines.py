@@ -6,17 +6,19 @@ import shlex
 from collections.abc import Sequence
 
 from backends import BUILT_IN
-from bench.choice.candidates import Candidate, places_of
+from bench import machine
+from bench.choice.candidates import DEPRECATED, Candidate, places_of
 from bench.choice.choice import CONFIDENCE, SIMPLICITY, Choice
 from bench.choice.constraints import duration
 from bench.choice.failures import percent
 from bench.choice.grid import INTERPOLATED, ROUNDED_UP
-from bench.records import Run
+from bench.records import SAME_MODEL, Run
 from bench.report import summary
 from bench.spec import Shape
 
 BETTER = {"latency": "as fast as", "throughput": "as fast as", "cost": "as cheap as"}
 UNIT = {"latency": "request", "throughput": "sequence", "cost": "sequence"}
+DEPRECATION_MARK = "†"
 #: Shapes that are named one by one; more are counted.
 MOST_NAMED = 4
 
@@ -31,8 +33,9 @@ def headline(choice: Choice) -> str:
     if chosen is not choice.best:
         return f"take {chosen.label}: it ties with {_names(choice.tied_with_chosen)}, and is the simplest of them"
     ratio = choice.ratio
-    if choice.tied and ratio is not None:
-        return f"take {chosen.label}: fastest, in a tie with {_names(choice.tied)}, and the simplest of them"
+    if choice.tied:
+        best = "cheapest" if choice.objective == "cost" else "fastest"
+        return f"take {chosen.label}: {best}, in a tie with {_names(choice.tied)}, and the simplest of them"
     assert ratio is not None
     return f"take {chosen.label}: {summary.factor(ratio.value)}× {BETTER[choice.objective]} {other.label}, the next"
 
@@ -56,7 +59,8 @@ def lines(choice: Choice) -> list[str]:
         found.append(f"its best batches: {_some(shown)}")
     worst = chosen.worst_parity
     off = f", max |Δ| {worst.parity['max_abs_error']:.1e} at {worst.shape}" if worst else ""
-    found.append(f"the same model: {chosen.verdict}{off}")
+    same = "the same model" if chosen.verdict in SAME_MODEL else "not the same model any more, as --min-parity lets it"
+    found.append(f"{same}: {chosen.verdict}{off}")
     return found + chosen.notes
 
 
@@ -81,7 +85,8 @@ def not_measured(choice: Choice) -> list[str]:
         share = sum(share for _, share in choice.outside)
         most = sorted(choice.outside, key=lambda entry: -entry[1])
         found.append(
-            f"{percent(share)} of the requests lie beyond what was measured and count for nothing here: "
+            f"{percent(share)} of the requests lie beyond the measured grid or in a hole of it, and count for nothing "
+            "in the time here: "
             f"{_some([str(shape) for shape, _ in most])}; {_command(runs[0], [shape for shape, _ in choice.outside])}"
         )
     workload = next(
@@ -104,9 +109,15 @@ def not_measured(choice: Choice) -> list[str]:
         found.append("your traffic: --traffic FILE weighs the shapes as they come")
     if all("random" in run.origin for run in runs):
         found.append("pretrained weights: parity was judged on seeded random ones")
-    if choice.objective == "latency":
-        found.append("waiting: calls were made one after another; bench load says what a queue adds")
+    waits = "in a queue" if choice.objective == "latency" else "for their batch to fill"
+    found.append(f"how long requests wait {waits}: calls were made one after another; bench load says it")
     return found
+
+
+def deprecations(choice: Choice) -> list[str]:
+    """What upstream says of backends among the candidates, behind the mark that their labels have."""
+    found = dict.fromkeys(c.contestant.backend for c in choice.candidates if c.is_deprecated)
+    return [f"{DEPRECATION_MARK} {DEPRECATED[backend]}" for backend in found]
 
 
 def _time_line(choice: Choice, chosen: Candidate) -> str:
@@ -125,7 +136,7 @@ def _if_wrong(choice: Choice) -> list[str]:
     if ratio is None or other is None:
         return []
     if ratio.interval is None:
-        return [f"one round alone says so: no interval; measure with more --rounds than that against {other.label}"]
+        return [f"a single round says so, and no interval how sure that is: more --rounds tell it from {other.label}"]
     low, high = ratio.interval.low, ratio.interval.high
     worst = f"up to {1 / low - 1:.0%} more than {other.label}" if low < 1 else f"no more than {other.label}"
     best = f"up to {high - 1:.0%} more" if high > 1 else "nothing more"
@@ -134,34 +145,36 @@ def _if_wrong(choice: Choice) -> list[str]:
 
 
 def _starts(choice: Choice) -> list[str]:
+    """How long the start takes, and after how much work it has paid back against others of that machine."""
     chosen = choice.chosen
     if chosen is None or chosen.one_time_seconds is None:
         return []
-    found = f"starts in {chosen.one_time_seconds:.1f} s (loading and first calls)"
-    unit = UNIT[choice.objective]
-    against = []
-    on_its_machine = [other for other in choice.qualified if other.run is chosen.run and other is not chosen]
-    for other in on_its_machine:
-        after = choice.pays_back_after(other)
-        if after and other.one_time_seconds is not None:
-            against.append(f"{after:,.0f} {unit}s against {other.label} ({other.one_time_seconds:.1f} s)")
-        elif after is None and _starts_later(chosen, other):
-            against.append(f"never against {other.label} ({other.one_time_seconds:.1f} s)")
-    return [
-        found
-        + (
-            f": pays back after {_some(against)}"
-            if against
-            else ": no later than the others that qualify"
-            if on_its_machine
-            else ""
-        )
-    ]
+    first = "its first call"
+    if chosen.has_static_shapes:
+        shapes = len(chosen.workload.calls)
+        first = "the first call of its one shape" if shapes == 1 else f"the first call of each of {shapes} shapes"
+    found = f"starts in {chosen.one_time_seconds:,.1f} s (loading and {first})"
+    others = [other for other in choice.qualified if other is not chosen and _is_on_its_machine(chosen, other)]
+    after, never, unknown = [], [], []
+    for other in others:
+        if other.one_time_seconds is None or other in choice.tied_with_chosen:
+            unknown.append(other.label)
+        elif other.one_time_seconds < chosen.one_time_seconds:
+            units = choice.pays_back_after(other)
+            told = f"{other.label} ({other.one_time_seconds:.1f} s)"
+            if units is None:
+                never.append(told)
+            else:
+                after.append(f"{units:,.0f} {UNIT[choice.objective]}s against {told}")
+    lines = [f"pays back after {_some(after)}"] if after else []
+    lines += [f"never pays back against {_some(never)}"] if never else []
+    if others and not after and not never and len(unknown) < len(others):
+        lines.append("no later than the others that were timed" if unknown else "no later than the others that qualify")
+    return [": ".join([found, "; ".join(lines)]) if lines else found]
 
 
-def _starts_later(one: Candidate, other: Candidate) -> bool:
-    mine, its = one.one_time_seconds, other.one_time_seconds
-    return mine is not None and its is not None and mine > its
+def _is_on_its_machine(one: Candidate, other: Candidate) -> bool:
+    return one.run is other.run or not machine.same_machine(one.run.fingerprint, other.run.fingerprint)
 
 
 def _command(run: Run, shapes: Sequence[Shape]) -> str:

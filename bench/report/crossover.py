@@ -56,7 +56,7 @@ class MapCell:
 def crossover(run: Run) -> list[MapCell]:
     """One cell for each planned shape that has records, but for those that the run left out whole."""
     measured = [found for found in summary.shapes(run) if not summary.is_left_out(run, found[1])]
-    return [_cell(run, shape, records) for shape, records in measured]
+    return [_cell(run, shape, [record for record in records if record.copy == 1]) for shape, records in measured]
 
 
 def _cell(run: Run, shape: Shape, records: list[Record]) -> MapCell:
