@@ -17,10 +17,10 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 test: install
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations=12
 
 test-slow: install
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow --durations=15
 
 lint: install
 	$(VENV)/bin/ruff check .
