@@ -21,7 +21,7 @@ from typing import Any
 
 from bench import doubling, published
 from bench.budget import Budget
-from bench.errors import UserError
+from bench.damage import check_figures, check_objects, damage_told, is_count
 from bench.linesfile import LinesFile, read_lines
 from bench.peaks import Peaks
 from bench.records import SCHEMA, STATUSES, Record, Run
@@ -70,7 +70,7 @@ def read_run(path: Path) -> Run:
     """The run in a file; a torn last line is left out. Raises UserError when it is no run."""
     lines = read_lines(path, "run", SCHEMA, "bench compare")
     header = lines[0]
-    try:
+    with damage_told(path):
         run = Run(
             grid=Grid.from_json(header["grid"]),
             plan=TimingPlan(**header["plan"]),
@@ -98,9 +98,6 @@ def read_run(path: Path) -> Run:
             elif line["kind"] == "end":
                 run.is_complete = True
                 run.parent_cpu_share = line.get("parent_cpu_share")
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise UserError(f"{str(path)!r} is damaged ({cause[:200]}); measure again") from None
     return run
 
 
@@ -142,24 +139,19 @@ def _check_record(record: Record, run: Run) -> None:
         raise ValueError("an unknown stopping criterion")
     if record.status == "ok" and not (record.samples and all(record.rounds) and min(record.samples) > 0):
         raise ValueError("a measured cell without samples")
-    if record.operations and not all(_is_count(record.operations.get(name)) for name in ("flops", "weight_bytes")):
+    if record.operations and not all(is_count(record.operations.get(name)) for name in ("flops", "weight_bytes")):
         raise ValueError("operations that are no counts")
-    objects = (record.parity, record.facts, record.memory, record.operations, record.conditions)
-    if not all(isinstance(value, dict) for value in objects):
-        raise TypeError("parity, facts, memory, operations or conditions are no objects")
+    check_objects(record.parity, record.facts, record.memory, record.operations, record.conditions)
     held = [record.memory.get("loaded", {}), record.memory.get("peak", {})]
-    if not all(isinstance(group, dict) and all(map(_is_count, group.values())) for group in held):
+    if not all(isinstance(group, dict) and all(map(is_count, group.values())) for group in held):
         raise TypeError("memory that is no count of bytes")
     named = (record.facts.get(name) or {} for name in ("nodes_per_provider", "attention_kernels"))
     if not all(isinstance(group, dict) for group in named):
         raise TypeError("nodes or attention kernels that are no counts")
-    numbers = [value for name, value in record.conditions.items() if name != "gpu"]
-    numbers += [record.first_call_ns, record.load_seconds, record.export_seconds, record.parity.get("max_abs_error")]
-    if not all(value is None or isinstance(value, int | float) for value in numbers):
-        raise TypeError("a figure that is no number")
-    if not isinstance(record.conditions.get("gpu", {}), dict):
-        raise TypeError("conditions of a GPU that are no object")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and value >= 0
+    check_figures(
+        record.conditions,
+        record.first_call_ns,
+        record.load_seconds,
+        record.export_seconds,
+        record.parity.get("max_abs_error"),
+    )

@@ -14,7 +14,7 @@ from typing import Any
 from bench.corpora.plan import CorpusPlan
 from bench.corpora.records import SCHEMA, Baseline, CorpusRecord, CorpusRun
 from bench.corpora.sentences import CorpusSummary
-from bench.errors import UserError
+from bench.damage import check_figures, check_objects, check_texts, damage_told, is_count
 from bench.linesfile import read_lines
 from bench.records import STATUSES
 from bench.spec import Grid, TimingPlan
@@ -31,7 +31,7 @@ def read_corpus_run(path: str | Path) -> CorpusRun:
     """The passes in a file; a torn last line is left out. Raises UserError when it is no such file."""
     lines = read_lines(Path(path), "corpus", SCHEMA, WRITER)
     header = lines[0]
-    try:
+    with damage_told(path):
         run = CorpusRun(
             grid=Grid.from_json(header["grid"]),
             plan=TimingPlan(**header["plan"]),
@@ -55,19 +55,13 @@ def read_corpus_run(path: str | Path) -> CorpusRun:
             elif line["kind"] == "end":
                 run.is_complete = True
                 run.parent_cpu_share = line.get("parent_cpu_share")
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise UserError(f"{str(path)!r} is damaged ({cause[:200]}); measure again") from None
     return run
 
 
 def _check_header(run: CorpusRun) -> None:
     texts = (run.origin, run.checkpoint, run.command, run.started, run.grid.model, run.grid.device, run.corpus.source)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(run.fingerprint, dict):
-        raise TypeError("origin, checkpoint, command, started, model, device or corpus are no text")
-    if not isinstance(run.fingerprint.get("gpus", []), list):
-        raise TypeError("the fingerprint is none")
-    if not _is_count(run.corpus.truncated):
+    check_texts(texts, run.fingerprint)
+    if not is_count(run.corpus.truncated):
         raise TypeError("truncated sentences that are no count")
     if run.baseline is not None:
         _check_record(run.baseline.record)
@@ -90,28 +84,18 @@ def _check_record(record: CorpusRecord) -> None:
     if record.status not in STATUSES:
         raise ValueError(f"unknown status {record.status!r}")
     counts = (record.sentences, record.batches, record.shapes, record.calls_per_sample, record.batch, record.tokens)
-    if not all(_is_count(count) and count > 0 for count in counts):
+    if not all(is_count(count) and count > 0 for count in counts):
         raise ValueError("sentences, batches, shapes or calls that are no counts")
-    if not _is_count(record.positions) or record.positions < record.tokens:
+    if not is_count(record.positions) or record.positions < record.tokens:
         raise ValueError("fewer positions than tokens")
-    if not all(_is_count(ns) and ns > 0 for ns in record.rounds_ns):
+    if not all(is_count(ns) and ns > 0 for ns in record.rounds_ns):
         raise ValueError("rounds that are no nanoseconds")
     if (record.status == "ok") != bool(record.rounds_ns):
         raise ValueError("a measured cell without rounds, or rounds of one that was not")
-    objects = (record.parity, record.facts, record.failure, record.memory, record.conditions)
-    if not all(isinstance(value, dict) for value in objects):
-        raise TypeError("parity, facts, failure, memory or conditions are no objects")
+    check_objects(record.parity, record.facts, record.failure, record.memory, record.conditions)
     held = [record.memory.get("loaded", {}), record.memory.get("peak", {})]
-    if not all(isinstance(group, dict) and all(map(_is_count, group.values())) for group in held):
+    if not all(isinstance(group, dict) and all(map(is_count, group.values())) for group in held):
         raise TypeError("memory that is no count of bytes")
-    numbers = [value for name, value in record.conditions.items() if name != "gpu"]
-    numbers += [record.first_calls_ns, record.load_seconds, record.export_seconds, record.parity.get("max_abs_error")]
-    numbers += [record.facts.get(name) for name in ("graphs", "compile_seconds", "recompiles_while_timing")]
-    if not all(value is None or isinstance(value, int | float) for value in numbers):
-        raise TypeError("a figure that is no number")
-    if not isinstance(record.conditions.get("gpu", {}), dict):
-        raise TypeError("conditions of a GPU that are no object")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and value >= 0
+    figures = [record.first_calls_ns, record.load_seconds, record.export_seconds, record.parity.get("max_abs_error")]
+    figures += [record.facts.get(name) for name in ("graphs", "compile_seconds", "recompiles_while_timing")]
+    check_figures(record.conditions, *figures)

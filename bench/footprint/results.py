@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.errors import UserError
+from bench.damage import damage_told, is_count
 from bench.footprint.boundary import Boundary
 from bench.linesfile import read_lines
 from bench.spec import Contestant
@@ -209,7 +209,7 @@ def as_line(entry: Loaded | Largest) -> dict[str, Any]:
 def read_memory(path: Path) -> MemoryRun:
     """The run in a file; a torn last line is left out. Raises UserError when it is none."""
     header, *lines = read_lines(path, KIND, SCHEMA, WRITER)
-    try:
+    with damage_told(path):
         run = MemoryRun(
             subjects=tuple(map(Subject.from_json, header["subjects"])),
             path=path,
@@ -227,9 +227,6 @@ def read_memory(path: Path) -> MemoryRun:
                 run.largest.append(_checked(Largest(**{**values, "boundary": boundary, "tries": tries}), run))
             elif kind == "end":
                 run.is_complete = True
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise UserError(f"{str(path)!r} is damaged ({cause[:200]}); measure again") from None
     return run
 
 
@@ -245,9 +242,9 @@ def _check_header(run: MemoryRun) -> None:
         raise ValueError("no model, or an unknown precision")
     cached = [asdict(subject.cached).values() for subject in run.subjects if subject.cached]
     numbers = [number for group in cached for number in group] + [n for s in run.subjects for n in s.lengths]
-    if not all(map(_is_count, numbers)) or not (run.limit_bytes is None or _is_count(run.limit_bytes)):
+    if not all(map(is_count, numbers)) or not (run.limit_bytes is None or is_count(run.limit_bytes)):
         raise TypeError("a header that holds no numbers")
-    if not all(subject.positions is None or _is_count(subject.positions) for subject in run.subjects):
+    if not all(subject.positions is None or is_count(subject.positions) for subject in run.subjects):
         raise TypeError("positions that are no number")
 
 
@@ -271,12 +268,8 @@ def _checked(entry: AnyEntry, run: MemoryRun) -> AnyEntry:
         numbers += [number for one in entry.tries for number in (one.seconds, one.stored_bytes)]
         if entry.status == "ok" and entry.boundary is None:
             raise ValueError("a search without an outcome")
-    if not all(count is None or _is_count(count) for count in [*counts, entry.failure.get("requested_bytes")]):
+    if not all(count is None or is_count(count) for count in [*counts, entry.failure.get("requested_bytes")]):
         raise TypeError("bytes or a batch that are no count")
     if not all(number is None or isinstance(number, int | float) for number in numbers):
         raise TypeError("a figure that is no number")
     return entry
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

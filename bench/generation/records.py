@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import conditions, statistics
-from bench.errors import UserError
+from bench.damage import damage_told
 from bench.floor import Floor, floor_ns, is_implausible, share
 from bench.generation.plan import CACHE, GenerationPlan
 from bench.linesfile import read_lines
@@ -288,7 +288,7 @@ def read_generation(path: Path) -> GenerationRun:
     """The run in a file; a torn last line is left out. Raises UserError when it is no run of `bench generate`."""
     lines = read_lines(path, KIND, SCHEMA, WRITER)
     header = lines[0]
-    try:
+    with damage_told(path):
         run = GenerationRun(
             grid=Grid.from_json(header["grid"]),
             batches=tuple(header["batches"]),
@@ -312,9 +312,6 @@ def read_generation(path: Path) -> GenerationRun:
                 run.is_complete = True
                 run.parent_cpu_share = line.get("parent_cpu_share")
         run.rows()  # every figure once, so that a file that cannot be shown is refused before anything is
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise UserError(f"{str(path)!r} is damaged ({cause[:200]}); measure again") from None
     return run
 
 

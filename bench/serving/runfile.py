@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
+from bench.damage import check_figures, check_objects, check_texts, damage_told, is_count
 from bench.linesfile import read_lines
 from bench.records import STATUSES
 from bench.serving.plan import LoadPlan, traffic_from_json
@@ -31,7 +31,7 @@ def read_load(path: str | Path) -> LoadRun:
     """The run in a file; a torn last line is left out. Raises UserError when it is no such file."""
     lines = read_lines(Path(path), "load", SCHEMA, WRITER)
     header = lines[0]
-    try:
+    with damage_told(path):
         run = LoadRun(
             grid=Grid.from_json(header["grid"]),
             plan=TimingPlan(**header["plan"]),
@@ -54,18 +54,12 @@ def read_load(path: str | Path) -> LoadRun:
             elif line["kind"] == "end":
                 run.is_complete = True
                 run.parent_cpu_share = line.get("parent_cpu_share")
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise UserError(f"{str(path)!r} is damaged ({cause[:200]}); measure again") from None
     return run
 
 
 def _check_header(run: LoadRun) -> None:
     texts = (run.origin, run.checkpoint, run.command, run.started, run.grid.model, run.grid.device)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(run.fingerprint, dict):
-        raise TypeError("origin, checkpoint, command, started, model or device are no text")
-    if not isinstance(run.fingerprint.get("gpus", []), list):
-        raise TypeError("the fingerprint is none")
+    check_texts(texts, run.fingerprint)
 
 
 def _check_place(record: LoadRecord, run: LoadRun) -> None:
@@ -76,7 +70,7 @@ def _check_place(record: LoadRecord, run: LoadRun) -> None:
         raise ValueError(f"two records of {record.contestant.label} at step {record.step}")
     if record.step and run.load.search_requests is None:
         raise ValueError("a step of no search")
-    if not _is_count(record.step) or record.requests != run.load.requests_of(record.step):
+    if not is_count(record.step) or record.requests != run.load.requests_of(record.step):
         raise ValueError("a record of another number of requests")
     if record.status == "ok" and len(record.rounds_ns) != run.load.slices_of(record.step):
         raise ValueError("a record of another number of slices")
@@ -95,30 +89,20 @@ def _check_record(record: LoadRecord) -> None:
         raise ValueError("another number of requests than was planned")
     for due, waits, latencies in slices:
         _check_slice(due, waits, latencies)
-    if not all(_is_count(count) for count in (record.requests, record.shapes, record.warmed, record.copy)):
+    if not all(is_count(count) for count in (record.requests, record.shapes, record.warmed, record.copy)):
         raise ValueError("requests or shapes that are no counts")
-    objects = (record.parity, record.facts, record.failure, record.memory, record.conditions)
-    if not all(isinstance(value, dict) for value in objects):
-        raise TypeError("parity, facts, failure, memory or conditions are no objects")
-    numbers = [value for name, value in record.conditions.items() if name != "gpu"]
-    numbers += [record.first_calls_ns, record.load_seconds, record.export_seconds, record.parity.get("max_abs_error")]
-    numbers += [record.facts.get(name) for name in ("graphs", "compile_seconds", "recompiles_while_timing")]
-    if not all(value is None or isinstance(value, int | float) for value in numbers):
-        raise TypeError("a figure that is no number")
-    if not isinstance(record.conditions.get("gpu", {}), dict):
-        raise TypeError("conditions of a GPU that are no object")
+    check_objects(record.parity, record.facts, record.failure, record.memory, record.conditions)
+    figures = [record.first_calls_ns, record.load_seconds, record.export_seconds, record.parity.get("max_abs_error")]
+    figures += [record.facts.get(name) for name in ("graphs", "compile_seconds", "recompiles_while_timing")]
+    check_figures(record.conditions, *figures)
 
 
 def _check_slice(due: list[int], waits: list[int], latencies: list[int]) -> None:
     if not latencies or len(waits) != len(latencies) or len(latencies) > len(due):
         raise ValueError("waits, latencies and requests that do not go together")
-    if not all(_is_count(ns) for ns in (*due, *waits, *latencies)):
+    if not all(is_count(ns) for ns in (*due, *waits, *latencies)):
         raise ValueError("times that are no nanoseconds")
     if any(later < earlier for earlier, later in pairwise(due)):
         raise ValueError("requests that are due before the one before")
     if any(wait >= latency for wait, latency in zip(waits, latencies, strict=True)):
         raise ValueError("a call that took no time")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and value >= 0
