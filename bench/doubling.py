@@ -7,8 +7,9 @@ of its smaller batches. A contestant is done at a batch
 - where it gains less, and the whole interval of the gain lies under `GAIN`;
 - where it gains less for the second time in a row: with an interval that reaches above `GAIN`, one step may be noise.
 
-A length ends where all contestants that take turns are done, or at `LARGEST_BATCH`. Until then all of them are
-measured, those that are done too, so that each batch has its speed-ups and one that seemed done may gain again.
+A length ends where all contestants that take turns and compute the model are done, or at `LARGEST_BATCH`. Until then
+all of them are measured, those that are done too, so that each batch has its speed-ups and one that seemed done may
+gain again.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import statistics
+from bench.spec import AUTO as AUTO
 from bench.spec import Contestant
 
 if TYPE_CHECKING:
     from bench.records import Record, Run
 
-#: `Grid.batches`, and what a user writes in place of sizes.
-AUTO = "auto"
 LARGEST_BATCH = 1024
 #: Every batch that may be taken.
 BATCHES = tuple(2**power for power in range(LARGEST_BATCH.bit_length()))
@@ -91,6 +91,9 @@ def ending(run: Run, length: int, batch: int, contestants: Collection[Contestant
     records = [r for r in run.records if r.length == length and r.batch < batch and r.contestant in contestants]
     if stated := next((r.reason for r in records if is_beyond(r)), ""):
         return stated
+    # What computes nothing gains for ever; it decides only where there is nothing else.
+    if judged := {record.contestant for record in records if record.judged}:
+        contestants = [contestant for contestant in contestants if contestant in judged]
     last = max((record.batch for record in records), default=0)
     if not last:
         return ""

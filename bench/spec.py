@@ -19,6 +19,8 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 MODULE = "module"
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_BATCHES = (1, 8)
+#: `Grid.batches`, and what a user writes in place of sizes, where batches double as long as that gains.
+AUTO = "auto"
 DEFAULT_LENGTHS = (16, 128, 512)
 MOST_ROUNDS = 10_000
 #: Fewest rounds from which an interval of a ratio is worth having (Student's t over 5).
@@ -161,6 +163,8 @@ def parse_sizes(text: str | Iterable[int], option: str) -> tuple[int, ...]:
     sizes = set()
     for part in parts:
         text_of_part = str(part).strip()
+        if text_of_part == AUTO and option == "--batches":
+            raise UserError("--batches auto stands alone; write --batches auto, or sizes, e.g. --batches 1,8")
         if not re.fullmatch(r"[+-]?[0-9]{1,30}", text_of_part):
             raise UserError(f"{option} {text_of_part[:40]!r} is not a whole number; write e.g. {option} 1,8")
         size = int(text_of_part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -95,6 +96,10 @@ def verify_bundle(
         raise UserError(f"--threshold {threshold:g} is not above 0 and below 100; use e.g. 20%")
     place = Path(folder)
     found = BundleVerification(str(folder), threshold=threshold)
+    if manifest_sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", manifest_sha256):
+        raise UserError(
+            f"--manifest-sha256 {manifest_sha256[:80]!r} is no SHA-256; give the 64 digits that bench deploy printed"
+        )
     manifest, found.faults = manifests.read(place, manifest_sha256)
     if manifest is None or found.faults:
         return found

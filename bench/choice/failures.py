@@ -23,6 +23,8 @@ class Failure:
     """"measured", "plausible", "parity", "memory", or a service level as "p95"."""
     reason: str
     """In one line, with by how much."""
+    is_unknown: bool = False
+    """True where it is not known whether it keeps it, and a longer measurement may tell."""
 
 
 def not_measured(shape: Shape, record: Record | None, cells: Mapping[Shape, float], run: Run) -> Failure:
@@ -54,7 +56,7 @@ def of_measured(candidate: Candidate, constraints: Constraints, outside_share: f
     for slo in constraints.slos:
         failures += _of_slo(candidate, slo, outside_share)
     if constraints.requests_per_restart is not None and candidate.one_time_seconds is None:
-        failures.append(Failure("start", "its start was not timed, so --requests-per-restart cannot count it"))
+        failures.append(Failure("start", "its start was not timed, so --requests-per-restart cannot count it", True))
     return failures + _of_memory(candidate, constraints.max_memory_bytes, outside_share)
 
 
@@ -80,7 +82,9 @@ def _of_slo(candidate: Candidate, slo: Slo, outside_share: float) -> list[Failur
     name, limit = f"p{slo.rank}", duration(slo.limit_ns)
     rank = slo.rank / (1 - outside_share)
     if rank > 100:
-        return [Failure(name, f"{name} not known: {percent(outside_share)} of the requests lie off the measured grid")]
+        return [
+            Failure(name, f"{name} not known: {percent(outside_share)} of the requests lie off the measured grid", True)
+        ]
     told = workload.mixture(records)
     # Where samples are means of several calls, a level is kept only if those calls cannot have missed it.
     judged = told if workload.are_single_calls(records) else workload.mixture(records, is_bounded=True)
@@ -90,11 +94,11 @@ def _of_slo(candidate: Candidate, slo: Slo, outside_share: float) -> list[Failur
     needed, has = statistics.PERCENTILE_SAMPLES[slo.rank], judged.effective_samples(rank)
     if has < needed:
         about = f"{name} not known (about {duration(told.percentile_ns(rank))}): {has} calls where {needed} are needed"
-        return [Failure(name, f"{about}; more --max-seconds-per-cell")]
+        return [Failure(name, f"{about}; more --max-seconds-per-cell", True)]
     if found <= slo.limit_ns:
         return []
     if judged is not told and told.percentile_ns(rank) <= slo.limit_ns:
-        return [Failure(name, f"{name} unknown: calls under a millisecond were timed several at once")]
+        return [Failure(name, f"{name} unknown: calls under a millisecond were timed several at once", True)]
     over = told.percentile_ns(rank) / slo.limit_ns - 1
     return [Failure(name, f"{name} {duration(told.percentile_ns(rank))}: {over:.0%} above {limit}")]
 
@@ -104,11 +108,11 @@ def _of_memory(candidate: Candidate, most: int | None, outside_share: float) -> 
         return []
     held = candidate.peak_bytes
     if held is None:
-        return [Failure("memory", "memory not known: the peak of some call was not noted")]
+        return [Failure("memory", "memory not known: the peak of some call was not noted", True)]
     if held > most:
         return [Failure("memory", f"memory {size(held)}: {held / most - 1:.0%} above {size(most)}")]
     if outside_share:
-        return [Failure("memory", f"memory not known for {percent(outside_share)} of the requests, off the grid")]
+        return [Failure("memory", f"memory not known for {percent(outside_share)} of the requests, off the grid", True)]
     return []
 
 

@@ -36,7 +36,8 @@ def command(
             print(f"    and {len(paths) - MOST_LISTED} older ones in {artifacts / 'runs'}")
         return
     if not 1 <= number <= len(paths):
-        raise UserError(f"{number} is not within 1 and {len(paths)}, the newest and the oldest; see bench show --list")
+        held = "1 result" if len(paths) == 1 else f"{len(paths)} results"
+        raise UserError(f"there is no result {number} among {held}, newest first; see bench show --list")
     path = paths[number - 1]
     print(f"{path}\n")
     report.command([path])

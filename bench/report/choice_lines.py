@@ -12,11 +12,12 @@ from bench.choice.choice import CONFIDENCE, SIMPLICITY, Choice
 from bench.choice.constraints import duration
 from bench.choice.failures import percent
 from bench.choice.grid import INTERPOLATED, ROUNDED_UP
-from bench.records import SAME_MODEL, Run
+from bench.records import SAME_MODEL, UNSTEADY, Run, is_unsteady
 from bench.report import summary
 from bench.spec import Shape
 
 BETTER = {"latency": "as fast as", "throughput": "as fast as", "cost": "as cheap as"}
+LEADS = {"latency": "faster than", "throughput": "faster than", "cost": "cheaper than"}
 UNIT = {"latency": "request", "throughput": "sequence", "cost": "sequence"}
 DEPRECATION_MARK = "†"
 #: Shapes that are named one by one; more are counted.
@@ -27,6 +28,8 @@ def headline(choice: Choice) -> str:
     """One line: what to take and by how much, or that nothing qualifies."""
     chosen, other = choice.chosen, choice.runner_up
     if chosen is None:
+        if all(failure.is_unknown for candidate in choice.candidates for failure in candidate.failures):
+            return "take none: whether any runtime keeps what is asked is not known"
         return "take none: no runtime keeps what is asked"
     if other is None:
         return f"take {chosen.label}: no other runtime qualifies"
@@ -37,7 +40,17 @@ def headline(choice: Choice) -> str:
         best = "cheapest" if choice.objective == "cost" else "fastest"
         return f"take {chosen.label}: {best}, in a tie with {_names(choice.tied)}, and the simplest of them"
     assert ratio is not None
-    return f"take {chosen.label}: {summary.factor(ratio.value)}× {BETTER[choice.objective]} {other.label}, the next"
+    disturbed = ", on a disturbed machine" if _is_disturbed(chosen) else ""
+    if ratio.interval is not None and is_unsteady(ratio):
+        ends = f"{summary.factor(ratio.interval.low)}–{summary.factor(ratio.interval.high)}×"
+        return f"take {chosen.label}: {LEADS[choice.objective]} {other.label}, the next ({ends}){disturbed}"
+    by = f"{summary.factor(ratio.value)}× {BETTER[choice.objective]} {other.label}"
+    return f"take {chosen.label}: {by}, the next{disturbed}"
+
+
+def _is_disturbed(candidate: Candidate) -> bool:
+    """True where other work disturbed every cell that it rests on."""
+    return all(candidate.run.taint(record) for record in candidate.records.values())
 
 
 def lines(choice: Choice) -> list[str]:
@@ -138,10 +151,14 @@ def _if_wrong(choice: Choice) -> list[str]:
     if ratio.interval is None:
         return [f"a single round says so, and no interval how sure that is: more --rounds tell it from {other.label}"]
     low, high = ratio.interval.low, ratio.interval.high
-    worst = f"up to {1 / low - 1:.0%} more than {other.label}" if low < 1 else f"no more than {other.label}"
-    best = f"up to {high - 1:.0%} more" if high > 1 else "nothing more"
+    worst = f"{_more(1 / low)} than {other.label}" if low < 1 else f"no more than {other.label}"
+    best = _more(high) if high > 1 else "nothing more"
     told = f"this choice at worst {worst}; {other.label} in its place {best}"
     return [f"what a mistake would cost, by the {CONFIDENCE:.0%} interval: {told}"]
+
+
+def _more(times: float) -> str:
+    return f"up to {times - 1:.0%} more" if times < UNSTEADY else f"up to {summary.factor(times - 1)} times more"
 
 
 def _starts(choice: Choice) -> list[str]:

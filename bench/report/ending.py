@@ -43,7 +43,10 @@ def _choice(run: Run) -> str:
     rests_on = choice.traffic.source.removeprefix("none given: ")
     console.print(Text(_filled(f"by {rests_on}; by your own traffic:")), soft_wrap=True)
     file = shlex.quote(str(run.path)) if run.path is not None else "RUN"
-    console.print(Text(f"  bench choose {file} --traffic FILE"), soft_wrap=True)
+    command = f"  bench choose {file} --traffic FILE"
+    if len(command) > WIDTH:
+        command = f"  bench choose --traffic FILE \\\n    {file}"
+    console.print(Text(command), soft_wrap=True)
     return text.getvalue()
 
 

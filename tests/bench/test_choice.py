@@ -689,6 +689,29 @@ def test_a_choice_ties_at_95_percent_and_not_at_99() -> None:
     assert found.chosen is not None and found.chosen.label == "onnx"
 
 
+def test_a_lead_whose_interval_is_wide_is_told_by_its_ends() -> None:
+    ratios = [4, 2, 9, 3, 12, 5, 3, 8]
+    slow = replace(cell("eager", 1, 16, 10), rounds=[[10 * ratio * MS] for ratio in ratios])
+    fast = replace(cell("onnx", 1, 16, 10), rounds=[[10 * MS]] * len(ratios))
+    found = choose(run_of(slow, fast))
+    assert found.ratio is not None and found.ratio.interval is not None
+    assert found.ratio.interval.high > 2 * found.ratio.interval.low
+    assert report.headline(found).startswith("take onnx: faster than eager, the next (")
+
+
+def test_what_is_not_known_is_not_called_a_failure() -> None:
+    few = replace(cell("onnx", 1, 16, 5), rounds=[[5 * MS] * 4] * 10)
+    found = choose(run_of(few), slo="p95=20ms")
+    assert report.headline(found) == "take none: whether any runtime keeps what is asked is not known"
+    assert found.exit_code == 5
+
+
+def test_a_disturbed_measurement_is_said_in_the_headline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "taint", lambda run, record: ["other work"])
+    found = choose(run_of(cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5)))
+    assert report.headline(found) == "take onnx: 2.00× as fast as eager, the next, on a disturbed machine"
+
+
 def test_deprecated_runtimes_are_marked_wherever_they_stand() -> None:
     text = report_text(choose(run_of(cell("eager", 1, 16, 5), cell("torchscript", 1, 16, 10))))
     assert "torchscript †" in text
