@@ -396,7 +396,7 @@ def test_timed_passes_are_judged_and_a_broken_model_gets_no_speed_up(
         (0, {"corpus": {"source": "x", "lengths": [], "checksum": ""}}, "no positive integers"),
         (0, {"corpus_plan": {"batches": [0], "orders": ["sorted"]}}, "batches that are no positive"),
         (0, {"corpus_plan": {"batches": [1], "orders": ["upside down"]}}, "unknown orders"),
-        (0, {"command": 3}, "are no text"),
+        (0, {"command": 3}, "holds no text"),
         (0, {"schema": 2}, "has schema 2 and this bench reads up to 1"),
         (1, {"order": "bucketed"}, "none of the planned cells"),
         (1, {"rounds_ns": [-1]}, "no nanoseconds"),

@@ -424,7 +424,7 @@ def test_a_run_is_read_again(scripted: bench.LoadRun) -> None:
     ("part", "change", "match"),
     [
         (0, {"schema": 2}, "has schema 2 and this bench reads up to 1"),
-        (0, {"command": 3}, "are no text"),
+        (0, {"command": 3}, "holds no text"),
         (0, {"traffic": {"counts": [], "source": "", "is_given": True}}, "traffic without shapes"),
         (0, {"traffic": {"counts": [[1, 8, 0]], "source": "", "is_given": True}}, "never comes"),
         (1, {"variant": "slow"}, "none of the contestants"),
