@@ -109,6 +109,20 @@ class Backend(ABC):
         return None
 
     @classmethod
+    def refuses(cls, variant: str, device: str, precision: str) -> str | None:
+        """Why one variant cannot run where `supports` has nothing against the backend, or None when it can.
+
+        Asked in the parent process too.
+        """
+        return None
+
+    @classmethod
+    def format_of(cls, variant: str, precision: str) -> str | None:
+        """Artifact format that `load` takes for a variant: that of its option "format", else `format`."""
+        found: str | None = cls.variants.get(variant, {}).get("format", cls.format)
+        return found
+
+    @classmethod
     def install_command(cls) -> str:
         """The exact command that adds what `missing` lists."""
         return f"pip install '{cls.install}'"

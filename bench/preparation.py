@@ -45,7 +45,8 @@ class Preparation:
         self.refused: dict[Contestant, WorkerError] = {}
         """Contestants that cannot run at all, and why."""
         for contestant, backend in self.classes.items():
-            if reason := backend.supports(grid.device, contestant.precision):
+            reason = backend.supports(grid.device, contestant.precision)
+            if reason := reason or backend.refuses(contestant.variant, grid.device, contestant.precision):
                 self.refused[contestant] = WorkerError("unsupported", reason)
             elif (wanted := self.format_of(contestant)) is not None and wanted not in exporters.names():
                 reason = f"nothing exports the format {wanted!r}; known are {', '.join(exporters.names())}"
@@ -53,7 +54,7 @@ class Preparation:
 
     def format_of(self, contestant: Contestant) -> str | None:
         """Format of the artifact that a contestant loads."""
-        return self.classes[contestant].format
+        return self.classes[contestant].format_of(contestant.variant, contestant.precision)
 
     def generates_by(self, contestant: Contestant) -> str:
         """The way of generating that a contestant is loaded for; "" for forward passes."""

@@ -149,7 +149,7 @@ class _Workbench:
         return self.backend_class.variants
 
     def _format(self) -> str | None:
-        return self.backend_class.format
+        return self.backend_class.format_of(self.variant, self.precision)
 
     def _export(self) -> None:
         import exporters
@@ -196,7 +196,7 @@ class _Workbench:
 
     def check_missing_artifact(self) -> None:
         """Loading an artifact that is not there raises, and does not pass in silence."""
-        if self.backend_class.format is None:
+        if self._format() is None:
             return
         try:
             self._loaded(self.root / "no-such-artifact").close()

@@ -26,7 +26,9 @@ class GenerationPreparation(Preparation):
 
     def format_of(self, contestant: Contestant) -> str | None:
         backend = self.classes[contestant]
-        return backend.generation_format or backend.format if self.generates_by(contestant) == CACHE else backend.format
+        if self.generates_by(contestant) == CACHE and backend.generation_format:
+            return backend.generation_format
+        return super().format_of(contestant)
 
     def _make_artifacts(self, weights: Artifact) -> None:
         self.judged_by.matrix = replace(self.judged_by.matrix, with_cache=self.model_keeps_cache)
