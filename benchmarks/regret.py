@@ -1,6 +1,7 @@
 """Does choosing from a grid take the runtime that is best for the traffic itself?
 
     python benchmarks/regret.py [--model bert] [--draws 100] [--requests 8] [--rounds 3] [--output regret.jsonl]
+    python benchmarks/regret.py --again regret.jsonl      # choose anew for a kept replay, as its grid lies beside it
 
 One grid is measured by `bench.compare`. Then traffic is drawn, seeded, from several distributions of lengths and
 batches, most of whose shapes are off the grid. For each draw `bench.choose` names a runtime from the grid alone, and
@@ -28,6 +29,7 @@ from bench.driver import REST_SECONDS
 from bench.errors import BenchError
 from bench.introduction import find_source
 from bench.preparation import Preparation
+from bench.runfile import read_run
 from bench.spec import Contestant, Shape, TimingPlan, parse_contestants
 from bench.workers import Workers
 from exporters.store import ArtifactStore
@@ -311,7 +313,7 @@ def noise_lines(replays: Sequence[Replay]) -> Iterator[str]:
     yield (
         f"in every round within {GOAL:.0%}: {within}; in every round beyond: {beyond}; "
         f"one way and the other: {len(replays) - within - beyond}; "
-        f"{sum(replay.is_tie for replay in replays)} choices were ties, where the simpler was taken"
+        f"{sum(replay.is_tie for replay in replays)} choices were ties"
     )
     yield (
         f"ratios of two runtimes moved between rounds by {statistics.median(noise):.1%} (median of the draws), "
@@ -391,7 +393,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="raw results, a line a draw (JSON Lines)")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
+    parser.add_argument(
+        "--again", type=Path, help="raw results of an earlier call, to choose for anew; measures nothing"
+    )
     args = parser.parse_args()
+    if args.again is not None:
+        print("\n".join(report(list(chosen_again(args.again)))))
+        return
     if args.output is not None and args.output.exists():
         parser.error(f"{str(args.output)!r} exists; give another --output")
     if min(args.draws, args.requests, args.rounds) < 1:
@@ -435,6 +443,18 @@ def replay_all(run: Run, args: argparse.Namespace, started: float) -> Iterator[R
                 yield replay
     finally:
         replayer.close()
+
+
+def chosen_again(path: Path) -> Iterator[Replay]:
+    """The replays in `path`, with what today's rules choose from the grid's run, which lies in the same folder."""
+    header, *lines = (json.loads(line) for line in path.read_text().splitlines())
+    run = read_run(path.parent / Path(header["grid"]).name)
+    for line in lines:
+        shapes = tuple(Shape(**shape) for shape in line["draw"]["shapes"])
+        draw = Draw(**line["draw"] | {"shapes": shapes})
+        picked, estimates, is_tie = picks(run, draw, nearest_cell([Shape(1, 128)], run.grid.shapes))
+        taint = tuple(line["taint"])
+        yield Replay(draw, picked, estimates, line["rounds_ns"], line["off_grid"], is_tie, taint)
 
 
 def write(path: Path, line: Mapping[str, Any]) -> None:

@@ -6,7 +6,8 @@ Rules, in this order:
 2. The best of the rest has the lowest `Candidate.mean_ns` (for cost: dollars for a sequence).
 3. Whoever it does not beat ties with it: the interval of their ratio (`CONFIDENCE`, within rounds where they took
    turns) does not lie wholly beyond `statistics.TIE_MARGIN`. A single round gives no interval: then nothing ties.
-4. Of those that tie, the simplest is taken, by `SIMPLICITY`.
+4. Of those that tie, and whose own figure is at most `WORTH_OF_SIMPLICITY` behind the best, the simplest is taken, by
+   `SIMPLICITY`: an interval that is wide for want of rounds is no reason to give up much.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ CONFIDENCE = statistics.MEDIAN_CONFIDENCE
 #: Backends by what they ask of whoever deploys them, the least first: the model's own code as it is; one file and one
 #: library; a compiler and its waits at every start; a format that is deprecated upstream. Third parties' come last.
 SIMPLICITY = ("eager", "onnx", "compile", "torchscript")
+#: Most that is given up for simplicity, as a share of the best one's time: what docs/choosing.md lets a choice miss.
+WORTH_OF_SIMPLICITY = 0.03
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,12 @@ class Choice:
         if not self.tied or self.best is None:
             return []
         return [candidate for candidate in (self.best, *self.tied) if candidate is not self.chosen]
+
+    @property
+    def is_simplest(self) -> bool:
+        """True where nobody who ties with the chosen one is simpler."""
+        others = self.tied_with_chosen
+        return self.chosen is not None and all(_simplicity(self.chosen) < _simplicity(other) for other in others)
 
     @property
     def exit_code(self) -> int:
@@ -112,7 +121,7 @@ def decide(
     chosen = runner_up = None
     if best is not None:
         tied = [other for other in order[1:] if not _beats(best, other)]
-        chosen = min([best, *tied], key=_simplicity)
+        chosen = min([best, *(other for other in tied if _is_near(best, other))], key=_simplicity)
         others = [candidate for candidate in order if candidate is not chosen]
         runner_up = others[0] if others else None
     return Choice(
@@ -170,6 +179,12 @@ def _beats(best: Candidate, other: Candidate) -> bool:
     """True where the interval says so; a single round has none, and then the figure alone decides."""
     ratio = ratio_between(other, best)
     return ratio is not None and (ratio.interval is None or ratio.verdict == "faster")
+
+
+def _is_near(best: Candidate, other: Candidate) -> bool:
+    """True where taking `other` gives up no more than simplicity is worth, by the figures alone."""
+    least, its = score(best), score(other)
+    return least is not None and its is not None and its <= least * (1 + WORTH_OF_SIMPLICITY)
 
 
 def _simplicity(candidate: Candidate) -> tuple[int, int, bool, str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from backends import BUILT_IN
 from bench import machine
 from bench.choice.candidates import DEPRECATED, Candidate, places_of
-from bench.choice.choice import CONFIDENCE, SIMPLICITY, Choice
+from bench.choice.choice import CONFIDENCE, SIMPLICITY, WORTH_OF_SIMPLICITY, Choice
 from bench.choice.constraints import duration
 from bench.choice.failures import percent
 from bench.choice.grid import INTERPOLATED, ROUNDED_UP
@@ -34,11 +34,12 @@ def headline(choice: Choice) -> str:
     if other is None:
         return f"take {chosen.label}: no other runtime qualifies"
     if chosen is not choice.best:
-        return f"take {chosen.label}: it ties with {_names(choice.tied_with_chosen)}, and is the simplest of them"
+        return f"take {chosen.label}: it ties with {_names(choice.tied_with_chosen)}, and is {_simplest(choice)}"
     ratio = choice.ratio
     if choice.tied:
         best = "cheapest" if choice.objective == "cost" else "fastest"
-        return f"take {chosen.label}: {best}, in a tie with {_names(choice.tied)}, and the simplest of them"
+        simplest = ", and the simplest of them" if choice.is_simplest else ""
+        return f"take {chosen.label}: {best}, in a tie with {_names(choice.tied)}{simplest}"
     assert ratio is not None
     disturbed = ", on a disturbed machine" if _is_disturbed(chosen) else ""
     if ratio.interval is not None and is_unsteady(ratio):
@@ -46,6 +47,13 @@ def headline(choice: Choice) -> str:
         return f"take {chosen.label}: {LEADS[choice.objective]} {other.label}, the next ({ends}){disturbed}"
     by = f"{summary.factor(ratio.value)}× {BETTER[choice.objective]} {other.label}"
     return f"take {chosen.label}: {by}, the next{disturbed}"
+
+
+def _simplest(choice: Choice) -> str:
+    """How the chosen one stands among those that it ties with, where it is not the fastest of them."""
+    return (
+        "the simplest of them" if choice.is_simplest else f"the simplest within {WORTH_OF_SIMPLICITY:.0%} of the best"
+    )
 
 
 def _is_disturbed(candidate: Candidate) -> bool:
@@ -63,7 +71,8 @@ def lines(choice: Choice) -> list[str]:
         order = ", ".join(SIMPLICITY)
         found.append(
             f"a tie: {_names((choice.best, *choice.tied))} differ by no more than the measurement can tell; "
-            f"of those the simplest is taken, in the order {order}, fp32 first, then others"
+            f"of those whose own figure is within {WORTH_OF_SIMPLICITY:.0%} of the best the simplest is taken, in the "
+            f"order {order}, fp32 first, then others"
         )
     found += _if_wrong(choice)
     found += _starts(choice)

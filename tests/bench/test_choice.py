@@ -246,6 +246,25 @@ def test_rounds_that_scatter_tie_and_rounds_that_agree_do_not() -> None:
     assert not choose(both).is_tie, "what both shared within each round cancels"
 
 
+def test_a_tie_gives_up_3_percent_for_simplicity_and_no_more() -> None:
+    def scattered(backend: str, ms: float, is_best: bool = False) -> Record:
+        record = cell(backend, 1, 16, ms)
+        factors = [1.3, 0.7, 1, 1.2, 0.8] if is_best else [1, 1, 1, 1, 1]
+        return replace(record, rounds=[[round(ms * f * MS)] * 20 for f in factors])
+
+    far = choose(run_of(scattered("onnx", 10, True), scattered("eager", 10.4)))
+    assert far.is_tie and not far.is_simplest
+    assert far.chosen is not None and far.chosen.label == "onnx"
+    assert report.headline(far) == "take onnx: fastest, in a tie with eager"
+    near = choose(run_of(scattered("onnx", 10, True), scattered("eager", 10.2)))
+    assert near.chosen is not None and near.chosen.label == "eager"
+    run = run_of(scattered("onnx", 10), scattered("eager", 10.4), scattered("compile", 9.9, True))
+    between = choose(run)
+    assert between.chosen is not None and between.chosen.label == "onnx"
+    told = report.headline(between)
+    assert told == "take onnx: it ties with compile and eager, and is the simplest within 3% of the best"
+
+
 def test_cells_that_took_no_turns_are_not_paired_by_round() -> None:
     def swinging(backend: str, ms: float, **values: Any) -> Record:
         return replace(cell(backend, 1, 16, ms, jitter=0.3), **values)
