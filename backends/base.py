@@ -80,6 +80,8 @@ class Backend(ABC):
     #: Artifact format that such a load takes, where it is not `format`.
     generation_format: ClassVar[str | None] = None
 
+    #: Variants that show something and that nobody would deploy; tuning leaves them out.
+    not_for_deployment: ClassVar[tuple[str, ...]] = ()
     #: True for a runtime that compiles anew for every shape.
     has_static_shapes: ClassVar[bool] = False
     #: True after a load whose cache has all its room from the start, so that `step` takes masks of the whole room.

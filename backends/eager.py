@@ -20,6 +20,7 @@ class Eager(TorchBackend):
 
     name = "eager"
     variants: ClassVar = {"default": {}, "grad": {"grad": True}}
+    not_for_deployment = ("grad",)
     generation: ClassVar = {"default": {}, "static": {"static_cache": True}}
     format = "checkpoint"
     requires = ("torch", "transformers")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from bench.serving.records import LoadRun
     from bench.spec import TimingPlan
     from bench.study.api import Study, judge_study
+    from bench.tuning.api import tune
+    from bench.tuning.results import Tuning
 
 __version__ = "0.1.0"
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "Study",
     "TimingPlan",
     "Traffic",
+    "Tuning",
     "UserError",
     "check_parity",
     "choose",
@@ -64,6 +67,7 @@ __all__ = [
     "read_corpus_run",
     "read_run",
     "resume",
+    "tune",
     "verify",
     "verify_bundle",
 ]
@@ -99,6 +103,8 @@ _HOMES = {
     "TimingPlan": "bench.spec",
     "Study": "bench.study.api",
     "judge_study": "bench.study.api",
+    "tune": "bench.tuning.api",
+    "Tuning": "bench.tuning.results",
 }
 
 

@@ -77,6 +77,7 @@ def compare(
     seed: int = 0,
     output: str | Path | None = None,
     artifacts: str | Path = DEFAULT_ARTIFACTS,
+    floors: bool = True,
     listener: Listener | None = None,
 ) -> Run:
     """Export, time and judge `model` on every backend at every batch × length; returns the Run.
@@ -93,10 +94,10 @@ def compare(
     `target_precision` is a share or
     "2%" (default: 2 % on the CPU, 1 % on a GPU). `boundary` "host" times copies from and to the host. `grad`
     adds eager with autograd on. `budget` ("20m", "90s", "1h", or seconds) is what the run may last in all; what does
-    not fit is left out. `plan` settles every detail of timing, in place of `rounds`,
-    `max_seconds_per_cell`, `target_precision`, `naive_timer` and `timeout` (seconds). Records are written to
-    `output` (default: a new file under ARTIFACTS/runs) as they come. Raises UserError for wrong
-    input before anything starts, and BenchError when the run cannot go on.
+    not fit is left out. Without `floors` nothing is held against what this machine can do at most. `plan` settles every
+    detail of timing, in place of `rounds`, `max_seconds_per_cell`, `target_precision`, `naive_timer` and `timeout`
+    (seconds). Records are written to `output` (default: a new file under ARTIFACTS/runs) as they come. Raises
+    UserError for wrong input before anything starts, and BenchError when the run cannot go on.
     """
     begun = time.monotonic()
     given = presets.load(preset) if preset is not None else None
@@ -158,7 +159,7 @@ def compare(
     with sole_writer(store, run.path):
         if budgeted is not None:
             _keep_within(run, source, store, *budgeted, listener.say)
-        return _measure(run, source, store, listener, is_new=True, begun=begun)
+        return _measure(run, source, store, listener, is_new=True, begun=begun, floors=floors)
 
 
 def _beside(run: Run, given: Preset | None, budgeted: tuple[str, float] | None) -> list[str]:
@@ -257,7 +258,13 @@ def default_output(artifacts: Path, model: str, now: datetime) -> Path:
 
 
 def _measure(
-    run: Run, source: sources.ModelSource, store: ArtifactStore, listener: Listener, is_new: bool, begun: float
+    run: Run,
+    source: sources.ModelSource,
+    store: ArtifactStore,
+    listener: Listener,
+    is_new: bool,
+    begun: float,
+    floors: bool = True,
 ) -> Run:
     assert run.path is not None
     file = RunFile(run.path)
@@ -285,7 +292,7 @@ def _measure(
         prepared.make()
         if is_new and run.peaks is not None:  # the budget's choice has measured them
             file.append(peaks_line(run.peaks))
-        else:
+        elif floors:
             _note_peaks(run, prepared, file)
         passes = Passes(run, prepared, file.append, listener.say, spending)
         run.parent_cpu_share = passes.measure(pace.start, progress)

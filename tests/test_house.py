@@ -78,8 +78,8 @@ def test_public_names() -> None:
 
     assert set(bench.__all__) == {
         "BenchError", "Bundle", "BundleVerification", "Certificate", "Choice", "CorpusRecord", "CorpusRun", "GenerationRun", "LoadRun", "MemoryRun", "Record", "Run",
-        "Study", "TimingPlan", "Traffic", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_load", "measure_memory",
-        "read_corpus_run", "read_run", "resume", "verify", "verify_bundle",
+        "Study", "TimingPlan", "Traffic", "Tuning", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_load", "measure_memory",
+        "read_corpus_run", "read_run", "resume", "tune", "verify", "verify_bundle",
     }  # fmt: skip
     for name in bench.__all__:
         assert getattr(bench, name) is not None
@@ -135,6 +135,7 @@ def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
         ("study", 3),
         ("report", 5),
         ("choose", 10),
+        ("tune", 17),
         ("show", 2),
     ],
 )

@@ -33,6 +33,7 @@ from bench.cli import (
     report,
     show,
     study,
+    tune,
     verify,
 )
 from bench.cli.streams import mute, tell
@@ -51,6 +52,7 @@ app.command("generate")(generate.command)
 app.command("corpus")(corpus.command)
 app.command("choose")(choose.command)
 app.command("load")(load.command)
+app.command("tune")(tune.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
 app.command("deploy")(deploy.command)

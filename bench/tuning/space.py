@@ -1,0 +1,109 @@
+"""What tuning may take: every runtime that could be deployed here, by variant and precision; threads come later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import backends as registry
+from backends.base import Backend
+from bench.errors import UserError
+from bench.spec import PRECISIONS, Contestant, parse_contestants
+
+
+@dataclass(frozen=True, order=True)
+class Trial:
+    """One point of the searched space."""
+
+    contestant: Contestant
+    threads: int
+
+    @property
+    def label(self) -> str:
+        """As a table calls it."""
+        return f"{self.contestant.label} {self.contestant.precision}, {self.threads} thread{'s'[: self.threads > 1]}"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Who is tried, those that cost least to try first, and who is not, with the reason."""
+
+    contestants: tuple[Contestant, ...]
+    left_out: tuple[tuple[str, str], ...]
+    """Label and reason."""
+
+
+def whole_space(device: str, precisions: Sequence[str]) -> Space:
+    """Every backend that computes the model and is installed, in every variant that anybody would deploy."""
+    found, left_out = [], []
+    for name in registry.names():
+        try:
+            backend = registry.load_class(name)
+        except Exception as error:  # a plugin may raise anything
+            left_out.append((name, f"cannot be loaded ({error})"))
+            continue
+        if backend.computes_the_model:
+            kept, refused = _of_backend(backend, device, precisions)
+            found += kept
+            left_out += refused
+    return Space(tuple(sorted(found, key=_cost)), tuple(left_out))
+
+
+def asked_space(names: str | Iterable[str], device: str, precisions: Sequence[str]) -> Space:
+    """The backends (with all their variants) and variants that `names` asks for; raises UserError for unknown ones.
+
+    "onnx" stands for all of its variants, "onnx:default" and "onnx:fused" for one each.
+    """
+    asked = list(names.split(",")) if isinstance(names, str) else list(names)
+    found, left_out = list[Contestant](), list[tuple[str, str]]()
+    for name in (part.strip() for part in asked if part.strip()):
+        contestants = parse_contestants([name], precisions)
+        backend = registry.load_class(contestants[0].backend)
+        if not backend.computes_the_model:
+            raise UserError(
+                f"backend {contestants[0].backend} computes no model, so there is nothing to tune; leave it out"
+            )
+        kept, refused = _of_backend(backend, device, precisions)
+        if ":" in name:
+            kept = [c for c in kept if c in contestants]
+            refused = [(label, reason) for label, reason in refused if label.split()[0] in (name, backend.name)]
+        found += kept
+        left_out += refused
+    if not found:
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in left_out[:3]) or "no backend was named"
+        raise UserError(f"nothing of --backends can be tried here ({reasons}); `bench list backends` shows what can")
+    return Space(tuple(sorted(dict.fromkeys(found), key=_cost)), tuple(dict.fromkeys(left_out)))
+
+
+def _of_backend(
+    backend: type[Backend], device: str, precisions: Sequence[str]
+) -> tuple[list[Contestant], list[tuple[str, str]]]:
+    found, refused = [], dict[tuple[str, str], None]()
+    for precision in precisions:
+        if reason := backend.supports(device, precision):
+            refused[(backend.name, reason)] = None
+            continue
+        for variant in backend.variants:
+            contestant = Contestant(backend.name, variant, precision)
+            if variant in backend.not_for_deployment:
+                continue
+            if reason := backend.refuses(variant, device, precision):
+                refused[(f"{contestant.label} {precision}", reason)] = None
+            else:
+                found.append(contestant)
+    return found, list(refused)
+
+
+def _cost(contestant: Contestant) -> tuple[bool, int, str, bool, str]:
+    """What is tried first: runtimes that compile no shape, fp32, plain variants."""
+    backend = registry.load_class(contestant.backend)
+    precision = PRECISIONS.index(contestant.precision)
+    return backend.has_static_shapes, precision, contestant.backend, contestant.variant != "default", contestant.variant
+
+
+def thread_counts(most: int, device: str) -> tuple[int, ...]:
+    """Numbers of threads that are tried: all, halves of that, one; on a GPU the host's matter little, so all alone."""
+    counts = [most]
+    while device == "cpu" and counts[-1] > 1:
+        counts.append(counts[-1] // 2)
+    return tuple(counts)

@@ -1,0 +1,286 @@
+"""Tuning: the space, successive halving, parity as a gate, the budget, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import backends
+from bench import api as compare_api
+from bench.choice.traffic import Traffic
+from bench.errors import UserError
+from bench.records import Record, Run
+from bench.report import tuning as report
+from bench.spec import Contestant, Grid, Shape, TimingPlan, parse_contestants
+from bench.tuning import api
+from bench.tuning.halving import RUNGS, Rung, survivors
+from bench.tuning.results import Goal, Outcome, means, outcome_of
+from bench.tuning.space import Trial, asked_space, thread_counts, whole_space
+
+MS = 1_000_000
+PARITY = {"verdict": "equivalent", "cases": {"timed": [{"rms_reference": 1.0, "rmse": 1e-6}]}}
+
+
+def record(contestant: Contestant, shape: Shape, ms: float, **values: Any) -> Record:
+    rounds = [[round(ms * MS * (1 + 0.001 * number))] * 5 for number in range(6)]
+    fields: dict[str, Any] = {"rounds": rounds, "parity": PARITY, "first_call_ns": MS, "load_seconds": 0.1}
+    return Record(
+        "bert-tiny", contestant.backend, contestant.variant, contestant.precision, "cpu", shape.batch, shape.length,
+        "ok", **(fields | values),
+    )  # fmt: skip
+
+
+class Bench:
+    """Stands in for `compare`: times come from `ms`, and every call is kept."""
+
+    def __init__(self, ms: Callable[[Contestant, int, Shape], float]) -> None:
+        self.ms = ms
+        self.calls: list[dict[str, Any]] = []
+        self.change: Callable[[Record], Record] = lambda record: record
+
+    def __call__(self, model: str, **options: Any) -> Run:
+        self.calls.append(options)
+        contestants = parse_contestants(options["backends"], options["precisions"])
+        shapes = tuple(Shape(batch, length) for batch in options["batches"] for length in options["lengths"])
+        grid = Grid(model, contestants, shapes, "cpu", options["threads"])
+        records = [self.change(record(c, s, self.ms(c, grid.threads, s))) for s in shapes for c in contestants]
+        Path(options["output"]).parent.mkdir(parents=True, exist_ok=True)
+        Path(options["output"]).write_text("")
+        return Run(grid, options["plan"], {"cpu": "test"}, "seeded random (seed 0)", "c0ffee", "", "", records)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    times = {"eager": 20.0, "torchscript": 15.0, "onnx": 10.0, "compile": 30.0}
+    found = Bench(lambda contestant, threads, shape: times.get(contestant.backend, 40.0) / threads)
+    monkeypatch.setattr(compare_api, "compare", found)
+    monkeypatch.setattr("bench.machine.usable_cpus", lambda: 2)
+    yield found
+
+
+def tuned(tmp_path: Path, **options: Any) -> api.Tuning:
+    given = {"backends": "eager:default,onnx:default,torchscript:default", "threads": 2, "length": 16}
+    return api.tune("bert-tiny", artifacts=tmp_path / "artifacts", device="cpu", **(given | options))
+
+
+# The space.
+
+
+def test_the_whole_space_is_every_variant_that_would_be_deployed() -> None:
+    space = whole_space("cpu", ("fp32",))
+    labels = [contestant.label for contestant in space.contestants]
+    assert {"eager", "onnx", "torchscript", "compile", "compile:max-autotune"} <= set(labels)
+    assert not {"eager:grad", "null"} & set(labels)
+    static = [backends.load_class(c.backend).has_static_shapes for c in space.contestants]
+    assert static == sorted(static), "what compiles every shape comes last, where a budget may end"
+
+
+def test_what_cannot_run_is_left_out_with_its_reason() -> None:
+    space = whole_space("cpu", ("fp32", "int8"))
+    assert all(c.backend != "eager" for c in space.contestants if c.precision == "int8")
+    assert any(name == "eager" and "no int8 on cpu" in reason for name, reason in space.left_out)
+
+
+def test_a_backend_stands_for_its_variants_and_a_variant_for_itself() -> None:
+    every = asked_space("compile", "cpu", ("fp32",)).contestants
+    assert len(every) >= 4
+    assert [c.label for c in asked_space("compile:default", "cpu", ("fp32",)).contestants] == ["compile"]
+    with pytest.raises(UserError, match="did you mean 'onnx'"):
+        asked_space("onxx", "cpu", ("fp32",))
+    with pytest.raises(UserError, match="computes no model"):
+        asked_space("null", "cpu", ("fp32",))
+    with pytest.raises(UserError, match="nothing of --backends"):
+        asked_space("eager", "cpu", ("int8",))
+
+
+@pytest.mark.parametrize(("most", "counts"), [(1, (1,)), (2, (2, 1)), (12, (12, 6, 3, 1))])
+def test_threads_are_halved(most: int, counts: tuple[int, ...]) -> None:
+    assert thread_counts(most, "cpu") == counts
+    assert thread_counts(most, "cuda") == (most,)
+
+
+# Halving.
+
+
+def test_the_better_half_goes_on_and_whoever_is_near() -> None:
+    rung = Rung(1, 5, share_kept=0.5, least_kept=2, near=1.1, most_kept=4, until=1)
+    assert survivors({"a": 10.0, "b": 20.0, "c": 30.0, "d": 40.0}, rung) == ["a", "b"]
+    assert survivors({"a": 10.0, "b": 10.5, "c": 10.9, "d": 40.0}, rung) == ["a", "b", "c"]
+    assert survivors(dict.fromkeys("abcdefgh", 10.0), rung) == ["a", "b", "c", "d"]
+    assert survivors({"a": 10.0}, rung) == ["a"]
+    assert survivors({}, rung) == []
+
+
+def test_a_disturbed_round_throws_nobody_out_before_the_final() -> None:
+    contestant, shape = Contestant("onnx", "default", "fp32"), Shape(1, 16)
+    disturbed = record(contestant, shape, 10, rounds=[[10 * MS] * 3, *[[160 * MS] * 3] * 4])
+    run = Run(Grid("m", (contestant,), (shape,), "cpu", 2), TimingPlan(), {}, "", "", "", "", [disturbed])
+    goal = Goal(((shape, 1.0),), "one")
+    assert outcome_of(run, contestant, goal, is_final=False).score_ns == 10 * MS
+    assert outcome_of(run, contestant, goal, is_final=True).score_ns == 160 * MS
+
+
+def test_turns_apart_are_merged_by_their_median_and_one_failure_fails() -> None:
+    one, other = (Trial(Contestant(name, "default", "fp32"), 2) for name in ("eager", "onnx"))
+    turns = [{one: Outcome(10.0), other: Outcome(9.0)}, {one: Outcome(30.0), other: Outcome(reason="died")}]
+    found = means([*turns, {one: Outcome(11.0), other: Outcome(8.0)}])
+    assert found[one].score_ns == 11.0
+    assert found[other] == Outcome(reason="died")
+
+
+# The search.
+
+
+def test_the_fastest_is_found_with_its_threads_and_its_command(bench: Bench, tmp_path: Path) -> None:
+    found = tuned(tmp_path)
+    assert found.winner == Trial(Contestant("onnx", "default", "fp32"), 2)
+    assert found.runner_up == Trial(Contestant("torchscript", "default", "fp32"), 2)
+    assert found.is_decided and found.exit_code == 0
+    assert found.ratio is not None and found.ratio.value == pytest.approx(1.5)
+    assert found.ratio.interval is not None, "the finalists took turns in one comparison"
+    assert "--backends onnx" in found.reproduce and "--threads 2" in found.reproduce
+    assert {trial.threads for trial in found.rungs[0]} == {2}
+    assert {trial.threads for trial in found.rungs[1]} == {1, 2}
+    assert [call["floors"] for call in bench.calls] == [False] * (len(bench.calls) - 1) + [True]
+    assert found.path is not None
+    written = json.loads(found.path.read_text())
+    assert written["winner"]["contestant"]["backend"] == "onnx"
+    assert [len(rung) for rung in written["rungs"]] == [len(rung) for rung in found.rungs]
+    table = report.render(found, "table")
+    assert "take onnx fp32, 2 threads: 1.50× (1.50–1.50) as fast as torchscript fp32" in " ".join(table.split())
+    assert all(len(line) <= 80 for line in table.splitlines() if not line.startswith("reproduce"))
+
+
+def test_fewer_threads_win_where_they_are_faster(bench: Bench, tmp_path: Path) -> None:
+    bench.ms = lambda contestant, threads, shape: {"onnx": 10.0, "eager": 10.5}.get(contestant.backend, 30.0) * threads
+    found = tuned(tmp_path)
+    assert found.winner == Trial(Contestant("onnx", "default", "fp32"), 1)
+
+
+def test_finalists_of_several_thread_counts_take_turns_by_groups(bench: Bench, tmp_path: Path) -> None:
+    bench.ms = lambda contestant, threads, shape: 10.0 + 0.1 * threads
+    found = tuned(tmp_path)
+    finals = [call["threads"] for call in bench.calls if call["floors"]]
+    assert finals == [1, 2, 2, 1, 1, 2] or finals == [2, 1, 1, 2, 2, 1]
+    assert found.ratio is not None and found.winner is not None and found.winner.threads == 1
+
+
+def test_what_is_not_the_same_model_is_out_however_fast(bench: Bench, tmp_path: Path) -> None:
+    lossy = {"verdict": "lossy", "cases": {"timed": [{"rms_reference": 2.0, "rmse": 0.02}]}}
+    bench.change = lambda one: replace(one, parity=lossy) if one.backend == "onnx" else one
+    found = tuned(tmp_path)
+    assert found.winner is not None and found.winner.contestant.backend == "torchscript"
+    assert "lossy" in next(o.reason for t, o in found.rungs[0].items() if t.contestant.backend == "onnx")
+    assert "onnx fp32, 2 threads: parity is lossy" in " ".join(report.render(found, "table").split())
+    allowed = tuned(tmp_path, max_loss="2%", precisions="fp32")
+    assert allowed.winner is not None and allowed.winner.contestant.backend == "onnx"
+    strict = tuned(tmp_path, max_loss=0.005, precisions="fp32")
+    assert strict.winner is not None and strict.winner.contestant.backend == "torchscript"
+
+
+def test_nothing_that_qualifies_is_exit_code_5(bench: Bench, tmp_path: Path) -> None:
+    bench.change = lambda one: replace(one, status="failed", reason="it died", rounds=[])
+    found = tuned(tmp_path)
+    assert (found.winner, found.exit_code) == (None, 5)
+    assert "take none: nothing that was tried qualifies" in report.render(found, "table")
+    assert "1×16 failed: it died" in " ".join(report.render(found, "table").split())
+
+
+def test_what_the_budget_has_no_time_for_is_said(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api._Search, "_spent", lambda self: 0.1 * len(bench.calls) + 0.55)
+    found = tuned(tmp_path)
+    assert len(found.rungs[0]) == 1
+    assert len([reason for reason in found.not_tried.values() if "--budget 10m had no time" in reason]) >= 2
+    assert found.winner is not None
+
+
+def test_a_traffic_is_its_shapes_mean(bench: Bench, tmp_path: Path) -> None:
+    def ms(contestant: Contestant, threads: int, shape: Shape) -> float:
+        return (1.0 if shape.length == 8 else 100.0) if contestant.backend == "onnx" else 10.0
+
+    bench.ms = ms
+    short, long = Shape(1, 8), Shape(2, 16)
+    mostly_short = tuned(tmp_path, traffic=Traffic({short: 99.0, long: 1.0}, "test"))
+    assert mostly_short.winner is not None and mostly_short.winner.contestant.backend == "onnx"
+    assert mostly_short.rungs[-1][mostly_short.winner].score_ns == pytest.approx(1.99 * MS, rel=0.01)
+    mostly_long = tuned(tmp_path, traffic=Traffic({short: 1.0, long: 99.0}, "test"))
+    assert mostly_long.winner is not None and mostly_long.winner.contestant.backend != "onnx"
+
+
+def test_a_traffic_of_many_shapes_is_stood_for_by_six() -> None:
+    many = Traffic({Shape(1, length): 1.0 for length in range(1, 101)}, "test")
+    shares = api.representatives(many)
+    assert len(shares) == api.MOST_SHAPES
+    assert sum(share for _, share in shares) == pytest.approx(1)
+    mean = sum(share * shape.length for shape, share in shares)
+    assert mean == pytest.approx(50.5, rel=0.15)
+    few = Traffic({Shape(1, 8): 3.0, Shape(2, 8): 1.0}, "test")
+    assert api.representatives(few) == ((Shape(1, 8), 0.75), (Shape(2, 8), 0.25))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"budget": "soon"}, "--budget 'soon' is no time"),
+        ({"max_loss": "150%"}, "--max-loss 1.5 is not above 0 and below 1"),
+        ({"max_loss": "much"}, "--max-loss 'much' is no share"),
+        ({"precisions": "fp99"}, "unknown precision 'fp99'"),
+        ({"length": 100_000}, "exceeds the"),
+        ({"length": 0}, "--length 0 is below 1"),
+        ({"batch": 0}, "--batch 0 is below 1"),
+        ({"backends": "onxx"}, "unknown backend 'onxx'"),
+        ({"traffic": "nowhere.csv"}, "cannot be read"),
+        ({"seed": -1}, "--seed -1"),
+    ],
+)
+def test_a_mistake_ends_before_anything_is_measured(
+    bench: Bench, tmp_path: Path, options: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(UserError, match=match):
+        tuned(tmp_path, **options)
+    assert not bench.calls
+    assert not list(tmp_path.rglob("tuning.json"))
+
+
+def test_a_search_is_not_written_over(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "tuning.json").write_text("mine")
+    with pytest.raises(UserError, match="exists; give another --output"):
+        tuned(tmp_path, output=tmp_path / "tuning.json")
+    assert (tmp_path / "tuning.json").read_text() == "mine"
+
+
+def test_a_search_that_is_stopped_keeps_what_it_measured(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: Any, **named: Any) -> Run:
+        if len(bench.calls) == 2:
+            raise KeyboardInterrupt
+        return bench(*args, **named)
+
+    monkeypatch.setattr(compare_api, "compare", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path, output=tmp_path / "search.json")
+    kept = json.loads((tmp_path / "search.json").read_text())
+    assert len(kept["rungs"][0]) == 2
+    assert kept["winner"] is None
+
+
+def test_the_rungs_get_longer_and_the_last_is_reached_within_the_budget() -> None:
+    assert [rung.seconds_per_cell for rung in RUNGS] == sorted(rung.seconds_per_cell for rung in RUNGS)
+    assert all(rung.until < 1 for rung in RUNGS)
+
+
+@pytest.mark.slow
+def test_a_real_search_from_the_command_line(cli, tmp_path: Path, artifacts: Path) -> None:
+    options = ["--model", "bert-tiny", "--length", "16", "--backends", "onnx:default,eager:default", "--budget", "90s"]
+    done = cli("tune", *options, "--artifacts", str(artifacts), "--output", "t.json", timeout=400)
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = json.loads((tmp_path / "t.json").read_text())
+    assert found["is_decided"]
+    assert found["winner"]["contestant"]["backend"] in ("onnx", "eager")
+    assert "reproduce: bench compare" in done.stdout
