@@ -82,7 +82,7 @@ class Backend(ABC):
 
     #: Variants that show something and that nobody would deploy; tuning leaves them out.
     not_for_deployment: ClassVar[tuple[str, ...]] = ()
-    #: True for a runtime that compiles anew for every shape.
+    #: True for a runtime that compiles anew for every shape; a loaded one says it of its variant.
     has_static_shapes: ClassVar[bool] = False
     #: True after a load whose cache has all its room from the start, so that `step` takes masks of the whole room.
     cache_is_static: bool = False
@@ -117,6 +117,11 @@ class Backend(ABC):
         Asked in the parent process too.
         """
         return None
+
+    @classmethod
+    def compiles_every_shape(cls, variant: str) -> bool:
+        """True for a variant that compiles anew for every shape."""
+        return cls.has_static_shapes
 
     @classmethod
     def format_of(cls, variant: str, precision: str) -> str | None:

@@ -1,4 +1,4 @@
-"""torch.compile: one static graph per shape."""
+"""torch.compile: one static graph per shape, or one dynamic graph for all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from backends.eager import Eager
 
 #: Graphs of one function that Dynamo holds, and compiles in all, unless told otherwise.
 LEAST_RECOMPILE_LIMIT, LEAST_ACCUMULATED_LIMIT = 8, 256
+#: The same for a dynamic graph, of which torch makes one for each combination of sizes that are 1 or more.
+DYNAMIC_RECOMPILE_LIMIT = 64
 
 
 class Compile(Eager):
@@ -17,13 +19,15 @@ class Compile(Eager):
 
     Dynamo is reset whenever the shape changes, so that figures do not depend on the order of
     the cells, or at more shapes than `keep_shapes` lets it hold; reaching its recompile limit is an
-    error instead of a fall-back to eager.
+    error instead of a fall-back to eager. Variant `dynamic` compiles one graph for all shapes and keeps it;
+    a further graph, e.g. for batch 1, which torch specialises, is counted as a recompilation.
     """
 
     name = "compile"
     has_static_shapes = True
     variants: ClassVar = {
         "default": {},
+        "dynamic": {"dynamic": True},
         "reduce-overhead": {"mode": "reduce-overhead"},
         "freezing": {"freezing": True},
         "max-autotune": {"mode": "max-autotune", "freezing": True},
@@ -34,11 +38,17 @@ class Compile(Eager):
         "max-autotune": {"static_cache": True, "mode": "max-autotune", "freezing": True},
     }
 
+    @classmethod
+    def compiles_every_shape(cls, variant: str) -> bool:
+        return not cls.variants.get(variant, {}).get("dynamic", False)
+
     def open(self, path: Path, precision: str, options: Options) -> Any:
         import torch._dynamo
         import torch._inductor.config
 
         self.mode = options.get("mode")
+        self.is_dynamic = bool(options.get("dynamic"))
+        self.has_static_shapes = not self.is_dynamic
         self.eager_module = super().open(path, precision, options)
         self.shape: Any = None
         """Shape that was prepared last, or rows, room and prompt length of a generation."""
@@ -47,17 +57,18 @@ class Compile(Eager):
         self.begun: tuple[int, int] | None = None
         """Rows and room of a cache that has seen no step."""
         torch._dynamo.config.fail_on_recompile_limit_hit = True
+        self._limit_recompilations(1)
         torch._inductor.config.freezing = bool(options.get("freezing"))
         return self._compiled()
 
     def _compiled(self) -> Any:
         import torch
 
-        return torch.compile(self.eager_module, dynamic=False, mode=self.mode)
+        return torch.compile(self.eager_module, dynamic=self.is_dynamic, mode=self.mode)
 
     def prepare(self, batch: Batch) -> Any:
         shape = next(iter(batch.values())).shape
-        if shape not in self.kept:
+        if shape not in self.kept and not self.is_dynamic:
             if len(self.kept) in (0, self.most_kept):
                 self._forget_graphs()
                 self.module = self._compiled()
@@ -66,11 +77,17 @@ class Compile(Eager):
         return super().prepare(batch)
 
     def keep_shapes(self, count: int) -> None:
-        import torch._dynamo
 
         self._forget_graphs()
         self.shape, self.most_kept = None, count
-        torch._dynamo.config.recompile_limit = max(count, LEAST_RECOMPILE_LIMIT)
+        self._limit_recompilations(count)
+
+    def _limit_recompilations(self, shapes: int) -> None:
+        import torch._dynamo
+
+        least = DYNAMIC_RECOMPILE_LIMIT if self.is_dynamic else LEAST_RECOMPILE_LIMIT
+        count = max(shapes, least)
+        torch._dynamo.config.recompile_limit = count
         torch._dynamo.config.accumulated_recompile_limit = max(count, LEAST_ACCUMULATED_LIMIT)
 
     def _forget_graphs(self) -> None:
@@ -123,7 +140,7 @@ class Compile(Eager):
         import torch._dynamo
 
         torch._dynamo.reset()  # each set of states is a graph of its own, and would count against the recompile limit
-        return torch.compile(module, dynamic=False, mode=self.mode)
+        return torch.compile(module, dynamic=self.is_dynamic, mode=self.mode)
 
     def _notes(self) -> list[str]:
         return [
@@ -151,6 +168,7 @@ class Compile(Eager):
         seconds = torch._dynamo.utils.compilation_time_metrics.get("_compile.compile_inner", [])
         return super().facts() | {
             "mode": self.mode or "default",
+            "dynamic": self.is_dynamic,
             "graphs": graphs,
             "graph_breaks": sum(counters["graph_break"].values()),
             "compile_seconds": round(sum(seconds), 3),

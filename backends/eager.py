@@ -15,12 +15,18 @@ class Eager(TorchBackend):
     """The checkpoint's module, called without compilation; also computes the float64 reference.
 
     Variant `grad` runs with autograd on, as a call outside `torch.inference_mode` does, and keeps what a
-    backward pass would need: it shows what forgetting that costs.
+    backward pass would need: it shows what forgetting that costs. `sdpa` and `math` take torch's
+    scaled_dot_product_attention for certain, with whichever kernel torch picks, or with its plain one alone.
     """
 
     name = "eager"
-    variants: ClassVar = {"default": {}, "grad": {"grad": True}}
-    not_for_deployment = ("grad",)
+    variants: ClassVar = {
+        "default": {},
+        "sdpa": {"attention": "sdpa"},
+        "math": {"attention": "math"},
+        "grad": {"grad": True},
+    }
+    not_for_deployment = ("sdpa", "math", "grad")  # sdpa is what the default takes, where there is one
     generation: ClassVar = {"default": {}, "static": {"static_cache": True}}
     format = "checkpoint"
     requires = ("torch", "transformers")
@@ -35,8 +41,27 @@ class Eager(TorchBackend):
         module = self.open_checkpoint(path, self.device, precision)
         self.attention = getattr(module, "attention_implementation", None)
         self.has_grad = bool(options.get("grad"))
+        if wanted := options.get("attention"):
+            self._take_attention(wanted)
         self.cache_is_static = bool(options.get("static_cache"))
         return module.requires_grad_(True) if self.has_grad else module
+
+    def _take_attention(self, wanted: str) -> None:
+        """Have torch's scaled_dot_product_attention use all of its kernels, or for "math" the plain one alone.
+
+        Raises UnsupportedError where the model computes its attention by itself.
+        """
+        import torch
+
+        if self.attention != "sdpa":
+            its = f"by its own code ({self.attention})" if self.attention else "by its own code"
+            raise UnsupportedError(
+                f"{self.name}:{wanted} needs torch's scaled_dot_product_attention, and this model computes attention "
+                f"{its}; use {self.name}"
+            )
+        for kernel in ("flash", "mem_efficient", "cudnn"):  # the CPU's flash kernel goes by the same switch
+            getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(wanted != "math")
+        torch.backends.cuda.enable_math_sdp(True)
 
     def run(self, prepared: Any) -> Any:
         return self.module(*prepared) if self.has_grad else super().run(prepared)

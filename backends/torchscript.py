@@ -12,10 +12,15 @@ from backends.base import Batch, InnerValue, Options, UnsupportedError, read_met
 
 
 class TorchScript(TorchBackend):
-    """Trace + freeze; needs torch alone, not the model's code. Deprecated upstream in favour of torch.export."""
+    """Trace + freeze; needs torch alone, not the model's code. Deprecated upstream in favour of torch.export.
+
+    Variant `optimized` has `torch.jit.optimize_for_inference` rewrite the frozen graph once it is loaded (oneDNN
+    layouts and fusions on the CPU, cuDNN's on CUDA).
+    """
 
     name = "torchscript"
     format = "torchscript"
+    variants: ClassVar = {"default": {}, "optimized": {"optimize_for_inference": True}}
     generation: ClassVar = {"default": {}}
     generation_format = "torchscript-with-past"
 
@@ -23,7 +28,8 @@ class TorchScript(TorchBackend):
         import torch
 
         self.cache_tensors = read_metadata(path).get("cache")
-        return torch.jit.load(str(path / "model.pt"), map_location=self.device)
+        module = torch.jit.load(str(path / "model.pt"), map_location=self.device)
+        return torch.jit.optimize_for_inference(module) if options.get("optimize_for_inference") else module
 
     def has_cache(self) -> bool:
         return self.cache_tensors is not None

@@ -54,6 +54,8 @@ def check(contestant: Contestant, grid: Grid) -> None:
             f"{label} runs the code in {grid.model!r}, which a bundle does not carry; "
             "--choose onnx or torchscript, which need none of it"
         )
+    if contestant.label in ("eager:math", "torchscript:optimized"):
+        raise UserError(f"{label} is for comparison and a bundle does not set it; --choose {backend}")
     if contestant.variant == "grad":
         raise UserError(f"{label} shows what autograd costs and is not for serving; --choose eager")
     if backend == "onnx" and contestant.precision == "bf16":
@@ -148,4 +150,4 @@ def _compiled(contestant: Contestant, options: Mapping[str, Any], model: str) ->
     if contestant.backend != "compile":
         return model
     mode = f', mode="{options["mode"]}"' if options.get("mode") else ""
-    return f"torch.compile({model}, dynamic=False{mode})"
+    return f"torch.compile({model}, dynamic={bool(options.get('dynamic'))}{mode})"

@@ -98,7 +98,8 @@ def _cost(contestant: Contestant) -> tuple[bool, int, str, bool, str]:
     """What is tried first: runtimes that compile no shape, fp32, plain variants."""
     backend = registry.load_class(contestant.backend)
     precision = PRECISIONS.index(contestant.precision)
-    return backend.has_static_shapes, precision, contestant.backend, contestant.variant != "default", contestant.variant
+    is_dear = backend.compiles_every_shape(contestant.variant)
+    return is_dear, precision, contestant.backend, contestant.variant != "default", contestant.variant
 
 
 def thread_counts(most: int, device: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import backends
+from backends.base import UnsupportedError
 from backends.eager import Eager
 from backends.null import Null
 from bench.testing import ContractError, check_backend
@@ -32,6 +33,51 @@ def test_decoders_keep_the_contract(name: str, model: str, artifacts: Path) -> N
 @pytest.mark.parametrize(("name", "precision"), [("eager", "bf16"), ("torchscript", "bf16"), ("onnx", "fp16")])
 def test_lower_precisions_keep_the_contract(name: str, precision: str, artifacts: Path) -> None:
     assert len(check_backend(name, precision=precision, artifacts=artifacts)) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "model"),
+    [("eager", "sdpa", "bert-tiny"), ("eager", "math", "gpt2-tiny"), ("torchscript", "optimized", "bert-tiny")],
+)
+def test_variants_keep_the_contract(name: str, variant: str, model: str, artifacts: Path) -> None:
+    assert len(check_backend(name, variant=variant, model=model, artifacts=artifacts)) == 7
+
+
+@pytest.mark.parametrize(("variant", "kernel"), [("sdpa", "flash"), ("math", "math")])
+def test_attention_is_computed_by_the_kernel_that_was_asked_for(variant: str, kernel: str, artifacts: Path) -> None:
+    from bench import inputs, testing
+
+    bench = testing._Workbench(Eager, variant, "bert-tiny", "cpu", "fp32", artifacts)
+    backend = bench._loaded()
+    _, facts = backend.run_watched(backend.prepare(inputs.make_batch(bench._inputs((2, 16)), "timed")))
+    backend.close()
+    assert facts["attention_kernels"]
+    taken = [name for name in facts["attention_kernels"] if name != "scaled_dot_product_attention"]
+    assert all(kernel in name for name in taken), taken
+
+
+def test_a_model_with_attention_of_its_own_is_refused(artifacts: Path) -> None:
+    from bench import testing
+
+    bench = testing._Workbench(Eager, "math", "gpt-tiny", "cpu", "fp32", artifacts)
+    with pytest.raises(UnsupportedError, match="computes attention by its own code"):
+        bench._loaded()
+
+
+@pytest.mark.slow
+def test_one_dynamic_graph_serves_many_shapes(artifacts: Path) -> None:
+    from bench import inputs, testing
+
+    assert len(check_backend("compile", variant="dynamic", artifacts=artifacts)) == 7
+    bench = testing._Workbench(backends.load_class("compile"), "dynamic", "bert-tiny", "cpu", "fp32", artifacts)
+    backend = bench._loaded()
+    backend.keep_shapes(1)  # forgets what was compiled before, counts as well
+    graphs = []
+    for shape in ((2, 8), (3, 16), (4, 5), (2, 8)):
+        backend.run(backend.prepare(inputs.make_batch(bench._inputs(shape), "timed")))
+        graphs.append(backend.facts()["graphs"])
+    backend.close()
+    assert graphs == [1, 1, 1, 1]
 
 
 @pytest.mark.slow
