@@ -130,6 +130,11 @@ class Backend(ABC):
         return found
 
     @classmethod
+    def artifact_precision(cls, variant: str, precision: str) -> str:
+        """Precision of the artifact that `load` takes to compute in `precision`; another one where `load` converts."""
+        return precision
+
+    @classmethod
     def install_command(cls) -> str:
         """The exact command that adds what `missing` lists."""
         return f"pip install '{cls.install}'"

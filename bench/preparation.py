@@ -56,6 +56,10 @@ class Preparation:
         """Format of the artifact that a contestant loads."""
         return self.classes[contestant].format_of(contestant.variant, contestant.precision)
 
+    def artifact_precision(self, contestant: Contestant) -> str:
+        """Precision of the artifact that a contestant loads."""
+        return self.classes[contestant].artifact_precision(contestant.variant, contestant.precision)
+
     def generates_by(self, contestant: Contestant) -> str:
         """The way of generating that a contestant is loaded for; "" for forward passes."""
         return ""
@@ -95,7 +99,9 @@ class Preparation:
             return []
         if (found := self.store.find(weights)) is None:
             others = (c for c in wanted if self.format_of(c) != "checkpoint")
-            return list(dict.fromkeys(["checkpoint", *(f"{self.format_of(c)} {c.precision}" for c in others)]))
+            return list(
+                dict.fromkeys(["checkpoint", *(f"{self.format_of(c)} {self.artifact_precision(c)}" for c in others)])
+            )
         missing = (recipe for recipe in self._recipes(found.key).values() if self.store.find(recipe) is None)
         return list(dict.fromkeys(_name(recipe) for recipe in missing))
 
@@ -139,10 +145,11 @@ class Preparation:
         found = {}
         for contestant in self._with_formats():
             format = str(self.format_of(contestant))  # noqa: A001 - the field's word
+            precision = self.artifact_precision(contestant)
             found[contestant] = (
                 checkpoint.recipe(self.source)
                 if format == "checkpoint"
-                else exporters.recipe(format, checkpoint_key, precision=contestant.precision, device=self.grid.device)
+                else exporters.recipe(format, checkpoint_key, precision=precision, device=self.grid.device)
             )
         return found
 
@@ -158,7 +165,8 @@ class Preparation:
 
     def _make_artifacts(self, weights: Artifact) -> None:
         for contestant, recipe in self._recipes(weights.key).items():
-            which = ["--checkpoint", weights.key, "--precision", contestant.precision, "--device", self.grid.device]
+            precision = self.artifact_precision(contestant)
+            which = ["--checkpoint", weights.key, "--precision", precision, "--device", self.grid.device]
             try:
                 self.artifacts[contestant] = self._export(recipe, which)
             except WorkerError as error:

@@ -164,7 +164,8 @@ class _Workbench:
         format_name = str(self._format())
         if format_name != "checkpoint":
             module = exporters.load_module(format_name)
-            recipe = exporters.recipe(format_name, weights.key, precision=self.precision, device=self.device)
+            precision = self.backend_class.artifact_precision(self.variant, self.precision)
+            recipe = exporters.recipe(format_name, weights.key, precision=precision, device=self.device)
             self.artifact = store.make(recipe, lambda folder: module.export(weights.path, folder, recipe))
 
     def _loaded(self, path: Path | None = None) -> Backend:
