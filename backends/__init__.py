@@ -20,6 +20,7 @@ BUILT_IN = {
     "compile": "backends.compile:Compile",
     "torchscript": "backends.torchscript:TorchScript",
     "onnx": "backends.onnx:Onnx",
+    "openvino": "backends.openvino:OpenVino",
     "null": "backends.null:Null",
 }
 

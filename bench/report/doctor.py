@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json")
 LABEL_WIDTH = 12
 REMEDY = "→"
-DISTRIBUTIONS = ("torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu")
+DISTRIBUTIONS = ("torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino")
 #: Stands before a shape that was disturbed while it was timed.
 TAINTED = "!"
 #: Stands behind a peak that other work disturbed.

@@ -150,6 +150,8 @@ def _engaged(facts: dict[str, Any]) -> str:
     if "graphs" in facts:
         parts.append(f"{facts['graphs']} graph, {facts['graph_breaks']} breaks")
         parts.append(f"{facts.get('recompiles_while_timing', 0)} recompiles while timing")
+    if products := facts.get("products"):
+        parts.append("products: " + ", ".join(f"{name} × {count}" for name, count in products.items()))
     if "attention_kernels" in facts:
         kernels = (f"{name.removeprefix('_')} × {count}" for name, count in facts["attention_kernels"].items())
         parts.append(f"attention: {', '.join(kernels) or 'no kernel of its own'}")

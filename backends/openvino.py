@@ -1,0 +1,305 @@
+"""OpenVINO on the CPU, reading the ONNX artifact as it is; inputs and outputs are shared, not copied."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from backends import _caches
+from backends.base import Backend, BackendError, Batch, InnerValue, Options, UnsupportedError, read_metadata
+
+#: What the CPU plugin computes in, by precision. Always said: by itself it takes bf16 where the machine has it.
+INFERENCE_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+#: Activations that share one scale in int8, along the axis that is summed over; this is the plugin's own default.
+DEFAULT_GROUP = 32
+#: Layers of the compiled graph that stand for several of the file's nodes.
+FUSED = ("ScaledDotProductAttention", "MHA", "Subgraph", "RoPE")
+INT8_LARGEST = 127
+
+
+class _Call:
+    """Inputs and outputs of one prepared call."""
+
+    def __init__(self, compiled: Any, inputs: Sequence[tuple[Any, Any]]) -> None:
+        self.compiled, self.inputs = compiled, inputs
+        self.renew()
+
+    def renew(self) -> None:
+        """Let go of the outputs: they are the request's own."""
+        self.request = self.compiled.create_infer_request()
+        for port, tensor in self.inputs:
+            self.request.set_tensor(port, tensor)
+
+
+class OpenVino(Backend):
+    """One stream with the latency hint and as many threads as every runtime gets, pinned to no core.
+
+    bf16 is computed from the fp32 file by the plugin. In int8 the weights of every MatMul are rounded to 8 bits per
+    output channel when the file is loaded, and the plugin quantises activations in groups as it runs.
+    """
+
+    name = "openvino"
+    format = "onnx"
+    variants: ClassVar = {"default": {}, "group128": {"group": 128}}
+    generation: ClassVar = {"default": {}}
+    generation_format = "onnx-with-past"
+    requires = ("openvino",)
+    install = "runtimebench[openvino]"
+    precisions: ClassVar = {"cpu": ("fp32", "bf16", "int8")}
+
+    @classmethod
+    def artifact_precision(cls, variant: str, precision: str) -> str:
+        return "fp32"
+
+    @classmethod
+    def refuses(cls, variant: str, device: str, precision: str) -> str | None:
+        if variant == "group128" and precision != "int8":
+            return f"openvino:group128 quantises activations, which {precision} does not; use openvino, or int8"
+        return None
+
+    def load(self, path: Path | None, *, device: str, precision: str, threads: int, options: Options) -> None:
+        import openvino as ov
+
+        assert path is not None
+        metadata = read_metadata(path)
+        self.output_names = metadata["outputs"]
+        self.input_names = metadata["inputs"]
+        self.cache_tensors = metadata.get("cache")
+        self.path, self.precision = path, precision
+        self.core = ov.Core()
+        self.settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": str(threads),
+            # Else two CPUs of one core count as one, and it would compute with fewer threads than the others.
+            "ENABLE_HYPER_THREADING": True,
+            # No other runtime here pins its threads; where something else runs on a core, a pinned one waits for it.
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": INFERENCE_PRECISIONS[precision],
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(options.get("group", DEFAULT_GROUP) if precision == "int8" else 0),
+        }
+        model = self._read()
+        self.layers_undone: Counter[str] | None = None
+        self.compiled = self._compile(model)
+        self._check(precision, threads)
+        self.steps: list[Any] = []
+
+    def _read(self) -> Any:
+        model = self.core.read_model(self.path / "model.onnx")
+        self.compressed = compress_weights(model) if self.precision == "int8" else 0
+        if self.precision == "int8" and not self.compressed:
+            raise UnsupportedError("openvino int8 rounds the weights of MatMul, and this model has none; use fp32")
+        self.weight_bytes = sum(
+            op.get_byte_size() for op in model.get_ops() if op.get_type_name() == "Constant"
+        )  # of the graph that is compiled: what the plugin packs anew from it is not told
+        return model
+
+    def _compile(self, model: Any) -> Any:
+        return self.core.compile_model(model, "CPU", self.settings)
+
+    def _check(self, precision: str, threads: int) -> None:
+        """Hold what the plugin says that it does against what it was asked for."""
+        computes_in = self._property("INFERENCE_PRECISION_HINT").to_string()
+        if computes_in != INFERENCE_PRECISIONS[precision]:
+            raise UnsupportedError(
+                f"openvino has no {precision} on this CPU: it would compute in {computes_in}; use --precisions fp32"
+            )
+        if (devices := self._property("EXECUTION_DEVICES")) != ["CPU"]:
+            raise BackendError(f"the CPU was asked for and OpenVINO took {', '.join(devices)}")
+        if (taken := self._property("INFERENCE_NUM_THREADS")) != threads:
+            raise UnsupportedError(
+                f"openvino takes {taken} threads where {threads} were asked for; use --threads {taken}"
+            )
+
+    def _property(self, name: str) -> Any:
+        return self.compiled.get_property(name)
+
+    def prepare(self, batch: Batch) -> Any:
+        return self._call(self.compiled, batch.items())
+
+    def _call(self, compiled: Any, arrays: Any) -> _Call:
+        import numpy as np
+        import openvino as ov
+
+        inputs = []
+        for name, array in arrays:
+            shared = np.ascontiguousarray(array.numpy() if hasattr(array, "data_ptr") else array)
+            inputs.append((compiled.input(name), ov.Tensor(shared, shared_memory=True)))
+        return _Call(compiled, inputs)
+
+    def run(self, prepared: Any) -> Any:
+        prepared.request.infer(share_outputs=True)  # else it copies them, within the call
+        return prepared
+
+    def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
+        return self.run(prepared), self._executed()
+
+    def _executed(self) -> dict[str, Any]:
+        """The compiled graph: its attention, and its layers with matrix products by what they multiply."""
+        layers, products = Counter[str](), Counter[str]()
+        for layer in graph_layers(self.compiled):
+            layers[layer["layerType"]] += 1
+            if layer["layerType"] in ("FullyConnected", "MatMul"):
+                products[layer["primitiveType"]] += 1
+        attention = {name: layers[name] for name in ("ScaledDotProductAttention", "MHA") if layers[name]}
+        if not attention and layers["Softmax"]:  # each unfused attention has one softmax
+            attention = {"unfused": layers["Softmax"]}
+        return {"attention_kernels": attention, "products": dict(sorted(products.items()))}
+
+    def release(self, outputs: Any) -> None:
+        outputs.renew()
+
+    def fetch(self, outputs: Any) -> dict[str, Any]:
+        return {
+            name: outputs.request.get_output_tensor(index).data.copy() for index, name in enumerate(self.output_names)
+        }
+
+    def tensors(self, outputs: Any) -> tuple[Any, ...]:
+        import torch
+
+        count = len(self.output_names)
+        return tuple(torch.from_numpy(outputs.request.get_output_tensor(index).data) for index in range(count))
+
+    def has_cache(self) -> bool:
+        return self.cache_tensors is not None
+
+    def new_cache(self, rows: int, room: int) -> Any:
+        if self.cache_tensors is None:
+            return super().new_cache(rows, room)
+        return _caches.empty(self.cache_tensors, rows, "cpu")
+
+    def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
+        import openvino as ov
+
+        # Two requests in turn: the cache is what the last one put out, and this one must not write there.
+        if not self.steps:
+            self.steps = [self.compiled.create_infer_request() for _ in range(2)]
+        self.steps.reverse()
+        request = self.steps[0]
+        arrays = [tensor.contiguous().numpy() for tensor in (ids, mask, *cache)]  # held until the call is over
+        for name, array in zip(self.input_names, arrays, strict=True):
+            request.set_tensor(self.compiled.input(name), ov.Tensor(array, shared_memory=True))
+        request.infer(share_outputs=True)
+        logits, *longer = self.tensors(_Outputs(request))
+        return logits, tuple(longer)
+
+    def step_watched(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any, dict[str, Any]]:
+        return (*self.step(ids, mask, cache), self._executed())
+
+    def reorder(self, cache: Any, rows: Any) -> Any:
+        return _caches.reordered(cache, rows)
+
+    def cache_bytes(self, cache: Any) -> int:
+        return _caches.size_bytes(cache)
+
+    def inner_values(self) -> dict[str, InnerValue]:
+        return {
+            name: InnerValue(op.get_type_name(), tuple(_names(op.input_values())))
+            for op in self._read().get_ordered_ops()
+            if op.get_type_name() not in ("Constant", "Parameter", "Result")
+            for name in _names(op.outputs())
+        }
+
+    def run_inner(self, batch: Batch, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self.layers_undone is None:
+            self.layers_undone = _fused(self.compiled)
+        inner = [name for name in names if name not in self.output_names]
+        model = self._read()
+        if inner:
+            model.add_outputs(inner)
+        self.close()  # two compiled models would hold the weights twice
+        self.compiled = self._compile(model)
+        call = self.run(self._call(self.compiled, batch.items()))
+        outputs = {name: call.request.get_tensor(self.compiled.output(name)).data.copy() for name in names}
+        left = _fused(self.compiled)
+        undone = {name: count - left[name] for name, count in self.layers_undone.items() if count > left[name]}
+        return outputs, {"undone": undone, "notes": []}
+
+    def close(self) -> None:
+        self.compiled = None
+        self.steps = []
+
+    def facts(self) -> dict[str, Any]:
+        import openvino as ov
+
+        return {
+            "execution_devices": self._property("EXECUTION_DEVICES"),
+            "threads": self._property("INFERENCE_NUM_THREADS"),
+            "streams": self._property("NUM_STREAMS"),
+            "performance_hint": str(self._property("PERFORMANCE_HINT")),
+            "computes_in": self._property("INFERENCE_PRECISION_HINT").to_string(),
+            "cpu_pinning": self._property("ENABLE_CPU_PINNING"),
+            "hyper_threading": self._property("ENABLE_HYPER_THREADING"),
+            "activation_group": self._property("DYNAMIC_QUANTIZATION_GROUP_SIZE"),
+            "matmuls_compressed": self.compressed,
+            "model_cache": bool(self.core.get_property("CACHE_DIR")),
+            "openvino": ov.__version__,
+        }
+
+    def memory(self) -> dict[str, int]:
+        return {"parameters_bytes": self.weight_bytes}
+
+
+class _Outputs:
+    """The outputs of a request that no call holds."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+
+
+def graph_layers(compiled: Any) -> Iterator[dict[str, Any]]:
+    """Each layer of the compiled graph, as the plugin describes it: `layerType`, `primitiveType`, precisions."""
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        yield {name: value.value for name, value in op.get_rt_info().items()}
+
+
+def _fused(compiled: Any) -> Counter[str]:
+    return Counter(layer["layerType"] for layer in graph_layers(compiled) if layer["layerType"] in FUSED)
+
+
+def _names(ports: Sequence[Any]) -> list[str]:
+    """The name in the ONNX file of each value that has one there."""
+    return [name for port in ports for name in sorted(port.get_names())[:1]]
+
+
+def compress_weights(model: Any) -> int:
+    """Round the constant matrix of every MatMul to int8, one scale per output channel; returns how many there were.
+
+    It is what `nncf.compress_weights` does in its mode INT8_SYM, without the need for NNCF and torch in the worker:
+    w ≈ scale · q with scale = max |w| / 127 over the axis that is summed.
+    """
+    import numpy as np
+    from openvino import opset13
+
+    count = 0
+    for op in model.get_ordered_ops():
+        if op.get_type_name() != "MatMul" or (found := _matrix(op.input_value(1).get_node())) is None:
+            continue
+        matrix, is_transposed = found
+        attributes = op.get_attributes()
+        weights = matrix if attributes["transpose_b"] != is_transposed else matrix.T
+        scales = np.maximum(np.abs(weights).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / INT8_LARGEST
+        rounded = np.rint(weights / scales).astype(np.int8)
+        product = opset13.matmul(
+            op.input_value(0),
+            opset13.multiply(opset13.convert(opset13.constant(rounded), "f32"), opset13.constant(scales)),
+            attributes["transpose_a"],
+            True,
+        )
+        product.set_friendly_name(op.get_friendly_name())
+        product.output(0).set_names(op.output(0).get_names())
+        op.output(0).replace(product.output(0))
+        count += 1
+    return count
+
+
+def _matrix(node: Any) -> tuple[Any, bool] | None:
+    """Weights [rows, columns] that `node` hands on, and whether it transposes them; None where it is no constant."""
+    is_transposed = node.get_type_name() == "Transpose"
+    source = node.input_value(0).get_node() if is_transposed else node
+    if source.get_type_name() != "Constant" or source.get_element_type().to_string() != "f32":
+        return None
+    weights = source.data
+    return (weights, is_transposed) if weights.ndim == 2 else None

@@ -1,0 +1,131 @@
+"""OpenVINO: the contract at each precision, what the plugin was really told, and outputs that are shared but not lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import backends
+from backends import base
+from backends.base import UnsupportedError
+from backends.openvino import OpenVino
+from bench.inputs import make_batch
+from bench.testing import ContractError, _Workbench, check_backend
+from bench.testing_generation import check_generation
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch, transformers and their exporters warn
+
+
+@pytest.mark.parametrize("model", ["bert-tiny", "gpt-tiny", "gpt2-tiny"])
+def test_openvino_keeps_the_contract(model: str, artifacts: Path) -> None:
+    assert len(check_backend("openvino", model=model, artifacts=artifacts)) == 7
+
+
+def test_openvino_computes_bf16_from_the_fp32_file_by_the_contract(artifacts: Path) -> None:
+    assert len(check_backend("openvino", precision="bf16", artifacts=artifacts)) == 7
+
+
+@pytest.mark.parametrize("variant", ["default", "group128"])
+def test_int8_of_openvino_keeps_the_contract(variant: str, artifacts: Path) -> None:
+    assert len(check_backend("openvino", variant=variant, precision="int8", artifacts=artifacts)) == 7
+
+
+def test_openvino_generates_by_the_contract(artifacts: Path) -> None:
+    assert len(check_generation("openvino", artifacts=artifacts)) == 4
+
+
+class MaskBlind(OpenVino):
+    """Ignores the mask."""
+
+    def prepare(self, batch: Any) -> Any:
+        return super().prepare({**batch, "attention_mask": np.ones_like(batch["attention_mask"])})
+
+
+def test_the_contract_notices_a_mask_that_is_ignored(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "load_class", lambda name: MaskBlind)
+    with pytest.raises(ContractError, match=r"is broken at .* padded"):
+        check_backend("openvino", artifacts=artifacts, shapes=((2, 16), (3, 37)))
+
+
+def workbench(artifacts: Path, precision: str) -> _Workbench:
+    return _Workbench(OpenVino, "default", "bert-tiny", "cpu", precision, artifacts)
+
+
+def test_what_was_asked_of_the_plugin_holds_after_compiling(artifacts: Path) -> None:
+    """Left alone it takes bf16 where the machine has it, pins its threads, and counts two CPUs of a core as one."""
+    bench, held = workbench(artifacts, "fp32"), {}
+    for precision in ("fp32", "bf16", "int8"):
+        bench.precision = precision
+        backend = bench._loaded()
+        facts, batch = backend.facts(), make_batch(bench._inputs((2, 16)), "timed")
+        held[precision] = backend.memory()["parameters_bytes"]
+        _, watched = backend.run_watched(backend.prepare(batch))
+        assert facts["execution_devices"] == ["CPU"]
+        assert (facts["threads"], facts["streams"], facts["performance_hint"]) == (1, 1, "LATENCY")
+        assert (facts["cpu_pinning"], facts["model_cache"]) == (False, False)
+        assert facts["computes_in"] == ("bf16" if precision == "bf16" else "f32")
+        assert (facts["matmuls_compressed"], facts["activation_group"]) == ((12, 32) if precision == "int8" else (0, 0))
+        assert sum(watched["attention_kernels"].values()) == 2
+        assert sum(watched["products"].values()) == 16
+        assert all(name.endswith("bf16") == (precision == "bf16") for name in watched["products"])
+        backend.close()
+    assert held["fp32"] == held["bf16"] > 1.5 * held["int8"]
+
+
+def test_outputs_are_a_calls_own_and_shared_without_a_copy(artifacts: Path) -> None:
+    bench = workbench(artifacts, "fp32")
+    backend = bench._loaded()
+    one, other = (backend.prepare(make_batch(bench._inputs((2, 16), seed=seed), "timed")) for seed in (0, 1))
+    first = backend.run(one)
+    fetched = backend.fetch(first)["last_hidden_state"]
+    second = backend.run(other)
+    assert np.array_equal(backend.fetch(first)["last_hidden_state"], fetched)
+    assert not np.array_equal(backend.fetch(second)["last_hidden_state"], fetched)
+    (shared,) = backend.tensors(first)
+    assert shared.data_ptr() == first.request.get_output_tensor(0).data.ctypes.data != fetched.ctypes.data
+    backend.release(first)
+    assert first.request.get_output_tensor(0).data.size == 0
+    assert np.array_equal(backend.fetch(backend.run(one))["last_hidden_state"], fetched)
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"INFERENCE_PRECISION_HINT": "f32"}, "openvino has no bf16 on this CPU: it would compute in f32"),
+        ({"EXECUTION_DEVICES": ["GPU.0"]}, "the CPU was asked for and OpenVINO took GPU.0"),
+        ({"INFERENCE_NUM_THREADS": 2}, "openvino takes 2 threads where 4 were asked for; use --threads 2"),
+    ],
+)
+def test_a_plugin_that_does_something_else_is_refused(changed: dict[str, Any], message: str) -> None:
+    said = {"INFERENCE_PRECISION_HINT": "bf16", "EXECUTION_DEVICES": ["CPU"], "INFERENCE_NUM_THREADS": 4} | changed
+    said["INFERENCE_PRECISION_HINT"] = SimpleNamespace(to_string=lambda name=said["INFERENCE_PRECISION_HINT"]: name)
+    backend = OpenVino()
+    backend.compiled = SimpleNamespace(get_property=said.__getitem__)
+    with pytest.raises(base.BackendError, match=message):
+        backend._check("bf16", 4)
+
+
+def test_a_model_without_matrix_products_has_no_int8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from backends import openvino
+
+    (tmp_path / "artifact.json").write_text('{"metadata": {"inputs": ["x"], "outputs": ["y"]}}')
+    monkeypatch.setattr(openvino, "compress_weights", lambda model: 0)
+    monkeypatch.setattr("openvino.Core", lambda: SimpleNamespace(read_model=lambda path: None))
+    with pytest.raises(UnsupportedError, match="rounds the weights of MatMul, and this model has none"):
+        OpenVino().load(tmp_path, device="cpu", precision="int8", threads=1, options={})
+
+
+def test_openvino_says_what_it_is_not_for_and_how_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert OpenVino.supports("cpu", "fp32") is None
+    assert OpenVino.supports("cuda", "fp32") == "openvino does not run on cuda; use --device cpu"
+    assert OpenVino.refuses("group128", "cpu", "int8") is None
+    assert "which fp32 does not; use openvino, or int8" in str(OpenVino.refuses("group128", "cpu", "fp32"))
+    monkeypatch.setattr(base, "is_installed", lambda module: False)
+    assert OpenVino.supports("cpu", "fp32") == (
+        "openvino needs openvino, not installed; run: pip install 'runtimebench[openvino]'"
+    )
