@@ -212,7 +212,9 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
     }
     presets = {"seed-bert.toml", "seed-gpt.toml", "seed-gpt2-medium.toml", "study.toml"}
     presets |= {"figures/rtx3090.json", "figures/rtx3090-memory.json"}
-    templates = {f"bench/bundle/templates/{name}.template" for name in ("checkpoint", "onnx", "torchscript")}
+    templates = {
+        f"bench/bundle/templates/{name}.template" for name in ("checkpoint", "onnx", "openvino", "torchscript")
+    }
     templates |= {f"bench/report/page/templates/page.{suffix}" for suffix in ("html", "css", "js")}
     assert names == expected | templates | {f"bench/presets/{name}" for name in presets}
     assert licences

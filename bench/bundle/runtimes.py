@@ -17,6 +17,7 @@ from bench.spec import MODULE, Contestant, Grid
 #: Template of run.py by backend.
 TEMPLATES = {
     "onnx": "onnx.template",
+    "openvino": "openvino.template",
     "torchscript": "torchscript.template",
     "eager": "checkpoint.template",
     "compile": "checkpoint.template",
@@ -24,12 +25,14 @@ TEMPLATES = {
 #: Distributions that run.py imports, by backend; onnxruntime goes by another name on CUDA.
 DISTRIBUTIONS = {
     "onnx": ("onnxruntime", "numpy"),
+    "openvino": ("openvino", "numpy"),
     "torchscript": ("torch", "numpy"),
     "eager": ("torch", "transformers", "safetensors", "numpy"),
     "compile": ("torch", "transformers", "safetensors", "numpy"),
 }
 TITLES = {
     "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
     "torchscript": "TorchScript",
     "eager": "PyTorch",
     "compile": "torch.compile",
@@ -37,6 +40,8 @@ TITLES = {
 #: Libraries of NVIDIA's that onnxruntime-gpu loads, where the run's environment had them as packages.
 CUDA_LIBRARIES = re.compile(r"nvidia-(cublas|cuda-nvrtc|cuda-runtime|cudnn|cufft|curand|nvjitlink)(-cu\d+)?")
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+#: OpenVINO's names for them.
+COMPUTES_IN = {"fp32": "f32", "bf16": "bf16"}
 #: Shapes that torch.compile may hold in a bundle's process before it refuses another.
 MOST_COMPILED_SHAPES = 64
 
@@ -60,6 +65,11 @@ def check(contestant: Contestant, grid: Grid) -> None:
         raise UserError(f"{label} shows what autograd costs and is not for serving; --choose eager")
     if backend == "onnx" and contestant.precision == "bf16":
         raise UserError(f"{label} bf16 cannot be bundled: NumPy has no bf16; --choose fp16, or torchscript/bf16")
+    if backend == "openvino" and contestant.precision not in COMPUTES_IN:
+        raise UserError(
+            f"{label} {contestant.precision} cannot be bundled: its weights are rounded by bench's own code at load; "
+            "--choose openvino/fp32 or openvino/bf16"
+        )
 
 
 def requirements(contestant: Contestant, device: str, versions: Mapping[str, str]) -> dict[str, str]:
@@ -103,6 +113,7 @@ def run_text(
         "preload": "    ort.preload_dlls()\n" if device == "cuda" else "",
         "class_name": metadata.get("class", ""),
         "dtype": DTYPES[contestant.precision],
+        "computes_in": COMPUTES_IN.get(contestant.precision, ""),
         "imports": _imports(contestant, options),
         "settings": _settings(contestant, options),
         "compiled": _compiled(contestant, options, f'model.to("{device}").eval().requires_grad_(False)'),

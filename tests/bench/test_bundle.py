@@ -136,6 +136,7 @@ def test_what_computes_no_model_is_not_deployed() -> None:
         (EAGER, "module", "--choose onnx or torchscript"),
         (Contestant("compile", "max-autotune", "fp32"), "module", "--choose onnx or torchscript"),
         (Contestant("onnx", "default", "bf16"), "random", "NumPy has no bf16"),
+        (Contestant("openvino", "default", "int8"), "random", "--choose openvino/fp32 or openvino/bf16"),
     ],
 )
 def test_what_a_bundle_cannot_carry_is_refused_with_a_remedy(contestant: Contestant, weights: str, words: str) -> None:
@@ -181,7 +182,7 @@ def programs() -> dict[str, str]:
 
 def test_every_run_py_is_clean_short_and_free_of_this_project(tmp_path: Path) -> None:
     made = programs()
-    assert len(made) == 2 * (1 + 1 + 2 + 4)
+    assert len(made) == 2 * (1 + 2 + 1 + 2 + 4)
     for name, text in made.items():
         assert len(text.splitlines()) <= 55, name
         assert "import os" not in text

@@ -89,11 +89,12 @@ def test_a_fresh_environment_with_the_requirements_alone_runs_it(artifacts: Path
     ("backend", "model", "task", "variant", "blocked"),
     [
         ("torchscript", "gpt2-tiny", "lm", "default", ("transformers", "onnxruntime", "onnx")),
+        ("openvino", "gpt2-tiny", "lm", "default", ("torch", "transformers", "onnxruntime", "onnx")),
         ("eager", "gpt2-tiny", "lm", "default", ("onnxruntime", "onnx")),
         ("compile", "bert-tiny", "base", "freezing", ("onnxruntime", "onnx")),
     ],
 )
-def test_run_py_of_the_torch_runtimes_agrees_with_the_references(
+def test_run_py_of_the_other_runtimes_agrees_with_the_references(
     artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     backend: str, model: str, task: str, variant: str, blocked: tuple[str, ...],
 ) -> None:  # fmt: skip
