@@ -21,6 +21,7 @@ BUILT_IN = {
     "torchscript": "backends.torchscript:TorchScript",
     "onnx": "backends.onnx:Onnx",
     "openvino": "backends.openvino:OpenVino",
+    "tensorrt": "backends.tensorrt:TensorRt",
     "null": "backends.null:Null",
 }
 

@@ -182,8 +182,9 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 def compiler_cache(root: Path) -> dict[str, str]:
-    """Environment that keeps what torch compiles under `root`, the folder of the store."""
-    return {"TORCHINDUCTOR_CACHE_DIR": str((root / "cache" / "inductor").resolve())}
+    """Environment that keeps what torch and TensorRT compile under `root`, the folder of the store."""
+    cache = (root / "cache").resolve()
+    return {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "BENCH_ENGINE_CACHE": str(cache / "tensorrt")}
 
 
 def _oom_kill_count() -> int | None:

@@ -94,7 +94,7 @@ def test_variants_of_compile_keep_the_contract(variant: str, artifacts: Path) ->
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile"])
+@pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile", "tensorrt"])
 def test_backend_keeps_the_contract_on_a_gpu(name: str, precision: str, artifacts: Path) -> None:
     if reason := backends.load_class(name).supports("cuda", precision):
         pytest.skip(reason)
@@ -102,7 +102,7 @@ def test_backend_keeps_the_contract_on_a_gpu(name: str, precision: str, artifact
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile"])
+@pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile", "tensorrt"])
 def test_synchronize_waits_for_the_device(name: str, artifacts: Path) -> None:
     """Synchronised wall time of a call covers the device time that its events report."""
     from bench import inputs, testing
