@@ -22,6 +22,7 @@ BUILT_IN = {
     "onnx": "backends.onnx:Onnx",
     "openvino": "backends.openvino:OpenVino",
     "tensorrt": "backends.tensorrt:TensorRt",
+    "optimum": "backends.optimum:Optimum",
     "null": "backends.null:Null",
 }
 

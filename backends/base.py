@@ -69,6 +69,8 @@ class Backend(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     #: What to give to `pip install` when one of them is not.
     install: ClassVar[str] = ""
+    #: Pinned requirements that `bench env create` makes an environment of this backend's own from, or None.
+    requirements: ClassVar[Path | None] = None
     #: Precisions this runtime has, per device.
     precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"cpu": ("fp32",)}
     #: True where `load` keeps the device's allocator within the option `memory_limit_bytes`.
@@ -137,7 +139,7 @@ class Backend(ABC):
     @classmethod
     def install_command(cls) -> str:
         """The exact command that adds what `missing` lists."""
-        return f"pip install '{cls.install}'"
+        return f"bench env create {cls.name}" if cls.requirements else f"pip install '{cls.install}'"
 
     @classmethod
     def versions(cls) -> dict[str, str]:

@@ -14,6 +14,8 @@ from typing import Any
 from backends import load_class
 from bench import doubling, machine, peaks, presets
 from bench.budget import Budget, Spending, choose, parse_budget
+from bench.environments.asking import check_environments
+from bench.environments.stored import check_all_used, parse_pythons, places
 from bench.errors import BenchError, UserError
 from bench.guesses import Pace, guessed_cell_seconds, guessed_seconds, most_cell_seconds, most_shape_seconds
 from bench.introduction import MakeInputs, find_source, introduced
@@ -75,6 +77,7 @@ def compare(
     budget: str | float | None = None,
     plan: TimingPlan | None = None,
     seed: int = 0,
+    python: str | Iterable[str] = (),
     output: str | Path | None = None,
     artifacts: str | Path = DEFAULT_ARTIFACTS,
     floors: bool = True,
@@ -96,18 +99,22 @@ def compare(
     adds eager with autograd on. `budget` ("20m", "90s", "1h", or seconds) is what the run may last in all; what does
     not fit is left out. Without `floors` nothing is held against what this machine can do at most. `plan` settles every
     detail of timing, in place of `rounds`, `max_seconds_per_cell`, `target_precision`, `naive_timer` and `timeout`
-    (seconds). Records are written to `output` (default: a new file under ARTIFACTS/runs) as they come. Raises
-    UserError for wrong input before anything starts, and BenchError when the run cannot go on.
+    (seconds). `python` ("onnx@old=PATH", or several) has a backend run by the interpreter of another environment.
+    Records are written to `output` (default: a new file under ARTIFACTS/runs) as they come. Raises UserError for wrong
+    input before anything starts, and BenchError when the run cannot go on.
     """
     begun = time.monotonic()
     given = presets.load(preset) if preset is not None else None
     if model is None and given is None:
         raise UserError("no model was given; name one, e.g. bert, or a preset")
     wanted = given.backends if given else DEFAULT_BACKENDS
+    pythons = parse_pythons(python)
     contestants = parse_contestants(
         wanted if backends is None else backends,
         (given.precisions if given else ("fp32",)) if precisions is None else precisions,
+        places={*places(Path(artifacts)), *dict(pythons)},
     )
+    check_all_used(pythons, (contestant.place for contestant in contestants))
     has_eager = any(contestant.backend == "eager" for contestant in contestants)
     if grad or (grad is None and given and given.grad and has_eager):
         contestants = with_grad(contestants)
@@ -129,7 +136,8 @@ def compare(
     check_lengths(shapes, name, source.positions)
     weights = MODULE if source.weights == MODULE else weights
     doubled = doubling.AUTO if presets.is_auto(batches) else ""
-    grid = Grid(name, contestants, shapes, settled_device, threads, weights, task, seed, boundary, doubled)
+    grid = Grid(name, contestants, shapes, settled_device, threads, weights, task, seed, boundary, doubled, pythons)
+    check_environments(grid, store.root)
     if target_precision is None:
         target_precision = TARGET_PRECISION[settled_device]
     plan = plan or TimingPlan(
@@ -212,6 +220,7 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
                 f"{str(path)!r} was begun with other weights or libraries ({run.origin}; now {source.origin}); "
                 "start a new run"
             )
+        check_environments(run.grid, store.root)
         source = introduced(source, store, run.grid.threads, (listener or Listener()).say)
         recorded = {(record.shape, record.contestant) for record in run.records}
         torn = {shape for shape, contestant in run.grid.cells() if (shape, contestant) not in recorded}
@@ -235,7 +244,7 @@ def with_grad(contestants: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
     for contestant in contestants:
         both.append(contestant)
         if contestant.backend == "eager" and contestant.variant == "default" and contestant.copy == 1:
-            both.append(Contestant("eager", "grad", contestant.precision))
+            both.append(replace(contestant, variant="grad"))
     return tuple(dict.fromkeys(both))
 
 

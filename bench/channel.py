@@ -181,6 +181,26 @@ def worker_environment(threads: int) -> dict[str, str]:
     return order | dict(os.environ) | budget | quiet | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
+def project_for_others(root: Path) -> dict[str, str]:
+    """Environment in which another interpreter finds this project's packages and none of this interpreter's.
+
+    An installed copy lies beside the libraries that the other one must not see, so links to it lie under `root`.
+    """
+    project = Path(__file__).resolve().parent.parent
+    if "site-packages" not in str(project):
+        return {}  # `worker_environment` names it already
+    links = root.resolve() / "environments" / ".project"
+    links.mkdir(parents=True, exist_ok=True)
+    for package in ("bench", "backends", "exporters"):
+        link = links / package
+        if not link.is_symlink() or link.readlink() != project / package:
+            aside = links / f".{package}-{os.getpid()}"
+            aside.unlink(missing_ok=True)
+            aside.symlink_to(project / package)
+            aside.replace(link)
+    return {"PYTHONPATH": os.pathsep.join([str(links), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
 def compiler_cache(root: Path) -> dict[str, str]:
     """Environment that keeps what torch and TensorRT compile under `root`, the folder of the store."""
     cache = (root / "cache").resolve()
@@ -207,9 +227,12 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def python_module(module: str) -> list[str]:
-    """Start of a worker's command line; -P keeps folders of the user's that share a name with ours out of its way."""
-    return [sys.executable, "-P", "-m", module]
+def python_module(module: str, python: Path | None = None) -> list[str]:
+    """Start of a worker's command line, for this interpreter or the one at `python`.
+
+    -P keeps folders of the user's that share a name with ours out of its way.
+    """
+    return [str(python or sys.executable), "-P", "-m", module]
 
 
 def volunteer_for_oom_kill() -> None:

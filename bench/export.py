@@ -16,7 +16,7 @@ from typing import Any
 import exporters
 from bench import channel
 from exporters import checkpoint, models, module_source, sources
-from exporters.errors import ModelError
+from exporters.errors import ModelError, UnsupportedModelError
 from exporters.store import Artifact, ArtifactStore, StoreError
 
 
@@ -44,6 +44,8 @@ def answer(args: argparse.Namespace, options: Sequence[str] | None = None) -> di
         artifact = export(args)
     except ModelError as error:
         return {"error": {"status": "user", "reason": str(error)}}
+    except UnsupportedModelError as error:
+        return {"error": {"status": "unsupported", "reason": str(error)}}
     except StoreError as error:
         return {"error": {"status": "store", "reason": str(error)}}
     except Exception as error:  # an exporter may raise anything; what it says becomes the cells' reason
@@ -73,11 +75,12 @@ def parser() -> argparse.ArgumentParser:
 class Exporting:
     """The process that writes artifacts into the store under `root`, one after another; started when it is needed.
 
-    After a failure the next artifact is another process's: nothing that the failure left behind can reach it.
+    `python` is the interpreter of another environment than this. After a failure the next artifact is another
+    process's: nothing that the failure left behind can reach it.
     """
 
-    def __init__(self, root: Path, threads: int) -> None:
-        self.root, self.threads = root, threads
+    def __init__(self, root: Path, threads: int, python: Path | None = None) -> None:
+        self.root, self.threads, self.python = root, threads, python
         self._process: channel.Worker | None = None
 
     def request(self, format: str, which: Sequence[str], timeout_seconds: float) -> None:
@@ -85,7 +88,7 @@ class Exporting:
         options = [f"--artifacts={self.root}", "--format", format, *which]
         try:
             if self._process is None:
-                self._process = start(self.root, options, self.threads)
+                self._process = start(self.root, options, self.threads, self.python)
                 self._process.request({"op": "export"}, timeout_seconds)
             else:
                 self._process.request({"op": "export", "options": options}, timeout_seconds)
@@ -100,10 +103,11 @@ class Exporting:
             self._process = None
 
 
-def start(root: Path, options: Sequence[str], threads: int) -> channel.Worker:
+def start(root: Path, options: Sequence[str], threads: int, python: Path | None = None) -> channel.Worker:
     """Start the process that exports into the store under `root` what `options` say, and what it is asked for then."""
-    command = [*channel.python_module("bench.export"), *options, "--parent", str(os.getpid())]
-    return channel.Worker(command, threads, channel.compiler_cache(root))
+    command = [*channel.python_module("bench.export", python), *options, "--parent", str(os.getpid())]
+    further = channel.compiler_cache(root) | (channel.project_for_others(root) if python else {})
+    return channel.Worker(command, threads, further)
 
 
 def main() -> None:

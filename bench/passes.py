@@ -136,6 +136,7 @@ class Passes(Driver[Shape, Record]):
             reason=cell.error.reason if cell.error else "",
             weights=self.prepared.source.weights,
             copy=contestant.copy,
+            environment=contestant.environment,
             **times,
             calls_per_sample=cell.begun.get("calls_per_sample", 1),
             unmet=[] if cell.error else cell.unmet(self.plan),

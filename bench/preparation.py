@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import backends
 import exporters
 from bench import export, peaks
 from bench.channel import WorkerError
+from bench.environments.asking import Interpreter, interpreters
+from bench.environments.stored import unfinished
 from bench.errors import BenchError, UserError
 from bench.floor import WEIGHT_BYTES
 from bench.parity.matrix import Matrix
@@ -18,6 +21,9 @@ from bench.spec import Contestant, Grid, Shape, check_lengths
 from exporters import checkpoint
 from exporters.sources import ModelSource
 from exporters.store import Artifact, ArtifactStore
+
+if TYPE_CHECKING:
+    from backends.base import Backend
 
 EXPORT_TIMEOUT_SECONDS = 3600.0
 
@@ -40,17 +46,42 @@ class Preparation:
         self.classes = {contestant: backends.load_class(contestant.backend) for contestant in grid.contestants}
         self.weights: Artifact | None = None
         """The checkpoint, once it is made."""
-        self._exporting = export.Exporting(store.root, grid.threads)
+        self.elsewhere = interpreters(grid, store.root, {who: self.format_of(who) for who in grid.contestants})
+        """Interpreter of each contestant that runs in another environment than this."""
+        self._exporting: dict[Path | None, export.Exporting] = {}
         self.artifacts: dict[Contestant, Artifact] = {}
         self.refused: dict[Contestant, WorkerError] = {}
         """Contestants that cannot run at all, and why."""
         for contestant, backend in self.classes.items():
-            reason = backend.supports(grid.device, contestant.precision)
-            if reason := reason or backend.refuses(contestant.variant, grid.device, contestant.precision):
+            if reason := self._reason_against(contestant, backend):
                 self.refused[contestant] = WorkerError("unsupported", reason)
             elif (wanted := self.format_of(contestant)) is not None and wanted not in exporters.names():
                 reason = f"nothing exports the format {wanted!r}; known are {', '.join(exporters.names())}"
                 self.refused[contestant] = WorkerError("unsupported", reason)
+
+    def _reason_against(self, contestant: Contestant, backend: type[Backend]) -> str | None:
+        """Why a contestant cannot run: as its environment says, or this one."""
+        if contestant in self.elsewhere:
+            return self.elsewhere[contestant].reasons.get((contestant.variant, contestant.precision))
+        reason = backend.supports(self.grid.device, contestant.precision)
+        if reason and unfinished(self.store.root, contestant.place):
+            return f"the environment {contestant.place!r} was not finished; run: bench env create {contestant.place}"
+        return reason or backend.refuses(contestant.variant, self.grid.device, contestant.precision)
+
+    def python_of(self, contestant: Contestant) -> Path | None:
+        """Interpreter of a contestant's own environment; None for this one."""
+        return self.elsewhere[contestant].python if contestant in self.elsewhere else None
+
+    def versions(self, contestant: Contestant, told: Mapping[str, str]) -> dict[str, str]:
+        """What a contestant's worker `told` of itself, with the interpreter's version where that is another one."""
+        if contestant not in self.elsewhere:
+            return dict(told)
+        return dict(told) | {"python": self.elsewhere[contestant].versions["python"]}
+
+    def _exporter(self, contestant: Contestant) -> Interpreter | None:
+        """Where the artifact of a contestant is written: in its own environment where that can, else here (None)."""
+        found = self.elsewhere.get(contestant)
+        return found if found is not None and self.format_of(contestant) in found.libraries else None
 
     def format_of(self, contestant: Contestant) -> str | None:
         """Format of the artifact that a contestant loads."""
@@ -119,11 +150,11 @@ class Preparation:
             weights = self._make_checkpoint()
             if with_artifacts:
                 self._make_artifacts(weights)
-            self._exporting.close()
+            self._close_exports()
             if with_references:
                 self.judged_by.make(weights, self._judging_precisions())
         finally:
-            self._exporting.close()
+            self._close_exports()
             self._clear_leftovers()
 
     def judge_further(self, shapes: Sequence[Shape]) -> None:
@@ -145,12 +176,14 @@ class Preparation:
         found = {}
         for contestant in self._with_formats():
             format = str(self.format_of(contestant))  # noqa: A001 - the field's word
-            precision = self.artifact_precision(contestant)
-            found[contestant] = (
-                checkpoint.recipe(self.source)
-                if format == "checkpoint"
-                else exporters.recipe(format, checkpoint_key, precision=precision, device=self.grid.device)
-            )
+            if format == "checkpoint":
+                found[contestant] = checkpoint.recipe(self.source)
+                continue
+            exporter, precision = self._exporter(contestant), self.artifact_precision(contestant)
+            found[contestant] = exporters.recipe(
+                format, checkpoint_key, precision=precision, device=self.grid.device,
+                libraries=exporter.libraries[format] if exporter else None,
+            )  # fmt: skip
         return found
 
     def _make_checkpoint(self) -> Artifact:
@@ -168,14 +201,20 @@ class Preparation:
             precision = self.artifact_precision(contestant)
             which = ["--checkpoint", weights.key, "--precision", precision, "--device", self.grid.device]
             try:
-                self.artifacts[contestant] = self._export(recipe, which)
+                exporter = self._exporter(contestant)
+                self.artifacts[contestant] = self._export(recipe, which, exporter.python if exporter else None)
             except WorkerError as error:
                 reason = f"the {recipe['format']} export failed: {_with_last_words(error)}"
                 self.refused[contestant] = WorkerError(error.status, reason, error.details)
                 self.say(reason)
 
-    def _export(self, recipe: Mapping[str, Any], which: list[str]) -> Artifact:
-        return exported(self.store, recipe, which, self._exporting, self.say)
+    def _export(self, recipe: Mapping[str, Any], which: list[str], python: Path | None = None) -> Artifact:
+        exporting = self._exporting.setdefault(python, export.Exporting(self.store.root, self.grid.threads, python))
+        return exported(self.store, recipe, which, exporting, self.say)
+
+    def _close_exports(self) -> None:
+        for exporting in self._exporting.values():
+            exporting.close()
 
     def _clear_leftovers(self) -> None:
         """Remove what exports that were killed or interrupted left half-written."""

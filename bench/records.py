@@ -36,13 +36,14 @@ class CellRecord:
     variant: str
     precision: str
     copy: int
+    environment: str
     status: str
     parity: dict[str, Any]
 
     @property
     def contestant(self) -> Contestant:
         """Who was measured."""
-        return Contestant(self.backend, self.variant, self.precision, self.copy)
+        return Contestant(self.backend, self.variant, self.precision, self.copy, self.environment)
 
     @property
     def verdict(self) -> str:
@@ -106,6 +107,8 @@ class Record(CellRecord):
     """"flops" of one call and "weight_bytes" that it must read; empty where they were not counted."""
     conditions: dict[str, Any] = field(default_factory=dict)
     """What else went on while the cell was timed; see bench/conditions.py."""
+    environment: str = ""
+    """Name behind `@` of the environment that it ran in, whose versions are among the facts."""
 
     @property
     def shape(self) -> Shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +46,20 @@ class Contestant:
     precision: str
     copy: int = 1
     """Above 1 for a further worker of the same, written `backend@2`: what differs between the two is noise."""
+    environment: str = ""
+    """Name of the environment that it runs in, written `backend@old`; "" for the backend's own."""
 
     @property
     def label(self) -> str:
-        """`backend`, `backend:variant` or `backend:variant@copy`, as the user writes it."""
+        """`backend`, `backend:variant`, then `@environment` and `@copy` where it has them, as the user writes it."""
         name = self.backend if self.variant == "default" else f"{self.backend}:{self.variant}"
+        name += f"@{self.environment}" if self.environment else ""
         return name if self.copy == 1 else f"{name}@{self.copy}"
+
+    @property
+    def place(self) -> str:
+        """`backend`, or `backend@environment`: what an interpreter is given to."""
+        return f"{self.backend}@{self.environment}" if self.environment else self.backend
 
 
 @dataclass(frozen=True, order=True)
@@ -125,6 +133,8 @@ class Grid:
     """"device": inputs and outputs stay on the device; "host": host arrays in and out, copies timed."""
     batches: str = ""
     """"auto" where `shapes` hold every batch that may be taken, and each length ends by its throughput."""
+    pythons: tuple[tuple[str, str], ...] = ()
+    """Interpreters of the user's own, as (`Contestant.place`, path); every other is found in the store."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
@@ -137,6 +147,7 @@ class Grid:
         values = {key: value for key, value in data.items() if key in known}
         values["contestants"] = tuple(Contestant(**entry) for entry in data["contestants"])
         values["shapes"] = tuple(Shape(**entry) for entry in data["shapes"])
+        values["pythons"] = tuple((str(place), str(path)) for place, path in data.get("pythons", ()))
         if not values["contestants"] or not values["shapes"]:
             raise ValueError("a grid without contestants or shapes")
         if not all(isinstance(n, int) and n > 0 for shape in values["shapes"] for n in (shape.batch, shape.length)):
@@ -195,17 +206,18 @@ def parse_contestants(
     backends: str | Iterable[str],
     precisions: str | Iterable[str],
     variants_of: Callable[[type[Backend]], Mapping[str, Any]] = _variants_of,
+    places: Collection[str] = (),
 ) -> tuple[Contestant, ...]:
     """Every `backend[:variant]` at every precision, precisions outermost; raises UserError with the nearest name.
 
-    `variants_of` a backend's class are those that can be asked for.
+    `variants_of` a backend's class are those that can be asked for; `places` are environments, as `backend@name`.
     """
     import backends as registry
 
     known = registry.names()
     wanted = []
     for name in parse_names(backends, "--backends"):
-        name, copy = _without_copy(name)
+        name, environment, copy = _without_place(name, places)
         backend, _, variant = name.partition(":")
         if backend not in known:
             raise UserError(f"unknown backend {backend!r}{nearest(backend, known)}; `bench list backends` shows all")
@@ -221,7 +233,7 @@ def parse_contestants(
                 f"backend {backend} has no variant {variant!r}{nearest(variant, variants)}; "
                 f"it has {', '.join(variants)}"
             )
-        wanted.append((backend, variant, copy))
+        wanted.append((backend, variant, copy, environment))
     chosen = parse_names(precisions, "--precisions")
     for precision in chosen:
         if precision not in PRECISIONS:
@@ -229,20 +241,27 @@ def parse_contestants(
                 f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}; use {','.join(PRECISIONS)}"
             )
     return tuple(
-        Contestant(backend, variant, precision, copy)
+        Contestant(backend, variant, precision, copy, environment)
         for precision in chosen
-        for backend, variant, copy in dict.fromkeys(wanted)
+        for backend, variant, copy, environment in dict.fromkeys(wanted)
     )
 
 
-def _without_copy(name: str) -> tuple[str, int]:
-    """`eager@2` as ("eager", 2); a name without copy is copy 1."""
-    plain, at, copy = name.partition("@")
-    if not at:
-        return name, 1
-    if not (re.fullmatch(r"[0-9]{1,2}", copy) and 1 <= int(copy) <= MOST_COPIES):
-        raise UserError(f"{copy!r} in {name!r} is no number of a copy; write e.g. {plain}@2")
-    return plain, int(copy)
+def _without_place(name: str, places: Collection[str]) -> tuple[str, str, int]:
+    """`onnx:fused@old@2` as ("onnx:fused", "old", 2); without environment "", without copy 1."""
+    plain, *behind = name.split("@")
+    environment, copy = "", 1
+    if behind and f"{plain.partition(':')[0]}@{behind[0]}" in places:
+        environment = behind.pop(0)
+    if behind:
+        given = "@".join(behind)
+        if not (re.fullmatch(r"[0-9]{1,2}", given) and 1 <= int(given) <= MOST_COPIES):
+            raise UserError(
+                f"{given!r} in {name!r} is no number of a copy; write e.g. {plain}@2"
+                + (f", or give that environment: --python {plain.partition(':')[0]}@{given}=PATH" if given else "")
+            )
+        copy = int(given)
+    return plain, environment, copy
 
 
 def parse_share(text: str | float, option: str) -> float:
@@ -349,4 +368,10 @@ def command_of(
     }
     flags = ["--naive-timer"] if plan.naive_timer else []
     words = (str(part) for option in options.items() for part in option)
-    return shlex.join(["bench", "compare", *words, *flags, *beside])
+    return shlex.join(["bench", "compare", *words, *python_options(grid, contestants), *flags, *beside])
+
+
+def python_options(grid: Grid, contestants: Sequence[Contestant]) -> list[str]:
+    """The words of a command line that give `contestants` their interpreters."""
+    places = {contestant.place for contestant in contestants}
+    return [word for place, path in grid.pythons if place in places for word in ("--python", f"{place}={path}")]

@@ -230,16 +230,19 @@ def start(
     threads: int,
     root: Path,
     generation: str = "",
+    python: Path | None = None,
 ) -> channel.Worker:
     """Start a worker's process; compiled code is cached under `root`, the folder of the store.
 
-    `generation` is the way of generating that the model is loaded for, of `WAYS`; none for forward passes.
+    `generation` is the way of generating that the model is loaded for, of `WAYS`; none for forward passes. `python` is
+    the interpreter of another environment than this.
     """
-    command = [*channel.python_module("bench.worker"), "--backend", backend, "--variant", variant]
+    command = [*channel.python_module("bench.worker", python), "--backend", backend, "--variant", variant]
     command += ["--precision", precision, "--device", device, "--threads", str(threads)]
     command += [f"--artifact={artifact}"] if artifact else []
     command += ["--generation", generation] if generation else []
-    return channel.Worker([*command, "--parent", str(os.getpid())], threads, channel.compiler_cache(root))
+    further = channel.compiler_cache(root) | (channel.project_for_others(root) if python else {})
+    return channel.Worker([*command, "--parent", str(os.getpid())], threads, further)
 
 
 def main() -> None:

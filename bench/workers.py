@@ -53,13 +53,15 @@ class Workers:
                 self.grid.threads,
                 self.prepared.store.root,
                 self.prepared.generates_by(contestant),
+                self.prepared.python_of(contestant),
             )
             worker.send({"op": "hello"})
             spawned[contestant] = worker
             self.loaded[contestant] = worker
         for contestant, worker in spawned.items():
             try:
-                self.versions[contestant] = worker.receive(self.timeout_seconds)["versions"]
+                told = worker.receive(self.timeout_seconds)["versions"]
+                self.versions[contestant] = self.prepared.versions(contestant, told)
             except WorkerError as error:
                 self._refuse(contestant, error)
         for contestant, worker in spawned.items():

@@ -26,6 +26,8 @@ BUILT_IN = {
     "torchscript-with-past": "exporters.torchscript_with_past",
     "onnx": "exporters.onnx",
     "onnx-with-past": "exporters.onnx_with_past",
+    "optimum": "exporters.optimum",
+    **{f"optimum-o{level}": "exporters.optimum" for level in (1, 2, 3, 4)},
 }
 
 Export = Callable[[Path, Path, Mapping[str, Any]], dict[str, Any]]
@@ -44,15 +46,20 @@ def load_module(format: str) -> ModuleType:
     return import_module(names()[format])
 
 
-def recipe(format: str, checkpoint_key: str, *, precision: str, device: str) -> dict[str, Any]:
-    """All that decides what `format`'s file contains; its hash is the artifact's key."""
+def recipe(
+    format: str, checkpoint_key: str, *, precision: str, device: str, libraries: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """All that decides what `format`'s file contains; its hash is the artifact's key.
+
+    `libraries` are the versions of another environment that makes it.
+    """
     module = load_module(format)
     fields: dict[str, Any] = module.recipe_fields(precision=precision, device=device)
     return {
         "format": format,
         "exporter_version": module.VERSION,
         "checkpoint": checkpoint_key,
-        "libraries": library_versions(module.LIBRARIES),
+        "libraries": library_versions(module.LIBRARIES) if libraries is None else dict(libraries),
         **fields,
     }
 

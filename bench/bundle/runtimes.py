@@ -54,6 +54,11 @@ def check(contestant: Contestant, grid: Grid) -> None:
             f"{label} is a backend of another package, whose code a bundle does not carry; "
             f"--choose one of {', '.join(TEMPLATES)}"
         )
+    if contestant.environment or contestant.place in dict(grid.pythons):
+        raise UserError(
+            f"{label} ran in an environment of its own, whose libraries a bundle's run.py would not find; "
+            f"--choose {backend} of a run in this one"
+        )
     if backend in ("eager", "compile") and grid.weights == MODULE:
         raise UserError(
             f"{label} runs the code in {grid.model!r}, which a bundle does not carry; "

@@ -25,6 +25,7 @@ from bench.cli import (
     deploy,
     diff,
     doctor,
+    env,
     generate,
     list_,
     load,
@@ -64,6 +65,7 @@ app.command("study")(study.command)
 app.command("doctor")(doctor.command)
 app.add_typer(list_.app, name="list")
 app.add_typer(artifacts.app, name="artifacts")
+app.add_typer(env.app, name="env")
 
 
 def _show_version(wanted: bool) -> None:

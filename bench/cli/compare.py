@@ -14,6 +14,7 @@ from bench.cli.options import (
     Device,
     Module,
     Precisions,
+    Pythons,
     Quiet,
     RecordsFile,
     TargetPrecision,
@@ -90,6 +91,7 @@ def command(
         Path | None, typer.Option(help="Go on with an interrupted run, under the options it began with.")
     ] = None,
     artifacts: Artifacts = Path("artifacts"),
+    python: Pythons = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights, inputs and turns.")] = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -134,6 +136,7 @@ def command(
                 timeout=timeout,
                 budget=budget,
                 seed=seed,
+                python=python or (),
                 output=output,
                 artifacts=artifacts,
                 listener=listener,

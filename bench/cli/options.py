@@ -24,6 +24,14 @@ TargetPrecision = Annotated[
     str | None,
     typer.Option(help="Stop a cell when the interval of its median is this narrow. [default: 2% on cpu, 1% on cuda]"),
 ]
+Pythons = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--python",
+        metavar="BACKEND=PATH",
+        help="Interpreter of an environment of yours for a backend, e.g. onnx@old=old/bin/python. May be repeated.",
+    ),
+]
 Timeout = Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")]
 RecordsFile = Annotated[
     Path | None, typer.Option(help="File for the records (JSON Lines). [default: a new one under ARTIFACTS/runs]")

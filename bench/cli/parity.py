@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.models import model_of
-from bench.cli.options import Device, Module, Precisions, Quiet, Task, Threads, Timeout, Weights
+from bench.cli.options import Device, Module, Precisions, Pythons, Quiet, Task, Threads, Timeout, Weights
 from bench.cli.streams import tell
 
 
@@ -50,6 +50,7 @@ def command(
     weights: Weights = "auto",
     seed: Annotated[int, typer.Option(help="Seed of random weights and inputs.")] = 0,
     timeout: Timeout = 900.0,
+    python: Pythons = None,
     format: Annotated[str, typer.Option(help="table, json or markdown.")] = "table",
     output: Annotated[Path | None, typer.Option(help="Write the certificate (JSON) here, for `bench verify`.")] = None,
     artifacts: Annotated[Path, typer.Option(help="Folder for exported models and references.")] = Path("artifacts"),
@@ -85,6 +86,7 @@ def command(
             weights=weights,
             seed=seed,
             timeout=timeout,
+            python=python or (),
             artifacts=artifacts,
             say=(lambda line: None) if quiet else tell,
         )

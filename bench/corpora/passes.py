@@ -104,6 +104,7 @@ class CorpusPasses(Driver[Packing, CorpusRecord]):
             shapes=len({batch.shape for batch in batches}),
             reason=cell.error.reason if cell.error else "",
             copy=contestant.copy,
+            environment=contestant.environment,
             weights=self.prepared.source.weights,
             rounds_ns=[] if cell.error else [ns for round_ in cell.rounds for ns in round_],
             calls_per_sample=cell.begun.get("calls_per_sample", 1),

@@ -66,6 +66,7 @@ class CorpusRecord(CellRecord):
     """False for a backend that does not compute the model (`null`)."""
     memory: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
+    environment: str = ""
 
     @property
     def packing(self) -> Packing:

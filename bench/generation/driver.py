@@ -85,6 +85,7 @@ class Generations(Driver[int, GenerationRecord]):
             variant=contestant.variant,
             precision=contestant.precision,
             copy=contestant.copy,
+            environment=contestant.environment,
             batch=point,
             status=cell.error.status if cell.error else "ok",
             reason=cell.error.reason if cell.error else "",

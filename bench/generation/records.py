@@ -68,6 +68,7 @@ class GenerationRecord(CellRecord):
     """Command that repeats this cell alone."""
     judged: bool = True
     """False for a backend that does not compute the model (`null`)."""
+    environment: str = ""
 
     @property
     def samples(self) -> list[int]:

@@ -38,13 +38,15 @@ def bisect(
     root: Path,
     timeout_seconds: float,
     chunk_bytes: int = CHUNK_BYTES,
+    python: Path | None = None,
 ) -> dict[str, Any]:
     """The first layer, and the first value within it, at which `contestant` leaves tolerance on the arrays in `inputs`.
 
     `checkpoint` and `artifact` are folders of the store under `root`; `inputs` is a .npz file of int64 arrays
-    [batch, length] in the model's order. Returns `layer` ({"index", "name", "rmse", "rmse_eager", "ratio"}), `node`
-    (these without an index, and "op_type", "operations", "reads", "module"), both None where nothing leaves
-    tolerance; `notes`, `layers_compared`, `values_compared`, and `chunk_bytes`, of the largest. Raises WorkerError.
+    [batch, length] in the model's order; `python` is the interpreter of the contestant's own environment. Returns
+    `layer` ({"index", "name", "rmse", "rmse_eager", "ratio"}), `node` (these without an index, and "op_type",
+    "operations", "reads", "module"), both None where nothing leaves tolerance; `notes`, `layers_compared`,
+    `values_compared`, and `chunk_bytes`, of the largest. Raises WorkerError.
     """
     if contestant.precision not in PRECISIONS:
         findings = Findings()
@@ -55,7 +57,7 @@ def bisect(
     with tempfile.TemporaryDirectory(prefix="bisect-") as folder:
         search = Search(Path(folder), checkpoint, contestant, inputs, timeout_seconds, chunk_bytes)
         try:
-            search.start(artifact, device, threads, root)
+            search.start(artifact, device, threads, root, python)
             search.run()
         finally:
             search.close()
@@ -82,14 +84,17 @@ class Search:
         self.findings = Findings()
         self.workers: list[Worker] = []
 
-    def start(self, artifact: Path, device: str, threads: int, root: Path) -> None:
+    def start(self, artifact: Path, device: str, threads: int, root: Path, python: Path | None) -> None:
         """Start the three at once, and load them one after another: loading holds the weights twice for a moment."""
-        for backend, variant, precision, place, path in (
-            ("eager", "default", "fp64", "cpu", self.checkpoint),
-            ("eager", "default", self.precision, device, self.checkpoint),
-            (self.contestant.backend, self.contestant.variant, self.precision, device, artifact.resolve()),
+        ours, weights = self.contestant, self.checkpoint
+        for backend, variant, precision, place, path, interpreter in (
+            ("eager", "default", "fp64", "cpu", weights, None),
+            ("eager", "default", self.precision, device, weights, None),
+            (ours.backend, ours.variant, self.precision, device, artifact.resolve(), python),
         ):
-            self.workers.append(worker.start(backend, variant, precision, place, path, threads, root))
+            self.workers.append(
+                worker.start(backend, variant, precision, place, path, threads, root, python=interpreter)
+            )
             self.workers[-1].send({"op": "hello"})
         for process in self.workers:
             process.receive(self.timeout_seconds)

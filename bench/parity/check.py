@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import corpus, machine
+from bench.environments.stored import check_all_used, parse_pythons, places
 from bench.errors import UserError
 from bench.inputs import MASKS, OWN
 from bench.introduction import MakeInputs, find_source, notes_on
@@ -30,6 +31,7 @@ from bench.spec import (
     model_option,
     parse_contestants,
     parse_sizes,
+    python_options,
     weights_options,
 )
 from exporters import sources, tokenizer
@@ -63,6 +65,7 @@ def check_parity(
     weights: str = "auto",
     seed: int = 0,
     timeout: float = 900.0,
+    python: str | Iterable[str] = (),
     artifacts: str | Path = "artifacts",
     say: Say = lambda line: None,
 ) -> Certificate:
@@ -73,10 +76,13 @@ def check_parity(
     `masks`. `text_tokenizer` is a tokenizer.json or a folder with one, for models that have none of their own.
     With task "lm" a decoder also generates `new_tokens` tokens greedily. `atol`, `rtol`, `max_kl` (nats) and
     `min_top1` (share) replace the values of `TOLERANCES` for every precision. `bisect` looks for the first layer and
-    node of what is broken. Raises UserError before anything
+    node of what is broken. `python` ("onnx@old=PATH", or several) has a backend run by another environment's
+    interpreter. Raises UserError before anything
     starts, and BenchError when the check cannot go on.
     """
-    contestants = parse_contestants(backends, precisions)
+    pythons = parse_pythons(python)
+    contestants = parse_contestants(backends, precisions, places={*places(Path(artifacts)), *dict(pythons)})
+    check_all_used(pythons, (contestant.place for contestant in contestants))
     overrides = checked_overrides({"--atol": atol, "--rtol": rtol, "--max-kl": max_kl, "--min-top1": min_top1}, task)
     batch_sizes = parse_sizes(batches, "--batches")
     length_sizes = None if lengths is None else parse_sizes(lengths, "--lengths")
@@ -111,7 +117,9 @@ def check_parity(
         new_tokens=_new_tokens(new_tokens, source, task),
     )
     certificate = Certificate(
-        grid=Grid(source.name, contestants, shapes, settled_device, budget, source.weights, task, seed),
+        grid=Grid(
+            source.name, contestants, shapes, settled_device, budget, source.weights, task, seed, pythons=pythons
+        ),
         ids=plan.ids,
         masks=plan.masks,
         tokenizer=file_checksum(file) if file else None,
@@ -163,7 +171,8 @@ def _command_of(certificate: Certificate, text_tokenizer: str | Path | None) -> 
     options |= {
         option: certificate.overrides[name] for option, name in OVERRIDES.items() if name in certificate.overrides
     }
-    return shlex.join(["bench", "parity", *(str(part) for option in options.items() for part in option)])
+    words = (str(part) for option in options.items() for part in option)
+    return shlex.join(["bench", "parity", *words, *python_options(grid, grid.contestants)])
 
 
 def blind_spot(judgement: Judgement) -> list[str]:

@@ -78,9 +78,9 @@ class Examination:
             assert self.artifact is not None
             self.worker = worker.start(
                 who.backend, who.variant, who.precision, grid.device, self.artifact.path, grid.threads,
-                self.prepared.store.root,
+                self.prepared.store.root, python=self.prepared.python_of(who),
             )  # fmt: skip
-            self.found.versions = self._ask({"op": "hello"})["versions"]
+            self.found.versions = self.prepared.versions(who, self._ask({"op": "hello"})["versions"])
             try:
                 self._ask({"op": "load"})
             except WorkerError as error:
@@ -188,6 +188,7 @@ def bisection_of(prepared: Preparation, judgement: Judgement) -> dict[str, Any]:
             threads=prepared.grid.threads,
             root=prepared.store.root,
             timeout_seconds=prepared.timeout_seconds,
+            python=prepared.python_of(judgement.contestant),
         )
     except WorkerError as error:
         found = {"layer": None, "node": None, "notes": [f"the bisection failed: {error.reason}"]}

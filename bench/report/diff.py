@@ -284,6 +284,7 @@ def _key(contestant: Contestant) -> dict[str, Any]:
         "variant": contestant.variant,
         "precision": contestant.precision,
         "copy": contestant.copy,
+        "environment": contestant.environment,
     }
 
 

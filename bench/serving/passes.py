@@ -180,6 +180,7 @@ class LoadPasses(Driver[Step, LoadRecord]):
             status=cell.error.status if cell.error else "ok",
             reason=cell.error.reason if cell.error else "",
             copy=contestant.copy,
+            environment=contestant.environment,
             weights=self.prepared.source.weights,
             due_ns=[] if cell.error else cell.times["due"],
             waits_ns=[] if cell.error else cell.times["waits"],

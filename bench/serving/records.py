@@ -68,6 +68,7 @@ class LoadRecord(CellRecord):
     """False for a backend that does not compute the model (`null`)."""
     memory: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
+    environment: str = ""
 
     @cached_property
     def latencies_ns(self) -> list[int]:

@@ -1,0 +1,1 @@
+"""Environments of backends that cannot live beside the others: made, found, and asked what they can do."""

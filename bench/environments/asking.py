@@ -1,0 +1,139 @@
+"""Ask another interpreter what a backend can do there; nothing of it is imported here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import backends
+from bench import channel
+from bench.environments.stored import python_of
+from bench.errors import UserError
+from bench.spec import Contestant, Grid
+
+#: The Pythons that this project's code is written for, as pyproject.toml has them.
+OLDEST_PYTHON = (3, 11)
+TIMEOUT_SECONDS = 120.0
+_SAY_VERSION = "import sys; print('python', *sys.version_info[:2])"
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """Another environment's interpreter, and what a backend can do there."""
+
+    python: Path
+    versions: Mapping[str, str]
+    """Of the interpreter and of what the backend stands on."""
+    reasons: Mapping[tuple[str, str], str]
+    """Why a (variant, precision) cannot run there."""
+    libraries: Mapping[str, Mapping[str, str]]
+    """Artifact format that can be written there -> the versions of what writes it."""
+
+
+def interpreters(grid: Grid, root: Path, formats: Mapping[Contestant, str | None]) -> dict[Contestant, Interpreter]:
+    """The interpreter of each contestant that does not run in this environment; `root` is the store's.
+
+    Raises UserError for an environment that is not there, and for one in which the backend lacks a module.
+    """
+    found: dict[Contestant, Interpreter] = {}
+    for place in dict.fromkeys(contestant.place for contestant in grid.contestants):
+        here = [contestant for contestant in grid.contestants if contestant.place == place]
+        if (python := python_of(root, place, grid.pythons)) is None:
+            continue
+        whose = f"--python {place}={python}" if place in dict(grid.pythons) else f"the environment {place!r}"
+        wanted = [(contestant.variant, contestant.precision) for contestant in here]
+        made_of = [name for name in (formats[contestant] for contestant in here) if name]
+        interpreter = ask(python, root, whose, here[0].backend, grid.device, wanted, made_of)
+        found |= dict.fromkeys(here, interpreter)
+    return found
+
+
+def check_environments(grid: Grid, root: Path) -> None:
+    """Raise UserError where a contestant's environment is not there or does not work, before a run begins."""
+    formats = {who: backends.load_class(who.backend).format_of(who.variant, who.precision) for who in grid.contestants}
+    interpreters(grid, root, formats)
+
+
+def ask(
+    python: Path,
+    root: Path,
+    whose: str,
+    backend: str,
+    device: str,
+    wanted: Iterable[tuple[str, str]],
+    formats: Iterable[str],
+) -> Interpreter:
+    """What `backend` can do with the interpreter `python`; `whose` it is stands in an error's line."""
+    _check_python(python, whose)
+    request = {"backend": backend, "device": device}
+    lists = {"wanted": list(dict.fromkeys(wanted)), "formats": list(dict.fromkeys(formats))}
+    answer = _answered(python, root, whose, json.dumps(request | lists))
+    if answer["missing"]:
+        names = ", ".join(answer["missing"])
+        raise UserError(
+            f"{whose}: no {names} there, which {backend} needs; run: {python} -m pip install "
+            f"{' '.join(answer['missing'])}"
+        )
+    return Interpreter(
+        python,
+        answer["versions"],
+        {(variant, precision): reason for variant, precision, reason in answer["reasons"] if reason},
+        answer["libraries"],
+    )
+
+
+@cache
+def _check_python(python: Path, whose: str) -> None:
+    """Raise UserError where `python` is no interpreter that this project's code runs on."""
+    if python.is_dir():
+        raise UserError(f"{whose}: that is a folder; name the interpreter in it, e.g. {python / 'bin' / 'python'}")
+    try:
+        done = _run([str(python), "-c", _SAY_VERSION])
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{whose}: no answer within {TIMEOUT_SECONDS:.0f} s; name a Python interpreter") from None
+    except OSError as error:
+        raise UserError(f"{whose}: cannot be started ({error.strerror}); name a Python interpreter") from None
+    words = done.stdout.split()
+    if done.returncode != 0 or len(words) != 3 or words[0] != "python":
+        raise UserError(f"{whose}: that is no Python; name a Python interpreter, e.g. FOLDER/bin/python")
+    if (version := (int(words[1]), int(words[2]))) < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        raise UserError(f"{whose}: that is Python {version[0]}.{version[1]}; use {oldest} or later")
+
+
+@cache
+def _answered(python: Path, root: Path, whose: str, request: str) -> dict[str, Any]:
+    command = [*channel.python_module("bench.environments.answers", python), request]
+    try:
+        done = _run(command, channel.project_for_others(root))
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{whose}: no answer within {TIMEOUT_SECONDS:.0f} s; make that environment again") from None
+    except (ValueError, IndexError):
+        words = done.stderr.strip().splitlines() or ["no answer"]
+        raise UserError(f"{whose}: that environment does not work ({words[-1][:200]}); make it again") from None
+    return answer
+
+
+def forget_answers() -> None:
+    """Ask again from here on, as an environment changes."""
+    _check_python.cache_clear()
+    _answered.cache_clear()
+
+
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+        env=channel.worker_environment(1) | dict(environment or {}),
+    )

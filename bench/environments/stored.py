@@ -1,0 +1,123 @@
+"""The environments under ARTIFACTS/environments, and those that the user names by --python."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import backends
+from bench.errors import UserError
+from bench.spec import nearest
+
+#: Written last: what lacks it was never finished.
+MARKER = "environment.json"
+_NAME = re.compile(r"[a-z][a-z0-9._-]{0,39}")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One environment that `bench env create` made."""
+
+    place: str
+    """`backend`, or `backend@name`."""
+    path: Path
+    requirements: str
+    """SHA-256 of the requirements that it was made from."""
+    versions: Mapping[str, str]
+    """Of every distribution in it, and of "python"."""
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs in it."""
+        return self.place.partition("@")[0]
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.path / "bin" / "python"
+
+
+def folder_of(root: Path, place: str) -> Path:
+    """Where the environment `place` is or would be."""
+    return root / "environments" / place
+
+
+def read(root: Path, place: str) -> Environment | None:
+    """The environment `place`; None where there is none, or none that was finished and has its interpreter."""
+    path = folder_of(root, place).absolute()
+    try:
+        marker = json.loads((path / MARKER).read_text())
+        found = Environment(place, path, marker["requirements"], dict(marker["versions"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if os.access(found.python, os.X_OK) else None
+
+
+def places(root: Path) -> list[str]:
+    """Every environment that was begun, finished or not."""
+    try:
+        names = sorted(path.name for path in (root / "environments").iterdir() if path.is_dir())
+    except OSError:
+        return []
+    return [name for name in names if not name.startswith(".")]
+
+
+def python_of(root: Path, place: str, pythons: Sequence[tuple[str, str]]) -> Path | None:
+    """The interpreter for `place`: the user's, or that of the environment in the store; None for this process's own.
+
+    Raises UserError where a named environment is not there.
+    """
+    if place in (given := dict(pythons)):
+        return Path(given[place])
+    if (found := read(root, place)) is not None:
+        return found.python
+    if "@" in place:
+        raise UserError(f"there is no environment {place!r} in {root}; give its interpreter: --python {place}=PATH")
+    return None
+
+
+def unfinished(root: Path, place: str) -> bool:
+    """True where a creation was begun and did not end, or its environment was damaged since."""
+    return folder_of(root, place).is_dir() and read(root, place) is None
+
+
+def parse_place(text: str, option: str) -> str:
+    """`backend` or `backend@name`; raises UserError naming `option`."""
+    backend, at, name = text.partition("@")
+    if backend not in (known := backends.names()):
+        raise UserError(
+            f"{option}: unknown backend {backend!r}{nearest(backend, known)}; `bench list backends` shows all"
+        )
+    if at and not _NAME.fullmatch(name):
+        raise UserError(
+            f"{option}: {name!r} is no name of an environment; write small letters, digits, dots and hyphens, a letter "
+            f"first, e.g. {backend}@old"
+        )
+    return text
+
+
+def parse_pythons(given: str | Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """`["onnx@old=PATH"]` as (place, absolute path); raises UserError for what is none."""
+    found: dict[str, str] = {}
+    for text in [given] if isinstance(given, str) else given:
+        place, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UserError(f"--python {text!r} is not BACKEND=PATH; write e.g. --python onnx@old=old/bin/python")
+        parse_place(place, f"--python {text}")
+        if place in found:
+            raise UserError(f"--python {place} is given twice; name another environment, e.g. {place}2")
+        # Not resolved: an environment's interpreter is a link, and knows its environment by where the link stands.
+        found[place] = str(Path(path).expanduser().absolute())
+    return tuple(found.items())
+
+
+def check_all_used(pythons: Sequence[tuple[str, str]], used: Iterable[str]) -> None:
+    """Raise UserError for an interpreter that no contestant runs in."""
+    known = set(used)
+    for place, _ in pythons:
+        if place not in known:
+            raise UserError(f"--python {place}: no {place} is among --backends; add it there")
