@@ -86,7 +86,7 @@ def test_compile_keeps_the_contract_at_every_shape(artifacts: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["reduce-overhead", "freezing", "max-autotune"])
+@pytest.mark.parametrize("variant", ["freezing", "max-autotune"])
 def test_variants_of_compile_keep_the_contract(variant: str, artifacts: Path) -> None:
     """At two shapes: each shape compiles anew, and what differs from the default is not its shapes."""
     assert len(check_backend("compile", variant=variant, artifacts=artifacts, shapes=((1, 1), (2, 16)))) == 7

@@ -277,7 +277,7 @@ def test_the_rungs_get_longer_and_the_last_is_reached_within_the_budget() -> Non
 
 @pytest.mark.slow
 def test_a_real_search_from_the_command_line(cli, tmp_path: Path, artifacts: Path) -> None:
-    options = ["--model", "bert-tiny", "--length", "16", "--backends", "onnx:default,eager:default", "--budget", "90s"]
+    options = ["--model", "bert-tiny", "--length", "16", "--backends", "onnx:default,eager:default", "--budget", "40s"]
     done = cli("tune", *options, "--artifacts", str(artifacts), "--output", "t.json", timeout=400)
     assert done.returncode == 0, done.stderr + done.stdout
     found = json.loads((tmp_path / "t.json").read_text())
