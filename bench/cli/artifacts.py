@@ -15,7 +15,8 @@ _DEFAULT = Path("artifacts")
 
 @app.command("list")
 def list_artifacts(artifacts: Root = _DEFAULT) -> None:
-    """Every artifact in the store, least recently used first."""
+    """Every artifact in the store, least recently used first, and what else lies beside it."""
+    from bench import pruning
     from exporters.store import ArtifactStore
 
     store = ArtifactStore(artifacts)
@@ -37,6 +38,10 @@ def list_artifacts(artifacts: Root = _DEFAULT) -> None:
         what += [f"of {recipe['checkpoint']}"] if "checkpoint" in recipe else []
         print(f"{path.name:<30} {artifact.bytes / 1e6:>9.1f} MB  {' '.join(filter(None, what))}")
     print(f"{len(store.paths())} artifacts, {total / 1e9:.2f} GB in {store.folder}")
+    if compiled := sum(entry.bytes for entry in pruning.compiled(artifacts)):
+        print(f"compiled code, {compiled / 1e9:.2f} GB in {artifacts / 'cache'}")
+    for name, size in pruning.untouched(artifacts).items():
+        print(f"{name}, {size / 1e6:.1f} MB ({pruning.UNTOUCHED[name]})")
 
 
 @app.command()
@@ -58,10 +63,11 @@ def verify(artifacts: Root = _DEFAULT) -> None:
 def prune(
     artifacts: Root = _DEFAULT,
     keep: Annotated[
-        str | None, typer.Option(help="Size to keep, e.g. 10GB: least recently used artifacts go first.")
+        str | None, typer.Option(help="Size to keep, e.g. 10GB: what was used longest ago goes first.")
     ] = None,
 ) -> None:
-    """Remove damaged artifacts and leftovers of killed processes; with --keep, also the least recently used."""
+    """Remove what is damaged or left over; with --keep, also what was used longest ago, compiled code included."""
+    from bench import pruning
     from bench.errors import UserError
     from bench.spec import parse_size
     from exporters.store import ArtifactStore
@@ -70,21 +76,9 @@ def prune(
     store = ArtifactStore(artifacts)
     if users := store.users():
         raise UserError(f"a run is using {store.folder} (process {users[0]}); prune when it has ended")
-    for path in store.leftovers():
-        store.remove(path)
-        print(f"removed {path.name}: left over by a killed process")
-    sound = []
-    for path, damage in store.damages(store.paths()).items():
-        if damage:
-            store.remove(path)
-            print(f"removed {path.name}: {damage}")
-        elif (artifact := store.read(path)) is not None:
-            sound.append(artifact)
-    total = sum(artifact.bytes for artifact in sound)
-    for artifact in sound:
-        if limit is None or total <= limit:
-            break
-        store.remove(artifact.path)
-        total -= artifact.bytes
-        print(f"removed {artifact.path.name}: least recently used")
-    print(f"{total / 1e9:.2f} GB kept")
+    done = pruning.prune(store, limit)
+    for line in done.removed:
+        print(f"removed {line}")
+    print(f"{done.kept_bytes / 1e9:.2f} GB kept")
+    for name, size in pruning.untouched(artifacts).items():
+        print(f"not touched: {name}, {size / 1e6:.1f} MB ({pruning.UNTOUCHED[name]})")
