@@ -9,21 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from backends import _caches
+from backends import _caches, _onnx_providers
+from backends._onnx_graphs import GRAPH_ID, NO_GRAPH, Graphs
+from backends._onnx_profile import executed_nodes, last_run
 from backends._torch import CudaClock, cuda_reason
 from backends.base import BackendError, Batch, InnerValue, Options, module_folder, read_metadata
 
-#: Operators that ONNX Runtime puts between nodes of different devices.
-COPIES = ("MemcpyFromHost", "MemcpyToHost")
-#: Operators that are an attention layer by themselves (ONNX and com.microsoft).
-FUSED_ATTENTION = (
-    "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "PackedMultiHeadAttention",
-)  # fmt: skip
+__all__ = ["Onnx", "bind_tensor", "executed_nodes"]
+
 #: Session option: where external weights stand of a model that comes as bytes.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 #: Operators whose outputs are no tensors.
 NOT_TENSORS = ("Sequence", "SplitToSequence", "Optional")
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class Onnx(CudaClock):
@@ -36,11 +33,12 @@ class Onnx(CudaClock):
 
     name = "onnx"
     format = "onnx"
+    variants: ClassVar = _onnx_providers.VARIANTS
     generation: ClassVar = {"default": {}}
     generation_format = "onnx-with-past"
     requires = ("onnxruntime",)
     install = "runtimebench[cpu]"
-    precisions: ClassVar = {"cpu": ("fp32", "fp16"), "cuda": ("fp32", "fp16", "bf16")}
+    precisions: ClassVar = {"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32", "fp16", "bf16")}
     limits_device_memory = True
 
     @classmethod
@@ -57,6 +55,10 @@ class Onnx(CudaClock):
             )
         return cuda_reason(cls.name)
 
+    @classmethod
+    def refuses(cls, variant: str, device: str, precision: str) -> str | None:
+        return _onnx_providers.refusal(variant, device, precision)
+
     def load(self, path: Path | None, *, device: str, precision: str, threads: int, options: Options) -> None:
         import onnxruntime as ort
 
@@ -68,8 +70,9 @@ class Onnx(CudaClock):
         self.output_names = metadata["outputs"]
         self.input_names = metadata["inputs"]
         self.cache_tensors = metadata.get("cache")
+        self.fusions = {name: metadata[name] for name in ("fused_operators", "fused_attention") if name in metadata}
         self.run_options = ort.RunOptions()
-        self.providers: list[Any] = [PROVIDERS["cpu"]]
+        stream = 0
         if device == "cuda":
             import torch
 
@@ -79,18 +82,16 @@ class Onnx(CudaClock):
             stream = torch.cuda.current_stream().cuda_stream
             if not stream:
                 raise BackendError("torch gave no stream of its own, so ONNX Runtime's work could not be timed on it")
-            cuda_options = {"device_id": "0", "use_tf32": "0", "user_compute_stream": str(stream)}
-            if limit := options.get("memory_limit_bytes"):
-                cuda_options["gpu_mem_limit"] = str(limit)
-            self.providers.insert(0, (PROVIDERS["cuda"], cuda_options))
             self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self.providers = _onnx_providers.providers(device, precision, stream, options)
+        self.graphs = Graphs(self.output_names) if options.get("cuda_graphs") else None
+        if self.graphs is not None:
+            self.run_options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
         self.unmarked: Counter[str] = Counter()
         self._open(str(path / "model.onnx"))
-        if self.session.get_providers()[0] != PROVIDERS[device]:
+        if self.session.get_providers()[0] != (wanted := _onnx_providers.name_of(self.providers[0])):
             active = ", ".join(self.session.get_providers())
-            raise BackendError(
-                f"{PROVIDERS[device]} was asked for and ONNX Runtime took {active}; see `bench list devices`"
-            )
+            raise BackendError(f"{wanted} was asked for and ONNX Runtime took {active}; see `bench list devices`")
         self.weight_bytes = sum(file.stat().st_size for file in path.glob("model.onnx*"))
 
     def _open(self, model: str | bytes) -> None:
@@ -126,9 +127,11 @@ class Onnx(CudaClock):
             binding.bind_output(name, self.device, 0)
         if len(self.bound) < len(batch):
             self.synchronize()  # copies from the host do not stand on the session's stream
-        return binding
+        return binding if self.graphs is None else self.graphs.prepared(self.session, binding, self.run_options)
 
     def release(self, outputs: Any) -> None:
+        if self.graphs is not None:
+            return  # a graph writes where it was captured
         outputs.clear_binding_outputs()
         for name in self.output_names:
             outputs.bind_output(name, self.device, 0)
@@ -139,11 +142,14 @@ class Onnx(CudaClock):
         return ort.OrtValue.ortvalue_from_numpy(array, self.device, 0)
 
     def run(self, prepared: Any) -> Any:
+        if self.graphs is not None:
+            return self.graphs.run(self.session, prepared)
         self.session.run_with_iobinding(prepared, self.run_options)
         return prepared
 
     def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
-        outputs = self.run(prepared)
+        # A replayed graph tells of no node, so what it was captured from is run.
+        outputs = self.run(prepared) if self.graphs is None else self.graphs.run_uncaptured(self.session, prepared)
         return outputs, self._executed()
 
     def _executed(self) -> dict[str, Any]:
@@ -230,7 +236,8 @@ class Onnx(CudaClock):
         for name in names:
             binding.bind_output(name, "cpu")
         self.synchronize()
-        self.run_watched(binding)
+        self.session.run_with_iobinding(binding, self.run_options)
+        self._executed()
         found = {name: _to_host(value) for name, value in zip(names, binding.get_outputs(), strict=True)}
         fused = set(unmarked) - {node.op_type for node in model.graph.node}
         undone = {name: unmarked[name] - self.operators[name] for name in sorted(fused)}
@@ -256,6 +263,8 @@ class Onnx(CudaClock):
             "interop_threads": 1,
             "tf32": False,
             "onnxruntime": ort.__version__,
+            **({} if self.graphs is None else {"captured_graphs": self.graphs.count}),
+            **self.fusions,
         }
 
     def memory(self) -> dict[str, int]:
@@ -272,32 +281,6 @@ def bind_tensor(binding: Any, name: str, tensor: Any) -> None:
     assert tensor.is_contiguous()
     element_type = ELEMENT_TYPES[str(tensor.dtype).removeprefix("torch.")]
     binding.bind_input(name, tensor.device.type, 0, element_type, tuple(tensor.shape), tensor.data_ptr())
-
-
-def last_run(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Operator and provider of each node that the last run of a session's profile executed.
-
-    These are the nodes after every fusion, unlike those of the session's assignment to providers.
-    """
-    started = max((event["ts"] for event in events if event.get("name") == "model_run"), default=0)
-    kernels = (event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"))
-    return [event["args"] for event in kernels if event["ts"] >= started]
-
-
-def executed_nodes(events: Sequence[dict[str, Any]], device: str) -> dict[str, Any]:
-    """What the last run of a session's profile executed: nodes by provider, copies between devices, attention."""
-    ran = last_run(events)
-    per_provider = Counter(args["provider"] for args in ran)
-    operators = Counter(args["op_name"] for args in ran)
-    attention = {name: operators[name] for name in FUSED_ATTENTION if operators[name]}
-    if not attention and operators["Softmax"]:  # each unfused attention has one softmax
-        attention = {"unfused": operators["Softmax"]}
-    return {
-        "nodes_per_provider": dict(per_provider),
-        "nodes_on_cpu": per_provider[PROVIDERS["cpu"]] if device == "cuda" else None,
-        "copies_inserted": sum(operators[name] for name in COPIES),
-        "attention_kernels": attention,
-    }
 
 
 def _to_host(value: Any) -> Any:

@@ -58,7 +58,7 @@ def check_backend(
     _check_declaration(name, backend_class, variant)
     _check_refusals(backend_class)
     _check_stays_light(name)
-    if reason := backend_class.supports(device, precision):
+    if reason := backend_class.supports(device, precision) or backend_class.refuses(variant, device, precision):
         raise ContractError(f"{name} cannot be checked here: {reason}")
     with tempfile.TemporaryDirectory() as folder:
         bench = _Workbench(backend_class, variant, model, device, precision, artifacts or Path(folder), shapes)

@@ -98,6 +98,8 @@ def _of_facts(record: Timed) -> Iterator[str]:
         yield f"{facts['nodes_on_cpu']} of {total} graph nodes run on the CPU provider; see facts.nodes_per_provider"
     if facts.get("copies_inserted"):
         yield f"{facts['copies_inserted']} copies between host and device stand in the graph; see facts"
+    if facts.get("fused_attention") == 0:
+        yield "no attention was fused, as no rewriter knows this model's; what was is in facts.fused_operators"
     if facts.get("graph_breaks"):
         yield f"{facts['graph_breaks']} graph breaks; TORCH_LOGS=graph_breaks shows where"
     if facts.get("recompiles_while_timing"):

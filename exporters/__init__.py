@@ -25,6 +25,8 @@ BUILT_IN = {
     "torchscript": "exporters.torchscript",
     "torchscript-with-past": "exporters.torchscript_with_past",
     "onnx": "exporters.onnx",
+    "onnx-fused": "exporters.onnx_fused",
+    "onnx-attention23": "exporters.onnx_attention23",
     "onnx-with-past": "exporters.onnx_with_past",
     "optimum": "exporters.optimum",
     **{f"optimum-o{level}": "exporters.optimum" for level in (1, 2, 3, 4)},

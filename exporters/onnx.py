@@ -1,4 +1,7 @@
-"""ONNX: the checkpoint's module through torch's dynamo exporter, batch and length dynamic, weights external."""
+"""ONNX: the checkpoint's module through torch's dynamo exporter, batch and length dynamic, weights external.
+
+In int8 it is the fp32 file with its weights quantised.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from exporters import onnx_int8
 from exporters.checkpoint import example_inputs, input_names, open_checkpoint, outputs_of
 
 VERSION = 1
@@ -15,18 +19,23 @@ LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
 
 def recipe_fields(*, precision: str, device: str) -> dict[str, Any]:
     """The file is the same for every device."""
-    return {"precision": precision}
+    return {"precision": precision, **(onnx_int8.recipe_fields() if precision == "int8" else {})}
 
 
 def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Export in `recipe["precision"]`; writes model.onnx and model.onnx.data, and records the opset."""
+    """Export in `recipe["precision"]`; writes model.onnx and model.onnx.data, and records the opset.
+
+    int8 comes from the fp32 artifact of the store that `checkpoint` lies in, which is made where it is missing.
+    """
+    if recipe["precision"] == "int8":
+        return onnx_int8.export("onnx", checkpoint, folder)
     module = open_checkpoint(checkpoint, "cpu", recipe["precision"])
     return export_module(module, folder, outputs_of(checkpoint))
 
 
-def export_module(module: Any, folder: Path, outputs: list[str]) -> dict[str, Any]:
+def export_module(module: Any, folder: Path, outputs: list[str], opset: int | None = None) -> dict[str, Any]:
     """Write `module`, on the CPU and in eval mode, whose outputs are called `outputs`; returns the metadata."""
-    return write(_translate(module, outputs), folder, input_names(module), outputs)
+    return write(_translate(module, outputs, opset=opset), folder, input_names(module), outputs)
 
 
 def write(program: Any, folder: Path, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
@@ -58,15 +67,15 @@ def save_program(checkpoint: Path, precision: str, path: Path) -> None:
     torch.export.save(program, path)
 
 
-def _translate(module: Any, outputs: list[str], optimize: bool = True) -> Any:
-    """The ONNX program of `module`."""
+def _translate(module: Any, outputs: list[str], optimize: bool = True, opset: int | None = None) -> Any:
+    """The ONNX program of `module`, at torch's own choice of `opset` where none is given."""
     import torch
 
     dynamic = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1)}
     names = input_names(module)
     # A module of the user's takes any number of tensors, so their axes have no arguments' names.
     shapes = (module.dynamic_shapes(),) if hasattr(module, "dynamic_shapes") else dict.fromkeys(names, dynamic)
-    return translate(module, example_inputs("cpu", module), shapes, names, outputs, optimize)
+    return translate(module, example_inputs("cpu", module), shapes, names, outputs, optimize, opset)
 
 
 def translate(
@@ -76,6 +85,7 @@ def translate(
     inputs: list[str],
     outputs: list[str],
     optimize: bool = True,
+    opset: int | None = None,
 ) -> Any:
     """The ONNX program of `module`, traced on `example`, whose inputs and outputs are named so."""
     import torch
@@ -89,6 +99,7 @@ def translate(
             dynamic_shapes=dynamic_shapes,
             input_names=inputs,
             output_names=outputs,
+            opset_version=opset,
             optimize=optimize,
             verbose=False,
         )

@@ -39,7 +39,10 @@ TITLES = {
 }
 #: Libraries of NVIDIA's that onnxruntime-gpu loads, where the run's environment had them as packages.
 CUDA_LIBRARIES = re.compile(r"nvidia-(cublas|cuda-nvrtc|cuda-runtime|cudnn|cufft|curand|nvjitlink)(-cu\d+)?")
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+#: Variants that need more than run.py has: libraries of their own, or addresses that stay.
+NOT_CARRIED = ("onnx:tensorrt", "onnx:cuda-graphs")
+#: Of what run.py loads and hands out.
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float32"}
 #: OpenVINO's names for them.
 COMPUTES_IN = {"fp32": "f32", "bf16": "bf16"}
 #: Shapes that torch.compile may hold in a bundle's process before it refuses another.
@@ -68,6 +71,8 @@ def check(contestant: Contestant, grid: Grid) -> None:
         raise UserError(f"{label} is for comparison and a bundle does not set it; --choose {backend}")
     if contestant.variant == "grad":
         raise UserError(f"{label} shows what autograd costs and is not for serving; --choose eager")
+    if label in NOT_CARRIED:
+        raise UserError(f"{label} cannot be bundled: run.py does not set it up; --choose onnx")
     if backend == "onnx" and contestant.precision == "bf16":
         raise UserError(f"{label} bf16 cannot be bundled: NumPy has no bf16; --choose fp16, or torchscript/bf16")
     if backend == "openvino" and contestant.precision not in COMPUTES_IN:

@@ -155,6 +155,8 @@ def _engaged(facts: dict[str, Any]) -> str:
     if "attention_kernels" in facts:
         kernels = (f"{name.removeprefix('_')} × {count}" for name, count in facts["attention_kernels"].items())
         parts.append(f"attention: {', '.join(kernels) or 'no kernel of its own'}")
+    if fused := facts.get("fused_operators"):
+        parts.append(f"fused at export: {', '.join(f'{name} × {count}' for name, count in fused.items())}")
     return ", ".join(parts)
 
 

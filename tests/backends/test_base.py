@@ -97,7 +97,7 @@ def test_long_messages_are_cut() -> None:
 
 def test_a_refusal_names_the_remedy() -> None:
     onnx = backends.load_class("onnx")
-    assert onnx.supports("cpu", "int8") == "onnx has no int8 on cpu; use --precisions fp32,fp16"
+    assert onnx.supports("cpu", "bf16") == "onnx has no bf16 on cpu; use --precisions fp32,fp16,int8"
     assert "use --device cpu" in str(backends.load_class("null").supports("cuda", "fp32"))
 
 
