@@ -1,4 +1,4 @@
-"""ONNX with attention, layer norm and GELU fused to ONNX Runtime's own operators, each result checked before it is used.
+"""ONNX with attention, layer norm and GELU fused to ONNX Runtime's own operators, each result checked before its use.
 
 onnxscript's fusions for ONNX Runtime are tried, and where they fuse no attention or fail ONNX Runtime's transformers
 optimizer. What is kept is the graph with the most fused attention that is valid, loads, and computes what the graph as
@@ -177,8 +177,7 @@ def check_batches(checkpoint: Path, inputs: list[str]) -> list[dict[str, Any]]:
     for batch, most in CHECK_SHAPES:
         length = min(most, positions or most)
         ids = rng.integers(0, vocabulary, (batch, length))
-        for mask in _masks(batch, length):
-            found.append(dict(zip(inputs, (ids, mask), strict=True)))
+        found += [dict(zip(inputs, (ids, mask), strict=True)) for mask in _masks(batch, length)]
     return found
 
 
@@ -197,7 +196,7 @@ def _masks(batch: int, length: int) -> list[Any]:
 
 
 def check(plain: Path, fused: Path, batches: list[dict[str, Any]], most_rms_share: float) -> None:
-    """Raise where `fused` is no valid model, does not load, or computes something else than `plain` on kept positions."""
+    """Raise where `fused` is no valid model, does not load, or computes something else than `plain` does."""
     import numpy as np
     import onnx
 
