@@ -127,6 +127,10 @@ class Onnx(CudaClock):
             binding.bind_output(name, self.device, 0)
         if len(self.bound) < len(batch):
             self.synchronize()  # copies from the host do not stand on the session's stream
+        return self.prepare_binding(binding)
+
+    def prepare_binding(self, binding: Any) -> Any:
+        """What `run` takes: the binding of a call's inputs, with a graph to capture where the variant has them."""
         return binding if self.graphs is None else self.graphs.prepared(self.session, binding, self.run_options)
 
     def release(self, outputs: Any) -> None:

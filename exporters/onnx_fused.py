@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import shutil
 import warnings
@@ -19,6 +20,7 @@ from typing import Any
 
 from exporters import onnx_int8
 from exporters.checkpoint import input_names, metadata_of, open_checkpoint
+from exporters.folders import vocab_size
 from exporters.onnx import LIBRARIES
 from exporters.onnx import VERSION as ONNX_VERSION
 from exporters.sources import MODULE
@@ -102,6 +104,10 @@ def _by_onnxscript(source: Path, target: Path) -> None:
 
     model, _ = optimize_for_ort(onnx_ir.load(source))
     _split_products(model)
+    for node in model.graph:  # shapes that were noted before are some of them no longer right, and none is needed
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
     onnx_ir.save(model, target, external_data=f"{target.name}.data")
 
 
@@ -169,9 +175,8 @@ def check_batches(checkpoint: Path, inputs: list[str]) -> list[dict[str, Any]]:
         module = open_checkpoint(checkpoint, "cpu", "fp32")
         example = module.example_inputs("cpu")
         return [{name: tensor.numpy() for name, tensor in zip(input_names(module), example, strict=True)}]
-    from transformers import AutoConfig
-
-    vocabulary, positions = AutoConfig.from_pretrained(checkpoint).vocab_size, metadata["positions"]
+    config = json.loads((checkpoint / "config.json").read_text())
+    vocabulary, positions = vocab_size(metadata["model"], config), metadata["positions"]
     rng = np.random.default_rng(0)
     found = []
     for batch, most in CHECK_SHAPES:

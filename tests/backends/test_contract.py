@@ -80,6 +80,23 @@ def test_one_dynamic_graph_serves_many_shapes(artifacts: Path) -> None:
     assert graphs == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("variant", "model", "precision"),
+    [
+        ("default", "bert-tiny", "int8"), ("default", "gpt2-tiny", "int8"), ("fused", "bert-tiny", "fp32"),
+        ("fused", "gpt2-tiny", "fp32"), ("fused", "gpt-tiny", "fp32"), ("fused", "bert-tiny", "int8"),
+        ("fused", "bert-tiny", "fp16"), ("attention23", "gpt2-tiny", "fp32"),
+        pytest.param("fused", "gpt2-tiny", "int8", marks=pytest.mark.slow),
+        pytest.param("fused", "gpt2-tiny", "fp16", marks=pytest.mark.slow),
+        pytest.param("attention23", "bert-tiny", "fp32", marks=pytest.mark.slow),
+        pytest.param("attention23", "gpt-tiny", "fp32", marks=pytest.mark.slow),
+        pytest.param("attention23", "gpt2-tiny", "fp16", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_variants_of_onnx_keep_the_contract(variant: str, model: str, precision: str, artifacts: Path) -> None:
+    assert len(check_backend("onnx", variant=variant, model=model, precision=precision, artifacts=artifacts)) == 7
+
+
 @pytest.mark.slow
 def test_compile_keeps_the_contract_at_every_shape(artifacts: Path) -> None:
     assert len(check_backend("compile", artifacts=artifacts)) == 7
@@ -122,6 +139,15 @@ def test_synchronize_waits_for_the_device(name: str, artifacts: Path) -> None:
     wall_ns = time.perf_counter_ns() - started
     backend.close()
     assert 0 < backend.elapsed_ns(start, end) <= wall_ns
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", ["fused", "attention23", "tensorrt", "cuda-graphs"])
+def test_variants_of_onnx_keep_the_contract_on_a_gpu(variant: str, artifacts: Path) -> None:
+    onnx = backends.load_class("onnx")
+    if reason := onnx.supports("cuda", "fp32") or onnx.refuses(variant, "cuda", "fp32"):
+        pytest.skip(reason)
+    assert len(check_backend("onnx", variant=variant, device="cuda", artifacts=artifacts)) == 7
 
 
 class Forgetful(Null):

@@ -153,6 +153,10 @@ def test_warnings_name_what_helps() -> None:
     assert any("3 of 100 graph nodes run on the CPU provider" in warning for warning in placed.warnings)
     recompiled = record("compile", facts={"recompiles_while_timing": 2, "graph_breaks": 1})
     assert len(recompiled.warnings) == 2
+    unfused = record("onnx", facts={"fused_attention": 0, "fused_operators": {"SkipLayerNormalization": 4}})
+    assert [line for line in unfused.warnings if "no attention was fused" in line] != []
+    fused = record("onnx", facts={"fused_attention": 2, "fused_operators": {"Attention": 2}})
+    assert fused.warnings == []
     assert warnings_of(record("eager"), TimingPlan()) == []
     assert Contestant("eager", "default", "fp32") == few.contestant
 
