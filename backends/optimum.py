@@ -130,7 +130,7 @@ class Optimum(CudaClock):
             "io_binding": bool(self.model.use_io_binding),
             "level": self.metadata["level"],
             "nodes": self.metadata["nodes"],
-            "fused": self.metadata["fused"],
+            "fused_operators": self.metadata["fused"],
             "tf32": False,
             "onnxruntime": ort.__version__,
         }

@@ -215,7 +215,7 @@ def examine(
     say("looking at what is installed and what else runs")
     fingerprint = machine.fingerprint()
     disturbances = (*conditions.disturbances(settled), *other_work(fingerprint.get("busy_share") or 0.0))
-    parts = (cuda_part(fingerprint["gpus"]), *backend_parts(settled), *package_parts())
+    parts = (cuda_part(fingerprint["gpus"]), *backend_parts(settled, root), *package_parts())
     started = datetime.now(UTC).isoformat(timespec="seconds")
     measuring = _Measuring(model, settled, budget, root, say)
     limits = peaks.known(root, settled, budget) if is_quick else measuring.measure_peaks(parts)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import backends
 import exporters
 from backends.base import is_installed, one_line, torch_cuda_version
+from bench.environments.stored import read
 from bench.host import ROOT
 from bench.spec import PRECISIONS
 
@@ -52,8 +53,11 @@ class Part:
         return not self.lacks
 
 
-def backend_parts(device: str) -> tuple[Part, ...]:
-    """Every backend that computes a model: at which precisions it runs on `device`, and what it lacks."""
+def backend_parts(device: str, root: Path | None = None) -> tuple[Part, ...]:
+    """Every backend that computes a model: at which precisions it runs on `device`, and what it lacks.
+
+    `root` is the folder of the store, whose environments are looked at.
+    """
     parts = []
     for name, home in backends.names().items():
         try:
@@ -63,8 +67,16 @@ def backend_parts(device: str) -> tuple[Part, ...]:
             parts.append(Part(name, "backend", lacks=(lack,)))
             continue
         if backend.computes_the_model:
-            parts.append(_backend_part(name, backend, device))
+            elsewhere = root is not None and read(root, name) is not None
+            parts.append(_part_elsewhere(name, backend, device) if elsewhere else _backend_part(name, backend, device))
     return tuple(parts)
+
+
+def _part_elsewhere(name: str, backend: type[Backend], device: str) -> Part:
+    """A backend with an environment of its own, which says at the run what it can do."""
+    if device not in backend.precisions:
+        return Part(name, "backend", f"runs on {', '.join(backend.precisions)}, not on {device}")
+    return Part(name, "backend", "in an environment of its own", precisions=backend.precisions[device])
 
 
 def _backend_part(name: str, backend: type[Backend], device: str) -> Part:

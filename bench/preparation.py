@@ -63,9 +63,9 @@ class Preparation:
         """Why a contestant cannot run: as its environment says, or this one."""
         if contestant in self.elsewhere:
             return self.elsewhere[contestant].reasons.get((contestant.variant, contestant.precision))
-        reason = backend.supports(self.grid.device, contestant.precision)
-        if reason and unfinished(self.store.root, contestant.place):
+        if unfinished(self.store.root, contestant.place):  # nobody who asked for an environment is given this one
             return f"the environment {contestant.place!r} was not finished; run: bench env create {contestant.place}"
+        reason = backend.supports(self.grid.device, contestant.precision)
         return reason or backend.refuses(contestant.variant, self.grid.device, contestant.precision)
 
     def python_of(self, contestant: Contestant) -> Path | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from exporters.checkpoint import metadata_of
 from exporters.errors import UnsupportedModelError
+from exporters.folders import read_config
 from exporters.sources import INPUTS, MODULE
 
 VERSION = 1
@@ -57,11 +58,10 @@ def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[st
 def _check_is_known(checkpoint: Path, metadata: Mapping[str, Any]) -> str:
     """The checkpoint's model type; raises UnsupportedModelError where optimum has no export for it."""
     from optimum.exporters.tasks import TasksManager
-    from transformers import AutoConfig
 
     if metadata["weights"] == MODULE:
         raise UnsupportedModelError("optimum exports models of transformers alone; use onnx for a module of yours")
-    model_type = str(AutoConfig.from_pretrained(checkpoint, local_files_only=True).model_type)
+    model_type = str(read_config(metadata["model"], checkpoint)["model_type"])
     import optimum.exporters.onnx.model_configs  # noqa: F401 - fills the table that is asked next
 
     try:

@@ -137,10 +137,11 @@ def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
         ("choose", 10),
         ("tune", 17),
         ("show", 2),
+        ("env create", 2),
     ],
 )
 def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:
-    done = help_of(root, command)
+    done = help_of(root, *command.split())
     assert done.returncode == 0, done.stderr
     options = set(re.findall(r"--[a-z][a-z-]+", done.stdout)) - {"--help"}
     readme = (root / "README.md").read_text()
@@ -216,6 +217,7 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
         f"bench/bundle/templates/{name}.template" for name in ("checkpoint", "onnx", "openvino", "torchscript")
     }
     templates |= {f"bench/report/page/templates/page.{suffix}" for suffix in ("html", "css", "js")}
+    templates.add("backends/requirements/optimum.txt")
     assert names == expected | templates | {f"bench/presets/{name}" for name in presets}
     assert licences
 

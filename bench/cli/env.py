@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,8 @@ def list_environments(artifacts: Root = _DEFAULT) -> None:
         state = "sound" if environment else f"not finished; run: bench env create {place}"
         print(f"{place:<16} {place.partition('@')[0]:<12} {size:>9}  {state}")
         if environment is not None:
-            print(f"{'':<16} {_versions(dict(environment.versions))}")
+            lines = textwrap.wrap(_versions(dict(environment.versions)), width=63)
+            print("\n".join(f"{'':<16} {line}" for line in lines))
     print(f"{len(found)} environment{'s'[: len(found) != 1]} in {artifacts / 'environments'}")
 
 

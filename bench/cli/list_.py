@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -23,9 +25,12 @@ def models() -> None:
 
 
 @app.command()
-def backends() -> None:
+def backends(
+    artifacts: Annotated[Path, typer.Option(help="Folder whose environments are looked at.")] = Path("artifacts"),
+) -> None:
     """Runtimes, their variants, and where they run."""
     import backends as registry
+    from bench.environments.stored import read
 
     for name, home in registry.names().items():
         try:
@@ -34,13 +39,19 @@ def backends() -> None:
             print(f"{name:<12} broken: {home} cannot be loaded ({error}); reinstall the package it comes from")
             continue
         variants = ", ".join(f"{name}:{variant}" for variant in backend.variants if variant != "default")
-        if missing := backend.missing():
+        environment = read(artifacts, name)
+        if environment is not None:
+            told = (library for library in backend.requires if library in environment.versions)
+            versions = ", ".join(f"{library} {environment.versions[library]}" for library in told)
+            print(f"{name:<12} in an environment of its own: {versions}")
+        elif missing := backend.missing():
             print(f"{name:<12} missing {', '.join(missing)}; add it with: {backend.install_command()}")
         else:
             versions = ", ".join(f"{library} {version}" for library, version in backend.versions().items())
             print(f"{name:<12} {versions or 'built in'}")
         for device, precisions in backend.precisions.items():
-            reason = None if backend.missing() else backend.supports(device, precisions[0])
+            is_asked = environment is None and not backend.missing()
+            reason = backend.supports(device, precisions[0]) if is_asked else None
             print(f"{'':<12} {device}: {reason or ', '.join(precisions)}")
         if variants:
             print(f"{'':<12} variants: {variants}")

@@ -157,6 +157,8 @@ def _engaged(facts: dict[str, Any]) -> str:
         parts.append(f"attention: {', '.join(kernels) or 'no kernel of its own'}")
     if fused := facts.get("fused_operators"):
         parts.append(f"fused at export: {', '.join(f'{name} × {count}' for name, count in fused.items())}")
+    if "python" in (versions := facts.get("versions") or {}):
+        parts.append(f"in an environment with {', '.join(f'{name} {version}' for name, version in versions.items())}")
     return ", ".join(parts)
 
 

@@ -35,7 +35,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
     """The processes that were started, in order."""
     found: list[Process] = []
 
-    def start(root: Path, options: list[str], threads: int) -> Process:
+    def start(root: Path, options: list[str], threads: int, python: Path | None = None) -> Process:
         found.append(Process(options, {"crash", "raise"}))
         return found[-1]
 

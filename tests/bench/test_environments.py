@@ -1,0 +1,391 @@
+"""An environment per backend: named, asked, made, removed; its interpreter starts worker and export, and is recorded."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import backends
+from bench import export, testing
+from bench.cli.env import app
+from bench.environments import asking, making, stored
+from bench.environments.asking import Interpreter
+from bench.errors import BenchError, UserError
+from bench.preparation import Preparation
+from bench.runfile import read_run
+from bench.spec import Contestant, Grid, Shape, TimingPlan, command_of, parse_contestants
+from exporters import sources
+from exporters.errors import UnsupportedModelError
+from exporters.store import ArtifactStore
+
+Cli = Callable[..., Any]
+NULL = ("--model", "bert-tiny", "--batches", "1", "--lengths", "8", "--rounds", "2", "--max-seconds-per-cell", "0.1")
+
+
+def python_at(path: Path, log: Path | None = None) -> Path:
+    """A script that is this interpreter under another path, and writes down what it is started with."""
+    noted = f'echo "$@" >> {shlex.quote(str(log))}\n' if log else ""
+    return script_at(path, f'{noted}exec {shlex.quote(sys.executable)} "$@"')
+
+
+def script_at(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def ask_anew() -> None:
+    asking.forget_answers()
+
+
+# Names.
+
+
+def test_an_environment_stands_behind_the_backend_and_before_the_copy() -> None:
+    (found,) = parse_contestants("onnx@old@2", "fp32", places={"onnx@old"})
+    assert found == Contestant("onnx", "default", "fp32", 2, "old")
+    assert (found.label, found.place) == ("onnx@old@2", "onnx@old")
+    (found,) = parse_contestants("compile:freezing@old", "fp32", places={"compile@old"})
+    assert (found.label, found.copy, found.environment) == ("compile:freezing@old", 1, "old")
+
+
+def test_a_name_that_is_no_environment_says_how_to_give_one() -> None:
+    with pytest.raises(UserError, match=r"'old' in 'onnx@old' is no number of a copy; .*--python onnx@old=PATH"):
+        parse_contestants("onnx@old", "fp32", places={"eager@old"})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("onnx@old", "is not BACKEND=PATH"),
+        ("onnx@old=", "is not BACKEND=PATH"),
+        ("onxx=python", "unknown backend 'onxx'; did you mean 'onnx'"),
+        ("onnx@2=python", "'2' is no name of an environment"),
+        ("onnx@../up=python", "'../up' is no name of an environment"),
+    ],
+)
+def test_what_is_no_interpreter_of_a_backend_is_said_so(given: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        stored.parse_pythons([given])
+
+
+def test_an_interpreter_stands_once_and_for_someone() -> None:
+    with pytest.raises(UserError, match="--python onnx@old is given twice"):
+        stored.parse_pythons(["onnx@old=a", "onnx@old=b"])
+    with pytest.raises(UserError, match="no onnx@old is among --backends"):
+        stored.check_all_used((("onnx@old", "/a"),), ["onnx"])
+
+
+def test_the_grid_and_its_commands_carry_the_interpreters() -> None:
+    contestants = parse_contestants("null,null@old", "fp32", places={"null@old"})
+    grid = Grid("bert-tiny", contestants, (Shape(1, 8),), "cpu", 2, pythons=(("null@old", "/of old/python"),))
+    assert Grid.from_json(json.loads(json.dumps(grid.to_json()))) == grid
+    both = shlex.split(command_of(grid, TimingPlan(), contestants, grid.shapes))
+    assert both[both.index("--python") + 1] == "null@old=/of old/python"
+    assert "--python" not in command_of(grid, TimingPlan(), contestants[:1], grid.shapes)
+
+
+# Runs.
+
+
+def test_a_run_in_two_environments_is_recorded_repeated_and_resumed(cli_here: Cli, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    old = python_at(tmp_path / "old" / "python", log)
+    done = cli_here(
+        "compare", *NULL, "--backends", "null,null@old", "--python", f"null@old={old}", "--output", "run.jsonl"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "null@old" in done.stdout
+    started = log.read_text().splitlines()
+    assert sum("bench.worker --backend null" in line for line in started) == 1
+    run = read_run(tmp_path / "run.jsonl")
+    here, there = run.records
+    assert (here.environment, there.environment) == ("", "old")
+    assert "python" not in here.facts["versions"]
+    assert there.facts["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert f"--python null@old={old}" in run.command and f"--python null@old={old}" in there.repeat
+    assert "--python" not in here.repeat
+    assert [row["environment"] for row in run.rows()] == ["", "old"]
+
+    file = tmp_path / "run.jsonl"
+    lines = [line for line in file.read_text().splitlines() if json.loads(line)["kind"] != "end"]
+    file.write_text("\n".join(lines[:-1]) + "\n")
+    done = cli_here("compare", "--resume", "run.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert [record.contestant.label for record in read_run(file).records] == ["null", "null@old"]
+    assert sum("bench.worker --backend null" in line for line in log.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("exit 1", "that is no Python"),
+        ("echo hello", "that is no Python"),
+        ("echo python 3 8", r"that is Python 3.8; use 3.11 or later"),
+        (
+            'case "$*" in *answers*) echo "{\\"missing\\": [\\"numpy\\"]}";; *) echo python 3 12;; esac',
+            "no numpy there, which null needs; run: .* -m pip install numpy",
+        ),
+        (
+            'case "$*" in *answers*) echo "ImportError: no" >&2;; *) echo python 3 12;; esac',
+            "does not work .ImportError",
+        ),
+    ],
+)
+def test_an_interpreter_that_cannot_serve_ends_it_in_one_line(
+    text: str, message: str, cli_here: Cli, tmp_path: Path
+) -> None:
+    script_at(tmp_path / "python", text)
+    done = cli_here("compare", *NULL, "--backends", "null@old", "--python", "null@old=python", "--output", "run.jsonl")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"--python null@old={tmp_path / 'python'}" in line
+    assert re.search(message, line)
+    assert not (tmp_path / "run.jsonl").exists()
+
+
+def test_a_path_that_is_no_file_ends_it_in_one_line(cli_here: Cli, tmp_path: Path) -> None:
+    for path, message in (("nowhere", "cannot be started"), (".", "that is a folder")):
+        done = cli_here("parity", "--model", "bert-tiny", "--backends", "eager@old", "--python", f"eager@old={path}")
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert message in done.stderr
+
+
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interpreter: Interpreter) -> Preparation:
+    """`onnx` here and `onnx@old` there, with what its environment is said to have answered."""
+    contestants = parse_contestants("onnx,onnx@old", "fp32", places={"onnx@old"})
+    monkeypatch.setattr("bench.preparation.interpreters", lambda *rest: {contestants[1]: interpreter})
+    grid = Grid("bert-tiny", contestants, (Shape(1, 8),), "cpu", 2)
+    return Preparation(grid, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), 60, lambda line: None)
+
+
+def test_an_environment_that_has_the_exporters_libraries_exports_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = {"torch": "2.9", "transformers": "4.57.6", "onnx": "1.18", "onnxscript": "0.5"}
+    there = Interpreter(tmp_path / "python", {"python": "3.12.1"}, {}, {"onnx": older})
+    found = prepared(tmp_path, monkeypatch, there)
+    here_recipe, there_recipe = found._recipes("c0ffee").values()
+    assert there_recipe["libraries"] == older != here_recipe["libraries"]
+    assert [found._exporter(contestant) for contestant in found.grid.contestants] == [None, there]
+    commands: list[list[str]] = []
+
+    class Started:
+        def __init__(self, command: list[str], *rest: Any) -> None:
+            commands.append(command)
+
+        def request(self, *rest: Any) -> None: ...
+
+        def kill(self) -> None: ...
+
+    monkeypatch.setattr("bench.channel.Worker", Started)
+    with pytest.raises(BenchError, match="left nothing under its key"):
+        found._export(there_recipe, [], there.python)
+    assert commands[0][:4] == [str(there.python), "-P", "-m", "bench.export"]
+
+
+def test_an_environment_without_them_loads_what_this_one_exports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Interpreter(tmp_path / "python", {"python": "3.12.1"}, {}, {})
+    here_recipe, there_recipe = prepared(tmp_path, monkeypatch, there)._recipes("c0ffee").values()
+    assert there_recipe == here_recipe
+
+
+def test_the_environment_says_what_cannot_run_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Interpreter(tmp_path / "python", {"python": "3.12.1"}, {("default", "fp32"): "too old"}, {})
+    refused = prepared(tmp_path, monkeypatch, there).refused
+    assert {who.label: str(why) for who, why in refused.items()} == {"onnx@old": "too old"}
+
+
+def test_another_interpreter_sees_of_an_installed_copy_our_packages_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import channel
+
+    assert channel.project_for_others(tmp_path) == {}
+    installed = tmp_path / "lib" / "site-packages"
+    monkeypatch.setattr(channel, "__file__", str(installed / "bench" / "channel.py"))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    links = Path(channel.project_for_others(tmp_path)["PYTHONPATH"])
+    assert {link.name: link.readlink() for link in links.iterdir()} == {
+        name: installed / name for name in ("bench", "backends", "exporters")
+    }
+    assert channel.project_for_others(tmp_path)["PYTHONPATH"] == str(links)
+    assert stored.places(tmp_path) == []
+
+
+# Making.
+
+
+class Tools:
+    """Stands in for `python -m venv` and pip: an environment whose interpreter is this one under another path."""
+
+    def __init__(self) -> None:
+        self.fails_with: str | BaseException = ""
+        self.made = 0
+
+    def __call__(self, command: list[str], **options: Any) -> Any:
+        from types import SimpleNamespace
+
+        if "venv" in command:
+            python_at(Path(command[-1]) / "bin" / "python")
+            self.made += 1
+        elif "pip" in command and isinstance(self.fails_with, BaseException):
+            raise self.fails_with
+        elif "pip" in command and self.fails_with:
+            return SimpleNamespace(returncode=1, stdout="", stderr=f"WARNING: x\nERROR: {self.fails_with}\n")
+        return SimpleNamespace(returncode=0, stdout='{"python": "3.11.7", "torch": "2.13.0"}', stderr="")
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tools:
+    from types import SimpleNamespace
+
+    found = Tools()
+    monkeypatch.setattr(making, "subprocess", SimpleNamespace(run=found, DEVNULL=None))
+    (tmp_path / "needs.txt").write_text("torch==2.13.0\n")
+    return found
+
+
+def test_a_backend_runs_in_the_environment_that_was_made_for_it(cli_here: Cli, tools: Tools, tmp_path: Path) -> None:
+    done = cli_here("env", "create", "null", "--requirements", "needs.txt")
+    assert (done.returncode, done.stdout) == (0, "null: python 3.11.7, torch 2.13.0 and 0 more\n")
+    done = cli_here("env", "create", "null@old", "--requirements", "needs.txt")
+    assert done.returncode == 0
+    done = cli_here("compare", *NULL, "--backends", "null,null@old", "--output", "run.jsonl", "--quiet")
+    assert done.returncode == 0, done.stderr
+    run = read_run(tmp_path / "run.jsonl")
+    assert all("python" in record.facts["versions"] for record in run.records)
+    assert "--python" not in run.command
+    done = cli_here("env", "list")
+    assert [line.split()[0] for line in done.stdout.splitlines() if "sound" in line] == ["null", "null@old"]
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "null         in an environment of its own" in cli_here("list", "backends").stdout
+    assert cli_here("env", "remove", "null@old").returncode == 0
+    assert stored.places(tmp_path / "artifacts") == ["null"]
+    done = cli_here("env", "remove", "nul")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "did you mean 'null'" in done.stderr
+
+
+def test_the_same_requirements_make_nothing_anew_and_others_do(tools: Tools, tmp_path: Path) -> None:
+    file = tmp_path / "needs.txt"
+    first = making.create(tmp_path, "null", file)
+    assert making.create(tmp_path, "null", file) == first
+    assert tools.made == 1
+    file.write_text("torch==2.12.0\n")
+    assert making.create(tmp_path, "null", file).requirements != first.requirements
+    assert tools.made == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised", "message"),
+    [
+        ("No matching distribution found for nothing", BenchError, "its requirements cannot be installed .*nothing"),
+        ("[Errno 28] No space left on device", UserError, "the disk is full .*--artifacts"),
+        (OSError(28, "No space left on device"), UserError, "the disk is full"),
+        (KeyboardInterrupt("by the user"), KeyboardInterrupt, "by the user"),
+    ],
+)
+def test_a_creation_that_fails_leaves_nothing(
+    failure: Any, raised: type[BaseException], message: str, tools: Tools, tmp_path: Path
+) -> None:
+    tools.fails_with = failure
+    with pytest.raises(raised, match=message):
+        making.create(tmp_path, "null", tmp_path / "needs.txt")
+    assert tools.made == 1
+    assert stored.places(tmp_path) == []
+
+
+def test_an_environment_that_was_not_finished_is_never_taken_for_sound(
+    cli_here: Cli, tools: Tools, tmp_path: Path
+) -> None:
+    made = making.create(tmp_path / "artifacts", "null", tmp_path / "needs.txt")
+    (made.path / stored.MARKER).unlink()  # as it is when the creation was killed
+    assert "not finished; run: bench env create null" in cli_here("env", "list").stdout
+    done = cli_here("compare", *NULL, "--backends", "null", "--output", "run.jsonl")
+    assert done.returncode == 1
+    (record,) = read_run(tmp_path / "run.jsonl").records
+    reason = "the environment 'null' was not finished; run: bench env create null"
+    assert (record.status, record.reason) == ("unsupported", reason)
+    assert making.create(tmp_path / "artifacts", "null", tmp_path / "needs.txt").python.exists()
+    assert tools.made == 2
+    made.python.unlink()
+    assert stored.read(tmp_path / "artifacts", "null") is None
+
+
+def test_what_cannot_be_made_ends_in_one_line(cli_here: Cli, tools: Tools) -> None:
+    for arguments, message in (
+        (("null",), "null declares no environment of its own"),
+        (("nul",), "unknown backend 'nul'; did you mean 'null'"),
+        (("null@2", "--requirements", "needs.txt"), "'2' is no name of an environment"),
+        (("null", "--requirements", "nowhere.txt"), "cannot be read"),
+    ):
+        done = cli_here("env", "create", *arguments)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert message in done.stderr
+    assert tools.made == 0
+    assert app is not None
+
+
+# optimum.
+
+
+def test_optimum_declares_its_environment_and_keeps_the_light_part_of_the_contract() -> None:
+    optimum = backends.load_class("optimum")
+    assert optimum.requirements is not None
+    pins = [line for line in optimum.requirements.read_text().splitlines() if line and not line.startswith("#")]
+    assert all(line.count("==") == 1 for line in pins)
+    assert {"torch==2.13.0", "transformers==4.57.6", "optimum-onnx==0.1.0"} <= set(pins)
+    testing._check_declaration("optimum", optimum, "O2")
+    testing._check_stays_light("optimum")
+
+
+def test_optimums_levels_load_files_of_their_own_and_o4_is_a_gpus() -> None:
+    optimum = backends.load_class("optimum")
+    formats = [optimum.format_of(variant, "fp32") for variant in optimum.variants]
+    assert formats == ["optimum", "optimum-o1", "optimum-o2", "optimum-o3", "optimum-o4"]
+    assert [optimum.refuses(variant, "cpu", "fp32") is None for variant in optimum.variants] == [True] * 4 + [False]
+    assert "--device cuda" in str(optimum.refuses("O4", "cpu", "fp32"))
+    assert "--precisions fp16" in str(optimum.refuses("O4", "cuda", "fp32"))
+    assert optimum.refuses("O4", "cuda", "fp16") is None
+    assert "use optimum:O4" in str(optimum.refuses("O2", "cuda", "fp16"))
+
+
+def test_the_list_of_backends_prints_what_adds_optimum(cli_here: Cli) -> None:
+    if not backends.load_class("optimum").missing():
+        pytest.skip("optimum is installed beside the others here")
+    assert "add it with: bench env create optimum" in cli_here("list", "backends").stdout
+
+
+def test_a_model_that_a_format_cannot_hold_is_unsupported_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(args: Any) -> None:
+        raise UnsupportedModelError("optimum has no ONNX export of openai-gpt for this task; use onnx")
+
+    monkeypatch.setattr(export, "export", refuse)
+    monkeypatch.setattr(export.models, "import_libraries", lambda: None)
+    args = export.parser().parse_args(["--artifacts", "a", "--format", "optimum"])
+    assert export.answer(args)["error"]["status"] == "unsupported"
+
+
+def test_a_bundle_is_not_made_of_another_environment() -> None:
+    from bench.bundle.runtimes import check
+
+    contestant = Contestant("onnx", "default", "fp32", environment="old")
+    grid = Grid("bert-tiny", (contestant,), (Shape(1, 8),), "cpu", 2)
+    with pytest.raises(UserError, match="onnx@old ran in an environment of its own"):
+        check(contestant, grid)
+    plain = replace(contestant, environment="")
+    with pytest.raises(UserError, match="onnx ran in an environment of its own"):
+        check(plain, replace(grid, contestants=(plain,), pythons=(("onnx", "/p"),)))
