@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def main() -> None:
     print(f"{MODEL}, {machine.cpu_name()}, {machine.usable_cpus()} CPUs; load before: {os.getloadavg()[0]:.1f}")
     for backends in ("null:50us", args.backends):
         with tempfile.TemporaryDirectory(prefix="growth-") as folder:
-            print_table(backends, [measure(backends, count, Path(folder)) for count in shapes])
+            print_table(backends, (measure(backends, count, Path(folder)) for count in shapes))
 
 
 def measure(backends: str, shapes: int, artifacts: Path) -> Grown:
@@ -122,14 +122,17 @@ def line_through(cells: Sequence[int], seconds: Sequence[float]) -> tuple[float,
     return start, each, off
 
 
-def print_table(backends: str, rows: Sequence[Grown]) -> None:
-    """The grids of `backends`, and what they say of its growth."""
+def print_table(backends: str, grids: Iterable[Grown]) -> None:
+    """The grids of `backends`, each as it comes, and what they say of its growth."""
     print(f"\n{backends}")
     print(" cells  seconds  parent MiB  store MB  run kB  exports  references")
-    for row in rows:
+    rows = []
+    for row in grids:
+        rows.append(row)
         print(
             f"{row.cells:>6} {row.seconds:>8.1f} {row.parent_bytes / 2**20:>11.0f} {row.store_bytes / 1e6:>9.2f} "
-            f"{row.run_bytes / 1e3:>7.0f} {row.exports:>8} {row.artifacts.total() - row.exports:>11}"
+            f"{row.run_bytes / 1e3:>7.0f} {row.exports:>8} {row.artifacts.total() - row.exports:>11}",
+            flush=True,
         )
     later = rows[1:]
     if len(later) > 2:
