@@ -12,7 +12,7 @@ from typing import Any
 
 import backends
 from bench import channel
-from bench.environments.stored import python_of
+from bench.environments.stored import python_of, read
 from bench.errors import UserError
 from bench.spec import Contestant, Grid
 
@@ -51,6 +51,14 @@ def interpreters(grid: Grid, root: Path, formats: Mapping[Contestant, str | None
         interpreter = ask(python, root, whose, here[0].backend, grid.device, wanted, made_of)
         found |= dict.fromkeys(here, interpreter)
     return found
+
+
+def environment_of(root: Path, backend: str, device: str, wanted: Iterable[Contestant]) -> Interpreter | None:
+    """The backend's own environment in the store, asked about `wanted`; None where it has none."""
+    if (found := read(root, backend)) is None:
+        return None
+    pairs = [(contestant.variant, contestant.precision) for contestant in wanted]
+    return ask(found.python, root, f"the environment {backend!r}", backend, device, pairs, [])
 
 
 def check_environments(grid: Grid, root: Path) -> None:

@@ -89,7 +89,11 @@ def tune(
     most_threads = machine.thread_budget(threads)
     settled = machine.settle_device(device)
     given = _precisions(precisions, settled, loss)
-    space = whole_space(settled, given) if backends is None else asked_space(backends, settled, given)
+    space = (
+        whole_space(settled, given, Path(artifacts))
+        if backends is None
+        else asked_space(backends, settled, given, Path(artifacts))
+    )
     if not space.contestants:
         raise UserError(f"no backend can be tried on {settled}; `bench list backends` shows what each needs")
     listener = listener or TuneListener()

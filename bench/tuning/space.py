@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import backends as registry
 from backends.base import Backend
+from bench.environments.asking import environment_of
+from bench.environments.stored import unfinished
 from bench.errors import UserError
 from bench.spec import PRECISIONS, Contestant, parse_contestants
 
@@ -33,8 +36,11 @@ class Space:
     """Label and reason."""
 
 
-def whole_space(device: str, precisions: Sequence[str]) -> Space:
-    """Every backend that computes the model and is installed, in every variant that anybody would deploy."""
+def whole_space(device: str, precisions: Sequence[str], root: Path | None = None) -> Space:
+    """Every backend that computes the model and is installed, in every variant that anybody would deploy.
+
+    `root` is the folder of the store, whose environments are asked what runs in them.
+    """
     found, left_out = [], []
     for name in registry.names():
         try:
@@ -43,13 +49,13 @@ def whole_space(device: str, precisions: Sequence[str]) -> Space:
             left_out.append((name, f"cannot be loaded ({error})"))
             continue
         if backend.computes_the_model:
-            kept, refused = _of_backend(backend, device, precisions)
+            kept, refused = _of_backend(backend, device, precisions, root)
             found += kept
             left_out += refused
     return Space(tuple(sorted(found, key=_cost)), tuple(left_out))
 
 
-def asked_space(names: str | Iterable[str], device: str, precisions: Sequence[str]) -> Space:
+def asked_space(names: str | Iterable[str], device: str, precisions: Sequence[str], root: Path | None = None) -> Space:
     """The backends (with all their variants) and variants that `names` asks for; raises UserError for unknown ones.
 
     "onnx" stands for all of its variants, "onnx:default" and "onnx:fused" for one each.
@@ -63,7 +69,7 @@ def asked_space(names: str | Iterable[str], device: str, precisions: Sequence[st
             raise UserError(
                 f"backend {contestants[0].backend} computes no model, so there is nothing to tune; leave it out"
             )
-        kept, refused = _of_backend(backend, device, precisions)
+        kept, refused = _of_backend(backend, device, precisions, root)
         if ":" in name:
             kept = [c for c in kept if c in contestants]
             refused = [(label, reason) for label, reason in refused if label.split()[0] in (name, backend.name)]
@@ -76,21 +82,33 @@ def asked_space(names: str | Iterable[str], device: str, precisions: Sequence[st
 
 
 def _of_backend(
-    backend: type[Backend], device: str, precisions: Sequence[str]
+    backend: type[Backend], device: str, precisions: Sequence[str], root: Path | None
 ) -> tuple[list[Contestant], list[tuple[str, str]]]:
+    wanted = [
+        Contestant(backend.name, variant, precision)
+        for precision in precisions
+        for variant in backend.variants
+        if variant not in backend.not_for_deployment
+    ]
+    elsewhere = None
+    if root is not None and wanted:
+        if unfinished(root, backend.name):
+            return [], [(backend.name, f"its environment was not finished; run: bench env create {backend.name}")]
+        elsewhere = environment_of(root, backend.name, device, wanted)
     found, refused = [], dict[tuple[str, str], None]()
-    for precision in precisions:
-        if reason := backend.supports(device, precision):
-            refused[(backend.name, reason)] = None
-            continue
-        for variant in backend.variants:
-            contestant = Contestant(backend.name, variant, precision)
-            if variant in backend.not_for_deployment:
-                continue
-            if reason := backend.refuses(variant, device, precision):
-                refused[(f"{contestant.label} {precision}", reason)] = None
-            else:
-                found.append(contestant)
+    for contestant in wanted:
+        variant, precision = contestant.variant, contestant.precision
+        named = f"{contestant.label} {precision}"
+        if elsewhere is not None:
+            reason = elsewhere.reasons.get((variant, precision))
+        elif reason := backend.supports(device, precision):
+            named = backend.name
+        else:
+            reason = backend.refuses(variant, device, precision)
+        if reason:
+            refused[(named, reason)] = None
+        else:
+            found.append(contestant)
     return found, list(refused)
 
 

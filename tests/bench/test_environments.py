@@ -339,6 +339,18 @@ def test_what_cannot_be_made_ends_in_one_line(cli_here: Cli, tools: Tools) -> No
     assert app is not None
 
 
+def test_tuning_asks_the_environment_and_takes_no_other(tools: Tools, tmp_path: Path) -> None:
+    from bench.tuning.space import asked_space
+
+    made = making.create(tmp_path, "eager", tmp_path / "needs.txt")
+    found = asked_space("eager", "cpu", ("fp32", "int8"), tmp_path)
+    assert {contestant.precision for contestant in found.contestants} == {"fp32"}
+    assert any("has no int8" in reason for _, reason in found.left_out)
+    (made.path / stored.MARKER).unlink()
+    with pytest.raises(UserError, match="its environment was not finished; run: bench env create eager"):
+        asked_space("eager", "cpu", ("fp32",), tmp_path)
+
+
 # optimum.
 
 

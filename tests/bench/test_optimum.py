@@ -18,8 +18,7 @@ import warnings; warnings.simplefilter("ignore")
 from pathlib import Path
 from bench.testing import check_backend
 from exporters.errors import UnsupportedModelError
-for variant, model in (("default", "bert-tiny"), ("O1", "gpt2-tiny")):
-    assert len(check_backend("optimum", variant=variant, model=model, artifacts=Path("own"))) == 7
+assert len(check_backend("optimum", artifacts=Path("own"))) == 7
 try:
     check_backend("optimum", model="gpt-tiny", artifacts=Path("own"))
 except UnsupportedModelError as error:
@@ -37,11 +36,11 @@ def test_eager_onnx_and_optimum_stand_in_one_table(cli: Cli, root: Path, tmp_pat
     assert made is not None
     options = ("--batches", "3", "--lengths", "16", "--rounds", "2", "--max-seconds-per-cell", "0.2", "--quiet")
 
-    backends = "eager,onnx,optimum,optimum:O1,optimum:O2,optimum:O4"
+    backends = "eager,onnx,optimum,optimum:O2,optimum:O4"
     done = cli("compare", "--model", "bert-tiny", "--backends", backends, *options, "--output", "b")
     run = read_run(tmp_path / "b")
     cells = {record.contestant.label: record for record in run.records}
-    assert {cells[who].verdict for who in ("onnx", "optimum", "optimum:O1")} == {"equivalent"}, done.stdout
+    assert {cells[who].verdict for who in ("onnx", "optimum")} == {"equivalent"}, done.stdout
     # Found, and true of this version: of a mask the embeddings fused at O2 keep a length, which is right padding alone.
     assert (cells["optimum:O2"].verdict, done.returncode) == ("broken", 3)
     assert cells["optimum:O4"].status == "unsupported"
