@@ -32,6 +32,8 @@ class Eager(TorchBackend):
     requires = ("torch", "transformers")
     install = "runtimebench"
 
+    #: True as long as torch's switches keep its fused attention from the whole process.
+    takes_plain_attention = False
     #: Rows and room of the last static cache, and itself.
     static: tuple[tuple[int, int], Any] | None = None
 
@@ -43,6 +45,7 @@ class Eager(TorchBackend):
         self.has_grad = bool(options.get("grad"))
         if wanted := options.get("attention"):
             self._take_attention(wanted)
+            self.takes_plain_attention = wanted == "math"
         self.cache_is_static = bool(options.get("static_cache"))
         return module.requires_grad_(True) if self.has_grad else module
 
@@ -59,8 +62,7 @@ class Eager(TorchBackend):
                 f"{self.name}:{wanted} needs torch's scaled_dot_product_attention, and this model computes attention "
                 f"{its}; use {self.name}"
             )
-        for kernel in ("flash", "mem_efficient", "cudnn"):  # the CPU's flash kernel goes by the same switch
-            getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(wanted != "math")
+        _allow_fused_attention(wanted != "math")
         torch.backends.cuda.enable_math_sdp(True)
 
     def run(self, prepared: Any) -> Any:
@@ -141,6 +143,9 @@ class Eager(TorchBackend):
 
     def close(self) -> None:
         self.static = None
+        if self.takes_plain_attention:
+            _allow_fused_attention(True)
+            self.takes_plain_attention = False
         super().close()
 
     def _layered_module(self) -> Any:
@@ -157,3 +162,11 @@ class Eager(TorchBackend):
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | {"attention": self.attention, "grad": self.has_grad}
+
+
+def _allow_fused_attention(is_allowed: bool) -> None:
+    """Set torch's switches of this process for all kernels but the plain one."""
+    import torch
+
+    for kernel in ("flash", "mem_efficient", "cudnn"):  # the CPU's flash kernel goes by the same switch
+        getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(is_allowed)

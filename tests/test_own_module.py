@@ -62,7 +62,8 @@ def exports_here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         def kill(self) -> None:
             pass
 
-    def start(root: Path, options: list[str], threads: int) -> Here:
+    def start(root: Path, options: list[str], threads: int, python: Path | None = None) -> Here:
+        assert python is None
         return Here(options)
 
     monkeypatch.setattr(preparation.export, "start", start)

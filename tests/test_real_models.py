@@ -84,10 +84,10 @@ def test_families_that_no_code_here_names(cli, root: Path, tmp_path: Path, artif
         sizes["embedding_size"] = 16
     config = getattr(transformers, f"{family}Config")(**sizes)
     getattr(transformers, f"{family}Model")(config).save_pretrained(tmp_path / "saved")
-    prepare(artifacts, str(tmp_path / "saved"), "eager,onnx,torchscript", (1, 3), (2, 64))
-    run = compared(
-        cli, tmp_path, artifacts, "--model", str(tmp_path / "saved"), "--batches", "1,3", "--lengths", "2,64"
-    )
+    backends = "eager,onnx"
+    prepare(artifacts, str(tmp_path / "saved"), backends, (1, 3), (2, 64))
+    sizes = ["--batches", "1,3", "--lengths", "2,64"]
+    run = compared(cli, tmp_path, artifacts, "--model", str(tmp_path / "saved"), "--backends", backends, *sizes)
     assert {record.weights for record in run.records} == {"pretrained"}
     if family == "Roberta":
         beyond = cli("compare", "--model", str(tmp_path / "saved"), "--lengths", "65", "--artifacts", str(artifacts))

@@ -83,7 +83,7 @@ class Scripted:
 def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
     Scripted.answers.clear()
     Scripted.started.clear()
-    monkeypatch.setattr(examination_module.worker, "start", lambda *rest: Scripted())
+    monkeypatch.setattr(examination_module.worker, "start", lambda *rest, python: Scripted())
     return Scripted
 
 
@@ -119,6 +119,7 @@ def judgement(
         judged_by=Judges(new_tokens, missing),
         store=SimpleNamespace(root=Path("store")),
         timeout_seconds=1.0,
+        python_of=lambda contestant: None,
     )
     return Examination(prepared, contestant, TOLERANCES[precision]).judgement()
 

@@ -59,7 +59,7 @@ def test_contestants_are_every_backend_at_every_precision() -> None:
     ("backends", "precisions", "message"),
     [
         ("egaer", "fp32", "unknown backend 'egaer'; did you mean 'eager'?"),
-        ("tensorrt9000", "fp32", "unknown backend 'tensorrt9000'; `bench list backends`"),
+        ("abacus9000", "fp32", "unknown backend 'abacus9000'; `bench list backends`"),
         ("compile:autotune", "fp32", "compile has no variant 'autotune'; did you mean 'max-autotune'?"),
         ("eager", "fp31", "unknown precision 'fp31'; did you mean 'fp32'?"),
         ("", "fp32", "--backends is empty"),
