@@ -467,7 +467,8 @@ def test_a_worker_that_dies_costs_its_rate_and_its_search(tmp_path: Path) -> Non
     }
     assert "SIGKILL" in found["null:crash"].reason
     assert done.exit_code == 1
-    assert len(done.records) == 3  # no rate keeps a microsecond, so none is tried any more
+    # No rate keeps a microsecond, so no other is tried; on a disturbed machine the same one is, once more.
+    assert {(one.contestant.label, one.rate) for one in done.records} == {(label, 400) for label in found}
     largest = done.largest_rate(found["null"].contestant)
     assert largest is not None
     assert (largest.kept, largest.is_settled) == (None, True)
