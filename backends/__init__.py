@@ -19,6 +19,7 @@ BUILT_IN = {
     "eager": "backends.eager:Eager",
     "compile": "backends.compile:Compile",
     "torchscript": "backends.torchscript:TorchScript",
+    "aoti": "backends.aoti:Aoti",
     "onnx": "backends.onnx:Onnx",
     "openvino": "backends.openvino:OpenVino",
     "tensorrt": "backends.tensorrt:TensorRt",

@@ -24,6 +24,7 @@ BUILT_IN = {
     "checkpoint": "exporters.checkpoint",
     "torchscript": "exporters.torchscript",
     "torchscript-with-past": "exporters.torchscript_with_past",
+    "aoti": "exporters.aoti",
     "onnx": "exporters.onnx",
     "onnx-fused": "exporters.onnx_fused",
     "onnx-attention23": "exporters.onnx_attention23",

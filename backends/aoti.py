@@ -1,0 +1,32 @@
+"""AOTInductor: a package that torch.export and Inductor compiled ahead of time, run without the model's code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from backends._torch import TorchBackend
+from backends.base import Options, read_metadata
+
+
+class Aoti(TorchBackend):
+    """One .pt2 for all shapes, per device and precision; what torch names as TorchScript's successor.
+
+    It was compiled for the machine that exported it, and loads in a fraction of a second.
+    """
+
+    name = "aoti"
+    format = "aoti"
+
+    def open(self, path: Path, precision: str, options: Options) -> Any:
+        import torch._inductor
+
+        self.weight_bytes = int(read_metadata(path)["weight_bytes"])
+        return torch._inductor.aoti_load_package(str(path / "model.pt2"))
+
+    def parameters(self) -> Iterable[Any]:
+        return ()  # the package holds them, and hands none out
+
+    def memory(self) -> dict[str, int]:
+        return super().memory() | {"parameters_bytes": self.weight_bytes}
