@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backends._torch import TorchBackend
-from backends.base import Options, read_metadata
+from backends.base import Options, UnsupportedError, read_metadata
 
 
 class Aoti(TorchBackend):
@@ -20,9 +20,17 @@ class Aoti(TorchBackend):
     format = "aoti"
 
     def open(self, path: Path, precision: str, options: Options) -> Any:
+        import torch
         import torch._inductor
 
-        self.weight_bytes = int(read_metadata(path)["weight_bytes"])
+        metadata = read_metadata(path)
+        self.weight_bytes, self.settings = int(metadata["weight_bytes"]), metadata["settings"]
+        if self.device == "cuda" and metadata["capability"] != (here := list(torch.cuda.get_device_capability())):
+            made_for = ".".join(map(str, metadata["capability"]))
+            raise UnsupportedError(
+                f"aoti was compiled for compute capability {made_for}, and this GPU has {'.'.join(map(str, here))}; "
+                "use another folder with --artifacts"
+            )
         return torch._inductor.aoti_load_package(str(path / "model.pt2"))
 
     def parameters(self) -> Iterable[Any]:
@@ -30,3 +38,6 @@ class Aoti(TorchBackend):
 
     def memory(self) -> dict[str, int]:
         return super().memory() | {"parameters_bytes": self.weight_bytes}
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"inductor": self.settings}

@@ -88,7 +88,7 @@ def _backend_part(name: str, backend: type[Backend], device: str) -> Part:
     usable = tuple(precision for precision, reason in reasons.items() if reason is None)
     lacks = [_as_lack(name, reason) for reason in dict.fromkeys(reasons.values()) if reason is not None]
     lacks += _lacks_of_the_export(backend)
-    if name == "compile":
+    if name in ("compile", "aoti"):
         lacks += _lacks_of_the_compiler(device)
     return Part(name, "backend", precisions=usable, lacks=tuple(lacks))
 
@@ -119,7 +119,7 @@ def _lacks_of_the_export(backend: type[Backend]) -> Iterator[Lack]:
 
 
 def _lacks_of_the_compiler(device: str) -> Iterator[Lack]:
-    """What torch.compile builds its kernels with: C++ for the CPU; for CUDA, Triton and C for its launcher."""
+    """What Inductor builds its kernels with: C++ for the CPU; for CUDA, Triton and C for its launcher."""
     if device == "cuda":
         if not is_installed("triton"):
             yield Lack("needs triton on cuda", "pip install triton")

@@ -36,7 +36,8 @@ def instructions(path: Path = Path("/proc/cpuinfo")) -> str:
         told = path.read_text().splitlines()
     except OSError:
         return platform.machine()
-    flags = next((line.partition(":")[2].split() for line in told if line.lower().startswith(("flags", "features"))), [])
+    lines = (line for line in told if line.lower().startswith(("flags", "features")))
+    flags = next(lines, "").partition(":")[2].split()
     return f"{platform.machine()} {hashlib.sha256(' '.join(sorted(flags)).encode()).hexdigest()[:16]}"
 
 
@@ -59,7 +60,14 @@ def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[st
     shapes = (module.dynamic_shapes(),) if hasattr(module, "dynamic_shapes") else dict.fromkeys(names, dynamic)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.export.export(module, example_inputs(device, module), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(
+            module,
+            example_inputs(device, module),
+            dynamic_shapes=shapes,
+            strict=False,
+            # Else a mask that is cut from a table of all positions makes the full length a case that is refused.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(folder / "model.pt2"), inductor_configs=dict(recipe["settings"])
         )

@@ -52,6 +52,10 @@ MOST_COMPILED_SHAPES = 64
 def check(contestant: Contestant, grid: Grid) -> None:
     """Raise UserError where no bundle can carry `contestant`, with what to choose in its place."""
     label, backend = contestant.label, contestant.backend
+    if backend == "aoti":
+        raise UserError(
+            f"{label} cannot be bundled: it was compiled for this machine's processor; --choose torchscript or onnx"
+        )
     if backend not in TEMPLATES:
         raise UserError(
             f"{label} is a backend of another package, whose code a bundle does not carry; "

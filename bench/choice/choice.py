@@ -28,7 +28,7 @@ NOTHING_QUALIFIES_EXIT_CODE = 5
 CONFIDENCE = statistics.MEDIAN_CONFIDENCE
 #: Backends by what they ask of whoever deploys them, the least first: the model's own code as it is; one file and one
 #: library; a compiler and its waits at every start; a format that is deprecated upstream. Third parties' come last.
-SIMPLICITY = ("eager", "onnx", "openvino", "compile", "torchscript")
+SIMPLICITY = ("eager", "onnx", "openvino", "compile", "aoti", "torchscript")
 #: Most that is given up for simplicity, as a share of the best one's time: what docs/choosing.md lets a choice miss.
 WORTH_OF_SIMPLICITY = 0.03
 

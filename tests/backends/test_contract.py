@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,45 @@ def test_compile_keeps_the_contract_at_every_shape(artifacts: Path) -> None:
 def test_variants_of_compile_keep_the_contract(variant: str, artifacts: Path) -> None:
     """At two shapes: each shape compiles anew, and what differs from the default is not its shapes."""
     assert len(check_backend("compile", variant=variant, artifacts=artifacts, shapes=((1, 1), (2, 16)))) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "precision"), [("bert-tiny", "fp32"), ("gpt-tiny", "fp32"), ("gpt2-tiny", "fp32"), ("bert-tiny", "bf16")]
+)
+def test_aoti_keeps_the_contract(model: str, precision: str, artifacts: Path) -> None:
+    """Its one package is right at batches 1 to 3 and lengths 1 to 128, with padding."""
+    assert len(check_backend("aoti", model=model, precision=precision, artifacts=artifacts)) == 7
+
+
+def test_aoti_is_compiled_for_the_instructions_of_one_cpu(tmp_path: Path) -> None:
+    from exporters import aoti
+
+    told = {}
+    for name, line in (
+        ("one", "flags : sse avx2"),
+        ("same", "flags : avx2 sse"),
+        ("other", "flags : sse avx2 avx512f"),
+    ):
+        (tmp_path / name).write_text(f"processor : 0\n{line}\n")
+        told[name] = aoti.instructions(tmp_path / name)
+    assert told["one"] == told["same"] != told["other"]
+    assert "instructions" in aoti.recipe_fields(precision="fp32", device="cpu")
+    assert "instructions" not in aoti.recipe_fields(precision="fp32", device="cuda")
+
+
+def test_aoti_of_another_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from backends.aoti import Aoti
+
+    metadata = {"weight_bytes": 1, "settings": {}, "capability": [9, 0], "outputs": ["logits"], "inputs": ["ids"]}
+    (tmp_path / "artifact.json").write_text(json.dumps({"metadata": metadata}))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    backend = Aoti()
+    backend.device = "cuda"
+    with pytest.raises(UnsupportedError, match=r"compute capability 9\.0, and this GPU has 8\.0; use"):
+        backend.open(tmp_path, "fp32", {})
 
 
 @pytest.mark.gpu

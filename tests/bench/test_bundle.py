@@ -138,6 +138,7 @@ def test_what_computes_no_model_is_not_deployed() -> None:
         (Contestant("onnx", "default", "bf16"), "random", "NumPy has no bf16"),
         (Contestant("onnx", "tensorrt", "fp16"), "random", "run.py does not set it up; --choose onnx"),
         (Contestant("onnx", "cuda-graphs", "fp32"), "random", "run.py does not set it up; --choose onnx"),
+        (Contestant("aoti", "default", "fp32"), "random", "--choose torchscript or onnx"),
         (Contestant("openvino", "default", "int8"), "random", "--choose openvino/fp32 or openvino/bf16"),
     ],
 )

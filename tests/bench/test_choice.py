@@ -226,7 +226,7 @@ def test_a_tie_goes_to_the_simpler_runtime_and_says_so() -> None:
     assert {candidate.label for candidate in found.tied} == {"eager", "onnx"}
     assert report.headline(found) == "take eager: it ties with torchscript and onnx, and is the simplest of them"
     assert any(
-        line.startswith("a tie:") and "eager, onnx, openvino, compile, torchscript" in line
+        line.startswith("a tie:") and "eager, onnx, openvino, compile, aoti, torchscript" in line
         for line in report.lines(found)
     )
 
