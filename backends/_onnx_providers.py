@@ -66,28 +66,30 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def providers(device: str, precision: str, stream: int, options: Options) -> list[Any]:
-    """What a session is asked for, the wanted one first; CUDA's work stands on `stream`, and TF32 is off."""
+    """What a session is asked for, the wanted one first; CUDA's work stands on `stream`, in TF32 only if asked for."""
     if device == "cpu":
         return [PROVIDERS["cpu"]]
-    cuda = {"device_id": "0", "use_tf32": "0", "user_compute_stream": str(stream)}
+    has_tf32 = bool(options.get("tf32"))
+    cuda = {"device_id": "0", "use_tf32": str(int(has_tf32)), "user_compute_stream": str(stream)}
     if limit := options.get("memory_limit_bytes"):
         cuda["gpu_mem_limit"] = str(limit)
     if options.get("cuda_graphs"):
         cuda["enable_cuda_graph"] = "1"
     found: list[Any] = [(PROVIDERS["cuda"], cuda), PROVIDERS["cpu"]]
     if options.get("provider") == "tensorrt":
-        found.insert(0, (PROVIDERS["tensorrt"], _tensorrt(precision, stream)))
+        found.insert(0, (PROVIDERS["tensorrt"], _tensorrt(precision, stream, has_tf32)))
     return found
 
 
-def _tensorrt(precision: str, stream: int) -> dict[str, str]:
+def _tensorrt(precision: str, stream: int, has_tf32: bool) -> dict[str, str]:
     """The TensorRT provider's options: kernels of the graph's own precision, on torch's stream.
 
     TensorRT takes TF32 for fp32 unless NVIDIA's libraries are told not to, once for the process.
     """
     import tensorrt  # noqa: F401 - loads the libraries, which the provider looks for by name
 
-    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    if not has_tf32:
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     fp16 = "1" if precision == "fp16" else "0"
     return {"device_id": "0", "user_compute_stream": str(stream), "trt_fp16_enable": fp16}
 

@@ -58,6 +58,7 @@ class TorchBackend(CudaClock):
     install = "torch"
     precisions: ClassVar = {"cpu": FLOATING, "cuda": FLOATING}
     limits_device_memory = True
+    takes_tf32 = True
 
     @classmethod
     def supports(cls, device: str, precision: str) -> str | None:
@@ -74,8 +75,9 @@ class TorchBackend(CudaClock):
         assert path is not None
         self.device = device
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
+        has_tf32 = bool(options.get("tf32"))
+        torch.set_float32_matmul_precision("high" if has_tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = has_tf32
         if device == "cuda" and (limit := options.get("memory_limit_bytes")):
             torch.cuda.set_per_process_memory_fraction(min(1.0, limit / torch.cuda.mem_get_info()[1]))
         self.output_names = read_metadata(path)["outputs"]

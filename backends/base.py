@@ -75,6 +75,8 @@ class Backend(ABC):
     precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"cpu": ("fp32",)}
     #: True where `load` keeps the device's allocator within the option `memory_limit_bytes`.
     limits_device_memory: ClassVar[bool] = False
+    #: True where `load` takes the option `tf32`: fp32 products on a GPU round their inputs to TF32.
+    takes_tf32: ClassVar[bool] = False
     #: False for a backend whose outputs are not the model's and must not be judged.
     computes_the_model: ClassVar[bool] = True
     #: Ways to generate with a cache, as variant name -> options for a `load` that is followed by `step` alone.

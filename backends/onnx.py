@@ -27,8 +27,8 @@ class Onnx(CudaClock):
     """ONNX Runtime with I/O binding, so that no copy to or from the host is timed.
 
     On CUDA the session runs on torch's current stream, which is made for it, so that the same CUDA events time it
-    as time the torch backends; a call returns without waiting, as theirs do; and TF32 is off as it is there (the
-    provider's default is on).
+    as time the torch backends; a call returns without waiting, as theirs do; and TF32 is off unless asked for, as it
+    is there (the provider's default is on).
     """
 
     name = "onnx"
@@ -40,6 +40,7 @@ class Onnx(CudaClock):
     install = "runtimebench[cpu]"
     precisions: ClassVar = {"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32", "fp16", "bf16")}
     limits_device_memory = True
+    takes_tf32 = True
 
     @classmethod
     def supports(cls, device: str, precision: str) -> str | None:
@@ -66,6 +67,7 @@ class Onnx(CudaClock):
         self.path = path
         self.device = device
         self.threads = threads
+        self.has_tf32 = bool(options.get("tf32"))
         metadata = read_metadata(path)
         self.output_names = metadata["outputs"]
         self.input_names = metadata["inputs"]
@@ -265,7 +267,7 @@ class Onnx(CudaClock):
             "providers": self.session.get_providers(),
             "threads": self.threads,
             "interop_threads": 1,
-            "tf32": False,
+            "tf32": self.has_tf32,
             "onnxruntime": ort.__version__,
             **({} if self.graphs is None else {"captured_graphs": self.graphs.count}),
             **self.fusions,

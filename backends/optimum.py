@@ -53,6 +53,8 @@ class Optimum(CudaClock):
             )
         return cuda_reason(cls.name)
 
+    takes_tf32 = True
+
     @classmethod
     def refuses(cls, variant: str, device: str, precision: str) -> str | None:
         if variant == OF_A_GPU and device == "cpu":
@@ -77,7 +79,8 @@ class Optimum(CudaClock):
         session_options.log_severity_level = 3
         is_language_model = self.metadata["task"] == "lm"
         opened_by = ORTModelForCausalLM if is_language_model else ORTModelForFeatureExtraction
-        provider_options = {"use_tf32": "0"} if device == "cuda" else {}
+        self.has_tf32 = bool(options.get("tf32"))
+        provider_options = {"use_tf32": str(int(self.has_tf32))} if device == "cuda" else {}
         self.model = opened_by.from_pretrained(
             path, local_files_only=True, provider=PROVIDERS[device], provider_options=provider_options,
             session_options=session_options, use_io_binding=True, **({"use_cache": False} if is_language_model else {}),
@@ -131,7 +134,7 @@ class Optimum(CudaClock):
             "level": self.metadata["level"],
             "nodes": self.metadata["nodes"],
             "fused_operators": self.metadata["fused"],
-            "tf32": False,
+            "tf32": self.has_tf32,
             "onnxruntime": ort.__version__,
         }
 

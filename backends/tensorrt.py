@@ -41,7 +41,7 @@ class _Call:
 
 
 class TensorRt(CudaClock):
-    """Strongly typed networks: each layer computes in what the file says, and fp32 without TF32 but in variant `tf32`.
+    """Strongly typed networks: each layer computes in what the file says, and fp32 without TF32 unless asked for.
 
     An engine is built for each shape with that shape alone in its profile, which is the fastest that TensorRT has, and
     kept in the folder that `BENCH_ENGINE_CACHE` names.
@@ -54,6 +54,7 @@ class TensorRt(CudaClock):
     install = "runtimebench[tensorrt]"
     precisions: ClassVar = {"cuda": ("fp32", "fp16", "bf16")}
     has_static_shapes = True
+    takes_tf32 = True
 
     @classmethod
     def supports(cls, device: str, precision: str) -> str | None:

@@ -72,6 +72,7 @@ def compare(
     target_precision: str | float | None = None,
     naive_timer: bool | None = None,
     boundary: str = "device",
+    tf32: bool = False,
     grad: bool | None = None,
     timeout: float = TimingPlan.timeout_seconds,
     budget: str | float | None = None,
@@ -96,7 +97,8 @@ def compare(
     and `rounds` 10; `lengths` are in tokens and default to those of 16, 128 and 512 that the model has positions for.
     `target_precision` is a share or
     "2%" (default: 2 % on the CPU, 1 % on a GPU). `boundary` "host" times copies from and to the host. `grad`
-    adds eager with autograd on. `budget` ("20m", "90s", "1h", or seconds) is what the run may last in all; what does
+    adds eager with autograd on. `tf32` lets fp32 products on a GPU round their inputs to TF32.
+    `budget` ("20m", "90s", "1h", or seconds) is what the run may last in all; what does
     not fit is left out. Without `floors` nothing is held against what this machine can do at most. `plan` settles every
     detail of timing, in place of `rounds`, `max_seconds_per_cell`, `target_precision`, `naive_timer` and `timeout`
     (seconds). `python` ("onnx@old=PATH", or several) has a backend run by the interpreter of another environment.
@@ -125,6 +127,7 @@ def compare(
         raise UserError("--budget has no share for --batches auto, which are not known beforehand; give e.g. 1,4,16")
     threads = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
+    machine.check_tf32(tf32, settled_device)
     task = task if task is not None else given.task if given else "base"
     store, listener = ArtifactStore(Path(artifacts)), listener or Listener()
     source = find_source(
@@ -136,7 +139,9 @@ def compare(
     check_lengths(shapes, name, source.positions)
     weights = MODULE if source.weights == MODULE else weights
     doubled = doubling.AUTO if presets.is_auto(batches) else ""
-    grid = Grid(name, contestants, shapes, settled_device, threads, weights, task, seed, boundary, doubled, pythons)
+    grid = Grid(
+        name, contestants, shapes, settled_device, threads, weights, task, seed, boundary, doubled, pythons, tf32
+    )
     check_environments(grid, store.root)
     if target_precision is None:
         target_precision = TARGET_PRECISION[settled_device]

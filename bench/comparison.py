@@ -261,7 +261,7 @@ def _differences(one: Run, other: Run) -> list[str]:
     if facts := same_machine(one.fingerprint, other.fingerprint):
         shown = (f"{name}{_both(one.fingerprint[name], other.fingerprint[name])}" for name in facts)
         found.append(f"machine ({', '.join(shown)})")
-    for name in ("model", "task", "device", "threads", "boundary"):
+    for name in ("model", "task", "device", "threads", "boundary", "tf32"):
         mine, its = getattr(one.grid, name), getattr(other.grid, name)
         if mine != its:
             found.append(f"{name} ({mine} and {its})")

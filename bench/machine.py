@@ -104,6 +104,16 @@ def settle_device(asked: str) -> str:
     return "cuda"
 
 
+def check_tf32(is_wanted: bool, device: str) -> None:
+    """Raise UserError where `--tf32` was given and `device`, or the environment, has no TF32."""
+    if not is_wanted:
+        return
+    if device != "cuda":
+        raise UserError(f"--tf32: {device} has no TF32, only NVIDIA GPUs do; leave it out, or use --device cuda")
+    if os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+        raise UserError("--tf32: NVIDIA_TF32_OVERRIDE=0 forbids TF32 to every library; unset it, or leave --tf32 out")
+
+
 def busy_share(seconds: float = 0.2) -> float:
     """Share of all CPU time that is used while this process sleeps for `seconds`: what other work takes."""
     import psutil

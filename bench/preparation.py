@@ -61,6 +61,8 @@ class Preparation:
 
     def _reason_against(self, contestant: Contestant, backend: type[Backend]) -> str | None:
         """Why a contestant cannot run: as its environment says, or this one."""
+        if self.grid.tf32 and backend.computes_the_model and not backend.takes_tf32:
+            return f"{contestant.backend} does not take --tf32; leave --tf32 out, or {contestant.backend}"
         if contestant in self.elsewhere:
             return self.elsewhere[contestant].reasons.get((contestant.variant, contestant.precision))
         if unfinished(self.store.root, contestant.place):  # nobody who asked for an environment is given this one

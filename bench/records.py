@@ -231,9 +231,12 @@ class Run:
     def floor(self, record: Record) -> Floor | None:
         """The least time that one call can take on this machine.
 
-        None where operations or peaks are not known, and where the peaks were only ever measured beside other work.
+        None where operations or peaks are not known, where the peaks were only ever measured beside other work, and for
+        fp32 that was computed in TF32.
         """
         if self.peaks is None or not record.operations or self.peaks.is_disturbed(record.precision):
+            return None
+        if self.grid.tf32 and record.precision == "fp32":  # the fp32 peak was measured without TF32
             return None
         weight_bytes = record.operations["weight_bytes"]
         rate, bandwidth = self.peaks.flops_bound(record.precision), self.peaks.bandwidth(weight_bytes)

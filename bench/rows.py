@@ -19,7 +19,7 @@ COLUMNS = (
     "naive_median_ms", "host_share", "gflop", "floor_ms", "floor_share", "implausible", "tainted", "parameters_bytes",
     "allocated_bytes", "reserved_bytes", "process_bytes", "device_process_bytes", "peak_process_bytes",
     "peak_allocated_bytes", "key_value_bytes_per_sequence", "us_per_step", "published_ms", "published_verdict",
-    "published_us_per_step", "environment",
+    "published_us_per_step", "environment", "tf32",
 )  # fmt: skip
 _OF_THE_RECORD = (
     "model", "backend", "variant", "precision", "device", "batch", "length", "status", "reason", "weights", "copy",
@@ -32,6 +32,7 @@ def row(run: Run, record: Record) -> dict[str, Any]:
     values: dict[str, Any] = dict.fromkeys(COLUMNS)
     values |= {name: getattr(record, name) for name in _OF_THE_RECORD}
     values |= {"task": run.grid.task, "threads": run.grid.threads, "boundary": run.grid.boundary}
+    values["tf32"] = run.grid.tf32
     values |= {"parity": record.verdict or None, "max_abs_error": record.parity.get("max_abs_error")}
     values |= {"export_s": record.export_seconds, "load_s": record.load_seconds, "samples": len(record.samples)}
     if record.first_call_ns is not None:

@@ -135,6 +135,8 @@ class Grid:
     """"auto" where `shapes` hold every batch that may be taken, and each length ends by its throughput."""
     pythons: tuple[tuple[str, str], ...] = ()
     """Interpreters of the user's own, as (`Contestant.place`, path); every other is found in the store."""
+    tf32: bool = False
+    """True where the contestants' fp32 products may round their inputs to TF32; references never do."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
@@ -366,9 +368,14 @@ def command_of(
         "--boundary": grid.boundary,
         "--timeout": f"{plan.timeout_seconds:g}",
     }
-    flags = ["--naive-timer"] if plan.naive_timer else []
+    flags = [*tf32_option(grid), *(["--naive-timer"] if plan.naive_timer else [])]
     words = (str(part) for option in options.items() for part in option)
     return shlex.join(["bench", "compare", *words, *python_options(grid, contestants), *flags, *beside])
+
+
+def tf32_option(grid: Grid) -> list[str]:
+    """The word of a command line that lets products be computed in TF32; none where it was not given."""
+    return ["--tf32"] if grid.tf32 else []
 
 
 def python_options(grid: Grid, contestants: Sequence[Contestant]) -> list[str]:

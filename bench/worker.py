@@ -28,6 +28,9 @@ from bench.spec import TimingPlan
 if TYPE_CHECKING:
     from backends.base import Backend, Options
 
+#: Compute capability of the first cards whose tensor cores take TF32 (Ampere; NVIDIA's CUDA C++ programming guide).
+FIRST_WITH_TF32 = (8, 0)
+
 
 class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, MemoryRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
@@ -77,7 +80,7 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, 
             device=self.args.device,
             precision=self.args.precision,
             threads=self.args.threads,
-            options={**self._options(), **(options or {})},
+            options={**self._options(), **self._tf32(), **(options or {})},
         )
         seconds = time.perf_counter() - started
         held = memory.heap_bytes() if self.args.device == "cpu" else {}
@@ -88,6 +91,18 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, 
         if free_before is not None and free_after is not None and free_after < free_before:
             held["device_process_bytes"] = free_before - free_after
         return {"seconds": seconds, "memory": held}
+
+    def _tf32(self) -> Options:
+        """The option that asks for TF32; raises UnsupportedError for a card that has none."""
+        if not self.args.tf32:
+            return {}
+        import torch
+
+        from backends.base import UnsupportedError
+
+        if torch.cuda.get_device_capability() < FIRST_WITH_TF32:
+            raise UnsupportedError(f"{torch.cuda.get_device_name()} has no TF32; leave --tf32 out")
+        return {"tf32": True}
 
     def _options(self) -> Options:
         if self.args.generation == CACHE:
@@ -216,6 +231,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--device", default="cpu")
     result.add_argument("--threads", type=int, default=1)
     result.add_argument("--artifact", default="", help="artifact folder to load")
+    result.add_argument("--tf32", action="store_true", help="let fp32 products round their inputs to TF32")
     result.add_argument("--generation", default="", choices=["", *WAYS], help="load the model to generate with it")
     result.add_argument("--parent", type=int, default=0, help="process to die with; 0 for none")
     return result
@@ -231,16 +247,18 @@ def start(
     root: Path,
     generation: str = "",
     python: Path | None = None,
+    tf32: bool = False,
 ) -> channel.Worker:
     """Start a worker's process; compiled code is cached under `root`, the folder of the store.
 
     `generation` is the way of generating that the model is loaded for, of `WAYS`; none for forward passes. `python` is
-    the interpreter of another environment than this.
+    the interpreter of another environment than this. `tf32` lets fp32 products round their inputs to TF32.
     """
     command = [*channel.python_module("bench.worker", python), "--backend", backend, "--variant", variant]
     command += ["--precision", precision, "--device", device, "--threads", str(threads)]
     command += [f"--artifact={artifact}"] if artifact else []
     command += ["--generation", generation] if generation else []
+    command += ["--tf32"] if tf32 else []
     further = channel.compiler_cache(root) | (channel.project_for_others(root) if python else {})
     return channel.Worker([*command, "--parent", str(os.getpid())], threads, further)
 

@@ -54,6 +54,7 @@ class Workers:
                 self.prepared.store.root,
                 self.prepared.generates_by(contestant),
                 self.prepared.python_of(contestant),
+                self.grid.tf32,
             )
             worker.send({"op": "hello"})
             spawned[contestant] = worker

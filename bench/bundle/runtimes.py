@@ -61,6 +61,8 @@ def check(contestant: Contestant, grid: Grid) -> None:
             f"{label} is a backend of another package, whose code a bundle does not carry; "
             f"--choose one of {', '.join(TEMPLATES)}"
         )
+    if grid.tf32:
+        raise UserError("the run measured with --tf32, which a bundle's run.py does not set; measure again without it")
     if contestant.environment or contestant.place in dict(grid.pythons):
         raise UserError(
             f"{label} ran in an environment of its own, whose libraries a bundle's run.py would not find; "

@@ -13,6 +13,7 @@ Module = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precisions = Annotated[str, typer.Option(help="Any of fp32, fp16, bf16, int8.")]
+Tf32 = Annotated[bool, typer.Option("--tf32", help="Let fp32 products on a GPU round their inputs to TF32.")]
 Threads = Annotated[
     int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
 ]

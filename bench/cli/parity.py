@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.models import model_of
-from bench.cli.options import Device, Module, Precisions, Pythons, Quiet, Task, Threads, Timeout, Weights
+from bench.cli.options import Device, Module, Precisions, Pythons, Quiet, Task, Tf32, Threads, Timeout, Weights
 from bench.cli.streams import tell
 
 
@@ -46,6 +46,7 @@ def command(
         bool, typer.Option("--bisect", help="Where something is broken, look for the first layer and node.")
     ] = False,
     device: Device = "auto",
+    tf32: Tf32 = False,
     threads: Threads = None,
     weights: Weights = "auto",
     seed: Annotated[int, typer.Option(help="Seed of random weights and inputs.")] = 0,
@@ -82,6 +83,7 @@ def command(
             min_top1=min_top1,
             bisect=bisect,
             device=device,
+            tf32=tf32,
             threads=threads,
             weights=weights,
             seed=seed,

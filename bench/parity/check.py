@@ -32,6 +32,7 @@ from bench.spec import (
     parse_contestants,
     parse_sizes,
     python_options,
+    tf32_option,
     weights_options,
 )
 from exporters import sources, tokenizer
@@ -61,6 +62,7 @@ def check_parity(
     min_top1: float | None = None,
     bisect: bool = False,
     device: str = "auto",
+    tf32: bool = False,
     threads: int | None = None,
     weights: str = "auto",
     seed: int = 0,
@@ -76,7 +78,9 @@ def check_parity(
     `masks`. `text_tokenizer` is a tokenizer.json or a folder with one, for models that have none of their own.
     With task "lm" a decoder also generates `new_tokens` tokens greedily. `atol`, `rtol`, `max_kl` (nats) and
     `min_top1` (share) replace the values of `TOLERANCES` for every precision. `bisect` looks for the first layer and
-    node of what is broken. `python` ("onnx@old=PATH", or several) has a backend run by another environment's
+    node of what is broken.
+    `tf32` lets fp32 products on a GPU round their inputs to TF32.
+    `python` ("onnx@old=PATH", or several) has a backend run by another environment's
     interpreter. Raises UserError before anything
     starts, and BenchError when the check cannot go on.
     """
@@ -91,6 +95,9 @@ def check_parity(
     check_timeout(timeout)
     budget = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
+    machine.check_tf32(tf32, settled_device)
+    if tf32 and bisect:
+        raise UserError("--bisect looks for a fault, and --tf32 rounds every product; leave one of the two out")
     store = ArtifactStore(Path(artifacts))
     source = find_source(
         model, store, make_inputs=make_inputs, weights=weights, task=task, seed=seed, threads=budget, say=say
@@ -118,7 +125,16 @@ def check_parity(
     )
     certificate = Certificate(
         grid=Grid(
-            source.name, contestants, shapes, settled_device, budget, source.weights, task, seed, pythons=pythons
+            source.name,
+            contestants,
+            shapes,
+            settled_device,
+            budget,
+            source.weights,
+            task,
+            seed,
+            pythons=pythons,
+            tf32=tf32,
         ),
         ids=plan.ids,
         masks=plan.masks,
@@ -172,7 +188,7 @@ def _command_of(certificate: Certificate, text_tokenizer: str | Path | None) -> 
         option: certificate.overrides[name] for option, name in OVERRIDES.items() if name in certificate.overrides
     }
     words = (str(part) for option in options.items() for part in option)
-    return shlex.join(["bench", "parity", *words, *python_options(grid, grid.contestants)])
+    return shlex.join(["bench", "parity", *words, *tf32_option(grid), *python_options(grid, grid.contestants)])
 
 
 def blind_spot(judgement: Judgement) -> list[str]:

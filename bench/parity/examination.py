@@ -78,7 +78,7 @@ class Examination:
             assert self.artifact is not None
             self.worker = worker.start(
                 who.backend, who.variant, who.precision, grid.device, self.artifact.path, grid.threads,
-                self.prepared.store.root, python=self.prepared.python_of(who),
+                self.prepared.store.root, python=self.prepared.python_of(who), tf32=grid.tf32,
             )  # fmt: skip
             self.found.versions = self.prepared.versions(who, self._ask({"op": "hello"})["versions"])
             try:

@@ -85,6 +85,7 @@ def verify(
         device=machine.settle_device(device or stated.grid.device),
         threads=min(stated.grid.threads, machine.usable_cpus()) if threads is None else machine.thread_budget(threads),
     )
+    machine.check_tf32(grid.tf32, grid.device)
     repeated = replace(
         stated,
         grid=grid,

@@ -63,6 +63,7 @@ def _text(comparison: Comparison, obstacles: Sequence[str]) -> str:
 def _legend(comparison: Comparison) -> Iterator[str]:
     grid = comparison.runs[-1].grid
     threads = f"{grid.threads} thread" + ("" if grid.threads == 1 else "s")
+    threads += ", TF32" if grid.tf32 else ""
     yield f"{grid.model} ({grid.output}), {grid.device}, {threads}; weights: {weights_of(comparison.runs[-1])}"
     if len(comparison.runs) == 2:
         yield f"change: time in NEW against OLD; low, high: its interval at {statistics.RATIO_CONFIDENCE:.0%}"

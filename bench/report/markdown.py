@@ -60,8 +60,8 @@ def _heading(run: Run, columns: Sequence[str]) -> list[str]:
     return [
         *([_escape(given), ""] if given else []),
         (
-            f"**{_escape(grid.model)}**, {_escape(grid.device)}, {grid.threads} threads; "
-            f"weights: {_escape(run.origin)}; {summary.boundary(run)}"
+            f"**{_escape(grid.model)}**, {_escape(grid.device)}, {grid.threads} threads"
+            f"{', TF32' if grid.tf32 else ''}; weights: {_escape(run.origin)}; {summary.boundary(run)}"
         ),
         "",
         "| batch × length | backend | median ms | ± | spread | ms/sample | speed-up | floor | parity | max abs error |"

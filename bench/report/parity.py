@@ -125,7 +125,7 @@ def heading(certificate: Certificate) -> list[str]:
         f"masks {', '.join(certificate.masks)}; seed {grid.seed}"
     )
     lines = [
-        f"{grid.model} ({grid.output}), {grid.device} ({machine}), {threads}",
+        f"{grid.model} ({grid.output}), {grid.device} ({machine}), {threads}{', TF32' if grid.tf32 else ''}",
         f"weights: {certificate.origin}",
         inputs,
     ]

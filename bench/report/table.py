@@ -105,13 +105,13 @@ def item(line: str, width: int) -> str:
 
 
 def machine_line(grid: Grid, fingerprint: Mapping[str, Any]) -> str:
-    """Precisions, device and threads, in one line."""
+    """Precisions, device, threads and TF32, in one line."""
     precisions = ", ".join(dict.fromkeys(contestant.precision for contestant in grid.contestants))
     machine = fingerprint.get("cpu", "")
     if grid.device == "cuda" and fingerprint.get("gpus"):
         machine = fingerprint["gpus"][0]["name"]
     threads = f"{grid.threads} thread" + ("" if grid.threads == 1 else "s")
-    return f"{precisions}, {grid.device} ({machine}), {threads}"
+    return f"{precisions}, {grid.device} ({machine}), {threads}" + (", TF32" if grid.tf32 else "")
 
 
 def _heading(run: Run) -> list[str]:
