@@ -78,11 +78,9 @@ def check_parity(
     `masks`. `text_tokenizer` is a tokenizer.json or a folder with one, for models that have none of their own.
     With task "lm" a decoder also generates `new_tokens` tokens greedily. `atol`, `rtol`, `max_kl` (nats) and
     `min_top1` (share) replace the values of `TOLERANCES` for every precision. `bisect` looks for the first layer and
-    node of what is broken.
-    `tf32` lets fp32 products on a GPU round their inputs to TF32.
-    `python` ("onnx@old=PATH", or several) has a backend run by another environment's
-    interpreter. Raises UserError before anything
-    starts, and BenchError when the check cannot go on.
+    node of what is broken. `tf32` lets fp32 products on a GPU round their inputs to TF32. `python` ("onnx@old=PATH", or
+    several) has a backend run by another environment's interpreter. Raises UserError before anything starts, and
+    BenchError when the check cannot go on.
     """
     pythons = parse_pythons(python)
     contestants = parse_contestants(backends, precisions, places={*places(Path(artifacts)), *dict(pythons)})

@@ -83,7 +83,7 @@ class Scripted:
 def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
     Scripted.answers.clear()
     Scripted.started.clear()
-    monkeypatch.setattr(examination_module.worker, "start", lambda *rest, python: Scripted())
+    monkeypatch.setattr(examination_module.worker, "start", lambda *rest, python, tf32: Scripted())
     return Scripted
 
 
