@@ -18,6 +18,7 @@ class Aoti(TorchBackend):
 
     name = "aoti"
     format = "aoti"
+    takes_tf32 = False  # what a product rounds to is settled as it is compiled, without TF32
 
     def open(self, path: Path, precision: str, options: Options) -> Any:
         import torch

@@ -49,7 +49,6 @@ class TensorRt(CudaClock):
 
     name = "tensorrt"
     format = "onnx"
-    variants: ClassVar = {"default": {}, "tf32": {"tf32": True}}
     requires = ("tensorrt", "torch")
     install = "runtimebench[tensorrt]"
     precisions: ClassVar = {"cuda": ("fp32", "fp16", "bf16")}
@@ -61,12 +60,6 @@ class TensorRt(CudaClock):
         if device not in cls.precisions:  # before what is missing: installing it would not help
             return f"{cls.name} does not run on {device}; use --device {' or '.join(cls.precisions)}"
         return super().supports(device, precision) or cuda_reason(cls.name)
-
-    @classmethod
-    def refuses(cls, variant: str, device: str, precision: str) -> str | None:
-        if variant == "tf32" and precision != "fp32":
-            return f"tensorrt:tf32 rounds the inputs of fp32 products, and {precision} has none; use tensorrt"
-        return None
 
     def load(self, path: Path | None, *, device: str, precision: str, threads: int, options: Options) -> None:
         import tensorrt as trt

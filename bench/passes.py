@@ -11,7 +11,7 @@ from bench import conditions, doubling
 from bench.budget import Spending
 from bench.channel import WorkerError
 from bench.driver import PEAKS_OF_MEMORY, Append, Driver, Measured
-from bench.parity.verdict import TOLERANCES, worst_case
+from bench.parity.verdict import tolerance_of, worst_case
 from bench.preparation import Preparation
 from bench.records import Record, Run
 from bench.references import Say
@@ -100,7 +100,7 @@ class Passes(Driver[Shape, Record]):
 
     def judge(self, point: Shape, contestant: Contestant, cell: Measured) -> None:
         pair = self.prepared.judged_by.pair(contestant.precision, point)
-        tolerance = TOLERANCES[contestant.precision]
+        tolerance = tolerance_of(contestant.precision, tf32=self.prepared.grid.tf32)
         request = {"op": "judge", "reference": None, "yardstick": None, "atol": tolerance.atol, "rtol": tolerance.rtol}
         if self.prepared.classes[contestant].computes_the_model and not isinstance(pair, str):
             request |= {"reference": str(pair[0].path), "yardstick": str(pair[1].path)}

@@ -106,7 +106,8 @@ class References:
         drop_damaged(self.store, list(recipes.values()), self.say)
         missing = [key for key, recipe in recipes.items() if self.store.find(recipe) is None]
         if missing:
-            what = "the float64 reference" if precision == REFERENCE_PRECISION else f"eager's own error at {precision}"
+            named = f"{precision} with TF32" if self._has_tf32(precision) else precision
+            what = "the float64 reference" if precision == REFERENCE_PRECISION else f"eager's own error at {named}"
             self.say(f"computing {what} for {', '.join(str(key) for key in missing)}")
         process: Worker | None = None
         try:
@@ -127,7 +128,10 @@ class References:
                 self.found[precision, key] = stored
 
     def _start_eager(self, weights: Artifact, precision: str, device: str) -> Worker:
-        process = worker.start("eager", "default", precision, device, weights.path, self.grid.threads, self.store.root)
+        process = worker.start(
+            "eager", "default", precision, device, weights.path, self.grid.threads, self.store.root,
+            tf32=self._has_tf32(precision),
+        )  # fmt: skip
         try:
             for op in ("hello", "load"):
                 process.request({"op": op}, self.timeout_seconds)
@@ -135,6 +139,9 @@ class References:
             process.kill()
             raise
         return process
+
+    def _has_tf32(self, precision: str) -> bool:
+        return self.grid.tf32 and precision == "fp32"
 
     def _request(self, key: Key, precision: str) -> dict[str, Any]:
         """What eager is asked to write; its folder is added when it is known."""
@@ -185,6 +192,7 @@ class References:
         }
         if precision != REFERENCE_PRECISION:  # rounding errors are the machine's; float64's matter to nobody
             recipe["machine"] = machine.name_of(device)
+            recipe |= {"tf32": True} if self._has_tf32(precision) else {}
         if key == GENERATION:
             recipe["steps"] = self.matrix.new_tokens
             recipe |= {"way": "cache"} if self.matrix.with_cache else {}

@@ -18,7 +18,7 @@ from bench.parity import matrix as matrices
 from bench.parity.certificate import Certificate, Judgement
 from bench.parity.examination import Examination, bisection_of
 from bench.parity.matrix import PROMPT_LENGTH, Matrix
-from bench.parity.verdict import TOLERANCES, Tolerance
+from bench.parity.verdict import Tolerance, tolerance_of
 from bench.preparation import Preparation
 from bench.references import Say
 from bench.spec import (
@@ -139,7 +139,7 @@ def check_parity(
         tokenizer=file_checksum(file) if file else None,
         new_tokens=plan.new_tokens,
         overrides=overrides,
-        tolerances=tolerances(contestants, overrides),
+        tolerances=tolerances(contestants, overrides, tf32=tf32),
         origin=source.origin,
         weights_checksum=source.weights_checksum(),
         fingerprint=machine.fingerprint(),
@@ -216,9 +216,11 @@ def checked_overrides(given: Mapping[str, float | None], task: str) -> dict[str,
     return found
 
 
-def tolerances(contestants: Iterable[Contestant], overrides: Mapping[str, float]) -> dict[str, Tolerance]:
+def tolerances(
+    contestants: Iterable[Contestant], overrides: Mapping[str, float], *, tf32: bool = False
+) -> dict[str, Tolerance]:
     """What each precision may differ by, with the user's own values in place."""
-    return {c.precision: replace(TOLERANCES[c.precision], **overrides) for c in contestants}
+    return {c.precision: replace(tolerance_of(c.precision, tf32=tf32), **overrides) for c in contestants}
 
 
 def tokenizer_of(source: sources.ModelSource, given: str | Path | None) -> Path | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.parity.metrics import LEAST_TOKENS
@@ -51,6 +51,16 @@ TOLERANCES = {
     "bf16": Tolerance(3.0, 0.0, 1.6e-2, max_rms_share=0.05, max_kl=1e-2, min_top1=0.97),
     "int8": Tolerance(1.0, 0.0, 0.0, max_rms_share=0.3, max_kl=0.1, min_top1=0.9),
 }
+
+
+def tolerance_of(precision: str, *, tf32: bool = False) -> Tolerance:
+    """What `precision` may differ by; in fp32 with TF32 on, fp16's factors and budgets beside fp32's two units.
+
+    TF32 rounds the inputs of products to fp16's mantissa of 10 bits and adds up in fp32 (NVIDIA, A100 architecture
+    white paper, 2020). The eager whose error is allowed has TF32 on as well.
+    """
+    found = TOLERANCES[precision]
+    return replace(TOLERANCES["fp16"], rtol=found.rtol) if tf32 and precision == "fp32" else found
 
 
 def verdict(figures: Mapping[str, Any], tolerance: Tolerance) -> tuple[str, str]:

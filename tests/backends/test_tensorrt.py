@@ -137,7 +137,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     return found
 
 
-def loaded(tmp_path: Path, variant: str = "default") -> TensorRt:
+def loaded(tmp_path: Path, *, tf32: bool = False) -> TensorRt:
     folder = tmp_path / "onnx-0123456789abcdef"
     folder.mkdir(exist_ok=True)
     (folder / "model.onnx").write_bytes(b"12345")
@@ -145,7 +145,7 @@ def loaded(tmp_path: Path, variant: str = "default") -> TensorRt:
     (folder / "artifact.json").write_text(names)
     backend = TensorRt()
     # Where its tensors lie on the host, the library above can compute over them.
-    backend.load(folder, device="cpu", precision="fp32", threads=1, options=TensorRt.variants[variant])
+    backend.load(folder, device="cpu", precision="fp32", threads=1, options={"tf32": True} if tf32 else {})
     return backend
 
 
@@ -186,7 +186,7 @@ def test_an_engine_is_built_for_its_shape_alone_strongly_typed_and_without_tf32(
     assert ("file", str(tmp_path / "onnx-0123456789abcdef" / "model.onnx")) in library.asked
     library.asked.clear()
     del library.NetworkDefinitionCreationFlag.STRONGLY_TYPED  # of a release where every network is
-    backend = loaded(tmp_path, "tf32")
+    backend = loaded(tmp_path, tf32=True)
     backend.prepare(batch(2, 3))
     assert ("network", 0) in library.asked
     assert ("set", "TF32") in library.asked
@@ -211,7 +211,7 @@ def test_built_engines_are_kept_by_recipe(library: Library, tmp_path: Path, monk
     backend = loaded(tmp_path)
     backend.prepare(batch(1, 3))
     assert (backend.facts()["engines_built"], backend.facts()["engines_from_cache"]) == (0, 1)
-    loaded(tmp_path, "tf32").prepare(batch(1, 3))
+    loaded(tmp_path, tf32=True).prepare(batch(1, 3))
     library.__version__ = "11.5"
     loaded(tmp_path).prepare(batch(1, 3))
     assert [path.suffix for path in cache.iterdir()] == [".engine"] * 3
@@ -244,8 +244,6 @@ def test_a_failure_says_what_the_library_said(
 
 def test_it_is_for_cuda_alone_and_says_how_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert TensorRt.supports("cpu", "fp32") == "tensorrt does not run on cpu; use --device cuda"
-    assert "fp16 has none; use tensorrt" in str(TensorRt.refuses("tf32", "cuda", "fp16"))
-    assert TensorRt.refuses("tf32", "cuda", "fp32") is None
     monkeypatch.setattr(base, "is_installed", lambda module: module != "tensorrt")
     assert TensorRt.supports("cuda", "fp32") == (
         "tensorrt needs tensorrt, not installed; run: pip install 'runtimebench[tensorrt]'"

@@ -305,7 +305,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
     monkeypatch.setattr(
         references_module.worker,
         "start",
-        lambda backend, variant, precision, device, artifact, threads, root: Scripted(precision, device),
+        lambda backend, variant, precision, device, artifact, threads, root, tf32=False: Scripted(precision, device),
     )
     return Scripted
 

@@ -22,9 +22,11 @@ from bench.bundle import runtimes
 from bench.channel import Worker
 from bench.errors import UserError
 from bench.parity import check, examination
-from bench.parity.verdict import TOLERANCES
+from bench.parity.matrix import Matrix
+from bench.parity.verdict import TOLERANCES, tolerance_of
 from bench.peaks import Peaks
 from bench.preparation import Preparation
+from bench.references import References
 from bench.report import diff, markdown, parity, table
 from bench.rows import row
 from bench.spec import Contestant, Grid, Shape, TimingPlan, command_of
@@ -210,6 +212,41 @@ def test_parity_examines_with_it(tf32: bool, tmp_path: Path, monkeypatch: pytest
     artifact: Any = SimpleNamespace(path=tmp_path, format="checkpoint", checksum="c0ffee", key="0", files={}, recipe={})
     examination.Examination(prepared, GRID.contestants[0], TOLERANCES["fp32"], artifact)._start()
     assert started == [tf32]
+
+
+def test_parity_allows_what_tf32_rounds_and_no_other_precision_more() -> None:
+    with_tf32 = tolerance_of("fp32", tf32=True)
+    assert with_tf32.eager_factor == TOLERANCES["fp16"].eager_factor
+    assert (with_tf32.max_rms_share, with_tf32.max_kl, with_tf32.min_top1) == (0.02, 1e-3, 0.99)
+    assert (with_tf32.atol, with_tf32.rtol) == (TOLERANCES["fp32"].atol, TOLERANCES["fp32"].rtol)
+    for precision, stated in TOLERANCES.items():
+        assert tolerance_of(precision) == stated
+        assert precision == "fp32" or tolerance_of(precision, tf32=True) == stated
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_the_eager_that_fp32_is_held_against_has_it_and_the_reference_never(
+    tf32: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: dict[str, bool] = {}
+    said: list[str] = []
+
+    def start(backend: str, variant: str, precision: str, *rest: Any, tf32: bool = False) -> Any:
+        started[precision] = tf32
+        return SimpleNamespace(request=lambda message, seconds: {}, kill=lambda: None)
+
+    monkeypatch.setattr("bench.references.worker.start", start)
+    source = sources.resolve("bert-tiny")
+    store = ArtifactStore(tmp_path)
+    references = References(replace(GRID, tf32=tf32), source, store, 1.0, said.append, Matrix(ids=("random",)))
+    weights: Any = SimpleNamespace(path=tmp_path, key="0", recipe={"libraries": {}})
+    references.make(weights, ["fp32", "fp16"])
+    assert started == {"fp64": False, "fp32": tf32, "fp16": False}
+    assert [line.split(" for ")[0] for line in said[1:]] == [
+        f"computing eager's own error at fp32{' with TF32' if tf32 else ''}", "computing eager's own error at fp16",
+    ]  # fmt: skip
+    reference, yardstick = references.pair("fp32", GRID.shapes[0])
+    assert (reference.recipe.get("tf32"), yardstick.recipe.get("tf32")) == (None, True if tf32 else None)
 
 
 def test_it_survives_the_disk_and_older_files_have_none() -> None:
