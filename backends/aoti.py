@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from backends._torch import TorchBackend
 from backends.base import Options, UnsupportedError, read_metadata
@@ -13,11 +13,13 @@ from backends.base import Options, UnsupportedError, read_metadata
 class Aoti(TorchBackend):
     """One .pt2 for all shapes, per device and precision; what torch names as TorchScript's successor.
 
-    It was compiled for the machine that exported it, and loads in a fraction of a second.
+    It was compiled for the machine that exported it, and loads in a fraction of a second. Variant `max-autotune` had
+    its matrix products timed as it was compiled, and took the fastest of each.
     """
 
     name = "aoti"
     format = "aoti"
+    variants: ClassVar = {"default": {}, "max-autotune": {"format": "aoti-max-autotune"}}
     takes_tf32 = False  # what a product rounds to is settled as it is compiled, without TF32
 
     def open(self, path: Path, precision: str, options: Options) -> Any:

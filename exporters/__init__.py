@@ -25,6 +25,7 @@ BUILT_IN = {
     "torchscript": "exporters.torchscript",
     "torchscript-with-past": "exporters.torchscript_with_past",
     "aoti": "exporters.aoti",
+    "aoti-max-autotune": "exporters.aoti_max_autotune",
     "onnx": "exporters.onnx",
     "onnx-fused": "exporters.onnx_fused",
     "onnx-attention23": "exporters.onnx_attention23",
