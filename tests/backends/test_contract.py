@@ -114,11 +114,15 @@ def test_variants_of_compile_keep_the_contract(variant: str, artifacts: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "precision"), [("bert-tiny", "fp32"), ("gpt-tiny", "fp32"), ("gpt2-tiny", "fp32"), ("bert-tiny", "bf16")]
-)
-def test_aoti_keeps_the_contract(model: str, precision: str, artifacts: Path) -> None:
+    ("variant", "model", "precision"),
+    [
+        ("default", "bert-tiny", "fp32"), ("default", "gpt-tiny", "fp32"), ("default", "gpt2-tiny", "fp32"),
+        ("default", "bert-tiny", "bf16"), ("max-autotune", "bert-tiny", "fp32"),
+    ],
+)  # fmt: skip
+def test_aoti_keeps_the_contract(variant: str, model: str, precision: str, artifacts: Path) -> None:
     """Its one package is right at batches 1 to 3 and lengths 1 to 128, with padding."""
-    assert len(check_backend("aoti", model=model, precision=precision, artifacts=artifacts)) == 7
+    assert len(check_backend("aoti", variant=variant, model=model, precision=precision, artifacts=artifacts)) == 7
 
 
 def test_aoti_is_compiled_for_the_instructions_of_one_cpu(tmp_path: Path) -> None:
@@ -153,7 +157,7 @@ def test_aoti_of_another_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile", "tensorrt"])
+@pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile", "aoti", "tensorrt"])
 def test_backend_keeps_the_contract_on_a_gpu(name: str, precision: str, artifacts: Path) -> None:
     if reason := backends.load_class(name).supports("cuda", precision):
         pytest.skip(reason)
@@ -161,7 +165,7 @@ def test_backend_keeps_the_contract_on_a_gpu(name: str, precision: str, artifact
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile", "tensorrt"])
+@pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile", "aoti", "tensorrt"])
 def test_synchronize_waits_for_the_device(name: str, artifacts: Path) -> None:
     """Synchronised wall time of a call covers the device time that its events report."""
     from bench import inputs, testing

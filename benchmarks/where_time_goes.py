@@ -1,0 +1,189 @@
+"""Where does a call spend its time? Each runtime's own profile of its kernels, summed by kind.
+
+    python benchmarks/where_time_goes.py --shapes 1x8,1x128 aoti=FOLDER openvino=FOLDER onnx=FOLDER
+
+FOLDER is an artifact of the store (`bench artifacts list`): of a format aoti for `aoti`, of one onnx for the other two,
+fp32 on the CPU. A package of AOTInductor is compiled again for this, from the same checkpoint with the same settings,
+with Inductor's records of its kernels. A profile slows small kernels, so "a call" is timed before it is switched on;
+what is left of it beside the kernels is handing over, or where negative, what the profile costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+CALLS = 20
+#: Kinds that take less than this share of a call are summed up.
+SMALL = 0.01
+
+Kernels = tuple["Counter[str]", "Counter[str]"]
+"""Nanoseconds in all calls and number in all calls, by kind of kernel."""
+
+
+def main() -> None:
+    """Profile each runtime in a process of its own, as their thread pools would disturb each other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runtimes", nargs="+", metavar="RUNTIME=FOLDER")
+    parser.add_argument("--shapes", default="1x8,1x128")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    shapes = [tuple(map(int, shape.split("x"))) for shape in args.shapes.split(",")]
+    if len(args.runtimes) > 1:
+        options = ["--shapes", args.shapes, "--threads", str(args.threads)]
+        for runtime in args.runtimes:
+            subprocess.run([sys.executable, __file__, *options, runtime], check=True)
+        return
+    name, _, folder = args.runtimes[0].partition("=")
+    if name not in RUNTIMES or not (Path(folder) / "artifact.json").is_file():
+        parser.error(f"{args.runtimes[0]!r} is not RUNTIME=FOLDER with an artifact; runtimes: {', '.join(RUNTIMES)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        start = RUNTIMES[name](Path(folder), args.threads, Path(scratch))
+        for batch, length in shapes:
+            call_ns, (times, counts) = start(inputs_of(Path(folder), batch, length))
+            print(f"\n{name} at {batch}×{length}: {call_ns / 1e6:.2f} ms a call")
+            print("\n".join(table(call_ns, times, counts)), flush=True)
+
+
+def table(call_ns: float, times: Counter[str], counts: Counter[str]) -> Iterator[str]:
+    """The kinds of kernel, dearest first; `times` and `counts` are of `CALLS` calls."""
+    small = {kind for kind, spent in times.items() if spent / CALLS < SMALL * call_ns}
+    rows = [(spent, counts[kind], kind) for kind, spent in times.most_common() if kind not in small]
+    rows.append((sum(times[kind] for kind in small), sum(counts[kind] for kind in small), "others"))
+    rows.append((round(call_ns * CALLS) - sum(times.values()), 0, "beside the kernels"))
+    for spent, count, kind in rows:
+        number = f"{count / CALLS:4.0f} ×" if count else ""
+        yield f"{spent / CALLS / 1e6:8.2f} ms {spent / CALLS / call_ns:5.0%} {number:>6}  {kind}"
+
+
+def inputs_of(folder: Path, batch: int, length: int) -> dict[str, Any]:
+    """Token ids that every vocabulary has, and masks of ones, each [batch, length] in int64."""
+    import numpy
+
+    ids = numpy.random.default_rng(0).integers(0, 1000, (batch, length))
+    names = json.loads((folder / "artifact.json").read_text())["metadata"]["inputs"]
+    return {name: ids if name == "input_ids" else numpy.ones((batch, length), "int64") for name in names}
+
+
+def median_ns(call: Callable[[], Any]) -> float:
+    """Of `CALLS` calls after as many of warm-up."""
+    found = []
+    for turn in range(2 * CALLS):
+        started = time.perf_counter_ns()
+        call()
+        if turn >= CALLS:
+            found.append(time.perf_counter_ns() - started)
+    return statistics.median(found)
+
+
+def with_aoti(folder: Path, threads: int, scratch: Path) -> Callable[[dict[str, Any]], tuple[float, Kernels]]:
+    """AOTInductor under torch's profiler."""
+    import torch
+    import torch._inductor
+
+    from exporters import aoti
+
+    torch.set_num_threads(threads)
+    recipe = json.loads((folder / "artifact.json").read_text())["recipe"]
+    checkpoint = folder.parent / f"checkpoint-{recipe['checkpoint']}"
+    loaded = []
+    for more in ({}, {"cpp.enable_kernel_profile": True}):
+        here = scratch / f"profile-{len(loaded)}"
+        here.mkdir()
+        aoti.export(checkpoint, here, recipe | {"settings": recipe["settings"] | more})
+        loaded.append(torch._inductor.aoti_load_package(str(here / "model.pt2")))
+    plain, recorded = loaded
+
+    def start(inputs: dict[str, Any]) -> tuple[float, Kernels]:
+        tensors = [torch.from_numpy(array) for array in inputs.values()]
+        times, counts = Counter[str](), Counter[str]()
+        with torch.inference_mode():
+            call_ns = median_ns(lambda: plain(*tensors))
+            recorded(*tensors)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                for _ in range(CALLS):
+                    recorded(*tensors)
+        for event in profile.key_averages():
+            kind = re.sub(r"^graph_\d+_|_\d+$", "", event.key)
+            times[kind] += round(1000 * event.self_cpu_time_total)
+            counts[kind] += event.count
+        return call_ns, (times, counts)
+
+    return start
+
+
+def with_openvino(folder: Path, threads: int, scratch: Path) -> Callable[[dict[str, Any]], tuple[float, Kernels]]:
+    """OpenVINO with its performance counters, settings as the backend has them."""
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    model = core.read_model(folder / "model.onnx")
+    plain, counted = (
+        core.compile_model(model, "CPU", settings | {"PERF_COUNT": count}).create_infer_request()
+        for count in (False, True)
+    )
+
+    def start(inputs: dict[str, Any]) -> tuple[float, Kernels]:
+        times, counts = Counter[str](), Counter[str]()
+        call_ns = median_ns(lambda: plain.infer(inputs, share_inputs=True, share_outputs=True))
+        counted.infer(inputs)
+        for _ in range(CALLS):
+            counted.infer(inputs)
+            for node in counted.profiling_info:
+                if node.status == node.Status.EXECUTED:
+                    kind = f"{node.node_type} {node.exec_type}"
+                    times[kind] += round(node.real_time.total_seconds() * 1e9)
+                    counts[kind] += 1
+        return call_ns, (times, counts)
+
+    return start
+
+
+def with_onnx(folder: Path, threads: int, scratch: Path) -> Callable[[dict[str, Any]], tuple[float, Kernels]]:
+    """ONNX Runtime on the CPU, with its profile."""
+    import onnxruntime
+
+    def session(profile: bool) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.enable_profiling = profile
+        options.profile_file_prefix = str(scratch / "onnx")
+        return onnxruntime.InferenceSession(
+            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )  # fmt: skip
+
+    plain = session(profile=False)
+
+    def start(inputs: dict[str, Any]) -> tuple[float, Kernels]:
+        times, counts = Counter[str](), Counter[str]()
+        call_ns = median_ns(lambda: plain.run(None, inputs))
+        profiled = session(profile=True)
+        for _ in range(CALLS + 1):
+            profiled.run(None, inputs)
+        events = json.loads(Path(profiled.end_profiling()).read_text())
+        first, second = sorted(event["ts"] for event in events if event["name"] == "model_run")[:2]
+        assert first < second
+        for event in events:
+            if event["cat"] == "Node" and event["name"].endswith("_kernel_time") and event["ts"] >= second:
+                times[event["args"]["op_name"]] += 1000 * event["dur"]
+                counts[event["args"]["op_name"]] += 1
+        return call_ns, (times, counts)
+
+    return start
+
+
+RUNTIMES = {"aoti": with_aoti, "openvino": with_openvino, "onnx": with_onnx}
+
+if __name__ == "__main__":
+    main()

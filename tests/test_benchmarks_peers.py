@@ -1,0 +1,85 @@
+"""benchmarks/peers.py: which way round its ratio is, what counts, and what its verdict says."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bench.records import Record, Run
+from bench.spec import Contestant, Grid, Shape, TimingPlan
+
+MS = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def script(root: Path) -> Iterator[ModuleType]:
+    """The script as a module; it is no part of a package."""
+    spec = importlib.util.spec_from_file_location("peers", root / "benchmarks" / "peers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["peers"] = module
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        del sys.modules["peers"]
+
+
+def record(backend: str, ms: float, variant: str = "default", verdict: str = "equivalent", length: int = 8) -> Record:
+    rounds = [[round(ms * MS * (1 + 0.001 * (i % 3)))] * 3 for i in range(10)]
+    return Record(
+        model="bert", backend=backend, variant=variant, precision="fp32", device="cpu", batch=1, length=length, status="ok",
+        rounds=rounds, parity={"verdict": verdict},
+    )  # fmt: skip
+
+
+def lines(script: ModuleType, *records: Record) -> list[str]:
+    contestants = tuple(dict.fromkeys(entry.contestant for entry in records))
+    shapes = tuple(dict.fromkeys(entry.shape for entry in records))
+    run = Run(
+        Grid("bert", contestants, shapes, "cpu", 2), TimingPlan(), {}, "seeded random (seed 0)", "c0ffee", "bench compare",
+        "2026-01-01T00:00:00+00:00", list(records),
+    )  # fmt: skip
+    return list(script.lines(run))
+
+
+@pytest.mark.parametrize(
+    ("ms", "length", "said"),
+    [
+        (7.0, 8, "0.70 0.70–0.70  goal 0.75 reached"),
+        (9.0, 8, "0.90 0.90–0.90  goal 0.75 missed"),
+        (9.0, 512, "0.90 0.90–0.90  goal 1 reached"),
+        (12.0, 512, "1.20 1.20–1.20  goal 1 missed"),
+    ],
+)
+def test_below_one_ours_is_faster(script: ModuleType, ms: float, length: int, said: str) -> None:
+    (line,) = lines(
+        script,
+        record("openvino", 10, length=length),
+        record("eager", 30, length=length),
+        record("aoti", ms, length=length),
+    )
+    assert said in line
+    assert line.split()[2:6] == ["aoti", f"{ms:.1f}", "openvino", "10.0"]
+
+
+def test_what_is_another_model_is_not_ours_to_win_with(script: ModuleType) -> None:
+    (line,) = lines(script, record("onnx", 10), record("aoti", 2, verdict="divergent"), record("torchscript", 9))
+    assert line.split()[2] == "torchscript"
+
+
+def test_a_shape_without_a_cell_of_ours_says_so(script: ModuleType) -> None:
+    assert lines(script, record("onnx", 10)) == ["bert      1×8  no cell of ours was measured"]
+
+
+def test_every_name_of_both_sides_is_a_variant_of_this_version(script: ModuleType) -> None:
+    assert script.known([*script.PEERS, *script.OURS]) == ([*script.PEERS, *script.OURS], [])
+    assert script.known(["eager", "nonsense", "eager:nonsense"]) == (["eager"], ["nonsense", "eager:nonsense"])
+    assert Contestant("optimum", "O2", "fp32").label in script.PEERS
+    assert Shape(1, 8) in script.GOAL_SHAPES
