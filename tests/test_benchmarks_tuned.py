@@ -1,0 +1,92 @@
+"""benchmarks/tuned.py: who is held against tuning's winner, which way round, and what misses the goal."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bench.records import Record, Run
+from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.tuning.results import Goal
+from bench.tuning.space import Trial
+
+MS = 1_000_000
+GOAL = Goal(((Shape(1, 8), 1.0),), "1×8 alone", None)
+EAGER, ONNX, AOTI = (Contestant(name, "default", "fp32") for name in ("eager", "onnx", "aoti"))
+
+
+@pytest.fixture(scope="module")
+def script(root: Path) -> Iterator[ModuleType]:
+    """The script as a module; it is no part of a package."""
+    spec = importlib.util.spec_from_file_location("tuned", root / "benchmarks" / "tuned.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tuned"] = module
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        del sys.modules["tuned"]
+
+
+def run_of(threads: int, verdict: str = "equivalent", **ms: float) -> tuple[int, Run]:
+    records = [
+        Record(
+            model="bert", backend=name, variant="default", precision="fp32", device="cpu", batch=1, length=8, status="ok",
+            rounds=[[round(value * MS * (1 + 0.001 * (i % 3)))] * 3 for i in range(10)], parity={"verdict": verdict},
+        )
+        for name, value in ms.items()
+    ]  # fmt: skip
+    grid = Grid("bert", tuple(record.contestant for record in records), (Shape(1, 8),), "cpu", threads)
+    return threads, Run(
+        grid,
+        TimingPlan(),
+        {},
+        "seeded random (seed 0)",
+        "c0ffee",
+        "bench compare",
+        "2026-01-01T00:00:00+00:00",
+        records,
+    )
+
+
+def test_who_is_over_three_percent_faster_misses_the_goal(script: ModuleType) -> None:
+    winner = Trial(ONNX, 2)
+    held = script.held_against(winner, [run_of(2, onnx=10, eager=9.8, aoti=9.0)], GOAL)
+    assert held[Trial(AOTI, 2)].ratio.value == pytest.approx(10 / 9)
+    assert [trial.contestant for trial, entry in held.items() if entry.is_faster] == [AOTI]
+    said = list(script.lines(winner, held))
+    assert said[0].endswith("1.11 (1.11–1.11) times the winner's speed, FASTER")
+    assert said[-1] == "goal, nothing more than 3% faster among 3 points: missed by aoti fp32, 2 threads"
+    reached = script.held_against(Trial(AOTI, 2), [run_of(2, onnx=10, aoti=9.0)], GOAL)
+    assert list(script.lines(Trial(AOTI, 2), reached))[-1].endswith("among 2 points: reached")
+
+
+def test_other_numbers_of_threads_are_held_against_the_winners_median(script: ModuleType) -> None:
+    held = script.held_against(Trial(ONNX, 2), [run_of(2, onnx=10, eager=12), run_of(1, onnx=9, eager=20)], GOAL)
+    alone = held[Trial(ONNX, 1)]
+    assert (alone.ratio.value, alone.ratio.interval) == (pytest.approx(10 / 9, rel=0.01), None)
+    assert alone.is_faster
+    assert not held[Trial(EAGER, 1)].is_faster
+
+
+def test_what_is_another_model_breaks_nothing(script: ModuleType) -> None:
+    runs = [run_of(2, onnx=10), run_of(2, "divergent", aoti=1)]
+    held = script.held_against(Trial(ONNX, 2), runs, GOAL)
+    assert held[Trial(AOTI, 2)].time_ns is None
+    assert not held[Trial(AOTI, 2)].is_faster
+    assert "parity is divergent" in held[Trial(AOTI, 2)].reason
+
+
+def test_the_winner_stands_in_each_group_of_its_precision(script: ModuleType) -> None:
+    others = [Contestant(f"b{number}", "default", "fp32") for number in range(7)]
+    int8 = Contestant("onnx", "default", "int8")
+    found = list(script.groups([ONNX, *others, int8], ONNX))
+    assert found == [[ONNX, *others[:5]], [ONNX, *others[5:]], [int8]]
+    assert list(script.groups([ONNX], ONNX)) == [[ONNX]]
