@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,13 +36,14 @@ class _Call:
 class OpenVino(Backend):
     """One stream with the latency hint and as many threads as every runtime gets, pinned to no core.
 
+    Variant `attention23` reads the file with opset 23's Attention, for which the plugin has a kernel of its own.
     bf16 is computed from the fp32 file by the plugin. In int8 the weights of every MatMul are rounded to 8 bits per
     output channel when the file is loaded, and the plugin quantises activations in groups as it runs.
     """
 
     name = "openvino"
     format = "onnx"
-    variants: ClassVar = {"default": {}, "group128": {"group": 128}}
+    variants: ClassVar = {"default": {}, "attention23": {"format": "onnx-attention23"}, "group128": {"group": 128}}
     generation: ClassVar = {"default": {}}
     generation_format = "onnx-with-past"
     requires = ("openvino",)
@@ -144,6 +145,8 @@ class OpenVino(Backend):
             if layer["layerType"] in ("FullyConnected", "MatMul"):
                 products[layer["primitiveType"]] += 1
         attention = {name: layers[name] for name in ("ScaledDotProductAttention", "MHA") if layers[name]}
+        if compiled_alike := sum(map(is_attention, graph_layers(self.compiled))):
+            attention["Subgraph"] = compiled_alike
         if not attention and layers["Softmax"]:  # each unfused attention has one softmax
             attention = {"unfused": layers["Softmax"]}
         return {"attention_kernels": attention, "products": dict(sorted(products.items()))}
@@ -253,6 +256,11 @@ def graph_layers(compiled: Any) -> Iterator[dict[str, Any]]:
     """Each layer of the compiled graph, as the plugin describes it: `layerType`, `primitiveType`, precisions."""
     for op in compiled.get_runtime_model().get_ordered_ops():
         yield {name: value.value for name, value in op.get_rt_info().items()}
+
+
+def is_attention(layer: Mapping[str, Any]) -> bool:
+    """True for a layer that the plugin compiled from a softmax and what was around it, as one kernel."""
+    return layer["layerType"] == "Subgraph" and "softmax" in str(layer.get("originalLayersNames", "")).lower()
 
 
 def _fused(compiled: Any) -> Counter[str]:

@@ -21,7 +21,7 @@ from bench.records import ratio_between
 from bench.spec import Contestant, Shape
 from bench.statistics import Ratio
 from bench.tuning.api import TuneListener, tune
-from bench.tuning.results import Goal, Tuning, outcome_of
+from bench.tuning.results import Goal, Outcome, outcome_of
 from bench.tuning.space import Space, Trial, thread_counts
 
 GOAL = 0.03
@@ -59,9 +59,8 @@ def groups(contestants: Sequence[Contestant], winner: Contestant) -> Iterator[li
 
 def held_against(winner: Trial, runs: Sequence[tuple[int, Run]], goal: Goal) -> dict[Trial, Held]:
     """Every point that `runs` (number of threads, comparison) measured, against the winner."""
-    own = [
-        outcome_of(run, winner.contestant, goal, is_final=True) for threads, run in runs if threads == winner.threads
-    ]
+    alike = [run for threads, run in runs if threads == winner.threads]
+    own = [outcome_of(run, winner.contestant, goal, is_final=True) for run in alike]
     medians = [outcome.score_ns for outcome in own if outcome.score_ns is not None]
     usual = statistics.median(medians) if medians else None
     found: dict[Trial, Held] = {}
@@ -115,13 +114,15 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
     args = parser.parse_args()
     spaces: list[Space] = []
-    tuning: Tuning = tune(
+
+    def progress(rung: int, trial: Trial, outcome: Outcome) -> None:
+        told = outcome.reason if outcome.score_ns is None else f"{outcome.score_ns / 1e6:.2f} ms"
+        tell(f"[rung {rung + 1}] {trial.label:<36} {told}")
+
+    tuning = tune(
         args.model, batch=args.batch, length=args.length, budget=args.budget, max_loss=args.max_loss,
         backends=args.backends, artifacts=args.artifacts,
-        listener=TuneListener(
-            say=tell, plan=lambda _, space: spaces.append(space),
-            progress=lambda rung, trial, outcome: tell(f"[rung {rung + 1}] {trial.label} {outcome.score_ns or outcome.reason}"),
-        ),
+        listener=TuneListener(tell, lambda _, space: spaces.append(space), progress),
     )  # fmt: skip
     if tuning.winner is None:
         parser.exit(1, "tuning took nothing\n")
@@ -135,9 +136,8 @@ def main() -> None:
             )  # fmt: skip
             runs.append((threads, run))
     took = f"{tuning.seconds:.0f} s{'' if tuning.is_decided else ', ended by the budget before the final'}"
-    print(
-        f"\n{args.model} at {Shape(args.batch, args.length)} on {machine.cpu_name()}: tuning took {winner.label} in {took}"
-    )
+    print(f"\n{args.model} at {Shape(args.batch, args.length)} on {machine.cpu_name()}")
+    print(f"tuning took {winner.label} in {took}; median ms of every point")
     print("\n".join(lines(winner, held_against(winner, runs, tuning.goal))))
     for _, run in runs:
         print(f"records: {run.path}")

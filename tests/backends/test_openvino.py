@@ -25,6 +25,12 @@ def test_openvino_keeps_the_contract(model: str, artifacts: Path) -> None:
     assert len(check_backend("openvino", model=model, artifacts=artifacts)) == 7
 
 
+@pytest.mark.parametrize(("model", "precision"), [("bert-tiny", "fp32"), ("gpt2-tiny", "fp32"), ("bert-tiny", "int8")])
+def test_openvino_takes_attention_as_one_operator_by_the_contract(model: str, precision: str, artifacts: Path) -> None:
+    passed = check_backend("openvino", variant="attention23", model=model, precision=precision, artifacts=artifacts)
+    assert len(passed) == 7
+
+
 def test_openvino_computes_bf16_from_the_fp32_file_by_the_contract(artifacts: Path) -> None:
     assert len(check_backend("openvino", precision="bf16", artifacts=artifacts)) == 7
 
@@ -129,3 +135,12 @@ def test_openvino_says_what_it_is_not_for_and_how_it_is_installed(monkeypatch: p
     assert OpenVino.supports("cpu", "fp32") == (
         "openvino needs openvino, not installed; run: pip install 'runtimebench[openvino]'"
     )
+
+
+def test_a_kernel_compiled_around_a_softmax_is_told_as_attention() -> None:
+    from backends.openvino import is_attention
+
+    around = "node_transpose,Multiply_6048,Add_6051,Softmax_6052,ScaledDotProductAttention_108,"
+    assert is_attention({"layerType": "Subgraph", "originalLayersNames": around})
+    assert not is_attention({"layerType": "Subgraph", "originalLayersNames": "node_add,node_mul"})
+    assert not is_attention({"layerType": "Softmax", "originalLayersNames": "node_softmax"})
