@@ -1,9 +1,10 @@
 """Where does a call spend its time? Each runtime's own profile of its kernels, summed by kind.
 
-    python benchmarks/where_time_goes.py --shapes 1x8,1x128 aoti=FOLDER openvino=FOLDER onnx=FOLDER
+    python benchmarks/where_time_goes.py --shapes 1x8,1x128 aoti=FOLDER openvino=FOLDER onnx=FOLDER linears=FOLDER
 
-FOLDER is an artifact of the store (`bench artifacts list`): of a format aoti for `aoti`, of one onnx for the other two,
-fp32 on the CPU. A package of AOTInductor is compiled again for this, from the same checkpoint with the same settings,
+FOLDER is an artifact of the store (`bench artifacts list`): of a format aoti for `aoti`, of one onnx for the next two, a
+checkpoint for `linears`, fp32 on the CPU. `linears` is no runtime: the model's linear layers one after another in
+oneDNN, with packed weights and nothing in between, which is what a call cannot do without there. A package of AOTInductor is compiled again for this, from the same checkpoint with the same settings,
 with Inductor's records of its kernels. A profile slows small kernels, so "a call" is timed before it is switched on;
 what is left of it beside the kernels is handing over, or where negative, what the profile costs.
 """
@@ -71,7 +72,7 @@ def inputs_of(folder: Path, batch: int, length: int) -> dict[str, Any]:
     import numpy
 
     ids = numpy.random.default_rng(0).integers(0, 1000, (batch, length))
-    names = json.loads((folder / "artifact.json").read_text())["metadata"]["inputs"]
+    names = json.loads((folder / "artifact.json").read_text())["metadata"].get("inputs", ["input_ids"])
     return {name: ids if name == "input_ids" else numpy.ones((batch, length), "int64") for name in names}
 
 
@@ -183,7 +184,40 @@ def with_onnx(folder: Path, threads: int, scratch: Path) -> Callable[[dict[str, 
     return start
 
 
-RUNTIMES = {"aoti": with_aoti, "openvino": with_openvino, "onnx": with_onnx}
+def with_linears(folder: Path, threads: int, scratch: Path) -> Callable[[dict[str, Any]], tuple[float, Kernels]]:
+    """The linear layers of a checkpoint (Conv1D is GPT's name for them) that are called at each token."""
+    import torch
+
+    from exporters.checkpoint import open_checkpoint
+
+    torch.set_num_threads(threads)
+    module = open_checkpoint(folder, "cpu", "fp32")
+    layers = [
+        (each.weight if isinstance(each, torch.nn.Linear) else each.weight.T.contiguous(), each.bias)
+        for name, each in module.named_modules()
+        if type(each).__name__ in ("Linear", "Conv1D") and "pooler" not in name
+    ]
+
+    def start(inputs: dict[str, Any]) -> tuple[float, Kernels]:
+        tokens = inputs["input_ids"].size
+        with torch.inference_mode():
+            packed = [
+                (torch.randn(tokens, weight.shape[1]), torch.ops.mkldnn._reorder_linear_weight(weight, tokens), bias)
+                for weight, bias in layers
+            ]
+
+            def call() -> None:
+                for states, weight, bias in packed:
+                    torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
+
+            call_ns = median_ns(call)
+        kind = "linear layers"
+        return call_ns, (Counter({kind: round(call_ns * CALLS)}), Counter({kind: CALLS * len(packed)}))
+
+    return start
+
+
+RUNTIMES = {"aoti": with_aoti, "openvino": with_openvino, "onnx": with_onnx, "linears": with_linears}
 
 if __name__ == "__main__":
     main()
