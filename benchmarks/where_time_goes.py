@@ -2,7 +2,7 @@
 
     python benchmarks/where_time_goes.py --shapes 1x8,1x128 aoti=FOLDER openvino=FOLDER onnx=FOLDER linears=FOLDER
 
-FOLDER is an artifact of the store (`bench artifacts list`) in fp32 for the CPU: of a format aoti for `aoti`, of one onnx
+FOLDER is an artifact of the store (`bench artifacts list`), fp32 for the CPU: of a format aoti for `aoti`, of one onnx
 for the next two, a checkpoint for `linears`. That is no runtime, but the model's linear layers one after another in
 oneDNN, with packed weights and nothing in between: what a call cannot do without there. A package of AOTInductor is
 compiled again for this, from the same checkpoint with the same settings, with Inductor's records of its kernels. A
