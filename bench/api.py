@@ -14,8 +14,8 @@ from typing import Any
 from backends import load_class
 from bench import doubling, machine, peaks, presets
 from bench.budget import Budget, Spending, choose, parse_budget
-from bench.environments.asking import check_environments
-from bench.environments.stored import check_all_used, parse_pythons, places
+from bench.environments.asking import changed_versions, check_environments
+from bench.environments.stored import settle_contestants
 from bench.errors import BenchError, UserError
 from bench.guesses import Pace, guessed_cell_seconds, guessed_seconds, most_cell_seconds, most_shape_seconds
 from bench.introduction import MakeInputs, find_source, introduced
@@ -35,7 +35,6 @@ from bench.spec import (
     check_seed,
     command_of,
     parse_boundary,
-    parse_contestants,
     parse_share,
 )
 from exporters import checkpoint, sources
@@ -110,13 +109,12 @@ def compare(
     if model is None and given is None:
         raise UserError("no model was given; name one, e.g. bert, or a preset")
     wanted = given.backends if given else DEFAULT_BACKENDS
-    pythons = parse_pythons(python)
-    contestants = parse_contestants(
+    contestants, pythons = settle_contestants(
         wanted if backends is None else backends,
         (given.precisions if given else ("fp32",)) if precisions is None else precisions,
-        places={*places(Path(artifacts)), *dict(pythons)},
+        python,
+        Path(artifacts),
     )
-    check_all_used(pythons, (contestant.place for contestant in contestants))
     has_eager = any(contestant.backend == "eager" for contestant in contestants)
     if grad or (grad is None and given and given.grad and has_eager):
         contestants = with_grad(contestants)
@@ -225,7 +223,9 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
                 f"{str(path)!r} was begun with other weights or libraries ({run.origin}; now {source.origin}); "
                 "start a new run"
             )
-        check_environments(run.grid, store.root)
+        versions = {record.contestant: record.facts.get("versions", {}) for record in run.records}
+        if changed := changed_versions(run.grid, store.root, versions):
+            raise UserError(f"{str(path)!r} was begun with other versions ({changed[0]}); start a new run")
         source = introduced(source, store, run.grid.threads, (listener or Listener()).say)
         recorded = {(record.shape, record.contestant) for record in run.records}
         torn = {shape for shape, contestant in run.grid.cells() if (shape, contestant) not in recorded}

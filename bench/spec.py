@@ -207,12 +207,13 @@ def _variants_of(backend: type[Backend]) -> Mapping[str, Any]:
 def parse_contestants(
     backends: str | Iterable[str],
     precisions: str | Iterable[str],
-    variants_of: Callable[[type[Backend]], Mapping[str, Any]] = _variants_of,
+    variants_of: Callable[[type[Backend]], Mapping[str, Any]] | None = None,
     places: Collection[str] = (),
 ) -> tuple[Contestant, ...]:
     """Every `backend[:variant]` at every precision, precisions outermost; raises UserError with the nearest name.
 
-    `variants_of` a backend's class are those that can be asked for; `places` are environments, as `backend@name`.
+    `variants_of` a backend's class are those that can be asked for, by default all; `places` are environments, as
+    `backend@name`.
     """
     import backends as registry
 
@@ -224,7 +225,7 @@ def parse_contestants(
         if backend not in known:
             raise UserError(f"unknown backend {backend!r}{nearest(backend, known)}; `bench list backends` shows all")
         try:
-            variants = variants_of(registry.load_class(backend))
+            variants = (variants_of or _variants_of)(registry.load_class(backend))
         except Exception as error:  # a plugin may raise anything
             raise UserError(
                 f"backend {backend!r} cannot be loaded from {known[backend]} ({error}); reinstall it"

@@ -9,7 +9,20 @@ import typer
 
 from bench.cli.compare import count, duration
 from bench.cli.models import model_of
-from bench.cli.options import Artifacts, Device, Module, Precisions, Quiet, RecordsFile, Task, Threads, Timeout, Weights
+from bench.cli.options import (
+    Artifacts,
+    Device,
+    Module,
+    Precisions,
+    Pythons,
+    Quiet,
+    RecordsFile,
+    Task,
+    Tf32,
+    Threads,
+    Timeout,
+    Weights,
+)
 from bench.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -54,6 +67,7 @@ def command(
     ] = None,
     device: Device = "auto",
     precisions: Precisions = "fp32",
+    tf32: Tf32 = False,
     threads: Threads = None,
     weights: Weights = "auto",
     task: Task = "base",
@@ -67,6 +81,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of random weights, sentences, order and turns.")] = 0,
     timeout: Timeout = 3600.0,
     output: RecordsFile = None,
+    python: Pythons = None,
     artifacts: Artifacts = Path("artifacts"),
     quiet: Quiet = False,
 ) -> None:
@@ -94,6 +109,7 @@ def command(
             max_tokens=max_tokens,
             device=device,
             precisions=precisions,
+            tf32=tf32,
             threads=threads,
             weights=weights,
             task=task,
@@ -102,6 +118,7 @@ def command(
             seed=seed,
             timeout=timeout,
             output=output,
+            python=python or (),
             artifacts=artifacts,
             listener=api.CorpusListener(screen.say, screen.plan, screen.progress),
         )

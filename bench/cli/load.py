@@ -9,7 +9,20 @@ import typer
 
 from bench.cli.compare import count, duration
 from bench.cli.models import model_of
-from bench.cli.options import Artifacts, Device, Module, Precisions, Quiet, RecordsFile, Task, Threads, Timeout, Weights
+from bench.cli.options import (
+    Artifacts,
+    Device,
+    Module,
+    Precisions,
+    Pythons,
+    Quiet,
+    RecordsFile,
+    Task,
+    Tf32,
+    Threads,
+    Timeout,
+    Weights,
+)
 from bench.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -48,12 +61,14 @@ def command(
     most_shapes: Annotated[int, typer.Option(help="Shapes that a backend may have to compile.")] = 16,
     device: Device = "auto",
     precisions: Precisions = "fp32",
+    tf32: Tf32 = False,
     threads: Threads = None,
     weights: Weights = "auto",
     task: Task = "base",
     seed: Annotated[int, typer.Option(help="Seed of random weights, arrivals, shapes, ids and turns.")] = 0,
     timeout: Timeout = 900.0,
     output: RecordsFile = None,
+    python: Pythons = None,
     artifacts: Artifacts = Path("artifacts"),
     quiet: Quiet = False,
 ) -> None:
@@ -80,12 +95,14 @@ def command(
             most_shapes=most_shapes,
             device=device,
             precisions=precisions,
+            tf32=tf32,
             threads=threads,
             weights=weights,
             task=task,
             seed=seed,
             timeout=timeout,
             output=output,
+            python=python or (),
             artifacts=artifacts,
             listener=api.LoadListener(screen.say, screen.plan, screen.progress),
         )

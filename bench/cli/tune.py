@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.compare import count
-from bench.cli.options import Artifacts, Device, Quiet, Task, Timeout, Weights
+from bench.cli.options import Artifacts, Device, Pythons, Quiet, Task, Tf32, Timeout, Weights
 from bench.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def command(
     precisions: Annotated[
         str | None, typer.Option(help="Any of fp32, fp16, bf16, int8. [default: fp32; all with --max-loss]")
     ] = None,
+    tf32: Tf32 = False,
     threads: Annotated[
         int | None, typer.Option(help="Most threads that are tried. [default: the CPUs this process may use]")
     ] = None,
@@ -49,6 +50,7 @@ def command(
         Path | None, typer.Option(help="File for the search (JSON). [default: in a new folder under ARTIFACTS/runs]")
     ] = None,
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
+    python: Pythons = None,
     artifacts: Artifacts = Path("artifacts"),
     quiet: Quiet = False,
 ) -> None:
@@ -69,6 +71,7 @@ def command(
             max_loss=max_loss,
             backends=backends,
             precisions=precisions,
+            tf32=tf32,
             threads=threads,
             device=device,
             weights=weights,
@@ -76,6 +79,7 @@ def command(
             seed=seed,
             timeout=timeout,
             output=output,
+            python=python or (),
             artifacts=artifacts,
             listener=api.TuneListener(screen.say, screen.plan, screen.progress),
         )

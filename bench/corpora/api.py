@@ -26,6 +26,8 @@ from bench.corpora.plan import (
 from bench.corpora.records import Baseline, CorpusRecord, CorpusRun
 from bench.corpora.references import CorpusReferences
 from bench.corpora.runfile import WRITER, read_corpus_run
+from bench.environments.asking import check_environments
+from bench.environments.stored import settle_contestants
 from bench.errors import UserError
 from bench.guesses import GUESSED_FLOPS, Pace
 from bench.inputs import INPUTS
@@ -41,8 +43,9 @@ from bench.spec import (
     check_seed,
     model_option,
     parse_boundary,
-    parse_contestants,
     parse_sizes,
+    python_options,
+    tf32_option,
     weights_options,
 )
 from exporters import checkpoint, sources
@@ -82,6 +85,7 @@ def measure_corpus(
     max_tokens: int | None = None,
     device: str = "auto",
     precisions: str | Iterable[str] = ("fp32",),
+    tf32: bool = False,
     threads: int | None = None,
     weights: str = "auto",
     task: str = "base",
@@ -90,6 +94,7 @@ def measure_corpus(
     seed: int = 0,
     timeout: float = TIMEOUT_SECONDS,
     plan: TimingPlan | None = None,
+    python: str | Iterable[str] = (),
     output: str | Path | None = None,
     artifacts: str | Path = DEFAULT_ARTIFACTS,
     listener: CorpusListener | None = None,
@@ -103,7 +108,7 @@ def measure_corpus(
     detail of timing in place of `rounds` and `timeout` (seconds). Raises UserError for wrong input before anything
     starts, and BenchError when the run cannot go on.
     """
-    contestants = parse_contestants(backends, precisions)
+    contestants, pythons = settle_contestants(backends, precisions, python, Path(artifacts))
     corpus_plan = CorpusPlan(
         parse_sizes(batches, "--batches"),
         parse_orders(order if isinstance(order, str) else tuple(order)),
@@ -118,6 +123,7 @@ def measure_corpus(
     )
     budget = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
+    machine.check_tf32(tf32, settled_device)
     listener, store = listener or CorpusListener(), ArtifactStore(Path(artifacts))
     source = find_source(model, store, weights=weights, task=task, seed=seed, threads=budget, say=listener.say)
     if source.inputs != INPUTS:
@@ -143,7 +149,11 @@ def measure_corpus(
     lengths = corpus.lengths
     packed = {packing: pack(lengths, corpus_plan, packing, source.positions, seed) for packing in corpus_plan.packings}
     shapes = {Shape(packing.batch, max(one.length for one in found)) for packing, found in packed.items()}
-    grid = Grid(model, contestants, tuple(sorted(shapes)), settled_device, budget, weights, task, seed, boundary)
+    grid = Grid(
+        model, contestants, tuple(sorted(shapes)), settled_device, budget, weights, task, seed, boundary,
+        pythons=pythons, tf32=tf32,
+    )  # fmt: skip
+    check_environments(grid, store.root)
     now = datetime.now(UTC)
     run = CorpusRun(
         grid=grid,
@@ -258,4 +268,5 @@ def _command_of(
         "--timeout": f"{run.plan.timeout_seconds:g}",
     }
     given = ((option, value) for option, value in options.items() if value is not None)
-    return shlex.join([*WRITER.split(), *(str(part) for entry in given for part in entry)])
+    words = (str(part) for entry in given for part in entry)
+    return shlex.join([*WRITER.split(), *words, *python_options(grid, contestants), *tf32_option(grid)])

@@ -12,7 +12,7 @@ from bench.corpora.records import CorpusRecord, CorpusRun
 from bench.corpora.references import CorpusReferences
 from bench.corpora.runfile import record_line
 from bench.driver import PEAKS_OF_MEMORY, Append, Driver, Measured
-from bench.parity.verdict import TOLERANCES, worst_case
+from bench.parity.verdict import tolerance_of, worst_case
 from bench.preparation import Preparation
 from bench.references import Say
 from bench.spec import Contestant
@@ -60,7 +60,7 @@ class CorpusPasses(Driver[Packing, CorpusRecord]):
 
     def judge(self, point: Packing, contestant: Contestant, cell: Measured) -> None:
         pair = self.references.found_for(contestant.precision, point)
-        tolerance = TOLERANCES[contestant.precision]
+        tolerance = tolerance_of(contestant.precision, tf32=self.prepared.grid.tf32)
         request: dict[str, Any] = {"op": "judge_corpus", "cases": self.references.cases(str(point))}
         request |= {"reference": None, "yardstick": None, "atol": tolerance.atol, "rtol": tolerance.rtol}
         computes = self.prepared.classes[contestant].computes_the_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import backends
 from bench import channel
-from bench.environments.stored import python_of, read
+from bench.environments.stored import python_of
 from bench.errors import UserError
 from bench.spec import Contestant, Grid
 
@@ -43,28 +43,54 @@ def interpreters(grid: Grid, root: Path, formats: Mapping[Contestant, str | None
     found: dict[Contestant, Interpreter] = {}
     for place in dict.fromkeys(contestant.place for contestant in grid.contestants):
         here = [contestant for contestant in grid.contestants if contestant.place == place]
-        if (python := python_of(root, place, grid.pythons)) is None:
-            continue
-        whose = f"--python {place}={python}" if place in dict(grid.pythons) else f"the environment {place!r}"
-        wanted = [(contestant.variant, contestant.precision) for contestant in here]
         made_of = [name for name in (formats[contestant] for contestant in here) if name]
-        interpreter = ask(python, root, whose, here[0].backend, grid.device, wanted, made_of)
-        found |= dict.fromkeys(here, interpreter)
+        if (interpreter := environment_of(root, here, grid.device, grid.pythons, made_of)) is not None:
+            found |= dict.fromkeys(here, interpreter)
     return found
 
 
-def environment_of(root: Path, backend: str, device: str, wanted: Iterable[Contestant]) -> Interpreter | None:
-    """The backend's own environment in the store, asked about `wanted`; None where it has none."""
-    if (found := read(root, backend)) is None:
+def environment_of(
+    root: Path,
+    wanted: Sequence[Contestant],
+    device: str,
+    pythons: Sequence[tuple[str, str]],
+    formats: Iterable[str] = (),
+) -> Interpreter | None:
+    """The interpreter of the place that `wanted` have in common, asked about them; None where they run in this one.
+
+    `formats` are those of artifacts that it might write. Raises UserError as `interpreters` does.
+    """
+    place = wanted[0].place
+    if (python := python_of(root, place, pythons)) is None:
         return None
+    whose = f"--python {place}={python}" if place in dict(pythons) else f"the environment {place!r}"
     pairs = [(contestant.variant, contestant.precision) for contestant in wanted]
-    return ask(found.python, root, f"the environment {backend!r}", backend, device, pairs, [])
+    return ask(python, root, whose, wanted[0].backend, device, pairs, formats)
 
 
 def check_environments(grid: Grid, root: Path) -> None:
     """Raise UserError where a contestant's environment is not there or does not work, before a run begins."""
     formats = {who: backends.load_class(who.backend).format_of(who.variant, who.precision) for who in grid.contestants}
     interpreters(grid, root, formats)
+
+
+def changed_versions(grid: Grid, root: Path, recorded: Mapping[Contestant, Mapping[str, str]]) -> list[str]:
+    """Libraries whose version is not the one that a contestant was `recorded` with, a line each.
+
+    What is asked is the interpreter that each contestant would run by now. Raises UserError as `interpreters` does.
+    """
+    there, found = interpreters(grid, root, dict.fromkeys(grid.contestants)), list[str]()
+    for contestant, versions in recorded.items():
+        own = there.get(contestant)
+        now = own.versions if own else backends.load_class(contestant.backend).versions()
+        found += [
+            f"{contestant.label} ran with {name} {version} and would run with {now[name]}"
+            for name, version in versions.items()
+            if name in now and now[name] != version
+        ]
+        if own is None and "python" in versions:  # only who ran elsewhere tells it
+            found.append(f"{contestant.label} ran in an environment of its own that is not there any more")
+    return found
 
 
 def ask(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import backends
 from bench.errors import UserError
-from bench.spec import nearest
+from bench.spec import Contestant, nearest, parse_contestants
+
+if TYPE_CHECKING:
+    from backends.base import Backend
 
 #: Written last: what lacks it was never finished.
 MARKER = "environment.json"
@@ -113,6 +117,25 @@ def parse_pythons(given: str | Iterable[str]) -> tuple[tuple[str, str], ...]:
         # Not resolved: an environment's interpreter is a link, and knows its environment by where the link stands.
         found[place] = str(Path(path).expanduser().absolute())
     return tuple(found.items())
+
+
+def settle_contestants(
+    names: str | Iterable[str],
+    precisions: str | Iterable[str],
+    python: str | Iterable[str],
+    root: Path,
+    variants_of: Callable[[type[Backend]], Mapping[str, Any]] | None = None,
+) -> tuple[tuple[Contestant, ...], tuple[tuple[str, str], ...]]:
+    """Who is meant by --backends and --precisions, and the interpreters of --python as (place, absolute path).
+
+    `root` is the store's, whose environments may be named behind `@`; `variants_of` is `parse_contestants`'s. Raises
+    UserError for what is none of these, and for an interpreter that nobody runs in.
+    """
+    pythons = parse_pythons(python)
+    known = {*places(root), *dict(pythons)}
+    contestants = parse_contestants(names, precisions, variants_of, known)
+    check_all_used(pythons, (contestant.place for contestant in contestants))
+    return contestants, pythons
 
 
 def check_all_used(pythons: Sequence[tuple[str, str]], used: Iterable[str]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from bench import machine
 from bench.api import DEFAULT_ARTIFACTS, default_output, sole_writer
+from bench.environments.asking import check_environments
+from bench.environments.stored import settle_contestants
 from bench.errors import UserError
 from bench.generation.driver import Generations
 from bench.generation.plan import GenerationPlan, check_sizes, parse_decoding, variants_of
@@ -27,7 +29,6 @@ from bench.spec import (
     TimingPlan,
     check_lengths,
     check_seed,
-    parse_contestants,
     parse_share,
     parse_sizes,
 )
@@ -61,6 +62,7 @@ def generate(
     temperature: float = 0.7,
     device: str = "auto",
     precisions: str | Iterable[str] = ("fp32",),
+    tf32: bool = False,
     threads: int | None = None,
     weights: str = "auto",
     rounds: int = DEFAULT_ROUNDS,
@@ -69,6 +71,7 @@ def generate(
     timeout: float = TimingPlan.timeout_seconds,
     plan: TimingPlan | None = None,
     seed: int = 0,
+    python: str | Iterable[str] = (),
     output: str | Path | None = None,
     artifacts: str | Path = DEFAULT_ARTIFACTS,
     listener: Listener | None = None,
@@ -81,12 +84,13 @@ def generate(
     `compare`; `plan` settles every detail of timing in their place. Raises UserError for wrong input before anything
     starts, and BenchError when the run cannot go on.
     """
-    contestants = parse_contestants(backends, precisions, variants_of)
+    contestants, pythons = settle_contestants(backends, precisions, python, Path(artifacts), variants_of)
     batch_sizes = parse_sizes(batches, "--batches")
     generation = GenerationPlan(prompt_length, new_tokens, parse_decoding(decoding, top_k, temperature))
     check_seed(seed)
     budget = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
+    machine.check_tf32(tf32, settled_device)
     store, listener = ArtifactStore(Path(artifacts)), listener or Listener()
     source = find_source(model, store, weights=weights, task="lm", seed=seed, threads=budget, say=listener.say)
     if not source.is_decoder:
@@ -97,9 +101,13 @@ def generate(
     share = parse_share(TARGET_PRECISION[settled_device] if target_precision is None else target_precision,
                         "--target-precision")  # fmt: skip
     timing = plan or TimingPlan(rounds, max_seconds_per_cell, timeout_seconds=timeout, target_precision=share)
+    grid = Grid(
+        model, contestants, (ONE_TOKEN,), settled_device, budget, weights, "lm", seed, pythons=pythons, tf32=tf32
+    )
+    check_environments(grid, store.root)
     now = datetime.now(UTC)
     run = GenerationRun(
-        grid=Grid(model, contestants, (ONE_TOKEN,), settled_device, budget, weights, "lm", seed),
+        grid=grid,
         batches=batch_sizes,
         generation=generation,
         plan=timing,

@@ -9,7 +9,7 @@ from typing import Any
 from bench import conditions
 from bench.driver import PEAKS_OF_MEMORY, Append, Driver, Measured
 from bench.generation.records import GenerationRecord, GenerationRun, record_line
-from bench.parity.verdict import TOLERANCES, badness, judge_generation
+from bench.parity.verdict import badness, judge_generation, tolerance_of
 from bench.preparation import Preparation
 from bench.references import GENERATION, Say
 from bench.spec import Contestant, Shape
@@ -50,7 +50,7 @@ class Generations(Driver[int, GenerationRecord]):
 
     def judge(self, point: int, contestant: Contestant, cell: Measured) -> None:
         references = self.prepared.judged_by
-        tolerance = TOLERANCES[contestant.precision]
+        tolerance = tolerance_of(contestant.precision, tf32=self.prepared.grid.tf32)
         request: dict[str, Any] = {"op": "judge_tokens", "reference": None, "yardstick": None}
         request |= {"atol": tolerance.atol, "rtol": tolerance.rtol}
         pair = references.pair(contestant.precision, GENERATION)

@@ -20,7 +20,7 @@ from bench.generation.plan import CACHE, GenerationPlan
 from bench.linesfile import read_lines
 from bench.peaks import Peaks
 from bench.records import STATUSES, CellRecord, exit_code_of
-from bench.spec import CRITERIA, MODULE, Contestant, Grid, TimingPlan, model_option
+from bench.spec import CRITERIA, MODULE, Contestant, Grid, TimingPlan, model_option, python_options, tf32_option
 
 KIND, SCHEMA, WRITER = "generation", 1, "bench generate"
 
@@ -140,7 +140,8 @@ class GenerationRun:
             "--target-precision": f"{100 * plan.target_precision:g}%",
             "--timeout": f"{plan.timeout_seconds:g}",
         }
-        return shlex.join(["bench", "generate", *(str(part) for option in options.items() for part in option)])
+        words = (str(part) for option in options.items() for part in option)
+        return shlex.join(["bench", "generate", *words, *python_options(grid, contestants), *tf32_option(grid)])
 
     def baseline(self, record: GenerationRecord) -> GenerationRecord | None:
         """The first contestant's record at the same batch, which speed-ups are against."""
@@ -177,9 +178,11 @@ class GenerationRun:
         return record.operations["weight_bytes"] + held
 
     def floor(self, record: GenerationRecord) -> Floor | None:
-        """The least time of one decoding step on this machine; None where operations or peaks are not known."""
+        """The least time of one decoding step on this machine; None as for `Run.floor`."""
         size = self.token_bytes(record)
         if size is None or self.peaks is None or self.peaks.is_disturbed(record.precision):
+            return None
+        if self.grid.tf32 and record.precision == "fp32":  # the fp32 peak was measured without TF32
             return None
         rate, bandwidth = self.peaks.flops_bound(record.precision), self.peaks.bandwidth(size)
         if rate is None or bandwidth is None:

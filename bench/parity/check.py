@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import corpus, machine
-from bench.environments.stored import check_all_used, parse_pythons, places
+from bench.environments.stored import settle_contestants
 from bench.errors import UserError
 from bench.inputs import MASKS, OWN
 from bench.introduction import MakeInputs, find_source, notes_on
@@ -29,7 +29,6 @@ from bench.spec import (
     check_seed,
     check_timeout,
     model_option,
-    parse_contestants,
     parse_sizes,
     python_options,
     tf32_option,
@@ -82,9 +81,7 @@ def check_parity(
     several) has a backend run by another environment's interpreter. Raises UserError before anything starts, and
     BenchError when the check cannot go on.
     """
-    pythons = parse_pythons(python)
-    contestants = parse_contestants(backends, precisions, places={*places(Path(artifacts)), *dict(pythons)})
-    check_all_used(pythons, (contestant.place for contestant in contestants))
+    contestants, pythons = settle_contestants(backends, precisions, python, Path(artifacts))
     overrides = checked_overrides({"--atol": atol, "--rtol": rtol, "--max-kl": max_kl, "--min-top1": min_top1}, task)
     batch_sizes = parse_sizes(batches, "--batches")
     length_sizes = None if lengths is None else parse_sizes(lengths, "--lengths")

@@ -16,7 +16,7 @@ from bench.corpora.records import COLUMNS, CorpusRecord, CorpusRun
 from bench.records import is_unsteady
 from bench.report import check_format
 from bench.report.summary import factor
-from bench.report.table import PARITY_STYLES, TAINTED, WIDTH, milliseconds
+from bench.report.table import PARITY_STYLES, TAINTED, WIDTH, machine_line, milliseconds
 
 FORMATS = ("table", "csv", "json")
 #: Characters of the histogram's longest bar.
@@ -98,15 +98,10 @@ def _table(run: CorpusRun) -> str:
 
 def _heading(run: CorpusRun) -> list[str]:
     grid = run.grid
-    precisions = ", ".join(dict.fromkeys(contestant.precision for contestant in grid.contestants))
     output = "last hidden state" if grid.task == "base" else "logits"
-    machine = run.fingerprint.get("cpu", "")
-    if grid.device == "cuda" and run.fingerprint.get("gpus"):
-        machine = run.fingerprint["gpus"][0]["name"]
-    threads = f"{grid.threads} thread" + ("" if grid.threads == 1 else "s")
     where = "batches on the device before" if grid.boundary == "device" else "host arrays in and out, copies timed"
     return [
-        f"{grid.model} ({output}), {precisions}, {grid.device} ({machine}), {threads}",
+        f"{grid.model} ({output}), {machine_line(grid, run.fingerprint)}",
         f"weights: {run.origin}",
         (
             f"median of {run.plan.rounds} whole passes over the number of sentences, {where}, one synchronisation "

@@ -13,7 +13,7 @@ from typing import Any
 from bench import statistics
 from bench.choice.constraints import duration
 from bench.report import check_format
-from bench.report.table import PARITY_STYLES, TAINTED, WIDTH, milliseconds
+from bench.report.table import PARITY_STYLES, TAINTED, WIDTH, machine_line, milliseconds
 from bench.serving.records import KEPT, MISSED, UNJUDGED, LoadRecord, LoadRun
 from bench.serving.search import Found
 from bench.spec import Contestant
@@ -88,11 +88,6 @@ def _table(run: LoadRun) -> str:
 
 def _heading(run: LoadRun) -> list[str]:
     grid, load, rule = run.grid, run.load, run.load.rule
-    precisions = ", ".join(dict.fromkeys(contestant.precision for contestant in grid.contestants))
-    machine = run.fingerprint.get("cpu", "")
-    if grid.device == "cuda" and run.fingerprint.get("gpus"):
-        machine = run.fingerprint["gpus"][0]["name"]
-    threads = f"{grid.threads} thread" + ("" if grid.threads == 1 else "s")
     shapes = [str(shape) for shape in grid.shapes]
     some = ", ".join(shapes) if len(shapes) <= 6 else f"{shapes[0]} to {shapes[-1]}"
     joined = "each served by itself"
@@ -101,7 +96,7 @@ def _heading(run: LoadRun) -> list[str]:
         joined = f"joined up to batch {rule.most_rows}, the first of them waiting at most {waits} for more"
     lengths = f"; lengths rounded up to a multiple of {load.bucket}" if load.bucket else ""
     return [
-        f"{grid.model} ({grid.output}), {precisions}, {grid.device} ({machine}), {threads}",
+        f"{grid.model} ({grid.output}), {machine_line(grid, run.fingerprint)}",
         f"weights: {run.origin}",
         f"traffic: {run.traffic.source}; batch×length {some}{lengths}",
         (

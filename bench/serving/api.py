@@ -14,6 +14,8 @@ from bench.api import DEFAULT_ARTIFACTS, DEFAULT_BACKENDS, default_output, sole_
 from bench.budget import parse_budget
 from bench.choice.constraints import parse_slo
 from bench.choice.traffic import Traffic, read_traffic
+from bench.environments.asking import check_environments
+from bench.environments.stored import settle_contestants
 from bench.errors import UserError
 from bench.inputs import INPUTS
 from bench.introduction import find_source
@@ -36,7 +38,8 @@ from bench.spec import (
     check_seed,
     check_timeout,
     model_option,
-    parse_contestants,
+    python_options,
+    tf32_option,
     weights_options,
 )
 from exporters import checkpoint
@@ -71,11 +74,13 @@ def measure_load(
     most_shapes: int = MOST_SHAPES,
     device: str = "auto",
     precisions: str | Iterable[str] = ("fp32",),
+    tf32: bool = False,
     threads: int | None = None,
     weights: str = "auto",
     task: str = "base",
     seed: int = 0,
     timeout: float = TimingPlan.timeout_seconds,
+    python: str | Iterable[str] = (),
     output: str | Path | None = None,
     artifacts: str | Path = DEFAULT_ARTIFACTS,
     listener: LoadListener | None = None,
@@ -91,7 +96,7 @@ def measure_load(
     ARTIFACTS/runs) as they come. Raises UserError for wrong input before anything starts, and BenchError when the run
     cannot go on.
     """
-    contestants = parse_contestants(backends, precisions)
+    contestants, pythons = settle_contestants(backends, precisions, python, Path(artifacts))
     slos = parse_slo(slo) if slo is not None else ()
     if search_requests is not None and not (slos and search):
         raise UserError(f"--search-requests {search_requests} is for a search, which needs --slo, e.g. --slo p95=20ms")
@@ -111,6 +116,7 @@ def measure_load(
     settled_traffic = traffic if isinstance(traffic, Traffic) or traffic is None else read_traffic(Path(traffic))
     budget = machine.thread_budget(threads)
     settled_device = machine.settle_device(device)
+    machine.check_tf32(tf32, settled_device)
     listener, store = listener or LoadListener(), ArtifactStore(Path(artifacts))
     source = find_source(model, store, weights=weights, task=task, seed=seed, threads=budget, say=listener.say)
     if source.inputs != INPUTS or source.makes_inputs:
@@ -123,7 +129,8 @@ def measure_load(
     served = settled_traffic or plans.assumed_traffic(source.positions)
     shapes = tuple(sorted(served.counts))
     check_lengths(shapes, model, source.positions)
-    grid = Grid(model, contestants, shapes, settled_device, budget, weights, task, seed)
+    grid = Grid(model, contestants, shapes, settled_device, budget, weights, task, seed, pythons=pythons, tf32=tf32)
+    check_environments(grid, store.root)
     longest = _longest_slice_seconds(load)
     timing = TimingPlan(rounds, timeout_seconds=min(DAY_SECONDS, timeout + longest))
     now = datetime.now(UTC)
@@ -212,6 +219,7 @@ def _command_of(
         **weights_options(grid),
         "--seed": grid.seed,
     }
-    flags = ["--no-search"] if load.slos and not searches else []
+    flags = [*python_options(grid, contestants), *tf32_option(grid)]
+    flags += ["--no-search"] if load.slos and not searches else []
     words = (str(part) for option, value in options.items() if value is not None for part in (option, value))
     return shlex.join([*WRITER.split(), *words, *flags])

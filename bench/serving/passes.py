@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import conditions
 from bench.driver import Append, Driver, Measured
-from bench.parity.verdict import TOLERANCES, worst_case
+from bench.parity.verdict import tolerance_of, worst_case
 from bench.preparation import Preparation
 from bench.references import Say
 from bench.serving.plan import called_shapes, schedule
@@ -115,7 +115,7 @@ class LoadPasses(Driver[Step, LoadRecord]):
 
     def judge(self, point: Step, contestant: Contestant, cell: Measured) -> None:
         computes = self.prepared.classes[contestant].computes_the_model
-        tolerance = TOLERANCES[contestant.precision]
+        tolerance = tolerance_of(contestant.precision, tf32=self.prepared.grid.tf32)
         cases = self._cases(point, contestant) if computes else {}
         judgeable = {} if isinstance(cases, str) else cases
         request = {"op": "judge_load", "cases": judgeable, "atol": tolerance.atol, "rtol": tolerance.rtol}

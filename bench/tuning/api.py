@@ -16,6 +16,7 @@ from bench.budget import parse_budget
 from bench.choice.api import choose
 from bench.choice.choice import ratio_between
 from bench.choice.traffic import Traffic, read_traffic
+from bench.environments.stored import parse_pythons
 from bench.errors import BenchError, UserError
 from bench.introduction import find_source
 from bench.records import Run
@@ -61,12 +62,14 @@ def tune(
     max_loss: str | float | None = None,
     backends: str | Iterable[str] | None = None,
     precisions: str | Iterable[str] | None = None,
+    tf32: bool = False,
     threads: int | None = None,
     device: str = "auto",
     weights: str = "auto",
     task: str = "base",
     seed: int = 0,
     timeout: float = TimingPlan.timeout_seconds,
+    python: str | Iterable[str] = (),
     output: str | Path | None = None,
     artifacts: str | Path = api.DEFAULT_ARTIFACTS,
     listener: TuneListener | None = None,
@@ -77,8 +80,9 @@ def tune(
     under the usual rules; whoever is not the same model any more is out. `max_loss` is the largest RMSE over the
     reference's RMS that may be lost (0.02 or "2%"); without it fp32 alone is tried, and only what is exact or
     equivalent qualifies. `backends` are all that are installed unless named; `threads` the most that are tried.
-    `budget` ("10m", or seconds): nothing begins that it has no time for, and what has begun is ended. Raises UserError
-    for wrong input.
+    `budget` ("10m", or seconds): nothing begins that it has no time for, and what has begun is ended. `tf32` lets fp32
+    products on a GPU round their inputs to TF32; `python` ("onnx@old=PATH", or several) has a backend tried in another
+    environment. Raises UserError for wrong input.
     """
     begun = time.monotonic()
     text, seconds = parse_budget(budget)
@@ -88,11 +92,13 @@ def tune(
     check_seed(seed)
     most_threads = machine.thread_budget(threads)
     settled = machine.settle_device(device)
+    machine.check_tf32(tf32, settled)
     given = _precisions(precisions, settled, loss)
+    pythons = parse_pythons(python)
     space = (
-        whole_space(settled, given, Path(artifacts))
+        whole_space(settled, given, Path(artifacts), pythons)
         if backends is None
-        else asked_space(backends, settled, given, Path(artifacts))
+        else asked_space(backends, settled, given, Path(artifacts), pythons)
     )
     if not space.contestants:
         raise UserError(f"no backend can be tried on {settled}; `bench list backends` shows what each needs")
@@ -110,9 +116,13 @@ def tune(
         source.name, settled, goal, text, now.isoformat(timespec="seconds"), "", machine.fingerprint(),
         not_tried=dict(space.left_out), path=path,
     )  # fmt: skip
-    options = {"device": settled, "weights": weights, "task": task, "seed": seed, "timeout": timeout}
-    tuning.command = _command(model, goal, batch, length, traffic, text, loss, backends, given, most_threads, options)
-    search = _Search(tuning, model, folder, Path(artifacts), options, listener, begun, seconds)
+    options = {
+        "device": settled, "tf32": tf32, "weights": weights, "task": task, "seed": seed, "timeout": timeout,
+    }  # fmt: skip
+    tuning.command = _command(
+        model, goal, batch, length, traffic, text, loss, backends, given, most_threads, options, pythons
+    )
+    search = _Search(tuning, model, folder, Path(artifacts), options, pythons, listener, begun, seconds)
     listener.plan(tuning, space)
     try:
         search.run(space, thread_counts(most_threads, settled))
@@ -174,10 +184,11 @@ class _Search:
 
     def __init__(
         self, tuning: Tuning, model: str, folder: Path, artifacts: Path, options: dict[str, Any],
-        listener: TuneListener, begun: float, seconds: float,
+        pythons: Sequence[tuple[str, str]], listener: TuneListener, begun: float, seconds: float,
     ) -> None:  # fmt: skip
         self.tuning, self.model, self.folder, self.artifacts = tuning, model, folder, artifacts
-        self.options, self.listener, self.begun, self.seconds = options, listener, begun, seconds
+        self.options, self.pythons, self.listener = options, pythons, listener
+        self.begun, self.seconds = begun, seconds
 
     def run(self, space: Space, counts: Sequence[int]) -> None:
         """Search, and settle the winner."""
@@ -252,6 +263,8 @@ class _Search:
         """What one comparison says of trials that share their number of threads."""
         goal, threads = self.tuning.goal, group[0].threads
         contestants = [trial.contestant for trial in group]
+        used = {contestant.place for contestant in contestants}
+        python = [f"{place}={path}" for place, path in self.pythons if place in used]
         runs = []
         for batch in dict.fromkeys(shape.batch for shape in goal.shapes):  # a grid is a product, a traffic is none
             lengths = [shape.length for shape in goal.shapes if shape.batch == batch]
@@ -259,7 +272,7 @@ class _Search:
             run = api.compare(
                 self.model, backends=_labels(contestants), precisions=_precisions_of(contestants), batches=[batch],
                 lengths=lengths, threads=threads, plan=plan, output=output, artifacts=self.artifacts,
-                floors=is_final, listener=api.Listener(say=self.listener.say), **self.options,
+                floors=is_final, listener=api.Listener(say=self.listener.say), **self.options, python=python,
             )  # fmt: skip
             self.tuning.runs.append(str(output))
             runs.append(run)
@@ -312,7 +325,7 @@ def _joined(runs: Sequence[Run]) -> Run:
 def _command(
     model: str, goal: Goal, batch: int, length: int, traffic: Traffic | str | Path | None, budget: str,
     max_loss: float | None, backends: str | Iterable[str] | None, precisions: Sequence[str], threads: int,
-    options: dict[str, Any],
+    options: dict[str, Any], pythons: Sequence[tuple[str, str]],
 ) -> str:  # fmt: skip
     words = ["bench", "tune", "--model", model]
     words += ["--batch", str(batch), "--length", str(length)] if traffic is None else ["--traffic", str(traffic)]
@@ -321,7 +334,11 @@ def _command(
     if backends is not None:
         words += ["--backends", backends if isinstance(backends, str) else ",".join(backends)]
     for name, value in options.items():
-        words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+        if isinstance(value, bool):
+            words += [f"--{name}"] if value else []
+        else:
+            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    words += [word for place, path in pythons for word in ("--python", f"{place}={path}")]
     return shlex.join(words)
 
 

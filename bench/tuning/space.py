@@ -9,7 +9,7 @@ from pathlib import Path
 import backends as registry
 from backends.base import Backend
 from bench.environments.asking import environment_of
-from bench.environments.stored import unfinished
+from bench.environments.stored import check_all_used, places, unfinished
 from bench.errors import UserError
 from bench.spec import PRECISIONS, Contestant, parse_contestants
 
@@ -36,10 +36,11 @@ class Space:
     """Label and reason."""
 
 
-def whole_space(device: str, precisions: Sequence[str], root: Path | None = None) -> Space:
+def whole_space(device: str, precisions: Sequence[str], root: Path, pythons: Sequence[tuple[str, str]] = ()) -> Space:
     """Every backend that computes the model and is installed, in every variant that anybody would deploy.
 
-    `root` is the folder of the store, whose environments are asked what runs in them.
+    `root` is the folder of the store, whose environments are asked what runs in them; `pythons` are interpreters of the
+    user's own by place, and a backend is tried in each that is given for it.
     """
     found, left_out = [], []
     for name in registry.names():
@@ -49,32 +50,44 @@ def whole_space(device: str, precisions: Sequence[str], root: Path | None = None
             left_out.append((name, f"cannot be loaded ({error})"))
             continue
         if backend.computes_the_model:
-            kept, refused = _of_backend(backend, device, precisions, root)
-            found += kept
-            left_out += refused
+            named = [place.partition("@")[2] for place, _ in pythons if place.startswith(f"{name}@")]
+            for environment in ("", *named):
+                kept, refused = _of_backend(backend, environment, device, precisions, root, pythons)
+                found += kept
+                left_out += refused
     return Space(tuple(sorted(found, key=_cost)), tuple(left_out))
 
 
-def asked_space(names: str | Iterable[str], device: str, precisions: Sequence[str], root: Path | None = None) -> Space:
+def asked_space(
+    names: str | Iterable[str],
+    device: str,
+    precisions: Sequence[str],
+    root: Path,
+    pythons: Sequence[tuple[str, str]] = (),
+) -> Space:
     """The backends (with all their variants) and variants that `names` asks for; raises UserError for unknown ones.
 
-    "onnx" stands for all of its variants, "onnx:default" and "onnx:fused" for one each.
+    "onnx" stands for all of its variants, "onnx:default" and "onnx:fused" for one each, "onnx@old" for all of them in
+    another environment. `root` and `pythons` are those of `whole_space`.
     """
     asked = list(names.split(",")) if isinstance(names, str) else list(names)
-    found, left_out = list[Contestant](), list[tuple[str, str]]()
+    found, left_out, used = list[Contestant](), list[tuple[str, str]](), set[str]()
+    known = {*places(root), *dict(pythons)}
     for name in (part.strip() for part in asked if part.strip()):
-        contestants = parse_contestants([name], precisions)
+        contestants = parse_contestants([name], precisions, places=known)
         backend = registry.load_class(contestants[0].backend)
         if not backend.computes_the_model:
             raise UserError(
                 f"backend {contestants[0].backend} computes no model, so there is nothing to tune; leave it out"
             )
-        kept, refused = _of_backend(backend, device, precisions, root)
+        used.add(contestants[0].place)
+        kept, refused = _of_backend(backend, contestants[0].environment, device, precisions, root, pythons)
         if ":" in name:
             kept = [c for c in kept if c in contestants]
             refused = [(label, reason) for label, reason in refused if label.split()[0] in (name, backend.name)]
         found += kept
         left_out += refused
+    check_all_used(pythons, used)
     if not found:
         reasons = "; ".join(f"{label}: {reason}" for label, reason in left_out[:3]) or "no backend was named"
         raise UserError(f"nothing of --backends can be tried here ({reasons}); `bench list backends` shows what can")
@@ -82,19 +95,25 @@ def asked_space(names: str | Iterable[str], device: str, precisions: Sequence[st
 
 
 def _of_backend(
-    backend: type[Backend], device: str, precisions: Sequence[str], root: Path | None
+    backend: type[Backend],
+    environment: str,
+    device: str,
+    precisions: Sequence[str],
+    root: Path,
+    pythons: Sequence[tuple[str, str]],
 ) -> tuple[list[Contestant], list[tuple[str, str]]]:
     wanted = [
-        Contestant(backend.name, variant, precision)
+        Contestant(backend.name, variant, precision, environment=environment)
         for precision in precisions
         for variant in backend.variants
         if variant not in backend.not_for_deployment
     ]
     elsewhere = None
-    if root is not None and wanted:
-        if unfinished(root, backend.name):
-            return [], [(backend.name, f"its environment was not finished; run: bench env create {backend.name}")]
-        elsewhere = environment_of(root, backend.name, device, wanted)
+    if wanted:
+        place = wanted[0].place
+        if place not in dict(pythons) and unfinished(root, place):
+            return [], [(place, f"its environment was not finished; run: bench env create {place}")]
+        elsewhere = environment_of(root, wanted, device, pythons)
     found, refused = [], dict[tuple[str, str], None]()
     for contestant in wanted:
         variant, precision = contestant.variant, contestant.precision

@@ -126,6 +126,54 @@ def test_a_run_in_two_environments_is_recorded_repeated_and_resumed(cli_here: Cl
     assert sum("bench.worker --backend null" in line for line in log.read_text().splitlines()) == 2
 
 
+def test_a_run_is_not_gone_on_with_in_another_version(cli_here: Cli, tmp_path: Path) -> None:
+    old = python_at(tmp_path / "old" / "python")
+    command = ["--backends", "null,null@old", "--python", f"null@old={old}", "--batches", "1,2"]
+    assert cli_here("compare", *NULL, *command, "--output", "run.jsonl").returncode == 0
+    file = tmp_path / "run.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [line for line in lines if not (line["kind"] == "end" or line.get("batch") == 2)]
+    told = next(line for line in lines if line.get("environment") == "old")["facts"]["versions"]
+    assert told["python"] == ".".join(map(str, sys.version_info[:3]))
+    told["python"] = "3.11.0a1"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = file.read_bytes()
+    done = cli_here("compare", "--resume", "run.jsonl")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "was begun with other versions (null@old ran with python 3.11.0a1 and would run with 3." in done.stderr
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("generate", ["--model", "gpt2-tiny", "--prompt-length", "2", "--new-tokens", "2"]),
+        ("corpus", ["--model", "bert-tiny", "--synthetic", "4", "--batches", "2", "--order", "sorted"]),
+        ("load", ["--model", "bert-tiny", "--rate", "50", "--duration", "0.2s"]),
+    ],
+)
+def test_the_other_measurements_take_another_environment_too(
+    command: str, options: list[str], cli_here: Cli, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    old = python_at(tmp_path / "old" / "python", log)
+    done = cli_here(
+        command, *options, "--backends", "null,null@old", "--python", f"null@old={old}", "--rounds", "2",
+        "--threads", "1", "--output", "run.jsonl",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "null@old" in done.stdout
+    assert sum("bench.worker --backend null" in line for line in log.read_text().splitlines()) == 1
+    header, *lines = (json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines())
+    assert f"--python null@old={old}" in header["command"]
+    assert {line.get("environment") for line in lines if line["kind"] == "record"} == {"", "old"}
+
+    done = cli_here(command, *options, "--backends", "null", "--python", f"null@old={old}", "--output", "other.jsonl")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "--python null@old: no null@old is among --backends" in done.stderr
+    assert not (tmp_path / "other.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -349,6 +397,21 @@ def test_tuning_asks_the_environment_and_takes_no_other(tools: Tools, tmp_path: 
     (made.path / stored.MARKER).unlink()
     with pytest.raises(UserError, match="its environment was not finished; run: bench env create eager"):
         asked_space("eager", "cpu", ("fp32",), tmp_path)
+
+
+def test_tuning_takes_interpreters_of_the_users_own(tools: Tools, tmp_path: Path) -> None:
+    from bench.tuning.space import asked_space, whole_space
+
+    pythons = (("onnx@old", str(python_at(tmp_path / "old" / "python"))),)
+    both = asked_space("onnx:default,onnx@old", "cpu", ("fp32",), tmp_path, pythons)
+    labels = [contestant.label for contestant in both.contestants]
+    assert {"onnx", "onnx@old", "onnx:fused@old"} <= set(labels) and "onnx:fused" not in labels
+    whole = {contestant.label for contestant in whole_space("cpu", ("fp32",), tmp_path, pythons).contestants}
+    assert {"onnx", "onnx:fused", "onnx@old", "onnx:fused@old"} <= whole
+    with pytest.raises(UserError, match="--python onnx@old: no onnx@old is among --backends"):
+        asked_space("onnx", "cpu", ("fp32",), tmp_path, pythons)
+    with pytest.raises(UserError, match="--python onnx@old=PATH"):
+        asked_space("onnx@old", "cpu", ("fp32",), tmp_path)
 
 
 # optimum.

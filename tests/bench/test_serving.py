@@ -516,7 +516,7 @@ def test_served_outputs_are_judged_and_a_broken_model_keeps_no_service_level(
         assert all(case["compared"] > 0 for case in one.parity["cases"].values())
         assert one.facts["judged_by_further_calls"] == 1  # of the joined; the last was judged as it was served
         assert (one.shapes, one.warmed) == (9, 9)
-    monkeypatch.setattr(passes_module, "TOLERANCES", {"fp32": Tolerance(1e-9, 0.0, 0.0)})
+    monkeypatch.setattr(passes_module, "tolerance_of", lambda precision, tf32: Tolerance(1e-9, 0.0, 0.0))
     (tmp_path / "run.jsonl").unlink()
     done = run(tmp_path, "eager,onnx", **options)
     assert done.records[1].verdict == "broken"

@@ -20,7 +20,9 @@ from backends.null import Null
 from bench import comparison, machine, worker
 from bench.bundle import runtimes
 from bench.channel import Worker
+from bench.corpora.api import measure_corpus
 from bench.errors import UserError
+from bench.generation.api import generate
 from bench.parity import check, examination
 from bench.parity.matrix import Matrix
 from bench.parity.verdict import TOLERANCES, tolerance_of
@@ -29,7 +31,9 @@ from bench.preparation import Preparation
 from bench.references import References
 from bench.report import diff, markdown, parity, table
 from bench.rows import row
+from bench.serving.api import measure_load
 from bench.spec import Contestant, Grid, Shape, TimingPlan, command_of
+from bench.tuning.api import tune
 from bench.workers import Workers
 from exporters import sources
 from exporters.store import ArtifactStore
@@ -57,15 +61,15 @@ def torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Any:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("call", [bench.compare, check.check_parity])
+@pytest.mark.parametrize("call", [bench.compare, check.check_parity, generate, measure_corpus, measure_load, tune])
 def test_the_cpu_has_no_tf32(call: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--tf32: cpu has no TF32, only NVIDIA GPUs do; leave it out") as refused:
-        call("bert-tiny", device="cpu", tf32=True, artifacts=tmp_path)
+        call("gpt2-tiny" if call is generate else "bert-tiny", device="cpu", tf32=True, artifacts=tmp_path)
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["compare", "parity"])
+@pytest.mark.parametrize("command", ["compare", "parity", "generate", "corpus", "load", "tune"])
 def test_the_command_line_refuses_it_in_one_line(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

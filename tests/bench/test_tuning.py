@@ -71,8 +71,8 @@ def tuned(tmp_path: Path, **options: Any) -> api.Tuning:
 # The space.
 
 
-def test_the_whole_space_is_every_variant_that_would_be_deployed() -> None:
-    space = whole_space("cpu", ("fp32",))
+def test_the_whole_space_is_every_variant_that_would_be_deployed(tmp_path: Path) -> None:
+    space = whole_space("cpu", ("fp32",), tmp_path)
     labels = [contestant.label for contestant in space.contestants]
     assert {"eager", "onnx", "torchscript", "compile", "compile:max-autotune"} <= set(labels)
     assert not {"eager:grad", "null"} & set(labels)
@@ -80,22 +80,22 @@ def test_the_whole_space_is_every_variant_that_would_be_deployed() -> None:
     assert static == sorted(static), "what compiles every shape comes last, where a budget may end"
 
 
-def test_what_cannot_run_is_left_out_with_its_reason() -> None:
-    space = whole_space("cpu", ("fp32", "int8"))
+def test_what_cannot_run_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    space = whole_space("cpu", ("fp32", "int8"), tmp_path)
     assert all(c.backend != "eager" for c in space.contestants if c.precision == "int8")
     assert any(name == "eager" and "no int8 on cpu" in reason for name, reason in space.left_out)
 
 
-def test_a_backend_stands_for_its_variants_and_a_variant_for_itself() -> None:
-    every = asked_space("compile", "cpu", ("fp32",)).contestants
+def test_a_backend_stands_for_its_variants_and_a_variant_for_itself(tmp_path: Path) -> None:
+    every = asked_space("compile", "cpu", ("fp32",), tmp_path).contestants
     assert len(every) >= 4
-    assert [c.label for c in asked_space("compile:default", "cpu", ("fp32",)).contestants] == ["compile"]
+    assert [c.label for c in asked_space("compile:default", "cpu", ("fp32",), tmp_path).contestants] == ["compile"]
     with pytest.raises(UserError, match="did you mean 'onnx'"):
-        asked_space("onxx", "cpu", ("fp32",))
+        asked_space("onxx", "cpu", ("fp32",), tmp_path)
     with pytest.raises(UserError, match="computes no model"):
-        asked_space("null", "cpu", ("fp32",))
+        asked_space("null", "cpu", ("fp32",), tmp_path)
     with pytest.raises(UserError, match="nothing of --backends"):
-        asked_space("eager", "cpu", ("int8",))
+        asked_space("eager", "cpu", ("int8",), tmp_path)
 
 
 @pytest.mark.parametrize(("most", "counts"), [(1, (1,)), (2, (2, 1)), (12, (12, 6, 3, 1))])
