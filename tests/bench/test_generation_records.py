@@ -59,6 +59,16 @@ def test_prefill_decode_and_rate_are_the_medians_of_what_was_timed() -> None:
     assert onnx["verdict"] == "faster"
 
 
+def test_tf32_has_no_floor_and_stands_in_heading_and_command() -> None:
+    run = made(record(EAGER, 500, [1] * 5), peaks=Peaks("cpu", 2, {"fp32": 1e12}, ((1000, 1e9),)))
+    assert run.floor(run.records[0]) is not None
+    assert "TF32" not in generation.render(run) and "--tf32" not in run.command_of([EAGER], [2])
+    run.grid = replace(run.grid, tf32=True)
+    assert run.floor(run.records[0]) is None
+    assert "2 threads, TF32" in generation.render(run)
+    assert run.command_of([EAGER], [2]).endswith(" --tf32")
+
+
 def test_the_floor_of_a_token_is_weights_and_keys_and_values_over_the_bandwidth() -> None:
     peaks = Peaks("cpu", 2, {"fp32": 1e12}, ((1000, 1e9),))
     run = made(record(EAGER, 500, [1] * 5), record(FULL, 900, [1] * 5, way="no-cache"), peaks=peaks)
