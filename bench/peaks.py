@@ -30,8 +30,11 @@ Say = Callable[[str], None]
 
 #: Raise when the same machine would give other figures; part of the key.
 VERSION = 1
-#: Precisions that a cell of each precision may be computed in: a runtime without fp16 arithmetic widens to fp32.
-COMPUTED_IN = {"fp32": ("fp32",), "fp16": ("fp16", "fp32"), "bf16": ("bf16", "fp32"), "int8": ("int8", "fp32")}
+#: Arithmetic that a cell of each precision may be computed in: a runtime without fp16 arithmetic widens to fp32.
+COMPUTED_IN = {
+    "fp32": ("fp32",), "tf32": ("tf32", "fp32"), "fp16": ("fp16", "fp32"), "bf16": ("bf16", "fp32"),
+    "int8": ("int8", "fp32"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Peaks:
     device: str
     threads: int
     flops_per_second: Mapping[str, float] = field(default_factory=dict)
-    """By precision; for int8, integer operations."""
+    """By precision, and "tf32" for fp32 whose products may round to it; for int8, integer operations."""
     bandwidths: tuple[tuple[int, float], ...] = ()
     """Bytes of a buffer and bytes a second that it is read at, smallest buffer first."""
     measured: str = ""

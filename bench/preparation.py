@@ -112,7 +112,8 @@ class Preparation:
 
         None where nothing is held against it, and where it could not be measured, which is said.
         """
-        precisions = {c.precision for c in self.artifacts if self.classes[c].computes_the_model}
+        computing = (c for c in self.artifacts if self.classes[c].computes_the_model)
+        precisions = {self.grid.computed_in(c.precision) for c in computing}
         if not precisions:
             return None
         root, grid = self.store.root, self.grid

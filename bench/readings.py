@@ -18,7 +18,7 @@ from backends.base import one_line, parse_out_of_memory
 if TYPE_CHECKING:
     import torch
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
 #: Sides of the square matrices, smallest first; a side whose product would take too long is left out.
 SIDES = {"cpu": (256, 512, 1024, 2048, 4096), "cuda": (1024, 2048, 4096, 8192)}
 #: Sizes of the buffers that are read, in bytes: from the first-level caches' to past the last level's.
@@ -58,6 +58,8 @@ class Reading:
     work: int
     """Operations or bytes of one call."""
     threads: int
+    tf32: bool = False
+    """True where fp32 products of the call may round to TF32."""
     least_seconds: float = math.inf
 
     @property
@@ -78,7 +80,7 @@ def take(
     least = READING_SECONDS[device.name]
     for _ in range(VISITS):
         for reading, seconds in shares:
-            device.use_threads(reading.threads)
+            device.prepare(reading)
             calls = 1
             end = clock() + seconds / VISITS * 1e9
             while True:
@@ -104,19 +106,18 @@ class Device:
         if name == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("torch cannot use a GPU here")
         torch.set_grad_enabled(False)
-        torch.set_float32_matmul_precision("highest")
         if name == "cuda":
             # Some cards do fp16 products twice as fast with an fp16 sum, and some runtimes ask for it.
             torch.backends.cuda.matmul.allow_fp16_accumulation = True
         self.name = name
         self.threads = threads
-        self.use_threads(threads)
 
-    def use_threads(self, threads: int) -> None:
-        """Compute with `threads` threads from here on."""
+    def prepare(self, reading: Reading) -> None:
+        """Compute with the threads and in the arithmetic of `reading` from here on."""
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(reading.threads)
+        torch.set_float32_matmul_precision("high" if reading.tf32 else "highest")
 
     def synchronize(self) -> None:
         """Wait until the device is done."""
@@ -143,7 +144,8 @@ class Device:
             return Reading(lambda: linear(left, packed, None, "none", [], ""), 2 * side**3, self.threads)
         result = torch.empty(side, side, dtype=torch.int32 if precision == "int8" else left.dtype, device=self.name)
         multiply = torch._int_mm if precision == "int8" else torch.mm
-        return Reading(lambda: multiply(left, right.t(), out=result), 2 * side**3, self.threads)
+        call = lambda: multiply(left, right.t(), out=result)  # noqa: E731
+        return Reading(call, 2 * side**3, self.threads, tf32=precision == "tf32")
 
     def reads(self, sizes: Sequence[int]) -> dict[int, list[Reading]]:
         """Readings of each size's first bytes of one buffer: the largest element, which needs every one.
@@ -169,6 +171,7 @@ def products(device: Device, way: str, precision: str, effort: Effort, clock: Ca
             break
         try:
             reading = device.product(way, precision, side)
+            device.prepare(reading)
             reading.call()
             device.synchronize()
         except Exception as error:  # torch refuses a dtype on a device in exceptions of many types

@@ -231,15 +231,13 @@ class Run:
     def floor(self, record: Record) -> Floor | None:
         """The least time that one call can take on this machine.
 
-        None where operations or peaks are not known, where the peaks were only ever measured beside other work, and for
-        fp32 that was computed in TF32.
+        None where operations or peaks are not known, and where the peaks were only ever measured beside other work.
         """
-        if self.peaks is None or not record.operations or self.peaks.is_disturbed(record.precision):
-            return None
-        if self.grid.tf32 and record.precision == "fp32":  # the fp32 peak was measured without TF32
+        computed_in = self.grid.computed_in(record.precision)
+        if self.peaks is None or not record.operations or self.peaks.is_disturbed(computed_in):
             return None
         weight_bytes = record.operations["weight_bytes"]
-        rate, bandwidth = self.peaks.flops_bound(record.precision), self.peaks.bandwidth(weight_bytes)
+        rate, bandwidth = self.peaks.flops_bound(computed_in), self.peaks.bandwidth(weight_bytes)
         if rate is None or bandwidth is None:
             return None
         return floor_ns(record.operations["flops"], weight_bytes, rate, bandwidth)

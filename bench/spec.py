@@ -156,6 +156,10 @@ class Grid:
             raise ValueError("a batch or length that is no positive integer")
         return cls(**values)
 
+    def computed_in(self, precision: str) -> str:
+        """Arithmetic that a contestant's products may be done in: "tf32" for fp32 under `tf32`, else its precision."""
+        return "tf32" if self.tf32 and precision == "fp32" else precision
+
     @property
     def output(self) -> str:
         """What the model gives, in words."""

@@ -180,11 +180,10 @@ class GenerationRun:
     def floor(self, record: GenerationRecord) -> Floor | None:
         """The least time of one decoding step on this machine; None as for `Run.floor`."""
         size = self.token_bytes(record)
-        if size is None or self.peaks is None or self.peaks.is_disturbed(record.precision):
+        computed_in = self.grid.computed_in(record.precision)
+        if size is None or self.peaks is None or self.peaks.is_disturbed(computed_in):
             return None
-        if self.grid.tf32 and record.precision == "fp32":  # the fp32 peak was measured without TF32
-            return None
-        rate, bandwidth = self.peaks.flops_bound(record.precision), self.peaks.bandwidth(size)
+        rate, bandwidth = self.peaks.flops_bound(computed_in), self.peaks.bandwidth(size)
         if rate is None or bandwidth is None:
             return None
         sequences = record.batch * self.generation.decoding.beams

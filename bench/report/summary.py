@@ -217,7 +217,7 @@ def _of_the_machine(run: Run) -> list[str]:
     if run.grid.device == "cuda" and measured and not any("gpu" in conditions for conditions in measured):
         lines.append("nothing watched the GPU's clocks and processes; run: pip install nvidia-ml-py")
     if run.peaks is not None and any(
-        run.peaks.is_disturbed(contestant.precision) for contestant in run.grid.contestants
+        run.peaks.is_disturbed(run.grid.computed_in(contestant.precision)) for contestant in run.grid.contestants
     ):
         lines.append(
             "no floors, as other work ran while the machine's peaks were measured; the next run measures them again"

@@ -327,8 +327,8 @@ class FakeDevice:
         self.now_ns += self.queued_ns + (20_000 if self.name == "cuda" else 0)
         self.queued_ns = 0
 
-    def use_threads(self, threads: int) -> None:
-        self.threads_in_use.append(threads)
+    def prepare(self, reading: Reading) -> None:
+        self.threads_in_use.append(reading.threads)
 
     def ways(self, precision: str) -> tuple[str, ...]:
         return ("plain", "packed")
@@ -442,11 +442,13 @@ class FakeTorch(SimpleNamespace):
         )
 
 
-def test_a_gpu_is_measured_without_tf32_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_measured_without_tf32_where_it_is_not_tf32s_rate_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = FakeTorch(is_available=True)
     monkeypatch.setitem(sys.modules, "torch", torch)
     device = readings.Device("cuda", 2)
-    assert ("fp32", "highest") in torch.log
+    for reading, asked in ((Reading(int, 1, 2, tf32=True), "high"), (Reading(int, 1, 2), "highest")):
+        device.prepare(reading)
+        assert torch.log[-2:] == [("threads", 2), ("fp32", asked)]
     assert torch.backends.cuda.matmul.allow_fp16_accumulation is True
     assert device.ways("fp32") == ("plain",)
     device.synchronize()
@@ -456,6 +458,13 @@ def test_a_gpu_is_measured_without_tf32_and_waited_for(monkeypatch: pytest.Monke
     assert torch.log.count("synchronize") == 1
     assert processor.ways("fp32") == ("plain", "packed")
     assert processor.ways("int8") == ("plain",)
+
+
+def test_tf32s_rate_is_of_fp32_matrices_under_torchs_switch() -> None:
+    device = readings.Device("cpu", 1)
+    assert {name: device.product("plain", name, 8).tf32 for name in ("fp32", "tf32", "bf16")} == {
+        "fp32": False, "tf32": True, "bf16": False,
+    }  # fmt: skip
 
 
 def test_a_gpu_that_torch_cannot_use_is_an_error_and_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from bench.parity.matrix import Matrix
 from bench.parity.verdict import TOLERANCES, tolerance_of
 from bench.peaks import Peaks
 from bench.preparation import Preparation
+from bench.records import Record, Run
 from bench.references import References
 from bench.report import diff, markdown, parity, table
 from bench.rows import row
@@ -286,16 +287,23 @@ def test_it_is_told_wherever_a_run_is_shown() -> None:
     assert "TF32" not in parity.heading(stated)[0]
 
 
-def test_fp32_in_tf32_has_no_floor_and_no_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp32_in_tf32_has_the_floor_of_tf32s_peak_and_no_bundle() -> None:
     entry = record(operations={"flops": 10**9, "weight_bytes": 10**6})
     run = run_of(entry, half := record(operations={"flops": 10**9, "weight_bytes": 10**6}, precision="bf16"))
-    run.peaks = Peaks.__new__(Peaks)
-    monkeypatch.setattr(Peaks, "is_disturbed", lambda self, precision: False)
-    monkeypatch.setattr(Peaks, "flops_bound", lambda self, precision: 1e12)
-    monkeypatch.setattr(Peaks, "bandwidth", lambda self, size: 1e10)
-    assert run.floor(entry) is not None
+    rates = {"fp32": 1e12, "tf32": 4e12, "bf16": 8e12}
+    run.peaks = Peaks("cuda", 1, rates, ((1, 1e13),))
+    assert ns_of(run, entry) == 1e6
     run.grid = replace(run.grid, tf32=True)
+    assert ns_of(run, entry) == 0.25e6
+    assert ns_of(run, half) == 0.125e6
+    run.peaks = replace(run.peaks, flops_per_second={"fp32": 1e12, "bf16": 8e12})  # of a run before TF32 was measured
     assert (run.floor(entry), run.is_implausible(entry)) == (None, False)
-    assert run.floor(half) is not None
     with pytest.raises(UserError, match="measured with --tf32, which a bundle's"):
         runtimes.check(entry.contestant, run.grid)
+
+
+def ns_of(run: Run, entry: Record) -> float:
+    floor = run.floor(entry)
+    assert floor is not None
+    assert floor.bound == "compute"
+    return floor.ns
