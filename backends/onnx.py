@@ -295,4 +295,4 @@ def _to_host(value: Any) -> Any:
         return value.numpy()
     import torch
 
-    return torch.from_dlpack(value).to("cpu", torch.float32).numpy()
+    return torch.from_dlpack(value.__dlpack__()).to("cpu", torch.float32).numpy()

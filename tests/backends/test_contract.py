@@ -188,12 +188,38 @@ def test_synchronize_waits_for_the_device(name: str, artifacts: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("model", ["bert-tiny", "gpt2-tiny"])
 @pytest.mark.parametrize("variant", ["fused", "attention23", "tensorrt", "cuda-graphs"])
-def test_variants_of_onnx_keep_the_contract_on_a_gpu(variant: str, artifacts: Path) -> None:
+def test_variants_of_onnx_keep_the_contract_on_a_gpu(variant: str, model: str, precision: str, artifacts: Path) -> None:
     onnx = backends.load_class("onnx")
-    if reason := onnx.supports("cuda", "fp32") or onnx.refuses(variant, "cuda", "fp32"):
+    if reason := onnx.supports("cuda", precision) or onnx.refuses(variant, "cuda", precision):
         pytest.skip(reason)
-    assert len(check_backend("onnx", variant=variant, device="cuda", artifacts=artifacts)) == 7
+    made = check_backend("onnx", variant=variant, model=model, device="cuda", precision=precision, artifacts=artifacts)
+    assert len(made) == 7
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("eager", "sdpa"), ("eager", "math"), ("torchscript", "optimized"), ("compile", "dynamic"),
+        ("compile", "reduce-overhead"), ("compile", "freezing"), ("compile", "max-autotune"), ("aoti", "max-autotune"),
+    ],
+)  # fmt: skip
+def test_variants_of_torch_keep_the_contract_on_a_gpu(name: str, variant: str, artifacts: Path) -> None:
+    """At two shapes: a static one compiles anew for each."""
+    shapes = ((1, 1), (2, 16))
+    assert len(check_backend(name, variant=variant, device="cuda", artifacts=artifacts, shapes=shapes)) == 7
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["gpt-tiny", "gpt2-tiny"])
+@pytest.mark.parametrize("name", ["torchscript", "onnx", "aoti"])
+def test_decoders_keep_the_contract_on_a_gpu(name: str, model: str, artifacts: Path) -> None:
+    if reason := backends.load_class(name).supports("cuda", "fp32"):
+        pytest.skip(reason)
+    assert len(check_backend(name, model=model, device="cuda", artifacts=artifacts)) == 7
 
 
 class Forgetful(Null):

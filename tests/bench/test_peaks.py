@@ -442,7 +442,9 @@ class FakeTorch(SimpleNamespace):
         )
 
 
-def test_a_gpu_is_measured_without_tf32_where_it_is_not_tf32s_rate_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_measured_without_tf32_where_it_is_not_tf32s_rate_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     torch = FakeTorch(is_available=True)
     monkeypatch.setitem(sys.modules, "torch", torch)
     device = readings.Device("cuda", 2)

@@ -1,0 +1,125 @@
+"""`bench compare` and what stands on it, on a GPU: device times, floors, TF32, memory, taint. Skips where there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import backends
+import bench
+from backends.base import OutOfMemoryError, runtime_errors
+from bench import peaks, statistics
+from bench.spec import TimingPlan
+
+pytestmark = pytest.mark.gpu
+
+QUICK = TimingPlan(rounds=3, seconds_per_cell=0.3, warmup_seconds=0.0, warmup_most_seconds=0.2, timeout_seconds=600)
+HAS_ONNX = backends.load_class("onnx").supports("cuda", "fp32") is None
+BACKENDS = "eager,torchscript,compile,compile:reduce-overhead" + (",onnx,onnx:cuda-graphs" if HAS_ONNX else "")
+
+
+def measured(artifacts: Path, output: Path, **options: object) -> bench.Run:
+    run = bench.compare(
+        "bert-tiny", batches=(4,), lengths=(32,), device="cuda", plan=QUICK, artifacts=artifacts, output=output,
+        **{"backends": BACKENDS, **options},
+    )  # fmt: skip
+    assert {record.status: record.reason for record in run.records} == {"ok": ""}
+    return run
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_every_record_has_what_a_gpu_tells(artifacts: Path, tmp_path: Path, tf32: bool) -> None:
+    run = measured(artifacts, tmp_path / "run.jsonl", tf32=tf32)
+    assert run.fingerprint["gpus"]
+    for record in run.records:
+        label = record.contestant.label
+        assert record.verdict in ("exact", "equivalent"), (label, record.parity)
+        wall = statistics.median(record.samples)
+        device, enqueue = (
+            statistics.median(statistics.pooled(rounds)) for rounds in (record.device_rounds, record.enqueue_rounds)
+        )
+        assert 0 < device <= 1.5 * wall, label
+        assert 0 < enqueue <= 1.5 * wall, label
+        assert record.pipelined_rounds, label
+        assert record.facts["tf32"] is tf32, label
+        assert not record.facts.get("nodes_on_cpu"), (label, record.facts)
+        assert not record.facts.get("copies_inserted"), (label, record.facts)
+        assert not record.facts.get("recompiles_while_timing"), label
+        share = run.floor_share(record)
+        assert share is not None, label
+        assert 0 < share < 1, label
+        assert record.conditions["gpu"]["min_sm_clock_mhz"] > 0
+        assert record.memory["loaded"]["device_process_bytes"] > record.memory["loaded"]["parameters_bytes"]
+    assert run.peaks is not None
+    assert ("tf32" in run.peaks.flops_per_second) is tf32
+    json.loads((tmp_path / "run.jsonl").read_text().splitlines()[0])
+
+
+def test_half_precisions_have_floors_of_their_own(artifacts: Path, tmp_path: Path) -> None:
+    run = measured(artifacts, tmp_path / "run.jsonl", backends="eager", precisions="fp32,fp16,bf16")
+    assert run.peaks is not None
+    rates = run.peaks.flops_per_second
+    assert rates["fp16"] > rates["fp32"] < rates["bf16"]
+    assert all(run.floor_share(record) for record in run.records)
+
+
+def test_host_arrays_cost_copies_on_a_gpu(artifacts: Path, tmp_path: Path) -> None:
+    run = measured(artifacts, tmp_path / "run.jsonl", backends="eager", boundary="host")
+    assert not run.records[0].device_rounds
+
+
+def test_a_clock_that_does_not_wait_is_shown_beside_the_right_one(artifacts: Path, tmp_path: Path) -> None:
+    run = bench.compare(
+        "bert-tiny", backends="eager", batches=(512,), lengths=(128,), device="cuda", plan=QUICK, naive_timer=None,
+        artifacts=artifacts, output=tmp_path / "plain.jsonl",
+    )  # fmt: skip
+    assert not run.records[0].naive_rounds
+    run = bench.compare(
+        "bert-tiny", backends="eager", batches=(512,), lengths=(128,), device="cuda", naive_timer=True, rounds=3,
+        max_seconds_per_cell=1, artifacts=artifacts, output=tmp_path / "naive.jsonl",
+    )  # fmt: skip
+    assert statistics.pooled(run.records[0].naive_rounds)
+
+
+def test_tf32_multiplies_faster_than_fp32(tmp_path: Path) -> None:
+    found = peaks.measure(tmp_path, "cuda", ("tf32",), 1, 120, lambda line: None)
+    assert found.flops_per_second["tf32"] > 1.5 * found.flops_per_second["fp32"]
+
+
+@pytest.mark.parametrize("name", ["eager", "onnx"])
+def test_a_limit_of_the_allocator_is_kept_and_told_as_out_of_memory(name: str, artifacts: Path) -> None:
+    import torch
+
+    from bench import inputs, testing
+
+    if reason := backends.load_class(name).supports("cuda", "fp32"):
+        pytest.skip(reason)
+    workbench = testing._Workbench(backends.load_class(name), "default", "bert-tiny", "cuda", "fp32", artifacts)
+    workbench.options = {**workbench.options, "memory_limit_bytes": 128 * 2**20}
+    backend = workbench._loaded()
+    try:
+        backend.fetch(backend.run(backend.prepare(inputs.make_batch(workbench._inputs((1, 16)), "timed"))))
+        with pytest.raises(OutOfMemoryError), runtime_errors():
+            backend.run(backend.prepare(inputs.make_batch(workbench._inputs((4096, 128)), "timed")))
+            backend.synchronize()
+    finally:
+        backend.close()
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_tuning_searches_what_a_gpu_has(artifacts: Path, tmp_path: Path) -> None:
+    found = bench.tune(
+        "bert-tiny", batch=1, length=16, budget="120s", backends="eager,torchscript", device="cuda", artifacts=artifacts,
+        output=tmp_path / "tuning.json",
+    )  # fmt: skip
+    assert found.winner is not None
+
+
+def test_load_is_served_on_a_gpu(artifacts: Path, tmp_path: Path) -> None:
+    run = bench.measure_load(
+        "bert-tiny", backends="eager", rate=50, duration="2s", device="cuda", artifacts=artifacts,
+        output=tmp_path / "run.jsonl",
+    )  # fmt: skip
+    assert [record.status for record in run.records] == ["ok"]
