@@ -1,6 +1,7 @@
 """Where does a call spend its time? Each runtime's own profile of its kernels, summed by kind.
 
     python benchmarks/where_time_goes.py --shapes 1x8,1x128 aoti=FOLDER openvino=FOLDER onnx=FOLDER linears=FOLDER
+    python benchmarks/where_time_goes.py --device cuda --precision fp16 eager=FOLDER onnx:cuda-graphs=FOLDER
 
 FOLDER is an artifact of the store (`bench artifacts list`), fp32 for the CPU: of a format aoti for `aoti`, of one onnx
 for the next two, a checkpoint for `linears`. That is no runtime, but the model's linear layers one after another in
@@ -8,6 +9,10 @@ oneDNN, with packed weights and nothing in between: what a call cannot do withou
 compiled again for this, from the same checkpoint with the same settings, with Inductor's records of its kernels. A
 profile slows small kernels, so "a call" is timed before it is switched on; what is left of it beside the kernels is
 handing over, or where negative, what the profile costs.
+
+On a GPU a runtime is any `backend[:variant]` with the artifact that it loads, and one profile serves all: CUPTI's, by
+torch, which records every kernel that the process starts, whoever starts it. What is left beside the kernels there is
+the GPU waiting for the host.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +34,19 @@ CALLS = 20
 #: Kinds that take less than this share of a call are summed up.
 SMALL = 0.01
 
+#: Kinds of a GPU's kernels by their names, the first that fits.
+GPU_KINDS = {
+    "attention": r"flash|fmha|attention|softmax",
+    "products": r"gemm|gemv|cutlass|xmma|nvjet|splitk|cublas|^triton_tem",
+    "layer norm": r"layer_?norm|welford",
+    "copies": r"memcpy|memset|copy",
+    "Triton's fusions": r"^triton",
+}
+
 Kernels = tuple["Counter[str]", "Counter[str]"]
 """Nanoseconds in all calls and number in all calls, by kind of kernel."""
+Start = Callable[[dict[str, Any]], tuple[float, Kernels]]
+"""Profiles calls on inputs: nanoseconds of a call without the profile, and its kernels."""
 
 
 def main() -> None:
@@ -39,18 +55,25 @@ def main() -> None:
     parser.add_argument("runtimes", nargs="+", metavar="RUNTIME=FOLDER")
     parser.add_argument("--shapes", default="1x8,1x128")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", default="fp32", help="of the artifacts, on a GPU")
     args = parser.parse_args()
     shapes = [tuple(map(int, shape.split("x"))) for shape in args.shapes.split(",")]
     if len(args.runtimes) > 1:
         options = ["--shapes", args.shapes, "--threads", str(args.threads)]
+        options += ["--device", args.device, "--precision", args.precision]
         for runtime in args.runtimes:
             subprocess.run([sys.executable, __file__, *options, runtime], check=True)
         return
     name, _, folder = args.runtimes[0].partition("=")
-    if name not in RUNTIMES or not (Path(folder) / "artifact.json").is_file():
-        parser.error(f"{args.runtimes[0]!r} is not RUNTIME=FOLDER with an artifact; runtimes: {', '.join(RUNTIMES)}")
+    known = RUNTIMES if args.device == "cpu" else variants()
+    if name not in known or not (Path(folder) / "artifact.json").is_file():
+        parser.error(f"{args.runtimes[0]!r} is not RUNTIME=FOLDER with an artifact; runtimes: {', '.join(known)}")
     with tempfile.TemporaryDirectory() as scratch:
-        start = RUNTIMES[name](Path(folder), args.threads, Path(scratch))
+        if args.device == "cuda":
+            start = on_a_gpu(name, Path(folder), args.precision, args.threads)
+        else:
+            start = RUNTIMES[name](Path(folder), args.threads, Path(scratch))
         for batch, length in shapes:
             call_ns, (times, counts) = start(inputs_of(Path(folder), batch, length))
             print(f"\n{name} at {batch}×{length}: {call_ns / 1e6:.2f} ms a call")
@@ -88,7 +111,7 @@ def median_ns(call: Callable[[], Any]) -> float:
     return statistics.median(found)
 
 
-def with_aoti(folder: Path, threads: int, scratch: Path) -> Callable[[dict[str, Any]], tuple[float, Kernels]]:
+def with_aoti(folder: Path, threads: int, scratch: Path) -> Start:
     """AOTInductor under torch's profiler."""
     import torch
     import torch._inductor
@@ -124,7 +147,7 @@ def with_aoti(folder: Path, threads: int, scratch: Path) -> Callable[[dict[str, 
     return start
 
 
-def with_openvino(folder: Path, threads: int, scratch: Path) -> Callable[[dict[str, Any]], tuple[float, Kernels]]:
+def with_openvino(folder: Path, threads: int, scratch: Path) -> Start:
     """OpenVINO with its performance counters, settings as the backend has them."""
     import openvino
 
@@ -152,7 +175,7 @@ def with_openvino(folder: Path, threads: int, scratch: Path) -> Callable[[dict[s
     return start
 
 
-def with_onnx(folder: Path, threads: int, scratch: Path) -> Callable[[dict[str, Any]], tuple[float, Kernels]]:
+def with_onnx(folder: Path, threads: int, scratch: Path) -> Start:
     """ONNX Runtime on the CPU, with its profile."""
     import onnxruntime
 
@@ -185,7 +208,7 @@ def with_onnx(folder: Path, threads: int, scratch: Path) -> Callable[[dict[str, 
     return start
 
 
-def with_linears(folder: Path, threads: int, scratch: Path) -> Callable[[dict[str, Any]], tuple[float, Kernels]]:
+def with_linears(folder: Path, threads: int, scratch: Path) -> Start:
     """The linear layers of a checkpoint (Conv1D is GPT's name for them) that are called at each token."""
     import torch
 
@@ -216,6 +239,61 @@ def with_linears(folder: Path, threads: int, scratch: Path) -> Callable[[dict[st
         return call_ns, (Counter({kind: round(call_ns * CALLS)}), Counter({kind: CALLS * len(packed)}))
 
     return start
+
+
+def variants() -> list[str]:
+    """Every `backend[:variant]` that may run on a GPU."""
+    import backends
+
+    classes = {name: backends.load_class(name) for name in backends.names()}
+    return [
+        name if variant == "default" else f"{name}:{variant}"
+        for name, found in classes.items() if "cuda" in found.precisions for variant in found.variants
+    ]  # fmt: skip
+
+
+def on_a_gpu(label: str, folder: Path, precision: str, threads: int) -> Start:
+    """A backend on CUDA, as `bench compare` loads and calls it, under CUPTI's profile."""
+    import torch
+
+    import backends
+    from exporters import checkpoint
+
+    name, _, variant = label.partition(":")
+    backend_class = backends.load_class(name)
+    backend = backend_class(open_checkpoint=checkpoint.open_checkpoint)
+    options = backend_class.variants[variant or "default"]
+    backend.load(folder, device="cuda", precision=precision, threads=threads, options=options)
+
+    def start(inputs: dict[str, Any]) -> tuple[float, Kernels]:
+        prepared = backend.prepare(inputs)
+
+        def call() -> None:
+            backend.run(prepared)
+            backend.synchronize()
+
+        call_ns = median_ns(call)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(CALLS):
+                call()
+        return call_ns, by_kind(
+            (event.name, round(1000 * event.time_range.elapsed_us()))
+            for event in profile.events()
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        )
+
+    return start
+
+
+def by_kind(kernels: Iterable[tuple[str, int]]) -> Kernels:
+    """Nanoseconds and number of a GPU's kernels, given as name and nanoseconds, by kind."""
+    times, counts = Counter[str](), Counter[str]()
+    for name, spent in kernels:
+        found = (kind for kind, pattern in GPU_KINDS.items() if re.search(pattern, name, re.IGNORECASE))
+        kind = next(found, "elementwise and others")
+        times[kind] += spent
+        counts[kind] += 1
+    return times, counts
 
 
 RUNTIMES = {"aoti": with_aoti, "openvino": with_openvino, "onnx": with_onnx, "linears": with_linears}
