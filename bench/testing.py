@@ -212,7 +212,7 @@ class _Workbench:
         raise ContractError(f"{self.backend_class.name} loads an artifact folder that does not exist")
 
     def check_shapes(self) -> None:
-        """At every shape it settles, then repeats itself bit for bit; it keeps its inputs, and returns its own memory."""
+        """At every shape it settles and repeats itself bit for bit; it keeps its inputs and returns its own memory."""
         import numpy as np
 
         from bench.inputs import make_batch
