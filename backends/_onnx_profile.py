@@ -26,6 +26,11 @@ def last_run(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [event["args"] for event in kernels if event["ts"] >= started]
 
 
+def _on_cpu(ran: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Number of nodes on the CPU provider by operator, the most frequent first."""
+    return dict(Counter(args["op_name"] for args in ran if args["provider"] == CPU_PROVIDER).most_common())
+
+
 def executed_nodes(events: Sequence[dict[str, Any]], device: str) -> dict[str, Any]:
     """What the last run of a session's profile executed: nodes by provider, copies between devices, attention."""
     ran = last_run(events)
@@ -37,6 +42,7 @@ def executed_nodes(events: Sequence[dict[str, Any]], device: str) -> dict[str, A
     return {
         "nodes_per_provider": dict(per_provider),
         "nodes_on_cpu": per_provider[CPU_PROVIDER] if device == "cuda" else None,
+        **({"operators_on_cpu": _on_cpu(ran)} if device == "cuda" else {}),
         "copies_inserted": sum(operators[name] for name in COPIES),
         "attention_kernels": attention,
     }

@@ -89,15 +89,27 @@ def _of_stopping(record: Timed, plan: TimingPlan) -> Iterator[str]:
         )
 
 
+def of_placement(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What runs on the host in a run on a GPU, and is copied there; nothing for nodes that compute sizes alone.
+
+    ONNX Runtime leaves arithmetic on shapes to the CPU provider; where it copies nothing for that, no tensor of the
+    model leaves the GPU.
+    """
+    nodes, copies = facts.get("nodes_on_cpu"), facts.get("copies_inserted")
+    if copies or (nodes and copies is None):
+        total = sum(facts["nodes_per_provider"].values())
+        names = list(facts.get("operators_on_cpu") or {})
+        named = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
+        yield f"{nodes or 0} of {total} graph nodes run on the CPU provider{named}; see facts.nodes_per_provider"
+    if copies:
+        yield f"{copies} copies between host and device stand in the graph; see facts"
+
+
 def _of_facts(record: Timed) -> Iterator[str]:
     facts = record.facts
     if record.turns == "sequential":
         yield "timed apart from the others, as memory did not hold all workers; compare fewer backends at once"
-    if facts.get("nodes_on_cpu"):
-        total = sum(facts["nodes_per_provider"].values())
-        yield f"{facts['nodes_on_cpu']} of {total} graph nodes run on the CPU provider; see facts.nodes_per_provider"
-    if facts.get("copies_inserted"):
-        yield f"{facts['copies_inserted']} copies between host and device stand in the graph; see facts"
+    yield from of_placement(facts)
     if facts.get("fused_attention") == 0:
         yield "no attention was fused, as no rewriter knows this model's; what was is in facts.fused_operators"
     if facts.get("graph_breaks"):

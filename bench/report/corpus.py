@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from bench import statistics
+from bench import statistics, warnings
 from bench.corpora.records import COLUMNS, CorpusRecord, CorpusRun
 from bench.records import is_unsteady
 from bench.report import check_format
@@ -257,8 +257,8 @@ def _warnings(run: CorpusRun) -> Iterator[tuple[CorpusRecord, str]]:
             yield record, f"parity is {record.verdict or 'missing'}: {record.parity.get('reason', '')}"
         if record.facts.get("recompiles_while_timing"):
             yield record, "recompiled while timing; TORCH_LOGS=recompiles shows why"
-        if record.facts.get("nodes_on_cpu"):
-            yield record, f"{record.facts['nodes_on_cpu']} graph nodes run on the CPU provider; see facts"
+        for warning in warnings.of_placement(record.facts):
+            yield record, warning
         if record.turns == "sequential":
             yield record, "timed apart from the others, as memory did not hold all workers; compare fewer at once"
         if len(record.rounds_ns) < 2:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bench import statistics
@@ -21,8 +22,12 @@ WIDTH = 80
 WIDE = 108
 #: Stands before the median of a cell that was disturbed; a warning says by what.
 TAINTED = "!"
-#: Columns that make room for those that are asked for, in this order.
-GIVEN_UP = ("max |Δ|", "spread", "floor", "±")
+#: How a table makes room for long names and for columns that are asked for, step by step: a column's cells are broken
+#: at every blank, or it goes.
+STEPS = (
+    ("fold", "backend"), ("drop", "p99 ms"), ("drop", "p90 ms"), ("drop", "ms/sample"), ("drop", "spread"),
+    ("fold", "speed-up"), ("drop", "max |Δ|"), ("drop", "floor"), ("drop", "±"),
+)  # fmt: skip
 #: Columns asked for beyond what one table holds stand in tables of their own, so many in each.
 COLUMNS_OF_A_TABLE = 4
 PARITY_STYLES = {"broken": "red", "lossy": "yellow", "unjudged": "yellow"}
@@ -49,12 +54,14 @@ def render(run: Run, columns: Sequence[str] = ()) -> str:
     for line in _heading(run):
         console.print(Text(textwrap.fill(line, width, break_on_hyphens=False)))
     measured = [(shape, records) for shape, records in summary.shapes(run) if not summary.is_left_out(run, records)]
-    beside, given_up = _fitted(run, [records for _, records in measured], columns, console)
+    layout = _fitted(run, [records for _, records in measured], columns, console)
+    if layout.given_up:
+        console.print(Text(f"no room in {width} columns for {', '.join(layout.given_up)}: see --format csv"))
     for shape, records in measured:
         console.print()
         console.print(Text(f"batch {shape.batch} × length {shape.length}", style="bold"))
-        console.print(_table(run, records, width >= WIDE, beside, given_up))
-        apart = [name for name in columns if name not in beside]
+        console.print(_table(run, records, layout))
+        apart = [name for name in columns if name not in layout.further]
         for start in range(0, len(apart), COLUMNS_OF_A_TABLE):
             console.print()
             console.print(_table_apart(run, records, apart[start : start + COLUMNS_OF_A_TABLE]))
@@ -130,33 +137,58 @@ def _heading(run: Run) -> list[str]:
     ]
 
 
-def _fitted(
-    run: Run, tables: Sequence[list[Record]], columns: Sequence[str], console: Any
-) -> tuple[Sequence[str], Sequence[str]]:
-    """Which of `columns` every table has room for, and which of its own it gives up for them."""
+@dataclass(frozen=True)
+class _Layout:
+    """How the tables of all shapes are laid out."""
+
+    is_wide: bool
+    further: Sequence[str] = ()
+    """Columns asked for that stand in it."""
+    given_up: Sequence[str] = ()
+    """Titles of its own columns that do not."""
+    folded: Sequence[str] = ()
+    """Titles of columns that are broken at every blank."""
+
+
+def _fitted(run: Run, tables: Sequence[list[Record]], columns: Sequence[str], console: Any) -> _Layout:
+    """The layout that fits: with as many of `columns` as may be, after as few of `STEPS` as need be."""
     from rich.measure import Measurement
 
     is_wide = console.width >= WIDE
-    for count in range(len(columns), 0, -1):
-        for ends in range(len(GIVEN_UP) + 1):
-            made = [_table(run, records, is_wide, columns[:count], GIVEN_UP[:ends]) for records in tables]
-            widths = [Measurement.get(console, console.options.update(width=10_000), table).maximum for table in made]
-            if max(widths, default=0) <= console.width:
-                return columns[:count], GIVEN_UP[:ends]
-    return (), ()
+    titles = {title for records in tables for title in _cells(run, records[0], is_wide, ())} | {"backend"}
+    steps = [(what, title) for what, title in STEPS if title in titles]
+    for count in range(len(columns), -1, -1):
+        for taken in range(len(steps) + 1):
+            given_up, folded = ([title for does, title in steps[:taken] if does == what] for what in ("drop", "fold"))
+            layout = _Layout(is_wide, columns[:count], given_up, folded)
+            made = [_table(run, records, layout) for records in tables]
+            wanted = [Measurement.get(console, console.options.update(width=10_000), table) for table in made]
+            if max((one.maximum for one in wanted), default=0) <= console.width:
+                return layout
+    return layout
 
 
-def _table(
-    run: Run, records: list[Record], is_wide: bool, further: Sequence[str] = (), given_up: Sequence[str] = ()
-) -> Any:
+def _fold(cells: Sequence[str]) -> list[str]:
+    """A column's cells, broken at every blank where they are longer than its longest word."""
+    longest = max(len(word) for cell in cells for word in cell.split())
+    return [cell if len(cell) <= longest else cell.replace(" ", "\n") for cell in cells]
+
+
+def _table(run: Run, records: list[Record], layout: _Layout) -> Any:
     table = _empty_table(run, records)
-    rows = [_cells(run, record, is_wide, further) for record in records]
-    titles = [title for title in rows[0] if title not in given_up]
+    rows = [
+        {"backend": summary.name(run, record)} | _cells(run, record, layout.is_wide, layout.further)
+        for record in records
+    ]  # fmt: skip
+    titles = [title for title in rows[0] if title not in ("backend", *layout.given_up)]
     for title in titles:
         is_left = title in ("speed-up", "parity")
-        table.add_column(title, justify="left" if is_left else "right", no_wrap=title != "speed-up")
-    for record, cells in zip(records, rows, strict=True):
-        table.add_row(summary.name(run, record), *(cells[title] for title in titles))
+        table.add_column(title, justify="left" if is_left else "right", no_wrap=True)
+    for title in layout.folded:
+        for cells, folded in zip(rows, _fold([cells[title] for cells in rows]), strict=True):
+            cells[title] = folded
+    for cells in rows:
+        table.add_row(*(cells[title] for title in ("backend", *titles)))
     return table
 
 

@@ -87,6 +87,7 @@ def test_what_ran_is_that_of_the_last_run_after_fusion() -> None:
     assert executed_nodes([*first, *last], "cuda") == {
         "nodes_per_provider": {cuda: 3, cpu: 1},
         "nodes_on_cpu": 1,
+        "operators_on_cpu": {"Shape": 1},
         "copies_inserted": 1,
         "attention_kernels": {"MultiHeadAttention": 1},
     }

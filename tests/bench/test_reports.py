@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from bench.errors import UserError
 from bench.records import Record, Run
 from bench.report.table import milliseconds
 from bench.rows import COLUMNS
+from bench.runfile import read_run
 from bench.spec import Contestant, Grid, Shape, TimingPlan
 from bench.warnings import warnings_of
 
@@ -150,7 +152,12 @@ def test_warnings_name_what_helps() -> None:
         "onnx",
         facts={"nodes_on_cpu": 3, "nodes_per_provider": {"CUDAExecutionProvider": 97, "CPUExecutionProvider": 3}},
     )
-    assert any("3 of 100 graph nodes run on the CPU provider" in warning for warning in placed.warnings)
+    assert any("3 of 100 graph nodes run on the CPU provider;" in warning for warning in placed.warnings)
+    copied = record("onnx", facts=placed.facts | {"copies_inserted": 2, "operators_on_cpu": {"Gather": 2, "Erf": 1}})
+    assert any("provider (Gather, Erf);" in warning for warning in copied.warnings)
+    assert any("2 copies between host and device" in warning for warning in copied.warnings)
+    sizes = record("onnx", facts=copied.facts | {"copies_inserted": 0})
+    assert not any("CPU provider" in warning or "copies" in warning for warning in sizes.warnings)
     recompiled = record("compile", facts={"recompiles_while_timing": 2, "graph_breaks": 1})
     assert len(recompiled.warnings) == 2
     unfused = record("onnx", facts={"fused_attention": 0, "fused_operators": {"SkipLayerNormalization": 4}})
@@ -228,6 +235,10 @@ def test_what_really_ran_is_told(run: Run) -> None:
     text = " ".join(report.render(run, "table").split())
     assert "97 nodes on CUDAExecutionProvider, 3 nodes on CPUExecutionProvider, 2 copies between devices" in text
     assert "attention: Attention × 12" in text
+    assert "sizes alone" not in text
+    run.records[1] = replace(run.records[1], facts=placed | {"copies_inserted": 0, "nodes_on_cpu": 3})
+    text = " ".join(report.render(run, "table").split())
+    assert "0 copies between devices, so those on the CPU compute sizes alone" in text
 
 
 @pytest.mark.parametrize(
@@ -235,3 +246,27 @@ def test_what_really_ran_is_told(run: Run) -> None:
 )
 def test_milliseconds_have_four_digits(ms: float, text: str) -> None:
     assert milliseconds(ms * MS) in (text, text[:-1] + str(int(text[-1]) - 1))
+
+
+@pytest.mark.parametrize(("width", "dropped"), [(80, "spread"), (108, "p99 ms")])
+def test_a_column_that_has_no_room_goes_whole_and_is_named(
+    root: Path, width: int, dropped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve contestants with long names and wide intervals: a cropped figure would be another figure."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = report.render(read_run(root / "artifacts/reference/h100-20261128-bert.jsonl"), "table").splitlines()
+    assert f"no room in {width} columns for {dropped}: see --format csv" in lines
+    titles = next(line for line in lines if line.startswith("backend"))
+    assert titles.split("  ")[0] == "backend"
+    assert titles.rstrip().endswith("floor parity     max |Δ|")
+    assert dropped not in titles
+    rows = [line for line in lines[lines.index(titles) :] if "equivalent" in line]
+    assert rows[0].split()[-2:] == ["equivalent", "3.4e-06"]
+    assert max(len(line) for line in lines) <= width
+
+
+def test_no_column_goes_where_there_is_room(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = report.render(read_run(root / "artifacts/reference/epyc2-20261123-bert-intervals.jsonl"), "table")
+    assert "no room" not in text
+    assert "spread speed-up        floor parity     max |Δ|" in text
