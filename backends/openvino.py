@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,31 +20,44 @@ FUSED = ("ScaledDotProductAttention", "MHA", "Subgraph", "RoPE")
 INT8_LARGEST = 127
 
 
+#: Shape of each input, by name.
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
 class _Call:
     """Inputs and outputs of one prepared call."""
 
-    def __init__(self, compiled: Any, inputs: Sequence[tuple[Any, Any]]) -> None:
+    #: None until the model is compiled for the inputs' shapes, which belongs to the first call.
+    request: Any = None
+
+    def __init__(self, compiled: Callable[[], Any], inputs: Sequence[tuple[str, Any]]) -> None:
         self.compiled, self.inputs = compiled, inputs
-        self.renew()
 
     def renew(self) -> None:
         """Let go of the outputs: they are the request's own."""
-        self.request = self.compiled.create_infer_request()
-        for port, tensor in self.inputs:
-            self.request.set_tensor(port, tensor)
+        compiled = self.compiled()
+        self.request = compiled.create_infer_request()
+        for name, tensor in self.inputs:
+            self.request.set_tensor(compiled.input(name), tensor)
 
 
 class OpenVino(Backend):
     """One stream with the latency hint and as many threads as every runtime gets, pinned to no core.
 
-    Variant `attention23` reads the file with opset 23's Attention, for which the plugin has a kernel of its own.
+    Variant `attention23` reads the file with opset 23's Attention, for which the plugin has a kernel of its own, and
+    `static` compiles that file anew for each shape, within its first call.
     bf16 is computed from the fp32 file by the plugin. In int8 the weights of every MatMul are rounded to 8 bits per
     output channel when the file is loaded, and the plugin quantises activations in groups as it runs.
     """
 
     name = "openvino"
     format = "onnx"
-    variants: ClassVar = {"default": {}, "attention23": {"format": "onnx-attention23"}, "group128": {"group": 128}}
+    variants: ClassVar = {
+        "default": {},
+        "attention23": {"format": "onnx-attention23"},
+        "static": {"format": "onnx-attention23", "static": True},
+        "group128": {"group": 128},
+    }
     generation: ClassVar = {"default": {}}
     generation_format = "onnx-with-past"
     requires = ("openvino",)
@@ -53,6 +67,10 @@ class OpenVino(Backend):
     @classmethod
     def artifact_precision(cls, variant: str, precision: str) -> str:
         return "fp32"
+
+    @classmethod
+    def compiles_every_shape(cls, variant: str) -> bool:
+        return bool(cls.variants.get(variant, {}).get("static", False))
 
     @classmethod
     def refuses(cls, variant: str, device: str, precision: str) -> str | None:
@@ -68,7 +86,8 @@ class OpenVino(Backend):
         self.output_names = metadata["outputs"]
         self.input_names = metadata["inputs"]
         self.cache_tensors = metadata.get("cache")
-        self.path, self.precision = path, precision
+        self.path, self.precision, self.threads = path, precision, threads
+        self.has_static_shapes = bool(options.get("static"))
         self.core = ov.Core()
         self.settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -81,10 +100,16 @@ class OpenVino(Backend):
             "INFERENCE_PRECISION_HINT": INFERENCE_PRECISIONS[precision],
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(options.get("group", DEFAULT_GROUP) if precision == "int8" else 0),
         }
-        model = self._read()
         self.layers_undone: Counter[str] | None = None
-        self.compiled = self._compile(model)
-        self._check(precision, threads)
+        self.kept: dict[Shapes, Any] = {}
+        """What was compiled for static shapes."""
+        self.most_kept, self.shapes_compiled = 1, 0
+        self.model = self._read()
+        self.compiled: Any = None
+        """What was compiled last; for static shapes nothing before the first call."""
+        if not self.has_static_shapes:
+            self.compiled = self._compile(self.model)
+            self.model = None
         self.steps: list[Any] = []
 
     def _read(self) -> Any:
@@ -97,8 +122,26 @@ class OpenVino(Backend):
         )  # of the graph that is compiled: what the plugin packs anew from it is not told
         return model
 
-    def _compile(self, model: Any) -> Any:
-        return self.core.compile_model(model, "CPU", self.settings)
+    def _compile(self, model: Any, shapes: Shapes | None = None) -> Any:
+        """`model` compiled, where `shapes` are given for these alone."""
+        if shapes is not None:
+            model.reshape({name: list(shape) for name, shape in shapes})
+        self.compiled = self.core.compile_model(model, "CPU", self.settings)
+        self._check(self.precision, self.threads)
+        return self.compiled
+
+    def _compiled_for(self, shapes: Shapes) -> Any:
+        """The model compiled for these shapes, now or earlier."""
+        if not self.has_static_shapes:
+            return self.compiled
+        if shapes not in self.kept:
+            self.kept[shapes] = self._compile(self.model, shapes)
+            self.shapes_compiled += 1
+        return self.kept[shapes]
+
+    def keep_shapes(self, count: int) -> None:
+        self.kept.clear()
+        self.most_kept = count
 
     def _check(self, precision: str, threads: int) -> None:
         """Hold what the plugin says that it does against what it was asked for."""
@@ -118,19 +161,17 @@ class OpenVino(Backend):
         return self.compiled.get_property(name)
 
     def prepare(self, batch: Batch) -> Any:
-        return self._call(self.compiled, batch.items())
-
-    def _call(self, compiled: Any, arrays: Any) -> _Call:
-        import numpy as np
-        import openvino as ov
-
-        inputs = []
-        for name, array in arrays:
-            shared = np.ascontiguousarray(array.numpy() if hasattr(array, "data_ptr") else array)
-            inputs.append((compiled.input(name), ov.Tensor(shared, shared_memory=True)))
-        return _Call(compiled, inputs)
+        shapes = _shapes(batch)
+        if shapes not in self.kept and len(self.kept) >= self.most_kept:
+            self.kept.clear()
+        call = _Call(partial(self._compiled_for, shapes), _shared(batch))
+        if not self.has_static_shapes or shapes in self.kept:
+            call.renew()
+        return call
 
     def run(self, prepared: Any) -> Any:
+        if prepared.request is None:
+            prepared.renew()
         prepared.request.infer(share_outputs=True)  # else it copies them, within the call
         return prepared
 
@@ -207,27 +248,31 @@ class OpenVino(Backend):
 
     def run_inner(self, batch: Batch, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.layers_undone is None:
-            self.layers_undone = _fused(self.compiled)
+            self.layers_undone = _fused(self._compiled_for(_shapes(batch)))
         inner = [name for name in names if name not in self.output_names]
         model = self._read()
         if inner:
             model.add_outputs(inner)
         self.close()  # two compiled models would hold the weights twice
-        self.compiled = self._compile(model)
-        call = self.run(self._call(self.compiled, batch.items()))
-        outputs = {name: call.request.get_tensor(self.compiled.output(name)).data.copy() for name in names}
-        left = _fused(self.compiled)
+        compiled = self._compile(model, _shapes(batch) if self.has_static_shapes else None)
+        call = self.run(_Call(lambda: compiled, _shared(batch)))
+        outputs = {name: call.request.get_tensor(compiled.output(name)).data.copy() for name in names}
+        left = _fused(compiled)
         undone = {name: count - left[name] for name, count in self.layers_undone.items() if count > left[name]}
         return outputs, {"undone": undone, "notes": []}
 
     def close(self) -> None:
-        self.compiled = None
+        self.compiled = self.model = None
+        self.kept = {}
         self.steps = []
 
     def facts(self) -> dict[str, Any]:
         import openvino as ov
 
+        if self.compiled is None:
+            return {"openvino": ov.__version__}
         return {
+            **({"shapes_compiled": self.shapes_compiled} if self.has_static_shapes else {}),
             "execution_devices": self._property("EXECUTION_DEVICES"),
             "threads": self._property("INFERENCE_NUM_THREADS"),
             "streams": self._property("NUM_STREAMS"),
@@ -243,6 +288,19 @@ class OpenVino(Backend):
 
     def memory(self) -> dict[str, int]:
         return {"parameters_bytes": self.weight_bytes}
+
+
+def _shapes(batch: Batch) -> Shapes:
+    return tuple((name, tuple(array.shape)) for name, array in batch.items())
+
+
+def _shared(batch: Batch) -> list[tuple[str, Any]]:
+    """The batch's arrays by name, as OpenVINO's tensors over the same memory."""
+    import numpy as np
+    import openvino as ov
+
+    arrays = {name: array.numpy() if hasattr(array, "data_ptr") else array for name, array in batch.items()}
+    return [(name, ov.Tensor(np.ascontiguousarray(array), shared_memory=True)) for name, array in arrays.items()]
 
 
 class _Outputs:

@@ -25,7 +25,8 @@ from bench.spec import Shape
 PEERS = ("eager", "onnx", "openvino", "optimum:O2")
 OURS = {
     "cpu": (
-        "onnx:fused", "onnx:attention23", "openvino:attention23", "compile:max-autotune", "aoti", "aoti:max-autotune",
+        "onnx:fused", "onnx:attention23", "openvino:attention23", "openvino:static", "compile:max-autotune", "aoti",
+        "aoti:max-autotune",
     ),
     "cuda": ("onnx:fused", "onnx:attention23", "onnx:cuda-graphs", "compile:reduce-overhead", "aoti"),
 }  # fmt: skip

@@ -214,7 +214,8 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
     presets = {"seed-bert.toml", "seed-gpt.toml", "seed-gpt2-medium.toml", "study.toml"}
     presets |= {"figures/rtx3090.json", "figures/rtx3090-memory.json"}
     templates = {
-        f"bench/bundle/templates/{name}.template" for name in ("checkpoint", "onnx", "openvino", "torchscript")
+        f"bench/bundle/templates/{name}.template"
+        for name in ("checkpoint", "onnx", "openvino", "openvino_static", "torchscript")
     }
     templates |= {f"bench/report/page/templates/page.{suffix}" for suffix in ("html", "css", "js")}
     templates.add("backends/requirements/optimum.txt")

@@ -14,10 +14,11 @@ from bench.bundle.selection import plain
 from bench.errors import UserError
 from bench.spec import MODULE, Contestant, Grid
 
-#: Template of run.py by backend.
+#: Template of run.py by backend, and by variant where that needs one of its own.
 TEMPLATES = {
     "onnx": "onnx.template",
     "openvino": "openvino.template",
+    "openvino:static": "openvino_static.template",
     "torchscript": "torchscript.template",
     "eager": "checkpoint.template",
     "compile": "checkpoint.template",
@@ -56,10 +57,10 @@ def check(contestant: Contestant, grid: Grid) -> None:
         raise UserError(
             f"{label} cannot be bundled: it was compiled for this machine's processor; --choose torchscript or onnx"
         )
-    if backend not in TEMPLATES:
+    if backend not in DISTRIBUTIONS:
         raise UserError(
             f"{label} is a backend of another package, whose code a bundle does not carry; "
-            f"--choose one of {', '.join(TEMPLATES)}"
+            f"--choose one of {', '.join(DISTRIBUTIONS)}"
         )
     if grid.tf32:
         raise UserError("the run measured with --tf32, which a bundle's run.py does not set; measure again without it")
@@ -134,7 +135,8 @@ def run_text(
         "settings": _settings(contestant, options),
         "compiled": _compiled(contestant, options, f'model.to("{device}").eval().requires_grad_(False)'),
     }
-    file = resources.files(__package__) / "templates" / TEMPLATES[contestant.backend]
+    template = TEMPLATES.get(f"{contestant.backend}:{contestant.variant}", TEMPLATES[contestant.backend])
+    file = resources.files(__package__) / "templates" / template
     return string.Template(file.read_text(encoding="utf-8")).substitute(values)
 
 

@@ -144,3 +144,31 @@ def test_a_kernel_compiled_around_a_softmax_is_told_as_attention() -> None:
     assert is_attention({"layerType": "Subgraph", "originalLayersNames": around})
     assert not is_attention({"layerType": "Subgraph", "originalLayersNames": "node_add,node_mul"})
     assert not is_attention({"layerType": "Softmax", "originalLayersNames": "node_softmax"})
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"), [("bert-tiny", "fp32"), ("gpt-tiny", "fp32"), ("gpt2-tiny", "bf16"), ("bert-tiny", "int8")]
+)
+def test_static_shapes_keep_the_contract(model: str, precision: str, artifacts: Path) -> None:
+    assert len(check_backend("openvino", variant="static", model=model, precision=precision, artifacts=artifacts)) == 7
+
+
+def test_a_static_shape_is_compiled_within_its_first_call_and_kept_as_asked(artifacts: Path) -> None:
+    bench = _Workbench(OpenVino, "static", "bert-tiny", "cpu", "fp32", artifacts)
+    backend = bench._loaded()
+    assert backend.has_static_shapes
+    assert OpenVino.compiles_every_shape("static")
+    assert not OpenVino.compiles_every_shape("attention23")
+
+    def compiled_by(shape: tuple[int, int]) -> tuple[int, int]:
+        """How many shapes were compiled once a call is prepared, and once it has run."""
+        prepared = backend.prepare(make_batch(bench._inputs(shape), "timed"))
+        before = backend.shapes_compiled
+        backend.run(backend.run(prepared))
+        return before, backend.facts()["shapes_compiled"]
+
+    assert backend.facts().keys() == {"openvino"}
+    assert [compiled_by(shape) for shape in ((1, 8), (1, 8), (2, 8), (1, 8))] == [(0, 1), (1, 1), (1, 2), (2, 3)]
+    backend.keep_shapes(2)
+    assert [compiled_by(shape)[1] for shape in ((1, 8), (2, 8), (1, 8), (2, 8), (3, 8), (1, 8))] == [4, 5, 5, 5, 6, 7]
+    backend.close()

@@ -90,6 +90,7 @@ def test_a_fresh_environment_with_the_requirements_alone_runs_it(artifacts: Path
     [
         ("torchscript", "gpt2-tiny", "lm", "default", ("transformers", "onnxruntime", "onnx")),
         ("openvino", "gpt2-tiny", "lm", "default", ("torch", "transformers", "onnxruntime", "onnx")),
+        ("openvino", "bert-tiny", "base", "static", ("torch", "transformers", "onnxruntime", "onnx")),
         ("eager", "gpt2-tiny", "lm", "default", ("onnxruntime", "onnx")),
         ("compile", "bert-tiny", "base", "freezing", ("onnxruntime", "onnx")),
     ],
