@@ -14,12 +14,15 @@ VARIANTS: Mapping[str, Options] = {
     "attention23": {"format": "onnx-attention23"},
     "tensorrt": {"provider": "tensorrt"},
     "cuda-graphs": {"cuda_graphs": True},
+    "fused-cuda-graphs": {"format": "onnx-fused", "cuda_graphs": True},
 }
 PROVIDERS = {
     "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider",
 }  # fmt: skip
 #: Variants of CUDA's and the precisions that each runs in.
-ON_CUDA = {"tensorrt": ("fp32", "fp16"), "cuda-graphs": ("fp32", "fp16", "bf16")}
+ON_CUDA = {
+    "tensorrt": ("fp32", "fp16"), "cuda-graphs": ("fp32", "fp16", "bf16"), "fused-cuda-graphs": ("fp32", "fp16"),
+}  # fmt: skip
 #: First version of ONNX Runtime whose CPU provider runs the standard Attention operator itself.
 FIRST_WITH_ATTENTION = (1, 23)
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from backends import _caches
+from backends._openvino_graph import executed, fused_layers
+from backends._openvino_int8 import compress_weights
 from backends.base import Backend, BackendError, Batch, InnerValue, Options, UnsupportedError, read_metadata
 
 #: What the CPU plugin computes in, by precision. Always said: by itself it takes bf16 where the machine has it.
 INFERENCE_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 #: Activations that share one scale in int8, along the axis that is summed over; this is the plugin's own default.
 DEFAULT_GROUP = 32
-#: Layers of the compiled graph that stand for several of the file's nodes.
-FUSED = ("ScaledDotProductAttention", "MHA", "Subgraph", "RoPE")
-INT8_LARGEST = 127
 
 
 #: Shape of each input, by name.
@@ -176,21 +175,7 @@ class OpenVino(Backend):
         return prepared
 
     def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
-        return self.run(prepared), self._executed()
-
-    def _executed(self) -> dict[str, Any]:
-        """The compiled graph: its attention, and its layers with matrix products by what they multiply."""
-        layers, products = Counter[str](), Counter[str]()
-        for layer in graph_layers(self.compiled):
-            layers[layer["layerType"]] += 1
-            if layer["layerType"] in ("FullyConnected", "MatMul"):
-                products[layer["primitiveType"]] += 1
-        attention = {name: layers[name] for name in ("ScaledDotProductAttention", "MHA") if layers[name]}
-        if compiled_alike := sum(map(is_attention, graph_layers(self.compiled))):
-            attention["Subgraph"] = compiled_alike
-        if not attention and layers["Softmax"]:  # each unfused attention has one softmax
-            attention = {"unfused": layers["Softmax"]}
-        return {"attention_kernels": attention, "products": dict(sorted(products.items()))}
+        return self.run(prepared), executed(self.compiled)
 
     def release(self, outputs: Any) -> None:
         outputs.renew()
@@ -230,7 +215,7 @@ class OpenVino(Backend):
         return logits, tuple(longer)
 
     def step_watched(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any, dict[str, Any]]:
-        return (*self.step(ids, mask, cache), self._executed())
+        return (*self.step(ids, mask, cache), executed(self.compiled))
 
     def reorder(self, cache: Any, rows: Any) -> Any:
         return _caches.reordered(cache, rows)
@@ -248,7 +233,7 @@ class OpenVino(Backend):
 
     def run_inner(self, batch: Batch, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.layers_undone is None:
-            self.layers_undone = _fused(self._compiled_for(_shapes(batch)))
+            self.layers_undone = fused_layers(self._compiled_for(_shapes(batch)))
         inner = [name for name in names if name not in self.output_names]
         model = self._read()
         if inner:
@@ -257,7 +242,7 @@ class OpenVino(Backend):
         compiled = self._compile(model, _shapes(batch) if self.has_static_shapes else None)
         call = self.run(_Call(lambda: compiled, _shared(batch)))
         outputs = {name: call.request.get_tensor(compiled.output(name)).data.copy() for name in names}
-        left = _fused(compiled)
+        left = fused_layers(compiled)
         undone = {name: count - left[name] for name, count in self.layers_undone.items() if count > left[name]}
         return outputs, {"undone": undone, "notes": []}
 
@@ -310,62 +295,6 @@ class _Outputs:
         self.request = request
 
 
-def graph_layers(compiled: Any) -> Iterator[dict[str, Any]]:
-    """Each layer of the compiled graph, as the plugin describes it: `layerType`, `primitiveType`, precisions."""
-    for op in compiled.get_runtime_model().get_ordered_ops():
-        yield {name: value.value for name, value in op.get_rt_info().items()}
-
-
-def is_attention(layer: Mapping[str, Any]) -> bool:
-    """True for a layer that the plugin compiled from a softmax and what was around it, as one kernel."""
-    return layer["layerType"] == "Subgraph" and "softmax" in str(layer.get("originalLayersNames", "")).lower()
-
-
-def _fused(compiled: Any) -> Counter[str]:
-    return Counter(layer["layerType"] for layer in graph_layers(compiled) if layer["layerType"] in FUSED)
-
-
 def _names(ports: Sequence[Any]) -> list[str]:
     """The name in the ONNX file of each value that has one there."""
     return [name for port in ports for name in sorted(port.get_names())[:1]]
-
-
-def compress_weights(model: Any) -> int:
-    """Round the constant matrix of every MatMul to int8, one scale per output channel; returns how many there were.
-
-    It is what `nncf.compress_weights` does in its mode INT8_SYM, without the need for NNCF and torch in the worker:
-    w ≈ scale · q with scale = max |w| / 127 over the axis that is summed.
-    """
-    import numpy as np
-    from openvino import opset13
-
-    count = 0
-    for op in model.get_ordered_ops():
-        if op.get_type_name() != "MatMul" or (found := _matrix(op.input_value(1).get_node())) is None:
-            continue
-        matrix, is_transposed = found
-        attributes = op.get_attributes()
-        weights = matrix if attributes["transpose_b"] != is_transposed else matrix.T
-        scales = np.maximum(np.abs(weights).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / INT8_LARGEST
-        rounded = np.rint(weights / scales).astype(np.int8)
-        product = opset13.matmul(
-            op.input_value(0),
-            opset13.multiply(opset13.convert(opset13.constant(rounded), "f32"), opset13.constant(scales)),
-            attributes["transpose_a"],
-            True,
-        )
-        product.set_friendly_name(op.get_friendly_name())
-        product.output(0).set_names(op.output(0).get_names())
-        op.output(0).replace(product.output(0))
-        count += 1
-    return count
-
-
-def _matrix(node: Any) -> tuple[Any, bool] | None:
-    """Weights [rows, columns] that `node` hands on, and whether it transposes them; None where it is no constant."""
-    is_transposed = node.get_type_name() == "Transpose"
-    source = node.input_value(0).get_node() if is_transposed else node
-    if source.get_type_name() != "Constant" or source.get_element_type().to_string() != "f32":
-        return None
-    weights = source.data
-    return (weights, is_transposed) if weights.ndim == 2 else None

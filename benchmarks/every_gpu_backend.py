@@ -31,8 +31,8 @@ from exporters.store import ArtifactStore
 
 MODELS = ("bert", "gpt2", "gpt", "gpt2-medium")
 BACKENDS = (
-    "eager", "compile:reduce-overhead", "onnx", "onnx:cuda-graphs", "onnx:fused", "onnx:attention23", "torchscript",
-    "aoti", "tensorrt",
+    "eager", "compile:reduce-overhead", "onnx", "onnx:cuda-graphs", "onnx:fused", "onnx:fused-cuda-graphs",
+    "onnx:attention23", "torchscript", "aoti", "tensorrt",
 )  # fmt: skip
 PRECISIONS = ("fp32", "fp16", "bf16")
 #: A comparison that has less time than this left would end among its first cells.

@@ -28,7 +28,10 @@ OURS = {
         "onnx:fused", "onnx:attention23", "openvino:attention23", "openvino:static", "compile:max-autotune", "aoti",
         "aoti:max-autotune",
     ),
-    "cuda": ("onnx:fused", "onnx:attention23", "onnx:cuda-graphs", "compile:reduce-overhead", "aoti"),
+    "cuda": (
+        "onnx:fused", "onnx:attention23", "onnx:cuda-graphs", "onnx:fused-cuda-graphs", "compile:reduce-overhead",
+        "aoti",
+    ),
 }  # fmt: skip
 #: Lengths by batch; together the four shapes of the goal.
 SHAPES = {1: (8, 128, 512), 8: (128,)}

@@ -41,7 +41,7 @@ TITLES = {
 #: Libraries of NVIDIA's that onnxruntime-gpu loads, where the run's environment had them as packages.
 CUDA_LIBRARIES = re.compile(r"nvidia-(cublas|cuda-nvrtc|cuda-runtime|cudnn|cufft|curand|nvjitlink)(-cu\d+)?")
 #: Variants that need more than run.py has: libraries of their own, or addresses that stay.
-NOT_CARRIED = ("onnx:tensorrt", "onnx:cuda-graphs")
+NOT_CARRIED = ("onnx:tensorrt", "onnx:cuda-graphs", "onnx:fused-cuda-graphs")
 #: Of what run.py loads and hands out.
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float32"}
 #: OpenVINO's names for them.

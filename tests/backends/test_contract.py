@@ -190,7 +190,7 @@ def test_synchronize_waits_for_the_device(name: str, artifacts: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("model", ["bert-tiny", "gpt2-tiny"])
-@pytest.mark.parametrize("variant", ["fused", "attention23", "tensorrt", "cuda-graphs"])
+@pytest.mark.parametrize("variant", ["fused", "attention23", "tensorrt", "cuda-graphs", "fused-cuda-graphs"])
 def test_variants_of_onnx_keep_the_contract_on_a_gpu(variant: str, model: str, precision: str, artifacts: Path) -> None:
     onnx = backends.load_class("onnx")
     if reason := onnx.supports("cuda", precision) or onnx.refuses(variant, "cuda", precision):

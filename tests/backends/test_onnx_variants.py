@@ -21,6 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch and onnxru
     [
         ("tensorrt", "cpu", "fp32", "onnx:tensorrt does not run on cpu; use --device cuda"),
         ("cuda-graphs", "cpu", "fp32", "onnx:cuda-graphs does not run on cpu; use --device cuda"),
+        ("fused-cuda-graphs", "cpu", "fp32", "onnx:fused-cuda-graphs does not run on cpu; use --device cuda"),
+        ("fused-cuda-graphs", "cuda", "bf16", "onnx:fused-cuda-graphs has no bf16; use --precisions fp32,fp16"),
         ("tensorrt", "cuda", "bf16", "onnx:tensorrt has no bf16; use --precisions fp32,fp16"),
         ("attention23", "cpu", "int8", "onnx:attention23 has no int8; use onnx or onnx:fused"),
         ("fused", "cuda", "bf16", "onnx:fused has no bf16"),
@@ -37,6 +39,8 @@ def test_variants_that_can_run_are_not_refused() -> None:
     for variant, precision in (("default", "int8"), ("fused", "fp32"), ("fused", "int8"), ("attention23", "fp16")):
         assert onnx.refuses(variant, "cpu", precision) is None
     assert onnx.refuses("cuda-graphs", "cuda", "bf16") is None
+    assert onnx.refuses("fused-cuda-graphs", "cuda", "fp16") is None
+    assert onnx.format_of("fused-cuda-graphs", "fp16") == "onnx-fused"
 
 
 def test_tensorrt_names_what_is_missing_step_by_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_openvino_says_what_it_is_not_for_and_how_it_is_installed(monkeypatch: p
 
 
 def test_a_kernel_compiled_around_a_softmax_is_told_as_attention() -> None:
-    from backends.openvino import is_attention
+    from backends._openvino_graph import is_attention
 
     around = "node_transpose,Multiply_6048,Add_6051,Softmax_6052,ScaledDotProductAttention_108,"
     assert is_attention({"layerType": "Subgraph", "originalLayersNames": around})
