@@ -96,11 +96,11 @@ def of_placement(facts: Mapping[str, Any]) -> Iterator[str]:
     model leaves the GPU.
     """
     nodes, copies = facts.get("nodes_on_cpu"), facts.get("copies_inserted")
-    if copies or (nodes and copies is None):
+    if nodes and (copies or copies is None):
         total = sum(facts["nodes_per_provider"].values())
         names = list(facts.get("operators_on_cpu") or {})
         named = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
-        yield f"{nodes or 0} of {total} graph nodes run on the CPU provider{named}; see facts.nodes_per_provider"
+        yield f"{nodes} of {total} graph nodes run on the CPU provider{named}; see facts.nodes_per_provider"
     if copies:
         yield f"{copies} copies between host and device stand in the graph; see facts"
 

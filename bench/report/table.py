@@ -54,14 +54,15 @@ def render(run: Run, columns: Sequence[str] = ()) -> str:
     for line in _heading(run):
         console.print(Text(textwrap.fill(line, width, break_on_hyphens=False)))
     measured = [(shape, records) for shape, records in summary.shapes(run) if not summary.is_left_out(run, records)]
-    layout = _fitted(run, [records for _, records in measured], columns, console)
+    rows = [_rows(run, records, width >= WIDE, columns) for _, records in measured]
+    layout = _fitted(rows, columns, console)
     if layout.given_up:
         console.print(Text(f"no room in {width} columns for {', '.join(layout.given_up)}: see --format csv"))
-    for shape, records in measured:
+    for (shape, records), its_rows in zip(measured, rows, strict=True):
         console.print()
         console.print(Text(f"batch {shape.batch} × length {shape.length}", style="bold"))
-        console.print(_table(run, records, layout))
-        apart = [name for name in columns if name not in layout.further]
+        console.print(_table(its_rows, layout))
+        apart = [name for name in columns if COLUMNS[name].title in layout.left_out]
         for start in range(0, len(apart), COLUMNS_OF_A_TABLE):
             console.print()
             console.print(_table_apart(run, records, apart[start : start + COLUMNS_OF_A_TABLE]))
@@ -141,28 +142,29 @@ def _heading(run: Run) -> list[str]:
 class _Layout:
     """How the tables of all shapes are laid out."""
 
-    is_wide: bool
-    further: Sequence[str] = ()
-    """Columns asked for that stand in it."""
+    left_out: Sequence[str] = ()
+    """Titles of columns asked for that stand in a table of their own."""
     given_up: Sequence[str] = ()
-    """Titles of its own columns that do not."""
+    """Titles of its own columns that there is no room for."""
     folded: Sequence[str] = ()
     """Titles of columns that are broken at every blank."""
 
 
-def _fitted(run: Run, tables: Sequence[list[Record]], columns: Sequence[str], console: Any) -> _Layout:
+def _fitted(tables: Sequence[list[dict[str, Any]]], columns: Sequence[str], console: Any) -> _Layout:
     """The layout that fits: with as many of `columns` as may be, after as few of `STEPS` as need be."""
     from rich.measure import Measurement
 
-    is_wide = console.width >= WIDE
-    titles = {title for records in tables for title in _cells(run, records[0], is_wide, ())} | {"backend"}
-    steps = [(what, title) for what, title in STEPS if title in titles]
-    for count in range(len(columns), -1, -1):
+    asked = [COLUMNS[name].title for name in columns]
+    its_own = {title for rows in tables for title in rows[0]} - set(asked)
+    steps = [(what, title) for what, title in STEPS if title in its_own]
+    layout = _Layout(asked)
+    for count in range(len(asked), -1, -1):
         for taken in range(len(steps) + 1):
             given_up, folded = ([title for does, title in steps[:taken] if does == what] for what in ("drop", "fold"))
-            layout = _Layout(is_wide, columns[:count], given_up, folded)
-            made = [_table(run, records, layout) for records in tables]
-            wanted = [Measurement.get(console, console.options.update(width=10_000), table) for table in made]
+            layout = _Layout(asked[count:], given_up, folded)
+            wanted = [
+                Measurement.get(console, console.options.update(width=10_000), _table(rows, layout)) for rows in tables
+            ]
             if max((one.maximum for one in wanted), default=0) <= console.width:
                 return layout
     return layout
@@ -174,21 +176,21 @@ def _fold(cells: Sequence[str]) -> list[str]:
     return [cell if len(cell) <= longest else cell.replace(" ", "\n") for cell in cells]
 
 
-def _table(run: Run, records: list[Record], layout: _Layout) -> Any:
-    table = _empty_table(run, records)
-    rows = [
-        {"backend": summary.name(run, record)} | _cells(run, record, layout.is_wide, layout.further)
-        for record in records
-    ]  # fmt: skip
-    titles = [title for title in rows[0] if title not in ("backend", *layout.given_up)]
+def _rows(run: Run, records: Sequence[Record], is_wide: bool, further: Sequence[str]) -> list[dict[str, Any]]:
+    """The cells of one shape's rows, by their columns' titles."""
+    return [{"backend": summary.name(run, record)} | _cells(run, record, is_wide, further) for record in records]
+
+
+def _table(rows: Sequence[Mapping[str, Any]], layout: _Layout) -> Any:
+    table = _empty_table([cells["backend"] for cells in rows])
+    titles = [title for title in rows[0] if title not in ("backend", *layout.given_up, *layout.left_out)]
     for title in titles:
         is_left = title in ("speed-up", "parity")
         table.add_column(title, justify="left" if is_left else "right", no_wrap=True)
-    for title in layout.folded:
-        for cells, folded in zip(rows, _fold([cells[title] for cells in rows]), strict=True):
-            cells[title] = folded
-    for cells in rows:
-        table.add_row(*(cells[title] for title in ("backend", *titles)))
+    columns = {title: [cells[title] for cells in rows] for title in ("backend", *titles)}
+    columns |= {title: _fold(columns[title]) for title in layout.folded}
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     return table
 
 
@@ -218,7 +220,7 @@ def _cells(run: Run, record: Record, is_wide: bool, further: Sequence[str]) -> d
 
 def _table_apart(run: Run, records: list[Record], further: Sequence[str]) -> object:
     """Columns that were asked for and found no room in the shape's table."""
-    table = _empty_table(run, records)
+    table = _empty_table([summary.name(run, record) for record in records])
     for name in further:
         table.add_column(COLUMNS[name].title, justify="right", no_wrap=True)
     for record in records:
@@ -255,7 +257,7 @@ def _published(run: Run) -> object:
 
 def _kinds_of_time(run: Run, records: list[Record]) -> object:
     """Beside the headline's: device, enqueue, pipelined and naive times, where a cell has them."""
-    table = _empty_table(run, records)
+    table = _empty_table([summary.name(run, record) for record in records])
     kinds = [kind for kind in KINDS_OF_TIME if any(getattr(record, kind) for record in records)]
     for kind in kinds:
         table.add_column(KINDS_OF_TIME[kind], justify="right", no_wrap=True)
@@ -275,7 +277,7 @@ def _memory(run: Run) -> Any:
     records = summary.largest_with_memory(run)
     if not records:
         return None
-    table = _empty_table(run, records)
+    table = _empty_table([summary.name(run, record) for record in records])
     for title in ("parameters", "allocated", "reserved", "process", "peak of a call", "at"):
         table.add_column(title, justify="right", no_wrap=True)
     for record in records:
@@ -286,12 +288,13 @@ def _memory(run: Run) -> Any:
     return table
 
 
-def _empty_table(run: Run, records: list[Record]) -> Any:
+def _empty_table(names: Sequence[str]) -> Any:
+    """A table whose first column has room for the longest word of the contestants' `names`."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    longest_word = max(len(word) for record in records for word in summary.name(run, record).split())
+    longest_word = max(len(word) for name in names for word in name.split())
     table.add_column("backend", overflow="fold", min_width=min(longest_word, 24))
     return table
 

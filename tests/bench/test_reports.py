@@ -270,3 +270,19 @@ def test_no_column_goes_where_there_is_room(root: Path, monkeypatch: pytest.Monk
     text = report.render(read_run(root / "artifacts/reference/epyc2-20261123-bert-intervals.jsonl"), "table")
     assert "no room" not in text
     assert "spread speed-up        floor parity     max |Δ|" in text
+
+
+def test_a_column_that_was_asked_for_stays_where_its_namesake_of_a_wide_terminal_would_go(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = read_run(root / "artifacts/reference/h100-20261128-bert.jsonl")
+    for width in (80, 108):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = report.render(run, "table", ("p90", "ms-per-sample")).splitlines()
+        (named,) = (line for line in lines if line.startswith("no room in"))
+        assert "p90" not in named
+        assert "ms/sample" not in named
+        titles = " ".join(line for line in lines if line.startswith("backend"))
+        assert "p90 ms" in titles
+        assert "ms/sample" in titles
+        assert max(len(line) for line in lines) <= width
