@@ -514,7 +514,8 @@ def test_served_outputs_are_judged_and_a_broken_model_keeps_no_service_level(
     for one in done.records:
         assert set(one.parity["cases"]) == {"last", "joined"}
         assert all(case["compared"] > 0 for case in one.parity["cases"].values())
-        assert one.facts["judged_by_further_calls"] == 1  # of the joined; the last was judged as it was served
+        # Of the joined; the last was judged as it was served, unless a busy machine did not come to it in time.
+        assert one.facts["judged_by_further_calls"] == (1 if one.unserved == 0 else 2)
         assert (one.shapes, one.warmed) == (9, 9)
     monkeypatch.setattr(passes_module, "tolerance_of", lambda precision, tf32: Tolerance(1e-9, 0.0, 0.0))
     (tmp_path / "run.jsonl").unlink()
