@@ -186,3 +186,10 @@ def ordinal(field: str, title: str, order: Sequence[str]) -> dict[str, Any]:
     """An axis of names in their order, all of them labelled as far as there is room."""
     axis = {"title": title, "labelAngle": 0, "labelOverlap": "greedy", "grid": False}
     return {"field": field, "type": "ordinal", "sort": list(order), "axis": axis}
+
+
+def named_rows(names: Sequence[str]) -> dict[str, Any]:
+    """A row a name, of the field "name", labelled in as many lines as it has words: a precision is its last."""
+    found = ordinal("name", "", names)
+    found["axis"] |= {"title": None, "labelExpr": "split(datum.label, ' ')", "labelLimit": 160, "labelOverlap": False}
+    return found

@@ -54,8 +54,7 @@ def memory(runs: Sequence[Run], keys: Sequence[Key]) -> Section | None:
         "name": "backend", "loaded_text": "process once loaded", "peak_text": "peak of a call", "shape": "at",
         "parameters_text": "parameters and buffers",
     }  # fmt: skip
-    y = charts.ordinal("name", "", [key.label for key in keys])
-    y["axis"]["title"] = None
+    y = charts.named_rows([key.label for key in keys])
     shared = {"y": y, "color": charts.coloured(keys), "tooltip": charts.tooltip(shown)}
     x = Axis("loaded", "MiB", from_zero=True).encoding()
     layers = [
@@ -117,8 +116,7 @@ def one_time(of: Sequence[Entry], keys: Sequence[Key]) -> Section | None:
             for order, (part, seconds) in enumerate(parts.items())
         ]
     x = Axis("seconds", "seconds", from_zero=True).encoding() | {"stack": "zero"}
-    y = charts.ordinal("name", "", [key.label for key in keys])
-    y["axis"]["title"] = None
+    y = charts.named_rows([key.label for key in keys])
     own = tuple(Key(part, colour, "square") for part, colour in PARTS.items())
     shown = {"name": "backend", "part": "part", "text": "takes"}
     encoding = {
