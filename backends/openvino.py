@@ -27,17 +27,19 @@ class _Call:
     """Inputs and outputs of one prepared call."""
 
     #: None until the model is compiled for the inputs' shapes, which belongs to the first call.
+    compiled: Any = None
     request: Any = None
 
-    def __init__(self, compiled: Callable[[], Any], inputs: Sequence[tuple[str, Any]]) -> None:
-        self.compiled, self.inputs = compiled, inputs
+    def __init__(self, compile: Callable[[], Any], inputs: Sequence[tuple[str, Any]]) -> None:
+        self.compile, self.inputs = compile, inputs
 
     def renew(self) -> None:
         """Let go of the outputs: they are the request's own."""
-        compiled = self.compiled()
-        self.request = compiled.create_infer_request()
+        if self.compiled is None:
+            self.compiled = self.compile()
+        self.request = self.compiled.create_infer_request()
         for name, tensor in self.inputs:
-            self.request.set_tensor(compiled.input(name), tensor)
+            self.request.set_tensor(self.compiled.input(name), tensor)
 
 
 class OpenVino(Backend):
@@ -99,10 +101,12 @@ class OpenVino(Backend):
             "INFERENCE_PRECISION_HINT": INFERENCE_PRECISIONS[precision],
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(options.get("group", DEFAULT_GROUP) if precision == "int8" else 0),
         }
-        self.layers_undone: Counter[str] | None = None
+        self.layers_unmarked: dict[Shapes | None, Counter[str]] = {}
+        """Fused layers of the graph as it is called, for each static shape that was asked for inner values."""
         self.kept: dict[Shapes, Any] = {}
         """What was compiled for static shapes."""
-        self.most_kept, self.shapes_compiled = 1, 0
+        self.most_kept, self.graphs = 1, 0
+        """The second: compilations since shapes were forgotten last."""
         self.model = self._read()
         self.compiled: Any = None
         """What was compiled last; for static shapes nothing before the first call."""
@@ -129,18 +133,22 @@ class OpenVino(Backend):
         self._check(self.precision, self.threads)
         return self.compiled
 
-    def _compiled_for(self, shapes: Shapes) -> Any:
-        """The model compiled for these shapes, now or earlier."""
-        if not self.has_static_shapes:
+    def _compiled_for(self, shapes: Shapes | None) -> Any:
+        """The model compiled for these shapes, now or earlier; the one that it was loaded as without static ones."""
+        if shapes is None or not self.has_static_shapes:
             return self.compiled
         if shapes not in self.kept:
-            self.kept[shapes] = self._compile(self.model, shapes)
-            self.shapes_compiled += 1
+            self.kept[shapes] = self._compile(self.model or self._read(), shapes)
+            self.graphs += 1
         return self.kept[shapes]
 
     def keep_shapes(self, count: int) -> None:
-        self.kept.clear()
+        self._forget_shapes()
         self.most_kept = count
+
+    def _forget_shapes(self) -> None:
+        self.kept.clear()
+        self.graphs = 0
 
     def _check(self, precision: str, threads: int) -> None:
         """Hold what the plugin says that it does against what it was asked for."""
@@ -162,7 +170,7 @@ class OpenVino(Backend):
     def prepare(self, batch: Batch) -> Any:
         shapes = _shapes(batch)
         if shapes not in self.kept and len(self.kept) >= self.most_kept:
-            self.kept.clear()
+            self._forget_shapes()
         call = _Call(partial(self._compiled_for, shapes), _shared(batch))
         if not self.has_static_shapes or shapes in self.kept:
             call.renew()
@@ -175,7 +183,7 @@ class OpenVino(Backend):
         return prepared
 
     def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
-        return self.run(prepared), executed(self.compiled)
+        return self.run(prepared), executed(prepared.compiled)
 
     def release(self, outputs: Any) -> None:
         outputs.renew()
@@ -232,19 +240,19 @@ class OpenVino(Backend):
         }
 
     def run_inner(self, batch: Batch, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-        if self.layers_undone is None:
-            self.layers_undone = fused_layers(self._compiled_for(_shapes(batch)))
+        shapes = _shapes(batch) if self.has_static_shapes else None
+        if shapes not in self.layers_unmarked:
+            self.layers_unmarked[shapes] = fused_layers(self._compiled_for(shapes))
         inner = [name for name in names if name not in self.output_names]
         model = self._read()
         if inner:
             model.add_outputs(inner)
         self.close()  # two compiled models would hold the weights twice
-        compiled = self._compile(model, _shapes(batch) if self.has_static_shapes else None)
+        compiled = self._compile(model, shapes)
         call = self.run(_Call(lambda: compiled, _shared(batch)))
         outputs = {name: call.request.get_tensor(compiled.output(name)).data.copy() for name in names}
         left = fused_layers(compiled)
-        undone = {name: count - left[name] for name, count in self.layers_undone.items() if count > left[name]}
-        return outputs, {"undone": undone, "notes": []}
+        return outputs, {"undone": dict(self.layers_unmarked[shapes] - left), "notes": []}
 
     def close(self) -> None:
         self.compiled = self.model = None
@@ -257,7 +265,7 @@ class OpenVino(Backend):
         if self.compiled is None:
             return {"openvino": ov.__version__}
         return {
-            **({"shapes_compiled": self.shapes_compiled} if self.has_static_shapes else {}),
+            **({"graphs": self.graphs, "graph_breaks": 0} if self.has_static_shapes else {}),
             "execution_devices": self._property("EXECUTION_DEVICES"),
             "threads": self._property("INFERENCE_NUM_THREADS"),
             "streams": self._property("NUM_STREAMS"),

@@ -32,6 +32,8 @@ HEAVY = (
 #: Calls at a new shape after which a runtime must repeat itself: TorchScript on a GPU watches the first, and compiles
 #: what it fuses in the second.
 SETTLING_CALLS = 2
+#: What those may differ by in fp32, as a share of the output's RMS.
+SETTLING_SHARE = 1e-4
 #: Shapes that a backend is run at: the largest of the tiny models, one token, and shapes that no export ran on.
 SHAPES = ((1, 1), (2, 16), (3, 37), (1, 128))
 
@@ -222,9 +224,10 @@ class _Workbench:
         for shape in (*self.shapes, self.shapes[0]):
             batch = make_batch(self._inputs(shape), "timed")
             before = {key: array.copy() for key, array in batch.items()}
-            for _ in range(SETTLING_CALLS):
-                self._outputs(backend, batch)
+            settling = [self._outputs(backend, batch) for _ in range(SETTLING_CALLS)]
             outputs = self._outputs(backend, batch)
+            for early in settling:
+                self._check_settled(early, outputs, shape)
             _require(bool(outputs), f"{name} returns no output at {shape}")
             for key, array in outputs.items():
                 _require(isinstance(array, np.ndarray), f"{name} returns {type(array)} as {key}")
@@ -255,6 +258,26 @@ class _Workbench:
             _require(backend.elapsed_ns(start, end) >= 0, f"{name}'s device clock runs backwards")
         backend.trim()
         backend.close()
+
+    def _check_settled(
+        self,
+        early: Mapping[str, np.ndarray[Any, Any]],
+        settled: Mapping[str, np.ndarray[Any, Any]],
+        shape: tuple[int, int],
+    ) -> None:
+        """A call while the runtime settles is off by rounding at most."""
+        import numpy as np
+
+        from bench.parity.verdict import LOCAL_FACTOR, TOLERANCES
+
+        share = LOCAL_FACTOR * (TOLERANCES[self.precision].max_rms_share or SETTLING_SHARE)
+        for key, array in settled.items():
+            difference = np.abs(early[key].astype(np.float64) - array).max(initial=0.0)
+            rms = float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
+            _require(
+                early[key].shape == array.shape and difference <= share * rms,
+                f"{self.backend_class.name}'s first calls at {shape} are off its later ones by {difference:.1e}",
+            )
 
     def _check_watching(self, backend: Backend) -> None:
         """A watched call is the same call, and memory is told in bytes."""

@@ -90,10 +90,9 @@ def _of_stopping(record: Timed, plan: TimingPlan) -> Iterator[str]:
 
 
 def of_placement(facts: Mapping[str, Any]) -> Iterator[str]:
-    """What runs on the host in a run on a GPU, and is copied there; nothing for nodes that compute sizes alone.
+    """What runs on the host in a run on a GPU and is copied for it; nothing for nodes without a copy in the graph.
 
-    ONNX Runtime leaves arithmetic on shapes to the CPU provider; where it copies nothing for that, no tensor of the
-    model leaves the GPU.
+    ONNX Runtime leaves arithmetic on shapes to the CPU provider on purpose.
     """
     nodes, copies = facts.get("nodes_on_cpu"), facts.get("copies_inserted")
     if nodes and (copies or copies is None):

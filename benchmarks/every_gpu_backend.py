@@ -1,12 +1,13 @@
-"""Every CUDA backend on BERT, GPT, GPT-2 and GPT-2 medium, in fp32, TF32, fp16 and bf16, within a time that is given.
+"""Every CUDA backend on BERT, GPT, GPT-2 and GPT-2 medium, in fp32, TF32, fp16 and bf16, as far as the time goes.
 
     python benchmarks/every_gpu_backend.py [--models bert,gpt2] [--minutes 10] [--artifacts artifacts]
 
 Exports come first, as many side by side as the CPUs allow, since a GPU is often rented by the minute and most of that
 time would go into them: an ONNX file of 12 layers took 25 to 50 s on an H100's host, a package of AOTInductor 50 s.
 Then one `bench compare` after another with nothing else running, each model's precisions in one run and TF32, which
-holds for a whole run, in another. What no time is left for is listed, and whatever was measured lies under
-ARTIFACTS/runs; running it again goes on with what is in the store. Nothing is measured while anything is exported.
+holds for a whole run, in another. A comparison is begun while a minute or more is left, and ended then; what was not
+begun is listed. Whatever was measured lies under ARTIFACTS/runs, and what is in the store need not be exported again.
+Nothing is measured while anything is exported.
 """
 
 from __future__ import annotations

@@ -279,7 +279,7 @@ def on_a_gpu(label: str, folder: Path, precision: str, threads: int) -> Start:
         return call_ns, by_kind(
             (event.name, round(1000 * event.time_range.elapsed_us()))
             for event in profile.events()
-            if event.device_type == torch.autograd.DeviceType.CUDA
+            if event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
         )
 
     return start

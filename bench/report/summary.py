@@ -146,9 +146,9 @@ def engagement(run: Run) -> list[str]:
 def _engaged(facts: dict[str, Any]) -> str:
     parts = [f"{nodes} nodes on {provider}" for provider, nodes in (facts.get("nodes_per_provider") or {}).items()]
     if facts.get("copies_inserted") is not None:
-        sizes = ", so those on the CPU compute sizes alone" if facts.get("nodes_on_cpu") else ""
-        copies = facts["copies_inserted"]
-        parts.append(f"{copies} copies between devices{'' if copies else sizes}")
+        parts.append(f"{facts['copies_inserted']} copies between devices")
+    if on_cpu := facts.get("operators_on_cpu"):
+        parts.append("on the CPU: " + ", ".join(f"{name} × {count}" for name, count in on_cpu.items()))
     if "graphs" in facts:
         parts.append(f"{facts['graphs']} graph, {facts['graph_breaks']} breaks")
         parts.append(f"{facts.get('recompiles_while_timing', 0)} recompiles while timing")

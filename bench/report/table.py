@@ -86,7 +86,7 @@ def render(run: Run, columns: Sequence[str] = ()) -> str:
         console.print(_published(run))
         for line in published.explanations(run):
             console.print(Text(item(line, width)))
-    if (memory := _memory(run)) is not None:
+    if (memory := _memory(run, console)) is not None:
         console.print(Text("\nMemory, MiB", style="bold"))
         console.print(memory)
         for line in summary.cache_lines(run):
@@ -152,8 +152,6 @@ class _Layout:
 
 def _fitted(tables: Sequence[list[dict[str, Any]]], columns: Sequence[str], console: Any) -> _Layout:
     """The layout that fits: with as many of `columns` as may be, after as few of `STEPS` as need be."""
-    from rich.measure import Measurement
-
     asked = [COLUMNS[name].title for name in columns]
     its_own = {title for rows in tables for title in rows[0]} - set(asked)
     steps = [(what, title) for what, title in STEPS if title in its_own]
@@ -162,10 +160,7 @@ def _fitted(tables: Sequence[list[dict[str, Any]]], columns: Sequence[str], cons
         for taken in range(len(steps) + 1):
             given_up, folded = ([title for does, title in steps[:taken] if does == what] for what in ("drop", "fold"))
             layout = _Layout(asked[count:], given_up, folded)
-            wanted = [
-                Measurement.get(console, console.options.update(width=10_000), _table(rows, layout)) for rows in tables
-            ]
-            if max((one.maximum for one in wanted), default=0) <= console.width:
+            if max((_width(_table(rows, layout), console) for rows in tables), default=0) <= console.width:
                 return layout
     return layout
 
@@ -272,20 +267,34 @@ def _kinds_of_time(run: Run, records: list[Record]) -> object:
     return table
 
 
-def _memory(run: Run) -> Any:
+def _memory(run: Run, console: Any) -> Any:
     """Once a contestant: what it held when loaded, and at the peak of one call at its last shape."""
     records = summary.largest_with_memory(run)
     if not records:
         return None
-    table = _empty_table([summary.name(run, record) for record in records])
-    for title in ("parameters", "allocated", "reserved", "process", "peak of a call", "at"):
+    table = _memory_table(run, records, is_folded=False)
+    return table if _width(table, console) <= console.width else _memory_table(run, records, is_folded=True)
+
+
+def _memory_table(run: Run, records: Sequence[Record], is_folded: bool) -> Any:
+    names = [summary.name(run, record) for record in records]
+    table = _empty_table(names)
+    peak = "peak of\na call" if is_folded else "peak of a call"
+    for title in ("parameters", "allocated", "reserved", "process", peak, "at"):
         table.add_column(title, justify="right", no_wrap=True)
-    for record in records:
+    for name, record in zip(_fold(names) if is_folded else names, records, strict=True):
         held = [record.memory["loaded"].get(f"{name}_bytes") for name in ("parameters", "allocated", "reserved")]
         held += [record.process_bytes, record.peak_bytes]
         cells = [f"{value / 2**20:.0f}" if value is not None else "–" for value in held]
-        table.add_row(summary.name(run, record), *cells, str(record.shape))
+        table.add_row(name, *cells, str(record.shape))
     return table
+
+
+def _width(table: Any, console: Any) -> int:
+    """Columns that a table takes where nothing of it is cropped."""
+    from rich.measure import Measurement
+
+    return Measurement.get(console, console.options.update(width=10_000), table).maximum
 
 
 def _empty_table(names: Sequence[str]) -> Any:

@@ -161,14 +161,42 @@ def test_a_static_shape_is_compiled_within_its_first_call_and_kept_as_asked(arti
     assert not OpenVino.compiles_every_shape("attention23")
 
     def compiled_by(shape: tuple[int, int]) -> tuple[int, int]:
-        """How many shapes were compiled once a call is prepared, and once it has run."""
+        """Graphs that are held once a call is prepared, and once it has run twice."""
         prepared = backend.prepare(make_batch(bench._inputs(shape), "timed"))
-        before = backend.shapes_compiled
+        before = backend.graphs
         backend.run(backend.run(prepared))
-        return before, backend.facts()["shapes_compiled"]
+        return before, backend.facts()["graphs"]
 
     assert backend.facts().keys() == {"openvino"}
-    assert [compiled_by(shape) for shape in ((1, 8), (1, 8), (2, 8), (1, 8))] == [(0, 1), (1, 1), (1, 2), (2, 3)]
+    assert [compiled_by(shape) for shape in ((1, 8), (1, 8), (2, 8), (2, 8))] == [(0, 1), (1, 1), (0, 1), (1, 1)]
     backend.keep_shapes(2)
-    assert [compiled_by(shape)[1] for shape in ((1, 8), (2, 8), (1, 8), (2, 8), (3, 8), (1, 8))] == [4, 5, 5, 5, 6, 7]
+    counts = [compiled_by(shape) for shape in ((1, 8), (2, 8), (1, 8), (2, 8), (3, 8), (1, 8))]
+    assert counts == [(0, 1), (1, 2), (2, 2), (2, 2), (0, 1), (1, 2)]
+    backend.close()
+
+
+def test_a_call_of_a_static_shape_owns_what_it_was_compiled_to(artifacts: Path) -> None:
+    bench = _Workbench(OpenVino, "static", "bert-tiny", "cpu", "fp32", artifacts)
+    backend = bench._loaded()
+    first = backend.run(backend.prepare(make_batch(bench._inputs((1, 8)), "timed")))
+    other = backend.prepare(make_batch(bench._inputs((2, 16)), "timed"))
+    backend.run(other)
+    assert backend.graphs == 1
+    backend.release(first)
+    assert backend.fetch(backend.run(first))["last_hidden_state"].shape[:2] == (1, 8)
+    assert backend.graphs == 1, "a call that outlives another shape is not compiled again"
+    backend.close()
+
+
+def test_inner_values_of_a_static_shape_are_compared_with_the_graph_of_that_shape(artifacts: Path) -> None:
+    bench = _Workbench(OpenVino, "static", "bert-tiny", "cpu", "fp32", artifacts)
+    backend = bench._loaded()
+    name = next(name for name, value in backend.inner_values().items() if value.operation == "MatMul")
+    for shape in ((1, 2), (2, 16)):
+        found, changed = backend.run_inner(make_batch(bench._inputs(shape), "timed"), [name, "last_hidden_state"])
+        assert found["last_hidden_state"].shape[:2] == shape
+        assert set(changed) == {"undone", "notes"}
+    assert len(backend.layers_unmarked) == 2
+    plain = backend.fetch(backend.run(backend.prepare(make_batch(bench._inputs((2, 16)), "timed"))))
+    assert np.allclose(plain["last_hidden_state"], found["last_hidden_state"], atol=1e-5)
     backend.close()

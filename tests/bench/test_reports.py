@@ -235,10 +235,10 @@ def test_what_really_ran_is_told(run: Run) -> None:
     text = " ".join(report.render(run, "table").split())
     assert "97 nodes on CUDAExecutionProvider, 3 nodes on CPUExecutionProvider, 2 copies between devices" in text
     assert "attention: Attention × 12" in text
-    assert "sizes alone" not in text
-    run.records[1] = replace(run.records[1], facts=placed | {"copies_inserted": 0, "nodes_on_cpu": 3})
-    text = " ".join(report.render(run, "table").split())
-    assert "0 copies between devices, so those on the CPU compute sizes alone" in text
+    run.records[1] = replace(run.records[1], facts=placed | {"operators_on_cpu": {"Gather": 2, "Concat": 1}})
+    assert "2 copies between devices, on the CPU: Gather × 2, Concat × 1" in " ".join(
+        report.render(run, "table").split()
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,6 +262,9 @@ def test_a_column_that_has_no_room_goes_whole_and_is_named(
     assert dropped not in titles
     rows = [line for line in lines[lines.index(titles) :] if "equivalent" in line]
     assert rows[0].split()[-2:] == ["equivalent", "3.4e-06"]
+    memory = lines[lines.index("Memory, MiB") :]
+    assert memory[1 if width > 80 else 2].split()[-1] == "at"
+    assert [line.split()[-1] for line in memory if line.startswith("eager")] == ["32×128"] * 3
     assert max(len(line) for line in lines) <= width
 
 
