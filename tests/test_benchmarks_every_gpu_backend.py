@@ -61,6 +61,7 @@ def test_nothing_is_begun_with_too_little_time_left(script: ModuleType) -> None:
     assert list(script.in_time(wanted, 300.0, lambda: next(now))) == wanted[:2]
 
 
+@pytest.mark.slow
 def test_it_exports_then_measures(root: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
