@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -105,8 +106,8 @@ class OpenVino(Backend):
         """Fused layers of the graph as it is called, for each static shape that was asked for inner values."""
         self.kept: dict[Shapes, Any] = {}
         """What was compiled for static shapes."""
-        self.most_kept, self.graphs = 1, 0
-        """The second: compilations since shapes were forgotten last."""
+        self.most_kept, self.graphs, self.compile_seconds = 1, 0, 0.0
+        """The last two: compilations since shapes were forgotten last."""
         self.model = self._read()
         self.compiled: Any = None
         """What was compiled last; for static shapes nothing before the first call."""
@@ -138,8 +139,9 @@ class OpenVino(Backend):
         if shapes is None or not self.has_static_shapes:
             return self.compiled
         if shapes not in self.kept:
+            started = time.perf_counter()
             self.kept[shapes] = self._compile(self.model or self._read(), shapes)
-            self.graphs += 1
+            self.graphs, self.compile_seconds = self.graphs + 1, self.compile_seconds + time.perf_counter() - started
         return self.kept[shapes]
 
     def keep_shapes(self, count: int) -> None:
@@ -148,7 +150,7 @@ class OpenVino(Backend):
 
     def _forget_shapes(self) -> None:
         self.kept.clear()
-        self.graphs = 0
+        self.graphs, self.compile_seconds = 0, 0.0
 
     def _check(self, precision: str, threads: int) -> None:
         """Hold what the plugin says that it does against what it was asked for."""
@@ -265,7 +267,6 @@ class OpenVino(Backend):
         if self.compiled is None:
             return {"openvino": ov.__version__}
         return {
-            **({"graphs": self.graphs, "graph_breaks": 0} if self.has_static_shapes else {}),
             "execution_devices": self._property("EXECUTION_DEVICES"),
             "threads": self._property("INFERENCE_NUM_THREADS"),
             "streams": self._property("NUM_STREAMS"),
@@ -277,7 +278,11 @@ class OpenVino(Backend):
             "matmuls_compressed": self.compressed,
             "model_cache": bool(self.core.get_property("CACHE_DIR")),
             "openvino": ov.__version__,
+            **(self._compilations() if self.has_static_shapes else {}),
         }
+
+    def _compilations(self) -> dict[str, Any]:
+        return {"graphs": self.graphs, "graph_breaks": 0, "compile_seconds": round(self.compile_seconds, 3)}
 
     def memory(self) -> dict[str, int]:
         return {"parameters_bytes": self.weight_bytes}

@@ -172,6 +172,7 @@ def test_a_static_shape_is_compiled_within_its_first_call_and_kept_as_asked(arti
     backend.keep_shapes(2)
     counts = [compiled_by(shape) for shape in ((1, 8), (2, 8), (1, 8), (2, 8), (3, 8), (1, 8))]
     assert counts == [(0, 1), (1, 2), (2, 2), (2, 2), (0, 1), (1, 2)]
+    assert backend.facts()["compile_seconds"] > 0
     backend.close()
 
 
