@@ -23,7 +23,9 @@ from bench.workers import STRIKES, Workers
 #: Pause before a turn: ONNX Runtime's idle threads were seen to spin for up to 50 ms after a call.
 REST_SECONDS = 0.06
 #: Figures of a worker's memory that belong to one cell.
-PEAKS_OF_MEMORY = ("peak_process_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
+PEAKS_OF_MEMORY = (
+    "peak_process_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "peak_device_process_bytes",
+)  # fmt: skip
 #: Writes one line of the results' file; it is on disk when that returns.
 Append = Callable[[Mapping[str, Any]], None]
 #: What every contestant is measured at in turn: a shape, a batch.

@@ -169,6 +169,18 @@ def state(own_pids: Collection[int] = (), root: Path = Path("/")) -> State | Non
     return _state(nvml, handles[0], own_pids, root) if handles else None
 
 
+def process_bytes(pid: int) -> int | None:
+    """What process `pid` holds on the first GPU that CUDA may use, its context and libraries included.
+
+    None without NVML, and where the driver lists other process ids (inside some containers) or tells no figure.
+    """
+    nvml = _nvml()
+    handles = [] if nvml is None else _handles(nvml)
+    processes = _ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handles[0]) if handles else None
+    used = [process.usedGpuMemory for process in processes or () if process.pid == pid]
+    return int(used[0]) if used and used[0] is not None else None
+
+
 def _state(nvml: Any, handle: Any, own_pids: Collection[int], root: Path = Path("/")) -> State:
     mask = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", handle)
     if mask is None:  # the name before driver 535

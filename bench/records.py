@@ -145,6 +145,18 @@ class Record(CellRecord):
         return peak.get("peak_process_bytes")
 
     @property
+    def most_held_bytes(self) -> int | None:
+        """The most that the process held, loaded or during one call: resident, or on a GPU there.
+
+        On a GPU that is what the driver says behind a call; where it does not, the larger of the loaded process and the
+        allocator's peak, and None where nothing tells the peak.
+        """
+        peak: dict[str, int] = self.memory.get("peak", {})
+        told = peak.get("peak_device_process_bytes") if self.device == "cuda" else None
+        peak_bytes = self.peak_bytes if told is None else told
+        return None if peak_bytes is None else max(peak_bytes, self.process_bytes or 0)
+
+    @property
     def host_share(self) -> float | None:
         """Host time to enqueue a call over its device time; near 1, the device waits for the host."""
         enqueue, device = statistics.pooled(self.enqueue_rounds), statistics.pooled(self.device_rounds)

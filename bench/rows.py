@@ -19,7 +19,7 @@ COLUMNS = (
     "naive_median_ms", "host_share", "gflop", "floor_ms", "floor_share", "implausible", "tainted", "parameters_bytes",
     "allocated_bytes", "reserved_bytes", "process_bytes", "device_process_bytes", "peak_process_bytes",
     "peak_allocated_bytes", "key_value_bytes_per_sequence", "us_per_step", "published_ms", "published_verdict",
-    "published_us_per_step", "environment", "tf32",
+    "published_us_per_step", "environment", "tf32", "peak_device_process_bytes",
 )  # fmt: skip
 _OF_THE_RECORD = (
     "model", "backend", "variant", "precision", "device", "batch", "length", "status", "reason", "weights", "copy",

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import channel, inputs, machine, memory, timing
+from bench import channel, gpu, inputs, machine, memory, timing
 from bench.corpora.requests import CorpusRequests
 from bench.footprint.requests import MemoryRequests
 from bench.generation.plan import CACHE, WAYS
@@ -199,10 +199,15 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, 
         is_of_this_call = memory.set_peak_back()
         outputs = self.backend.run(prepared)
         self.backend.synchronize()
-        held = memory.resident_bytes() | self.backend.memory()
+        held = memory.resident_bytes() | self.backend.memory() | self._held_on_the_card()
         if not is_of_this_call:
             held.pop("peak_process_bytes", None)
         return self.backend.fetch(outputs), held
+
+    def _held_on_the_card(self) -> dict[str, int]:
+        """What this process holds on the GPU behind a call: the most, as no allocator gives back before a cell ends."""
+        held = gpu.process_bytes(os.getpid()) if self.args.device == "cuda" else None
+        return {} if held is None else {"peak_device_process_bytes": held}
 
     def _figures(
         self, case: str, outputs: dict[str, Any], reference: str, yardstick: str, atol: float, rtol: float

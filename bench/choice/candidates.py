@@ -272,6 +272,5 @@ def _first_call_excess_seconds(record: Record) -> float | None:
 
 
 def _peak_bytes(records: Sequence[Record]) -> int | None:
-    peaks = [record.peak_bytes for record in records]
-    held = [value for value in (*peaks, *(record.process_bytes for record in records)) if value is not None]
-    return None if None in peaks else max(held, default=None)
+    held = [record.most_held_bytes for record in records]
+    return None if None in held else max((value for value in held if value is not None), default=None)

@@ -51,6 +51,7 @@ def test_every_record_has_what_a_gpu_tells(artifacts: Path, tmp_path: Path, tf32
         assert 0 < share < 1, label
         assert record.conditions["gpu"]["min_sm_clock_mhz"] > 0
         assert record.memory["loaded"]["device_process_bytes"] > record.memory["loaded"]["parameters_bytes"]
+        assert record.memory["peak"]["peak_device_process_bytes"] > record.memory["loaded"]["parameters_bytes"]
     assert run.peaks is not None
     assert ("tf32" in run.peaks.flops_per_second) is tf32
     json.loads((tmp_path / "run.jsonl").read_text().splitlines()[0])

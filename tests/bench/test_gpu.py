@@ -276,6 +276,27 @@ def test_processes_reach_the_facts(nvml: Callable[..., FakeNvml], tmp_path: Path
     assert state.other_processes == 1
 
 
+@pytest.mark.parametrize(
+    ("listed", "held"),
+    [
+        ([SimpleNamespace(pid=7, usedGpuMemory=3), SimpleNamespace(pid=900, usedGpuMemory=5)], 5),
+        ([SimpleNamespace(pid=900, usedGpuMemory=None)], None),  # some drivers tell no figure
+        ([SimpleNamespace(pid=7, usedGpuMemory=3)], None),  # the host's process ids, in a container
+        ([], None),
+    ],
+)
+def test_what_a_process_holds_is_its_own_figure_or_none(
+    listed: list[Any], held: int | None, nvml: Callable[..., FakeNvml]
+) -> None:
+    nvml(ANSWERS | {"nvmlDeviceGetComputeRunningProcesses": listed})
+    assert gpu.process_bytes(900) == held
+
+
+def test_what_a_process_holds_is_not_known_where_the_driver_lists_none(nvml: Callable[..., FakeNvml]) -> None:
+    nvml({name: answer for name, answer in ANSWERS.items() if name != "nvmlDeviceGetComputeRunningProcesses"})
+    assert gpu.process_bytes(900) is None
+
+
 FULL = {
     "uuid": ["GPU-a", "GPU-b"],
     "name": ["Tesla T4", "Tesla T4"],

@@ -210,3 +210,20 @@ def test_a_torn_last_line_is_left_out_and_a_torn_middle_is_not(tmp_path: Path) -
     path.write_text(json.dumps(run.header()) + "\n" + line[:40] + "\n" + line + "\n")
     with pytest.raises(UserError, match="line 2 of"):
         read_run(path)
+
+
+@pytest.mark.parametrize(
+    ("device", "loaded", "peak", "held"),
+    [
+        ("cpu", {"process_bytes": 5}, {"peak_process_bytes": 9}, 9),
+        ("cpu", {"process_bytes": 5}, {}, None),
+        ("cuda", {"device_process_bytes": 900}, {"peak_allocated_bytes": 300}, 900),
+        ("cuda", {"device_process_bytes": 900}, {"peak_allocated_bytes": 300, "peak_device_process_bytes": 950}, 950),
+        ("cuda", {"device_process_bytes": 900}, {"peak_device_process_bytes": 950}, 950),  # ONNX Runtime
+        ("cuda", {"device_process_bytes": 900}, {"peak_process_bytes": 70}, None),  # the host's memory is another
+    ],
+)
+def test_the_most_that_was_held_is_the_whole_process(
+    device: str, loaded: dict[str, int], peak: dict[str, int], held: int | None
+) -> None:
+    assert record(device=device, memory={"loaded": loaded, "peak": peak}).most_held_bytes == held
