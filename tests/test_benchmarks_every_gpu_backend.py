@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -14,20 +12,7 @@ import pytest
 from bench.runfile import read_run
 from bench.spec import parse_contestants
 
-
-@pytest.fixture(scope="module")
-def script(root: Path) -> Iterator[ModuleType]:
-    """The script as a module; it is no part of a package."""
-    spec = importlib.util.spec_from_file_location("every_gpu_backend", root / "benchmarks" / "every_gpu_backend.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["every_gpu_backend"] = module
-    try:
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        del sys.modules["every_gpu_backend"]
+SCRIPT = "every_gpu_backend"
 
 
 def test_tf32_is_a_comparison_of_its_own_behind_each_models_precisions(script: ModuleType) -> None:

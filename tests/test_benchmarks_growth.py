@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-
-@pytest.fixture(scope="module")
-def script(root: Path) -> Iterator[ModuleType]:
-    """The script as a module; it is no part of a package."""
-    spec = importlib.util.spec_from_file_location("growth", root / "benchmarks" / "growth.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["growth"] = module
-    try:
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        del sys.modules["growth"]
+SCRIPT = "growth"
 
 
 @pytest.mark.parametrize("shapes", [1, 2, 7, 16, 64])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -16,19 +12,7 @@ from bench.spec import Contestant, Grid, Shape, TimingPlan
 MS = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def script(root: Path) -> Iterator[ModuleType]:
-    """The script as a module; it is no part of a package."""
-    spec = importlib.util.spec_from_file_location("peers", root / "benchmarks" / "peers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["peers"] = module
-    try:
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        del sys.modules["peers"]
+SCRIPT = "peers"
 
 
 def record(backend: str, ms: float, variant: str = "default", verdict: str = "equivalent", length: int = 8) -> Record:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -14,20 +10,7 @@ import pytest
 from bench.errors import BenchError
 from bench.spec import Contestant, Shape
 
-
-@pytest.fixture(scope="module")
-def script(root: Path) -> Iterator[ModuleType]:
-    """The script as a module; it is no part of a package."""
-    spec = importlib.util.spec_from_file_location("regret", root / "benchmarks" / "regret.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["regret"] = module
-    try:
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        del sys.modules["regret"]
+SCRIPT = "regret"
 
 
 def replay_of(script: ModuleType, chosen: str, number: int = 0, **rounds: list[int]) -> Any:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -20,19 +16,7 @@ GOAL = Goal(((Shape(1, 8), 1.0),), "1×8 alone", None)
 EAGER, ONNX, AOTI = (Contestant(name, "default", "fp32") for name in ("eager", "onnx", "aoti"))
 
 
-@pytest.fixture(scope="module")
-def script(root: Path) -> Iterator[ModuleType]:
-    """The script as a module; it is no part of a package."""
-    spec = importlib.util.spec_from_file_location("tuned", root / "benchmarks" / "tuned.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tuned"] = module
-    try:
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        del sys.modules["tuned"]
+SCRIPT = "tuned"
 
 
 def run_of(threads: int, verdict: str = "equivalent", **ms: float) -> tuple[int, Run]:

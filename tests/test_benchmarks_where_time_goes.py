@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-
-@pytest.fixture(scope="module")
-def script(root: Path) -> ModuleType:
-    """The script as a module; it is no part of a package."""
-    spec = importlib.util.spec_from_file_location("where_time_goes", root / "benchmarks" / "where_time_goes.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+SCRIPT = "where_time_goes"
 
 
 @pytest.mark.parametrize(
