@@ -21,9 +21,7 @@ class Kind:
 
 
 def command(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Results (.jsonl) that a command of bench wrote.")
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Results that a command of bench wrote.")],
     format: Annotated[
         str | None,
         typer.Option(
@@ -148,6 +146,13 @@ def _load_page(file: Path, format: str) -> str:
     return load.render(read_load(file), format)
 
 
+def _tuning_page(file: Path, format: str) -> str:
+    from bench.report import tuning
+    from bench.tuning.reading import read_tuning
+
+    return tuning.render(read_tuning(file), format)
+
+
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
     "run": Kind("bench compare", _run_page),
@@ -155,4 +160,5 @@ KINDS: Mapping[str, Kind] = {
     "corpus": Kind("bench corpus", _corpus_page),
     "memory": Kind("bench memory", _memory_page),
     "load": Kind("bench load", _load_page),
+    "tuning": Kind("bench tune", _tuning_page),
 }

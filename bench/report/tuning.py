@@ -39,10 +39,9 @@ def _table(tuning: Tuning) -> str:
         console.print(Text(textwrap.fill(line, width, break_on_hyphens=False)))
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("backend", no_wrap=True)
-    table.add_column("precision", no_wrap=True)
-    table.add_column("threads", justify="right")
+    table.add_column("threads", justify="right", no_wrap=True)
     for name in _rung_names(tuning):
-        table.add_column(f"{name} ms", justify="right", no_wrap=True)
+        table.add_column(f"{name}\nms", justify="right", no_wrap=True)
     table.add_column("loss", justify="right", no_wrap=True)
     table.add_column("parity", no_wrap=True)
     for trial in tuning.order():
@@ -98,8 +97,7 @@ def _rung_names(tuning: Tuning) -> list[str]:
 def _cells(tuning: Tuning, trial: Trial) -> Iterator[str | Text]:
     from rich import text
 
-    yield trial.contestant.label
-    yield trial.contestant.precision
+    yield f"{trial.contestant.label} {trial.contestant.precision}"
     yield str(trial.threads)
     loss, verdict = None, ""
     for rung in tuning.rungs:

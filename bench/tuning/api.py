@@ -348,7 +348,7 @@ def _write(tuning: Tuning) -> None:
     aside = tuning.path.with_name(f".{tuning.path.name}.part")
     try:
         tuning.path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(tuning.to_json(), indent=1) + "\n")
+        aside.write_text(json.dumps(tuning.to_json()) + "\n")  # one line, as every kind of results begins
         aside.replace(tuning.path)
     except OSError as error:
         aside.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from bench.report import tuning as report
 from bench.spec import Contestant, Grid, Shape, TimingPlan, parse_contestants
 from bench.tuning import api
 from bench.tuning.halving import RUNGS, Rung, survivors
+from bench.tuning.reading import read_tuning
 from bench.tuning.results import Goal, Outcome, means, outcome_of
 from bench.tuning.space import Trial, asked_space, thread_counts, whole_space
 
@@ -154,6 +155,40 @@ def test_the_fastest_is_found_with_its_threads_and_its_command(bench: Bench, tmp
     table = report.render(found, "table")
     assert "take onnx fp32, 2 threads: 1.50× (1.50–1.50) as fast as torchscript fp32" in " ".join(table.split())
     assert all(len(line) <= 80 for line in table.splitlines() if not line.startswith("reproduce"))
+
+
+def test_a_search_is_read_as_it_was_written_and_printed_again(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench.cli import report as command
+
+    found = tuned(tmp_path)
+    assert found.path is not None
+    assert read_tuning(found.path) == found
+    command._print(found.path, "table", ())
+    assert capsys.readouterr().out == report.render(found, "table")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema": 99}, "upgrade runtimebench"),
+        ({"kind": "run"}, "is no run of bench tune"),
+        ({"rungs": [[{"backend": "onnx"}]]}, "is damaged"),
+        ({"ratio": {"value": "much"}}, "is damaged"),
+        ({"fingerprint": None}, "is damaged"),
+        ({"goal": None}, "is damaged"),
+    ],
+)
+def test_a_search_that_is_none_any_more_is_told_in_one_line(
+    change: dict[str, Any], said: str, bench: Bench, tmp_path: Path
+) -> None:
+    found = tuned(tmp_path)
+    assert found.path is not None
+    found.path.write_text(json.dumps(found.to_json() | change) + "\n")
+    with pytest.raises(UserError, match=said) as told:
+        read_tuning(found.path)
+    assert "\n" not in str(told.value)
 
 
 def test_fewer_threads_win_where_they_are_faster(bench: Bench, tmp_path: Path) -> None:
