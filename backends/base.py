@@ -77,6 +77,8 @@ class Backend(ABC):
     limits_device_memory: ClassVar[bool] = False
     #: True where `load` takes the option `tf32`: fp32 products on a GPU round their inputs to TF32.
     takes_tf32: ClassVar[bool] = False
+    #: Calls at a new shape, per device, that may be off the later ones by rounding; all others repeat bit for bit.
+    settling_calls: ClassVar[Mapping[str, int]] = {}
     #: False for a backend whose outputs are not the model's and must not be judged.
     computes_the_model: ClassVar[bool] = True
     #: Ways to generate with a cache, as variant name -> options for a `load` that is followed by `step` alone.

@@ -23,6 +23,7 @@ class TorchScript(TorchBackend):
     variants: ClassVar = {"default": {}, "optimized": {"optimize_for_inference": True}}
     generation: ClassVar = {"default": {}}
     generation_format = "torchscript-with-past"
+    settling_calls: ClassVar = {"cuda": 2}  # it watches the first, and compiles what it fuses in the second
 
     def open(self, path: Path, precision: str, options: Options) -> Any:
         import torch

@@ -29,10 +29,7 @@ HEAVY = (
     "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt", "numpy", "matplotlib",
     "pandas", "vl_convert",
 )  # fmt: skip
-#: Calls at a new shape after which a runtime must repeat itself: TorchScript on a GPU watches the first, and compiles
-#: what it fuses in the second.
-SETTLING_CALLS = 2
-#: What those may differ by in fp32, as a share of the output's RMS.
+#: What a call that settles may be off by where its precision has no budget, as a share of the output's RMS.
 SETTLING_SHARE = 1e-4
 #: Shapes that a backend is run at: the largest of the tiny models, one token, and shapes that no export ran on.
 SHAPES = ((1, 1), (2, 16), (3, 37), (1, 128))
@@ -214,7 +211,7 @@ class _Workbench:
         raise ContractError(f"{self.backend_class.name} loads an artifact folder that does not exist")
 
     def check_shapes(self) -> None:
-        """At every shape it settles and repeats itself bit for bit; it keeps its inputs and returns its own memory."""
+        """At every shape it repeats itself bit for bit, keeps its inputs, and returns memory of its own."""
         import numpy as np
 
         from bench.inputs import make_batch
@@ -224,7 +221,7 @@ class _Workbench:
         for shape in (*self.shapes, self.shapes[0]):
             batch = make_batch(self._inputs(shape), "timed")
             before = {key: array.copy() for key, array in batch.items()}
-            settling = [self._outputs(backend, batch) for _ in range(SETTLING_CALLS)]
+            settling = [self._outputs(backend, batch) for _ in range(backend.settling_calls.get(self.device, 0))]
             outputs = self._outputs(backend, batch)
             for early in settling:
                 self._check_settled(early, outputs, shape)
@@ -265,7 +262,7 @@ class _Workbench:
         settled: Mapping[str, np.ndarray[Any, Any]],
         shape: tuple[int, int],
     ) -> None:
-        """A call while the runtime settles is off by rounding at most."""
+        """A call that the backend declares to settle in is off by rounding at most."""
         import numpy as np
 
         from bench.parity.verdict import LOCAL_FACTOR, TOLERANCES

@@ -90,12 +90,13 @@ def _of_stopping(record: Timed, plan: TimingPlan) -> Iterator[str]:
 
 
 def of_placement(facts: Mapping[str, Any]) -> Iterator[str]:
-    """What runs on the host in a run on a GPU and is copied for it; nothing for nodes without a copy in the graph.
+    """What runs on the host in a run on a GPU, and what is copied for it.
 
-    ONNX Runtime leaves arithmetic on shapes to the CPU provider on purpose.
+    ONNX Runtime leaves arithmetic on shapes to the CPU provider on purpose; but it may copy an input for such a node
+    without a copy in the graph, so nodes are told whether copies were seen or not.
     """
     nodes, copies = facts.get("nodes_on_cpu"), facts.get("copies_inserted")
-    if nodes and (copies or copies is None):
+    if nodes:
         total = sum(facts["nodes_per_provider"].values())
         names = list(facts.get("operators_on_cpu") or {})
         named = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
