@@ -75,6 +75,12 @@ def small() -> Run:
     )
 
 
+def named_long(*precisions: str) -> Run:
+    variants = (("onnx", "fused-cuda-graphs"), ("compile", "reduce-overhead"))
+    found = [replace(record(name, precision=one), variant=way) for name, way in variants for one in precisions]
+    return made([record("eager"), *found])
+
+
 def odd_runs() -> dict[str, list[Run]]:
     broken = {"verdict": "broken", "reason": "another model", "max_abs_error": 1.0}
     hostile = made([record("eager"), failed("onnx", 1, 16, HOSTILE)])
@@ -96,6 +102,7 @@ def odd_runs() -> dict[str, list[Run]]:
         "one round": [made([record("eager", rounds=[[MS]]), record("onnx", rounds=[[2 * MS]])])],
         "two runs": [small(), made(small().records[:4], started="2026-11-24T10:00:00+00:00")],
         "two machines": [small(), elsewhere],
+        "long names": [named_long("fp32", "bf16"), named_long("bf16", "fp16")],
         "hostile": [hostile],
     }
 

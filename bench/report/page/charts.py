@@ -188,8 +188,17 @@ def ordinal(field: str, title: str, order: Sequence[str]) -> dict[str, Any]:
     return {"field": field, "type": "ordinal", "sort": list(order), "axis": axis}
 
 
+#: A row's label as two lines at most, as a row is as high as two: the backend, then a precision, a run or both.
+TWO_LINES = "split(replace(datum.label, regexp(' (· )?'), '\\n'), '\\n')"
+
+
 def named_rows(names: Sequence[str]) -> dict[str, Any]:
-    """A row a name, of the field "name", labelled in as many lines as it has words: a precision is its last."""
+    """A row a name, of the field "name", labelled in full."""
     found = ordinal("name", "", names)
-    found["axis"] |= {"title": None, "labelExpr": "split(datum.label, ' ')", "labelLimit": 160, "labelOverlap": False}
+    found["axis"] |= {"title": None, "labelExpr": TWO_LINES, "labelLimit": 160, "labelOverlap": False}
+    # The first of two lines stands above the row's middle, a single one on it.
+    found["axis"]["labelBaseline"] = {
+        "condition": {"test": "indexof(datum.label, ' ') >= 0", "value": "bottom"},
+        "value": "middle",
+    }
     return found

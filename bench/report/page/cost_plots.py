@@ -158,7 +158,7 @@ def _break_even_charts(of: Sequence[Entry], found: Mapping[str, Start], keys: Se
                 data.append(point | {"calls": f"{calls:,.0f}", "total": f"{rounded(seconds)} s"})
         if len(at_shape) < 2:
             continue
-        axes = Axis("x", "calls", True, format="~s"), Axis("y", "seconds in all", True)
+        axes = Axis("x", "calls", True, format=".4~s"), Axis("y", "seconds in all", True)
         shown = {"name": "backend", "calls": "calls", "total": "start and calls"}
         plot = charts.lines(data, keys, *axes, shown, f"start and calls at {shape}")
         text = f"Seconds of the start and of so many calls at {shape}, a line a backend."

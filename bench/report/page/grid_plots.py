@@ -125,7 +125,7 @@ def throughput(of: Sequence[Entry], keys: Sequence[Key]) -> Section:
             for entry in measured
         ]
         shown = {"name": "backend", "shape": "batch × length", "median": "median ms", "tokens": "tokens a second"}
-        axes = Axis("x", "median ms a call", True), Axis("y", "tokens a second", True, format="~s")
+        axes = Axis("x", "median ms a call", True), Axis("y", "tokens a second", True, format=".4~s")
         plot = charts.lines(data, keys, *axes, shown, detail="length", order="batch")
         text = "Tokens a second against the latency of a call; a line joins the batches of one length."
         made.append(Chart("throughput-against-latency", text, plot, tuple(keys)))
