@@ -17,6 +17,23 @@ STRIKES = 3
 PROCESS_BYTES = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}
 
 
+def start_worker(prepared: Preparation, contestant: Contestant) -> Worker:
+    """The process of one contestant in its own environment, with nothing in it yet."""
+    artifact, grid = prepared.artifacts.get(contestant), prepared.grid
+    return start(
+        contestant.backend,
+        contestant.variant,
+        contestant.precision,
+        grid.device,
+        artifact.path if artifact else None,
+        grid.threads,
+        prepared.store.root,
+        prepared.generates_by(contestant),
+        prepared.python_of(contestant),
+        grid.tf32,
+    )
+
+
 class Workers:
     """The worker of each contestant, where it has one, and what is known of it."""
 
@@ -43,19 +60,7 @@ class Workers:
             self.lost.pop(contestant, None)
             if contestant in self.loaded or contestant in self.refused or self.is_given_up(contestant):
                 continue
-            artifact = self.prepared.artifacts.get(contestant)
-            worker = start(
-                contestant.backend,
-                contestant.variant,
-                contestant.precision,
-                self.grid.device,
-                artifact.path if artifact else None,
-                self.grid.threads,
-                self.prepared.store.root,
-                self.prepared.generates_by(contestant),
-                self.prepared.python_of(contestant),
-                self.grid.tf32,
-            )
+            worker = start_worker(self.prepared, contestant)
             worker.send({"op": "hello"})
             spawned[contestant] = worker
             self.loaded[contestant] = worker

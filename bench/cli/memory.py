@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from bench.cli.models import model_of
-from bench.cli.options import Artifacts, Device, Module, Precisions, Quiet, Task, Threads, Timeout, Weights
+from bench.cli.options import (
+    Artifacts,
+    Device,
+    Module,
+    Precisions,
+    Pythons,
+    Quiet,
+    Task,
+    Tf32,
+    Threads,
+    Timeout,
+    Weights,
+)
 from bench.cli.streams import tell
 
 
@@ -21,6 +33,7 @@ def command(
     module: Module = None,
     backends: Annotated[str, typer.Option(help="Comma-separated backend[:variant].")] = "eager,onnx,torchscript",
     precisions: Precisions = "fp32",
+    tf32: Tf32 = False,
     length: Annotated[
         str | None,
         typer.Option("--length", "--lengths", help="Lengths in tokens. [default: 512 as far as the model goes]"),
@@ -46,6 +59,7 @@ def command(
         Path | None, typer.Option(help="File for the entries (JSON Lines). [default: a new one under ARTIFACTS/runs]")
     ] = None,
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
+    python: Pythons = None,
     artifacts: Artifacts = Path("artifacts"),
     quiet: Quiet = False,
 ) -> None:
@@ -60,6 +74,7 @@ def command(
             models,
             backends=backends,
             precisions=precisions,
+            tf32=tf32,
             lengths=length,
             largest_batch=largest_batch,
             memory_limit=memory_limit,
@@ -71,6 +86,7 @@ def command(
             task=task,
             seed=seed,
             timeout=timeout,
+            python=python or (),
             output=output,
             artifacts=artifacts,
             say=(lambda line: None) if quiet else tell,

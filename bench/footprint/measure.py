@@ -5,16 +5,18 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench import api, machine
 from bench.channel import WorkerError
+from bench.environments.stored import settle_contestants
 from bench.errors import UserError
 from bench.footprint import boundary
 from bench.footprint.results import KIND, Largest, Loaded, MemoryRun, Subject, as_line
-from bench.footprint.tries import AboveLimitError, Tries, start_worker
+from bench.footprint.tries import AboveLimitError, Tries
 from bench.introduction import find_source
 from bench.linesfile import LinesFile
 from bench.preparation import Preparation
@@ -29,12 +31,14 @@ from bench.spec import (
     check_seed,
     check_timeout,
     model_option,
-    parse_contestants,
     parse_names,
     parse_size,
     parse_sizes,
+    python_options,
+    tf32_option,
     weights_options,
 )
+from bench.workers import start_worker
 from exporters import sources
 from exporters.store import ArtifactStore
 
@@ -51,6 +55,7 @@ def measure_memory(
     *,
     backends: str | Iterable[str] = api.DEFAULT_BACKENDS,
     precisions: str | Iterable[str] = ("fp32",),
+    tf32: bool = False,
     lengths: str | Iterable[int] | None = None,
     largest_batch: bool = False,
     memory_limit: str | int | None = None,
@@ -62,6 +67,7 @@ def measure_memory(
     task: str = "base",
     seed: int = 0,
     timeout: float = 900.0,
+    python: str | Iterable[str] = (),
     output: str | Path | None = None,
     artifacts: str | Path = api.DEFAULT_ARTIFACTS,
     say: Say = lambda line: None,
@@ -71,10 +77,12 @@ def measure_memory(
     `lengths` (tokens; by default 512 as far as a model goes) are what keys and values are reckoned at, and with
     `largest_batch` those at which the largest batch within `memory_limit` (bytes or "8GiB"; by default what is free
     less a margin) is looked for, with gradients too where a backend runs so. A search ends at `most_batch`, or once
-    `max_seconds_per_search` are over. Entries are written to `output` (default: a new file under ARTIFACTS/runs) as
-    they come. Raises UserError for wrong input before anything starts, and BenchError when it cannot go on.
+    `max_seconds_per_search` are over. `python` ("BACKEND=PATH") gives backends an interpreter of their own; `tf32` lets
+    fp32 products on a GPU be computed in TF32. Entries are written to `output` (default: a new file under
+    ARTIFACTS/runs) as they come. Raises UserError for wrong input before anything starts, and BenchError when it cannot
+    go on.
     """
-    contestants = parse_contestants(backends, precisions)
+    contestants, pythons = settle_contestants(backends, precisions, python, Path(artifacts))
     asked = None if lengths is None else parse_sizes(lengths, "--length")
     names = (models,) if isinstance(models, str) else parse_names(models, "--model")
     (most_batch,) = parse_sizes([most_batch], "--most-batch")
@@ -84,6 +92,7 @@ def measure_memory(
     check_timeout(timeout)
     budget = machine.thread_budget(threads)
     settled = machine.settle_device(device)
+    machine.check_tf32(tf32, settled)
     store = ArtifactStore(Path(artifacts))
     found = [find_source(name, store, weights=weights, task=task, seed=seed, threads=budget, say=say) for name in names]
     subjects = tuple(_subject(source, asked) for source in found)
@@ -100,6 +109,8 @@ def measure_memory(
             MODULE if source.weights == MODULE else weights,
             source.task,
             seed,
+            pythons=pythons,
+            tf32=tf32,
         )
         for s, source in zip(subjects, found, strict=True)
     ]
@@ -115,6 +126,7 @@ def measure_memory(
         command=_command_of(grids, limit, most_batch, max_seconds_per_search, timeout),
         started=now.isoformat(timespec="seconds"),
         limit_bytes=limit,
+        tf32=tf32,
         path=Path(output) if output else api.default_output(Path(artifacts), name, now),
     )
     assert run.path is not None
@@ -197,63 +209,62 @@ def _measure(run: MemoryRun, prepared: Preparation, file: LinesFile, most_batch:
 
 def _load(prepared: Preparation, contestant: Contestant) -> Loaded:
     """What one contestant holds once its model is loaded, in a worker of its own."""
-    model, who = prepared.source.name, (contestant.backend, contestant.variant, contestant.precision)
-    timeout = prepared.timeout_seconds
+    who, timeout = _names(prepared, contestant), prepared.timeout_seconds
     if contestant in prepared.refused:
         refusal = prepared.refused[contestant]
-        return Loaded(model, *who, refusal.status, refusal.reason, refusal.details)
+        return Loaded(**who, **_failure(refusal))
     worker = start_worker(prepared, contestant)
     try:
-        worker.request({"op": "hello"}, timeout)
+        told = worker.request({"op": "hello"}, timeout)["versions"]
         before = worker.request({"op": "survey"}, timeout)
         reply = worker.request({"op": "load"}, timeout)
         held = reply["memory"] | worker.request({"op": "survey"}, timeout)
     except WorkerError as error:
-        return Loaded(model, *who, error.status, error.reason, error.details)
+        return Loaded(**who, **_failure(error))
     finally:
         worker.kill()
-    return Loaded(model, *who, load_seconds=reply["seconds"], memory=held, before=before)
+    versions = prepared.versions(contestant, told)
+    return Loaded(**who, load_seconds=reply["seconds"], memory=held, before=before, versions=versions)
+
+
+def _names(prepared: Preparation, contestant: Contestant) -> dict[str, Any]:
+    """The fields of an entry that say whose it is."""
+    return {"model": prepared.source.name, **asdict(contestant)}
+
+
+def _failure(error: WorkerError) -> dict[str, Any]:
+    """The fields of an entry that say why there is no figure."""
+    return {"status": error.status, "reason": error.reason, "failure": error.details}
 
 
 def _search(
     prepared: Preparation, contestant: Contestant, length: int, limit_bytes: int, most_batch: int, seconds: float
 ) -> Largest:
     """The largest batch of one contestant at one length."""
-    model, who = prepared.source.name, (contestant.backend, contestant.variant, contestant.precision)
+    who: dict[str, Any] = {**_names(prepared, contestant), "length": length, "limit_bytes": limit_bytes}
     backend = prepared.classes[contestant]
-    label = f"{model} {contestant.label} {contestant.precision}, length {length}"
+    label = f"{prepared.source.name} {contestant.label} {contestant.precision}, length {length}"
     if contestant in prepared.refused:
         refusal = prepared.refused[contestant]
-        return Largest(model, *who, refusal.status, refusal.reason, refusal.details, length, limit_bytes)
+        return Largest(**who, **_failure(refusal))
     if prepared.grid.device != "cpu" and not backend.limits_device_memory:
         reason = f"{contestant.backend} cannot be kept within a limit on {prepared.grid.device}; leave it out"
-        return Largest(model, *who, "unsupported", reason, {}, length, limit_bytes)
+        return Largest(**who, status="unsupported", reason=reason)
     tries = Tries(prepared, contestant, length, limit_bytes, prepared.timeout_seconds)
-    status, reason, details = "ok", "", {}
+    told: dict[str, Any] = {}
     try:
         outcome = boundary.find(_told(tries, label, prepared.say), most_batch, _until(seconds))
         if outcome.too_large is not None:
             refusal = tries.refusals[outcome.too_large]
-            reason, details = refusal.reason, refusal.details
+            told = {"reason": refusal.reason, "failure": refusal.details}
     except AboveLimitError as above:
         held = f"takes {above.taken_bytes / 2**20:.0f} MiB" if above.taken_bytes is not None else f"fails: {above}"
         reason = f"the loaded model alone {held}, and the limit is {limit_bytes / 2**20:.0f} MiB"
-        return Largest(model, *who, "above-limit", reason, {}, length, limit_bytes, above.taken_bytes)
+        return Largest(**who, status="above-limit", reason=reason, taken_bytes=above.taken_bytes)
     except WorkerError as error:
         outcome = tries.unfinished()
-        status, reason, details = error.status, error.reason, error.details
-    return Largest(
-        model,
-        *who,
-        status,
-        reason,
-        details,
-        length,
-        limit_bytes,
-        tries.taken_bytes,
-        outcome,
-        tries.made,
-    )
+        told = _failure(error)
+    return Largest(**who, **told, taken_bytes=tries.taken_bytes, boundary=outcome, tries=tries.made)
 
 
 def _told(tries: Tries, label: str, say: Say) -> Callable[[int], bool]:
@@ -292,6 +303,7 @@ def _command_of(
         "--timeout": f"{timeout:g}",
     }
     words += [str(word) for option in options.items() for word in option]
+    words += [*python_options(grid, grid.contestants), *tf32_option(grid)]
     if limit is not None:
         words += ["--largest-batch", "--memory-limit", str(limit), "--most-batch", str(most_batch)]
         words += ["--max-seconds-per-search", f"{max_seconds_per_search:g}"]

@@ -53,11 +53,19 @@ class Entry:
     reason: str = ""
     failure: dict[str, Any] = field(default_factory=dict)
     """Signal, exit code, last lines of stderr, byte counts of an out-of-memory message."""
+    copy: int = field(default=1, kw_only=True)
+    environment: str = field(default="", kw_only=True)
+    """Name behind `@` of the environment that it ran in."""
+
+    @property
+    def contestant(self) -> Contestant:
+        """Who it is about."""
+        return Contestant(self.backend, self.variant, self.precision, self.copy, self.environment)
 
     @property
     def label(self) -> str:
-        """`backend:variant`."""
-        return Contestant(self.backend, self.variant, self.precision).label
+        """`backend:variant@environment`, as the user writes it."""
+        return self.contestant.label
 
 
 AnyEntry = TypeVar("AnyEntry", bound=Entry)
@@ -73,6 +81,8 @@ class Loaded(Entry):
     `device_process_bytes` on a GPU; `mapped_bytes` and `mapped_resident_bytes` of the model's files."""
     before: dict[str, int] = field(default_factory=dict)
     """`process_bytes` and the like before loading, with the runtime imported."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the libraries that it ran on."""
 
     def process_bytes(self, device: str) -> int | None:
         """What the process holds: resident on the CPU, of the device's memory on a GPU."""
@@ -165,6 +175,7 @@ class MemoryRun:
     started: str
     limit_bytes: int | None = None
     """None where no largest batch is looked for."""
+    tf32: bool = field(default=False, kw_only=True)
     loaded: list[Loaded] = field(default_factory=list)
     largest: list[Largest] = field(default_factory=list)
     path: Path | None = None
@@ -195,6 +206,7 @@ class MemoryRun:
             "precisions": self.precisions,
             "task": self.task,
             "limit_bytes": self.limit_bytes,
+            "tf32": self.tf32,
             "fingerprint": self.fingerprint,
             "command": self.command,
             "started": self.started,
@@ -213,6 +225,7 @@ def read_memory(path: Path) -> MemoryRun:
         run = MemoryRun(
             subjects=tuple(map(Subject.from_json, header["subjects"])),
             path=path,
+            tf32=header.get("tf32", False),
             **{name: header[name] for name in _OF_THE_HEADER},
         )
         run.precisions = tuple(run.precisions)
@@ -238,6 +251,8 @@ def _check_header(run: MemoryRun) -> None:
     texts += [subject.origin for subject in run.subjects]
     if not all(isinstance(text, str) for text in texts) or not isinstance(run.fingerprint, dict):
         raise TypeError("a header that holds no text or no fingerprint")
+    if not isinstance(run.tf32, bool):
+        raise TypeError("a header that says of TF32 neither yes nor no")
     if not run.subjects or not set(run.precisions) <= set(BYTES_PER_ELEMENT):
         raise ValueError("no model, or an unknown precision")
     cached = [asdict(subject.cached).values() for subject in run.subjects if subject.cached]
@@ -254,13 +269,17 @@ def _checked(entry: AnyEntry, run: MemoryRun) -> AnyEntry:
         raise ValueError(f"an entry of {entry.model} at {entry.precision}, which is not planned")
     if entry.status not in STATUSES:
         raise ValueError(f"unknown status {entry.status!r}")
-    if not all(isinstance(text, str) for text in (entry.backend, entry.variant, entry.reason)):
+    if not all(isinstance(text, str) for text in (entry.backend, entry.variant, entry.reason, entry.environment)):
         raise TypeError("a name or reason that is no text")
+    if not is_count(entry.copy) or not entry.copy:
+        raise ValueError("a copy without its number")
     counts: list[object] = []
     numbers: list[object] = []
     if isinstance(entry, Loaded):
         counts += [*entry.memory.values(), *entry.before.values()]
         numbers += [entry.load_seconds]
+        if not all(isinstance(text, str) for text in entry.versions.values()):
+            raise TypeError("a version that is no text")
     elif isinstance(entry, Largest):
         counts += [entry.length, entry.limit_bytes, entry.taken_bytes]
         counts += [entry.boundary.largest, entry.boundary.too_large] if entry.boundary else []

@@ -12,7 +12,7 @@ from bench.footprint.boundary import Boundary
 from bench.footprint.results import Try
 from bench.preparation import Preparation
 from bench.spec import Contestant, Shape
-from bench.worker import start
+from bench.workers import start_worker
 
 #: Signals by which a process ends itself; another, such as SIGKILL, came from outside.
 ENDED_ITSELF = ("SIGABRT", "SIGSEGV", "SIGBUS")
@@ -24,20 +24,6 @@ class AboveLimitError(Exception):
     def __init__(self, taken_bytes: int | None, reason: str) -> None:
         super().__init__(reason)
         self.taken_bytes = taken_bytes
-
-
-def start_worker(prepared: Preparation, contestant: Contestant) -> Worker:
-    """The process of one contestant, with nothing in it yet."""
-    artifact = prepared.artifacts.get(contestant)
-    return start(
-        contestant.backend,
-        contestant.variant,
-        contestant.precision,
-        prepared.grid.device,
-        artifact.path if artifact else None,
-        prepared.grid.threads,
-        prepared.store.root,
-    )
 
 
 @dataclass

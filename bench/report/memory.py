@@ -18,6 +18,7 @@ from bench.report import check_format
 from bench.report.memory_lines import (
     cache_lines,
     ending_lines,
+    environment_lines,
     gradient_lines,
     lengths_of_cache,
     mebibytes,
@@ -113,6 +114,7 @@ def _page(run: MemoryRun) -> str:
         tell(_largest_legend(run), "  ")
         section("With and without gradients", gradient_lines(run))
     section("How the searches ended", ending_lines(run))
+    section("Environments of their own", environment_lines(run))
     section("Not measured", not_measured_lines(run))
     console.print()
     if not run.is_complete:
@@ -127,6 +129,7 @@ def _heading(run: MemoryRun) -> Iterator[str]:
     machine = cards[0]["name"] if run.device == "cuda" and cards else run.fingerprint.get("cpu", "")
     output = "last hidden state" if run.task == "base" else "logits"
     threads = f"{run.threads} thread{'' if run.threads == 1 else 's'}"
+    threads += ", TF32" if run.tf32 else ""
     yield f"memory ({output}), {', '.join(run.precisions)}, {run.device} ({machine}), {threads}"
     for origin, subjects in groupby(run.subjects, key=lambda subject: subject.origin):
         yield f"weights of {', '.join(subject.name for subject in subjects)}: {origin}"

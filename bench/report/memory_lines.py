@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from bench.footprint.published import Published, published
 from bench.footprint.results import Entry, Largest, Loaded, MemoryRun, Subject
+from bench.report.summary import elsewhere
+from bench.spec import Contestant
 from exporters.sources import BYTES_PER_ELEMENT
 
 MIB = 2**20
@@ -119,7 +121,7 @@ def gradient_lines(run: MemoryRun) -> list[str]:
 
 def _is_the_same_without(entry: Largest, other: Largest) -> bool:
     """True where `other` is `entry`'s model, backend and length without gradients."""
-    names = ("model", "backend", "precision", "length")
+    names = ("model", "backend", "precision", "environment", "length")
     return other.variant == "default" and all(getattr(entry, name) == getattr(other, name) for name in names)
 
 
@@ -162,6 +164,12 @@ def _has_boundaries(run: MemoryRun) -> bool:
     return any(entry.boundary is not None for entry in run.largest)
 
 
+def environment_lines(run: MemoryRun) -> list[str]:
+    """What each contestant ran with that did not run in this environment."""
+    lines = (f"{name_of(run, entry)}: {words}" for entry in run.loaded if (words := elsewhere(entry.versions)))
+    return list(dict.fromkeys(lines))
+
+
 def not_measured_lines(run: MemoryRun) -> list[str]:
     entries: list[Entry] = [entry for entry in run.loaded if entry.status != "ok"]
     entries += [entry for entry in run.largest if entry.boundary is None]
@@ -170,9 +178,9 @@ def not_measured_lines(run: MemoryRun) -> list[str]:
 
 
 def _by_contestant(entries: Sequence[Loaded]) -> list[list[Loaded]]:
-    groups: dict[tuple[str, str, str], list[Loaded]] = {}
+    groups: dict[Contestant, list[Loaded]] = {}
     for entry in entries:
-        groups.setdefault((entry.backend, entry.variant, entry.precision), []).append(entry)
+        groups.setdefault(entry.contestant, []).append(entry)
     return list(groups.values())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -159,9 +159,16 @@ def _engaged(facts: dict[str, Any]) -> str:
         parts.append(f"attention: {', '.join(kernels) or 'no kernel of its own'}")
     if fused := facts.get("fused_operators"):
         parts.append(f"fused at export: {', '.join(f'{name} × {count}' for name, count in fused.items())}")
-    if "python" in (versions := facts.get("versions") or {}):
-        parts.append(f"in an environment with {', '.join(f'{name} {version}' for name, version in versions.items())}")
+    if words := elsewhere(facts.get("versions") or {}):
+        parts.append(words)
     return ", ".join(parts)
+
+
+def elsewhere(versions: Mapping[str, str]) -> str:
+    """What the environment of a worker holds; "" where it is this one, whose Python need not be told."""
+    if "python" not in versions:
+        return ""
+    return f"in an environment with {', '.join(f'{name} {version}' for name, version in versions.items())}"
 
 
 def grouped(run: Run, messages: list[tuple[Record, str]]) -> list[str]:

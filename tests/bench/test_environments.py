@@ -19,6 +19,7 @@ from bench.cli.env import app
 from bench.environments import asking, making, stored
 from bench.environments.asking import Interpreter
 from bench.errors import BenchError, UserError
+from bench.footprint.results import read_memory
 from bench.preparation import Preparation
 from bench.runfile import read_run
 from bench.spec import Contestant, Grid, Shape, TimingPlan, command_of, parse_contestants
@@ -169,6 +170,32 @@ def test_the_other_measurements_take_another_environment_too(
     assert {line.get("environment") for line in lines if line["kind"] == "record"} == {"", "old"}
 
     done = cli_here(command, *options, "--backends", "null", "--python", f"null@old={old}", "--output", "other.jsonl")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "--python null@old: no null@old is among --backends" in done.stderr
+    assert not (tmp_path / "other.jsonl").exists()
+
+
+def test_memory_is_read_in_the_other_environment(cli_here: Cli, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    old = python_at(tmp_path / "old" / "python", log)
+    common = ["memory", "--model", "bert-tiny", "--python", f"null@old={old}", "--threads", "1", "--device", "cpu"]
+    search = ["--largest-batch", "--most-batch", "2", "--length", "8"]
+    done = cli_here(*common, *search, "--backends", "null,null@old", "--output", "m.jsonl")
+    assert done.returncode == 0, done.stderr
+    python = ".".join(map(str, sys.version_info[:3]))
+    assert "Environments of their own" in done.stdout and "null@old: in an environment with" in done.stdout
+    assert cli_here("report", "m.jsonl").stdout == done.stdout
+    run = read_memory(tmp_path / "m.jsonl")
+    assert f"--python null@old={old}" in run.command
+    assert [entry.label for entry in run.loaded] == [entry.label for entry in run.largest] == ["null", "null@old"]
+    here, there = run.loaded
+    assert "python" not in here.versions
+    assert there.versions["python"] == python
+    # one that is loaded, and one a try
+    started = sum("bench.worker --backend null" in line for line in log.read_text().splitlines())
+    assert started == 1 + len(run.largest[1].tries)
+
+    done = cli_here(*common, "--backends", "null", "--output", "other.jsonl")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "--python null@old: no null@old is among --backends" in done.stderr
     assert not (tmp_path / "other.jsonl").exists()

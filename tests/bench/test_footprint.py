@@ -22,11 +22,12 @@ from bench.footprint import tries as tries_module
 from bench.footprint.boundary import Boundary
 from bench.footprint.published import published
 from bench.footprint.results import Largest, Loaded, MemoryRun, Subject, Try, as_line, read_memory
-from bench.footprint.tries import ran_out, start_worker
+from bench.footprint.tries import ran_out
 from bench.preparation import Preparation
 from bench.report import memory as page
 from bench.report import memory_lines
 from bench.spec import Contestant, Grid, Shape, parse_size
+from bench.workers import start_worker
 from exporters import sources
 from exporters.errors import ModelError
 from exporters.sources import KeysAndValues
@@ -124,6 +125,25 @@ def run_of(*entries: Loaded, device: str = "cpu", largest: tuple[Largest, ...] =
         subjects, device, 2, ("fp32",), "base", {"cpu": "a CPU"}, "bench memory", "2026-01-01", 2**32 if largest else None,
         list(entries), list(largest), is_complete=True,
     )  # fmt: skip
+
+
+def test_tf32_and_an_environment_are_told_and_read_again(tmp_path: Path) -> None:
+    there = replace(loaded("gpt2", 475, 1255, "cuda"), environment="old", versions={"torch": "2.9", "python": "3.12.1"})
+    run = replace(run_of(loaded("gpt2", 475, 1255, "cuda"), there, device="cuda"), tf32=True)
+    file = tmp_path / "m.jsonl"
+    file.write_text(
+        "".join(json.dumps(line) + "\n" for line in (run.header(), *map(as_line, run.loaded), {"kind": "end"}))
+    )
+    text = text_of(read_memory(file))
+    assert text == text_of(run)
+    assert "2 threads, TF32" in text
+    assert "eager@old: in an environment with torch 2.9, python 3.12.1" in text
+    header = {name: value for name, value in run.header().items() if name != "tf32"}
+    file.write_text("".join(json.dumps(line) + "\n" for line in (header, as_line(run.loaded[0]))))
+    assert not read_memory(file).tf32  # as files were before
+    file.write_text(json.dumps({**header, "tf32": "yes"}) + "\n")
+    with pytest.raises(UserError, match="is damaged"):
+        read_memory(file)
 
 
 def test_the_runtime_is_what_is_neither_reserved_nor_mapped() -> None:
@@ -322,6 +342,7 @@ def test_a_backend_that_does_not_load_is_an_entry(tmp_path: Path) -> None:
         ({"largest_batch": True, "memory_limit": "much"}, "--memory-limit 'much' is no size"),
         ({"largest_batch": True, "memory_limit": 0}, "--memory-limit '0' is no memory at all"),
         ({"largest_batch": True, "memory_limit": "999TiB"}, "GiB that are free now"),
+        ({"tf32": True}, "--tf32: cpu has no TF32"),
         ({"most_batch": 0}, "--most-batch 0 is below 1"),
         ({"max_seconds_per_search": 0}, "--max-seconds-per-search 0"),
     ],
@@ -373,6 +394,8 @@ def test_a_worker_that_died_for_want_of_memory_ran_out_of_it(error: WorkerError,
         {"failure": {"requested_bytes": "1 GiB"}},
         {"surprise": 1},
         {"reason": 1},
+        {"environment": 1},
+        {"copy": 0},
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
