@@ -31,6 +31,44 @@ GENERATION = "generation"
 Key = Shape | str
 
 
+class Evaluation:
+    """Eager at one precision, in a process of its own: `missing` is what it is asked for."""
+
+    def __init__(
+        self, precision: str, device: str, missing: Sequence[Key], timeout_seconds: float, start: Callable[[], Worker]
+    ) -> None:
+        self.precision, self.device, self.missing = precision, device, missing
+        self.timeout_seconds, self._start = timeout_seconds, start
+        self._process: Worker | None = None
+        self._is_loaded = False
+
+    def start(self) -> None:
+        """Start the process and let it import; it holds no weights before `loaded`."""
+        self._process = self._start()
+        self._process.send({"op": "hello"})
+
+    def loaded(self) -> Worker:
+        """The process with the model in it; another where there is none. Raises WorkerError."""
+        if self._process is None:
+            self.start()
+        assert self._process is not None
+        if not self._is_loaded:
+            try:
+                self._process.receive(self.timeout_seconds)
+                self._process.request({"op": "load"}, self.timeout_seconds)
+            except WorkerError:
+                self.end()
+                raise
+            self._is_loaded = True
+        return self._process
+
+    def end(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+        self._process, self._is_loaded = None, False
+
+
 class References:
     """Eager's outputs for the judged inputs of every shape, by precision; each in the store under its own recipe."""
 
@@ -95,50 +133,63 @@ class References:
 
         `keys` are all of `keys()` where they are not given.
         """
+        if not precisions:
+            return
         wanted = self.keys() if keys is None else keys
-        if precisions:
-            self._evaluate(weights, REFERENCE_PRECISION, "cpu", wanted)
-        for precision in dict.fromkeys(YARDSTICKS.get(name, name) for name in precisions):
-            self._evaluate(weights, precision, self.grid.device, wanted)
+        evaluations = [self._evaluation(weights, REFERENCE_PRECISION, "cpu", wanted)]
+        evaluations += [
+            self._evaluation(weights, precision, self.grid.device, wanted)
+            for precision in dict.fromkeys(YARDSTICKS.get(name, name) for name in precisions)
+        ]
+        try:
+            for evaluation in evaluations:
+                if evaluation.missing:  # imports side by side: they take longer than most evaluations
+                    evaluation.start()
+            for evaluation in evaluations:
+                self._evaluate(weights, evaluation)
+        finally:
+            for evaluation in evaluations:
+                evaluation.end()
 
-    def _evaluate(self, weights: Artifact, precision: str, device: str, keys: Sequence[Key]) -> None:
+    def _evaluation(self, weights: Artifact, precision: str, device: str, keys: Sequence[Key]) -> Evaluation:
+        """What of `keys` is not in the store yet at one precision; what is, is noted."""
         recipes = {key: self._recipe(weights, key, precision, device) for key in keys}
         drop_damaged(self.store, list(recipes.values()), self.say)
-        missing = [key for key, recipe in recipes.items() if self.store.find(recipe) is None]
-        if missing:
+        missing = []
+        for key, recipe in recipes.items():
+            if (stored := self.store.find(recipe)) is None:
+                missing.append(key)
+            else:
+                self.found[precision, key] = stored
+        return Evaluation(
+            precision, device, missing, self.timeout_seconds,
+            lambda: worker.start(
+                "eager", "default", precision, device, weights.path, self.grid.threads, self.store.root,
+                tf32=self._has_tf32(precision),
+            ),
+        )  # fmt: skip
+
+    def _evaluate(self, weights: Artifact, evaluation: Evaluation) -> None:
+        precision, device = evaluation.precision, evaluation.device
+        if evaluation.missing:
             named = f"{precision} with TF32" if self._has_tf32(precision) else precision
             what = "the float64 reference" if precision == REFERENCE_PRECISION else f"eager's own error at {named}"
-            self.say(f"computing {what} for {', '.join(str(key) for key in missing)}")
-        process: Worker | None = None
-        try:
-            for key in missing:
-                try:
-                    process = process or self._start_eager(weights, precision, device)
-                    self._store(process, recipes[key], self._request(key, precision))
-                except WorkerError as error:
-                    if error.status == "user":
-                        raise UserError(error.reason) from None
-                    self.found[precision, key] = f"eager at {precision} on {device}: {error.reason}"
-                    process = None if error.is_gone else process
-        finally:
-            if process is not None:
-                process.kill()
-        for key, recipe in recipes.items():
+            self.say(f"computing {what} for {', '.join(str(key) for key in evaluation.missing)}")
+        for key in evaluation.missing:
+            recipe = self._recipe(weights, key, precision, device)  # a generation's names what it is forced by
+            drop_damaged(self.store, [recipe], self.say)
+            try:
+                if self.store.find(recipe) is None:
+                    self._store(evaluation.loaded(), recipe, self._request(key, precision))
+            except WorkerError as error:
+                if error.status == "user":
+                    raise UserError(error.reason) from None
+                self.found[precision, key] = f"eager at {precision} on {device}: {error.reason}"
+                if error.is_gone:
+                    evaluation.end()
             if (stored := self.store.find(recipe)) is not None:
                 self.found[precision, key] = stored
-
-    def _start_eager(self, weights: Artifact, precision: str, device: str) -> Worker:
-        process = worker.start(
-            "eager", "default", precision, device, weights.path, self.grid.threads, self.store.root,
-            tf32=self._has_tf32(precision),
-        )  # fmt: skip
-        try:
-            for op in ("hello", "load"):
-                process.request({"op": op}, self.timeout_seconds)
-        except WorkerError:
-            process.kill()
-            raise
-        return process
+        evaluation.end()
 
     def _has_tf32(self, precision: str) -> bool:
         return self.grid.tf32 and precision == "fp32"

@@ -277,14 +277,19 @@ class Scripted:
     started: ClassVar[list[tuple[str, str]]] = []
     asked: ClassVar[list[dict[str, Any]]] = []
     errors: ClassVar[dict[tuple[str, str], WorkerError]] = {}
+    alive: ClassVar[dict[int, list[str]]] = {}
+    """What each process that is not ended was asked, by its number."""
 
     def __init__(self, precision: str, device: str) -> None:
         self.precision, self.is_killed = precision, False
+        self.number = len(Scripted.started)
         Scripted.started.append((precision, device))
+        Scripted.alive[self.number] = []
 
     def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
         assert not self.is_killed
         where = message["op"]
+        Scripted.alive[self.number].append(f"{self.precision} {where}")
         if "inputs_plan" in message:
             Scripted.asked.append({"precision": self.precision, **message})
             where = f"{message['inputs_plan']['batch']}×{message['inputs_plan']['length']}"
@@ -294,13 +299,21 @@ class Scripted:
             (Path(message["folder"]) / "outputs.npz").write_text(self.precision)
         return {}
 
+    def send(self, message: dict[str, Any]) -> None:
+        self.sent = message
+        Scripted.alive[self.number].append(f"{self.precision} sent {message['op']}")
+
+    def receive(self, timeout_seconds: float) -> dict[str, Any]:
+        return self.request(self.sent, timeout_seconds)
+
     def kill(self) -> None:
         self.is_killed = True
+        Scripted.alive.pop(self.number, None)
 
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
-    for log in (Scripted.started, Scripted.asked, Scripted.errors):
+    for log in (Scripted.started, Scripted.asked, Scripted.errors, Scripted.alive):
         log.clear()
     monkeypatch.setattr(
         references_module.worker,
@@ -356,6 +369,23 @@ def test_one_worker_a_precision_computes_every_shape_and_what_is_kept_is_not_com
     assert again.pair("fp32", GENERATION) == made.pair("fp32", GENERATION)
 
 
+def test_all_import_at_once_and_one_at_a_time_holds_the_weights(
+    tmp_path: Path, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    store = References._store
+
+    def look(*rest: Any) -> None:
+        seen.append([list(log) for log in scripted.alive.values()])
+        store(*rest)
+
+    monkeypatch.setattr(References, "_store", look)
+    Kept(tmp_path).make(("bf16", "fp32"))
+    assert seen[0] == [["fp64 sent hello", "fp64 hello", "fp64 load"], ["bf16 sent hello"], ["fp32 sent hello"]]
+    assert seen[3] == [["bf16 sent hello", "bf16 hello", "bf16 load"], ["fp32 sent hello"]]
+    assert scripted.alive == {}
+
+
 def test_generation_is_forced_by_the_reference_and_the_reference_by_nothing(
     tmp_path: Path, scripted: type[Scripted]
 ) -> None:
@@ -400,6 +430,10 @@ def test_a_damaged_reference_is_made_again_and_said_so(tmp_path: Path, scripted:
     again = kept.make()
     assert (asked("fp64"), asked("fp32")) == (["2×8"], [])
     assert any("is damaged (outputs.npz fails its checksum)" in line for line in kept.said)
+    (made.found["fp64", GENERATION].path / "outputs.npz").write_text("fp46")
+    scripted.asked.clear()
+    kept.make()
+    assert (asked("fp64"), asked("fp32")) == (["generation"], [])  # eager's own was forced by the same
     assert (again.found["fp64", Shape(2, 8)].path / "outputs.npz").read_text() == "fp64"
 
 
@@ -422,10 +456,19 @@ def test_a_worker_that_does_not_load_leaves_every_shape_without_a_reference(
         assert made.pair("fp32", key) == "there is no reference: eager at fp32 on cpu: no such precision"
 
 
+def test_a_worker_that_does_not_import_costs_its_precision(tmp_path: Path, scripted: type[Scripted]) -> None:
+    scripted.errors["bf16", "hello"] = WorkerError("failed", "no torch", is_gone=True)
+    made = Kept(tmp_path).make(("bf16", "fp32"))
+    assert made.pair("bf16", Shape(1, 8)) == "there is no reference: eager at bf16 on cpu: no torch"
+    assert not isinstance(made.pair("fp32", Shape(1, 8)), str)
+    assert scripted.alive == {}
+
+
 def test_the_users_mistake_is_told_as_one(tmp_path: Path, scripted: type[Scripted]) -> None:
     scripted.errors["fp64", "load"] = WorkerError("user", "the model is another's")
     with pytest.raises(UserError, match="the model is another's"):
         Kept(tmp_path).make()
+    assert scripted.alive == {}
 
 
 def test_texts_are_sent_as_ids_one_for_each_row(tmp_path: Path, scripted: type[Scripted]) -> None:

@@ -238,7 +238,10 @@ def test_the_eager_that_fp32_is_held_against_has_it_and_the_reference_never(
 
     def start(backend: str, variant: str, precision: str, *rest: Any, tf32: bool = False) -> Any:
         started[precision] = tf32
-        return SimpleNamespace(request=lambda message, seconds: {}, kill=lambda: None)
+        nothing: dict[str, Any] = {}
+        return SimpleNamespace(
+            send=lambda message: None, receive=lambda seconds: nothing, request=lambda *rest: nothing, kill=lambda: None
+        )
 
     monkeypatch.setattr("bench.references.worker.start", start)
     source = sources.resolve("bert-tiny")
