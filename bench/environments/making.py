@@ -86,6 +86,8 @@ def _make(root: Path, place: str, file: Path, checksum: str, say: Say) -> Enviro
         _run([sys.executable, "-m", "venv", str(path)], root, f"{place}: no virtual environment can be made")
         say(f"{place}: installing {file.name}")
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+        # Half of the time went into bytecode of modules that nobody imports; the rest is written when it is imported.
+        pip += [] if sys.dont_write_bytecode else ["--no-compile"]
         _run([*pip, "-r", str(file)], root, f"{place}: its requirements cannot be installed")
         forget_answers()
         ask(python, root, f"{place}, from {file.name}", place.partition("@")[0], "cpu", [], [])

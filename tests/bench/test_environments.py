@@ -309,10 +309,12 @@ class Tools:
     def __init__(self) -> None:
         self.fails_with: str | BaseException = ""
         self.made = 0
+        self.commands: list[list[str]] = []
 
     def __call__(self, command: list[str], **options: Any) -> Any:
         from types import SimpleNamespace
 
+        self.commands.append(command)
         if "venv" in command:
             python_at(Path(command[-1]) / "bin" / "python")
             self.made += 1
@@ -352,6 +354,17 @@ def test_a_backend_runs_in_the_environment_that_was_made_for_it(cli_here: Cli, t
     done = cli_here("env", "remove", "nul")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "did you mean 'null'" in done.stderr
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_bytecode_is_written_ahead_only_where_no_import_may_write_it(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", not is_written)
+    making.create(tmp_path, "null", tmp_path / "needs.txt")
+    (pip,) = (command for command in tools.commands if "pip" in command)
+    assert ("--no-compile" in pip) == is_written
+    assert pip[-2:] == ["-r", str(tmp_path / "needs.txt")]
 
 
 def test_the_same_requirements_make_nothing_anew_and_others_do(tools: Tools, tmp_path: Path) -> None:
