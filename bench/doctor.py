@@ -6,11 +6,9 @@ second copy of itself (measurement.md, rule 19): all that differs between the tw
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +18,7 @@ from bench import api, conditions, machine, peaks, statistics
 from bench.conditions import Disturbance
 from bench.errors import BenchError, UserError
 from bench.installed import Part, backend_parts, cuda_part, package_parts
+from bench.otherwork import other_work
 from bench.peaks import Peaks
 from bench.records import Record, Run
 from bench.spec import PRECISIONS, TimingPlan
@@ -41,12 +40,6 @@ TWINS_PLAN = TimingPlan(rounds=15, target_precision=0.99, timeout_seconds=TIMEOU
 NULL_PLAN = TimingPlan(rounds=5, seconds_per_cell=0.5, timeout_seconds=TIMEOUT_SECONDS)
 #: Noise floor above which a run seldom tells runtimes apart, as these often differ by less.
 LARGE_FLOOR = 0.1
-#: Share of all CPU time that other work may take while nothing of this process runs.
-BUSY_SHARE = 0.1
-#: The same for one process, as a share of one CPU.
-BUSY_PROCESS_SHARE = 0.2
-WATCHED_SECONDS = 0.5
-MOST_PROCESSES = 3
 
 
 @dataclass(frozen=True)
@@ -249,51 +242,6 @@ def _lengths(positions: int | None) -> tuple[int, ...]:
 def _free_disk_bytes(folder: Path) -> int:
     resolved = folder.resolve()
     return shutil.disk_usage(next(path for path in (resolved, *resolved.parents) if path.exists())).free
-
-
-# What else runs.
-
-
-def other_work(busy_share: float) -> Iterator[Disturbance]:
-    """Processes that compute now, busiest first; or, where none is to be seen, what the whole machine shows."""
-    busy = busy_processes()
-    for pid, name, share in busy[:MOST_PROCESSES]:
-        remedy = f"pause it: kill -STOP {pid} (goes on with: kill -CONT {pid}), or end it"
-        yield Disturbance(f"{name} (process {pid}) keeps {share:.1f} CPUs busy", remedy)
-    if not busy and busy_share > BUSY_SHARE:
-        what = f"work that is not to be seen from here takes {busy_share:.0%} of all CPUs"
-        yield Disturbance(what, "stop it on the host, or outside of this container")
-
-
-def busy_processes(sleep: Callable[[float], None] = time.sleep) -> list[tuple[int, str, float]]:
-    """Id, name and share of one CPU of every other process above `BUSY_PROCESS_SHARE`, busiest first."""
-    before = _cpu_seconds_by_process()
-    started = time.monotonic()
-    sleep(WATCHED_SECONDS)
-    seconds = max(time.monotonic() - started, WATCHED_SECONDS)
-    shares = [
-        (pid, name, (spent - before[pid][1]) / seconds)
-        for pid, (name, spent) in _cpu_seconds_by_process().items()
-        if pid in before and before[pid][0] == name and pid != os.getpid()
-    ]
-    return sorted((one for one in shares if one[2] > BUSY_PROCESS_SHARE), key=lambda one: -one[2])
-
-
-def _cpu_seconds_by_process() -> dict[int, tuple[str, float]]:
-    """Name and CPU seconds so far of each process that may be seen."""
-    import psutil
-
-    facts = (process.info for process in psutil.process_iter(["pid", "name", "cpu_times"]))
-    seen = (one for one in facts if one["cpu_times"])
-    return {one["pid"]: (_printable(one["name"] or "?"), sum(one["cpu_times"][:2])) for one in seen}
-
-
-def _printable(name: str) -> str:
-    """A process chooses its own name, which could be anything that a terminal obeys."""
-    return "".join(character if character.isprintable() else "?" for character in name)
-
-
-# What is measured.
 
 
 class _Measuring:

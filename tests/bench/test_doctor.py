@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import backends
 import exporters
 from backends.base import Backend
-from bench import api, doctor, installed, machine, peaks
+from bench import api, doctor, installed, machine, otherwork, peaks
 from bench.conditions import Disturbance
 from bench.doctor import Findings, Noise, Overhead, Twins, Unmeasured
 from bench.errors import BenchError, UserError
@@ -303,12 +303,12 @@ def test_processes_that_compute_are_named_with_a_way_to_pause_them(monkeypatch: 
             {os.getpid(): ("me", 9.0), 1: ("init", 5.3), 7: ("idle", 2.01), 8: ("trainer", 9.5), 9: ("new", 8.0), 10: ("late", 3.0)},
         ]
     )  # fmt: skip
-    monkeypatch.setattr(doctor, "_cpu_seconds_by_process", lambda: next(counts))
-    found = doctor.busy_processes(sleep=lambda seconds: None)
+    monkeypatch.setattr(otherwork, "_cpu_seconds_by_process", lambda: next(counts))
+    found = otherwork.busy_processes(sleep=lambda seconds: None)
     assert [(pid, name) for pid, name, _ in found] == [(8, "trainer"), (1, "init")]
     assert found[0][2] == pytest.approx(1.0, rel=0.04)
-    monkeypatch.setattr(doctor, "busy_processes", lambda: found)
-    first, second = doctor.other_work(0.6)
+    monkeypatch.setattr(otherwork, "busy_processes", lambda: found)
+    first, second = otherwork.other_work(0.6)
     assert first.what == "trainer (process 8) keeps 1.0 CPUs busy"
     assert "kill -STOP 8" in first.remedy
     assert "kill -CONT 8" in first.remedy
@@ -316,10 +316,10 @@ def test_processes_that_compute_are_named_with_a_way_to_pause_them(monkeypatch: 
 
 
 def test_work_that_cannot_be_seen_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "busy_processes", list)
-    (found,) = doctor.other_work(0.6)
+    monkeypatch.setattr(otherwork, "busy_processes", list)
+    (found,) = otherwork.other_work(0.6)
     assert "takes 60% of all CPUs" in found.what
-    assert list(doctor.other_work(0.05)) == []
+    assert list(otherwork.other_work(0.05)) == []
 
 
 def test_a_process_cannot_write_to_the_terminal_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,7 @@ def test_a_process_cannot_write_to_the_terminal_by_its_name(monkeypatch: pytest.
     info = {"pid": 4, "name": "evil\x1b[2J\n", "cpu_times": (1.0, 0.5, 0.0)}
     unseen = {"pid": 5, "name": None, "cpu_times": None}
     monkeypatch.setattr(psutil, "process_iter", lambda wanted: [SimpleNamespace(info=one) for one in (info, unseen)])
-    assert doctor._cpu_seconds_by_process() == {4: ("evil?[2J?", 1.5)}
+    assert otherwork._cpu_seconds_by_process() == {4: ("evil?[2J?", 1.5)}
 
 
 # The whole examination, with everything that takes time replaced.
@@ -359,7 +359,7 @@ def compares(monkeypatch: pytest.MonkeyPatch) -> Compares:
     monkeypatch.setattr(api, "compare", fake)
     monkeypatch.setattr(peaks, "measure", lambda root, device, precisions, threads, timeout, say: PEAKS)
     monkeypatch.setattr(machine, "fingerprint", lambda: FINGERPRINT)
-    monkeypatch.setattr(doctor, "busy_processes", list)
+    monkeypatch.setattr(otherwork, "busy_processes", list)
     monkeypatch.setattr(doctor.conditions, "disturbances", lambda device: [Disturbance("heat", "cool it")])
     return fake
 
