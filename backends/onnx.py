@@ -118,16 +118,11 @@ class Onnx(CudaClock):
 
     def prepare(self, batch: Batch) -> Any:
         binding = self.session.io_binding()
-        self.bound = []
-        for name, array in batch.items():
-            if hasattr(array, "data_ptr"):
-                self.bound.append(array.contiguous())  # a binding does not keep it
-                bind_tensor(binding, name, self.bound[-1])
-            else:
-                binding.bind_ortvalue_input(name, self._to_device(array))
+        # A binding keeps no tensor, and up to ONNX Runtime 1.22 at least no value of numpy's memory either.
+        binding.kept = [self._bind(binding, name, array) for name, array in batch.items()]
         for name in self.output_names:
             binding.bind_output(name, self.device, 0)
-        if len(self.bound) < len(batch):
+        if not all(hasattr(array, "data_ptr") for array in batch.values()):
             self.synchronize()  # copies from the host do not stand on the session's stream
         return self.prepare_binding(binding)
 
@@ -142,10 +137,17 @@ class Onnx(CudaClock):
         for name in self.output_names:
             outputs.bind_output(name, self.device, 0)
 
-    def _to_device(self, array: Any) -> Any:
+    def _bind(self, binding: Any, name: str, array: Any) -> Any:
+        """Bind an input; returns what has to live as long as the binding."""
+        if hasattr(array, "data_ptr"):
+            tensor = array.contiguous()
+            bind_tensor(binding, name, tensor)
+            return tensor
         import onnxruntime as ort
 
-        return ort.OrtValue.ortvalue_from_numpy(array, self.device, 0)
+        value = ort.OrtValue.ortvalue_from_numpy(array, self.device, 0)
+        binding.bind_ortvalue_input(name, value)
+        return value, array
 
     def run(self, prepared: Any) -> Any:
         if self.graphs is not None:
@@ -237,13 +239,13 @@ class Onnx(CudaClock):
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
             self._open(model.SerializeToString() if inner else str(self.path / "model.onnx"))
         binding = self.session.io_binding()
-        for name, array in batch.items():
-            binding.bind_ortvalue_input(name, self._to_device(array))
+        kept = [self._bind(binding, name, array) for name, array in batch.items()]
         for name in names:
             binding.bind_output(name, "cpu")
         self.synchronize()
         self.session.run_with_iobinding(binding, self.run_options)
         self._executed()
+        del kept
         found = {name: _to_host(value) for name, value in zip(names, binding.get_outputs(), strict=True)}
         fused = set(unmarked) - {node.op_type for node in model.graph.node}
         undone = {name: unmarked[name] - self.operators[name] for name in sorted(fused)}

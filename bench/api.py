@@ -25,12 +25,14 @@ from bench.presets import Preset
 from bench.records import OLDEST_RESUMED_SCHEMA, Record, Run
 from bench.runfile import RunFile, peaks_line, read_run
 from bench.spec import (
+    DEFAULT_ARTIFACTS,
     MODULE,
     TARGET_PRECISION,
     Contestant,
     Grid,
     Shape,
     TimingPlan,
+    artifacts_option,
     check_lengths,
     check_seed,
     command_of,
@@ -40,7 +42,6 @@ from bench.spec import (
 from exporters import checkpoint, sources
 from exporters.store import ArtifactStore, recipe_key
 
-DEFAULT_ARTIFACTS = "artifacts"
 DEFAULT_BACKENDS = ("eager", "onnx", "torchscript")
 
 
@@ -165,7 +166,7 @@ def compare(
         run.preset = {"name": given.name, "title": given.title, "source": given.source}
         run.published = given.published(grid)
     has_sizes = given is None or shapes != given.shapes
-    run.command = command_of(grid, plan, contestants, shapes, _beside(run, given, budgeted), has_sizes)
+    run.command = command_of(grid, plan, contestants, shapes, _beside(run, given, budgeted, store.root), has_sizes)
     assert run.path is not None
     with sole_writer(store, run.path):
         if budgeted is not None:
@@ -173,9 +174,9 @@ def compare(
         return _measure(run, source, store, listener, is_new=True, begun=begun, floors=floors)
 
 
-def _beside(run: Run, given: Preset | None, budgeted: tuple[str, float] | None) -> list[str]:
+def _beside(run: Run, given: Preset | None, budgeted: tuple[str, float] | None, root: Path) -> list[str]:
     """Words of the run's command that stand beside the options of its grid and plan."""
-    words = []
+    words = artifacts_option(root)
     if given is not None:
         words += ["--preset", given.name]
         has_grad = any((c.backend, c.variant) == ("eager", "grad") for c in run.grid.contestants)

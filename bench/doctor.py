@@ -21,7 +21,7 @@ from bench.installed import Part, backend_parts, cuda_part, package_parts
 from bench.otherwork import other_work
 from bench.peaks import Peaks
 from bench.records import Record, Run
-from bench.spec import PRECISIONS, TimingPlan
+from bench.spec import DEFAULT_ARTIFACTS, PRECISIONS, TimingPlan
 from bench.statistics import Ratio
 from exporters import sources
 from exporters.store import ArtifactStore
@@ -189,7 +189,7 @@ def examine(
     model: str = DEFAULT_MODEL,
     device: str = "auto",
     threads: int | None = None,
-    artifacts: str | Path = api.DEFAULT_ARTIFACTS,
+    artifacts: str | Path = DEFAULT_ARTIFACTS,
     is_quick: bool = False,
     say: Say = lambda line: None,
 ) -> Findings:

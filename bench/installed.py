@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import backends
 import exporters
 from backends.base import is_installed, one_line, torch_cuda_version
-from bench.environments.stored import read
+from bench.environments.stored import read, unfinished
 from bench.host import ROOT
 from bench.spec import PRECISIONS
 
@@ -67,6 +67,10 @@ def backend_parts(device: str, root: Path | None = None) -> tuple[Part, ...]:
             parts.append(Part(name, "backend", lacks=(lack,)))
             continue
         if backend.computes_the_model:
+            if root is not None and unfinished(root, name):
+                lack = Lack("its environment was not finished", f"bench env create {name}")
+                parts.append(Part(name, "backend", lacks=(lack,)))
+                continue
             elsewhere = root is not None and read(root, name) is not None
             parts.append(_part_elsewhere(name, backend, device) if elsewhere else _backend_part(name, backend, device))
     return tuple(parts)

@@ -16,7 +16,7 @@ from bench.preparation import Preparation
 from bench.records import Record, Run
 from bench.references import Say
 from bench.runfile import record_line, spent_line
-from bench.spec import Contestant, Shape, command_of
+from bench.spec import Contestant, Shape, artifacts_option, command_of
 from bench.warnings import warnings_of
 
 
@@ -151,7 +151,7 @@ class Passes(Driver[Shape, Record]):
             facts=cell.facts | {"versions": self.workers.versions.get(contestant, {})},
             failure=cell.error.details if cell.error else {},
             turns=cell.turns,
-            repeat=command_of(self.grid, self.plan, [contestant], [point]),
+            repeat=command_of(self.grid, self.plan, [contestant], [point], artifacts_option(self.prepared.store.root)),
             judged=self.prepared.classes[contestant].computes_the_model,
         )
         return replace(record, warnings=[*warnings_of(record, self.plan), *_without_padding(record)])

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from backends.base import Backend
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+DEFAULT_ARTIFACTS = "artifacts"
 #: `Grid.weights` of the user's own module.
 MODULE = "module"
 DEVICES = ("auto", "cpu", "cuda")
@@ -235,6 +237,8 @@ def parse_contestants(
                 f"backend {backend!r} cannot be loaded from {known[backend]} ({error}); reinstall it"
             ) from None
         variant = variant or "default"
+        if variant not in variants and variants_of and variant in _variants_of(registry.load_class(backend)):
+            raise UserError(f"{name} is not made for this command; of {backend} it takes {', '.join(variants)}")
         if variant not in variants:
             raise UserError(
                 f"backend {backend} has no variant {variant!r}{nearest(variant, variants)}; "
@@ -376,6 +380,11 @@ def command_of(
     flags = [*tf32_option(grid), *(["--naive-timer"] if plan.naive_timer else [])]
     words = (str(part) for option in options.items() for part in option)
     return shlex.join(["bench", "compare", *words, *python_options(grid, contestants), *flags, *beside])
+
+
+def artifacts_option(folder: Path) -> list[str]:
+    """The words of a command line that name the store, whose environments it may need; none for the default one."""
+    return [] if folder == Path(DEFAULT_ARTIFACTS) else ["--artifacts", str(folder)]
 
 
 def tf32_option(grid: Grid) -> list[str]:

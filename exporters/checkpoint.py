@@ -15,6 +15,7 @@ from exporters.module_source import ModuleSource
 from exporters.sources import INPUTS, MODULE, ModelSource
 
 VERSION = 1
+LIBRARIES = ("torch", "transformers")
 EXAMPLE_SHAPE = (2, 16)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,8 +34,7 @@ def list_artifacts(artifacts: Root = _DEFAULT) -> None:
             str(recipe.get("precision", "")),
             str(recipe.get("device", "")),
         ]
-        if "inputs" in recipe:
-            what.append(f"{recipe['inputs']['batch']}×{recipe['inputs']['length']}")
+        what.append(_shape(recipe.get("inputs", {})))
         what += [f"of {recipe['checkpoint']}"] if "checkpoint" in recipe else []
         print(f"{path.name:<30} {artifact.bytes / 1e6:>9.1f} MB  {' '.join(filter(None, what))}")
     print(f"{len(store.paths())} artifacts, {total / 1e9:.2f} GB in {store.folder}")
@@ -82,3 +82,11 @@ def prune(
     print(f"{done.kept_bytes / 1e9:.2f} GB kept")
     for name, size in pruning.untouched(artifacts).items():
         print(f"not touched: {name}, {size / 1e6:.1f} MB ({pruning.UNTOUCHED[name]})")
+
+
+def _shape(inputs: Mapping[str, Any]) -> str:
+    """What a reference's inputs are: a shape, single sequences of a length, or batches of a corpus."""
+    if "cases" in inputs and "corpus_version" in inputs:
+        return "of " + ", ".join(f"{one['batch']}×{one['length']}" for one in inputs["cases"].values())
+    plan = inputs.get("inputs", inputs)
+    return f"{plan['batch']}×{plan['length']}" if {"batch", "length"} <= set(plan) else ""

@@ -30,7 +30,7 @@ def backends(
 ) -> None:
     """Runtimes, their variants, and where they run."""
     import backends as registry
-    from bench.environments.stored import read
+    from bench.environments.stored import read, unfinished
 
     for name, home in registry.names().items():
         try:
@@ -44,6 +44,8 @@ def backends(
             told = (library for library in backend.requires if library in environment.versions)
             versions = ", ".join(f"{library} {environment.versions[library]}" for library in told)
             print(f"{name:<12} in an environment of its own: {versions}")
+        elif unfinished(artifacts, name):
+            print(f"{name:<12} its environment was not finished; run: bench env create {name}")
         elif missing := backend.missing():
             print(f"{name:<12} missing {', '.join(missing)}; add it with: {backend.install_command()}")
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.api import DEFAULT_ARTIFACTS, DEFAULT_BACKENDS, default_output, sole_writer
+from bench.api import DEFAULT_BACKENDS, default_output, sole_writer
 from bench.corpora import sentences as corpora
 from bench.corpora.passes import CorpusPasses
 from bench.corpora.plan import (
@@ -35,6 +35,7 @@ from bench.introduction import find_source
 from bench.linesfile import LinesFile
 from bench.preparation import Preparation
 from bench.spec import (
+    DEFAULT_ARTIFACTS,
     MODULE,
     Contestant,
     Grid,

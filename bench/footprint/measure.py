@@ -23,6 +23,7 @@ from bench.preparation import Preparation
 from bench.references import Say
 from bench.spec import (
     DAY_SECONDS,
+    DEFAULT_ARTIFACTS,
     MODULE,
     Contestant,
     Grid,
@@ -69,7 +70,7 @@ def measure_memory(
     timeout: float = 900.0,
     python: str | Iterable[str] = (),
     output: str | Path | None = None,
-    artifacts: str | Path = api.DEFAULT_ARTIFACTS,
+    artifacts: str | Path = DEFAULT_ARTIFACTS,
     say: Say = lambda line: None,
 ) -> MemoryRun:
     """Load each of `models` on every backend and note what is held before any input; returns the MemoryRun.

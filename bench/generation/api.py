@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.api import DEFAULT_ARTIFACTS, default_output, sole_writer
+from bench.api import default_output, sole_writer
 from bench.environments.asking import check_environments
 from bench.environments.stored import settle_contestants
 from bench.errors import UserError
@@ -22,6 +22,7 @@ from bench.linesfile import LinesFile
 from bench.parity.matrix import Matrix
 from bench.runfile import peaks_line
 from bench.spec import (
+    DEFAULT_ARTIFACTS,
     MODULE,
     TARGET_PRECISION,
     Grid,

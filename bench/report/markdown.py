@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bench import statistics
 from bench.records import Record, Run
-from bench.report import batches, published, summary
+from bench.report import batches, published, starts, summary
 from bench.report.columns import COLUMNS
 from bench.report.table import TAINTED, milliseconds
 from bench.rows import row
@@ -89,7 +89,11 @@ def _behind(run: Run, most: int | None) -> list[str]:
     lines = ["", *_list([f"{shape}: {summary.winner_line(run, found)}" for shape, found in won], most)]
     lines += [*_batches(run), *_published(run)]
     reasons, warnings = summary.findings(run)
-    for title, told in (("What ran", summary.engagement(run)), ("Not measured", reasons), ("Warnings", warnings)):
+    sections = (
+        ("What ran", summary.engagement(run)), ("Compilation", starts.lines(run)), ("Not measured", reasons),
+        ("Warnings", warnings),
+    )  # fmt: skip
+    for title, told in sections:
         if told:
             lines += ["", f"{title}:", "", *_list(told, most)]
     return lines

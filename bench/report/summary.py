@@ -150,7 +150,8 @@ def _engaged(facts: dict[str, Any]) -> str:
     if on_cpu := facts.get("operators_on_cpu"):
         parts.append("on the CPU: " + ", ".join(f"{name} × {count}" for name, count in on_cpu.items()))
     if "graphs" in facts:
-        parts.append(f"{facts['graphs']} graph, {facts['graph_breaks']} breaks")
+        graphs = f"{facts['graphs']} graph" + ("" if facts["graphs"] == 1 else "s")
+        parts.append(f"{graphs}, {facts['graph_breaks']} breaks")
         parts.append(f"{facts.get('recompiles_while_timing', 0)} recompiles while timing")
     if products := facts.get("products"):
         parts.append("products: " + ", ".join(f"{name} × {count}" for name, count in products.items()))

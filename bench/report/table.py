@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import statistics
 from bench.records import Record, Run
-from bench.report import batches, published, summary
+from bench.report import batches, published, starts, summary
 from bench.report.columns import COLUMNS
 from bench.rows import row
 from bench.spec import Grid
@@ -92,7 +92,11 @@ def render(run: Run, columns: Sequence[str] = ()) -> str:
         for line in summary.cache_lines(run):
             console.print(Text(line))
     reasons, warnings = summary.findings(run)
-    for title, lines in (("What ran", summary.engagement(run)), ("Not measured", reasons), ("Warnings", warnings)):
+    sections = (
+        ("What ran", summary.engagement(run)), ("Compilation", starts.lines(run)), ("Not measured", reasons),
+        ("Warnings", warnings),
+    )  # fmt: skip
+    for title, lines in sections:
         if lines:
             console.print(Text(f"\n{title}", style="bold"))
             for line in lines:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.api import DEFAULT_ARTIFACTS, DEFAULT_BACKENDS, default_output, sole_writer
+from bench.api import DEFAULT_BACKENDS, default_output, sole_writer
 from bench.budget import parse_budget
 from bench.choice.constraints import parse_slo
 from bench.choice.traffic import Traffic, read_traffic
@@ -30,6 +30,7 @@ from bench.serving.runfile import WRITER
 from bench.serving.search import MOST_TRIAL_SECONDS
 from bench.spec import (
     DAY_SECONDS,
+    DEFAULT_ARTIFACTS,
     MODULE,
     Contestant,
     Grid,

@@ -21,10 +21,12 @@ from bench.errors import BenchError, UserError
 from bench.introduction import find_source
 from bench.records import Run
 from bench.spec import (
+    DEFAULT_ARTIFACTS,
     PRECISIONS,
     Contestant,
     Shape,
     TimingPlan,
+    artifacts_option,
     check_lengths,
     check_seed,
     command_of,
@@ -71,7 +73,7 @@ def tune(
     timeout: float = TimingPlan.timeout_seconds,
     python: str | Iterable[str] = (),
     output: str | Path | None = None,
-    artifacts: str | Path = api.DEFAULT_ARTIFACTS,
+    artifacts: str | Path = DEFAULT_ARTIFACTS,
     listener: TuneListener | None = None,
 ) -> Tuning:
     """Search for the fastest way to run `model` at `batch` × `length` (tokens), or for `traffic` (a file, or Traffic).
@@ -123,6 +125,8 @@ def tune(
         model, goal, batch, length, traffic, text, loss, backends, given, most_threads, options, pythons
     )
     search = _Search(tuning, model, folder, Path(artifacts), options, pythons, listener, begun, seconds)
+    store.prepare()
+    _check_output(path)
     listener.plan(tuning, space)
     try:
         search.run(space, thread_counts(most_threads, settled))
@@ -245,7 +249,9 @@ class _Search:
         if tuning.runner_up is not None:
             tuning.ratio = self._ratio(winner, tuning.runner_up, runs, scores)
         run = runs[winner]
-        tuning.reproduce = command_of(run.grid, run.plan, [winner.contestant], run.grid.shapes)
+        tuning.reproduce = command_of(
+            run.grid, run.plan, [winner.contestant], run.grid.shapes, artifacts_option(self.artifacts)
+        )
 
     def _ratio(self, winner: Trial, other: Trial, runs: dict[Trial, Run], scores: dict[Trial, float]) -> Ratio:
         """How many times faster the winner is: with an interval where both took turns in one comparison."""
@@ -342,10 +348,25 @@ def _command(
     return shlex.join(words)
 
 
+def _check_output(path: Path) -> None:
+    """Raise UserError where the search, which is written at its end, could not be."""
+    aside = _aside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.touch()
+        aside.unlink()
+    except OSError as error:
+        raise UserError(f"output file {str(path)!r} cannot be made ({error.strerror}); give another --output") from None
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
 def _write(tuning: Tuning) -> None:
     """The search as JSON, whole or not at all."""
     assert tuning.path is not None
-    aside = tuning.path.with_name(f".{tuning.path.name}.part")
+    aside = _aside(tuning.path)
     try:
         tuning.path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(json.dumps(tuning.to_json()) + "\n")  # one line, as every kind of results begins

@@ -12,6 +12,7 @@ import pytest
 import backends
 from backends import _onnx_graphs, _onnx_providers
 from backends._onnx_providers import providers
+from backends.onnx import Onnx
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch and onnxruntime warn about themselves
 
@@ -156,3 +157,33 @@ def test_the_variant_is_loaded_with_graphs_and_runs_outside_them_until_one_is_pr
     assert backend.session.ran == ["-1", "1"]
     assert backend.facts()["captured_graphs"] == 1
     backend.release(prepared.binding)  # its outputs stay where the graph writes
+
+
+def test_a_binding_holds_what_its_inputs_lie_in() -> None:
+    """ONNX Runtime 1.22 does not: it read freed memory once the caller had let its arrays go."""
+    import gc
+    import weakref
+
+    import numpy as np
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.INT64, ["rows"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "graph", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    backend = Onnx()
+    backend.session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    backend.output_names, backend.device, backend.graphs, backend.run_options = ["y"], "cpu", None, None
+    first = np.arange(4)
+    kept = weakref.ref(first)
+    prepared = backend.prepare({"x": first})
+    other = backend.prepare({"x": np.zeros(4, dtype=np.int64)})
+    del first
+    gc.collect()
+    assert kept() is not None
+    (held,) = prepared.kept
+    assert any(one is kept() for one in held)
+    assert other.kept[0] is not held
+    del prepared
+    gc.collect()
+    assert kept() is None

@@ -402,6 +402,8 @@ def test_an_environment_that_was_not_finished_is_never_taken_for_sound(
     made = making.create(tmp_path / "artifacts", "null", tmp_path / "needs.txt")
     (made.path / stored.MARKER).unlink()  # as it is when the creation was killed
     assert "not finished; run: bench env create null" in cli_here("env", "list").stdout
+    listed = cli_here("list", "backends").stdout
+    assert "null         its environment was not finished; run: bench env create null" in listed
     done = cli_here("compare", *NULL, "--backends", "null", "--output", "run.jsonl")
     assert done.returncode == 1
     (record,) = read_run(tmp_path / "run.jsonl").records

@@ -13,6 +13,7 @@ import pytest
 from bench import report
 from bench.errors import UserError
 from bench.records import Record, Run
+from bench.report import starts
 from bench.report.table import milliseconds
 from bench.rows import COLUMNS
 from bench.runfile import read_run
@@ -290,3 +291,45 @@ def test_a_column_that_was_asked_for_stays_where_its_namesake_of_a_wide_terminal
         assert "p90 ms" in titles
         assert "ms/sample" in titles
         assert max(len(line) for line in lines) <= width
+
+
+def compiled(ms: float, seconds: float, first_ms: float, **values) -> Record:
+    first = round(first_ms * MS)
+    facts = {"compile_seconds": seconds}
+    return record("compile", ms=ms, facts=facts, load_seconds=1.0, first_call_ns=first, **values)
+
+
+def test_what_compiling_takes_and_when_it_is_paid_back(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rounds = [[10 * MS] * 3] * 6
+    # 10 ms saved a call; 1 s of load more and 8 s of a first call more: 900 calls
+    fast = compiled(0.0, 7.5, 8_000.0 + 20.0, rounds=[[20 * MS] * 3] * 6)
+    slow = compiled(0.0, 2.25, 5_000.0, length=16, rounds=[[20 * MS] * 3] * 6)
+    records = [
+        record("eager", rounds=[[30 * MS] * 3] * 6, load_seconds=0.0, first_call_ns=30 * MS), fast,
+        record("eager", length=16, rounds=rounds, load_seconds=0.0, first_call_ns=10 * MS), slow,
+    ]  # fmt: skip
+    grid = replace(run.grid, contestants=(records[0].contestant, fast.contestant), shapes=(Shape(1, 128), Shape(1, 16)))
+    made = replace(run, grid=grid, records=records)
+    said = (
+        "compile: 2.2 to 7.5 s; paid back against eager after 900 calls at 1×128; never paid back against eager at 1×16"
+    )
+    assert starts.lines(made) == [said]
+    for way in ("table", "markdown"):
+        text = " ".join(report.render(made, way).split())
+        assert "Compilation" in text and said in text
+    assert "Compilation" not in report.render(run, "table")
+
+
+def test_a_tie_and_a_broken_cell_pay_nothing_back(run: Run) -> None:
+    rounds = [[30 * MS] * 3] * 6
+    base = record("eager", rounds=rounds, load_seconds=0.0, first_call_ns=30 * MS)
+    grid = replace(run.grid, contestants=(base.contestant, compiled(1.0, 1.0, 1.0).contestant))
+    tie = compiled(0.0, 3.0, 100.0, rounds=rounds)
+    assert starts.lines(replace(run, grid=grid, records=[base, tie])) == [
+        "compile: 3.0 s; never paid back (a tie with eager) at 1×128"
+    ]
+    broken = replace(tie, parity={"verdict": "broken"})
+    assert starts.lines(replace(run, grid=grid, records=[base, broken])) == [
+        "compile: 3.0 s; held against nothing at 1×128"
+    ]

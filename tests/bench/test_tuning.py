@@ -22,6 +22,7 @@ from bench.tuning.halving import RUNGS, Rung, survivors
 from bench.tuning.reading import read_tuning
 from bench.tuning.results import Goal, Outcome, means, outcome_of
 from bench.tuning.space import Trial, asked_space, thread_counts, whole_space
+from exporters.store import StoreError
 
 MS = 1_000_000
 PARITY = {"verdict": "equivalent", "cases": {"timed": [{"rms_reference": 1.0, "rmse": 1e-6}]}}
@@ -232,6 +233,28 @@ def test_what_the_budget_has_no_time_for_is_said(bench: Bench, tmp_path: Path, m
     assert len(found.rungs[0]) == 1
     assert len([reason for reason in found.not_tried.values() if "--budget 10m had no time" in reason]) >= 2
     assert found.winner is not None
+
+
+def test_the_command_names_a_store_that_is_not_the_default_one(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"--artifacts {tmp_path / 'artifacts'}" in str(tuned(tmp_path).reproduce)
+    monkeypatch.chdir(tmp_path)
+    found = api.tune("bert-tiny", backends="eager:default", threads=2, length=16, device="cpu")
+    assert "--artifacts" not in str(found.reproduce)
+
+
+@pytest.mark.parametrize("place", ["output", "artifacts"])
+def test_what_cannot_be_written_is_refused_before_the_search(bench: Bench, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    beyond = {place: tmp_path / "file" / ("t.json" if place == "output" else "")}
+    with pytest.raises(
+        (UserError, StoreError), match=rf"{'output file' if place == 'output' else 'artifact folder'} .*written|made"
+    ):
+        api.tune(
+            "bert-tiny", **{"artifacts": tmp_path / "artifacts", "backends": "eager:default", "device": "cpu", **beyond}
+        )
+    assert bench.calls == []
 
 
 def test_a_traffic_is_its_shapes_mean(bench: Bench, tmp_path: Path) -> None:

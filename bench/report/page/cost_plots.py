@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from bench.report.page.charts import Axis, Chart, Key
 from bench.report.page.entries import Entry, evenly, labels, series_name
 from bench.report.page.sections import Section
 from bench.report.page.tables import Cell, number, table
+from bench.report.starts import paid_back
 
 MIB = 2**20
 #: Height of one bar with its gap, in CSS pixels.
@@ -190,14 +190,4 @@ def _break_even_rows(of: Sequence[Entry], found: Mapping[str, Start]) -> Any:
 
 def break_even(extra_seconds: float, saved_ms: float) -> Cell:
     """After how many calls a start that took `extra_seconds` more is paid back, each call saving `saved_ms`."""
-    if saved_ms > 0:
-        return Cell("at once", 0.0) if extra_seconds <= 0 else _calls(extra_seconds / saved_ms * 1e3)
-    if extra_seconds < 0 and saved_ms < 0:
-        calls = _calls(extra_seconds / saved_ms * 1e3)
-        return Cell(f"ahead for {calls.text}", math.inf)
-    return Cell("never", math.inf)
-
-
-def _calls(count: float) -> Cell:
-    calls = math.ceil(count)
-    return Cell(f"{calls:,} call{'' if calls == 1 else 's'}", float(calls))
+    return Cell(*paid_back(extra_seconds, saved_ms))
