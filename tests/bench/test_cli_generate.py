@@ -133,6 +133,11 @@ def test_a_backend_that_fails_costs_its_batch(tmp_path: Path) -> None:
     [
         ("bert-tiny", {}, "bert-tiny is no decoder"),
         ("gpt2-tiny", {"backends": "eager:statik"}, "eager has no variant 'statik'; did you mean 'static'"),
+        (
+            "gpt2-tiny",
+            {"backends": "eager:sdpa"},
+            "eager:sdpa is not made for this command; of eager it takes default, ",
+        ),
         ("gpt2-tiny", {"new_tokens": 200}, "exceed the 128 positions of gpt2-tiny; use --new-tokens ≤ 112"),
         ("gpt2-tiny", {"decoding": "beam:0"}, "0 is not within 2 and 64 beams"),
         ("gpt2-tiny", {"batches": "0"}, "--batches 0 is below 1"),

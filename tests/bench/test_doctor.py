@@ -186,6 +186,20 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "load_class", load_class)
 
 
+def test_every_format_says_which_libraries_write_it() -> None:
+    """Else a backend that works is called broken."""
+    for format_ in exporters.names():
+        assert "torch" in exporters.load_module(format_).LIBRARIES, format_
+    parts = {part.name: part for part in installed.backend_parts("cpu")}
+    assert parts["eager"].lacks == parts["compile"].lacks == ()
+
+
+def test_an_environment_that_was_not_finished_is_what_a_backend_lacks(tmp_path: Path) -> None:
+    (tmp_path / "environments" / "openvino").mkdir(parents=True)
+    parts = {part.name: part for part in installed.backend_parts("cpu", tmp_path)}
+    assert parts["openvino"].lacks == (Lack("its environment was not finished", "bench env create openvino"),)
+
+
 @pytest.mark.usefixtures("registry")
 def test_a_backend_says_what_it_lacks_with_the_exact_command() -> None:
     parts = {part.name: part for part in installed.backend_parts("cpu")}

@@ -61,6 +61,7 @@ def test_contestants_are_every_backend_at_every_precision() -> None:
         ("egaer", "fp32", "unknown backend 'egaer'; did you mean 'eager'?"),
         ("abacus9000", "fp32", "unknown backend 'abacus9000'; `bench list backends`"),
         ("compile:autotune", "fp32", "compile has no variant 'autotune'; did you mean 'max-autotune'?"),
+        ("compile:sdpa", "fp32", "compile has no variant 'sdpa'"),
         ("eager", "fp31", "unknown precision 'fp31'; did you mean 'fp32'?"),
         ("", "fp32", "--backends is empty"),
         ("eager", " , ", "--precisions is empty"),
