@@ -184,6 +184,6 @@ def test_a_binding_holds_what_its_inputs_lie_in() -> None:
     (held,) = prepared.kept
     assert any(one is kept() for one in held)
     assert other.kept[0] is not held
-    del prepared
+    del prepared, held
     gc.collect()
     assert kept() is None
