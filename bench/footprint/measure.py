@@ -12,6 +12,7 @@ from typing import Any
 
 from bench import api, machine
 from bench.channel import WorkerError
+from bench.environments.asking import check_environments
 from bench.environments.stored import settle_contestants
 from bench.errors import UserError
 from bench.footprint import boundary
@@ -115,6 +116,7 @@ def measure_memory(
         )
         for s, source in zip(subjects, found, strict=True)
     ]
+    check_environments(grids[0], store.root)  # contestants are the same for every model
     now = datetime.now(UTC)
     name = f"{names[0]}-{KIND}" if len(names) == 1 else f"{len(names)}-models-{KIND}"
     run = MemoryRun(

@@ -198,6 +198,10 @@ def test_memory_is_read_in_the_other_environment(cli_here: Cli, tmp_path: Path) 
     done = cli_here(*common, "--backends", "null", "--output", "other.jsonl")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "--python null@old: no null@old is among --backends" in done.stderr
+    nowhere = ["memory", "--model", "bert-tiny", "--backends", "null@old", "--python", "null@old=nowhere"]
+    done = cli_here(*nowhere, "--output", "other.jsonl")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "cannot be started" in done.stderr
     assert not (tmp_path / "other.jsonl").exists()
 
 
