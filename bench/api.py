@@ -12,23 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from backends import load_class
-from bench import doubling, machine, peaks, presets
+from bench import doubling, machine, presets
 from bench.budget import Budget, Spending, choose, parse_budget
-from bench.environments.asking import changed_versions, check_environments
-from bench.environments.stored import settle_contestants
 from bench.errors import BenchError, UserError
 from bench.guesses import Pace, guessed_cell_seconds, guessed_seconds, most_cell_seconds, most_shape_seconds
 from bench.introduction import MakeInputs, find_source, introduced
 from bench.passes import Passes
 from bench.preparation import Preparation
 from bench.presets import Preset
+from bench.process import peaks
+from bench.process.environments.asking import changed_versions, check_environments
+from bench.process.environments.stored import settle_contestants
 from bench.records import OLDEST_RESUMED_SCHEMA, Record, Run
 from bench.runfile import RunFile, peaks_line, read_run
 from bench.spec import (
     DEFAULT_ARTIFACTS,
     MODULE,
     TARGET_PRECISION,
-    Contestant,
+    Candidate,
     Grid,
     Shape,
     TimingPlan,
@@ -242,7 +243,7 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
         return _measure(run, source, store, listener or Listener(), is_new=False, begun=begun)
 
 
-def with_grad(contestants: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
+def with_grad(contestants: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
     """`contestants` with eager's variant `grad` behind eager, at each of its precisions."""
     if not any(contestant.backend == "eager" for contestant in contestants):
         raise UserError("--grad is eager's alone, and eager is not among the backends; use --backends eager,…")

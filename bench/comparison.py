@@ -32,7 +32,7 @@ from bench import statistics
 from bench.errors import UserError
 from bench.machine import GPU_SETTINGS, same_machine
 from bench.records import SAME_MODEL, Record, Run
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 from bench.statistics import Interval
 
 VERDICTS = ("slower", "faster", "same", "ambiguous", "new", "gone")
@@ -79,7 +79,7 @@ class Cell:
     """One cell in all compared runs."""
 
     shape: Shape
-    contestant: Contestant
+    contestant: Candidate
     verdict: str
     """One of `VERDICTS`."""
     medians_ns: tuple[float | None, ...]
@@ -108,7 +108,7 @@ class Comparison:
     threshold: float
     cells: tuple[Cell, ...]
     """By shape, then in the order of the contestants."""
-    unmeasured: tuple[tuple[Shape, Contestant], ...]
+    unmeasured: tuple[tuple[Shape, Candidate], ...]
     """Planned cells that no run measured."""
 
     @property

@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import api, conditions, machine, peaks, statistics
-from bench.conditions import Disturbance
+from bench import api, machine, statistics
 from bench.errors import BenchError, UserError
-from bench.installed import Part, backend_parts, cuda_part, package_parts
-from bench.otherwork import other_work
-from bench.peaks import Peaks
+from bench.machine import conditions
+from bench.machine.conditions import Disturbance
+from bench.machine.otherwork import other_work
+from bench.machine.roofline import Peaks
+from bench.process import peaks
+from bench.process.installed import Part, backend_parts, cuda_part, package_parts
 from bench.records import Record, Run
 from bench.spec import DEFAULT_ARTIFACTS, PRECISIONS, TimingPlan
 from bench.statistics import Ratio

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from bench import statistics
 from bench.spec import AUTO as AUTO
-from bench.spec import Contestant
+from bench.spec import Candidate
 
 if TYPE_CHECKING:
     from bench.records import Record, Run
@@ -40,7 +40,7 @@ TOGETHER = 3
 class Step:
     """What one contestant gained at a batch over the best of its smaller ones."""
 
-    contestant: Contestant
+    contestant: Candidate
     smaller: int
     """The batch that was the best before."""
     batch: int
@@ -86,7 +86,7 @@ def throughput(record: Record) -> float:
     return record.batch / (statistics.median(record.samples) / 1e9)
 
 
-def ending(run: Run, length: int, batch: int, contestants: Collection[Contestant]) -> str:
+def ending(run: Run, length: int, batch: int, contestants: Collection[Candidate]) -> str:
     """Why `batch` is not taken at `length` by `contestants`, which take turns; "" where it is."""
     records = [r for r in run.records if r.length == length and r.batch < batch and r.contestant in contestants]
     if stated := next((r.reason for r in records if is_beyond(r)), ""):
@@ -152,7 +152,7 @@ def _figures(run: Run, records: Iterable[Record]) -> dict[int, Record]:
     return {record.batch: record for record in records if _counts(run, record)}
 
 
-def _step(contestant: Contestant, figures: Mapping[int, Record], batch: int) -> Step | None:
+def _step(contestant: Candidate, figures: Mapping[int, Record], batch: int) -> Step | None:
     """What `contestant` gained at `batch`; None where it has no smaller figure."""
     smaller = [record for size, record in figures.items() if size < batch]
     if not smaller:

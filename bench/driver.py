@@ -13,11 +13,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
-from bench import conditions, statistics
-from bench.channel import WorkerError
+from bench import statistics
+from bench.machine import conditions
+from bench.parity.references import Say
 from bench.preparation import Preparation
-from bench.references import Say
-from bench.spec import CRITERIA, Contestant, TimingPlan
+from bench.process.channel import WorkerError
+from bench.spec import CRITERIA, Candidate, TimingPlan
 from bench.workers import STRIKES, Workers
 
 #: Pause before a turn: ONNX Runtime's idle threads were seen to spin for up to 50 ms after a call.
@@ -81,7 +82,7 @@ class Driver(ABC, Generic[Point, Outcome]):
         self.prepared, self.plan, self.append, self.say = prepared, plan, append, say
         self.grid = prepared.grid
         self.workers = Workers(prepared, plan.timeout_seconds)
-        self.out_of_memory: dict[Contestant, list[Point]] = {}
+        self.out_of_memory: dict[Candidate, list[Point]] = {}
         self.random = random.Random(self.grid.seed)
         self.turns_seconds = self.turns_cpu_seconds = 0.0
 
@@ -90,7 +91,7 @@ class Driver(ABC, Generic[Point, Outcome]):
         """What every contestant is measured at, in order."""
 
     @abstractmethod
-    def recorded(self, point: Point) -> Collection[Contestant]:
+    def recorded(self, point: Point) -> Collection[Candidate]:
         """Contestants that have their record at `point` already."""
 
     @abstractmethod
@@ -98,15 +99,15 @@ class Driver(ABC, Generic[Point, Outcome]):
         """What a worker is asked to prepare and warm up; without it, no turn."""
 
     @abstractmethod
-    def turn_request(self, contestant: Contestant, cell: Measured) -> dict[str, Any]:
+    def turn_request(self, contestant: Candidate, cell: Measured) -> dict[str, Any]:
         """What a worker is asked to time, each turn."""
 
     @abstractmethod
-    def judge(self, point: Point, contestant: Contestant, cell: Measured) -> None:
+    def judge(self, point: Point, contestant: Candidate, cell: Measured) -> None:
         """Fill in the parity and memory of a cell that was timed."""
 
     @abstractmethod
-    def record(self, point: Point, contestant: Contestant, cell: Measured) -> Outcome:
+    def record(self, point: Point, contestant: Candidate, cell: Measured) -> Outcome:
         """What became of the cell."""
 
     @abstractmethod
@@ -120,7 +121,7 @@ class Driver(ABC, Generic[Point, Outcome]):
     def begin_group(self, groups_left: int) -> None:
         """Note that one of so many groups of contestants, which are timed one after another, begins."""
 
-    def foreseen(self, contestant: Contestant, point: Point) -> WorkerError | None:
+    def foreseen(self, contestant: Candidate, point: Point) -> WorkerError | None:
         """Why a cell need not be tried, from what was measured before it."""
         return None
 
@@ -154,7 +155,7 @@ class Driver(ABC, Generic[Point, Outcome]):
         self.append({"kind": "end", "seconds": round(time.monotonic() - started, 3), "parent_cpu_share": share})
         return share
 
-    def _measure_point(self, point: Point, group: Sequence[Contestant]) -> list[Outcome]:
+    def _measure_point(self, point: Point, group: Sequence[Candidate]) -> list[Outcome]:
         self.workers.load(group)
         cells = {contestant: Measured(error=self._known_outcome(contestant, point)) for contestant in group}
         if len(group) < len(self.grid.contestants):  # the others are not loaded, or were measured before a resume
@@ -169,7 +170,7 @@ class Driver(ABC, Generic[Point, Outcome]):
             self._note_failure(contestant, point, cell)
         return [self.record(point, contestant, cell) for contestant, cell in cells.items()]
 
-    def _known_outcome(self, contestant: Contestant, point: Point) -> WorkerError | None:
+    def _known_outcome(self, contestant: Candidate, point: Point) -> WorkerError | None:
         """Why this cell need not be tried, if so."""
         if contestant in self.workers.refused:
             return self.workers.refused[contestant]
@@ -182,7 +183,7 @@ class Driver(ABC, Generic[Point, Outcome]):
             return WorkerError("skipped", f"given up after {STRIKES} dead or hung workers in a row")
         return self.foreseen(contestant, point)
 
-    def _take_rounds(self, point: Point, cells: Mapping[Contestant, Measured]) -> None:
+    def _take_rounds(self, point: Point, cells: Mapping[Candidate, Measured]) -> None:
         """Warm every contestant up, go round them in seeded random order, then judge what was timed."""
         begin = self.begin_request(point)
         for contestant in self._alive(cells):
@@ -210,7 +211,7 @@ class Driver(ABC, Generic[Point, Outcome]):
             return True
         return taken >= self.plan.rounds and all(cell.is_precise(self.plan.target_precision) for cell in cells)
 
-    def _take_turn(self, contestant: Contestant, cell: Measured) -> None:
+    def _take_turn(self, contestant: Candidate, cell: Measured) -> None:
         turn_started = time.monotonic()
         if len(self.workers.loaded) > 1:
             time.sleep(REST_SECONDS)
@@ -229,10 +230,10 @@ class Driver(ABC, Generic[Point, Outcome]):
             if reply[key]:
                 cell.times.setdefault(name, []).append(reply[key])
 
-    def _alive(self, cells: Mapping[Contestant, Measured]) -> list[Contestant]:
+    def _alive(self, cells: Mapping[Candidate, Measured]) -> list[Candidate]:
         return [contestant for contestant, cell in cells.items() if not cell.error]
 
-    def _ask(self, contestant: Contestant, cell: Measured, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _ask(self, contestant: Candidate, cell: Measured, message: Mapping[str, Any]) -> dict[str, Any]:
         """The reply, or {} with the cell's error set and the worker restored to a state that can go on."""
         worker = self.workers.loaded[contestant]
         try:
@@ -245,14 +246,14 @@ class Driver(ABC, Generic[Point, Outcome]):
                 self._end_cell(contestant)
             return {}
 
-    def _end_cell(self, contestant: Contestant) -> None:
+    def _end_cell(self, contestant: Candidate) -> None:
         """Have a worker let go of its cell; one that cannot is started again for the next."""
         try:
             self.workers.loaded[contestant].request({"op": "end"}, self.plan.timeout_seconds)
         except WorkerError:
             self.workers.unload(contestant)
 
-    def _retry_alone(self, point: Point, contestant: Contestant, cell: Measured) -> Measured:
+    def _retry_alone(self, point: Point, contestant: Candidate, cell: Measured) -> Measured:
         """Measure a cell that ran out of memory once more with every other worker gone."""
         self.say(f"{contestant.label} has not enough memory at {point} beside the others; trying it alone")
         self.workers.close()
@@ -265,7 +266,7 @@ class Driver(ABC, Generic[Point, Outcome]):
             alone.error.reason += " (also with no other worker loaded)"
         return alone
 
-    def _note_failure(self, contestant: Contestant, point: Point, cell: Measured) -> None:
+    def _note_failure(self, contestant: Candidate, point: Point, cell: Measured) -> None:
         status = cell.error.status if cell.error else "ok"
         if status == "oom" and contestant not in self.workers.refused:
             self.out_of_memory.setdefault(contestant, []).append(point)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from bench.inputs import JUDGED_ROWS
+from bench.parity.inputs import JUDGED_ROWS
 from bench.records import Run
 from bench.spec import Shape
 from exporters.sources import ModelSource

@@ -7,16 +7,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from bench import conditions, doubling
+from bench import doubling
 from bench.budget import Spending
-from bench.channel import WorkerError
 from bench.driver import PEAKS_OF_MEMORY, Append, Driver, Measured
+from bench.machine import conditions
+from bench.parity.references import Say
 from bench.parity.verdict import tolerance_of, worst_case
 from bench.preparation import Preparation
+from bench.process.channel import WorkerError
 from bench.records import Record, Run
-from bench.references import Say
 from bench.runfile import record_line, spent_line
-from bench.spec import Contestant, Shape, artifacts_option, command_of
+from bench.spec import Candidate, Shape, artifacts_option, command_of
 from bench.warnings import warnings_of
 
 
@@ -46,7 +47,7 @@ class Passes(Driver[Shape, Record]):
     def begin_group(self, groups_left: int) -> None:
         self.spending.begin(groups_left)
 
-    def _measure_point(self, point: Shape, group: Sequence[Contestant]) -> list[Record]:
+    def _measure_point(self, point: Shape, group: Sequence[Candidate]) -> list[Record]:
         if reason := self._not_taken(point, group):
             return [self.record(point, who, Measured(error=WorkerError("skipped", reason))) for who in group]
         started = time.monotonic()
@@ -57,7 +58,7 @@ class Passes(Driver[Shape, Record]):
             self.append(spent_line(self.run.spent_seconds))
         return records
 
-    def _not_taken(self, point: Shape, group: Sequence[Contestant]) -> str:
+    def _not_taken(self, point: Shape, group: Sequence[Candidate]) -> str:
         """Why the run leaves `point` out for the contestants of `group`, or ""."""
         if not self.run.is_doubling:
             return self.spending.refusal(point, len(group))
@@ -67,7 +68,7 @@ class Passes(Driver[Shape, Record]):
             self._judge_further(point.batch, group)
         return ""
 
-    def _judge_further(self, batch: int, group: Sequence[Contestant]) -> None:
+    def _judge_further(self, batch: int, group: Sequence[Candidate]) -> None:
         """Make the references of the next few batches, at each length that goes on."""
         lengths = [s.length for s in self.grid.shapes if s.batch == self.grid.shapes[0].batch]
         batches = [size for size in doubling.BATCHES if size >= batch][: doubling.TOGETHER]
@@ -76,7 +77,7 @@ class Passes(Driver[Shape, Record]):
         self.prepared.judge_further([shape for shape in shapes if shape not in self.judged])
         self.judged.update(shapes)
 
-    def foreseen(self, contestant: Contestant, point: Shape) -> WorkerError | None:
+    def foreseen(self, contestant: Candidate, point: Shape) -> WorkerError | None:
         peaks = {
             record.shape: record.memory["peak"]["peak_process_bytes"]
             for record in self.run.records
@@ -84,7 +85,7 @@ class Passes(Driver[Shape, Record]):
         }
         return self.workers.without_room(contestant, point, peaks)
 
-    def recorded(self, point: Shape) -> Collection[Contestant]:
+    def recorded(self, point: Shape) -> Collection[Candidate]:
         return {record.contestant for record in self.run.records if record.shape == point}
 
     def begin_request(self, point: Shape) -> dict[str, Any]:
@@ -95,10 +96,10 @@ class Passes(Driver[Shape, Record]):
             begin |= {"no_inputs": stored} if isinstance(stored, str) else {"stored_inputs": str(stored.path)}
         return begin
 
-    def turn_request(self, contestant: Contestant, cell: Measured) -> dict[str, Any]:
+    def turn_request(self, contestant: Candidate, cell: Measured) -> dict[str, Any]:
         return {"op": "turn", "seconds": self.plan.turn_seconds}
 
-    def judge(self, point: Shape, contestant: Contestant, cell: Measured) -> None:
+    def judge(self, point: Shape, contestant: Candidate, cell: Measured) -> None:
         pair = self.prepared.judged_by.pair(contestant.precision, point)
         tolerance = tolerance_of(contestant.precision, tf32=self.prepared.grid.tf32)
         request = {"op": "judge", "reference": None, "yardstick": None, "atol": tolerance.atol, "rtol": tolerance.rtol}
@@ -121,7 +122,7 @@ class Passes(Driver[Shape, Record]):
         self.run.records.append(outcome)
         return record_line(outcome)
 
-    def record(self, point: Shape, contestant: Contestant, cell: Measured) -> Record:
+    def record(self, point: Shape, contestant: Candidate, cell: Measured) -> Record:
         artifact = self.prepared.artifacts.get(contestant)
         times: dict[str, Any] = {} if cell.error else dict(cell.times)
         record = Record(
@@ -156,7 +157,7 @@ class Passes(Driver[Shape, Record]):
         )
         return replace(record, warnings=[*warnings_of(record, self.plan), *_without_padding(record)])
 
-    def _memory(self, shape: Shape, contestant: Contestant, cell: Measured) -> dict[str, Any]:
+    def _memory(self, shape: Shape, contestant: Candidate, cell: Measured) -> dict[str, Any]:
         """What was held once the model was loaded, the peak of a call, and what a decoder's cache would take."""
         found: dict[str, Any] = {"loaded": self.workers.memory.get(contestant, {}), "peak": cell.memory}
         cache = self.prepared.source.key_value_bytes(shape.length, contestant.precision)

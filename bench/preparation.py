@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import backends
 import exporters
-from bench import export, peaks
-from bench.channel import WorkerError
-from bench.environments.asking import Interpreter, interpreters
-from bench.environments.stored import unfinished
 from bench.errors import BenchError, UserError
-from bench.floor import WEIGHT_BYTES
+from bench.machine.roofline import WEIGHT_BYTES, Peaks
 from bench.parity.matrix import Matrix
-from bench.peaks import Peaks
-from bench.references import REFERENCE_PRECISION, References, Say, drop_damaged
-from bench.spec import Contestant, Grid, Shape, check_lengths
+from bench.parity.references import REFERENCE_PRECISION, References, Say, drop_damaged
+from bench.process import export, peaks
+from bench.process.channel import WorkerError
+from bench.process.environments.asking import Interpreter, interpreters
+from bench.process.environments.stored import unfinished
+from bench.spec import Candidate, Grid, Shape, check_lengths
 from exporters import checkpoint
 from exporters.sources import ModelSource
 from exporters.store import Artifact, ArtifactStore
@@ -49,8 +48,8 @@ class Preparation:
         self.elsewhere = interpreters(grid, store.root, {who: self.format_of(who) for who in grid.contestants})
         """Interpreter of each contestant that runs in another environment than this."""
         self._exporting: dict[Path | None, export.Exporting] = {}
-        self.artifacts: dict[Contestant, Artifact] = {}
-        self.refused: dict[Contestant, WorkerError] = {}
+        self.artifacts: dict[Candidate, Artifact] = {}
+        self.refused: dict[Candidate, WorkerError] = {}
         """Contestants that cannot run at all, and why."""
         for contestant, backend in self.classes.items():
             if reason := self._reason_against(contestant, backend):
@@ -59,7 +58,7 @@ class Preparation:
                 reason = f"nothing exports the format {wanted!r}; known are {', '.join(exporters.names())}"
                 self.refused[contestant] = WorkerError("unsupported", reason)
 
-    def _reason_against(self, contestant: Contestant, backend: type[Backend]) -> str | None:
+    def _reason_against(self, contestant: Candidate, backend: type[Backend]) -> str | None:
         """Why a contestant cannot run: as its environment says, or this one."""
         if self.grid.tf32 and backend.computes_the_model and not backend.takes_tf32:
             return f"{contestant.backend} does not take --tf32; leave --tf32 out, or {contestant.backend}"
@@ -70,34 +69,34 @@ class Preparation:
         reason = backend.supports(self.grid.device, contestant.precision)
         return reason or backend.refuses(contestant.variant, self.grid.device, contestant.precision)
 
-    def python_of(self, contestant: Contestant) -> Path | None:
+    def python_of(self, contestant: Candidate) -> Path | None:
         """Interpreter of a contestant's own environment; None for this one."""
         return self.elsewhere[contestant].python if contestant in self.elsewhere else None
 
-    def versions(self, contestant: Contestant, told: Mapping[str, str]) -> dict[str, str]:
+    def versions(self, contestant: Candidate, told: Mapping[str, str]) -> dict[str, str]:
         """What a contestant's worker `told` of itself, with the interpreter's version where that is another one."""
         if contestant not in self.elsewhere:
             return dict(told)
         return dict(told) | {"python": self.elsewhere[contestant].versions["python"]}
 
-    def _exporter(self, contestant: Contestant) -> Interpreter | None:
+    def _exporter(self, contestant: Candidate) -> Interpreter | None:
         """Where the artifact of a contestant is written: in its own environment where that can, else here (None)."""
         found = self.elsewhere.get(contestant)
         return found if found is not None and self.format_of(contestant) in found.libraries else None
 
-    def format_of(self, contestant: Contestant) -> str | None:
+    def format_of(self, contestant: Candidate) -> str | None:
         """Format of the artifact that a contestant loads."""
         return self.classes[contestant].format_of(contestant.variant, contestant.precision)
 
-    def artifact_precision(self, contestant: Contestant) -> str:
+    def artifact_precision(self, contestant: Candidate) -> str:
         """Precision of the artifact that a contestant loads."""
         return self.classes[contestant].artifact_precision(contestant.variant, contestant.precision)
 
-    def generates_by(self, contestant: Contestant) -> str:
+    def generates_by(self, contestant: Candidate) -> str:
         """The way of generating that a contestant is loaded for; "" for forward passes."""
         return ""
 
-    def operations(self, shape: Shape, contestant: Contestant) -> dict[str, int]:
+    def operations(self, shape: Shape, contestant: Candidate) -> dict[str, int]:
         """`flops` of one call at `shape` and `weight_bytes` that it must read; {} where nothing was counted."""
         counted = self.judged_by.found.get((REFERENCE_PRECISION, shape))
         if not isinstance(counted, Artifact) or not self.classes[contestant].computes_the_model:
@@ -172,10 +171,10 @@ class Preparation:
         except UserError as error:
             self.say(str(error))
 
-    def _with_formats(self) -> list[Contestant]:
+    def _with_formats(self) -> list[Candidate]:
         return [c for c in self.classes if self.format_of(c) is not None and c not in self.refused]
 
-    def _recipes(self, checkpoint_key: str) -> dict[Contestant, dict[str, Any]]:
+    def _recipes(self, checkpoint_key: str) -> dict[Candidate, dict[str, Any]]:
         found = {}
         for contestant in self._with_formats():
             format = str(self.format_of(contestant))  # noqa: A001 - the field's word

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench import floor, statistics
+from bench import statistics
+from bench.machine import roofline
 from bench.spec import Shape
 
 OUTCOMES = {"oom": "out of memory", "failed": "failed"}
@@ -26,7 +27,7 @@ class JudgedRow:
     batch: int
     length: int
     flops: int
-    floor: floor.Floor
+    floor: roofline.Floor
     median_ms: float | None
     """None for a row without times."""
     flops_per_second: float | None
@@ -60,9 +61,9 @@ def _judged(row: Mapping[str, Any], model: Mapping[str, Any], card: Mapping[str,
     weights, batch, length = model["non_embedding_parameters"], row["batch"], row["length"]
     if not all(isinstance(size, int) and size > 0 for size in (batch, length)):
         raise ValueError(f"batch {batch!r} or length {length!r} is no positive integer")
-    flops = floor.transformer_flops(weights, model["layers"], model["width"], batch, length)
-    element_bytes = floor.WEIGHT_BYTES[card["precision"]]
-    limit = floor.floor_ns(flops, weights * element_bytes, card["flops_per_second"], card["bytes_per_second"])
+    flops = roofline.transformer_flops(weights, model["layers"], model["width"], batch, length)
+    element_bytes = roofline.WEIGHT_BYTES[card["precision"]]
+    limit = roofline.floor_ns(flops, weights * element_bytes, card["flops_per_second"], card["bytes_per_second"])
     stored = model.get("stored_bytes_per_sequence", {}).get(str(length))
     grad_bytes = None if stored is None else model["parameters"] * element_bytes + batch * int(stored)
     if row["status"] != "ok":
@@ -71,7 +72,7 @@ def _judged(row: Mapping[str, Any], model: Mapping[str, Any], card: Mapping[str,
     median_ms = statistics.median(row["ms"])
     if not median_ms > 0:
         raise ValueError(f"{median_ms!r} ms is no time")
-    verdict = "implausible" if floor.is_implausible(limit, median_ms * 1e6) else "possible"
+    verdict = "implausible" if roofline.is_implausible(limit, median_ms * 1e6) else "possible"
     rate = flops / median_ms * 1e3
     share = rate / card["flops_per_second"]
     us_per_step = None if row.get("us_per_step") is None else float(row["us_per_step"])

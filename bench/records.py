@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bench import conditions, doubling, statistics
+from bench import doubling, statistics
 from bench.budget import Budget
 from bench.errors import BenchError
-from bench.floor import Floor, floor_ns, is_implausible, share
-from bench.peaks import Peaks
+from bench.machine import conditions
+from bench.machine.roofline import Floor, Peaks, floor_ns, is_implausible, share
 from bench.published import JudgedRow, judge
 from bench.rows import COLUMNS, row
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 
 if TYPE_CHECKING:
     import pandas
@@ -41,9 +41,9 @@ class CellRecord:
     parity: dict[str, Any]
 
     @property
-    def contestant(self) -> Contestant:
+    def contestant(self) -> Candidate:
         """Who was measured."""
-        return Contestant(self.backend, self.variant, self.precision, self.copy, self.environment)
+        return Candidate(self.backend, self.variant, self.precision, self.copy, self.environment)
 
     @property
     def verdict(self) -> str:
@@ -106,7 +106,7 @@ class Record(CellRecord):
     operations: dict[str, int] = field(default_factory=dict)
     """"flops" of one call and "weight_bytes" that it must read; empty where they were not counted."""
     conditions: dict[str, Any] = field(default_factory=dict)
-    """What else went on while the cell was timed; see bench/conditions.py."""
+    """What else went on while the cell was timed; see bench/machine/conditions.py."""
     environment: str = ""
     """Name behind `@` of the environment that it ran in, whose versions are among the facts."""
 
@@ -291,7 +291,7 @@ class Run:
             return tuple(shape for shape in self.grid.shapes if shape.batch <= doubling.BATCHES[1])
         return self.grid.shapes if self.budget is None else self.budget.kept
 
-    def planned(self) -> list[tuple[Shape, Contestant]]:
+    def planned(self) -> list[tuple[Shape, Candidate]]:
         """The cells that were to be measured, without those beyond the last doubling of a batch."""
         beyond = {(r.shape, r.contestant) for r in self.records if self.is_doubling and doubling.is_beyond(r)}
         return [cell for cell in self.grid.cells() if cell not in beyond]

@@ -23,7 +23,7 @@ from bench import doubling, published
 from bench.budget import Budget
 from bench.damage import check_figures, check_objects, damage_told, is_count
 from bench.linesfile import LinesFile, read_lines
-from bench.peaks import Peaks
+from bench.machine.roofline import Peaks
 from bench.records import SCHEMA, STATUSES, Record, Run
 from bench.spec import CRITERIA, Grid, TimingPlan
 

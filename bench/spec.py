@@ -40,7 +40,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, order=True)
-class Contestant:
+class Candidate:
     """One backend, variant and precision: what one worker process loads and what one row of a table is."""
 
     backend: str
@@ -124,7 +124,7 @@ class Grid:
     """All that one run measures: every contestant at every shape, from one set of weights."""
 
     model: str
-    contestants: tuple[Contestant, ...]
+    contestants: tuple[Candidate, ...]
     shapes: tuple[Shape, ...]
     device: str
     threads: int
@@ -136,7 +136,7 @@ class Grid:
     batches: str = ""
     """"auto" where `shapes` hold every batch that may be taken, and each length ends by its throughput."""
     pythons: tuple[tuple[str, str], ...] = ()
-    """Interpreters of the user's own, as (`Contestant.place`, path); every other is found in the store."""
+    """Interpreters of the user's own, as (`Candidate.place`, path); every other is found in the store."""
     tf32: bool = False
     """True where the contestants' fp32 products may round their inputs to TF32; references never do."""
 
@@ -149,7 +149,7 @@ class Grid:
         """The grid that `to_json` wrote."""
         known = {field.name for field in fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
-        values["contestants"] = tuple(Contestant(**entry) for entry in data["contestants"])
+        values["contestants"] = tuple(Candidate(**entry) for entry in data["contestants"])
         values["shapes"] = tuple(Shape(**entry) for entry in data["shapes"])
         values["pythons"] = tuple((str(place), str(path)) for place, path in data.get("pythons", ()))
         if not values["contestants"] or not values["shapes"]:
@@ -169,7 +169,7 @@ class Grid:
             return "a module's logits" if self.task == "lm" else "a module's outputs"
         return "last hidden state" if self.task == "base" else "logits"
 
-    def cells(self) -> Iterator[tuple[Shape, Contestant]]:
+    def cells(self) -> Iterator[tuple[Shape, Candidate]]:
         """Every planned cell, shapes outermost."""
         for shape in self.shapes:
             for contestant in self.contestants:
@@ -215,7 +215,7 @@ def parse_contestants(
     precisions: str | Iterable[str],
     variants_of: Callable[[type[Backend]], Mapping[str, Any]] | None = None,
     places: Collection[str] = (),
-) -> tuple[Contestant, ...]:
+) -> tuple[Candidate, ...]:
     """Every `backend[:variant]` at every precision, precisions outermost; raises UserError with the nearest name.
 
     `variants_of` a backend's class are those that can be asked for, by default all; `places` are environments, as
@@ -252,7 +252,7 @@ def parse_contestants(
                 f"unknown precision {precision!r}{nearest(precision, PRECISIONS)}; use {','.join(PRECISIONS)}"
             )
     return tuple(
-        Contestant(backend, variant, precision, copy, environment)
+        Candidate(backend, variant, precision, copy, environment)
         for precision in chosen
         for backend, variant, copy, environment in dict.fromkeys(wanted)
     )
@@ -347,7 +347,7 @@ def weights_options(grid: Grid) -> dict[str, str]:
 def command_of(
     grid: Grid,
     plan: TimingPlan,
-    contestants: Sequence[Contestant],
+    contestants: Sequence[Candidate],
     shapes: Sequence[Shape],
     beside: Sequence[str] = (),
     has_sizes: bool = True,
@@ -392,7 +392,7 @@ def tf32_option(grid: Grid) -> list[str]:
     return ["--tf32"] if grid.tf32 else []
 
 
-def python_options(grid: Grid, contestants: Sequence[Contestant]) -> list[str]:
+def python_options(grid: Grid, contestants: Sequence[Candidate]) -> list[str]:
     """The words of a command line that give `contestants` their interpreters."""
     places = {contestant.place for contestant in contestants}
     return [word for place, path in grid.pythons if place in places for word in ("--python", f"{place}={path}")]

@@ -20,7 +20,7 @@ from backends.base import Backend, BackendError, Options, UnsupportedError, runt
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.inputs import InputPlan
+    from bench.parity.inputs import InputPlan
     from exporters.sources import ModelSource
     from exporters.store import Artifact
 
@@ -188,7 +188,7 @@ class _Workbench:
         return backend
 
     def _inputs(self, shape: tuple[int, int], seed: int = 0) -> InputPlan:
-        from bench.inputs import InputPlan, timed_cases
+        from bench.parity.inputs import InputPlan, timed_cases
 
         vocabulary, padding, width = self.source.vocab_size, self.source.pad_token_id, self.source.width
         return InputPlan(*shape, vocabulary, padding, seed, width, timed_cases(shape[1]))
@@ -214,7 +214,7 @@ class _Workbench:
         """At every shape it repeats itself bit for bit, keeps its inputs, and returns memory of its own."""
         import numpy as np
 
-        from bench.inputs import make_batch
+        from bench.parity.inputs import make_batch
 
         name, backend = self.backend_class.name, self._loaded()
         first: dict[tuple[tuple[int, int], str], np.ndarray[Any, Any]] = {}
@@ -280,7 +280,7 @@ class _Workbench:
         """A watched call is the same call, and memory is told in bytes."""
         import numpy as np
 
-        from bench.inputs import make_batch
+        from bench.parity.inputs import make_batch
 
         prepared = backend.prepare(make_batch(self._inputs(self.shapes[0]), "timed"))
         plain = backend.fetch(backend.run(prepared))
@@ -300,7 +300,7 @@ class _Workbench:
         """Where values inside the model can be asked for, the outputs are among them and stay the same."""
         import numpy as np
 
-        from bench.inputs import make_batch
+        from bench.parity.inputs import make_batch
 
         batch = make_batch(self._inputs(self.shapes[1]), "timed")
         try:
@@ -319,9 +319,9 @@ class _Workbench:
         if not self.backend_class.computes_the_model:
             return
         from backends.eager import Eager
-        from bench.inputs import make_batch
         from bench.parity import metrics, verdict
-        from bench.references import YARDSTICKS
+        from bench.parity.inputs import make_batch
+        from bench.parity.references import YARDSTICKS
         from exporters.checkpoint import open_checkpoint
 
         if self.weights is None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bench import capacity, machine
-from bench.channel import Worker, WorkerError
+from bench import machine
 from bench.errors import BenchError
+from bench.machine import capacity
 from bench.preparation import Preparation
-from bench.spec import Contestant, Shape
-from bench.worker import start
+from bench.process.channel import Worker, WorkerError
+from bench.process.session import start
+from bench.spec import Candidate, Shape
 
 #: Deaths or hangs in a row after which a contestant's remaining cells are skipped.
 STRIKES = 3
@@ -17,7 +18,7 @@ STRIKES = 3
 PROCESS_BYTES = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}
 
 
-def start_worker(prepared: Preparation, contestant: Contestant) -> Worker:
+def start_worker(prepared: Preparation, contestant: Candidate) -> Worker:
     """The process of one contestant in its own environment, with nothing in it yet."""
     artifact, grid = prepared.artifacts.get(contestant), prepared.grid
     return start(
@@ -45,15 +46,15 @@ class Workers:
             timeout_seconds,
         )
         self.refused = prepared.refused
-        self.loaded: dict[Contestant, Worker] = {}
-        self.load_seconds: dict[Contestant, float] = {}
-        self.memory: dict[Contestant, dict[str, int]] = {}
-        self.versions: dict[Contestant, dict[str, str]] = {}
-        self.strikes: dict[Contestant, int] = {}
-        self.lost: dict[Contestant, WorkerError] = {}
+        self.loaded: dict[Candidate, Worker] = {}
+        self.load_seconds: dict[Candidate, float] = {}
+        self.memory: dict[Candidate, dict[str, int]] = {}
+        self.versions: dict[Candidate, dict[str, str]] = {}
+        self.strikes: dict[Candidate, int] = {}
+        self.lost: dict[Candidate, WorkerError] = {}
         """Workers that died while starting; they are started again for the next shape."""
 
-    def load(self, contestants: Sequence[Contestant]) -> None:
+    def load(self, contestants: Sequence[Candidate]) -> None:
         """Start the workers of `contestants` that are not loaded: imports side by side, loads one by one."""
         spawned = {}
         for contestant in contestants:
@@ -79,7 +80,7 @@ class Workers:
                 except WorkerError as error:
                     self._refuse(contestant, error)
 
-    def _refuse(self, contestant: Contestant, error: WorkerError) -> None:
+    def _refuse(self, contestant: Candidate, error: WorkerError) -> None:
         """Note why a worker did not start: for good if it said so itself, for now if it was lost."""
         self.unload(contestant)
         reason = f"{contestant.label} did not load: {error.reason}"
@@ -95,16 +96,16 @@ class Workers:
             worker.kill()
         self.loaded.clear()
 
-    def unload(self, contestant: Contestant) -> None:
+    def unload(self, contestant: Candidate) -> None:
         """End one worker; nothing where it is not loaded."""
         if worker := self.loaded.pop(contestant, None):
             worker.kill()
 
-    def is_given_up(self, contestant: Contestant) -> bool:
+    def is_given_up(self, contestant: Candidate) -> bool:
         """True after `STRIKES` deaths or hangs in a row."""
         return self.strikes.get(contestant, 0) >= STRIKES
 
-    def without_room(self, contestant: Contestant, shape: Shape, peaks: Mapping[Shape, int]) -> WorkerError | None:
+    def without_room(self, contestant: Candidate, shape: Shape, peaks: Mapping[Shape, int]) -> WorkerError | None:
         """Why a cell would exceed the host's memory, as far as its `peaks` (bytes) at smaller shapes foretell it.
 
         "skipped" where it would even alone, "oom" where it would beside the others. A GPU's allocator refuses at once
@@ -120,7 +121,7 @@ class Workers:
             return WorkerError("oom", reason)
         return None
 
-    def groups(self) -> list[tuple[Contestant, ...]]:
+    def groups(self) -> list[tuple[Candidate, ...]]:
         """Contestants that take turns: all of them, loaded now, or each alone where memory does not hold all."""
         usable = [c for c in self.grid.contestants if c not in self.refused]
         needed = sum(self._weight_bytes(c) + PROCESS_BYTES[self.grid.device] for c in usable)
@@ -140,7 +141,7 @@ class Workers:
         )
         return [(contestant,) for contestant in self.grid.contestants]
 
-    def _weight_bytes(self, contestant: Contestant) -> int:
+    def _weight_bytes(self, contestant: Candidate) -> int:
         artifact = self.prepared.artifacts.get(contestant)
         # Loading holds the weights twice for a moment, and a compiled backend keeps packed copies.
         return 2 * artifact.bytes if artifact else 0

@@ -18,9 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import machine, statistics
-from bench.channel import Worker
-from bench.inputs import InputPlan
+from bench.parity.inputs import InputPlan
 from bench.preparation import Preparation
+from bench.process.channel import Worker
 from bench.records import Run
 from bench.spec import Grid, Shape, TimingPlan, parse_contestants
 from bench.workers import Workers

@@ -22,11 +22,12 @@ from pathlib import Path
 
 import backends
 import exporters
-from bench import compare, export, machine
+from bench import compare, machine
 from bench.api import Listener
-from bench.channel import WorkerError
 from bench.errors import BenchError
-from bench.spec import Contestant, parse_contestants
+from bench.process import export
+from bench.process.channel import WorkerError
+from bench.spec import Candidate, parse_contestants
 from exporters import checkpoint, sources
 from exporters.store import ArtifactStore
 
@@ -79,14 +80,14 @@ def runnable(names: Sequence[str], precisions: Sequence[str], device: str) -> tu
     return kept, refused
 
 
-def reason_against(contestant: Contestant, device: str) -> str | None:
+def reason_against(contestant: Candidate, device: str) -> str | None:
     """Why a contestant does not run here, or None."""
     backend = backends.load_class(contestant.backend)
     reason = backend.supports(device, contestant.precision)
     return reason or backend.refuses(contestant.variant, device, contestant.precision)
 
 
-def chains(contestants: Sequence[Contestant], device: str) -> list[list[tuple[str, str]]]:
+def chains(contestants: Sequence[Candidate], device: str) -> list[list[tuple[str, str]]]:
     """Artifacts to export as (format, precision); those of one chain one after another, chains side by side."""
     wanted: dict[tuple[str, str], None] = {}
     for contestant in contestants:

@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--rounds 40]
 
-In one process, the worker's own step (bench.timing.Step on the `null` backend, as bench/worker.py builds it, with as
+In one process, the worker's own step (bench.process.timing.Step on the `null` backend, as bench/worker.py builds it, with as
 many calls a sample) and a bare `for` loop over the same call take turns in random order. The overhead is the
 difference of their medians within rounds. Goal: under 2 microseconds, and under 0.5 % of a call of a millisecond.
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 from backends.null import Null
 from bench import machine, statistics
-from bench.timing import LEAST_SAMPLE_NS, Step
+from bench.process.timing import LEAST_SAMPLE_NS, Step
 
 #: The fastest is too fast for its script to say how many calls a sample of bench would hold.
 CALLS_OF_NOTHING = 5000

@@ -22,8 +22,8 @@ from typing import Any
 
 import backends
 from bench import check_parity, machine
-from bench.inputs import InputPlan
 from bench.parity import judging
+from bench.parity.inputs import InputPlan
 from bench.parity.matrix import DEFAULT_BATCHES, Matrix
 from bench.parity.verdict import TOLERANCES, judge
 from bench.preparation import Preparation

@@ -30,8 +30,8 @@ import torch
 
 import backends
 from backends.base import Backend
-from bench.inputs import InputPlan
 from bench.parity import judging
+from bench.parity.inputs import InputPlan
 from bench.parity.matrix import DEFAULT_BATCHES, Matrix
 from bench.parity.verdict import TOLERANCES, worst_case
 from bench.spec import Shape

@@ -24,13 +24,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench import Run, Traffic, choose, compare, conditions, machine, statistics
+from bench import (
+    Run,
+    Traffic,
+    choose,
+    compare,
+    machine,
+    statistics,
+)
 from bench.driver import REST_SECONDS
 from bench.errors import BenchError
 from bench.introduction import find_source
+from bench.machine import conditions
 from bench.preparation import Preparation
 from bench.runfile import read_run
-from bench.spec import Contestant, Shape, TimingPlan, parse_contestants
+from bench.spec import Candidate, Shape, TimingPlan, parse_contestants
 from bench.workers import Workers
 from exporters.store import ArtifactStore
 
@@ -217,7 +225,7 @@ class Replayer:
         self.prepared.make(with_references=False)
         self.workers = Workers(self.prepared, run.plan.timeout_seconds)
         self.device = run.grid.device
-        self.contestants: tuple[Contestant, ...] = run.grid.contestants
+        self.contestants: tuple[Candidate, ...] = run.grid.contestants
         self.plan = TimingPlan(rounds, warmup_seconds=0.0, warmup_most_seconds=0.0)
         self.source, self.random, self.seed = source, random.Random(seed), seed
 
@@ -244,7 +252,7 @@ class Replayer:
             self._ask(contestant, {"op": "end"})
         return found, conditions.taint(conditions.summary(turns))
 
-    def _ask(self, contestant: Contestant, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _ask(self, contestant: Candidate, message: Mapping[str, Any]) -> dict[str, Any]:
         if contestant not in self.workers.loaded:
             raise BenchError(f"{contestant.label} cannot be loaded: {self.workers.refused.get(contestant)}")
         return self.workers.loaded[contestant].request(message, self.plan.timeout_seconds)

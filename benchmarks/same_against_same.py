@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench import Run, compare, machine, statistics
 from bench.records import ratio_between
-from bench.spec import Contestant
+from bench.spec import Candidate
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def pairs(run: Run) -> Iterator[tuple[statistics.Ratio, bool]]:
     for (shape, contestant), record in cells.items():
         if contestant.copy != 1:
             continue
-        other = cells[shape, Contestant(contestant.backend, contestant.variant, contestant.precision, 2)]
+        other = cells[shape, Candidate(contestant.backend, contestant.variant, contestant.precision, 2)]
         ratio = ratio_between(record, other)
         if ratio is not None:
             yield ratio, bool(run.taint(record) or run.taint(other))

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench import Run, api, machine, statistics
 from bench.cli.streams import tell
 from bench.records import ratio_between
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 from bench.statistics import Ratio
 from bench.tuning.api import TuneListener, tune
 from bench.tuning.results import Goal, Outcome, outcome_of
@@ -47,7 +47,7 @@ class Held:
         return self.ratio is not None and self.ratio.value > 1 + GOAL
 
 
-def groups(contestants: Sequence[Contestant], winner: Contestant) -> Iterator[list[Contestant]]:
+def groups(contestants: Sequence[Candidate], winner: Candidate) -> Iterator[list[Candidate]]:
     """The others of one precision at a time, a few with the winner in front where its precision is theirs."""
     for precision in dict.fromkeys(contestant.precision for contestant in contestants):
         others = [c for c in contestants if c.precision == precision and c != winner]

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bench import channel, export, machine, worker
-from bench.channel import WorkerError
+from bench import machine
 from bench.preparation import Preparation
+from bench.process import channel, export
+from bench.process.channel import WorkerError
+from bench.process.loop import parser
+from bench.process.session import Session
 from bench.spec import Grid, Shape, parse_contestants
 from exporters import sources
 from exporters.store import ArtifactStore
@@ -30,10 +33,10 @@ class InThisProcess:
         self.pid, self.session = os.getpid(), None
         self.replies: list[dict[str, Any]] = []
         if module == "bench.worker":
-            self.session = worker.Session(worker.parser().parse_args(arguments))
+            self.session = Session(parser().parse_args(arguments))
             self.answer = self.session.answer
         else:
-            assert module == "bench.export", module
+            assert module == "bench.process.export", module
             args = export.parser().parse_args(arguments)
             self.answer = lambda request: export.answer(args, request.get("options"))
 

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from bench.records import Record, Run
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 
 MS = 1_000_000
 
@@ -69,5 +69,5 @@ def test_every_name_of_both_sides_is_a_variant_of_this_version(script: ModuleTyp
     names = [*script.PEERS, *script.OURS[device]]
     assert script.known(names) == (names, [])
     assert script.known(["eager", "nonsense", "eager:nonsense"]) == (["eager"], ["nonsense", "eager:nonsense"])
-    assert Contestant("optimum", "O2", "fp32").label in script.PEERS
+    assert Candidate("optimum", "O2", "fp32").label in script.PEERS
     assert Shape(1, 8) in script.GOAL_SHAPES

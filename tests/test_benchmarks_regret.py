@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.errors import BenchError
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 
 SCRIPT = "regret"
 
@@ -55,7 +55,7 @@ def test_draws_are_seeded_within_the_grid_and_of_every_family(script: ModuleType
 
 
 def record(backend: str, shape: Shape, ms: float, is_comparable: bool = True) -> SimpleNamespace:
-    contestant = Contestant(backend, "default", "fp32")
+    contestant = Candidate(backend, "default", "fp32")
     return SimpleNamespace(shape=shape, contestant=contestant, samples=[ms, ms], is_comparable=is_comparable)
 
 

@@ -7,13 +7,13 @@ from types import ModuleType
 import pytest
 
 from bench.records import Record, Run
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 from bench.tuning.results import Goal
 from bench.tuning.space import Trial
 
 MS = 1_000_000
 GOAL = Goal(((Shape(1, 8), 1.0),), "1×8 alone", None)
-EAGER, ONNX, AOTI = (Contestant(name, "default", "fp32") for name in ("eager", "onnx", "aoti"))
+EAGER, ONNX, AOTI = (Candidate(name, "default", "fp32") for name in ("eager", "onnx", "aoti"))
 
 
 SCRIPT = "tuned"
@@ -69,8 +69,8 @@ def test_what_is_another_model_breaks_nothing(script: ModuleType) -> None:
 
 
 def test_the_winner_stands_in_each_group_of_its_precision(script: ModuleType) -> None:
-    others = [Contestant(f"b{number}", "default", "fp32") for number in range(7)]
-    int8 = Contestant("onnx", "default", "int8")
+    others = [Candidate(f"b{number}", "default", "fp32") for number in range(7)]
+    int8 = Candidate("onnx", "default", "int8")
     found = list(script.groups([ONNX, *others, int8], ONNX))
     assert found == [[ONNX, *others[:5]], [ONNX, *others[5:]], [int8]]
     assert list(script.groups([ONNX], ONNX)) == [[ONNX]]

@@ -14,16 +14,17 @@ import torch
 
 import bench
 from backends.base import BackendError
-from bench import export, introduction, preparation
+from bench import introduction, preparation
 from bench.errors import UserError
-from bench.inputs import InputPlan
 from bench.parity import check as parity_check
 from bench.parity import judging, verdict
 from bench.parity import verify as parity_verify
+from bench.parity.inputs import InputPlan
+from bench.parity.references import References
 from bench.passes import Passes
 from bench.preparation import Preparation
-from bench.references import References
-from bench.spec import Contestant, Grid, Shape, command_of
+from bench.process import export
+from bench.spec import Candidate, Grid, Shape, command_of
 from exporters import checkpoint, onnx, sources, torchscript
 from exporters.store import Artifact, ArtifactStore
 
@@ -219,7 +220,7 @@ def test_a_factory_is_settled_before_anything_is_planned(exports_here: list[list
     assert first == again
     assert (first.outputs, first.makes_inputs, said) == (("states", "pooled"), True, ["exporting checkpoint"])
     assert len(exports_here) == 1
-    grid = Grid(first.name, (Contestant("eager", "default", "fp32"),), (Shape(2, 8),), "cpu", 1, first.weights)
+    grid = Grid(first.name, (Candidate("eager", "default", "fp32"),), (Shape(2, 8),), "cpu", 1, first.weights)
     assert Preparation(grid, first, store, 60.0, said.append).missing_exports() == []
     asked = References(grid, first, store, 60.0, said.append, parity_check.Matrix()).inputs(Shape(2, 8))
     assert asked["cases"] == ("timed",)
@@ -276,7 +277,7 @@ def test_a_certificates_module_is_known_where_it_moved_to_and_not_when_it_change
 ) -> None:
     store = ArtifactStore(tmp_path / "store")
     source = introduction.find_source(f"{CASES}:two", store)
-    grid = Grid(source.name, (Contestant("eager", "default", "fp32"),), (Shape(2, 8),), "cpu", 1, source.weights)
+    grid = Grid(source.name, (Candidate("eager", "default", "fp32"),), (Shape(2, 8),), "cpu", 1, source.weights)
     stated: Any = SimpleNamespace(
         grid=grid, weights_checksum=source.weights_checksum(), tokenizer=None, ids=("own",), masks=("full",), new_tokens=0
     )  # fmt: skip
@@ -303,7 +304,7 @@ def test_workers_are_told_where_the_modules_own_inputs_lie(found: str | None, tm
 
 def test_an_artifact_of_a_named_model_keeps_its_key(tmp_path: Path) -> None:
     source = sources.resolve("bert-tiny", weights="random")
-    grid = Grid("bert-tiny", (Contestant("eager", "default", "fp32"),), (Shape(2, 8),), "cpu", 1)
+    grid = Grid("bert-tiny", (Candidate("eager", "default", "fp32"),), (Shape(2, 8),), "cpu", 1)
     asked = References(grid, source, ArtifactStore(tmp_path), 60.0, print, parity_check.Matrix()).inputs(Shape(2, 8))
     assert set(asked) == {
         "batch", "length", "vocab_size", "pad_token_id", "seed", "output_width", "cases", "most_rows",
@@ -314,7 +315,8 @@ def test_an_artifact_of_a_named_model_keeps_its_key(tmp_path: Path) -> None:
 def test_a_timed_cell_takes_the_inputs_that_the_module_made(
     gpt2: tuple[ArtifactStore, sources.ModelSource, Artifact], tmp_path: Path
 ) -> None:
-    from bench import worker
+    from bench.process.loop import parser
+    from bench.process.session import Session
 
     store = ArtifactStore(tmp_path)
     source = sources.resolve(f"{CASES}:two")
@@ -327,7 +329,7 @@ def test_a_timed_cell_takes_the_inputs_that_the_module_made(
     sessions = {}
     for precision in ("fp64", "fp32"):
         args = ["--backend", "eager", "--precision", precision, f"--artifact={weights.path}"]
-        session = sessions[precision] = worker.Session(worker.parser().parse_args(args))
+        session = sessions[precision] = Session(parser().parse_args(args))
         (tmp_path / precision).mkdir()
         session.do_hello()
         session.do_load()

@@ -19,9 +19,9 @@ from bench.introduction import introduced, notes_on
 from bench.parity.certificate import Certificate
 from bench.parity.check import tokenizer_of, tolerances
 from bench.parity.examination import Examination
+from bench.parity.references import Say
 from bench.preparation import Preparation
 from bench.records import Run
-from bench.references import Say
 from bench.runfile import read_run
 from bench.spec import check_timeout, nearest
 from exporters import checkpoint, sources

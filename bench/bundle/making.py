@@ -14,8 +14,8 @@ from bench.bundle import manifest
 from bench.bundle.samples import folder_of, timed_folder
 from bench.errors import BenchError, UserError
 from bench.parity.judging import inputs_file
+from bench.parity.references import REFERENCE_PRECISION
 from bench.preparation import Preparation
-from bench.references import REFERENCE_PRECISION
 from bench.spec import Shape
 from exporters.store import MANIFEST, Artifact
 

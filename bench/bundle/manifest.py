@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.bundle.samples import Samples
 from bench.errors import UserError
-from bench.spec import Contestant
+from bench.spec import Candidate
 from exporters.store import file_checksum
 
 FILE = "manifest.json"
@@ -39,7 +39,7 @@ class Manifest:
     checkpoint: str
     """Key of the checkpoint, the same as the run's."""
     weights_checksum: str
-    contestant: Contestant
+    contestant: Candidate
     device: str
     threads: int
     artifact_folder: str
@@ -83,7 +83,7 @@ class Manifest:
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
         """The manifest of a file's content."""
         values = {name: data[name] for name in cls.__dataclass_fields__}
-        values["contestant"] = Contestant(**data["contestant"])
+        values["contestant"] = Candidate(**data["contestant"])
         values["samples"] = Samples.from_json(data["samples"])
         values["chosen"] = tuple(data["chosen"])
         return cls(**values)

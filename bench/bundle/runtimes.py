@@ -12,7 +12,7 @@ import backends
 from bench import __version__
 from bench.bundle.selection import plain
 from bench.errors import UserError
-from bench.spec import MODULE, Contestant, Grid
+from bench.spec import MODULE, Candidate, Grid
 
 #: Template of run.py by backend, and by variant where that needs one of its own.
 TEMPLATES = {
@@ -50,7 +50,7 @@ COMPUTES_IN = {"fp32": "f32", "bf16": "bf16"}
 MOST_COMPILED_SHAPES = 64
 
 
-def check(contestant: Contestant, grid: Grid) -> None:
+def check(contestant: Candidate, grid: Grid) -> None:
     """Raise UserError where no bundle can carry `contestant`, with what to choose in its place."""
     label, backend = contestant.label, contestant.backend
     if backend == "aoti":
@@ -89,7 +89,7 @@ def check(contestant: Contestant, grid: Grid) -> None:
         )
 
 
-def requirements(contestant: Contestant, device: str, versions: Mapping[str, str]) -> dict[str, str]:
+def requirements(contestant: Candidate, device: str, versions: Mapping[str, str]) -> dict[str, str]:
     """Distribution -> exact version of what run.py imports; raises UserError where the run does not tell one."""
     found = {}
     for name in DISTRIBUTIONS[contestant.backend]:
@@ -112,7 +112,7 @@ def requirements_text(pins: Mapping[str, str], python: str) -> str:
 
 
 def run_text(
-    contestant: Contestant, grid: Grid, metadata: Mapping[str, Any], inputs: Sequence[str], artifact_folder: str
+    contestant: Candidate, grid: Grid, metadata: Mapping[str, Any], inputs: Sequence[str], artifact_folder: str
 ) -> str:
     """run.py for an artifact with the exporter's `metadata`, which lies in `artifact_folder` of the bundle."""
     device, options = grid.device, _options(contestant)
@@ -140,7 +140,7 @@ def run_text(
     return string.Template(file.read_text(encoding="utf-8")).substitute(values)
 
 
-def _options(contestant: Contestant) -> Mapping[str, Any]:
+def _options(contestant: Candidate) -> Mapping[str, Any]:
     return backends.load_class(contestant.backend).variants[contestant.variant]
 
 
@@ -155,14 +155,14 @@ def _providers(device: str) -> str:
     return '[("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"}), "CPUExecutionProvider"]'
 
 
-def _imports(contestant: Contestant, options: Mapping[str, Any]) -> str:
+def _imports(contestant: Candidate, options: Mapping[str, Any]) -> str:
     """Modules whose settings `_settings` sets; nothing for other backends than torch.compile."""
     if contestant.backend != "compile":
         return ""
     return "import torch._dynamo\n" + ("import torch._inductor.config\n" if options.get("freezing") else "")
 
 
-def _settings(contestant: Contestant, options: Mapping[str, Any]) -> str:
+def _settings(contestant: Candidate, options: Mapping[str, Any]) -> str:
     """Statements by which torch.compile is set as it was measured; nothing for other backends."""
     if contestant.backend != "compile":
         return ""
@@ -174,7 +174,7 @@ def _settings(contestant: Contestant, options: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _compiled(contestant: Contestant, options: Mapping[str, Any], model: str) -> str:
+def _compiled(contestant: Candidate, options: Mapping[str, Any], model: str) -> str:
     """What `load` returns of `model`."""
     if contestant.backend != "compile":
         return model

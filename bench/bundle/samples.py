@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
-from bench.inputs import JUDGED_ELEMENTS, MASKS, OWN
 from bench.introduction import notes_on
+from bench.parity.inputs import JUDGED_ELEMENTS, MASKS, OWN
 from bench.parity.matrix import Matrix
 from bench.spec import Shape
 from exporters.module_source import ModuleSource

@@ -11,7 +11,7 @@ from bench.bundle.errors import NothingQualifiesError, NotTheSameModelError
 from bench.errors import UserError
 from bench.parity.verdict import OUTCOMES
 from bench.records import Record, Run
-from bench.spec import Contestant, nearest
+from bench.spec import Candidate, nearest
 
 #: What `min_parity` may be: verdicts of a model that was judged and is not broken.
 PARITIES = ("exact", "equivalent", "lossy")
@@ -30,7 +30,7 @@ class Constraints:
 class Selection:
     """The runtime to bundle, its measured cells, and why it was taken."""
 
-    contestant: Contestant
+    contestant: Candidate
     records: tuple[Record, ...]
     """Those with status ok and a median that the machine can do."""
     reasons: tuple[str, ...]
@@ -63,7 +63,7 @@ def select(run: Run, name: str | None, constraints: Constraints) -> Selection:
     return found
 
 
-def winner(run: Run, constraints: Constraints) -> tuple[Contestant, tuple[str, ...]]:
+def winner(run: Run, constraints: Constraints) -> tuple[Candidate, tuple[str, ...]]:
     """The contestant that `choose` takes, and its reasons; raises NothingQualifiesError."""
     from bench.choice.api import choose
     from bench.report.choice_lines import headline, lines
@@ -74,7 +74,7 @@ def winner(run: Run, constraints: Constraints) -> tuple[Contestant, tuple[str, .
     return choice.chosen.contestant, (headline(choice), *lines(choice))
 
 
-def named(run: Run, name: str) -> Contestant:
+def named(run: Run, name: str) -> Candidate:
     """The contestant of `run` that the user calls `backend[:variant][/precision]`; raises UserError."""
     label, slash, precision = name.partition("/")
     known = {f"{contestant.label}/{contestant.precision}": contestant for contestant in run.grid.contestants}
@@ -91,7 +91,7 @@ def named(run: Run, name: str) -> Contestant:
     return alike[0]
 
 
-def _measured(run: Run, contestant: Contestant, reasons: Sequence[str]) -> Selection:
+def _measured(run: Run, contestant: Candidate, reasons: Sequence[str]) -> Selection:
     """The cells of `contestant` that a bundle can promise something of; raises UserError where there is none."""
     label = f"{contestant.label} {contestant.precision}"
     records = [record for record in run.records if record.contestant == contestant]

@@ -15,7 +15,7 @@ from bench.bundle.samples import folder_of, tensors_in
 from bench.bundle.selection import plain
 from bench.errors import UserError
 from bench.parity.judging import inputs_file, outputs_file
-from bench.spec import Contestant, Grid, Shape
+from bench.spec import Candidate, Grid, Shape
 
 FOLDER = "triton"
 VERSION = "1"
@@ -29,7 +29,7 @@ TYPES = {
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
-def check(contestant: Contestant) -> None:
+def check(contestant: Candidate) -> None:
     """Raise UserError for a runtime that Triton has no backend of its own for."""
     if contestant.backend not in BACKENDS:
         raise UserError(
@@ -54,7 +54,7 @@ def config_file(model: str) -> str:
 
 
 def config_text(
-    contestant: Contestant, grid: Grid, metadata: Mapping[str, Any], folder: Path, shapes: Sequence[Shape]
+    contestant: Candidate, grid: Grid, metadata: Mapping[str, Any], folder: Path, shapes: Sequence[Shape]
 ) -> str:
     """config.pbtxt for the artifact with the exporter's `metadata`; its tensors are those of the samples in `folder`.
 
@@ -118,7 +118,7 @@ def _entry(
     return [f"{what} [ {{ {values} }} ]{remark}"]
 
 
-def _parameters(contestant: Contestant, threads: int) -> dict[str, str]:
+def _parameters(contestant: Candidate, threads: int) -> dict[str, str]:
     if contestant.backend == "onnx":
         return {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"}
     return {"INFERENCE_MODE": "true", "INTRA_OP_THREAD_COUNT": str(threads)}

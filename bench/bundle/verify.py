@@ -20,11 +20,11 @@ from bench.parity.certificate import Certificate, Judgement
 from bench.parity.certificate import read as read_certificate
 from bench.parity.examination import Examination
 from bench.parity.judging import inputs_file
+from bench.parity.references import REFERENCE_PRECISION, YARDSTICKS, Say
 from bench.parity.verdict import OUTCOMES
 from bench.passes import Passes
 from bench.preparation import Preparation
 from bench.records import Run
-from bench.references import REFERENCE_PRECISION, YARDSTICKS, Say
 from bench.spec import Grid, check_timeout, nearest
 from exporters.store import Artifact, ArtifactStore
 

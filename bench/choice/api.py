@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import comparison, statistics
-from bench.choice.candidates import Candidate, places_of, weigh
+from bench.choice.candidates import Weighed, places_of, weigh
 from bench.choice.choice import Choice, decide
 from bench.choice.constraints import Constraints, parse_constraints
 from bench.choice.failures import is_sound
@@ -132,7 +132,7 @@ def _within(
 
 def _weighed(
     runs: Sequence[Run], shares: Sequence[tuple[Shape, float]], constraints: Constraints, outside_share: float
-) -> list[Candidate]:
+) -> list[Weighed]:
     """Every contestant of every run that computes the model; second copies of one tell of noise alone."""
     candidates = []
     for index, run in enumerate(runs):

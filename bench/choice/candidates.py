@@ -15,7 +15,7 @@ from bench.choice.failures import Failure
 from bench.choice.grid import Place, place
 from bench.choice.workload import Workload, as_requests, as_sequences, interval_of
 from bench.records import Record, Run
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 from bench.statistics import Interval
 
 #: What upstream says of a backend that a user would regret not to know.
@@ -26,11 +26,11 @@ DEPRECATED = {
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Weighed:
     """One runtime in one run, weighed for the traffic."""
 
     run: Run
-    contestant: Contestant
+    contestant: Candidate
     label: str
     """As the report calls it: with the precision where there are several, and the run where there are several."""
     workload: Workload
@@ -174,13 +174,13 @@ class Candidate:
 
 def weigh(
     run: Run,
-    contestant: Contestant,
+    contestant: Candidate,
     label: str,
     shares: Sequence[tuple[Shape, float]],
     constraints: Constraints,
     dollars_an_hour: float | None,
     outside_share: float = 0.0,
-) -> Candidate:
+) -> Weighed:
     """One contestant weighed for `shares` of the traffic, all on the run's grid; `outside_share` of it is not."""
     grid = places_of(run)
     of_contestant = {record.shape: record for record in run.records if record.contestant == contestant}
@@ -195,7 +195,7 @@ def weigh(
     cells = workload.cells
     missing = [shape for shape in cells if shape not in measured]
     records = {} if missing else {shape: measured[shape] for shape in cells}
-    candidate = Candidate(
+    candidate = Weighed(
         run, contestant, label, workload, records, (), batches, dollars_an_hour, constraints.requests_per_restart,
         1.0 if constraints.objective == "latency" else sum(shape.batch * share for shape, share in shares),
         constraints.objective == "cost",

@@ -3,7 +3,7 @@
 Rules, in this order:
 
 1. Who fails a constraint is out.
-2. The best of the rest has the lowest `Candidate.mean_ns` (for cost: dollars for a sequence).
+2. The best of the rest has the lowest `Weighed.mean_ns` (for cost: dollars for a sequence).
 3. Whoever it does not beat ties with it: the interval of their ratio (`CONFIDENCE`, within rounds where they took
    turns) does not lie wholly beyond `statistics.TIE_MARGIN`. A single round gives no interval: then nothing ties.
 4. Of those that tie, and whose own figure is at most `WORTH_OF_SIMPLICITY` behind the best, the simplest is taken, by
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench import statistics
-from bench.choice.candidates import Candidate
+from bench.choice.candidates import Weighed
 from bench.choice.constraints import Constraints
 from bench.choice.traffic import Traffic
 from bench.spec import PRECISIONS, Shape
@@ -39,16 +39,16 @@ class Choice:
 
     constraints: Constraints
     traffic: Traffic
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Weighed, ...]
     """In the order of the runs and their contestants."""
     outside: tuple[tuple[Shape, float], ...]
     """Shapes of the traffic beyond what was measured, with their shares of the requests."""
-    chosen: Candidate | None
-    best: Candidate | None
+    chosen: Weighed | None
+    best: Weighed | None
     """Who is fastest (cheapest) by the figures alone, ties aside."""
-    runner_up: Candidate | None
+    runner_up: Weighed | None
     """The best if another was taken, else the next one; None where nobody else qualifies."""
-    tied: tuple[Candidate, ...]
+    tied: tuple[Weighed, ...]
     """Who ties with the best, itself left out; best first."""
     is_device_map: bool = False
 
@@ -63,7 +63,7 @@ class Choice:
         return bool(self.tied)
 
     @property
-    def tied_with_chosen(self) -> list[Candidate]:
+    def tied_with_chosen(self) -> list[Weighed]:
         """Who else is in the tie; empty where there is none."""
         if not self.tied or self.best is None:
             return []
@@ -81,7 +81,7 @@ class Choice:
         return 0 if self.chosen is not None else NOTHING_QUALIFIES_EXIT_CODE
 
     @property
-    def qualified(self) -> list[Candidate]:
+    def qualified(self) -> list[Weighed]:
         """Who keeps every constraint, best first."""
         return ranked(self.candidates)
 
@@ -92,7 +92,7 @@ class Choice:
             return None
         return ratio_between(self.runner_up, self.chosen)
 
-    def pays_back_after(self, other: Candidate) -> float | None:
+    def pays_back_after(self, other: Weighed) -> float | None:
         """Units of work (requests, sequences) after which the chosen one's costlier start has paid for itself.
 
         0 where it starts no later than `other`; None where it never does, and where a start was not timed. A start's
@@ -108,7 +108,7 @@ class Choice:
 
 
 def decide(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Weighed],
     constraints: Constraints,
     traffic: Traffic,
     outside: Sequence[tuple[Shape, float]],
@@ -117,7 +117,7 @@ def decide(
     """The choice among `candidates`, by the rules above."""
     order = ranked(candidates)
     best = order[0] if order else None
-    tied: list[Candidate] = []
+    tied: list[Weighed] = []
     chosen = runner_up = None
     if best is not None:
         tied = [other for other in order[1:] if not _beats(best, other)]
@@ -129,22 +129,22 @@ def decide(
     )
 
 
-def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+def ranked(candidates: Sequence[Weighed]) -> list[Weighed]:
     """Those that qualify, best first."""
     found = [(score(candidate), candidate) for candidate in candidates if candidate.is_qualified]
     return [c for _, c in sorted(((s, c) for s, c in found if s is not None), key=lambda entry: entry[0])]
 
 
-def score(candidate: Candidate) -> float | None:
+def score(candidate: Weighed) -> float | None:
     """What is lower the better a candidate is: nanoseconds of a unit of work; for cost, times its price."""
     return None if candidate.mean_ns is None else candidate.mean_ns * _price(candidate)
 
 
-def _price(candidate: Candidate) -> float:
+def _price(candidate: Weighed) -> float:
     return candidate.dollars_an_hour or 1.0 if candidate.is_weighed_by_price else 1.0
 
 
-def ratio_between(one: Candidate, other: Candidate) -> Ratio | None:
+def ratio_between(one: Weighed, other: Weighed) -> Ratio | None:
     """How many times better `other` is than `one`; None where either is not measured.
 
     Within rounds where both took turns in one run, else of intervals apart. It is of prices times seconds where
@@ -171,23 +171,23 @@ def ratio_between(one: Candidate, other: Candidate) -> Ratio | None:
     return Ratio(value, interval, count)
 
 
-def _is_apart(candidate: Candidate) -> bool:
+def _is_apart(candidate: Weighed) -> bool:
     return any(record.turns == "sequential" for record in candidate.records.values())
 
 
-def _beats(best: Candidate, other: Candidate) -> bool:
+def _beats(best: Weighed, other: Weighed) -> bool:
     """True where the interval says so; a single round has none, and then the figure alone decides."""
     ratio = ratio_between(other, best)
     return ratio is not None and (ratio.interval is None or ratio.verdict == "faster")
 
 
-def _is_near(best: Candidate, other: Candidate) -> bool:
+def _is_near(best: Weighed, other: Weighed) -> bool:
     """True where taking `other` gives up no more than simplicity is worth, by the figures alone."""
     least, its = score(best), score(other)
     return least is not None and its is not None and its <= least * (1 + WORTH_OF_SIMPLICITY)
 
 
-def _simplicity(candidate: Candidate) -> tuple[int, int, bool, str]:
+def _simplicity(candidate: Weighed) -> tuple[int, int, bool, str]:
     """Lower is simpler: the backend's place, fp32 before the others, no variant before one."""
     contestant = candidate.contestant
     is_known = contestant.backend in SIMPLICITY

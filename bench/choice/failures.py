@@ -12,7 +12,7 @@ from bench.records import Record, Run
 from bench.spec import Shape
 
 if TYPE_CHECKING:
-    from bench.choice.candidates import Candidate
+    from bench.choice.candidates import Weighed
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def is_sound(run: Run, record: Record, min_parity: str) -> bool:
     return record.verdict in PARITIES[: PARITIES.index(min_parity) + 1] and not run.is_implausible(record)
 
 
-def of_measured(candidate: Candidate, constraints: Constraints, outside_share: float = 0.0) -> list[Failure]:
+def of_measured(candidate: Weighed, constraints: Constraints, outside_share: float = 0.0) -> list[Failure]:
     """Every constraint that a measured candidate does not keep; `outside_share` of the requests is beyond the grid."""
     failures = _of_parity(candidate, constraints.min_parity)
     below = [str(shape) for shape, record in candidate.records.items() if candidate.run.is_implausible(record)]
@@ -60,7 +60,7 @@ def of_measured(candidate: Candidate, constraints: Constraints, outside_share: f
     return failures + _of_memory(candidate, constraints.max_memory_bytes, outside_share)
 
 
-def _of_parity(candidate: Candidate, least: str) -> list[Failure]:
+def _of_parity(candidate: Weighed, least: str) -> list[Failure]:
     good = PARITIES[: PARITIES.index(least) + 1]
     bad = [record for record in candidate.records.values() if record.verdict not in good]
     if not bad:
@@ -73,7 +73,7 @@ def _of_parity(candidate: Candidate, least: str) -> list[Failure]:
     return [Failure("parity", f"parity {verdicts} at {places}{off}; {least} is asked")]
 
 
-def _of_slo(candidate: Candidate, slo: Slo, outside_share: float) -> list[Failure]:
+def _of_slo(candidate: Weighed, slo: Slo, outside_share: float) -> list[Failure]:
     """Why a service level is not kept, or cannot be told from so few calls (measurement.md, rule 8).
 
     Requests beyond the grid count as longer than any limit: they are larger than all that was measured, or in a hole.
@@ -103,7 +103,7 @@ def _of_slo(candidate: Candidate, slo: Slo, outside_share: float) -> list[Failur
     return [Failure(name, f"{name} {duration(told.percentile_ns(rank))}: {over:.0%} above {limit}")]
 
 
-def _of_memory(candidate: Candidate, most: int | None, outside_share: float) -> list[Failure]:
+def _of_memory(candidate: Weighed, most: int | None, outside_share: float) -> list[Failure]:
     if most is None:
         return []
     held = candidate.peak_bytes

@@ -30,7 +30,7 @@ def create(
     artifacts: Root = _DEFAULT,
 ) -> None:
     """Make an environment; its backend runs there from then on, with no flag."""
-    from bench.environments.making import create as make
+    from bench.process.environments.making import create as make
 
     try:
         made = make(artifacts, name, requirements, tell)
@@ -43,8 +43,8 @@ def create(
 @app.command("list")
 def list_environments(artifacts: Root = _DEFAULT) -> None:
     """Every environment: its backend, versions, size, and whether it is sound."""
-    from bench.environments.making import size_bytes
-    from bench.environments.stored import folder_of, places, read
+    from bench.process.environments.making import size_bytes
+    from bench.process.environments.stored import folder_of, places, read
 
     found = places(artifacts)
     for place in found:
@@ -61,7 +61,7 @@ def list_environments(artifacts: Root = _DEFAULT) -> None:
 @app.command()
 def remove(name: Name, artifacts: Root = _DEFAULT) -> None:
     """Delete an environment; its backend runs beside the others again, where it can."""
-    from bench.environments.making import remove as delete
+    from bench.process.environments.making import remove as delete
 
     delete(artifacts, name)
     print(f"removed {name}")

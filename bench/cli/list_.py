@@ -30,7 +30,7 @@ def backends(
 ) -> None:
     """Runtimes, their variants, and where they run."""
     import backends as registry
-    from bench.environments.stored import read, unfinished
+    from bench.process.environments.stored import read, unfinished
 
     for name, home in registry.names().items():
         try:

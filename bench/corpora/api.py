@@ -26,18 +26,18 @@ from bench.corpora.plan import (
 from bench.corpora.records import Baseline, CorpusRecord, CorpusRun
 from bench.corpora.references import CorpusReferences
 from bench.corpora.runfile import WRITER, read_corpus_run
-from bench.environments.asking import check_environments
-from bench.environments.stored import settle_contestants
 from bench.errors import UserError
 from bench.guesses import GUESSED_FLOPS, Pace
-from bench.inputs import INPUTS
 from bench.introduction import find_source
 from bench.linesfile import LinesFile
+from bench.parity.inputs import INPUTS
 from bench.preparation import Preparation
+from bench.process.environments.asking import check_environments
+from bench.process.environments.stored import settle_contestants
 from bench.spec import (
     DEFAULT_ARTIFACTS,
     MODULE,
-    Contestant,
+    Candidate,
     Grid,
     Shape,
     TimingPlan,
@@ -173,7 +173,7 @@ def measure_corpus(
         "--tokenizer": tokenizer, "--max-tokens": max_tokens, "--baseline": baseline,
     }  # fmt: skip
 
-    def command(contestants: Iterable[Contestant], packings: Iterable[Packing]) -> str:
+    def command(contestants: Iterable[Candidate], packings: Iterable[Packing]) -> str:
         return _command_of(run, tuple(contestants), tuple(packings), corpus_options)
 
     run.command = command(contestants, corpus_plan.packings)
@@ -245,7 +245,7 @@ def _guessed_seconds(source: sources.ModelSource, run: CorpusRun, batches: list[
 
 def _command_of(
     run: CorpusRun,
-    contestants: tuple[Contestant, ...],
+    contestants: tuple[Candidate, ...],
     packings: tuple[Packing, ...],
     corpus_options: Mapping[str, Any],
 ) -> str:

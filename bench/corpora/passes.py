@@ -6,16 +6,16 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bench import conditions
 from bench.corpora.plan import Packing, PaddedBatch
 from bench.corpora.records import CorpusRecord, CorpusRun
 from bench.corpora.references import CorpusReferences
 from bench.corpora.runfile import record_line
 from bench.driver import PEAKS_OF_MEMORY, Append, Driver, Measured
+from bench.machine import conditions
+from bench.parity.references import Say
 from bench.parity.verdict import tolerance_of, worst_case
 from bench.preparation import Preparation
-from bench.references import Say
-from bench.spec import Contestant
+from bench.spec import Candidate
 
 
 class CorpusPasses(Driver[Packing, CorpusRecord]):
@@ -29,7 +29,7 @@ class CorpusPasses(Driver[Packing, CorpusRecord]):
         prepared: Preparation,
         references: CorpusReferences,
         packed: dict[Packing, list[PaddedBatch]],
-        repeat: Callable[[Contestant, Packing], str],
+        repeat: Callable[[Candidate, Packing], str],
         append: Append,
         say: Say,
     ) -> None:
@@ -39,7 +39,7 @@ class CorpusPasses(Driver[Packing, CorpusRecord]):
     def points(self) -> Sequence[Packing]:
         return self.run.corpus_plan.packings
 
-    def recorded(self, point: Packing) -> Collection[Contestant]:
+    def recorded(self, point: Packing) -> Collection[Candidate]:
         return {record.contestant for record in self.run.records if record.packing == point}
 
     def begin_request(self, point: Packing) -> dict[str, Any]:
@@ -52,13 +52,13 @@ class CorpusPasses(Driver[Packing, CorpusRecord]):
             "most_shapes": self.run.corpus_plan.most_shapes,
         }
 
-    def turn_request(self, contestant: Contestant, cell: Measured) -> dict[str, Any]:
+    def turn_request(self, contestant: Candidate, cell: Measured) -> dict[str, Any]:
         return {"op": "turn", "seconds": 0.0}  # one pass, however short
 
     def _is_enough(self, taken: int, cells: Sequence[Measured]) -> bool:
         return taken >= self.plan.rounds
 
-    def judge(self, point: Packing, contestant: Contestant, cell: Measured) -> None:
+    def judge(self, point: Packing, contestant: Candidate, cell: Measured) -> None:
         pair = self.references.found_for(contestant.precision, point)
         tolerance = tolerance_of(contestant.precision, tf32=self.prepared.grid.tf32)
         request: dict[str, Any] = {"op": "judge_corpus", "cases": self.references.cases(str(point))}
@@ -84,7 +84,7 @@ class CorpusPasses(Driver[Packing, CorpusRecord]):
         self.run.records.append(outcome)
         return record_line(outcome)
 
-    def record(self, point: Packing, contestant: Contestant, cell: Measured) -> CorpusRecord:
+    def record(self, point: Packing, contestant: Candidate, cell: Measured) -> CorpusRecord:
         artifact = self.prepared.artifacts.get(contestant)
         batches = self.packed[point]
         lengths = self.run.corpus.lengths

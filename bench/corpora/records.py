@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import conditions, statistics
+from bench import statistics
 from bench.corpora.plan import CorpusPlan, Packing
 from bench.corpora.sentences import CorpusSummary
+from bench.machine import conditions
 from bench.records import CellRecord, exit_code_of, is_unsteady
-from bench.spec import Contestant, Grid, TimingPlan
+from bench.spec import Candidate, Grid, TimingPlan
 
 SCHEMA = 1
 #: Columns of the CSV and keys of `CorpusRun.rows`; new ones are appended.
@@ -139,13 +140,13 @@ class CorpusRun:
         """Cells of the whole run."""
         return len(self.corpus_plan.packings) * len(self.grid.contestants)
 
-    def record(self, packing: Packing, contestant: Contestant) -> CorpusRecord | None:
+    def record(self, packing: Packing, contestant: Candidate) -> CorpusRecord | None:
         """What became of one cell, or None where it has no record."""
         found = (one for one in self.records if one.packing == packing and one.contestant == contestant)
         return next(found, None)
 
     @property
-    def first(self) -> Contestant:
+    def first(self) -> Candidate:
         """Whom speed-ups are against: eager as it is, or where it takes no part the first contestant."""
         eager = (one for one in self.grid.contestants if (one.backend, one.variant) == ("eager", "default"))
         return next(eager, self.grid.contestants[0])

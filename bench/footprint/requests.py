@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import memory
-from bench.inputs import InputPlan, make_batch
+from bench.machine import memory
+from bench.parity.inputs import InputPlan, make_batch
 
 if TYPE_CHECKING:
     from backends.base import Backend

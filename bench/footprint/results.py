@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from bench.damage import damage_told, is_count
 from bench.footprint.boundary import Boundary
 from bench.linesfile import read_lines
-from bench.spec import Contestant
+from bench.spec import Candidate
 from exporters.sources import BYTES_PER_ELEMENT, KeysAndValues
 
 KIND, SCHEMA, WRITER = "memory", 1, "bench memory"
@@ -58,9 +58,9 @@ class Entry:
     """Name behind `@` of the environment that it ran in."""
 
     @property
-    def contestant(self) -> Contestant:
+    def contestant(self) -> Candidate:
         """Who it is about."""
-        return Contestant(self.backend, self.variant, self.precision, self.copy, self.environment)
+        return Candidate(self.backend, self.variant, self.precision, self.copy, self.environment)
 
     @property
     def label(self) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.base import parse_out_of_memory
-from bench.channel import Worker, WorkerError
 from bench.footprint.boundary import Boundary
 from bench.footprint.results import Try
 from bench.preparation import Preparation
-from bench.spec import Contestant, Shape
+from bench.process.channel import Worker, WorkerError
+from bench.spec import Candidate, Shape
 from bench.workers import start_worker
 
 #: Signals by which a process ends itself; another, such as SIGKILL, came from outside.
@@ -35,7 +35,7 @@ class Tries:
     """
 
     prepared: Preparation
-    contestant: Contestant
+    contestant: Candidate
     length: int
     limit_bytes: int
     timeout_seconds: float

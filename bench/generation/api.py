@@ -10,8 +10,6 @@ from typing import Any
 
 from bench import machine
 from bench.api import default_output, sole_writer
-from bench.environments.asking import check_environments
-from bench.environments.stored import settle_contestants
 from bench.errors import UserError
 from bench.generation.driver import Generations
 from bench.generation.plan import GenerationPlan, check_sizes, parse_decoding, variants_of
@@ -20,6 +18,8 @@ from bench.generation.records import GenerationRecord, GenerationRun
 from bench.introduction import find_source
 from bench.linesfile import LinesFile
 from bench.parity.matrix import Matrix
+from bench.process.environments.asking import check_environments
+from bench.process.environments.stored import settle_contestants
 from bench.runfile import peaks_line
 from bench.spec import (
     DEFAULT_ARTIFACTS,

@@ -6,13 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from bench import conditions
 from bench.driver import PEAKS_OF_MEMORY, Append, Driver, Measured
 from bench.generation.records import GenerationRecord, GenerationRun, record_line
+from bench.machine import conditions
+from bench.parity.references import GENERATION, Say
 from bench.parity.verdict import badness, judge_generation, tolerance_of
 from bench.preparation import Preparation
-from bench.references import GENERATION, Say
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 from bench.warnings import warnings_of
 
 
@@ -32,7 +32,7 @@ class Generations(Driver[int, GenerationRecord]):
     def points(self) -> Sequence[int]:
         return self.run.batches
 
-    def recorded(self, point: int) -> Collection[Contestant]:
+    def recorded(self, point: int) -> Collection[Candidate]:
         return {record.contestant for record in self.run.records if record.batch == point}
 
     def begin_request(self, point: int) -> dict[str, Any]:
@@ -45,10 +45,10 @@ class Generations(Driver[int, GenerationRecord]):
             "seed": self.grid.seed,
         }
 
-    def turn_request(self, contestant: Contestant, cell: Measured) -> dict[str, Any]:
+    def turn_request(self, contestant: Candidate, cell: Measured) -> dict[str, Any]:
         return {"op": "generate"}
 
-    def judge(self, point: int, contestant: Contestant, cell: Measured) -> None:
+    def judge(self, point: int, contestant: Candidate, cell: Measured) -> None:
         references = self.prepared.judged_by
         tolerance = tolerance_of(contestant.precision, tf32=self.prepared.grid.tf32)
         request: dict[str, Any] = {"op": "judge_tokens", "reference": None, "yardstick": None}
@@ -77,7 +77,7 @@ class Generations(Driver[int, GenerationRecord]):
         self.run.records.append(outcome)
         return record_line(outcome)
 
-    def record(self, point: int, contestant: Contestant, cell: Measured) -> GenerationRecord:
+    def record(self, point: int, contestant: Candidate, cell: Measured) -> GenerationRecord:
         artifact = self.prepared.artifacts.get(contestant)
         times: dict[str, Any] = {} if cell.error else dict(cell.times)
         record = GenerationRecord(
@@ -109,7 +109,7 @@ class Generations(Driver[int, GenerationRecord]):
         )
         return replace(record, warnings=warnings_of(record, self.plan))
 
-    def _memory(self, contestant: Contestant, cell: Measured) -> dict[str, Any]:
+    def _memory(self, contestant: Candidate, cell: Measured) -> dict[str, Any]:
         found: dict[str, Any] = {"loaded": self.workers.memory.get(contestant, {}), "peak": cell.memory}
         if "cache_bytes" in cell.begun:
             found["cache"] = cell.begun["cache_bytes"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.generation.decoding import Chooser
-from bench.inputs import INPUTS
+from bench.parity.inputs import INPUTS
 
 if TYPE_CHECKING:
     import torch

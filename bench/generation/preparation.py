@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.channel import WorkerError
 from bench.generation.plan import CACHE, FULL_PASSES
 from bench.preparation import Preparation
-from bench.spec import Contestant
+from bench.process.channel import WorkerError
+from bench.spec import Candidate
 from exporters.store import Artifact
 
 
@@ -20,11 +20,11 @@ class GenerationPreparation(Preparation):
         told = None if self.weights is None else self.weights.metadata.get("keeps_keys_and_values")
         return self.source.keeps_keys_and_values if told is None else bool(told)
 
-    def generates_by(self, contestant: Contestant) -> str:
+    def generates_by(self, contestant: Candidate) -> str:
         has_cache = self.model_keeps_cache and contestant.variant in self.classes[contestant].generation
         return CACHE if has_cache or not self.classes[contestant].computes_the_model else FULL_PASSES
 
-    def format_of(self, contestant: Contestant) -> str | None:
+    def format_of(self, contestant: Candidate) -> str | None:
         backend = self.classes[contestant]
         if self.generates_by(contestant) == CACHE and backend.generation_format:
             return backend.generation_format

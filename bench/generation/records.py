@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import conditions, statistics
+from bench import statistics
 from bench.damage import damage_told
-from bench.floor import Floor, floor_ns, is_implausible, share
 from bench.generation.plan import CACHE, GenerationPlan
 from bench.linesfile import read_lines
-from bench.peaks import Peaks
+from bench.machine import conditions
+from bench.machine.roofline import Floor, Peaks, floor_ns, is_implausible, share
 from bench.records import STATUSES, CellRecord, exit_code_of
-from bench.spec import CRITERIA, MODULE, Contestant, Grid, TimingPlan, model_option, python_options, tf32_option
+from bench.spec import CRITERIA, MODULE, Candidate, Grid, TimingPlan, model_option, python_options, tf32_option
 
 KIND, SCHEMA, WRITER = "generation", 1, "bench generate"
 
@@ -116,7 +116,7 @@ class GenerationRun:
             "started": self.started,
         }
 
-    def command_of(self, contestants: Sequence[Contestant], batches: Sequence[int]) -> str:
+    def command_of(self, contestants: Sequence[Candidate], batches: Sequence[int]) -> str:
         """The command line that measures `contestants` at `batches` under the options of this run."""
         grid, plan, generation = self.grid, self.plan, self.generation
         options: dict[str, Any] = {
@@ -259,7 +259,7 @@ class GenerationRun:
 
         None without such an eager, and for what computes no model.
         """
-        wanted = (Contestant("eager", "default", record.precision), record.batch)
+        wanted = (Candidate("eager", "default", record.precision), record.batch)
         eager = next((other for other in self.records if (other.contestant, other.batch) == wanted), None)
         if eager is None or not eager.tokens or not record.tokens or not record.judged:
             return None

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import backends
-from bench import worker
-from bench.channel import Worker
 from bench.parity.findings import STATE_AXES, Figures, Findings, Value, chunks, operations, told, values_between
-from bench.spec import Contestant
+from bench.process import session
+from bench.process.channel import Worker
+from bench.spec import Candidate
 
 #: Float64 bytes of the values that are stored at once; a single value, or a state and the output, may be more.
 CHUNK_BYTES = 256 * 2**20
@@ -29,7 +29,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 def bisect(
     checkpoint: Path,
-    contestant: Contestant,
+    contestant: Candidate,
     artifact: Path,
     inputs: Path,
     *,
@@ -71,7 +71,7 @@ class Search:
         self,
         folder: Path,
         checkpoint: Path,
-        contestant: Contestant,
+        contestant: Candidate,
         inputs: Path,
         timeout_seconds: float,
         chunk_bytes: int,
@@ -93,7 +93,7 @@ class Search:
             (ours.backend, ours.variant, self.precision, device, artifact.resolve(), python),
         ):
             self.workers.append(
-                worker.start(backend, variant, precision, place, path, threads, root, python=interpreter)
+                session.start(backend, variant, precision, place, path, threads, root, python=interpreter)
             )
             self.workers[-1].send({"op": "hello"})
         for process in self.workers:

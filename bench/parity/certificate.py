@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.errors import BenchError, UserError
 from bench.parity.verdict import Tolerance
-from bench.spec import Contestant, Grid
+from bench.spec import Candidate, Grid
 
 SCHEMA = 1
 KIND = "parity"
@@ -25,7 +25,7 @@ KIND = "parity"
 class Judgement:
     """What was found of one backend, variant and precision."""
 
-    contestant: Contestant
+    contestant: Candidate
     verdict: str
     reason: str
     cases: list[dict[str, Any]] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Certificate:
         values["ids"], values["masks"] = tuple(data["ids"]), tuple(data["masks"])
         values["tolerances"] = {name: Tolerance(**entry) for name, entry in data["tolerances"].items()}
         values["judgements"] = [
-            Judgement(**{**entry, "contestant": Contestant(**entry["contestant"])}) for entry in data["judgements"]
+            Judgement(**{**entry, "contestant": Candidate(**entry["contestant"])}) for entry in data["judgements"]
         ]
         return cls(**values)
 

@@ -9,20 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import corpus, machine
-from bench.environments.stored import settle_contestants
+from bench import machine
 from bench.errors import UserError
-from bench.inputs import MASKS, OWN
 from bench.introduction import MakeInputs, find_source, notes_on
 from bench.parity import matrix as matrices
+from bench.parity import texts
 from bench.parity.certificate import Certificate, Judgement
 from bench.parity.examination import Examination, bisection_of
+from bench.parity.inputs import MASKS, OWN
 from bench.parity.matrix import PROMPT_LENGTH, Matrix
+from bench.parity.references import Say
 from bench.parity.verdict import Tolerance, tolerance_of
 from bench.preparation import Preparation
-from bench.references import Say
+from bench.process.environments.stored import settle_contestants
 from bench.spec import (
-    Contestant,
+    Candidate,
     Grid,
     Shape,
     check_lengths,
@@ -106,7 +107,7 @@ def check_parity(
     check_lengths(shapes, source.name, source.positions)
     file = tokenizer_of(source, text_tokenizer)
     if file is not None:
-        tokenizer.encode(file, corpus.texts(1, seed), PROMPT_LENGTH, source.vocab_size)  # is it this model's?
+        tokenizer.encode(file, texts.texts(1, seed), PROMPT_LENGTH, source.vocab_size)  # is it this model's?
     notes = notes_on(source)
     if not file and not source.makes_inputs:
         notes.append(
@@ -214,7 +215,7 @@ def checked_overrides(given: Mapping[str, float | None], task: str) -> dict[str,
 
 
 def tolerances(
-    contestants: Iterable[Contestant], overrides: Mapping[str, float], *, tf32: bool = False
+    contestants: Iterable[Candidate], overrides: Mapping[str, float], *, tf32: bool = False
 ) -> dict[str, Tolerance]:
     """What each precision may differ by, with the user's own values in place."""
     return {c.precision: replace(tolerance_of(c.precision, tf32=tf32), **overrides) for c in contestants}

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench import worker
-from bench.channel import Worker, WorkerError
-from bench.inputs import kinds_of
 from bench.parity.bisect import bisect
 from bench.parity.certificate import Judgement
+from bench.parity.inputs import kinds_of
 from bench.parity.judging import inputs_file
+from bench.parity.references import GENERATION
 from bench.parity.verdict import Tolerance, badness, judge, judge_generation
 from bench.preparation import Preparation
-from bench.references import GENERATION
-from bench.spec import Contestant, Shape
+from bench.process import session
+from bench.process.channel import Worker, WorkerError
+from bench.spec import Candidate, Shape
 from bench.workers import STRIKES
 from exporters.store import Artifact
 
@@ -26,7 +26,7 @@ class Examination:
     """One contestant's run through the matrix, in a worker of its own that is started again where it dies."""
 
     def __init__(
-        self, prepared: Preparation, contestant: Contestant, tolerance: Tolerance, artifact: Artifact | None = None
+        self, prepared: Preparation, contestant: Candidate, tolerance: Tolerance, artifact: Artifact | None = None
     ) -> None:
         self.prepared, self.contestant, self.tolerance = prepared, contestant, tolerance
         self.artifact = artifact or prepared.artifacts.get(contestant)
@@ -76,7 +76,7 @@ class Examination:
         if self.worker is None:
             grid, who = self.prepared.grid, self.contestant
             assert self.artifact is not None
-            self.worker = worker.start(
+            self.worker = session.start(
                 who.backend, who.variant, who.precision, grid.device, self.artifact.path, grid.threads,
                 self.prepared.store.root, python=self.prepared.python_of(who), tf32=grid.tf32,
             )  # fmt: skip

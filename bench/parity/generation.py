@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.base import BackendError
-from bench import inputs
-from bench.inputs import InputPlan
-from bench.parity import judging, metrics
+from bench.parity import inputs, judging, metrics
+from bench.parity.inputs import InputPlan
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.base import BackendError
-from bench import inputs
-from bench.inputs import InputPlan
-from bench.parity import metrics
+from bench.parity import inputs, metrics
+from bench.parity.inputs import InputPlan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,13 +21,19 @@ if TYPE_CHECKING:
     Arrays = dict[str, np.ndarray[Any, Any]]
 
 
-def evaluate(backend: Backend, plan: InputPlan, folder: Path, texts: Sequence[Sequence[int]] | None) -> None:
+def evaluate(
+    backend: Backend,
+    plan: InputPlan,
+    folder: Path,
+    texts: Sequence[Sequence[int]] | None,
+    ids: Mapping[str, Any] | None = None,
+) -> None:
     """Write inputs and outputs of every case of `plan` into `folder`; only the judged rows are run."""
     import numpy as np
 
     rows = inputs.judged_rows(plan)
     for case in plan.cases:
-        batch = make_batch(backend, plan, case, texts)
+        batch = batch_of(backend, plan, case, ids, texts)
         np.savez(inputs_file(folder, case), **batch)  # type: ignore[arg-type]
         outputs = run(backend, {name: array[rows] for name, array in batch.items()})
         positions = inputs.judged_positions(plan)
@@ -43,6 +48,13 @@ def make_batch(backend: Backend, plan: InputPlan, case: str, texts: Sequence[Seq
     module = getattr(backend, "module")  # noqa: B009 - asked of eager alone, which has one
     made: Arrays = module.make_inputs(plan.batch, plan.length, plan.seed)
     return made
+
+
+def batch_of(backend: Backend, plan: InputPlan, case: str, ids: Mapping[str, Any] | None, texts: Any = None) -> Arrays:
+    """A case's inputs: rows of given ids, padded, or drawn by the plan."""
+    if ids is None:
+        return make_batch(backend, plan, case, texts)
+    return inputs.padded(ids[case], plan)
 
 
 def at(array: Any, positions: Sequence[int], is_whole: bool) -> Any:

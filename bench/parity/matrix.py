@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.inputs import JUDGED_ROWS, MASKS, timed_cases
+from bench.parity.inputs import JUDGED_ROWS, MASKS, timed_cases
 from bench.spec import Shape, nearest, parse_names
 
 #: One sequence and several, so that rows that are mixed up are seen.

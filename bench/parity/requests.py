@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.inputs import InputPlan, judged_rows
 from bench.parity import generation, inner, judging
 from bench.parity import program as programs
+from bench.parity.inputs import InputPlan, judged_rows
 
 if TYPE_CHECKING:
     from backends.base import Backend
@@ -76,7 +76,7 @@ class ParityRequests:
         if self.args.precision != "fp64":
             return {}
         from backends.base import one_line
-        from bench import operations
+        from bench.machine import operations
 
         batch = {name: array[:1] for name, array in judging.make_batch(self.backend, plan, "timed").items()}
         try:

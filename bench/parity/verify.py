@@ -14,9 +14,9 @@ from bench.parity.certificate import Certificate, Judgement, read
 from bench.parity.check import tokenizer_of
 from bench.parity.examination import Examination
 from bench.parity.matrix import Matrix
+from bench.parity.references import Say
 from bench.parity.verdict import OUTCOMES
 from bench.preparation import Preparation
-from bench.references import Say
 from bench.spec import check_timeout
 from exporters import sources
 from exporters.store import Artifact, ArtifactStore, file_checksum

@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 from bench import statistics
-from bench.choice.candidates import Candidate
+from bench.choice.candidates import Weighed
 from bench.choice.choice import Choice
 from bench.choice.constraints import duration
 from bench.choice.failures import size
@@ -88,7 +88,7 @@ def to_json(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _candidate_json(choice: Choice, candidate: Candidate) -> dict[str, Any]:
+def _candidate_json(choice: Choice, candidate: Weighed) -> dict[str, Any]:
     return {
         "label": candidate.label,
         "backend": candidate.contestant.label,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from backends import BUILT_IN
 from bench import machine
-from bench.choice.candidates import DEPRECATED, Candidate, places_of
+from bench.choice.candidates import DEPRECATED, Weighed, places_of
 from bench.choice.choice import CONFIDENCE, SIMPLICITY, WORTH_OF_SIMPLICITY, Choice
 from bench.choice.constraints import duration
 from bench.choice.failures import percent
@@ -56,7 +56,7 @@ def _simplest(choice: Choice) -> str:
     )
 
 
-def _is_disturbed(candidate: Candidate) -> bool:
+def _is_disturbed(candidate: Weighed) -> bool:
     """True where other work disturbed every cell that it rests on."""
     return all(candidate.run.taint(record) for record in candidate.records.values())
 
@@ -142,7 +142,7 @@ def deprecations(choice: Choice) -> list[str]:
     return [f"{DEPRECATION_MARK} {DEPRECATED[backend]}" for backend in found]
 
 
-def _time_line(choice: Choice, chosen: Candidate) -> str:
+def _time_line(choice: Choice, chosen: Weighed) -> str:
     assert chosen.mean_ns is not None
     interval = chosen.interval
     span = f" (95% interval {duration(interval.low)} to {duration(interval.high)})" if interval else ""
@@ -199,7 +199,7 @@ def _starts(choice: Choice) -> list[str]:
     return [": ".join([found, "; ".join(lines)]) if lines else found]
 
 
-def _is_on_its_machine(one: Candidate, other: Candidate) -> bool:
+def _is_on_its_machine(one: Weighed, other: Weighed) -> bool:
     return one.run is other.run or not machine.same_machine(one.run.fingerprint, other.run.fingerprint)
 
 
@@ -219,7 +219,7 @@ def runs_of(choice: Choice) -> list[Run]:
     return found
 
 
-def _names(candidates: Sequence[Candidate | None]) -> str:
+def _names(candidates: Sequence[Weighed | None]) -> str:
     labels = [candidate.label for candidate in candidates if candidate is not None]
     return " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
 

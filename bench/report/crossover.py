@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bench import statistics
 from bench.records import Record, Run, is_unsteady, ratio_between
 from bench.report import summary
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -111,7 +111,7 @@ def render_map(run: Run, width: int = 80, colour: bool = False) -> str:
     return text.getvalue()
 
 
-def _columns(cells: Mapping[Shape, MapCell], lengths: Sequence[int], names: Mapping[Contestant, str]) -> dict[int, int]:
+def _columns(cells: Mapping[Shape, MapCell], lengths: Sequence[int], names: Mapping[Candidate, str]) -> dict[int, int]:
     """Width of each length's column."""
     widths = {length: len(str(length)) for length in lengths}
     for cell in cells.values():
@@ -132,7 +132,7 @@ def _blocks(columns: Mapping[int, int], room: int) -> list[list[int]]:
     return blocks
 
 
-def _letters(run: Run, names: Mapping[Contestant, str]) -> dict[Contestant, str]:
+def _letters(run: Run, names: Mapping[Candidate, str]) -> dict[Candidate, str]:
     """A, B, C … for those who win somewhere, in the order of the run; numbers after Z."""
     winners = [contestant for contestant in run.grid.contestants if contestant in names]
     return {
@@ -141,12 +141,12 @@ def _letters(run: Run, names: Mapping[Contestant, str]) -> dict[Contestant, str]
     }
 
 
-def _text(cell: MapCell, names: Mapping[Contestant, str]) -> str:
+def _text(cell: MapCell, names: Mapping[Candidate, str]) -> str:
     return NOBODY if cell.winner is None else f"{names[cell.winner.contestant]} {cell.lead}"
 
 
 def _shown(
-    cell: MapCell | None, names: Mapping[Contestant, str], column: int, styles: Mapping[Contestant, tuple[str, str]]
+    cell: MapCell | None, names: Mapping[Candidate, str], column: int, styles: Mapping[Candidate, tuple[str, str]]
 ) -> Text:
     """The cell's text, filled up to its column's width; nothing for a shape that was not measured."""
     from rich.text import Text
@@ -157,12 +157,12 @@ def _shown(
     return Text(_text(cell, names).rjust(column), style=fill if cell.is_tie else f"{ink} on {fill}")
 
 
-def _styles(run: Run) -> dict[Contestant, tuple[str, str]]:
+def _styles(run: Run) -> dict[Candidate, tuple[str, str]]:
     return {contestant: COLOURS[index % len(COLOURS)] for index, contestant in enumerate(run.grid.contestants)}
 
 
 def _legend(
-    run: Run, cells: Mapping[Shape, MapCell], letters: Mapping[Contestant, str], names: Mapping[Contestant, str]
+    run: Run, cells: Mapping[Shape, MapCell], letters: Mapping[Candidate, str], names: Mapping[Candidate, str]
 ) -> list[str]:
     lines = []
     if letters:

@@ -14,7 +14,7 @@ from bench.comparison import Cell, Comparison, changes, weights_of
 from bench.records import Run
 from bench.report import check_format
 from bench.report.table import TAINTED, WIDTH, milliseconds
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 
 FORMATS = ("table", "json")
 STYLES = {"slower": "red", "faster": "green", "ambiguous": "yellow"}
@@ -153,7 +153,7 @@ def percent(ratio: float) -> str:
     return f"{growth:+.0%}" if growth < LARGEST_GROWTH else ">+999%"
 
 
-def name(comparison: Comparison, contestant: Contestant) -> str:
+def name(comparison: Comparison, contestant: Candidate) -> str:
     """`backend:variant`, with the precision where the runs have several."""
     precisions = {each.precision for run in comparison.runs for each in run.grid.contestants}
     return f"{contestant.label} {contestant.precision}" if len(precisions) > 1 else contestant.label
@@ -183,7 +183,7 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
     yield "What else differs", _differing(comparison)
 
 
-def _grouped(comparison: Comparison, messages: Sequence[tuple[Contestant, Shape, str]]) -> list[str]:
+def _grouped(comparison: Comparison, messages: Sequence[tuple[Candidate, Shape, str]]) -> list[str]:
     """Each message once, with the cells that it concerns."""
     shapes: dict[str, dict[str, list[str]]] = {}
     for contestant, shape, message in messages:
@@ -279,7 +279,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _key(contestant: Contestant) -> dict[str, Any]:
+def _key(contestant: Candidate) -> dict[str, Any]:
     return {
         "backend": contestant.backend,
         "variant": contestant.variant,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from bench import statistics
 from bench.doctor import LARGE_FLOOR, TWINS, Findings, Noise, Overhead, Twins
-from bench.installed import Lack, Part
-from bench.peaks import Peaks
+from bench.machine.roofline import Peaks
+from bench.process.installed import Lack, Part
 from bench.report import check_format
 from bench.report.table import WIDTH, milliseconds
 from bench.spec import PRECISIONS

@@ -16,7 +16,7 @@ from bench.report import check_format
 from bench.report.table import PARITY_STYLES, TAINTED, WIDTH, machine_line, milliseconds
 from bench.serving.records import KEPT, MISSED, UNJUDGED, LoadRecord, LoadRun
 from bench.serving.search import Found
-from bench.spec import Contestant
+from bench.spec import Candidate
 
 FORMATS = ("table", "json")
 #: Characters that a backend's name keeps where columns are many.
@@ -166,7 +166,7 @@ def _verdicts(run: LoadRun, records: list[LoadRecord]) -> Any:
     return table
 
 
-def _worst(run: LoadRun, contestant: Contestant) -> LoadRecord:
+def _worst(run: LoadRun, contestant: Candidate) -> LoadRecord:
     """The record of a contestant that its parity is told by: a broken one of any rate before all others."""
     records = [one for one in run.records if one.contestant == contestant]
     return next((one for one in records if one.verdict == "broken"), records[0])
@@ -285,6 +285,6 @@ def _empty_table(run: LoadRun, records: list[LoadRecord]) -> Any:
     return table
 
 
-def _name(run: LoadRun, contestant: Contestant) -> str:
+def _name(run: LoadRun, contestant: Candidate) -> str:
     has_many = len({one.precision for one in run.grid.contestants}) > 1
     return f"{contestant.label} {contestant.precision}" if has_many else contestant.label

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.footprint.published import Published, published
 from bench.footprint.results import Entry, Largest, Loaded, MemoryRun, Subject
 from bench.report.summary import elsewhere
-from bench.spec import Contestant
+from bench.spec import Candidate
 from exporters.sources import BYTES_PER_ELEMENT
 
 MIB = 2**20
@@ -178,7 +178,7 @@ def not_measured_lines(run: MemoryRun) -> list[str]:
 
 
 def _by_contestant(entries: Sequence[Loaded]) -> list[list[Loaded]]:
-    groups: dict[Contestant, list[Loaded]] = {}
+    groups: dict[Candidate, list[Loaded]] = {}
     for entry in entries:
         groups.setdefault(entry.contestant, []).append(entry)
     return list(groups.values())

@@ -10,8 +10,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from bench.inputs import OWN
 from bench.parity.certificate import Certificate, Judgement
+from bench.parity.inputs import OWN
 from bench.parity.verdict import LOCAL_FACTOR, Tolerance, told
 from bench.report import check_format
 from bench.report.table import PARITY_STYLES, WIDTH

@@ -9,7 +9,7 @@ from bench.published import JudgedRow, judge
 from bench.records import Record, Run
 from bench.report import summary
 from bench.report.columns import shown
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 
 GIB = 2**30
 MIB = 2**20
@@ -115,7 +115,7 @@ def _measured_here(run: Run) -> Iterator[str]:
         )
 
 
-def _record(run: Run, row: JudgedRow, contestant: Contestant) -> Record | None:
+def _record(run: Run, row: JudgedRow, contestant: Candidate) -> Record | None:
     return next((r for r in run.records if r.shape == row.shape and r.contestant == contestant), None)
 
 

@@ -14,13 +14,13 @@ from bench.api import DEFAULT_BACKENDS, default_output, sole_writer
 from bench.budget import parse_budget
 from bench.choice.constraints import parse_slo
 from bench.choice.traffic import Traffic, read_traffic
-from bench.environments.asking import check_environments
-from bench.environments.stored import settle_contestants
 from bench.errors import UserError
-from bench.inputs import INPUTS
 from bench.introduction import find_source
 from bench.linesfile import LinesFile
+from bench.parity.inputs import INPUTS
 from bench.preparation import Preparation
+from bench.process.environments.asking import check_environments
+from bench.process.environments.stored import settle_contestants
 from bench.serving import plan as plans
 from bench.serving.passes import LoadPasses
 from bench.serving.plan import MOST_SHAPES, LoadPlan, schedule
@@ -32,7 +32,7 @@ from bench.spec import (
     DAY_SECONDS,
     DEFAULT_ARTIFACTS,
     MODULE,
-    Contestant,
+    Candidate,
     Grid,
     TimingPlan,
     check_lengths,
@@ -194,7 +194,7 @@ def _judged_lengths(run: LoadRun) -> list[int]:
 
 def _command_of(
     run: LoadRun,
-    contestants: Iterable[Contestant],
+    contestants: Iterable[Candidate],
     rate: float,
     given: Mapping[str, Any],
     step: int | None = None,

@@ -6,18 +6,18 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench import conditions
 from bench.driver import Append, Driver, Measured
+from bench.machine import conditions
+from bench.parity.references import Say
 from bench.parity.verdict import tolerance_of, worst_case
 from bench.preparation import Preparation
-from bench.references import Say
 from bench.serving.plan import called_shapes, schedule
 from bench.serving.records import LoadRecord, LoadRun
 from bench.serving.references import LoadReferences
 from bench.serving.requests import LAST, sequences_of
 from bench.serving.runfile import record_line
 from bench.serving.search import MOST_STEPS
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 
 #: A slice ends when it has lasted this many times as long as its requests took to arrive, and some seconds; what is
 #: still queued then was too much.
@@ -44,7 +44,7 @@ class LoadPasses(Driver[Step, LoadRecord]):
         run: LoadRun,
         prepared: Preparation,
         references: LoadReferences,
-        repeat: Callable[[Contestant, float, int], str],
+        repeat: Callable[[Candidate, float, int], str],
         append: Append,
         say: Say,
     ) -> None:
@@ -73,16 +73,16 @@ class LoadPasses(Driver[Step, LoadRecord]):
         steps = MOST_STEPS if self.run.load.search_requests is not None else 0
         return [Step(number) for number in range(steps + 1)]
 
-    def recorded(self, point: Step) -> Collection[Contestant]:
+    def recorded(self, point: Step) -> Collection[Candidate]:
         return [who for who in self.grid.contestants if self._is_done(who, point)]
 
-    def _is_done(self, contestant: Contestant, point: Step) -> bool:
+    def _is_done(self, contestant: Candidate, point: Step) -> bool:
         """True where there is nothing to serve at this step: it has its record, or the search has ended before it."""
         if self.run.record(contestant, point.number) is not None:
             return True
         return point.number > 0 and self.run.next_rate(contestant) is None
 
-    def _rate(self, contestant: Contestant, point: Step) -> float:
+    def _rate(self, contestant: Candidate, point: Step) -> float:
         """Requests a second; until the step has its record, the search's next rate does not change."""
         if point.number == 0:
             return self.run.load.rate
@@ -94,7 +94,7 @@ class LoadPasses(Driver[Step, LoadRecord]):
         self.step = point
         return self.begin
 
-    def turn_request(self, contestant: Contestant, cell: Measured) -> dict[str, Any]:
+    def turn_request(self, contestant: Candidate, cell: Measured) -> dict[str, Any]:
         due_ns, shapes = self._slice(contestant, self.step, len(cell.rounds))
         most_seconds = MOST_OF_A_SLICE * due_ns[-1] / 1e9 + SECONDS_BESIDE
         return {
@@ -104,7 +104,7 @@ class LoadPasses(Driver[Step, LoadRecord]):
             "most_seconds": most_seconds,
         }
 
-    def _slice(self, contestant: Contestant, point: Step, number: int) -> tuple[list[int], list[Shape]]:
+    def _slice(self, contestant: Candidate, point: Step, number: int) -> tuple[list[int], list[Shape]]:
         load = self.run.load
         rate = self._rate(contestant, point)
         found = schedule(self.run.traffic, rate, load.slice_of(point.number), self.grid.seed, number)
@@ -113,7 +113,7 @@ class LoadPasses(Driver[Step, LoadRecord]):
     def _is_enough(self, taken: int, cells: Sequence[Measured]) -> bool:
         return taken >= self.run.load.slices_of(self.step.number)
 
-    def judge(self, point: Step, contestant: Contestant, cell: Measured) -> None:
+    def judge(self, point: Step, contestant: Candidate, cell: Measured) -> None:
         computes = self.prepared.classes[contestant].computes_the_model
         tolerance = tolerance_of(contestant.precision, tf32=self.prepared.grid.tf32)
         cases = self._cases(point, contestant) if computes else {}
@@ -128,7 +128,7 @@ class LoadPasses(Driver[Step, LoadRecord]):
         else:
             cell.parity = worst_case(reply["cases"], tolerance)
 
-    def _cases(self, point: Step, contestant: Contestant) -> dict[str, Any] | str:
+    def _cases(self, point: Step, contestant: Candidate) -> dict[str, Any] | str:
         """What is judged, or why nothing can be: the last request that was served, and one more call of others.
 
         That call joins a sequence of the longest length with as many of the shortest as may be; where none are joined,
@@ -165,7 +165,7 @@ class LoadPasses(Driver[Step, LoadRecord]):
         self.run.records.append(outcome)
         return record_line(outcome)
 
-    def record(self, point: Step, contestant: Contestant, cell: Measured) -> LoadRecord:
+    def record(self, point: Step, contestant: Candidate, cell: Measured) -> LoadRecord:
         artifact = self.prepared.artifacts.get(contestant)
         rate = self._rate(contestant, point)
         return LoadRecord(

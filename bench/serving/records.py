@@ -9,14 +9,15 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from bench import conditions, statistics
+from bench import statistics
 from bench.choice.constraints import Slo
 from bench.choice.traffic import Traffic
+from bench.machine import conditions
 from bench.records import CellRecord, exit_code_of
 from bench.serving import search
 from bench.serving.plan import LoadPlan, traffic_to_json
 from bench.serving.search import Found, Trial
-from bench.spec import Contestant, Grid, TimingPlan
+from bench.spec import Candidate, Grid, TimingPlan
 
 SCHEMA = 1
 #: What became of a service level.
@@ -177,12 +178,12 @@ class LoadRun:
     is_complete: bool = False
     parent_cpu_share: float | None = None
 
-    def record(self, contestant: Contestant, step: int = 0) -> LoadRecord | None:
+    def record(self, contestant: Candidate, step: int = 0) -> LoadRecord | None:
         """What became of a contestant at the rate that was asked for, or at a step of its search; None without."""
         found = (one for one in self.records if one.contestant == contestant and one.step == step)
         return next(found, None)
 
-    def trials(self, contestant: Contestant) -> list[Trial]:
+    def trials(self, contestant: Candidate) -> list[Trial]:
         """Rates at which the service levels could be judged.
 
         A miss while other work disturbed the machine is no evidence the first time: the rate is tried once more.
@@ -207,19 +208,19 @@ class LoadRun:
         alone = ((slo, statistics.percentile(record.calls_ns, slo.rank)) for slo in self.load.slos)
         return any(value is not None and value > slo.limit_ns for slo, value in alone)
 
-    def is_sound(self, contestant: Contestant) -> bool:
+    def is_sound(self, contestant: Candidate) -> bool:
         """True where all that was measured of a contestant computed the model; a broken one keeps no service level."""
         records = [one for one in self.records if one.contestant == contestant]
         return bool(records) and all(one.status == "ok" and (one.is_comparable or not one.judged) for one in records)
 
-    def largest_rate(self, contestant: Contestant) -> Found | None:
+    def largest_rate(self, contestant: Candidate) -> Found | None:
         """The largest rate that keeps the service levels; None without a search, or where the model is not the same."""
         if self.load.search_requests is None or not self.is_sound(contestant):
             return None
         trials = self.trials(contestant)
         return search.bracket(trials) if trials else None
 
-    def next_rate(self, contestant: Contestant) -> float | None:
+    def next_rate(self, contestant: Candidate) -> float | None:
         """The rate that a contestant's search tries next; None where it has ended."""
         if self.load.search_requests is None or not self.is_sound(contestant):
             return None

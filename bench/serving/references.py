@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from bench.inputs import InputPlan
+from bench.parity.inputs import InputPlan
 from bench.parity.matrix import Matrix
-from bench.references import Key, References, Say
+from bench.parity.references import Key, References, Say
 from bench.serving.plan import SEQUENCES
 from bench.serving.requests import case_of
 from bench.spec import Grid

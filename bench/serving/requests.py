@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.inputs import InputPlan
 from bench.parity import judging
+from bench.parity.inputs import InputPlan
 from bench.serving.plan import SEQUENCES
 from bench.serving.queue import Batching, serve
 

@@ -16,14 +16,14 @@ from bench.budget import parse_budget
 from bench.choice.api import choose
 from bench.choice.choice import ratio_between
 from bench.choice.traffic import Traffic, read_traffic
-from bench.environments.stored import parse_pythons
 from bench.errors import BenchError, UserError
 from bench.introduction import find_source
+from bench.process.environments.stored import parse_pythons
 from bench.records import Run
 from bench.spec import (
     DEFAULT_ARTIFACTS,
     PRECISIONS,
-    Contestant,
+    Candidate,
     Shape,
     TimingPlan,
     artifacts_option,
@@ -308,11 +308,11 @@ def _together(trials: Sequence[Trial], one_by_one: bool) -> list[list[Trial]]:
     return list(groups.values())
 
 
-def _labels(contestants: Sequence[Contestant]) -> list[str]:
+def _labels(contestants: Sequence[Candidate]) -> list[str]:
     return list(dict.fromkeys(contestant.label for contestant in contestants))
 
 
-def _precisions_of(contestants: Sequence[Contestant]) -> list[str]:
+def _precisions_of(contestants: Sequence[Candidate]) -> list[str]:
     return list(dict.fromkeys(contestant.precision for contestant in contestants))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.damage import check_objects, check_texts, damage_told
 from bench.linesfile import read_lines
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 from bench.statistics import Interval, Ratio
 from bench.tuning.results import SCHEMA, Goal, Outcome, Tuning
 from bench.tuning.space import Trial
@@ -44,7 +44,7 @@ def _goal(data: Mapping[str, Any]) -> Goal:
 
 def _trial_of_row(row: Mapping[str, Any]) -> Trial:
     names = ("backend", "variant", "precision", "copy", "environment")
-    return Trial(Contestant(**{name: row[name] for name in names}), int(row["threads"]))
+    return Trial(Candidate(**{name: row[name] for name in names}), int(row["threads"]))
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:
@@ -52,7 +52,7 @@ def _outcome(row: Mapping[str, Any]) -> Outcome:
 
 
 def _trial(data: Mapping[str, Any] | None) -> Trial | None:
-    return None if data is None else Trial(Contestant(**data["contestant"]), int(data["threads"]))
+    return None if data is None else Trial(Candidate(**data["contestant"]), int(data["threads"]))
 
 
 def _ratio(data: Mapping[str, Any] | None) -> Ratio | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import statistics
 from bench.records import SAME_MODEL, Record, Run
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 from bench.statistics import Ratio
 from bench.tuning.space import Trial
 
@@ -110,7 +110,7 @@ def _row(trial: Trial, outcome: Outcome) -> dict[str, Any]:
     return {**asdict(trial.contestant), "threads": trial.threads, **asdict(outcome)}
 
 
-def outcome_of(run: Run, contestant: Contestant, goal: Goal, is_final: bool) -> Outcome:
+def outcome_of(run: Run, contestant: Candidate, goal: Goal, is_final: bool) -> Outcome:
     """What `run` says of a contestant: its mean time by the goal's shares, or why it does not qualify.
 
     A cell's time is its median; before the final that of its best round, as a disturbance must throw nobody out.

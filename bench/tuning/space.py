@@ -8,17 +8,17 @@ from pathlib import Path
 
 import backends as registry
 from backends.base import Backend
-from bench.environments.asking import environment_of
-from bench.environments.stored import check_all_used, places, unfinished
 from bench.errors import UserError
-from bench.spec import PRECISIONS, Contestant, parse_contestants
+from bench.process.environments.asking import environment_of
+from bench.process.environments.stored import check_all_used, places, unfinished
+from bench.spec import PRECISIONS, Candidate, parse_contestants
 
 
 @dataclass(frozen=True, order=True)
 class Trial:
     """One point of the searched space."""
 
-    contestant: Contestant
+    contestant: Candidate
     threads: int
 
     @property
@@ -31,7 +31,7 @@ class Trial:
 class Space:
     """Who is tried, those that cost least to try first, and who is not, with the reason."""
 
-    contestants: tuple[Contestant, ...]
+    contestants: tuple[Candidate, ...]
     left_out: tuple[tuple[str, str], ...]
     """Label and reason."""
 
@@ -71,7 +71,7 @@ def asked_space(
     another environment. `root` and `pythons` are those of `whole_space`.
     """
     asked = list(names.split(",")) if isinstance(names, str) else list(names)
-    found, left_out, used = list[Contestant](), list[tuple[str, str]](), set[str]()
+    found, left_out, used = list[Candidate](), list[tuple[str, str]](), set[str]()
     known = {*places(root), *dict(pythons)}
     for name in (part.strip() for part in asked if part.strip()):
         contestants = parse_contestants([name], precisions, places=known)
@@ -101,9 +101,9 @@ def _of_backend(
     precisions: Sequence[str],
     root: Path,
     pythons: Sequence[tuple[str, str]],
-) -> tuple[list[Contestant], list[tuple[str, str]]]:
+) -> tuple[list[Candidate], list[tuple[str, str]]]:
     wanted = [
-        Contestant(backend.name, variant, precision, environment=environment)
+        Candidate(backend.name, variant, precision, environment=environment)
         for precision in precisions
         for variant in backend.variants
         if variant not in backend.not_for_deployment
@@ -131,7 +131,7 @@ def _of_backend(
     return found, list(refused)
 
 
-def _cost(contestant: Contestant) -> tuple[bool, int, str, bool, str]:
+def _cost(contestant: Candidate) -> tuple[bool, int, str, bool, str]:
     """What is tried first: runtimes that compile no shape, fp32, plain variants."""
     backend = registry.load_class(contestant.backend)
     precision = PRECISIONS.index(contestant.precision)

@@ -48,7 +48,8 @@ def test_variants_keep_the_contract(name: str, variant: str, model: str, artifac
 def test_attention_is_computed_by_the_kernel_that_was_asked_for(variant: str, kernel: str, artifacts: Path) -> None:
     import torch
 
-    from bench import inputs, testing
+    from bench import testing
+    from bench.parity import inputs
 
     bench = testing._Workbench(Eager, variant, "bert-tiny", "cpu", "fp32", artifacts)
     backend = bench._loaded()
@@ -69,7 +70,8 @@ def test_a_model_with_attention_of_its_own_is_refused(artifacts: Path) -> None:
 
 @pytest.mark.slow
 def test_one_dynamic_graph_serves_many_shapes(artifacts: Path) -> None:
-    from bench import inputs, testing
+    from bench import testing
+    from bench.parity import inputs
 
     assert len(check_backend("compile", variant="dynamic", artifacts=artifacts)) == 7
     bench = testing._Workbench(backends.load_class("compile"), "dynamic", "bert-tiny", "cpu", "fp32", artifacts)
@@ -168,7 +170,8 @@ def test_backend_keeps_the_contract_on_a_gpu(name: str, precision: str, artifact
 @pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile", "aoti", "tensorrt"])
 def test_synchronize_waits_for_the_device(name: str, artifacts: Path) -> None:
     """Synchronised wall time of a call covers the device time that its events report."""
-    from bench import inputs, testing
+    from bench import testing
+    from bench.parity import inputs
 
     if reason := backends.load_class(name).supports("cuda", "fp32"):
         pytest.skip(reason)

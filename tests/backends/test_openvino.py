@@ -13,7 +13,7 @@ import backends
 from backends import base
 from backends.base import UnsupportedError
 from backends.openvino import OpenVino
-from bench.inputs import make_batch
+from bench.parity.inputs import make_batch
 from bench.testing import ContractError, _Workbench, check_backend
 from bench.testing_generation import check_generation
 

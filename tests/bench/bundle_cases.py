@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bench import channel, machine
+from bench import machine
+from bench.process import channel
 from bench.records import Record, Run
 from bench.runfile import RunFile, record_line
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 from exporters import checkpoint, sources
 from exporters.store import recipe_key
 from tests.in_process import InThisProcess
@@ -30,7 +31,7 @@ def fingerprint() -> dict[str, Any]:
     return machine.fingerprint()
 
 
-def record(contestant: Contestant, shape: Shape, ms: float = 5.0, **values: Any) -> Record:
+def record(contestant: Candidate, shape: Shape, ms: float = 5.0, **values: Any) -> Record:
     """A measured cell: ten rounds of 20 calls, all alike."""
     fields: dict[str, Any] = {
         "rounds": [[round(ms * MS)] * 20] * 10, "parity": {"verdict": "equivalent", "reason": "like eager"},
@@ -44,7 +45,7 @@ def record(contestant: Contestant, shape: Shape, ms: float = 5.0, **values: Any)
 
 def run_of(
     model: str = "bert-tiny",
-    contestants: Sequence[Contestant] = (Contestant("onnx", "default", "fp32"),),
+    contestants: Sequence[Candidate] = (Candidate("onnx", "default", "fp32"),),
     shapes: Sequence[Shape] = SHAPES,
     task: str = "base",
     **values: Any,

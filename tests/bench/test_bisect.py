@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import channel, inputs
-from bench.channel import WorkerError
 from bench.parity import bisect as bisection
-from bench.parity import inner
+from bench.parity import inner, inputs
 from bench.parity.bisect import CHUNK_BYTES, STATE_AXES, Search
 from bench.parity.findings import Value, chunks, operations, values_between
-from bench.spec import Contestant
+from bench.process import channel
+from bench.process.channel import WorkerError
+from bench.spec import Candidate
 from exporters import sources
 from exporters.store import Artifact, ArtifactStore
 from tests.in_process import InThisProcess
@@ -76,7 +76,7 @@ def bisect(
         np.savez(path, **inputs.make_batch(inputs.InputPlan(3, 24, 1024, 0, 0, 64), "padded"))
         weights = exported(model, "checkpoint").path
         return bisection.bisect(
-            weights, Contestant(backend, "default", "fp32"), artifact or exported(model, made_of).path, path,
+            weights, Candidate(backend, "default", "fp32"), artifact or exported(model, made_of).path, path,
             device="cpu", threads=1, root=artifacts, timeout_seconds=120, **options,
         )  # fmt: skip
 
@@ -277,7 +277,7 @@ def test_a_graph_with_names_of_its_own_is_traced_to_the_layer(bisect, exported, 
 
 def test_a_precision_that_eager_lacks_is_not_bisected(tmp_path: Path) -> None:
     found = bisection.bisect(
-        tmp_path, Contestant("onnx", "default", "int8"), tmp_path, tmp_path / "inputs.npz",
+        tmp_path, Candidate("onnx", "default", "int8"), tmp_path, tmp_path / "inputs.npz",
         device="cpu", threads=1, root=tmp_path, timeout_seconds=1,
     )  # fmt: skip
     assert found["layers_compared"] == 0
@@ -285,7 +285,7 @@ def test_a_precision_that_eager_lacks_is_not_bisected(tmp_path: Path) -> None:
 
 
 def bad_states(tmp_path: Path, ours: list[str], leave: list[bool], output_leaves: bool) -> tuple[list[int], list[str]]:
-    search = Search(tmp_path, tmp_path, Contestant("onnx", "default", "fp32"), tmp_path, 1, CHUNK_BYTES)
+    search = Search(tmp_path, tmp_path, Candidate("onnx", "default", "fp32"), tmp_path, 1, CHUNK_BYTES)
     states = [Value(f"layer {index}", name, STATE_AXES, 8) for index, name in enumerate(ours)]
     compared = list(zip(states, [{"leaves_tolerance": leaves} for leaves in leave], strict=True))
     return search._bad_states(compared, output_leaves), search.findings.notes

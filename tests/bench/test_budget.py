@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bench
-from bench import capacity
 from bench.api import Listener
 from bench.budget import Budget, Spending, choose, parse_budget
 from bench.errors import UserError
+from bench.machine import capacity
 from bench.runfile import read_run
 from bench.spec import Shape, TimingPlan
 

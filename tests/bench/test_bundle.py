@@ -29,19 +29,19 @@ from bench.bundle.manifest import read as read_manifest
 from bench.bundle.samples import MOST_BYTES, SHAPES, WIDE_SHAPES, samples_of, tensors_in
 from bench.bundle.selection import Constraints, check_parity_of, plain, select
 from bench.bundle.verify import BundleVerification
-from bench.channel import WorkerError
 from bench.parity.certificate import Judgement
 from bench.parity.certificate import read as read_certificate
 from bench.parity.verify import verify
+from bench.process.channel import WorkerError
 from bench.records import Run
 from bench.report import bundle as report
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 from exporters.sources import resolve
 from exporters.store import MANIFEST
 from tests.bench.bundle_cases import MS, in_this_process, record, run_of, write
 from tests.in_process import InThisProcess
 
-ONNX, TORCHSCRIPT, EAGER = (Contestant(name, "default", "fp32") for name in ("onnx", "torchscript", "eager"))
+ONNX, TORCHSCRIPT, EAGER = (Candidate(name, "default", "fp32") for name in ("onnx", "torchscript", "eager"))
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def test_what_was_not_measured_is_not_deployed_and_what_partly_was_says_so() -> 
 
 
 def test_what_computes_no_model_is_not_deployed() -> None:
-    null = Contestant("null", "default", "fp32")
+    null = Candidate("null", "default", "fp32")
     run = run_of(contestants=(null,))
     run.records = [replace(entry, judged=False, parity={}) for entry in run.records]
     with pytest.raises(UserError, match="computes no model"):
@@ -131,18 +131,18 @@ def test_what_computes_no_model_is_not_deployed() -> None:
 @pytest.mark.parametrize(
     ("contestant", "weights", "words"),
     [
-        (Contestant("numpy_bert", "default", "fp32"), "random", "of another package"),
-        (Contestant("eager", "grad", "fp32"), "random", "--choose eager"),
+        (Candidate("numpy_bert", "default", "fp32"), "random", "of another package"),
+        (Candidate("eager", "grad", "fp32"), "random", "--choose eager"),
         (EAGER, "module", "--choose onnx or torchscript"),
-        (Contestant("compile", "max-autotune", "fp32"), "module", "--choose onnx or torchscript"),
-        (Contestant("onnx", "default", "bf16"), "random", "NumPy has no bf16"),
-        (Contestant("onnx", "tensorrt", "fp16"), "random", "run.py does not set it up; --choose onnx"),
-        (Contestant("onnx", "cuda-graphs", "fp32"), "random", "run.py does not set it up; --choose onnx"),
-        (Contestant("aoti", "default", "fp32"), "random", "--choose torchscript or onnx"),
-        (Contestant("openvino", "default", "int8"), "random", "--choose openvino/fp32 or openvino/bf16"),
+        (Candidate("compile", "max-autotune", "fp32"), "module", "--choose onnx or torchscript"),
+        (Candidate("onnx", "default", "bf16"), "random", "NumPy has no bf16"),
+        (Candidate("onnx", "tensorrt", "fp16"), "random", "run.py does not set it up; --choose onnx"),
+        (Candidate("onnx", "cuda-graphs", "fp32"), "random", "run.py does not set it up; --choose onnx"),
+        (Candidate("aoti", "default", "fp32"), "random", "--choose torchscript or onnx"),
+        (Candidate("openvino", "default", "int8"), "random", "--choose openvino/fp32 or openvino/bf16"),
     ],
 )
-def test_what_a_bundle_cannot_carry_is_refused_with_a_remedy(contestant: Contestant, weights: str, words: str) -> None:
+def test_what_a_bundle_cannot_carry_is_refused_with_a_remedy(contestant: Candidate, weights: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         runtimes.check(contestant, replace(run_of().grid, weights=weights))
 
@@ -177,7 +177,7 @@ def programs() -> dict[str, str]:
             if f"{backend}:{variant}" in runtimes.NOT_CARRIED:
                 continue
             for device in ("cpu", "cuda"):
-                contestant = Contestant(backend, variant, "fp16" if device == "cuda" else "fp32")
+                contestant = Candidate(backend, variant, "fp16" if device == "cuda" else "fp32")
                 grid = replace(run_of().grid, device=device, model='"""\nimport os # \\')
                 metadata = {"outputs": ["a", 'odd "name\\'], "class": "BertModel"}
                 name = f"{backend}-{variant}-{device}.py"
@@ -455,7 +455,7 @@ def test_one_altered_byte_is_exit_code_3_and_nothing_is_run(
     data = bytearray((copied / name).read_bytes())
     data[len(data) // 2] ^= 1
     (copied / name).write_bytes(data)
-    monkeypatch.setattr("bench.channel.Worker.__init__", started)
+    monkeypatch.setattr("bench.process.channel.Worker.__init__", started)
     found = verify_bundle(copied)
     assert found.exit_code == 3
     assert found.judgement is None

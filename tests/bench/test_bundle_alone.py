@@ -14,7 +14,7 @@ import pytest
 
 from bench import deploy, verify_bundle
 from bench.bundle import samples
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 from tests.bench.bundle_cases import in_this_process, run_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -57,7 +57,7 @@ def differences(python: str, folder: Path, blocked: Sequence[str] = ()) -> dict[
 def bundle_of(
     artifacts: Path, folder: Path, backend: str, model: str = "bert-tiny", task: str = "base", variant: str = "default"
 ) -> Path:
-    contestant = Contestant(backend, variant, "fp32")
+    contestant = Candidate(backend, variant, "fp32")
     run = run_of(model, (contestant,), (Shape(1, 16),), task)
     with in_this_process():
         return deploy(run, folder, choose=contestant.label, artifacts=artifacts).folder
@@ -116,7 +116,7 @@ def test_a_module_of_the_users_own_is_bundled_without_its_code(tmp_path: Path) -
     shutil.copy(Path(__file__).parent.parent / "exporters" / "own_cases.py", own / "own_cases.py")
     model = f"{own / 'own_cases.py'}:two"
     store = ArtifactStore(tmp_path / "artifacts")
-    contestant = Contestant("torchscript", "default", "fp32")
+    contestant = Candidate("torchscript", "default", "fp32")
     with in_this_process():
         source = find_source(model, store, threads=1)
         run = run_of("bert-tiny", (contestant,), (Shape(1, 16), Shape(3, 5)))

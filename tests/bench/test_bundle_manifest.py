@@ -18,7 +18,7 @@ from bench.bundle import manifest as manifests
 from bench.bundle.manifest import FILE, MOST_FAULTS, Manifest, checksums, read
 from bench.bundle.samples import Samples
 from bench.errors import UserError
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 
 FILES = {
     "run.py": b"print('hello')\n", "model/model.onnx": bytes(range(256)), "model/artifact.json": b"{}\n",
@@ -29,7 +29,7 @@ FILES = {
 def manifest_of(folder: Path) -> Manifest:
     return Manifest(
         model="bert", task="base", weights="random", origin="seeded random (seed 0)", checkpoint="c0ffee",
-        weights_checksum="ab", contestant=Contestant("onnx", "default", "fp32"), device="cpu", threads=2,
+        weights_checksum="ab", contestant=Candidate("onnx", "default", "fp32"), device="cpu", threads=2,
         artifact_folder="model", artifact={"format": "onnx", "key": "k", "checksum": "c"}, verdict="equivalent",
         chosen=("named",), run={"file": "run.jsonl"}, command="bench deploy", made="2026-01-01T00:00:00+00:00",
         fingerprint={"cpu": "A CPU", "memory_bytes": 2**40}, requirements={"numpy": "2.0"}, made_with={}, source={},

@@ -16,10 +16,10 @@ import pytest
 from bench import UserError, deploy, machine, verify_bundle
 from bench.bundle import triton
 from bench.bundle.samples import folder_of
-from bench.spec import Contestant, Shape
+from bench.spec import Candidate, Shape
 from tests.bench.bundle_cases import in_this_process, run_of
 
-ONNX, TORCHSCRIPT = (Contestant(name, "default", "fp32") for name in ("onnx", "torchscript"))
+ONNX, TORCHSCRIPT = (Candidate(name, "default", "fp32") for name in ("onnx", "torchscript"))
 SHAPES = (Shape(1, 16), Shape(2, 37))
 DATA_TYPES = {
     "TYPE_INVALID": 0, "TYPE_BOOL": 1, "TYPE_UINT8": 2, "TYPE_INT8": 6, "TYPE_INT16": 7, "TYPE_INT32": 8,
@@ -101,7 +101,7 @@ def samples_in(folder: Path, kind: str = "float32") -> Path:
 METADATA = {"inputs": ["features", "ids"], "outputs": ["states", "pooled"]}
 
 
-def config_of(contestant: Contestant, folder: Path, **grid: Any) -> Any:
+def config_of(contestant: Candidate, folder: Path, **grid: Any) -> Any:
     made = replace(run_of(shapes=(Shape(8, 16), Shape(1, 64))).grid, threads=3, **grid)
     return parsed(triton.config_text(contestant, made, METADATA, folder, SHAPES))
 
@@ -148,11 +148,11 @@ def test_what_triton_has_no_type_for_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["eager", "compile"])
 def test_only_runtimes_with_a_backend_of_tritons_own(backend: str) -> None:
     with pytest.raises(UserError, match="--format triton is for onnx and torchscript"):
-        triton.check(Contestant(backend, "default", "fp32"))
+        triton.check(Candidate(backend, "default", "fp32"))
 
 
 @pytest.mark.parametrize("contestant", [ONNX, TORCHSCRIPT], ids=["onnx", "torchscript"])
-def test_a_model_repository_is_a_bundle_too(artifacts: Path, tmp_path: Path, contestant: Contestant) -> None:
+def test_a_model_repository_is_a_bundle_too(artifacts: Path, tmp_path: Path, contestant: Candidate) -> None:
     with in_this_process():
         made = deploy(
             run_of(contestants=(contestant,)), tmp_path / "out", choose=contestant.backend, format="triton",

@@ -13,20 +13,20 @@ import pytest
 
 from backends.eager import Eager
 from backends.null import Null
-from bench.channel import WorkerError
 from bench.errors import BenchError, UserError
 from bench.parity import examination as examination_module
 from bench.parity.certificate import Certificate, Judgement, check_writable, exit_code, read
 from bench.parity.examination import Examination
 from bench.parity.matrix import Matrix
+from bench.parity.references import GENERATION
 from bench.parity.verdict import TOLERANCES
-from bench.references import GENERATION
+from bench.process.channel import WorkerError
 from bench.report import parity as report
-from bench.spec import Contestant, Grid, Shape
+from bench.spec import Candidate, Grid, Shape
 from exporters.store import Artifact, files_checksum
 
 SHAPES = (Shape(1, 8), Shape(2, 8), Shape(3, 8))
-ONNX = Contestant("onnx", "default", "fp32")
+ONNX = Candidate("onnx", "default", "fp32")
 
 
 def figures(**changes: Any) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Scripted:
 def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
     Scripted.answers.clear()
     Scripted.started.clear()
-    monkeypatch.setattr(examination_module.worker, "start", lambda *rest, python, tf32: Scripted())
+    monkeypatch.setattr(examination_module.session, "start", lambda *rest, python, tf32: Scripted())
     return Scripted
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.channel import Worker, WorkerError
+from bench.process.channel import Worker, WorkerError
 
 
 def null_worker(variant: str = "default") -> Worker:
@@ -124,7 +124,7 @@ def test_a_worker_has_the_thread_budget_in_its_environment(worker: Worker) -> No
 
 DRIVER = """
 import os, sys, time
-from bench.channel import Worker
+from bench.process.channel import Worker
 worker = Worker([sys.executable, "-m", "bench.worker", "--backend", "null", "--variant", "hang", "--parent", str(os.getpid())], 1)
 worker.request({"op": "hello"}, 60)
 worker.request({"op": "load"}, 60)

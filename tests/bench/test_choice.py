@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bench import choose, statistics
 from bench.budget import Budget
-from bench.choice.candidates import Candidate
+from bench.choice.candidates import Weighed
 from bench.choice.choice import Choice
 from bench.choice.constraints import parse_slo
 from bench.choice.grid import INTERPOLATED, MEASURED, ROUNDED_UP, place
@@ -28,7 +28,7 @@ from bench.records import Record, Run
 from bench.report import choice_lines as report
 from bench.report.choice import render as report_text
 from bench.runfile import RunFile, record_line
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 
 MS = 1_000_000
 ROUNDS = 10
@@ -62,7 +62,7 @@ def traffic(counts: Mapping[tuple[int, int], float]) -> Traffic:
     return Traffic({Shape(*shape): count for shape, count in counts.items()}, "test")
 
 
-def of(choice: Choice, label: str) -> Candidate:
+def of(choice: Choice, label: str) -> Weighed:
     return next(candidate for candidate in choice.candidates if candidate.label == label)
 
 
@@ -794,4 +794,4 @@ def test_a_contestant_is_labelled_with_its_precision_where_there_are_several() -
     half = replace(cell("eager", 1, 16, 4), precision="bf16")
     found = choose(run_of(cell("eager", 1, 16, 10), half))
     assert [candidate.label for candidate in found.candidates] == ["eager fp32", "eager bf16"]
-    assert found.chosen is not None and found.chosen.contestant == Contestant("eager", "default", "bf16")
+    assert found.chosen is not None and found.chosen.contestant == Candidate("eager", "default", "bf16")

@@ -13,7 +13,7 @@ import pytest
 from bench.comparison import THRESHOLD, VERDICTS
 from bench.records import Record, Run
 from bench.runfile import RunFile, record_line
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 from bench.testing import HEAVY
 
 MS = 1_000_000
@@ -30,7 +30,7 @@ def record(backend: str = "eager", ms: float = 10.0, status: str = "ok", **value
 
 def write(path: Path, *records: Record, day: int = 1, is_complete: bool = True, threads: int = 2, **values) -> str:
     """A run file as `bench compare` writes it; returns its name."""
-    contestants = tuple(dict.fromkeys(r.contestant for r in records)) or (Contestant("eager", "default", "fp32"),)
+    contestants = tuple(dict.fromkeys(r.contestant for r in records)) or (Candidate("eager", "default", "fp32"),)
     grid = Grid("bert", contestants, tuple(dict.fromkeys(r.shape for r in records)) or (Shape(1, 16),), "cpu", threads)
     fingerprint = {"cpu": "A CPU", "cpus": 2, "versions": {"torch": "2.12.0"}}
     started = f"2026-01-{day:02}T00:00:00+00:00"

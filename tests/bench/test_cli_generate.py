@@ -12,7 +12,7 @@ import bench
 from bench import preparation
 from bench.errors import UserError
 from bench.generation.records import GenerationRun, read_generation
-from bench.peaks import Peaks
+from bench.machine.roofline import Peaks
 from bench.report import generation
 from bench.spec import TimingPlan
 

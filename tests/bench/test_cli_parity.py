@@ -18,7 +18,7 @@ from bench.parity import check as check_module
 from bench.parity.certificate import Certificate
 from bench.parity.check import checked_overrides, tolerances
 from bench.parity.verdict import TOLERANCES
-from bench.spec import Contestant
+from bench.spec import Candidate
 from exporters.errors import ModelError
 from exporters.sources import resolve
 
@@ -41,7 +41,7 @@ def parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(signal, "signal", lambda *rest: None)
-    monkeypatch.setattr("bench.channel.Worker.__init__", refuse)
+    monkeypatch.setattr("bench.process.channel.Worker.__init__", refuse)
     return run
 
 
@@ -173,7 +173,7 @@ def test_the_function_refuses_as_the_command_does(tmp_path: Path, options: dict[
 def test_only_what_was_given_overrides_the_tolerances() -> None:
     given = checked_overrides({"--atol": 0, "--rtol": None, "--max-kl": 0.5, "--min-top1": 1}, "lm")
     assert given == {"atol": 0.0, "max_kl": 0.5, "min_top1": 1.0}
-    contestants = [Contestant("onnx", "default", precision) for precision in ("fp32", "bf16")]
+    contestants = [Candidate("onnx", "default", precision) for precision in ("fp32", "bf16")]
     found = tolerances(contestants, given)
     assert list(found) == ["fp32", "bf16"]
     for precision, tolerance in found.items():

@@ -21,10 +21,10 @@ from bench.generation.plan import Decoding, GenerationPlan
 from bench.generation.records import GenerationRecord, GenerationRun
 from bench.generation.records import record_line as generation_line
 from bench.linesfile import LinesFile
-from bench.peaks import Peaks
+from bench.machine.roofline import Peaks
 from bench.records import Record, Run
 from bench.runfile import peaks_line, record_line
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 from bench.study import plots
 from bench.study.reading import read_figures
 from exporters.sources import KeysAndValues
@@ -68,7 +68,7 @@ def compare_run(
 
 def corpus_run(path: Path, times: dict[tuple[str, int, str], float], is_complete: bool = True, **values: Any) -> str:
     """A run over 10 sentences of 5 tokens; `times` are ms a sentence by backend, batch and order."""
-    who = tuple(Contestant(name, "default", "fp32") for name in FORMATS)
+    who = tuple(Candidate(name, "default", "fp32") for name in FORMATS)
     batches = tuple(sorted({batch for _, batch, _ in times}))
     plan = CorpusPlan(batches, ("unsorted", "sorted"))
     run = CorpusRun(
@@ -90,7 +90,7 @@ def corpus_run(path: Path, times: dict[tuple[str, int, str], float], is_complete
 
 
 def generation_run(path: Path, **values: Any) -> str:
-    who = Contestant("eager", "default", "fp32")
+    who = Candidate("eager", "default", "fp32")
     run = GenerationRun(
         Grid("gpt2", (who,), (Shape(1, 1),), "cpu", 2, "random", "lm"), (1,), GenerationPlan(16, 512, Decoding("sample")),
         TimingPlan(), MACHINE, "seeded random (seed 0)", "c0ffee", f"bench generate {path.stem}", "2026-01-03",

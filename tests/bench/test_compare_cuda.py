@@ -10,7 +10,8 @@ import pytest
 import backends
 import bench
 from backends.base import OutOfMemoryError, runtime_errors
-from bench import peaks, statistics
+from bench import statistics
+from bench.process import peaks
 from bench.spec import TimingPlan
 
 pytestmark = pytest.mark.gpu
@@ -92,7 +93,8 @@ def test_tf32_multiplies_faster_than_fp32(tmp_path: Path) -> None:
 def test_a_limit_of_the_allocator_is_kept_and_told_as_out_of_memory(name: str, artifacts: Path) -> None:
     import torch
 
-    from bench import inputs, testing
+    from bench import testing
+    from bench.parity import inputs
 
     if reason := backends.load_class(name).supports("cuda", "fp32"):
         pytest.skip(reason)

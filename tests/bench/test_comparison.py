@@ -24,9 +24,9 @@ from bench.comparison import (
     weights_of,
 )
 from bench.errors import UserError
-from bench.peaks import Peaks
+from bench.machine.roofline import Peaks
 from bench.records import Record, Run
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 
 MS = 1_000_000
 STARTED = "2026-01-01T00:00:00+00:00"
@@ -53,7 +53,7 @@ def record(
 
 
 def run_of(*records: Record, planned: tuple[str, ...] = ("eager",), started: str = STARTED, **values) -> Run:
-    contestants = dict.fromkeys([*(Contestant(name, "default", "fp32") for name in planned)])
+    contestants = dict.fromkeys([*(Candidate(name, "default", "fp32") for name in planned)])
     contestants |= dict.fromkeys(entry.contestant for entry in records)
     grid = Grid("bert", tuple(contestants), (Shape(1, 16),), "cpu", 2)
     made = Run(

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import conditions, gpu
-from bench.conditions import Snapshot
-from bench.gpu import State
-from bench.host import CpuSeconds, QuotaPeriods
+from bench.machine import conditions, gpu
+from bench.machine.conditions import Snapshot
+from bench.machine.gpu import State
+from bench.machine.host import CpuSeconds, QuotaPeriods
 
 CPU = "sys/devices/system/cpu"
 

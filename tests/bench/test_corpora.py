@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 import bench
 from backends.base import UnsupportedError
 from backends.null import Null
-from bench import corpus as own_text
 from bench import driver as driver_module
 from bench.corpora import passes as passes_module
 from bench.corpora import sentences
@@ -23,9 +22,10 @@ from bench.corpora.plan import CorpusPlan, Packing, pack
 from bench.corpora.requests import padded
 from bench.corpora.sentences import CorpusSummary
 from bench.errors import UserError
+from bench.parity import texts as own_text
 from bench.parity.verdict import TOLERANCES, Tolerance, verdict
+from bench.process.session import Session
 from bench.spec import TimingPlan
-from bench.worker import Session
 from exporters import sources
 
 FAST = TimingPlan(rounds=2, warmup_seconds=0.0, warmup_most_seconds=0.0, timeout_seconds=120)

@@ -11,7 +11,7 @@ import pytest
 from bench.records import Record, Run
 from bench.report.crossover import COLOURS, crossover, render_map
 from bench.runfile import read_run
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 
 ESCAPES = re.compile("\x1b\\[[0-9;]*m")
 
@@ -24,7 +24,7 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
 
 
-def record(who: Contestant, shape: Shape, ms: float, **values) -> Record:
+def record(who: Candidate, shape: Shape, ms: float, **values) -> Record:
     fields = {
         "model": "bert", "backend": who.backend, "variant": who.variant, "precision": who.precision, "device": "cpu",
         "batch": shape.batch, "length": shape.length, "status": "ok", "rounds": [[round(ms * 1e6)] * 3] * 6,
@@ -35,7 +35,7 @@ def record(who: Contestant, shape: Shape, ms: float, **values) -> Record:
 
 def run_of(names: list[str], ms: dict[Shape, list[float | None]], **values) -> Run:
     """Medians by shape in the order of `names`; None for a cell that failed."""
-    contestants = tuple(Contestant(*[*name.split(":"), "default"][:2], "fp32") for name in names)
+    contestants = tuple(Candidate(*[*name.split(":"), "default"][:2], "fp32") for name in names)
     records = [
         record(who, shape, time, **values)
         if time is not None

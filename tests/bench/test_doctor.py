@@ -19,15 +19,17 @@ from typer.testing import CliRunner
 import backends
 import exporters
 from backends.base import Backend
-from bench import api, doctor, installed, machine, otherwork, peaks
-from bench.conditions import Disturbance
+from bench import api, doctor, machine
 from bench.doctor import Findings, Noise, Overhead, Twins, Unmeasured
 from bench.errors import BenchError, UserError
-from bench.installed import Lack, Part
-from bench.peaks import Peaks
+from bench.machine import otherwork
+from bench.machine.conditions import Disturbance
+from bench.machine.roofline import Peaks
+from bench.process import installed, peaks
+from bench.process.installed import Lack, Part
 from bench.records import Record, Run
 from bench.report import doctor as page
-from bench.spec import Contestant, Grid, TimingPlan
+from bench.spec import Candidate, Grid, TimingPlan
 from bench.statistics import TIE_MARGIN, Interval, Ratio
 from bench.testing import HEAVY
 
@@ -51,7 +53,7 @@ def twin_record(copy: int, rounds: list[float], **values: Any) -> Record:
 
 
 def twins_run(*records: Record) -> Run:
-    contestants = tuple(Contestant("eager", "default", "fp32", copy) for copy in (1, 2))
+    contestants = tuple(Candidate("eager", "default", "fp32", copy) for copy in (1, 2))
     shapes = tuple(dict.fromkeys(record.shape for record in records))
     grid = Grid("bert-tiny", contestants, shapes, "cpu", 2)
     run = Run(grid, TimingPlan(), FINGERPRINT, "seeded random", "c0ffee", "", "2026-01-01", list(records))

@@ -10,24 +10,25 @@ import pytest
 
 import bench
 import bench.api
-from bench import channel, doubling, report
+from bench import doubling, report
 from bench.choice.api import choose
 from bench.choice.candidates import places_of
 from bench.choice.traffic import Traffic
 from bench.comparison import compare_runs
 from bench.errors import UserError
 from bench.preparation import Preparation
+from bench.process import channel
 from bench.records import Record, Run
 from bench.runfile import read_run
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 from tests.in_process import InThisProcess
 
 FAST = TimingPlan(rounds=3, seconds_per_cell=0.03, warmup_seconds=0.0, warmup_most_seconds=0.02, timeout_seconds=60)
-EAGER, ONNX = Contestant("eager", "default", "fp32"), Contestant("onnx", "default", "fp32")
+EAGER, ONNX = Candidate("eager", "default", "fp32"), Candidate("onnx", "default", "fp32")
 OOM = {"status": "oom", "reason": "no memory", "rounds": [], "parity": {}}
 
 
-def record(who: Contestant, shape: Shape, ms: float, **values) -> Record:
+def record(who: Candidate, shape: Shape, ms: float, **values) -> Record:
     fields = {
         "model": "bert", "backend": who.backend, "variant": who.variant, "precision": who.precision, "device": "cpu",
         "batch": shape.batch, "length": shape.length, "status": "ok", "rounds": [[round(ms * 1e6)] * 3] * 6,
@@ -36,7 +37,7 @@ def record(who: Contestant, shape: Shape, ms: float, **values) -> Record:
     return Record(**(fields | values))
 
 
-def run_of(speeds: dict[Contestant, dict[int, float | None]], length: int = 128, **values) -> Run:
+def run_of(speeds: dict[Candidate, dict[int, float | None]], length: int = 128, **values) -> Run:
     """Sequences a second by contestant and batch, the same in every round; None for out of memory."""
     records = [
         record(who, Shape(batch, length), 1e3 * batch / speed, **values)

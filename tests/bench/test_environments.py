@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 
 import backends
-from bench import export, testing
+from bench import testing
 from bench.cli.env import app
-from bench.environments import asking, making, stored
-from bench.environments.asking import Interpreter
 from bench.errors import BenchError, UserError
 from bench.footprint.results import read_memory
 from bench.preparation import Preparation
+from bench.process import export
+from bench.process.environments import asking, making, stored
+from bench.process.environments.asking import Interpreter
 from bench.runfile import read_run
-from bench.spec import Contestant, Grid, Shape, TimingPlan, command_of, parse_contestants
+from bench.spec import Candidate, Grid, Shape, TimingPlan, command_of, parse_contestants
 from exporters import sources
 from exporters.errors import UnsupportedModelError
 from exporters.store import ArtifactStore
@@ -54,7 +55,7 @@ def ask_anew() -> None:
 
 def test_an_environment_stands_behind_the_backend_and_before_the_copy() -> None:
     (found,) = parse_contestants("onnx@old@2", "fp32", places={"onnx@old"})
-    assert found == Contestant("onnx", "default", "fp32", 2, "old")
+    assert found == Candidate("onnx", "default", "fp32", 2, "old")
     assert (found.label, found.place) == ("onnx@old@2", "onnx@old")
     (found,) = parse_contestants("compile:freezing@old", "fp32", places={"compile@old"})
     assert (found.label, found.copy, found.environment) == ("compile:freezing@old", 1, "old")
@@ -267,10 +268,10 @@ def test_an_environment_that_has_the_exporters_libraries_exports_itself(
 
         def kill(self) -> None: ...
 
-    monkeypatch.setattr("bench.channel.Worker", Started)
+    monkeypatch.setattr("bench.process.channel.Worker", Started)
     with pytest.raises(BenchError, match="left nothing under its key"):
         found._export(there_recipe, [], there.python)
-    assert commands[0][:4] == [str(there.python), "-P", "-m", "bench.export"]
+    assert commands[0][:4] == [str(there.python), "-P", "-m", "bench.process.export"]
 
 
 def test_an_environment_without_them_loads_what_this_one_exports(
@@ -290,11 +291,11 @@ def test_the_environment_says_what_cannot_run_there(tmp_path: Path, monkeypatch:
 def test_another_interpreter_sees_of_an_installed_copy_our_packages_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench import channel
+    from bench.process import channel
 
     assert channel.project_for_others(tmp_path) == {}
     installed = tmp_path / "lib" / "site-packages"
-    monkeypatch.setattr(channel, "__file__", str(installed / "bench" / "channel.py"))
+    monkeypatch.setattr(channel, "__file__", str(installed / "bench" / "process" / "channel.py"))
     monkeypatch.delenv("PYTHONPATH", raising=False)
     links = Path(channel.project_for_others(tmp_path)["PYTHONPATH"])
     assert {link.name: link.readlink() for link in links.iterdir()} == {
@@ -503,7 +504,7 @@ def test_a_model_that_a_format_cannot_hold_is_unsupported_and_no_failure(monkeyp
 def test_a_bundle_is_not_made_of_another_environment() -> None:
     from bench.bundle.runtimes import check
 
-    contestant = Contestant("onnx", "default", "fp32", environment="old")
+    contestant = Candidate("onnx", "default", "fp32", environment="old")
     grid = Grid("bert-tiny", (contestant,), (Shape(1, 8),), "cpu", 2)
     with pytest.raises(UserError, match="onnx@old ran in an environment of its own"):
         check(contestant, grid)

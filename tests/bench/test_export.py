@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench import export
-from bench.channel import WorkerError
+from bench.process import export
+from bench.process.channel import WorkerError
 
 
 class Process:

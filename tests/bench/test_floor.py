@@ -13,7 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.floor import TOLERANCE, Floor, floor_ns, is_implausible, share, transformer_flops
+from bench.machine.roofline import (
+    TOLERANCE,
+    Floor,
+    floor_ns,
+    is_implausible,
+    share,
+    transformer_flops,
+)
 
 counts = st.floats(min_value=0, max_value=1e18)
 rates = st.floats(min_value=1e3, max_value=1e16)

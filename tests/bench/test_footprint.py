@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench import measure_memory, memory
-from bench.channel import Worker, WorkerError
+from bench import measure_memory
 from bench.errors import UserError
 from bench.footprint import measure as measure_module
 from bench.footprint import tries as tries_module
@@ -23,10 +22,12 @@ from bench.footprint.boundary import Boundary
 from bench.footprint.published import published
 from bench.footprint.results import Largest, Loaded, MemoryRun, Subject, Try, as_line, read_memory
 from bench.footprint.tries import ran_out
+from bench.machine import memory
 from bench.preparation import Preparation
+from bench.process.channel import Worker, WorkerError
 from bench.report import memory as page
 from bench.report import memory_lines
-from bench.spec import Contestant, Grid, Shape, parse_size
+from bench.spec import Candidate, Grid, Shape, parse_size
 from bench.workers import start_worker
 from exporters import sources
 from exporters.errors import ModelError
@@ -74,7 +75,7 @@ def test_data_and_mapped_bytes_of_known_files(tmp_path: Path) -> None:
 def test_what_a_limit_refuses_is_counted_as_data(root: Path) -> None:
     """Memory that is asked for and not touched counts; beyond the limit Python gets none, and below it does."""
     code = (
-        "from bench import memory\nbefore = memory.data_bytes()\nheld = bytearray(64 * 2**20)\n"
+        "from bench.machine import memory\nbefore = memory.data_bytes()\nheld = bytearray(64 * 2**20)\n"
         "print(memory.data_bytes() - before)\nmemory.limit_data(memory.data_bytes() + 32 * 2**20)\n"
         "held = [held, bytearray(16 * 2**20)]\n"
         "try:\n    bytearray(64 * 2**20)\nexcept MemoryError:\n    print('refused')\n"
@@ -426,7 +427,7 @@ def test_the_command_and_a_report_of_its_file_show_the_same(cli: Callable[..., A
 
 
 @contextmanager
-def loaded_worker(artifacts: Path, contestant: Contestant) -> Iterator[tuple[Worker, Callable[[int], dict[str, Any]]]]:
+def loaded_worker(artifacts: Path, contestant: Candidate) -> Iterator[tuple[Worker, Callable[[int], dict[str, Any]]]]:
     """A worker that holds bert-tiny, and a call on a batch of 64 tokens each."""
     grid = Grid("bert-tiny", (contestant,), (Shape(1, 64),), "cpu", 1)
     store = ArtifactStore(artifacts)
@@ -454,7 +455,7 @@ def loaded_worker(artifacts: Path, contestant: Contestant) -> Iterator[tuple[Wor
 )
 def test_beyond_the_limit_every_runtime_says_so_in_the_same_way(artifacts: Path, backend: str) -> None:
     """A batch of thousands needs more than 64 MiB beside the model; one of 1 goes through under the same limit."""
-    with loaded_worker(artifacts, Contestant(backend, "default", "fp32")) as (worker, call):
+    with loaded_worker(artifacts, Candidate(backend, "default", "fp32")) as (worker, call):
         held = worker.request({"op": "survey"}, 120)
         assert held["data_bytes"] > 0
         worker.request({"op": "limit_memory", "limit_bytes": held["data_bytes"] + 64 * MIB}, 120)
@@ -469,7 +470,7 @@ def test_beyond_the_limit_every_runtime_says_so_in_the_same_way(artifacts: Path,
 def test_gradients_store_more_than_outputs(artifacts: Path) -> None:
     stored = {}
     for variant in ("default", "grad"):
-        with loaded_worker(artifacts, Contestant("eager", variant, "fp32")) as (_, call):
+        with loaded_worker(artifacts, Candidate("eager", variant, "fp32")) as (_, call):
             stored[variant] = (call(8)["stored_bytes"] - call(4)["stored_bytes"]) / 4
     output_bytes = 64 * 64 * 4
     # The hidden state; autograd also keeps the inputs of two layers' matrix products, four times as wide within.
@@ -537,7 +538,7 @@ class ScriptedWorker:
 def test_a_death_is_tried_once_more_and_nothing_else_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], expected: bool | None
 ) -> None:
-    contestant = Contestant("null", "default", "fp32")
+    contestant = Candidate("null", "default", "fp32")
     grid = Grid("bert-tiny", (contestant,), (Shape(1, 8),), "cpu", 1)
     prepared = Preparation(grid, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), 60, lambda line: None)
     monkeypatch.setattr(tries_module, "start_worker", lambda *_: ScriptedWorker(outcomes))

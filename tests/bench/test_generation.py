@@ -11,8 +11,8 @@ import torch
 
 from backends.base import Backend, BackendError, Batch, Options, UnsupportedError
 from backends.compile import Compile
-from bench.inputs import InputPlan
 from bench.parity.generation import by_cache, by_full_passes, check, continue_greedily, evaluate
+from bench.parity.inputs import InputPlan
 from bench.parity.matrix import PROMPT_LENGTH
 from bench.parity.verdict import TOLERANCES, judge, judge_generation
 

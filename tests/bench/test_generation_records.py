@@ -13,16 +13,16 @@ from bench.errors import UserError
 from bench.generation.plan import Decoding, GenerationPlan
 from bench.generation.records import GenerationRecord, GenerationRun, read_generation, record_line
 from bench.linesfile import LinesFile
-from bench.peaks import Peaks
+from bench.machine.roofline import Peaks
 from bench.report import generation
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 
-EAGER, ONNX = Contestant("eager", "default", "fp32"), Contestant("onnx", "default", "fp32")
-FULL = Contestant("eager", "no-cache", "fp32")
+EAGER, ONNX = Candidate("eager", "default", "fp32"), Candidate("onnx", "default", "fp32")
+FULL = Candidate("eager", "no-cache", "fp32")
 MS = 1_000_000
 
 
-def record(who: Contestant, total_ms: float, tokens: list[int], **more: Any) -> GenerationRecord:
+def record(who: Candidate, total_ms: float, tokens: list[int], **more: Any) -> GenerationRecord:
     """Five rounds of 5 tokens: 100 ms to the first, the rest spread over the other four."""
     rest = [round((total_ms - 100) * MS / 4)]
     values: dict[str, Any] = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import gpu
+from bench.machine import gpu
 
 
 class NVMLError(Exception):

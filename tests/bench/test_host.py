@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import host
+from bench.machine import host
 
 CPU = "sys/devices/system/cpu"
 X86 = "processor\t: 0\nmodel name\t: Some CPU @ 2GHz\nflags\t\t: fpu {}\n\nprocessor\t: 1\nmodel name\t: Another\n"

@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bench import corpus
-from bench.inputs import (
+from bench.parity import texts
+from bench.parity.inputs import (
     IDS,
     JUDGED_ELEMENTS,
     MASKS,
@@ -164,7 +164,7 @@ def test_a_plan_survives_its_journey_to_a_worker() -> None:
 
 
 def test_texts_are_seeded_and_each_row_has_its_own() -> None:
-    texts = corpus.texts(8, seed=0)
-    assert texts == corpus.texts(8, seed=0) != corpus.texts(8, seed=1)
-    assert len(set(texts)) == 8
-    assert all(sorted(text) == sorted(texts[0]) for text in texts)
+    found = texts.texts(8, seed=0)
+    assert found == texts.texts(8, seed=0) != texts.texts(8, seed=1)
+    assert len(set(found)) == 8
+    assert all(sorted(text) == sorted(found[0]) for text in found)

@@ -9,7 +9,7 @@ import pytest
 import bench
 from bench import report
 from bench.errors import BenchError
-from bench.peaks import Peaks
+from bench.machine.roofline import Peaks
 from bench.runfile import read_run
 from bench.spec import TimingPlan
 from tests.in_process import InThisProcess
@@ -26,7 +26,7 @@ def peaks_of(flops: float, **values) -> Peaks:
 @pytest.fixture
 def run(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A run of eager, in this process, on a tiny model whose machine has the peaks that are given, one after another."""
-    monkeypatch.setattr("bench.channel.Worker", InThisProcess)
+    monkeypatch.setattr("bench.process.channel.Worker", InThisProcess)
 
     def measured(*found: Peaks | BenchError) -> tuple[bench.Run, list[bool], list[str]]:
         left, again_asked, said = list(found), [], []

@@ -82,7 +82,7 @@ def test_a_fact_that_the_system_hides_is_none(tmp_path: Path, monkeypatch: pytes
 
 def test_taking_a_fingerprint_loads_nothing_heavy(root: Path) -> None:
     code = (
-        "from bench import conditions, machine\nmachine.fingerprint(); conditions.snapshot('cpu')\n"
+        "from bench import machine; from bench.machine import conditions\nmachine.fingerprint(); conditions.snapshot('cpu')\n"
         f"conditions.disturbances('cpu')\nimport sys; print([m for m in {HEAVY!r} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
@@ -196,8 +196,9 @@ def git(folder: Path, *arguments: str) -> str:
 def checkout(tmp_path: Path) -> Path:
     """A committed project with the three packages."""
     for package in ("bench", "backends", "exporters"):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "machine.py").write_text("one = 1\n")
+        file = tmp_path / package / ("machine/__init__.py" if package == "bench" else "machine.py")
+        file.parent.mkdir(parents=True)
+        file.write_text("one = 1\n")
     (tmp_path / "README.md").write_text("read me\n")
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", ".")
@@ -211,7 +212,7 @@ def test_the_commit_of_a_clean_checkout(checkout: Path) -> None:
     assert machine.source_state(checkout / "bench") == {"commit": head, "is_dirty": False}
 
 
-@pytest.mark.parametrize("name", ["bench/machine.py", "exporters/machine.py", "backends/new.py"])
+@pytest.mark.parametrize("name", ["bench/machine/__init__.py", "exporters/machine.py", "backends/new.py"])
 def test_code_that_is_not_the_commits_is_dirty(checkout: Path, name: str) -> None:
     (checkout / name).write_text("two = 2\n")
     state = machine.source_state(checkout / "bench")
@@ -232,8 +233,8 @@ def test_a_project_within_a_larger_repository(checkout: Path) -> None:
 def test_an_installed_copy_has_no_commit(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Neither within someone else's checkout, nor outside of any."""
     for top in (checkout / "venv", tmp_path_factory.mktemp("site-packages")):
-        (top / "bench").mkdir(parents=True)
-        (top / "bench" / "machine.py").write_text("one = 1\n")
+        (top / "bench" / "machine").mkdir(parents=True)
+        (top / "bench" / "machine" / "__init__.py").write_text("one = 1\n")
         assert machine.source_state(top / "bench") == {"commit": None, "is_dirty": None}
 
 

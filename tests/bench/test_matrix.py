@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import UserError
-from bench.inputs import MASKS
+from bench.parity.inputs import MASKS
 from bench.parity.matrix import LONG, Matrix, default_lengths, parse_masks
 from bench.spec import Shape
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import memory
+from bench.machine import memory
 
 MIB = 2**20
 

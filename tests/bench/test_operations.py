@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.floor import transformer_flops
-from bench.operations import count
+from bench.machine.operations import count
+from bench.machine.roofline import transformer_flops
 from exporters import models, sources
 
 SHAPES = [(1, 1), (1, 32), (2, 32), (7, 64)]

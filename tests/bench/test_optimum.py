@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.environments.stored import read
+from bench.process.environments.stored import read
 from bench.runfile import read_run
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -24,7 +24,7 @@ from bench.report.page import cost_plots, images, render
 from bench.report.page.answer import answer
 from bench.report.page.entries import COLOURS, SYMBOLS, entries, evenly, names
 from bench.runfile import read_run
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 from benchmarks import page_image
 
 MS = 1_000_000
@@ -499,7 +499,7 @@ def test_on_paper_every_table_is_open(browser: Any, reference: Run, tmp_path: Pa
 
 def test_contestants_of_a_run_without_records_have_no_plots() -> None:
     run = odd_runs()["no record"][0]
-    assert run.grid.contestants == (Contestant("eager", "default", "fp32"),)
+    assert run.grid.contestants == (Candidate("eager", "default", "fp32"),)
     assert run.grid.shapes == (Shape(1, 16),)
     assert render.plots([run], entries([run])) == []
 

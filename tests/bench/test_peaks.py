@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import channel, machine, peaks, readings
+from bench import machine
 from bench.errors import BenchError
-from bench.peaks import Peaks
-from bench.readings import Effort, Reading
+from bench.machine import readings
+from bench.machine.readings import Effort, Reading
+from bench.machine.roofline import Peaks
+from bench.process import channel, peaks
 
 SMALL = Effort(seconds=0.02, sides=(16, 32), buffers_bytes=(2**14, 2**16))
 SCRIPTED = Effort(1.2, (64, 128, 4096), (2**20,))
@@ -494,7 +496,7 @@ def test_a_real_measurement(tmp_path: Path) -> None:
 
 
 def test_the_process_can_be_started_and_asked_by_hand(root: Path) -> None:
-    command = [sys.executable, "-m", "bench.peaks", "--precisions", "fp32", "--seconds", "0.01", "--sides", "8"]
+    command = [sys.executable, "-m", "bench.process.peaks", "--precisions", "fp32", "--seconds", "0.01", "--sides", "8"]
     process = subprocess.Popen(
         [*command, "--buffers", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         text=True, cwd=root,
@@ -514,6 +516,6 @@ def test_the_process_can_be_started_and_asked_by_hand(root: Path) -> None:
 def test_measuring_loads_nothing_heavy_into_the_parent(root: Path) -> None:
     from bench.testing import HEAVY
 
-    code = f"import sys, bench.peaks, bench.floor, bench.operations; print([m for m in {HEAVY!r} if m in sys.modules])"
+    code = f"import sys, bench.process.peaks, bench.machine.roofline, bench.machine.operations; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "[]"

@@ -18,7 +18,7 @@ from bench.records import Record, Run
 from bench.report import published
 from bench.report.columns import COLUMNS, parse_columns, shown
 from bench.runfile import RunFile, read_run, record_line
-from bench.spec import Contestant, Grid, TimingPlan
+from bench.spec import Candidate, Grid, TimingPlan
 
 MS = 1_000_000
 GIB = 2**30
@@ -27,7 +27,7 @@ GIB = 2**30
 def run_of(name: str, ms_of=lambda shape: 10.0, measured: int = 3) -> Run:
     """A run of a preset whose first shapes were measured, on eager with and without autograd."""
     preset = presets.load(name)
-    contestants = (Contestant("eager", "default", "fp32"), Contestant("eager", "grad", "fp32"))
+    contestants = (Candidate("eager", "default", "fp32"), Candidate("eager", "grad", "fp32"))
     records = []
     for index, shape in enumerate(preset.shapes):
         for contestant in contestants:

@@ -11,7 +11,7 @@ from bench.errors import UserError
 from bench.records import Record, Run
 from bench.rows import COLUMNS
 from bench.runfile import RunFile, read_run, record_line
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 
 MS = 1_000_000
 
@@ -28,7 +28,7 @@ def record(
 
 
 def run_of(*records: Record) -> Run:
-    contestants = tuple(dict.fromkeys(r.contestant for r in records)) or (Contestant("eager", "default", "fp32"),)
+    contestants = tuple(dict.fromkeys(r.contestant for r in records)) or (Candidate("eager", "default", "fp32"),)
     grid = Grid("bert", contestants, (Shape(2, 16),), "cpu", 2)
     return Run(
         grid,

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from backends.base import Backend, BackendError, Batch, Options
-from bench import references as references_module
-from bench.channel import WorkerError
 from bench.errors import UserError
-from bench.inputs import InputPlan, judged_rows
 from bench.parity import judging
+from bench.parity import references as references_module
+from bench.parity.inputs import InputPlan, judged_rows
 from bench.parity.matrix import Matrix
+from bench.parity.references import GENERATION, References
 from bench.parity.verdict import TOLERANCES, judge
-from bench.references import GENERATION, References
-from bench.spec import Contestant, Grid, Shape
+from bench.process.channel import WorkerError
+from bench.spec import Candidate, Grid, Shape
 from benchmarks import faults
 from exporters.sources import ModelSource, resolve
 from exporters.store import Artifact, ArtifactStore
@@ -183,7 +183,7 @@ def test_a_backend_is_run_on_the_whole_batch(written) -> None:
 
 
 def test_wide_outputs_are_judged_at_the_same_positions_as_the_reference(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("bench.inputs.JUDGED_ELEMENTS", 8 * 2 * 10)  # 10 positions of two rows
+    monkeypatch.setattr("bench.parity.inputs.JUDGED_ELEMENTS", 8 * 2 * 10)  # 10 positions of two rows
     for name, dtype in (("reference", np.float64), ("yardstick", np.float32)):
         (tmp_path / name).mkdir()
         judging.evaluate(Averaging(dtype), PLAN, tmp_path / name, None)
@@ -316,7 +316,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
     for log in (Scripted.started, Scripted.asked, Scripted.errors, Scripted.alive):
         log.clear()
     monkeypatch.setattr(
-        references_module.worker,
+        references_module.session,
         "start",
         lambda backend, variant, precision, device, artifact, threads, root, tf32=False: Scripted(precision, device),
     )
@@ -337,7 +337,7 @@ class Kept:
     ) -> References:
         source: ModelSource = resolve("gpt2-tiny", weights="random", task="lm", seed=seed)
         shapes = (Shape(1, 8), Shape(2, 8))
-        contestants = (Contestant("eager", "default", "fp32"),)
+        contestants = (Candidate("eager", "default", "fp32"),)
         grid = Grid("gpt2-tiny", contestants, shapes, "cpu", threads, "random", "lm", seed)
         found = References(
             grid, source, self.store, 60.0, self.said.append, matrix or Matrix(ids=("random",), new_tokens=2)

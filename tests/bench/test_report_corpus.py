@@ -14,7 +14,7 @@ from bench.corpora.records import COLUMNS, Baseline, CorpusRecord, CorpusRun
 from bench.corpora.sentences import CorpusSummary
 from bench.errors import UserError
 from bench.report import corpus as report
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 
 LENGTHS = (4, 5, 6, 40)
 
@@ -116,7 +116,7 @@ def test_csv_and_json_hold_every_record(run: CorpusRun) -> None:
 def test_an_a_a_run_is_a_tie(run: CorpusRun) -> None:
     twin = record("eager", 100.05, copy=2)
     run.records[1] = twin
-    run.grid = replace(run.grid, contestants=(Contestant("eager", "default", "fp32"), twin.contestant))
+    run.grid = replace(run.grid, contestants=(Candidate("eager", "default", "fp32"), twin.contestant))
     ratio = run.ratio(twin)
     assert ratio is not None
     assert ratio.verdict == "tie"

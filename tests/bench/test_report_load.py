@@ -14,7 +14,7 @@ from bench.errors import UserError
 from bench.report import load as report
 from bench.serving.plan import LoadPlan
 from bench.serving.records import LoadRecord, LoadRun
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 
 MS = 1_000_000
 
@@ -89,7 +89,7 @@ def test_the_table_fits_80_columns_and_says_it_all(run: LoadRun, monkeypatch: py
 
 
 def test_a_broken_model_keeps_no_service_level(run: LoadRun) -> None:
-    onnx = Contestant("onnx", "default", "fp32")
+    onnx = Candidate("onnx", "default", "fp32")
     assert run.records[2].outcome(run.load.slos[0]) == "kept"
     assert not run.is_sound(onnx)
     assert run.largest_rate(onnx) is None

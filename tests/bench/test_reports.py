@@ -17,7 +17,7 @@ from bench.report import starts
 from bench.report.table import milliseconds
 from bench.rows import COLUMNS
 from bench.runfile import read_run
-from bench.spec import Contestant, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, Shape, TimingPlan
 from bench.warnings import warnings_of
 
 MS = 1_000_000
@@ -167,7 +167,7 @@ def test_warnings_name_what_helps() -> None:
     fused = record("onnx", facts={"fused_attention": 2, "fused_operators": {"Attention": 2}})
     assert fused.warnings == []
     assert warnings_of(record("eager"), TimingPlan()) == []
-    assert Contestant("eager", "default", "fp32") == few.contestant
+    assert Candidate("eager", "default", "fp32") == few.contestant
 
 
 def warnings_on(entry: Record) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.spec import (
-    Contestant,
+    Candidate,
     Grid,
     Shape,
     TimingPlan,
@@ -46,12 +46,12 @@ def test_wrong_sizes(text: str, message: str) -> None:
 
 def test_contestants_are_every_backend_at_every_precision() -> None:
     assert parse_contestants("eager,compile:freezing,eager", "fp32,bf16") == (
-        Contestant("eager", "default", "fp32"),
-        Contestant("compile", "freezing", "fp32"),
-        Contestant("eager", "default", "bf16"),
-        Contestant("compile", "freezing", "bf16"),
+        Candidate("eager", "default", "fp32"),
+        Candidate("compile", "freezing", "fp32"),
+        Candidate("eager", "default", "bf16"),
+        Candidate("compile", "freezing", "bf16"),
     )
-    assert Contestant("compile", "freezing", "fp32").label == "compile:freezing"
+    assert Candidate("compile", "freezing", "fp32").label == "compile:freezing"
     assert parse_contestants("eager:default", "fp32")[0].label == "eager"
 
 

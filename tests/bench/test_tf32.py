@@ -17,23 +17,25 @@ import bench
 from backends import _onnx_providers
 from backends.base import Backend
 from backends.null import Null
-from bench import comparison, machine, worker
+from bench import comparison, machine
 from bench.bundle import runtimes
-from bench.channel import Worker
 from bench.corpora.api import measure_corpus
 from bench.errors import UserError
 from bench.generation.api import generate
+from bench.machine.roofline import Peaks
 from bench.parity import check, examination
 from bench.parity.matrix import Matrix
+from bench.parity.references import References
 from bench.parity.verdict import TOLERANCES, tolerance_of
-from bench.peaks import Peaks
 from bench.preparation import Preparation
+from bench.process.channel import Worker
+from bench.process.loop import parser
+from bench.process.session import Session
 from bench.records import Record, Run
-from bench.references import References
 from bench.report import diff, markdown, parity, table
 from bench.rows import row
 from bench.serving.api import measure_load
-from bench.spec import Contestant, Grid, Shape, TimingPlan, command_of
+from bench.spec import Candidate, Grid, Shape, TimingPlan, command_of
 from bench.tuning.api import tune
 from bench.workers import Workers
 from exporters import sources
@@ -43,7 +45,7 @@ from tests.bench.test_records import record, run_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch and onnxruntime warn about themselves
 
-GRID = Grid("bert-tiny", (Contestant("eager", "default", "fp32"),), (Shape(1, 8),), "cuda", 2, tf32=True)
+GRID = Grid("bert-tiny", (Candidate("eager", "default", "fp32"),), (Shape(1, 8),), "cuda", 2, tf32=True)
 
 
 @pytest.fixture
@@ -155,18 +157,18 @@ def test_a_backend_without_a_switch_is_unsupported(
     tf32: bool, backend: type[Backend], is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backends, "load_class", lambda name: backend)
-    grid = replace(GRID, contestants=(Contestant("null", "default", "fp32"),), tf32=tf32)
+    grid = replace(GRID, contestants=(Candidate("null", "default", "fp32"),), tf32=tf32)
     prepared = Preparation(grid, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), 1.0, lambda line: None)
     reasons = [(refusal.status, refusal.reason) for refusal in prepared.refused.values()]
     assert reasons == ([("unsupported", "null does not take --tf32; leave --tf32 out, or null")] if is_refused else [])
 
 
-def session_of(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], *more: str) -> worker.Session:
+def session_of(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], *more: str) -> Session:
     import torch
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
-    session = worker.Session(worker.parser().parse_args(["--backend", "null", *more]))
+    session = Session(parser().parse_args(["--backend", "null", *more]))
     session.answer({"op": "hello"})
     return session
 
@@ -243,7 +245,7 @@ def test_the_eager_that_fp32_is_held_against_has_it_and_the_reference_never(
             send=lambda message: None, receive=lambda seconds: nothing, request=lambda *rest: nothing, kill=lambda: None
         )
 
-    monkeypatch.setattr("bench.references.worker.start", start)
+    monkeypatch.setattr("bench.parity.references.session.start", start)
     source = sources.resolve("bert-tiny")
     store = ArtifactStore(tmp_path)
     references = References(replace(GRID, tf32=tf32), source, store, 1.0, said.append, Matrix(ids=("random",)))

@@ -6,8 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from bench.process.timing import (
+    LEAST_SAMPLE_NS,
+    SETTLE_NS,
+    Step,
+    WarmUp,
+    take_turn,
+    warm_up,
+)
 from bench.spec import TimingPlan
-from bench.timing import LEAST_SAMPLE_NS, SETTLE_NS, Step, WarmUp, take_turn, warm_up
 
 MS = 1_000_000
 QUEUE_NS = 1000

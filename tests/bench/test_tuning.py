@@ -16,7 +16,7 @@ from bench.choice.traffic import Traffic
 from bench.errors import UserError
 from bench.records import Record, Run
 from bench.report import tuning as report
-from bench.spec import Contestant, Grid, Shape, TimingPlan, parse_contestants
+from bench.spec import Candidate, Grid, Shape, TimingPlan, parse_contestants
 from bench.tuning import api
 from bench.tuning.halving import RUNGS, Rung, survivors
 from bench.tuning.reading import read_tuning
@@ -28,7 +28,7 @@ MS = 1_000_000
 PARITY = {"verdict": "equivalent", "cases": {"timed": [{"rms_reference": 1.0, "rmse": 1e-6}]}}
 
 
-def record(contestant: Contestant, shape: Shape, ms: float, **values: Any) -> Record:
+def record(contestant: Candidate, shape: Shape, ms: float, **values: Any) -> Record:
     rounds = [[round(ms * MS * (1 + 0.001 * number))] * 5 for number in range(6)]
     fields: dict[str, Any] = {"rounds": rounds, "parity": PARITY, "first_call_ns": MS, "load_seconds": 0.1}
     return Record(
@@ -40,7 +40,7 @@ def record(contestant: Contestant, shape: Shape, ms: float, **values: Any) -> Re
 class Bench:
     """Stands in for `compare`: times come from `ms`, and every call is kept."""
 
-    def __init__(self, ms: Callable[[Contestant, int, Shape], float]) -> None:
+    def __init__(self, ms: Callable[[Candidate, int, Shape], float]) -> None:
         self.ms = ms
         self.calls: list[dict[str, Any]] = []
         self.change: Callable[[Record], Record] = lambda record: record
@@ -119,7 +119,7 @@ def test_the_better_half_goes_on_and_whoever_is_near() -> None:
 
 
 def test_a_disturbed_round_throws_nobody_out_before_the_final() -> None:
-    contestant, shape = Contestant("onnx", "default", "fp32"), Shape(1, 16)
+    contestant, shape = Candidate("onnx", "default", "fp32"), Shape(1, 16)
     disturbed = record(contestant, shape, 10, rounds=[[10 * MS] * 3, *[[160 * MS] * 3] * 4])
     run = Run(Grid("m", (contestant,), (shape,), "cpu", 2), TimingPlan(), {}, "", "", "", "", [disturbed])
     goal = Goal(((shape, 1.0),), "one")
@@ -128,7 +128,7 @@ def test_a_disturbed_round_throws_nobody_out_before_the_final() -> None:
 
 
 def test_turns_apart_are_merged_by_their_median_and_one_failure_fails() -> None:
-    one, other = (Trial(Contestant(name, "default", "fp32"), 2) for name in ("eager", "onnx"))
+    one, other = (Trial(Candidate(name, "default", "fp32"), 2) for name in ("eager", "onnx"))
     turns = [{one: Outcome(10.0), other: Outcome(9.0)}, {one: Outcome(30.0), other: Outcome(reason="died")}]
     found = means([*turns, {one: Outcome(11.0), other: Outcome(8.0)}])
     assert found[one].score_ns == 11.0
@@ -140,8 +140,8 @@ def test_turns_apart_are_merged_by_their_median_and_one_failure_fails() -> None:
 
 def test_the_fastest_is_found_with_its_threads_and_its_command(bench: Bench, tmp_path: Path) -> None:
     found = tuned(tmp_path)
-    assert found.winner == Trial(Contestant("onnx", "default", "fp32"), 2)
-    assert found.runner_up == Trial(Contestant("torchscript", "default", "fp32"), 2)
+    assert found.winner == Trial(Candidate("onnx", "default", "fp32"), 2)
+    assert found.runner_up == Trial(Candidate("torchscript", "default", "fp32"), 2)
     assert found.is_decided and found.exit_code == 0
     assert found.ratio is not None and found.ratio.value == pytest.approx(1.5)
     assert found.ratio.interval is not None, "the finalists took turns in one comparison"
@@ -195,7 +195,7 @@ def test_a_search_that_is_none_any_more_is_told_in_one_line(
 def test_fewer_threads_win_where_they_are_faster(bench: Bench, tmp_path: Path) -> None:
     bench.ms = lambda contestant, threads, shape: {"onnx": 10.0, "eager": 10.5}.get(contestant.backend, 30.0) * threads
     found = tuned(tmp_path)
-    assert found.winner == Trial(Contestant("onnx", "default", "fp32"), 1)
+    assert found.winner == Trial(Candidate("onnx", "default", "fp32"), 1)
 
 
 def test_finalists_of_several_thread_counts_take_turns_by_groups(bench: Bench, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_what_cannot_be_written_is_refused_before_the_search(bench: Bench, tmp_p
 
 
 def test_a_traffic_is_its_shapes_mean(bench: Bench, tmp_path: Path) -> None:
-    def ms(contestant: Contestant, threads: int, shape: Shape) -> float:
+    def ms(contestant: Candidate, threads: int, shape: Shape) -> float:
         return (1.0 if shape.length == 8 else 100.0) if contestant.backend == "onnx" else 10.0
 
     bench.ms = ms

@@ -94,7 +94,7 @@ def refused_to_start(*rest: Any, **more: Any) -> Any:
 
 @pytest.fixture
 def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.channel.Worker.__init__", refused_to_start)
+    monkeypatch.setattr("bench.process.channel.Worker.__init__", refused_to_start)
 
 
 # The certificate of a sound backend.

@@ -12,8 +12,8 @@ import torch
 
 from backends.eager import Eager
 from backends.torchscript import TorchScript
-from bench.inputs import InputPlan
 from bench.parity import generation, judging, verdict
+from bench.parity.inputs import InputPlan
 from exporters import checkpoint, modules, onnx, pickled, sources, torchscript
 from exporters.errors import ModelError
 from exporters.module_source import ModuleSource

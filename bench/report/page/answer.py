@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench import comparison
-from bench.choice.candidates import Candidate
+from bench.choice.candidates import Weighed
 from bench.choice.choice import CONFIDENCE
 from bench.records import Run
 from bench.report import summary
@@ -46,7 +46,7 @@ def answer(runs: Sequence[Run]) -> Answer:
     return Answer(found.headline, tuple(facts), tuple(_alarms(runs)), found)
 
 
-def _runtime(chosen: Candidate | None, runs: Sequence[Run]) -> Fact:
+def _runtime(chosen: Weighed | None, runs: Sequence[Run]) -> Fact:
     if chosen is None:
         measured = sum(record.status == "ok" for run in runs for record in run.records)
         value = "one a run, below" if len(runs) > 1 and measured else "none"
@@ -74,7 +74,7 @@ def _span(interval: Interval) -> str:
     return f"{summary.factor(interval.low)}–{summary.factor(interval.high)}"
 
 
-def _parity(chosen: Candidate | None, runs: Sequence[Run]) -> Fact:
+def _parity(chosen: Weighed | None, runs: Sequence[Run]) -> Fact:
     broken = sorted({r.contestant.label for run in runs for r in run.records if r.verdict == "broken"})
     others = f"broken: {', '.join(broken)}" if broken else "no backend is broken"
     if chosen is None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import gpu, host, machine
-from bench.host import ROOT
+from bench import machine
+from bench.machine import gpu, host
+from bench.machine.host import ROOT
 
 #: Shares above which a cell is tainted: of all CPU time, by others and by the hypervisor; of the time, by throttling.
 OTHER_CPU_SHARE = 0.05

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import backends
 from bench.errors import UserError
-from bench.spec import Contestant, nearest, parse_contestants
+from bench.spec import Candidate, nearest, parse_contestants
 
 if TYPE_CHECKING:
     from backends.base import Backend
@@ -125,7 +125,7 @@ def settle_contestants(
     python: str | Iterable[str],
     root: Path,
     variants_of: Callable[[type[Backend]], Mapping[str, Any]] | None = None,
-) -> tuple[tuple[Contestant, ...], tuple[tuple[str, str], ...]]:
+) -> tuple[tuple[Candidate, ...], tuple[tuple[str, str], ...]]:
     """Who is meant by --backends and --precisions, and the interpreters of --python as (place, absolute path).
 
     `root` is the store's, whose environments may be named behind `@`; `variants_of` is `parse_contestants`'s. Raises

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import corpus, machine, worker
-from bench.channel import Worker, WorkerError
+from bench import machine
 from bench.errors import UserError
-from bench.inputs import VERSION as INPUTS_VERSION
-from bench.inputs import InputPlan
+from bench.parity import texts
+from bench.parity.inputs import VERSION as INPUTS_VERSION
+from bench.parity.inputs import InputPlan
 from bench.parity.matrix import Matrix
+from bench.process import session
+from bench.process.channel import Worker, WorkerError
 from bench.spec import Grid, Shape
 from exporters.sources import ModelSource
 from exporters.store import Artifact, ArtifactStore, recipe_key
@@ -163,7 +165,7 @@ class References:
                 self.found[precision, key] = stored
         return Evaluation(
             precision, device, missing, self.timeout_seconds,
-            lambda: worker.start(
+            lambda: session.start(
                 "eager", "default", precision, device, weights.path, self.grid.threads, self.store.root,
                 tf32=self._has_tf32(precision),
             ),
@@ -216,7 +218,7 @@ class References:
             return None
         shape = (plan["batch"], plan["length"])
         if shape not in self._texts:
-            words = corpus.texts(plan["batch"], self.grid.seed)
+            words = texts.texts(plan["batch"], self.grid.seed)
             self._texts[shape] = encode(self.matrix.tokenizer, words, plan["length"], self.source.vocab_size)
         return self._texts[shape]
 

@@ -124,6 +124,19 @@ def make_batch(
     return {name: array for name, array in found.items() if name in plan.inputs or plan.makes_inputs}
 
 
+def padded(rows: Sequence[Sequence[int]], plan: InputPlan) -> dict[str, np.ndarray[Any, Any]]:
+    """Rows of ids as `input_ids` and `attention_mask`, int64 [rows, length], padded on the right."""
+    import numpy as np
+
+    ids = np.full((len(rows), plan.length), plan.pad_token_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row
+        mask[place, : len(row)] = 1
+    found = {"input_ids": ids, "attention_mask": mask}
+    return {name: array for name, array in found.items() if name in plan.inputs}
+
+
 def kept(batch: Mapping[str, np.ndarray[Any, Any]], length: int) -> np.ndarray[Any, Any]:
     """Which positions of a batch are judged, [batch, length]: those its mask keeps, or all."""
     import numpy as np

@@ -1,4 +1,4 @@
-"""`python -m bench.environments.answers REQUEST`: what a backend can do in the environment of this interpreter.
+"""`python -m bench.process.environments.answers REQUEST`: what a backend can do in this environment.
 
 Run by the interpreter of that environment; the request is JSON, and the answer one line of it.
 """

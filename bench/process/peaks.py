@@ -1,7 +1,7 @@
 """The machine's limits, measured once: operations a second at each precision, bytes a second from memory and caches.
 
-`python -m bench.peaks` measures in a process of its own and answers {"op": "measure"} like a worker; `known` and
-`measure` are the parent's side. Figures are kept in ROOT/machine/peaks-KEY.json, where KEY hashes all that decides
+`python -m bench.process.peaks` measures in a process of its own and answers {"op": "measure"} like a worker; `known`
+and `measure` are the parent's side. Figures are kept in ROOT/machine/peaks-KEY.json, where KEY hashes all that decides
 them. A figure is the best of many readings, and measuring again keeps the larger: a limit can be missed by a busy
 machine, but not exceeded.
 """
@@ -10,135 +10,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from backends.base import distribution_version, one_line, parse_out_of_memory
-from bench import channel, machine, readings
+from bench import machine
 from bench.errors import BenchError
-from bench.readings import Effort
+from bench.machine import readings
+from bench.machine.readings import Effort
+from bench.machine.roofline import Peaks
+from bench.process import channel
 from exporters.store import recipe_key
 
 Say = Callable[[str], None]
 
 #: Raise when the same machine would give other figures; part of the key.
 VERSION = 1
-#: Arithmetic that a cell of each precision may be computed in: a runtime without fp16 arithmetic widens to fp32.
-COMPUTED_IN = {
-    "fp32": ("fp32",), "tf32": ("tf32", "fp32"), "fp16": ("fp16", "fp32"), "bf16": ("bf16", "fp32"),
-    "int8": ("int8", "fp32"),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Peaks:
-    """The limits of one device with one number of threads, as far as they are measured."""
-
-    device: str
-    threads: int
-    flops_per_second: Mapping[str, float] = field(default_factory=dict)
-    """By precision, and "tf32" for fp32 whose products may round to it; for int8, integer operations."""
-    bandwidths: tuple[tuple[int, float], ...] = ()
-    """Bytes of a buffer and bytes a second that it is read at, smallest buffer first."""
-    measured: str = ""
-    """UTC, ISO 8601."""
-    unmeasured: Mapping[str, str] = field(default_factory=dict)
-    """Precisions without a figure, and why."""
-    disturbed: Mapping[str, float] = field(default_factory=dict)
-    """Figures ("memory" for the bandwidths) that were never measured without other work, and its least share of CPUs.
-
-    They may be far too low, and are measured again in the next run.
-    """
-
-    @property
-    def figures(self) -> frozenset[str]:
-        """What is measured: precisions, and "memory" for the bandwidths."""
-        return frozenset((*self.flops_per_second, *(["memory"] if self.bandwidths else [])))
-
-    def flops_bound(self, precision: str) -> float | None:
-        """Operations a second that no cell of `precision` exceeds: the largest of those it may be computed in.
-
-        None where one of them has no figure.
-        """
-        figures = [self.flops_per_second.get(one) for one in COMPUTED_IN.get(precision, (precision,))]
-        return None if None in figures else max(figure for figure in figures if figure is not None)
-
-    def is_disturbed(self, precision: str) -> bool:
-        """True where a figure that bounds a cell of `precision` may be far too low."""
-        return not self.disturbed.keys().isdisjoint((*COMPUTED_IN.get(precision, (precision,)), "memory"))
-
-    def bandwidth(self, weight_bytes: float) -> float | None:
-        """Bytes a second at which no runtime exceeds reading `weight_bytes` bytes of weights; None if unmeasured.
-
-        That of the largest buffer that is not larger, or the smallest buffer; or of a larger one that was read
-        faster, since a short reading is mostly its call.
-        """
-        if not self.bandwidths:
-            return None
-        sizes = [size for size, _ in self.bandwidths]
-        start = max((size for size in sizes if size <= weight_bytes), default=sizes[0])
-        return max(rate for size, rate in self.bandwidths if size >= start)
-
-    def merged(self, other: Peaks) -> Peaks:
-        """Both, the larger figure where they have the same one; time and reasons are those of `other`."""
-        rates = dict(self.flops_per_second)
-        for precision, rate in other.flops_per_second.items():
-            rates[precision] = max(rate, rates.get(precision, 0.0))
-        bandwidths = dict(self.bandwidths)
-        for size, rate in other.bandwidths:
-            bandwidths[size] = max(rate, bandwidths.get(size, 0.0))
-        reasons = {**self.unmeasured, **other.unmeasured}
-        quiet = (self.figures - set(self.disturbed)) | (other.figures - set(other.disturbed))
-        disturbed = {
-            figure: min(one.disturbed[figure] for one in (self, other) if figure in one.disturbed)
-            for figure in (self.figures | other.figures) - quiet
-        }
-        return Peaks(
-            device=self.device,
-            threads=self.threads,
-            flops_per_second=rates,
-            bandwidths=tuple(sorted(bandwidths.items())),
-            measured=other.measured,
-            unmeasured={precision: why for precision, why in reasons.items() if precision not in rates},
-            disturbed=disturbed,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return {
-            "device": self.device,
-            "threads": self.threads,
-            "flops_per_second": dict(self.flops_per_second),
-            "bandwidths": [list(pair) for pair in self.bandwidths],
-            "measured": self.measured,
-            "unmeasured": dict(self.unmeasured),
-            "disturbed": dict(self.disturbed),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Peaks:
-        """What `to_json` wrote; raises ValueError, KeyError, TypeError or AttributeError for anything else."""
-        peaks = cls(
-            device=str(data["device"]),
-            threads=int(data["threads"]),
-            flops_per_second={str(precision): float(rate) for precision, rate in data["flops_per_second"].items()},
-            bandwidths=tuple(sorted((int(size), float(rate)) for size, rate in data["bandwidths"])),
-            measured=str(data["measured"]),
-            unmeasured={str(precision): str(why) for precision, why in data["unmeasured"].items()},
-            disturbed={str(figure): float(others) for figure, others in data["disturbed"].items()},
-        )
-        figures = [*peaks.flops_per_second.values(), *(number for pair in peaks.bandwidths for number in pair)]
-        if not all(number > 0 and math.isfinite(number) for number in figures):
-            raise ValueError("a figure is not a positive number")
-        return peaks
-
 
 # The parent's side.
 
@@ -197,7 +89,7 @@ def measure(
 def start(device: str, figures: Sequence[str], threads: int, effort: Effort) -> channel.Worker:
     """Start the process that measures `figures`: precisions, and "memory" for the bandwidths."""
     buffers = effort.buffers_bytes if "memory" in figures else ()
-    command = [*channel.python_module("bench.peaks"), "--device", device, "--threads", str(threads)]
+    command = [*channel.python_module("bench.process.peaks"), "--device", device, "--threads", str(threads)]
     command += ["--precisions", ",".join(figure for figure in figures if figure != "memory")]
     command += ["--seconds", str(effort.seconds), "--sides", _join(effort.sides), f"--buffers={_join(buffers)}"]
     # Reads are faster from large pages than from the small ones that weights mostly lie on; a limit is the faster.
@@ -288,7 +180,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def parser() -> argparse.ArgumentParser:
     """The measuring process's command line."""
-    result = argparse.ArgumentParser(prog="python -m bench.peaks", description="The machine's limits, measured.")
+    result = argparse.ArgumentParser(
+        prog="python -m bench.process.peaks", description="The machine's limits, measured."
+    )
     result.add_argument("--device", default="cpu")
     result.add_argument("--precisions", default="fp32", help="comma-separated")
     result.add_argument("--threads", type=int, default=1)

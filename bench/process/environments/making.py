@@ -13,11 +13,18 @@ from functools import partial
 from pathlib import Path
 
 import backends
-from bench import channel
-from bench.environments.asking import ask, forget_answers
-from bench.environments.stored import MARKER, Environment, folder_of, parse_place, places, read
 from bench.errors import BenchError, UserError
-from bench.references import Say
+from bench.parity.references import Say
+from bench.process import channel
+from bench.process.environments.asking import ask, forget_answers
+from bench.process.environments.stored import (
+    MARKER,
+    Environment,
+    folder_of,
+    parse_place,
+    places,
+    read,
+)
 from bench.spec import nearest
 from exporters.store import FULL_BELOW_BYTES, ArtifactStore
 

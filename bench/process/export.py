@@ -1,4 +1,4 @@
-"""`python -m bench.export`: write artifacts into the store, in a process of its own.
+"""`python -m bench.process.export`: write artifacts into the store, in a process of its own.
 
 It answers the request {"op": "export"} like a worker, with the key of the artifact that its command line asks for, or
 an error. A request with "options" asks for another one in the words of a command line: to import torch and transformers
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import exporters
-from bench import channel
+from bench.process import channel
 from exporters import checkpoint, models, module_source, sources
 from exporters.errors import ModelError, UnsupportedModelError
 from exporters.store import Artifact, ArtifactStore, StoreError
@@ -57,7 +57,9 @@ def answer(args: argparse.Namespace, options: Sequence[str] | None = None) -> di
 
 def parser() -> argparse.ArgumentParser:
     """The exporting process's command line."""
-    result = argparse.ArgumentParser(prog="python -m bench.export", description="Write one artifact into the store.")
+    result = argparse.ArgumentParser(
+        prog="python -m bench.process.export", description="Write one artifact into the store."
+    )
     result.add_argument("--artifacts", required=True, help="root folder of the store")
     result.add_argument("--format", required=True)
     result.add_argument("--model", help="for the checkpoint: name, folder or Hub id")
@@ -105,7 +107,7 @@ class Exporting:
 
 def start(root: Path, options: Sequence[str], threads: int, python: Path | None = None) -> channel.Worker:
     """Start the process that exports into the store under `root` what `options` say, and what it is asked for then."""
-    command = [*channel.python_module("bench.export", python), *options, "--parent", str(os.getpid())]
+    command = [*channel.python_module("bench.process.export", python), *options, "--parent", str(os.getpid())]
     further = channel.compiler_cache(root) | (channel.project_for_others(root) if python else {})
     return channel.Worker(command, threads, further)
 

@@ -171,7 +171,7 @@ class Worker:
 
 def worker_environment(threads: int) -> dict[str, str]:
     """Environment of a worker: this project importable, one thread budget, no network for model files."""
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     # An installed copy is found without help, and putting site-packages first could hide the standard library.
     paths = [*([] if "site-packages" in root else [root]), *filter(None, [os.environ.get("PYTHONPATH")])]
     budget = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
@@ -186,7 +186,7 @@ def project_for_others(root: Path) -> dict[str, str]:
 
     An installed copy lies beside the libraries that the other one must not see, so links to it lie under `root`.
     """
-    project = Path(__file__).resolve().parent.parent
+    project = Path(__file__).resolve().parents[2]
     if "site-packages" not in str(project):
         return {}  # `worker_environment` names it already
     links = root.resolve() / "environments" / ".project"

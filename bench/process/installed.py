@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import backends
 import exporters
 from backends.base import is_installed, one_line, torch_cuda_version
-from bench.environments.stored import read, unfinished
-from bench.host import ROOT
+from bench.machine.host import ROOT
+from bench.process.environments.stored import read, unfinished
 from bench.spec import PRECISIONS
 
 if TYPE_CHECKING:

@@ -217,7 +217,7 @@ def measured(
     clock: Callable[[], int] = time.perf_counter_ns,
     cpu_clock: Callable[[], tuple[float, float, float]] = cpu_seconds,
 ) -> dict[str, Any]:
-    """Every figure that was asked for: all of `peaks.Peaks` but where and when, as JSON types."""
+    """Every figure that was asked for: all of `Peaks` but where and when, as JSON types."""
     by_precision: dict[str, list[Reading]] = {}
     unmeasured = {}
     before = cpu_clock()

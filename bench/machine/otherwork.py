@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from bench.conditions import Disturbance
+from bench.machine.conditions import Disturbance
 
 #: Share of all CPU time that other work may take while nothing of this process runs.
 BUSY_SHARE = 0.1

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench import gpu, host
 from bench.errors import UserError
-from bench.host import ROOT
-from bench.host import cpu_name as cpu_name
-from bench.host import governor as governor
+from bench.machine import gpu, host
+from bench.machine.host import ROOT
+from bench.machine.host import cpu_name as cpu_name
+from bench.machine.host import governor as governor
 from bench.spec import DEVICES, nearest
 
 #: Distributions whose version a fingerprint carries where they are installed, beside NVIDIA's own (nvidia-*).
@@ -178,13 +178,13 @@ def _impersonal(name: str, value: str) -> str:
     return "(path)" if "/" in value or "~" in value else value
 
 
-def source_state(package: Path = Path(__file__).parent) -> dict[str, Any]:
+def source_state(package: Path = Path(__file__).parents[1]) -> dict[str, Any]:
     """`commit` of this project, and `is_dirty` if its code is not that commit's; both None outside of a checkout.
 
     An installed copy inside of someone else's checkout is not tracked there, and so has no commit.
     """
     top = package.parent
-    if _git(top, "ls-files", "--error-unmatch", f"{package.name}/{Path(__file__).name}") is None:
+    if _git(top, "ls-files", "--error-unmatch", f"{package.name}/machine/__init__.py") is None:
         return {"commit": None, "is_dirty": None}
     changes = _git(top, "status", "--porcelain", "--", package.name, "backends", "exporters")
     return {"commit": _git(top, "rev-parse", "HEAD"), "is_dirty": None if changes is None else changes != ""}

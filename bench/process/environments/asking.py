@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import backends
-from bench import channel
-from bench.environments.stored import python_of
 from bench.errors import UserError
-from bench.spec import Contestant, Grid
+from bench.process import channel
+from bench.process.environments.stored import python_of
+from bench.spec import Candidate, Grid
 
 #: The Pythons that this project's code is written for, as pyproject.toml has them.
 OLDEST_PYTHON = (3, 11)
@@ -35,12 +35,12 @@ class Interpreter:
     """Artifact format that can be written there -> the versions of what writes it."""
 
 
-def interpreters(grid: Grid, root: Path, formats: Mapping[Contestant, str | None]) -> dict[Contestant, Interpreter]:
+def interpreters(grid: Grid, root: Path, formats: Mapping[Candidate, str | None]) -> dict[Candidate, Interpreter]:
     """The interpreter of each contestant that does not run in this environment; `root` is the store's.
 
     Raises UserError for an environment that is not there, and for one in which the backend lacks a module.
     """
-    found: dict[Contestant, Interpreter] = {}
+    found: dict[Candidate, Interpreter] = {}
     for place in dict.fromkeys(contestant.place for contestant in grid.contestants):
         here = [contestant for contestant in grid.contestants if contestant.place == place]
         made_of = [name for name in (formats[contestant] for contestant in here) if name]
@@ -51,7 +51,7 @@ def interpreters(grid: Grid, root: Path, formats: Mapping[Contestant, str | None
 
 def environment_of(
     root: Path,
-    wanted: Sequence[Contestant],
+    wanted: Sequence[Candidate],
     device: str,
     pythons: Sequence[tuple[str, str]],
     formats: Iterable[str] = (),
@@ -74,7 +74,7 @@ def check_environments(grid: Grid, root: Path) -> None:
     interpreters(grid, root, formats)
 
 
-def changed_versions(grid: Grid, root: Path, recorded: Mapping[Contestant, Mapping[str, str]]) -> list[str]:
+def changed_versions(grid: Grid, root: Path, recorded: Mapping[Candidate, Mapping[str, str]]) -> list[str]:
     """Libraries whose version is not the one that a contestant was `recorded` with, a line each.
 
     What is asked is the interpreter that each contestant would run by now. Raises UserError as `interpreters` does.
@@ -142,7 +142,7 @@ def _check_python(python: Path, whose: str) -> None:
 
 @cache
 def _answered(python: Path, root: Path, whose: str, request: str) -> dict[str, Any]:
-    command = [*channel.python_module("bench.environments.answers", python), request]
+    command = [*channel.python_module("bench.process.environments.answers", python), request]
     try:
         done = _run(command, channel.project_for_others(root))
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

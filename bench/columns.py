@@ -1,0 +1,109 @@
+"""What reports are made of: a column of figures and a section of lines, tables and charts. Renderers know no more.
+
+A workload declares its columns and yields its sections; console, Markdown, page, CSV and JSON render the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.run.record import Record, Run
+
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of every record: a key of CSV and JSON, and with a `title` a column of tables."""
+
+    name: str
+    value: Callable[[Run, Record], Any]
+    """The figure as a JSON value; None if the record has none."""
+    title: str = ""
+    """Heading in tables; "" for a column of CSV and JSON alone."""
+    show: Callable[[Any], str] = str
+    """The figure as a cell of a table."""
+    cell: Callable[[Run, Record], str] | None = None
+    """In place of `show`, for a cell that says more than its figure."""
+    style: Callable[[Run, Record], str] | None = None
+    """Colour of the cell on a terminal, as rich names it."""
+    is_left: bool = False
+    """True for text."""
+    drop: int = 0
+    """Order in which columns are dropped if a table is too wide; 0 is never dropped."""
+    fold: int = 0
+    """Order in which cells are broken at blanks if a table is too wide, among the drops; 0 is never folded."""
+    is_wide: bool = False
+    """True for a column that tables have from 108 columns on."""
+    help: str = ""
+    """What the figure is, with its unit, for the reference page and the page's tooltips."""
+
+    def text(self, run: Run, record: Record) -> str:
+        """The cell of one record; a dash without a figure."""
+        if self.cell is not None:
+            return self.cell(run, record)
+        value = self.value(run, record)
+        return DASH if value is None else self.show(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells that are text already."""
+
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    is_left: tuple[bool, ...] = ()
+    """Which columns hold text; the first alone if empty."""
+
+    def holds_text(self, column: int) -> bool:
+        """True for a column of text, which is aligned to the left."""
+        return self.is_left[column] if self.is_left else column == 0
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report: a title, then a table, sentences and a list, each if it has any."""
+
+    title: str
+    lines: Sequence[str] = ()
+    """Sentences under the title."""
+    table: Table | None = None
+    items: Sequence[str] = ()
+    """Entries of a list."""
+    style: str = ""
+    """Colour of the lines on a terminal."""
+    point: Any = None
+    """The point whose table the section stands under; None for one behind all tables."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there is nothing to show."""
+        return not (self.lines or self.items or (self.table is not None and self.table.rows))
+
+
+def milliseconds(ns: float) -> str:
+    """Nanoseconds as milliseconds with four significant digits at most, e.g. `0.0123`, `1.234`, `123.4`, `12345`."""
+    ms = ns / 1e6
+    digits = 4 if ms < 0.1 else 3 if ms < 10 else 2 if ms < 100 else 1 if ms < 10000 else 0
+    return f"{ms:.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share in percent, a dash for None."""
+    if share is None:
+        return DASH
+    return f"{share:.{digits}%}" if share < 1 else f"{share:.0%}" if share < 10 else ">999%"
+
+
+def factor(value: float) -> str:
+    """A ratio with three significant digits at most: `0.042`, `0.97`, `12.3`, `850`."""
+    digits = 3 if value < 0.1 else 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f}" if value < 1e4 else f"{value:.0e}"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,141 @@
+"""Files that bench writes: JSON Lines with a seal at their end, and reports that are written whole or not at all.
+
+The seal is the SHA-256 of all lines before it. It says that a file is not damaged; it does not say that it is genuine,
+since whoever alters a line can compute it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import BenchError, UserError
+
+SEAL = b'{"kind":"seal"'
+
+
+class LinesFile:
+    """A file of lines, each on disk when `append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._sum = hashlib.sha256()
+
+    def create(self, header: bytes) -> None:
+        """Start a new file with its first line; raises UserError if it exists or cannot be made."""
+        try:
+            if self.path.is_file():
+                raise UserError(
+                    f"output file {_shown(self.path)} exists; go on with --resume {self.path}, or give another --output"
+                )
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("x" if not self.path.exists() else "a"):
+                pass
+        except OSError as error:
+            cause = error.strerror
+            raise UserError(
+                f"output file {_shown(self.path)} cannot be made ({cause}); give another --output"
+            ) from None
+        self.append(header)
+
+    def append(self, line: bytes) -> None:
+        """Write one line; raises BenchError if it cannot be written."""
+        whole = line + b"\n"
+        try:
+            with self.path.open("ab") as file:
+                file.write(whole)
+                file.flush()
+                if self.path.is_file():
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
+        self._sum.update(whole)
+
+    def rewrite(self, lines: Iterable[bytes]) -> None:
+        """Replace the file by `lines`, written aside and renamed; raises BenchError if that fails."""
+        content = b"".join(line + b"\n" for line in lines)
+        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        try:
+            aside.write_bytes(content)
+            aside.replace(self.path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise self._cannot_be_written(error) from error
+        self._sum = hashlib.sha256(content)
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of all that was written, for the seal."""
+        return self._sum.hexdigest()
+
+    def _cannot_be_written(self, error: OSError) -> BenchError:
+        return BenchError(
+            f"{_shown(self.path)} cannot be written ({error.strerror}); free some space and go on with --resume"
+        )
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A file's lines as they were found."""
+
+    lines: tuple[bytes, ...]
+    """Whole lines without the seal; a torn last one is left out."""
+    seal: bytes | None
+    checksum: str
+    """SHA-256 of `lines` as they stand in the file."""
+    is_torn: bool
+    """True if the file ends within a line."""
+    has_more: bool
+    """True if lines follow the seal."""
+
+
+def read_lines(path: Path) -> Lines:
+    """The lines of a file; raises UserError if it cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"run file {_shown(path)} cannot be read ({error.strerror}); give a file that bench wrote"
+        ) from None
+    parts = content.split(b"\n")
+    whole, rest = parts[:-1], parts[-1]
+    places = [number for number, line in enumerate(whole) if line.startswith(SEAL)]
+    end = places[0] if places else len(whole)
+    checksum = hashlib.sha256(b"".join(line + b"\n" for line in whole[:end])).hexdigest()
+    seal = whole[end] if places else None
+    return Lines(tuple(whole[:end]), seal, checksum, bool(rest), bool(places) and (end < len(whole) - 1 or bool(rest)))
+
+
+def check_absent(path: Path, option: str) -> None:
+    """Raise UserError if something stands in the place of a file that `option` names."""
+    if path.exists():
+        raise UserError(f"output file {str(path)!r} exists; remove it, or give another {option}")
+
+
+def write_all(files: Mapping[Path, bytes], option: str = "--output") -> None:
+    """Write every file or none; raises BenchError naming `option` when one cannot be written."""
+    aside = {path: path.with_name(f"{path.name}.{os.getpid()}.part") for path in files}
+    done = []
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside[path].write_bytes(content)
+        for path, part in aside.items():
+            part.replace(path)
+            done.append(path)
+    except OSError as error:
+        for path in [*aside.values(), *done]:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise BenchError(
+            f"{str(list(files)[-1])!r} cannot be written ({error.strerror}); give another {option}"
+        ) from error
+
+
+def _shown(path: Path) -> str:
+    text = str(path)
+    return repr(text) if len(text) < 200 else f"'{text[:100]}…'"

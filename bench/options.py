@@ -1,0 +1,356 @@
+"""Options, declared once: a field has its type, help, parser and default.
+
+A field of an options class becomes an option of the command, a keyword of the API, an entry of the run's header, a row
+of the reference page and a word of the command that repeats a cell. Parsers take what a user writes ("1,8", "2m") and
+what a caller of the API gives ([1, 8], 120), and raise UserError with the value, the cause and the remedy.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from bench import spec
+from bench.errors import UserError
+
+Self = TypeVar("Self", bound="Options")
+#: Parses a given value for the option of this name, e.g. "--batches".
+Parser = Callable[[Any, str], Any]
+DAY_SECONDS = 86_400.0
+_UNITS_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a field of an options class says beside its name and default."""
+
+    help: str
+    parse: Parser
+    show: Callable[[Any], str]
+    """The value as a word of a command line."""
+    flag: bool = False
+    aliases: tuple[str, ...] = ()
+    """Older spellings; each prints a one-line notice. They end with version 0.3.0."""
+    metavar: str = ""
+    in_command: bool = True
+    """False for what the command that repeats a cell leaves out."""
+    repeats: bool = False
+    """True for an option that may be given several times."""
+    default_shown: str = ""
+    """What the help says of the default if it is not the value itself."""
+
+
+def option(
+    help: str,
+    parse: Parser,
+    *,
+    default: Any = MISSING,
+    show: Callable[[Any], str] | None = None,
+    aliases: tuple[str, ...] = (),
+    metavar: str = "",
+    in_command: bool = True,
+    repeats: bool = False,
+    default_shown: str = "",
+) -> Any:
+    """Declare an option as a field of a dataclass."""
+    declared = Declaration(
+        help, parse, show or shown, parse is flag, aliases, metavar, in_command, repeats, default_shown
+    )
+    return field(default=default, metadata={"option": declared}, kw_only=True)
+
+
+def declaration(of: Field[Any]) -> Declaration:
+    """The declaration of a field of an options class."""
+    found: Declaration = of.metadata["option"]
+    return found
+
+
+def spelling(name: str) -> str:
+    """The option of a field, e.g. `--max-seconds-per-cell`."""
+    return "--" + name.rstrip("_").replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of all options classes."""
+
+    #: Fields that are given together with `model` by position in the API, for error messages.
+    command: ClassVar[str] = ""
+
+    @classmethod
+    def declared(cls) -> tuple[Field[Any], ...]:
+        """Every option in the order of its declaration."""
+        return tuple(found for found in fields(cls) if "option" in found.metadata)
+
+    @classmethod
+    def parsed(cls: type[Self], given: Mapping[str, Any]) -> Self:
+        """Options from keywords or words of a command line; None stands for "not given".
+
+        Raises UserError for an unknown name or a value that its parser refuses.
+        """
+        known = {found.name: found for found in cls.declared()}
+        for name in given:
+            if name not in known:
+                raise UserError(
+                    f"unknown option {name!r}{spec.nearest(name, known)}; `bench {cls.command} --help` lists all"
+                )
+        return cls(
+            **{
+                name: declaration(known[name]).parse(value, spelling(name))
+                for name, value in given.items()
+                if value is not None
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Every option as JSON types."""
+        return {found.name: getattr(self, found.name) for found in self.declared()}
+
+    def words(self, left_out: Iterable[str] = ()) -> list[str]:
+        """The options that differ from their defaults, as words of a command line."""
+        words: list[str] = []
+        for found in self.declared():
+            declared, value = declaration(found), getattr(self, found.name)
+            if value == found.default or not declared.in_command or found.name in left_out or value is None:
+                continue
+            if declared.flag:
+                words.append(spelling(found.name) if value else spelling(f"no_{found.name}"))
+            elif declared.repeats:
+                words += [word for one in value for word in (spelling(found.name), declared.show(one))]
+            else:
+                words += [spelling(found.name), declared.show(value)]
+        return words
+
+    def command_line(self, left_out: Iterable[str] = ()) -> str:
+        """The command line that runs with these options."""
+        return shlex.join(["bench", self.command, *self.words(left_out)])
+
+
+def shown(value: Any) -> str:
+    """A value as the parsers read it: lists with commas, whole floats without a fraction."""
+    if isinstance(value, tuple | list):
+        return ",".join(shown(one) for one in value)
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
+
+
+def shown_seconds(value: float) -> str:
+    """Seconds as `90s`."""
+    return f"{shown(float(value))}s"
+
+
+def shown_share(value: float) -> str:
+    """A share as `2%`."""
+    return f"{shown(float(f'{100 * value:.12g}'))}%"
+
+
+# Parsers.
+
+
+def text(value: Any, option: str) -> str:
+    """One line of text that is not empty."""
+    if not isinstance(value, str | Path) or not str(value).strip():
+        raise UserError(f"{option} is empty; give a value")
+    return str(value)
+
+
+def flag(value: Any, option: str) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise UserError(f"{option} {_short(value)} is neither True nor False; use one of them")
+    return value
+
+
+def one_of(choices: Iterable[str]) -> Parser:
+    """A parser of one of `choices`, which names the nearest for anything else."""
+    known = tuple(choices)
+
+    def parse(value: Any, option: str) -> str:
+        if value not in known:
+            near = spec.nearest(str(value)[:80], known)
+            raise UserError(f"unknown {option[2:]} {_short(value)}{near}; use one of {', '.join(known)}")
+        return str(value)
+
+    return parse
+
+
+def whole(least: int, most: int, example: int | str) -> Parser:
+    """A parser of a whole number from `least` to `most`."""
+
+    def parse(value: Any, option: str) -> int:
+        if isinstance(value, bool) or not re.fullmatch(r"[+-]?[0-9]{1,30}", str(value).strip()):
+            raise UserError(f"{option} {_short(value)} is not a whole number; use e.g. {option} {example}")
+        found = int(str(value))
+        if not least <= found <= most:
+            raise UserError(f"{option} {str(found)[:40]} is not within {least} and {most}; use e.g. {example}")
+        return found
+
+    return parse
+
+
+def number(above: float, most: float, example: str) -> Parser:
+    """A parser of a finite number above `above` and at most `most`."""
+
+    def parse(value: Any, option: str) -> float:
+        try:
+            found = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            found = math.nan
+        if math.isnan(found):
+            raise UserError(f"{option} {_short(value)} is not a number; use e.g. {option} {example}")
+        if not above < found <= most:
+            raise UserError(f"{option} {found:g} is not above {above:g} and at most {most:g}; use e.g. {example}")
+        return found
+
+    return parse
+
+
+def seconds(most: float = DAY_SECONDS, example: str = "30s") -> Parser:
+    """A parser of a duration, "30s", "2m", "1h" or a number of seconds; above 0 and at most `most` seconds."""
+
+    def parse(value: Any, option: str) -> float:
+        found = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{0,9})?)\s*(ms|s|m|h|)\s*", str(value))
+        if isinstance(value, bool) or not found:
+            raise UserError(f"{option} {_short(value)} is not a duration; write e.g. {option} {example}")
+        spent = float(found.group(1)) * _UNITS_SECONDS[found.group(2)]
+        if not 0 < spent <= most:
+            limit = "a day" if most == DAY_SECONDS else f"{most:g} s"
+            raise UserError(f"{option} {_short(value)} is not above 0 and at most {limit}; use e.g. {example}")
+        return spent
+
+    return parse
+
+
+def share(value: Any, option: str) -> float:
+    """`2%` or 0.02, above 0 and below 1."""
+    found = spec.parse_share(value, option)
+    if not 0 < found < 1:
+        raise UserError(f"{option} {shown_share(found)} is not above 0 and below 100%; use e.g. 2%")
+    return found
+
+
+def size_bytes(value: Any, option: str) -> int:
+    """`8GiB`, `10GB` or a number of bytes."""
+    return spec.parse_size(value, option)
+
+
+def sizes(value: Any, option: str) -> tuple[int, ...]:
+    """`1,8` or integers, sorted and distinct."""
+    return spec.parse_sizes([value] if isinstance(value, int) else value, option)
+
+
+def names(value: Any, option: str) -> tuple[str, ...]:
+    """`a,b` or strings, distinct, in the order given."""
+    return spec.parse_names(value, option)
+
+
+def paths(value: Any, option: str) -> tuple[str, ...]:
+    """One string or several, as an option that may be given several times gives them."""
+    return (value,) if isinstance(value, str) else tuple(str(one) for one in value)
+
+
+def _short(value: Any) -> str:
+    return repr(str(value)[:40])
+
+
+# What every workload takes.
+
+_DEVICES = ("auto", "cpu", "cuda")
+_WEIGHTS = ("auto", "random", "pretrained")
+_LONG_PRECISIONS = {"float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
+
+
+def device(value: Any, option: str) -> str:
+    """`auto`, `cpu`, `cuda` (also `gpu`), or a card of its own as `cuda:1`."""
+    given = str(value).strip().lower()
+    given = "cuda" + given.removeprefix("gpu") if given.startswith("gpu") else given
+    if re.fullmatch(r"cuda:[0-9]{1,2}", given):
+        return given
+    return str(one_of(_DEVICES)(given, option))
+
+
+def precisions(value: Any, option: str) -> tuple[str, ...]:
+    """`fp32,bf16`; `float32` and its like mean the same."""
+    found = tuple(dict.fromkeys(_LONG_PRECISIONS.get(name.lower(), name) for name in spec.parse_names(value, option)))
+    for name in found:
+        if name not in spec.PRECISIONS:
+            near = spec.nearest(name[:40], spec.PRECISIONS)
+            raise UserError(f"unknown precision {name[:40]!r}{near}; use {','.join(spec.PRECISIONS)}")
+    return found
+
+
+@dataclass(frozen=True)
+class CommonOptions(Options):
+    """Options of every workload; those that are None or "auto" are settled before the run begins."""
+
+    model: str = option(
+        "Built-in name (`bench list models`), folder of a saved model, or Hub id.", text, default="bert"
+    )
+    module: str | None = option(
+        "Your own model: path/to/file.py:FUNCTION that returns a torch.nn.Module.", text, default=None
+    )
+    backends: tuple[str, ...] = option(
+        "Comma-separated backend[:variant][@environment].", names, default=("eager", "onnx", "torchscript")
+    )
+    baseline: str | None = option(
+        "The candidate that speed-ups are against.",
+        text,
+        default=None,
+        default_shown="eager if it takes part, else the first",
+    )
+    precisions: tuple[str, ...] = option("Any of fp32, fp16, bf16, int8.", precisions, default=("fp32",))
+    device: str = option("auto, cpu, cuda, or a card as cuda:1.", device, default="auto")
+    threads: int | None = option(
+        "Threads for every runtime alike.",
+        whole(1, 4096, 2),
+        default=None,
+        default_shown="the CPUs this process may use",
+    )
+    weights: str = option(
+        "auto (pretrained if on this machine, else random), random, or pretrained (may download).",
+        one_of(_WEIGHTS),
+        default="auto",
+    )
+    task: str = option("base (last hidden state) or lm (logits).", one_of(("base", "lm")), default="base")
+    tf32: bool = option("Let fp32 products on a GPU round their inputs to TF32.", flag, default=False)
+    seed: int = option("Seed of random weights, inputs and turns.", whole(0, spec.LARGEST_SEED, 0), default=0)
+    budget: float | None = option(
+        "Time for the whole run, e.g. 20m, 90s, 1h: what does not fit is left out.",
+        seconds(example="20m"),
+        default=None,
+        show=shown_seconds,
+    )
+    timeout: float = option(
+        "Silence after which a worker is taken for hung.", seconds(example="60s"), default=900.0, show=shown_seconds
+    )
+    python: tuple[str, ...] = option(
+        "Interpreter of an environment of yours for a backend, e.g. onnx@old=old/bin/python. May be repeated.",
+        paths,
+        default=(),
+        metavar="BACKEND=PATH",
+        repeats=True,
+    )
+    output: str | None = option(
+        "File for the records (JSON Lines).",
+        text,
+        default=None,
+        in_command=False,
+        default_shown="a new one under ARTIFACTS/runs",
+    )
+    artifacts: str = option("Folder for exported models and runs.", text, default=spec.DEFAULT_ARTIFACTS)
+
+    def computed_in(self, precision: str) -> str:
+        """Arithmetic that products at `precision` may be done in: "tf32" for fp32 under `tf32`, else the precision."""
+        return "tf32" if self.tf32 and precision == "fp32" else precision
+
+    def words(self, left_out: Iterable[str] = ()) -> list[str]:
+        """As `Options.words`; the user's own module settles model, weights and task."""
+        settled = ("model", "weights", "task") if self.module is not None else ()
+        model = [] if self.module is not None or self.model != "bert" else ["--model", "bert"]
+        return [*model, *super().words((*left_out, *settled))]

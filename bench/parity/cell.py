@@ -1,0 +1,131 @@
+"""A worker's side of one cell: what a workload times and judges on a loaded backend."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.machine import gpu, memory
+from bench.parity import inputs, judging
+from bench.parity.inputs import InputPlan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from backends.base import Backend
+
+    Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class Cell(ABC):
+    """One candidate at one point. Several may be begun at once in one worker; the loop asks one at a time.
+
+    `begin` prepares, makes the first call, watches one and warms up. `turn` takes samples. `judge` compares outputs
+    with stored references. `end` lets everything go. Whatever they return is JSON.
+    """
+
+    def __init__(self, backend: Backend, args: argparse.Namespace) -> None:
+        self.backend, self.args = backend, args
+        self.facts_before: dict[str, Any] = {}
+
+    @abstractmethod
+    def begin(self, **request: Any) -> dict[str, Any]:
+        """Prepare and warm up; returns "once" (first_call_ns, warmup_ns, is_stable, calls_per_sample), "facts" and
+        "figures", each if it has any.
+        """
+
+    @abstractmethod
+    def turn(self, **request: Any) -> dict[str, Any]:
+        """Take one turn; returns "times_ns" (kind -> samples), "cpu_seconds", and if it has any "figures" and
+        "outputs", a checksum of the last outputs.
+        """
+
+    def outputs(self, unit: str, case: str, plan: InputPlan, ids: Any) -> tuple[Arrays, dict[str, int]]:
+        """Outputs on the inputs of one judged case, of the timed call or of one more, and the memory of that one."""
+        return self.run_once(judging.batch_of(self.backend, plan, case, ids))
+
+    def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float) -> dict[str, Any]:
+        """Figures by case of outputs against the references of `units`; the facts and the memory of the last call.
+
+        A unit has its inputs ("plan", "ids"), and if it is judged the folders "reference" and "yardstick". Cases of
+        different units may not share a name unless there is one unit.
+        """
+        facts = self.facts_after()
+        figures: dict[str, Any] = {}
+        held: dict[str, int] = {}
+        for unit, asked in units.items():
+            plan = InputPlan.from_json(asked["plan"])
+            for case in plan.cases:
+                arrays, of_call = self.outputs(unit, case, plan, asked.get("ids"))
+                held = of_call or held
+                if asked.get("reference") is not None:
+                    name = case if len(plan.cases) > 1 or len(units) == 1 else unit
+                    figures[name] = judging.figures(
+                        arrays, plan, case, Path(asked["reference"]),
+                        yardstick=asked["yardstick"], precision=self.args.precision, atol=atol, rtol=rtol,
+                    )  # fmt: skip
+        return {"cases": figures, "facts": facts, "memory": held}
+
+    def end(self) -> None:  # noqa: B027 - most cells are let go with their object
+        """Let go of inputs and outputs."""
+
+    # What cells share.
+
+    def facts_after(self) -> dict[str, Any]:
+        """The backend's facts, with how often it compiled since `facts_before`."""
+        facts = self.backend.facts()
+        if "graphs" in facts:
+            facts["recompiles_while_timing"] = facts["graphs"] - self.facts_before.get("graphs", facts["graphs"])
+        return facts
+
+    def run_once(self, batch: Arrays) -> tuple[Arrays, dict[str, int]]:
+        """Outputs of one call on host arrays, and the memory that it took."""
+        backend = self.backend
+        prepared = backend.prepare(batch)
+        backend.synchronize()
+        backend.reset_memory_peak()
+        is_of_this_call = memory.set_peak_back()
+        outputs = backend.run(prepared)
+        backend.synchronize()
+        held = memory.resident_bytes() | backend.memory() | self._held_on_the_card()
+        if not is_of_this_call:
+            held.pop("peak_process_bytes", None)
+        arrays = backend.fetch(outputs)
+        self.release(outputs)
+        return arrays, held
+
+    def release(self, outputs: Any) -> None:
+        """Let go of what a call returned."""
+        self.backend.release(outputs)
+
+    def _held_on_the_card(self) -> dict[str, int]:
+        """What this process holds on the GPU behind a call: the most, as no allocator gives back before a cell ends."""
+        held = gpu.process_bytes(os.getpid()) if self.args.device == "cuda" else None
+        return {} if held is None else {"peak_device_process_bytes": held}
+
+
+def settle() -> None:
+    """Collect garbage, and none from here on, so that no collection falls into a timed call."""
+    gc.collect()
+    gc.disable()
+
+
+def checksum(arrays: Mapping[str, Any], plan: InputPlan) -> str:
+    """CRC-32 of the outputs at the rows and positions of `plan` that parity judges, as eight hexadecimal digits."""
+    import numpy as np
+
+    rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
+    found = 0
+    for name in sorted(arrays):
+        array = arrays[name]
+        axes = (plan.batch,) if name in plan.whole_outputs else (plan.batch, plan.length)
+        if array.shape[: len(axes)] == axes:
+            array = judging.at(array[rows], positions, name in plan.whole_outputs)
+        found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
+    return f"{found:08x}"

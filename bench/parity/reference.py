@@ -1,0 +1,277 @@
+"""What candidates are judged by: eager's outputs in float64 and at each precision, kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.errors import UserError
+from bench.parity import texts
+from bench.parity.inputs import VERSION as INPUTS_VERSION
+from bench.parity.inputs import InputPlan
+from bench.process.channel import Worker, WorkerError
+from exporters.store import Artifact, ArtifactStore, recipe_key
+from exporters.tokenizer import encode
+
+Say = Callable[[str], None]
+#: The precision of the reference, which is computed on the CPU.
+REFERENCE_PRECISION = "fp64"
+#: The precision of eager that stands for one that eager does not have; int8 keeps activations in fp32.
+YARDSTICKS = {"int8": "fp32"}
+#: Raise when what is stored beside a reference's outputs changes.
+VERSION = 5
+#: Times that a process which computes references is started again after it died.
+RETRIES = 1
+EVALUATE = "bench.parity.evaluation:evaluate"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one stored reference is computed on: every case of one plan."""
+
+    plan: InputPlan
+    ids: Mapping[str, Sequence[Sequence[int]]] | None = None
+    """Rows of token ids by case, without padding; None if the plan draws them."""
+    steps: int = 0
+    """Tokens that are generated behind each case's prompt; 0 for a forward pass."""
+    with_cache: bool = False
+    """True if eager generates with its cache, and not by full passes."""
+    counts: bool = False
+    """True if the operations of a call on the whole batch are counted, for the roofline."""
+
+    def request(self) -> dict[str, Any]:
+        """As a request to a worker carries them."""
+        return {"plan": self.plan.to_json(), "ids": self.ids}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Under what references are computed."""
+
+    device: str
+    threads: int
+    seed: int
+    tf32: bool
+    vocab_size: int
+    makes_inputs: bool
+    """True if the model makes its inputs itself; they lie with the reference."""
+    tokenizer: Path | None = None
+    """File that cases of text are tokenised with."""
+
+
+class References:
+    """References by name, each in the store under the hash of its recipe."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        store: ArtifactStore,
+        start: Callable[[str, str, Path, bool], Worker],
+        timeout_seconds: float,
+        say: Say,
+    ) -> None:
+        """`start` starts eager: precision, device, folder of the checkpoint, whether with TF32."""
+        self.setting, self.store, self.start = setting, store, start
+        self.timeout_seconds, self.say = timeout_seconds, say
+        self.found: dict[tuple[str, str], Artifact | str] = {}
+        """Stored outputs by precision and name; or why there are none."""
+        self._texts: dict[tuple[int, int], list[list[int]]] = {}
+
+    def pair(self, precision: str, name: str) -> tuple[Artifact, Artifact] | str:
+        """The float64 reference and eager's own outputs at `precision`, or why one of them is missing."""
+        reference = self.found.get((REFERENCE_PRECISION, name), "none was computed")
+        yardstick = self.found.get((YARDSTICKS.get(precision, precision), name), "none was computed")
+        if isinstance(reference, str) or isinstance(yardstick, str):
+            return f"there is no reference: {reference if isinstance(reference, str) else yardstick}"
+        return reference, yardstick
+
+    def stored_inputs(self, name: str) -> Artifact | str | None:
+        """Where inputs lie that the model makes itself, or why they do not; None if it does not make them."""
+        if not self.setting.makes_inputs:
+            return None
+        return self.found.get((REFERENCE_PRECISION, name), "none were made")
+
+    def operations(self, name: str) -> tuple[int, int] | None:
+        """`flops` and elements of weights of a call on the whole batch; None if they were not counted."""
+        counted = self.found.get((REFERENCE_PRECISION, name))
+        if not isinstance(counted, Artifact) or "flops" not in counted.metadata:
+            return None
+        return counted.metadata["flops"], counted.metadata["weight_elements"]
+
+    def make(self, weights: Artifact, precisions: Sequence[str], wanted: Mapping[str, Inputs]) -> None:
+        """Bring the reference of each of `wanted`, and eager's own outputs at each of `precisions`, into the store."""
+        if not precisions or not wanted:
+            return
+        places = [(REFERENCE_PRECISION, "cpu")]
+        places += [(one, self.setting.device) for one in dict.fromkeys(YARDSTICKS.get(p, p) for p in precisions)]
+        evaluations = [_Evaluation(self, weights, precision, device, wanted) for precision, device in places]
+        try:
+            for evaluation in evaluations:
+                if evaluation.missing:  # imports side by side: they take longer than most evaluations
+                    evaluation.spawn()
+            for evaluation in evaluations:
+                evaluation.run()
+        finally:
+            for evaluation in evaluations:
+                evaluation.end()
+
+    def texts(self, inputs: Inputs) -> list[list[int]] | None:
+        """Token ids of one text a row of a plan's batch; None without a tokenizer."""
+        if self.setting.tokenizer is None or inputs.ids is not None:
+            return None
+        shape = (inputs.plan.batch, inputs.plan.length)
+        if shape not in self._texts:
+            words = texts.texts(inputs.plan.batch, self.setting.seed)
+            self._texts[shape] = encode(self.setting.tokenizer, words, inputs.plan.length, self.setting.vocab_size)
+        return self._texts[shape]
+
+    def recipe(self, weights: Artifact, name: str, inputs: Inputs, precision: str, device: str) -> dict[str, Any]:
+        """Everything that decides what is stored."""
+        described = {**inputs.plan.to_json(), "version": INPUTS_VERSION}
+        described["texts"] = recipe_key({"ids": self.texts(inputs)})
+        if inputs.ids is not None:
+            described["ids"] = recipe_key({"ids": {case: list(map(list, rows)) for case, rows in inputs.ids.items()}})
+        recipe: dict[str, Any] = {
+            "format": "reference",
+            "version": VERSION,
+            "checkpoint": weights.key,
+            "inputs": described,
+            "counts": inputs.counts,
+            "precision": precision,
+            "device": device,
+            "threads": self.setting.threads,
+            "libraries": weights.recipe["libraries"],
+        }
+        if precision != REFERENCE_PRECISION:  # rounding errors are the machine's
+            recipe["machine"] = machine.name_of(device)
+            recipe |= {"tf32": True} if self.has_tf32(precision) else {}
+        if inputs.steps:
+            recipe |= {"steps": inputs.steps, "way": "cache" if inputs.with_cache else "passes"}
+            reference = self.found.get((REFERENCE_PRECISION, name))
+            if precision != REFERENCE_PRECISION and isinstance(reference, Artifact):
+                recipe["forced_by"] = reference.checksum
+        return recipe
+
+    def has_tf32(self, precision: str) -> bool:
+        """True if eager computes in TF32 at `precision`."""
+        return self.setting.tf32 and precision == "fp32"
+
+
+class _Evaluation:
+    """Eager at one precision, in a process of its own."""
+
+    def __init__(
+        self, references: References, weights: Artifact, precision: str, device: str, wanted: Mapping[str, Inputs]
+    ) -> None:
+        self.references, self.weights, self.wanted = references, weights, wanted
+        self.precision, self.device = precision, device
+        self._process: Worker | None = None
+        self._is_loaded = False
+        recipes = {name: self._recipe(name) for name in wanted}
+        drop_damaged(references.store, list(recipes.values()), references.say)
+        self.missing = []
+        for name, recipe in recipes.items():
+            if (stored := references.store.find(recipe)) is None:
+                self.missing.append(name)
+            else:
+                references.found[precision, name] = stored
+
+    def _recipe(self, name: str) -> dict[str, Any]:
+        return self.references.recipe(self.weights, name, self.wanted[name], self.precision, self.device)
+
+    def spawn(self) -> None:
+        """Start the process and let it import; it holds no weights yet."""
+        references = self.references
+        self._process = references.start(
+            self.precision, self.device, self.weights.path, references.has_tf32(self.precision)
+        )
+        self._process.send({"op": "hello"})
+
+    def run(self) -> None:
+        """Compute and store all that is missing; notes why something could not be."""
+        references = self.references
+        if self.missing:
+            named = f"{self.precision} with TF32" if references.has_tf32(self.precision) else self.precision
+            is_reference = self.precision == REFERENCE_PRECISION
+            what = "the float64 reference" if is_reference else f"eager's own error at {named}"
+            references.say(f"computing {what} for {', '.join(self.missing)}")
+        for name in self.missing:
+            recipe = self._recipe(name)  # a generation's names what it is forced by
+            drop_damaged(references.store, [recipe], references.say)
+            try:
+                if references.store.find(recipe) is None:
+                    self._store(name, recipe)
+            except WorkerError as error:
+                if error.status == "user":
+                    raise UserError(error.reason) from None
+                references.found[self.precision, name] = f"eager at {self.precision} on {self.device}: {error.reason}"
+            if (stored := references.store.find(recipe)) is not None:
+                references.found[self.precision, name] = stored
+        self.end()
+
+    def _store(self, name: str, recipe: Mapping[str, Any]) -> None:
+        request = self._request(name)
+
+        def write(folder: Path) -> dict[str, Any]:
+            arguments = {**request, "folder": str(folder.resolve())}
+            process = self._loaded()
+            return process.request(
+                {"op": "call", "function": EVALUATE, "arguments": arguments}, self.references.timeout_seconds
+            )
+
+        for left in range(RETRIES, -1, -1):
+            try:
+                self.references.store.make(recipe, write)
+                return
+            except WorkerError as error:
+                if error.is_gone:
+                    self.end()
+                if not error.is_gone or error.status in ("timeout", "oom") or not left:
+                    raise
+                self.references.say(f"the process that computes references was lost ({error.reason}); starting another")
+
+    def _request(self, name: str) -> dict[str, Any]:
+        inputs = self.wanted[name]
+        request: dict[str, Any] = {**inputs.request(), "texts": self.references.texts(inputs)}
+        if inputs.counts and self.precision == REFERENCE_PRECISION:
+            request["counts"] = True
+        if inputs.steps:
+            request |= {"steps": inputs.steps, "with_cache": inputs.with_cache}
+            if self.precision != REFERENCE_PRECISION:
+                reference = self.references.found[REFERENCE_PRECISION, name]
+                if isinstance(reference, str):
+                    raise WorkerError("failed", reference)
+                request["forced_by"] = str(reference.path.resolve())
+        return request
+
+    def _loaded(self) -> Worker:
+        """The process with the model in it; another if there is none. Raises WorkerError."""
+        if self._process is None:
+            self.spawn()
+        assert self._process is not None
+        if not self._is_loaded:
+            try:
+                self._process.receive(self.references.timeout_seconds)
+                self._process.request({"op": "load"}, self.references.timeout_seconds)
+            except WorkerError:
+                self.end()
+                raise
+            self._is_loaded = True
+        return self._process
+
+    def end(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+        self._process, self._is_loaded = None, False
+
+
+def drop_damaged(store: ArtifactStore, recipes: Sequence[Mapping[str, Any]], say: Say) -> None:
+    """Remove those artifacts of `recipes` that are damaged, and say so; they are made again."""
+    stored = {store.path_of(recipe) for recipe in recipes}
+    present = [path for path in sorted(stored) if path.exists() or path.is_symlink()]
+    for path, damage in store.drop_damaged(present).items():
+        say(f"artifact {path.name} is damaged ({damage}); it is made again")

@@ -1,0 +1,170 @@
+"""A worker's loop: one loaded backend, the cells that are begun on it, one request at a time.
+
+`bench/worker.py` is its executable; tests run it in their own process. It knows no workload: a request names the class
+of its cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import machine
+from bench.machine import memory
+
+if TYPE_CHECKING:
+    from backends.base import Backend, Options
+
+#: Compute capability of the first cards whose tensor cores take TF32 (Ampere; NVIDIA's CUDA C++ programming guide).
+FIRST_WITH_TF32 = (8, 0)
+#: How a model is loaded that generates with a cache of keys and values; "no-cache" is as for a forward pass.
+CACHE, FULL_PASSES = WAYS = ("cache", "no-cache")
+
+
+class Loop:
+    """Requests: hello, load, survey, begin, turn, judge, end, call."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.backend: Backend
+        self.cells: dict[str, Any] = {}
+        self.device_free_before: int | None = None
+        """Free bytes of the device before the model was loaded."""
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The reply to one request: {"ok": …} or {"error": {"status", "reason", "details"}}."""
+        from backends.base import BackendError, OutOfMemoryError, UnsupportedError, runtime_errors
+
+        arguments = {key: value for key, value in request.items() if key != "op"}
+        try:
+            with runtime_errors():
+                return {"ok": self._operation(request)(**arguments)}
+        except OutOfMemoryError as error:
+            return {"error": {"status": "oom", "reason": str(error), "details": dict(error.figures)}}
+        except UnsupportedError as error:
+            return {"error": {"status": "unsupported", "reason": str(error)}}
+        except BackendError as error:
+            return {"error": {"status": "failed", "reason": str(error)}}
+
+    def _operation(self, request: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+        operation: Callable[..., dict[str, Any]] = getattr(self, f"do_{request['op']}")
+        return operation
+
+    def do_hello(self) -> dict[str, Any]:
+        """Import the runtime, so that loading is timed without it."""
+        import backends
+        from exporters import checkpoint, models
+
+        backend_class = backends.load_class(self.args.backend)
+        for module in (*backend_class.requires, *(["torch"] if self.args.device == "cuda" else [])):
+            import_module(module)
+        if backend_class.format == "checkpoint":
+            models.import_library()
+        self.backend = backend_class(open_checkpoint=checkpoint.open_checkpoint)
+        return {"versions": backend_class.versions()}
+
+    def do_load(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Load the artifact, with `options` beside the variant's; returns seconds and the memory that is held then."""
+        free_before = self.device_free_before = self._device_free_bytes()
+        started = time.perf_counter()
+        self.backend.load(
+            Path(self.args.artifact) if self.args.artifact else None,
+            device=self.args.device,
+            precision=self.args.precision,
+            threads=self.args.threads,
+            options={**self._options(), **self._tf32(), **(options or {})},
+        )
+        seconds = time.perf_counter() - started
+        held = memory.heap_bytes() if self.args.device == "cpu" else {}
+        held |= memory.resident_bytes() | self.backend.memory()
+        held.pop("peak_process_bytes", None)  # of loading, which holds the weights twice for a moment
+        free_after = self._device_free_bytes()
+        # The card's free memory is everybody's: a difference that is none says nothing of this process.
+        if free_before is not None and free_after is not None and free_after < free_before:
+            held["device_process_bytes"] = free_before - free_after
+        return {"seconds": seconds, "memory": held}
+
+    def _tf32(self) -> Options:
+        """The option that asks for TF32; raises UnsupportedError for a card that has none."""
+        if not self.args.tf32:
+            return {}
+        import torch
+
+        from backends.base import UnsupportedError
+
+        if torch.cuda.get_device_capability() < FIRST_WITH_TF32:
+            raise UnsupportedError(f"{torch.cuda.get_device_name()} has no TF32; leave --tf32 out")
+        return {"tf32": True}
+
+    def _options(self) -> Options:
+        if self.args.generation == CACHE:
+            return self.backend.generation[self.args.variant]
+        if self.args.generation:
+            return self.backend.variants.get(self.args.variant, self.backend.variants["default"])
+        return self.backend.variants[self.args.variant]
+
+    def _device_free_bytes(self) -> int | None:
+        cards = machine.gpus() if self.args.device == "cuda" else []
+        return int(cards[0]["free_bytes"]) if cards else None
+
+    # Cells.
+
+    def do_begin(self, key: str, cell: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Make the cell of class `cell` ("module:Class") under `key`, and begin it."""
+        self._end(key)
+        made = _named(cell)(self.backend, self.args)
+        self.cells[key] = made
+        begun: dict[str, Any] = made.begin(**request)
+        return begun
+
+    def do_turn(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Take one turn of a begun cell."""
+        taken: dict[str, Any] = self.cells[key].turn(**request)
+        return taken
+
+    def do_judge(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Compare a begun cell's outputs with references."""
+        judged: dict[str, Any] = self.cells[key].judge(**request)
+        return judged
+
+    def do_end(self, key: str) -> dict[str, Any]:
+        """Let a cell go."""
+        self._end(key)
+        gc.enable()
+        gc.collect()
+        self.backend.trim()
+        return {}
+
+    def _end(self, key: str) -> None:
+        if (cell := self.cells.pop(key, None)) is not None:
+            cell.end()
+
+    def do_call(self, function: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What a function "module:name" of this project makes of this loop and `arguments`."""
+        found: dict[str, Any] = _named(function)(self, **arguments)
+        return found
+
+
+def _named(home: str) -> Any:
+    module, _, name = home.partition(":")
+    return getattr(import_module(module), name)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The worker's command line."""
+    result = argparse.ArgumentParser(prog="python -m bench.worker", description="One backend in one process.")
+    result.add_argument("--backend", required=True)
+    result.add_argument("--variant", default="default")
+    result.add_argument("--precision", default="fp32")
+    result.add_argument("--device", default="cpu")
+    result.add_argument("--threads", type=int, default=1)
+    result.add_argument("--artifact", default="", help="artifact folder to load")
+    result.add_argument("--tf32", action="store_true", help="let fp32 products round their inputs to TF32")
+    result.add_argument("--generation", default="", choices=["", *WAYS], help="load the model to generate with it")
+    result.add_argument("--parent", type=int, default=0, help="process to die with; 0 for none")
+    return result

@@ -1,0 +1,378 @@
+"""A run in memory: header, records and notes, and what is computed from them when asked. Its file is `bench.run.file`.
+
+Plain dataclasses, so that a worker in an environment of its own can import them without further packages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench import statistics
+from bench.errors import BenchError
+from bench.machine import conditions, roofline
+from bench.machine.roofline import Floor, Peaks
+from bench.spec import Candidate
+
+if TYPE_CHECKING:
+    import pandas
+
+    from bench.options import CommonOptions
+    from bench.run.workload import Workload
+
+SCHEMA = 5
+Status = Literal["ok", "unsupported", "oom", "failed", "timeout", "skipped"]
+#: "sealed": as it was written. "cut": no seal, so lines may be missing. "altered": the lines do not match the seal.
+Integrity = Literal["sealed", "cut", "altered"]
+#: The kind of time of a headline: synchronised wall time of one call.
+WALL = "wall"
+#: High end of a ratio's interval over its low end beyond which its middle is no speed-up to be printed.
+UNSTEADY = 2.0
+#: Verdicts under which a speed-up may be shown.
+SAME_MODEL = ("exact", "equivalent")
+#: What every candidate is measured at in turn; a frozen dataclass of the workload's own.
+Point = Any
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One candidate's samples in a row at one point."""
+
+    round: int
+    times_ns: dict[str, list[int]] = field(default_factory=dict)
+    """Nanoseconds of each sample, by kind of time."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """Facts of the workload's own on this turn."""
+    conditions: dict[str, Any] = field(default_factory=dict)
+    """What else went on meanwhile, as `bench.machine.conditions` has it."""
+    outputs: str = ""
+    """Checksum of the last outputs; "" if they are not kept."""
+    seconds: float = 0.0
+    """From the pause before it to its end."""
+
+
+@dataclass(frozen=True)
+class Once:
+    """Costs that come once, and how the cell was warmed up."""
+
+    export_seconds: float | None = None
+    load_seconds: float | None = None
+    first_call_ns: int | None = None
+    warmup_ns: list[int] = field(default_factory=list)
+    is_stable: bool = False
+    """True if the warm-up ended because its samples were alike."""
+    calls_per_sample: int = 1
+    """Above 1 if calls are too short to be timed one by one; a sample is their mean."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one cell. Figures are computed from it when asked and never stored."""
+
+    point: Point
+    candidate: Candidate
+    status: Status
+    reason: str = ""
+    turns: tuple[Turn, ...] = ()
+    figures: dict[str, Any] = field(default_factory=dict)
+    """Facts of the workload's own on the cell."""
+    once: Once = Once()
+    parity: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+    """Bytes: "loaded" (parameters, allocated, reserved, process), "peak" (of one call), and
+    "key_value_bytes_per_sequence" of a decoder, by formula."""
+    operations: dict[str, int] = field(default_factory=dict)
+    """"flops" of one call and "weight_bytes" that it must read; empty if they were not counted."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    failure: dict[str, Any] = field(default_factory=dict)
+    """Signal, exit code, seconds, last lines of standard error, byte counts of an out-of-memory message."""
+    is_judged: bool = True
+    """False for a backend that does not compute the model (`null`)."""
+    is_interleaved: bool = True
+    """False if it was timed apart from the other candidates, as memory did not hold all workers."""
+
+    @property
+    def cell(self) -> tuple[Point, Candidate]:
+        """Point and candidate."""
+        return self.point, self.candidate
+
+    def rounds_ns(self, kind: str) -> list[list[int]]:
+        """Samples of one kind of time, by turn; turns without any are left out."""
+        return [turn.times_ns[kind] for turn in self.turns if turn.times_ns.get(kind)]
+
+    @cached_property
+    def rounds(self) -> list[list[int]]:
+        """Synchronised wall time of each sample, by turn."""
+        return self.rounds_ns(WALL)
+
+    @cached_property
+    def samples(self) -> list[int]:
+        """All samples of wall time, in order."""
+        return [sample for round_ in self.rounds for sample in round_]
+
+    @property
+    def verdict(self) -> str:
+        """Parity verdict, or "" if nothing was judged."""
+        return str(self.parity.get("verdict", ""))
+
+    @property
+    def is_comparable(self) -> bool:
+        """True if a speed-up of this cell means something: measured, and still the same model."""
+        return self.status == "ok" and self.verdict in SAME_MODEL
+
+    @cached_property
+    def conditions(self) -> dict[str, Any]:
+        """What else went on in all turns together."""
+        return conditions.summary([turn.conditions for turn in self.turns if turn.conditions])
+
+    def percentile(self, rank: int) -> float | None:
+        """Nanoseconds of the `rank`-th percentile of single calls.
+
+        None if samples are too few for it, or are means of several calls, whose tail is not that of calls.
+        """
+        return statistics.percentile(self.samples, rank) if self.once.calls_per_sample == 1 else None
+
+    @property
+    def host_share(self) -> float | None:
+        """Host time to enqueue a call over its device time; near 1, the device waits for the host."""
+        enqueue, device = (statistics.pooled(self.rounds_ns(kind)) for kind in ("enqueue", "device"))
+        if not enqueue or not device:
+            return None
+        return statistics.median(enqueue) / max(1.0, statistics.median(device))
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model of a run, as far as points, records and reports need it."""
+
+    name: str
+    origin: str
+    """Where the weights came from, in one line."""
+    weights: str
+    """"random", "pretrained", or "module" for the user's own code."""
+    checkpoint: str
+    """Key of the checkpoint artifact: the same weights, configuration and libraries."""
+    task: str
+    positions: int | None = None
+    """Largest length in tokens, as far as the configuration tells."""
+
+    @property
+    def output(self) -> str:
+        """What the model gives, in words."""
+        if self.weights == "module":
+            return "a module's logits" if self.task == "lm" else "a module's outputs"
+        return "last hidden state" if self.task == "base" else "logits"
+
+
+@dataclass
+class Run:
+    """All records of one call, with the fingerprint of the machine that they came from."""
+
+    workload: Workload
+    """With the options of the run, all of them settled."""
+    model: Model
+    candidates: tuple[Candidate, ...]
+    fingerprint: dict[str, Any]
+    started: str
+    """UTC, ISO 8601."""
+    records: list[Record] = field(default_factory=list)
+    turns: dict[tuple[Point, Candidate], list[Turn]] = field(default_factory=dict)
+    """Turns of cells that have no record yet."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the run noted of itself, as JSON types, e.g. "peaks" and "parent_cpu_share"; the last of a name counts."""
+    path: Path | None = None
+    is_complete: bool = False
+    integrity: Integrity = "cut"
+    schema: int = SCHEMA
+
+    @property
+    def options(self) -> CommonOptions:
+        """The run's options."""
+        options: CommonOptions = self.workload.options
+        return options
+
+    @property
+    def command(self) -> str:
+        """The command line that measures the same."""
+        return self.options.command_line()
+
+    @cached_property
+    def _by_cell(self) -> dict[tuple[Point, Candidate], Record]:
+        return {}
+
+    def record(self, point: Point, candidate: Candidate) -> Record | None:
+        """The record of one cell; None if it has none yet."""
+        found = self._by_cell
+        if len(found) != len(self.records):
+            found.clear()
+            found.update({record.cell: record for record in self.records})
+        return found.get((point, candidate))
+
+    def by_point(self) -> Iterator[tuple[Point, list[Record]]]:
+        """Each point that has records, in the workload's order, with them in the order of the candidates."""
+        order = {candidate: index for index, candidate in enumerate(self.candidates)}
+        points: dict[Point, list[Record]] = {point: [] for point in self.workload.points()}
+        for record in self.records:
+            points.setdefault(record.point, []).append(record)
+        for point, records in points.items():
+            if records:
+                yield point, sorted(records, key=lambda record: order[record.candidate])
+
+    def repeat(self, record: Record) -> str:
+        """The command line that measures one cell again, alone."""
+        return self.workload.repeated(record.point, record.candidate).command_line()
+
+    def name(self, candidate: Candidate) -> str:
+        """`backend:variant`, with the precision if the run has several."""
+        has_many = len({one.precision for one in self.candidates}) > 1
+        return f"{candidate.label} {candidate.precision}" if has_many else candidate.label
+
+    # Speed-ups.
+
+    @property
+    def baseline_candidate(self) -> Candidate:
+        """Baseline: the one that was asked for, else default eager if present, else the first candidate."""
+        asked = self.options.baseline
+        if asked:
+            return next(one for one in self.candidates if one.label == asked)
+        eager = (one for one in self.candidates if (one.label, one.backend) == ("eager", "eager"))
+        return next(eager, self.candidates[0])
+
+    def baseline(self, record: Record) -> Record | None:
+        """The baseline's record at the same point."""
+        return self.record(record.point, self.baseline_candidate)
+
+    def ratio(self, record: Record) -> statistics.Ratio | None:
+        """Times faster than the baseline, within rounds, with its interval and verdict.
+
+        None unless both cells are comparable, or both compute nothing.
+        """
+        baseline = self.baseline(record)
+        if baseline is None or not self._may_compare(baseline, record):
+            return None
+        return ratio_between(baseline, record)
+
+    def speedup(self, record: Record) -> float | None:
+        """The ratio's middle; None if there is no ratio, or if its interval is too wide to have a middle."""
+        ratio = self.ratio(record)
+        return None if ratio is None or is_unsteady(ratio) else ratio.value
+
+    def unsteadiness(self, record: Record) -> float | None:
+        """High end of the ratio's interval over its low end, if that is too much to show a speed-up; else None."""
+        ratio = self.ratio(record)
+        if ratio is None or ratio.interval is None or not is_unsteady(ratio):
+            return None
+        return ratio.interval.high / ratio.interval.low
+
+    def _may_compare(self, baseline: Record, record: Record) -> bool:
+        if not baseline.is_judged and not record.is_judged:
+            return baseline.status == record.status == "ok" and bool(baseline.rounds and record.rounds)
+        return all(cell.is_comparable and cell.rounds and not self.is_implausible(cell) for cell in (baseline, record))
+
+    # The machine's limits.
+
+    @cached_property
+    def _peaks(self) -> dict[int, Peaks]:
+        return {}
+
+    @property
+    def peaks(self) -> Peaks | None:
+        """What this machine can do at most, as the run noted it."""
+        noted = self.notes.get("peaks")
+        if noted is None:
+            return None
+        if id(noted) not in self._peaks:
+            self._peaks[id(noted)] = Peaks.from_json(noted)
+        return self._peaks[id(noted)]
+
+    def floor(self, record: Record) -> Floor | None:
+        """The roofline: the least time that one call can take on this machine.
+
+        None if operations or peaks are not known, or if the peaks were only ever measured beside other work.
+        """
+        computed_in = self.options.computed_in(record.candidate.precision)
+        peaks = self.peaks
+        if peaks is None or not record.operations or peaks.is_disturbed(computed_in):
+            return None
+        weight_bytes = record.operations["weight_bytes"]
+        rate, bandwidth = peaks.flops_bound(computed_in), peaks.bandwidth(weight_bytes)
+        if rate is None or bandwidth is None:
+            return None
+        return roofline.floor_ns(record.operations["flops"], weight_bytes, rate, bandwidth)
+
+    def roofline_share(self, record: Record) -> float | None:
+        """The roofline over the median: 1 is as fast as this machine can be."""
+        floor = self.floor(record)
+        return roofline.share(floor, statistics.median(record.samples)) if floor and record.samples else None
+
+    def is_implausible(self, record: Record) -> bool:
+        """True for a median below the roofline: no correct measurement of that work gives it."""
+        floor = self.floor(record)
+        if floor is None or not record.samples:
+            return False
+        return roofline.is_implausible(floor, statistics.median(record.samples))
+
+    def disturbances(self, record: Record) -> list[str]:
+        """What disturbed the machine while this cell was timed, one line each."""
+        return conditions.taint(record.conditions) if record.conditions else []
+
+    # Rows.
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict a record under the names of the columns; None if a cell has no such figure."""
+        return [
+            {column.name: column.value(self, record) for column in self.workload.all_columns} for record in self.records
+        ]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """`rows` as a pandas frame; raises BenchError if pandas is not installed."""
+        try:
+            import pandas
+        except ImportError:
+            raise BenchError("pandas is not installed; run: pip install pandas") from None
+        return pandas.DataFrame(self.rows(), columns=[column.name for column in self.workload.all_columns])
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with; parity.md, rule 12."""
+        return self.workload.exit_code(self)
+
+
+def exit_code_of(records: Sequence[Record]) -> int:
+    """3 if something is broken, 0 if all that was measured is equivalent or better, else 1.
+
+    Cells that the machine or the runtime cannot do (unsupported, oom, skipped) are findings and not failures, as long
+    as some cell was measured.
+    """
+    if any(record.verdict == "broken" for record in records):
+        return 3
+    measured = [record for record in records if record.status == "ok"]
+    failed = any(record.status in ("failed", "timeout") for record in records)
+    sound = all(record.is_comparable or not record.is_judged for record in measured)
+    return 0 if measured and not failed and sound else 1
+
+
+def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
+    """How many times faster `other` is than `one`: within rounds, or of medians apart if nothing pairs them."""
+    if not (one.is_interleaved and other.is_interleaved):
+        return statistics.ratio_of_runs(one.rounds, other.rounds)
+    return statistics.ratio_within_rounds(one.rounds, other.rounds)
+
+
+def is_unsteady(ratio: statistics.Ratio) -> bool:
+    """True if the ends of a ratio's interval are too far apart for its middle to be a figure."""
+    return ratio.interval is not None and ratio.interval.high > UNSTEADY * ratio.interval.low
+
+
+def candidate_fields(candidate: Candidate) -> Mapping[str, Any]:
+    """A candidate as the first cells of a row."""
+    return {
+        "backend": candidate.backend,
+        "variant": candidate.variant,
+        "precision": candidate.precision,
+        "copy": candidate.copy,
+        "environment": candidate.environment,
+    }

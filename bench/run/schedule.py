@@ -1,0 +1,158 @@
+"""Which turn comes next: schedules are values that workloads compose; they see the state and change nothing in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bench import statistics
+from bench.run.record import WALL, Point, Record, Turn
+
+if TYPE_CHECKING:
+    from bench.spec import Candidate
+
+#: Fewest rounds from which an interval of a ratio is worth having (Student's t over 5).
+LEAST_ROUNDS = 5
+TURNS_OF_A_CEILING = 50
+
+
+@dataclass
+class OpenCell:
+    """A cell that has no record yet: the turns that it has so far."""
+
+    turns: list[Turn] = field(default_factory=list)
+    is_deferred: bool = False
+    """True if it ran out of memory beside the others and waits to be tried alone."""
+
+    @property
+    def spent_seconds(self) -> float:
+        """Time of its turns so far, pauses included."""
+        return sum(turn.seconds for turn in self.turns)
+
+    @property
+    def rounds(self) -> list[list[int]]:
+        """Wall time of its samples, by turn."""
+        return [turn.times_ns[WALL] for turn in self.turns if turn.times_ns.get(WALL)]
+
+
+@dataclass
+class State:
+    """What a schedule sees: who takes turns now, the records so far and the open cells."""
+
+    candidates: Sequence[Candidate]
+    """Those that take turns with each other now; all of the run, or one where memory does not hold all."""
+    records: dict[tuple[Point, Candidate], Record] = field(default_factory=dict)
+    open: dict[tuple[Point, Candidate], OpenCell] = field(default_factory=dict)
+    elapsed_seconds: Callable[[], float] = lambda: 0.0
+    """Since the run began, all its sessions together."""
+
+    def left(self, point: Point) -> list[Candidate]:
+        """Candidates that take turns now and have no record at `point` yet."""
+        return [
+            one for one in self.candidates if (point, one) not in self.records and not self.cell(point, one).is_deferred
+        ]
+
+    def cell(self, point: Point, candidate: Candidate) -> OpenCell:
+        """The open cell of a candidate at a point, with no turns if it has not begun."""
+        return self.open.get((point, candidate), _EMPTY)
+
+
+_EMPTY = OpenCell()
+
+
+class Schedule(Protocol):
+    """An order of turns."""
+
+    def next_turns(self, state: State) -> Sequence[tuple[Point, Candidate]]:
+        """The cells that take a turn next, in the order of the candidates; the driver shuffles them. Empty: done.
+
+        Cells may go back to earlier points as long as they are open.
+        """
+
+    def is_open(self, state: State, point: Point, candidate: Candidate) -> bool:
+        """True if a cell that has begun may get further turns; if not, it is judged and its record written."""
+
+    def refusal(self, state: State, point: Point) -> str:
+        """Why a point that was asked for is left out, e.g. for want of time; "" if it is not. Asked before it begins."""
+
+
+@dataclass(frozen=True)
+class Enough:
+    """When the cells of a point have turns enough."""
+
+    rounds: int
+    """Turns that every cell gets, as far as `most_seconds` lets it."""
+    most_seconds: float = float("inf")
+    """Ceiling of one cell's turns, in seconds."""
+    target_precision: float | None = None
+    """Half-width of the median's interval, as a share of the median, until which sampling goes on."""
+
+    @property
+    def least_rounds(self) -> int:
+        """Turns that every cell gets, however slow it is."""
+        return min(self.rounds, LEAST_ROUNDS)
+
+    def is_reached(self, cells: Sequence[OpenCell]) -> bool:
+        """True if all of `cells`, which take turns at one point, have enough."""
+        taken = min(len(cell.turns) for cell in cells)
+        if taken < (self.least_rounds if self.most_seconds < float("inf") else self.rounds):
+            return False
+        if max(cell.spent_seconds for cell in cells) >= self.most_seconds:
+            return True
+        return taken >= self.rounds and all(self.is_precise(cell.rounds) for cell in cells)
+
+    def is_precise(self, rounds: Sequence[Sequence[float]]) -> bool:
+        """True if the interval of the median is as narrow as was asked."""
+        if self.target_precision is None:
+            return True
+        reached = statistics.precision(rounds)
+        return reached is not None and reached <= self.target_precision
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Point after point; at each, all candidates in rounds until all have enough."""
+
+    points: Callable[[], Iterable[Point]]
+    enough: Callable[[Point], Enough]
+    refused: Callable[[State, Point], str] = lambda state, point: ""
+
+    def next_turns(self, state: State) -> Sequence[tuple[Point, Candidate]]:
+        for point in self.points():
+            if left := state.left(point):
+                return [(point, candidate) for candidate in left]
+        return []
+
+    def is_open(self, state: State, point: Point, candidate: Candidate) -> bool:
+        cells = [state.cell(point, one) for one in state.left(point)]
+        return not self.enough(point).is_reached(cells)
+
+    def refusal(self, state: State, point: Point) -> str:
+        return self.refused(state, point)
+
+
+@dataclass
+class Spending:
+    """What a budget leaves for further points, learned from the points that were measured.
+
+    `cost` guesses the work of one candidate at a point in any unit; seconds a unit are what points took so far.
+    """
+
+    budget_seconds: float
+    points: Sequence[Point]
+    cost: Callable[[Point], float]
+    reason: str
+    seconds: dict[Any, float] = field(default_factory=dict)
+
+    def refusal(self, state: State, point: Point) -> str:
+        """Why there is no time for `point`; the first point always has time."""
+        if point == self.points[0]:
+            return ""
+        done: dict[Point, int] = {}
+        for at, _ in state.records:
+            done[at] = done.get(at, 0) + 1
+        work = sum(self.cost(at) * count for at, count in done.items())
+        elapsed = state.elapsed_seconds()
+        needed = elapsed / work * self.cost(point) * len(state.candidates) if work else 0.0
+        return self.reason if elapsed + needed > self.budget_seconds else ""
