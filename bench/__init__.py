@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from bench.bundle.verify import BundleVerification, verify_bundle
     from bench.choice.api import choose
     from bench.choice.choice import Choice
-    from bench.choice.traffic import Traffic
     from bench.corpora.api import measure_corpus
     from bench.corpora.records import CorpusRecord, CorpusRun
     from bench.corpora.runfile import read_corpus_run
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from bench.serving.records import LoadRun
     from bench.spec import TimingPlan
     from bench.study.api import Study, judge_study
+    from bench.traffic import Traffic
     from bench.tuning.api import tune
     from bench.tuning.results import Tuning
 
@@ -77,7 +77,7 @@ _HOMES = {
     "resume": "bench.api",
     "choose": "bench.choice.api",
     "Choice": "bench.choice.choice",
-    "Traffic": "bench.choice.traffic",
+    "Traffic": "bench.traffic",
     "Bundle": "bench.bundle.api",
     "deploy": "bench.bundle.api",
     "BundleVerification": "bench.bundle.verify",

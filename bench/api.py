@@ -16,14 +16,14 @@ from bench import doubling, machine, presets
 from bench.budget import Budget, Spending, choose, parse_budget
 from bench.errors import BenchError, UserError
 from bench.guesses import Pace, guessed_cell_seconds, guessed_seconds, most_cell_seconds, most_shape_seconds
-from bench.introduction import MakeInputs, find_source, introduced
 from bench.passes import Passes
 from bench.preparation import Preparation
 from bench.presets import Preset
 from bench.process import peaks
 from bench.process.environments.asking import changed_versions, check_environments
-from bench.process.environments.stored import settle_contestants
+from bench.process.environments.stored import settle_candidates
 from bench.records import OLDEST_RESUMED_SCHEMA, Record, Run
+from bench.run.model import MakeInputs, find_source, introduced
 from bench.runfile import RunFile, peaks_line, read_run
 from bench.spec import (
     DEFAULT_ARTIFACTS,
@@ -111,7 +111,7 @@ def compare(
     if model is None and given is None:
         raise UserError("no model was given; name one, e.g. bert, or a preset")
     wanted = given.backends if given else DEFAULT_BACKENDS
-    contestants, pythons = settle_contestants(
+    contestants, pythons = settle_candidates(
         wanted if backends is None else backends,
         (given.precisions if given else ("fp32",)) if precisions is None else precisions,
         python,
@@ -226,7 +226,7 @@ def resume(path: str | Path, *, artifacts: str | Path = DEFAULT_ARTIFACTS, liste
                 "start a new run"
             )
         versions = {record.contestant: record.facts.get("versions", {}) for record in run.records}
-        if changed := changed_versions(run.grid, store.root, versions):
+        if changed := changed_versions(run.grid.contestants, run.grid.device, run.grid.pythons, store.root, versions):
             raise UserError(f"{str(path)!r} was begun with other versions ({changed[0]}); start a new run")
         source = introduced(source, store, run.grid.threads, (listener or Listener()).say)
         recorded = {(record.shape, record.contestant) for record in run.records}

@@ -64,6 +64,11 @@ def option(
     return field(default=default, metadata={"option": declared}, kw_only=True)
 
 
+def settled(default: Any) -> Any:
+    """A field that the run settles: part of its header, and no option of anybody's."""
+    return field(default=default, kw_only=True)
+
+
 def declaration(of: Field[Any]) -> Declaration:
     """The declaration of a field of an options class."""
     found: Declaration = of.metadata["option"]
@@ -108,8 +113,8 @@ class Options:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Every option as JSON types."""
-        return {found.name: getattr(self, found.name) for found in self.declared()}
+        """Every option, and what was settled, as JSON types."""
+        return {found.name: getattr(self, found.name) for found in fields(self)}
 
     def words(self, left_out: Iterable[str] = ()) -> list[str]:
         """The options that differ from their defaults, as words of a command line."""
@@ -344,6 +349,23 @@ class CommonOptions(Options):
         default_shown="a new one under ARTIFACTS/runs",
     )
     artifacts: str = option("Folder for exported models and runs.", text, default=spec.DEFAULT_ARTIFACTS)
+
+    @property
+    def settled_threads(self) -> int:
+        """Threads of every runtime; settled before a run begins."""
+        assert self.threads is not None
+        return self.threads
+
+    @property
+    def kind(self) -> str:
+        """ "cpu" or "cuda", whichever card."""
+        return self.device.partition(":")[0]
+
+    @property
+    def card(self) -> int | None:
+        """Index of the card that was asked for; None for the first."""
+        index = self.device.partition(":")[2]
+        return int(index) if index else None
 
     def computed_in(self, precision: str) -> str:
         """Arithmetic that products at `precision` may be done in: "tf32" for fp32 under `tf32`, else the precision."""

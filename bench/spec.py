@@ -210,7 +210,7 @@ def _variants_of(backend: type[Backend]) -> Mapping[str, Any]:
     return backend.variants
 
 
-def parse_contestants(
+def parse_candidates(
     backends: str | Iterable[str],
     precisions: str | Iterable[str],
     variants_of: Callable[[type[Backend]], Mapping[str, Any]] | None = None,

@@ -22,7 +22,7 @@ from bench.parity.inputs import InputPlan
 from bench.preparation import Preparation
 from bench.process.channel import Worker
 from bench.records import Run
-from bench.spec import Grid, Shape, TimingPlan, parse_contestants
+from bench.spec import Grid, Shape, TimingPlan, parse_candidates
 from bench.workers import Workers
 from exporters import sources
 from exporters.store import ArtifactStore
@@ -82,7 +82,7 @@ def main() -> None:
     args = parser.parse_args()
 
     threads, shape = machine.thread_budget(None), Shape(args.batch, args.length)
-    grid = Grid(args.model, parse_contestants("eager,onnx", "fp32"), (shape,), "cpu", threads)
+    grid = Grid(args.model, parse_candidates("eager,onnx", "fp32"), (shape,), "cpu", threads)
     source = sources.resolve(args.model)
     run = Run(grid, TimingPlan(), machine.fingerprint(), source.origin, "", "", "")
     prepared = Preparation(grid, source, ArtifactStore(args.artifacts), run.plan.timeout_seconds, print)

@@ -27,7 +27,7 @@ from bench.api import Listener
 from bench.errors import BenchError
 from bench.process import export
 from bench.process.channel import WorkerError
-from bench.spec import Candidate, parse_contestants
+from bench.spec import Candidate, parse_candidates
 from exporters import checkpoint, sources
 from exporters.store import ArtifactStore
 
@@ -72,7 +72,7 @@ def runnable(names: Sequence[str], precisions: Sequence[str], device: str) -> tu
     """Those of `names` that run on `device` in one of `precisions` at least, and why the others do not."""
     kept, refused = [], {}
     for name in names:
-        reasons = [reason_against(contestant, device) for contestant in parse_contestants([name], list(precisions))]
+        reasons = [reason_against(contestant, device) for contestant in parse_candidates([name], list(precisions))]
         if None in reasons:
             kept.append(name)
         else:
@@ -109,7 +109,7 @@ def export_all(
     """Bring the checkpoint and every artifact that the contestants load into the store; a failure is printed."""
     store = ArtifactStore(root)
     store.prepare()
-    found = chains(parse_contestants(names, list(precisions)), device)
+    found = chains(parse_candidates(names, list(precisions)), device)
     with ThreadPoolExecutor(at_once) as pool:
         keys = list(pool.map(lambda model: checkpoint_key(model, store), models))
         tasks = [(model, key, chain) for model, key in zip(models, keys, strict=True) for chain in found]

@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--rounds 40]
 
-In one process, the worker's own step (bench.process.timing.Step on the `null` backend, as bench/worker.py builds it, with as
+In one process, the worker's own step (bench.process.timing.Step on the `null` backend, as a worker builds it, with as
 many calls a sample) and a bare `for` loop over the same call take turns in random order. The overhead is the
 difference of their medians within rounds. Goal: under 2 microseconds, and under 0.5 % of a call of a millisecond.
 """

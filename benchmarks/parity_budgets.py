@@ -27,7 +27,7 @@ from bench.parity.inputs import InputPlan
 from bench.parity.matrix import DEFAULT_BATCHES, Matrix
 from bench.parity.verdict import TOLERANCES, judge
 from bench.preparation import Preparation
-from bench.spec import Grid, Shape, parse_contestants
+from bench.spec import Grid, Shape, parse_candidates
 from exporters import sources
 from exporters.store import ArtifactStore
 
@@ -67,7 +67,7 @@ def quantised(model: str, task: str, args: argparse.Namespace) -> list[dict[str,
 
     source = sources.resolve(model, task=task)
     shapes = tuple(Shape(batch, int(length)) for batch in DEFAULT_BATCHES for length in args.lengths.split(","))
-    contestants = parse_contestants("onnx", "fp32")
+    contestants = parse_candidates("onnx", "fp32")
     threads = machine.thread_budget(args.threads)
     grid = Grid(model, contestants, shapes, "cpu", threads, source.weights, task)
     prepared = Preparation(grid, source, ArtifactStore(args.artifacts), 900.0, print, Matrix(ids=("random", "zipf")))

@@ -34,11 +34,11 @@ from bench import (
 )
 from bench.driver import REST_SECONDS
 from bench.errors import BenchError
-from bench.introduction import find_source
 from bench.machine import conditions
 from bench.preparation import Preparation
+from bench.run.model import find_source
 from bench.runfile import read_run
-from bench.spec import Candidate, Shape, TimingPlan, parse_contestants
+from bench.spec import Candidate, Shape, TimingPlan, parse_candidates
 from bench.workers import Workers
 from exporters.store import ArtifactStore
 
@@ -412,7 +412,7 @@ def main() -> None:
         parser.error(f"{str(args.output)!r} exists; give another --output")
     if min(args.draws, args.requests, args.rounds) < 1:
         parser.error("--draws, --requests and --rounds are 1 or more")
-    parse_contestants(args.backends, ("fp32",))
+    parse_candidates(args.backends, ("fp32",))
     started = time.monotonic()
     run = compare(
         args.model, backends=args.backends, batches=args.batches, lengths=args.lengths, device=args.device,

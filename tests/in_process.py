@@ -19,7 +19,7 @@ from bench.process import channel, export
 from bench.process.channel import WorkerError
 from bench.process.loop import parser
 from bench.process.session import Session
-from bench.spec import Grid, Shape, parse_contestants
+from bench.spec import Grid, Shape, parse_candidates
 from exporters import sources
 from exporters.store import ArtifactStore
 
@@ -63,7 +63,7 @@ def prepare(
 ) -> None:
     """Have `bench compare` with these options find its exports and references in the store `artifacts`."""
     shapes = tuple(Shape(batch, length) for batch in batches for length in lengths)
-    contestants = parse_contestants(backends, ("fp32",))
+    contestants = parse_candidates(backends, ("fp32",))
     grid = Grid(model, contestants, shapes, "cpu", machine.thread_budget(None), "auto", task, 0)
     store = ArtifactStore(artifacts)
     store.prepare()

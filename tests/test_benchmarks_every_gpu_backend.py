@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from bench.runfile import read_run
-from bench.spec import parse_contestants
+from bench.spec import parse_candidates
 
 SCRIPT = "every_gpu_backend"
 
@@ -22,11 +22,11 @@ def test_tf32_is_a_comparison_of_its_own_behind_each_models_precisions(script: M
 
 
 def test_every_name_is_a_variant_of_this_version(script: ModuleType) -> None:
-    assert [c.label for c in parse_contestants(script.BACKENDS, ["fp32"])] == list(script.BACKENDS)
+    assert [c.label for c in parse_candidates(script.BACKENDS, ["fp32"])] == list(script.BACKENDS)
 
 
 def test_a_fused_file_is_exported_behind_the_file_that_it_is_made_from(script: ModuleType) -> None:
-    contestants = parse_contestants(["eager", "onnx", "onnx:fused", "torchscript", "openvino"], ["fp32", "fp16"])
+    contestants = parse_candidates(["eager", "onnx", "onnx:fused", "torchscript", "openvino"], ["fp32", "fp16"])
     found = script.chains(contestants, "cpu")
     assert [("onnx", "fp32"), ("onnx-fused", "fp32")] in found
     assert [("onnx", "fp16"), ("onnx-fused", "fp16")] in found

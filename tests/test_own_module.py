@@ -14,7 +14,7 @@ import torch
 
 import bench
 from backends.base import BackendError
-from bench import introduction, preparation
+from bench import preparation
 from bench.errors import UserError
 from bench.parity import check as parity_check
 from bench.parity import judging, verdict
@@ -24,6 +24,7 @@ from bench.parity.references import References
 from bench.passes import Passes
 from bench.preparation import Preparation
 from bench.process import export
+from bench.run import model as introduction
 from bench.spec import Candidate, Grid, Shape, command_of
 from exporters import checkpoint, onnx, sources, torchscript
 from exporters.store import Artifact, ArtifactStore

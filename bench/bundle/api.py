@@ -15,13 +15,13 @@ from bench.bundle.manifest import CERTIFICATE, Manifest
 from bench.bundle.samples import Samples, samples_of, source_to_json
 from bench.bundle.selection import Constraints, Selection, check_parity_of, select
 from bench.errors import BenchError, UserError
-from bench.introduction import introduced, notes_on
 from bench.parity.certificate import Certificate
 from bench.parity.check import tokenizer_of, tolerances
 from bench.parity.examination import Examination
 from bench.parity.references import Say
 from bench.preparation import Preparation
 from bench.records import Run
+from bench.run.model import introduced, notes_on
 from bench.runfile import read_run
 from bench.spec import check_timeout, nearest
 from exporters import checkpoint, sources

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
-from bench.introduction import notes_on
 from bench.parity.inputs import JUDGED_ELEMENTS, MASKS, OWN
 from bench.parity.matrix import Matrix
+from bench.run.model import notes_on
 from bench.spec import Shape
 from exporters.module_source import ModuleSource
 from exporters.sources import MODULE, ModelSource

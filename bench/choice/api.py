@@ -11,11 +11,11 @@ from bench.choice.choice import Choice, decide
 from bench.choice.constraints import Constraints, parse_constraints
 from bench.choice.failures import is_sound
 from bench.choice.grid import place
-from bench.choice.traffic import Traffic, even, even_in_time, read_traffic
 from bench.errors import UserError
 from bench.records import Run
 from bench.runfile import read_run
 from bench.spec import Shape
+from bench.traffic import Traffic, even, even_in_time, read_traffic
 
 #: What runs must share whatever machine they are from.
 SHARED = ("model", "task", "boundary")

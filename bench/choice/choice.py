@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from bench import statistics
 from bench.choice.candidates import Weighed
 from bench.choice.constraints import Constraints
-from bench.choice.traffic import Traffic
 from bench.spec import PRECISIONS, Shape
 from bench.statistics import Ratio
+from bench.traffic import Traffic
 
 NOTHING_QUALIFIES_EXIT_CODE = 5
 #: Of the interval that says who ties. A report that calls something faster may wait for 99 %; a choice must be made,

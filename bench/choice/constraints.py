@@ -7,25 +7,11 @@ from dataclasses import dataclass
 
 from bench.errors import UserError
 from bench.spec import nearest, parse_size
+from bench.traffic import Slo, parse_slo
 
 OBJECTIVES = ("latency", "throughput", "cost")
 #: Verdicts that can be asked for, best first; what is broken or unjudged never qualifies.
 PARITIES = ("exact", "equivalent", "lossy")
-RANKS = (50, 90, 95, 99)
-_UNITS_NS = {"us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
-LONGEST_SECONDS = 86_400.0
-
-
-@dataclass(frozen=True)
-class Slo:
-    """A service level: so many percent of the calls take at most so long."""
-
-    rank: int
-    """One of `RANKS`."""
-    limit_ns: float
-
-    def __str__(self) -> str:
-        return f"p{self.rank} {duration(self.limit_ns)}"
 
 
 @dataclass(frozen=True)
@@ -39,23 +25,6 @@ class Constraints:
     requests_per_restart: int | None = None
     prices: tuple[float, ...] = ()
     """US dollars an hour, of each run; empty where none is given."""
-
-
-def parse_slo(text: str, option: str = "--slo") -> tuple[Slo, ...]:
-    """`"p95=20ms"`, or several with commas; raises UserError for anything else."""
-    found = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*p([0-9]{1,2})\s*(?:=|<=|≤)\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(us|µs|ms|s)\s*", part)
-        if not match:
-            raise UserError(f"{option} {part.strip()[:40]!r} is no service level; write e.g. {option} p95=20ms")
-        rank, limit_ns = int(match[1]), float(match[2]) * _UNITS_NS[match[3]]
-        if rank not in RANKS:
-            known = ", ".join(f"p{known}" for known in RANKS)
-            raise UserError(f"{option} p{rank} is none of {known}; write e.g. {option} p95=20ms")
-        if not 0 < limit_ns <= LONGEST_SECONDS * 1e9:
-            raise UserError(f"{option} {part.strip()} is not above 0 and at most a day; write e.g. {option} p95=20ms")
-        found.append(Slo(rank, limit_ns))
-    return tuple(dict.fromkeys(found))
 
 
 def parse_constraints(
@@ -94,9 +63,3 @@ def _prices(price: str | float | None, runs: int) -> tuple[float, ...]:
         runs_given = f"{runs} run{'' if runs == 1 else 's'}"
         raise UserError(f"--price names {len(words)} prices for {runs_given}; give one, or one a run in their order")
     return tuple(float(word) for word in words) * (runs if len(words) == 1 else 1)
-
-
-def duration(ns: float) -> str:
-    """`20 ms`, `350 µs`, `1.5 s`."""
-    value, unit = (ns / 1e9, "s") if ns >= 1e9 else (ns / 1e6, "ms") if ns >= 1e6 else (ns / 1e3, "µs")
-    return f"{value:.4g} {unit}"

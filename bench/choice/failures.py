@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import statistics
-from bench.choice.constraints import PARITIES, Constraints, Slo, duration
+from bench.choice.constraints import PARITIES, Constraints
 from bench.records import Record, Run
 from bench.spec import Shape
+from bench.traffic import Slo, duration
 
 if TYPE_CHECKING:
     from bench.choice.candidates import Weighed

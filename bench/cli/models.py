@@ -13,7 +13,7 @@ Model = TypeVar("Model", str, list[str])
 def model_of(
     context: typer.Context, model: Model, module: str | None, weights: str = "auto"
 ) -> tuple[Model | str, str]:
-    """Name and weights as `bench.introduction.find_source` takes them; raises UserError where both are given."""
+    """Name and weights as `bench.run.model.find_source` takes them; raises UserError where both are given."""
     from bench.errors import UserError
     from bench.spec import MODULE
 

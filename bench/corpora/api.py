@@ -28,12 +28,12 @@ from bench.corpora.references import CorpusReferences
 from bench.corpora.runfile import WRITER, read_corpus_run
 from bench.errors import UserError
 from bench.guesses import GUESSED_FLOPS, Pace
-from bench.introduction import find_source
 from bench.linesfile import LinesFile
 from bench.parity.inputs import INPUTS
 from bench.preparation import Preparation
 from bench.process.environments.asking import check_environments
-from bench.process.environments.stored import settle_contestants
+from bench.process.environments.stored import settle_candidates
+from bench.run.model import find_source
 from bench.spec import (
     DEFAULT_ARTIFACTS,
     MODULE,
@@ -109,7 +109,7 @@ def measure_corpus(
     detail of timing in place of `rounds` and `timeout` (seconds). Raises UserError for wrong input before anything
     starts, and BenchError when the run cannot go on.
     """
-    contestants, pythons = settle_contestants(backends, precisions, python, Path(artifacts))
+    contestants, pythons = settle_candidates(backends, precisions, python, Path(artifacts))
     corpus_plan = CorpusPlan(
         parse_sizes(batches, "--batches"),
         parse_orders(order if isinstance(order, str) else tuple(order)),

@@ -15,13 +15,13 @@ from bench.errors import UserError
 from bench.footprint import boundary
 from bench.footprint.results import KIND, Largest, Loaded, MemoryRun, Subject, as_line
 from bench.footprint.tries import AboveLimitError, Tries
-from bench.introduction import find_source
 from bench.linesfile import LinesFile
 from bench.parity.references import Say
 from bench.preparation import Preparation
 from bench.process.channel import WorkerError
 from bench.process.environments.asking import check_environments
-from bench.process.environments.stored import settle_contestants
+from bench.process.environments.stored import settle_candidates
+from bench.run.model import find_source
 from bench.spec import (
     DAY_SECONDS,
     DEFAULT_ARTIFACTS,
@@ -84,7 +84,7 @@ def measure_memory(
     ARTIFACTS/runs) as they come. Raises UserError for wrong input before anything starts, and BenchError when it cannot
     go on.
     """
-    contestants, pythons = settle_contestants(backends, precisions, python, Path(artifacts))
+    contestants, pythons = settle_candidates(backends, precisions, python, Path(artifacts))
     asked = None if lengths is None else parse_sizes(lengths, "--length")
     names = (models,) if isinstance(models, str) else parse_names(models, "--model")
     (most_batch,) = parse_sizes([most_batch], "--most-batch")

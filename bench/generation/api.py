@@ -15,11 +15,11 @@ from bench.generation.driver import Generations
 from bench.generation.plan import GenerationPlan, check_sizes, parse_decoding, variants_of
 from bench.generation.preparation import GenerationPreparation
 from bench.generation.records import GenerationRecord, GenerationRun
-from bench.introduction import find_source
 from bench.linesfile import LinesFile
 from bench.parity.matrix import Matrix
 from bench.process.environments.asking import check_environments
-from bench.process.environments.stored import settle_contestants
+from bench.process.environments.stored import settle_candidates
+from bench.run.model import find_source
 from bench.runfile import peaks_line
 from bench.spec import (
     DEFAULT_ARTIFACTS,
@@ -85,7 +85,7 @@ def generate(
     `compare`; `plan` settles every detail of timing in their place. Raises UserError for wrong input before anything
     starts, and BenchError when the run cannot go on.
     """
-    contestants, pythons = settle_contestants(backends, precisions, python, Path(artifacts), variants_of)
+    contestants, pythons = settle_candidates(backends, precisions, python, Path(artifacts), variants_of)
     batch_sizes = parse_sizes(batches, "--batches")
     generation = GenerationPlan(prompt_length, new_tokens, parse_decoding(decoding, top_k, temperature))
     check_seed(seed)

@@ -85,9 +85,10 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def settle_device(asked: str) -> str:
-    """ "cpu" or "cuda" from `--device`; raises UserError when CUDA is asked for and cannot be had."""
+    """ "cpu", "cuda" or "cuda:1" from `--device`; raises UserError if CUDA or that card cannot be had."""
     from backends.base import torch_cuda_version
 
+    asked, colon, card = asked.partition(":")
     if asked not in DEVICES:
         raise UserError(f"unknown device {asked!r}{nearest(asked, DEVICES)}; use one of {', '.join(DEVICES)}")
     if asked == "cpu":
@@ -101,7 +102,9 @@ def settle_device(asked: str) -> str:
         raise UserError(
             "--device cuda: the installed torch is a CPU build; install torch's CUDA build, or use --device cpu"
         )
-    return "cuda"
+    if colon and int(card) >= (count := len(gpus())):
+        raise UserError(f"--device cuda:{card}: this machine has {count} GPUs, numbered from 0; use --device cuda:0")
+    return f"cuda{colon}{card}"
 
 
 def check_tf32(is_wanted: bool, device: str) -> None:

@@ -35,13 +35,13 @@ class Cell(ABC):
         self.facts_before: dict[str, Any] = {}
 
     @abstractmethod
-    def begin(self, **request: Any) -> dict[str, Any]:
+    def begin(self, *args: Any, **request: Any) -> dict[str, Any]:
         """Prepare and warm up; returns "once" (first_call_ns, warmup_ns, is_stable, calls_per_sample), "facts" and
         "figures", each if it has any.
         """
 
     @abstractmethod
-    def turn(self, **request: Any) -> dict[str, Any]:
+    def turn(self, *args: Any, **request: Any) -> dict[str, Any]:
         """Take one turn; returns "times_ns" (kind -> samples), "cpu_seconds", and if it has any "figures" and
         "outputs", a checksum of the last outputs.
         """
@@ -89,11 +89,11 @@ class Cell(ABC):
         backend = self.backend
         prepared = backend.prepare(batch)
         backend.synchronize()
-        backend.reset_memory_peak()
+        reset_memory_peak(backend)
         is_of_this_call = memory.set_peak_back()
         outputs = backend.run(prepared)
         backend.synchronize()
-        held = memory.resident_bytes() | backend.memory() | self._held_on_the_card()
+        held = memory.resident_bytes() | held_bytes(backend) | self._held_on_the_card()
         if not is_of_this_call:
             held.pop("peak_process_bytes", None)
         arrays = backend.fetch(outputs)
@@ -102,12 +102,41 @@ class Cell(ABC):
 
     def release(self, outputs: Any) -> None:
         """Let go of what a call returned."""
-        self.backend.release(outputs)
+        from backends.protocols import Releasing
+
+        if isinstance(self.backend, Releasing):
+            self.backend.release(outputs)
+
+    def watch(self, prepared: Any) -> dict[str, Any]:
+        """Facts on one call that is not timed; its outputs are let go."""
+        from backends.protocols import Watched
+
+        if not isinstance(self.backend, Watched):
+            return {}
+        outputs, facts = self.backend.run_watched(prepared)
+        self.backend.synchronize()
+        self.release(outputs)
+        return dict(facts)
 
     def _held_on_the_card(self) -> dict[str, int]:
         """What this process holds on the GPU behind a call: the most, as no allocator gives back before a cell ends."""
         held = gpu.process_bytes(os.getpid()) if self.args.device == "cuda" else None
         return {} if held is None else {"peak_device_process_bytes": held}
+
+
+def held_bytes(backend: Backend) -> dict[str, int]:
+    """What a backend's memory gauge says; {} without one."""
+    from backends.protocols import MemoryGauge
+
+    return backend.memory() if isinstance(backend, MemoryGauge) else {}
+
+
+def reset_memory_peak(backend: Backend) -> None:
+    """Set the peaks of a backend's memory gauge back, if it has one."""
+    from backends.protocols import MemoryGauge
+
+    if isinstance(backend, MemoryGauge):
+        backend.reset_memory_peak()
 
 
 def settle() -> None:

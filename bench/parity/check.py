@@ -11,7 +11,6 @@ from typing import Any
 
 from bench import machine
 from bench.errors import UserError
-from bench.introduction import MakeInputs, find_source, notes_on
 from bench.parity import matrix as matrices
 from bench.parity import texts
 from bench.parity.certificate import Certificate, Judgement
@@ -21,7 +20,8 @@ from bench.parity.matrix import PROMPT_LENGTH, Matrix
 from bench.parity.references import Say
 from bench.parity.verdict import Tolerance, tolerance_of
 from bench.preparation import Preparation
-from bench.process.environments.stored import settle_contestants
+from bench.process.environments.stored import settle_candidates
+from bench.run.model import MakeInputs, find_source, notes_on
 from bench.spec import (
     Candidate,
     Grid,
@@ -82,7 +82,7 @@ def check_parity(
     several) has a backend run by another environment's interpreter. Raises UserError before anything starts, and
     BenchError when the check cannot go on.
     """
-    contestants, pythons = settle_contestants(backends, precisions, python, Path(artifacts))
+    contestants, pythons = settle_candidates(backends, precisions, python, Path(artifacts))
     overrides = checked_overrides({"--atol": atol, "--rtol": rtol, "--max-kl": max_kl, "--min-top1": min_top1}, task)
     batch_sizes = parse_sizes(batches, "--batches")
     length_sizes = None if lengths is None else parse_sizes(lengths, "--lengths")

@@ -61,6 +61,23 @@ class InputPlan:
         return cls(**{**data, **lists})
 
 
+def plan_of(source: Any, batch: int, length: int, seed: int, cases: tuple[str, ...], most_rows: int = 3) -> InputPlan:
+    """The plan of the inputs of a model's `source` at one shape."""
+    return InputPlan(
+        batch=batch,
+        length=length,
+        vocab_size=source.vocab_size,
+        pad_token_id=source.pad_token_id,
+        seed=seed,
+        output_width=source.output_width,
+        cases=cases,
+        most_rows=most_rows,
+        inputs=source.inputs,
+        makes_inputs=source.makes_inputs,
+        whole_outputs=source.whole_outputs,
+    )
+
+
 def timed_cases(length: int, takes_mask: bool = True) -> tuple[str, ...]:
     """The cases that a run of `compare` judges; a single token cannot be padded, nor anything without a mask."""
     return TIMED_CASES if length > 1 and takes_mask else TIMED_CASES[:1]

@@ -9,7 +9,6 @@ from typing import Any
 
 from bench import machine
 from bench.errors import BenchError, UserError
-from bench.introduction import find_source
 from bench.parity.certificate import Certificate, Judgement, read
 from bench.parity.check import tokenizer_of
 from bench.parity.examination import Examination
@@ -17,6 +16,7 @@ from bench.parity.matrix import Matrix
 from bench.parity.references import Say
 from bench.parity.verdict import OUTCOMES
 from bench.preparation import Preparation
+from bench.run.model import find_source
 from bench.spec import check_timeout
 from exporters import sources
 from exporters.store import Artifact, ArtifactStore, file_checksum

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from bench.spec import (
     Shape,
     TimingPlan,
     nearest,
-    parse_contestants,
+    parse_candidates,
     parse_sizes,
 )
 from exporters.sources import TASKS
@@ -64,6 +64,23 @@ class Preset:
     def lengths(self) -> tuple[int, ...]:
         """Distinct lengths."""
         return tuple(sorted({shape.length for shape in self.shapes}))
+
+    def options(self, named: Collection[str]) -> dict[str, Any]:
+        """What the preset says as options of a run, but for those that are `named` on the command line.
+
+        Its shapes give way to batches or lengths that are named, completed by its own.
+        """
+        found: dict[str, Any] = {"model": self.model, "backends": self.backends, "rounds": self.rounds}
+        found |= {"precisions": self.precisions, "task": self.task, "naive_timer": self.naive_timer}
+        found["grad"] = self.grad and ("backends" not in named)
+        if {"module"} & set(named):
+            found.pop("model")
+            found.pop("task")
+        if {"batches", "lengths"} & set(named):
+            found |= {"batches": self.batches, "lengths": self.lengths}
+        elif "shapes" not in named:
+            found["shapes"] = tuple((shape.batch, shape.length) for shape in self.shapes)
+        return {name: value for name, value in found.items() if name not in named}
 
     def published(self, grid: Grid) -> dict[str, Any]:
         """The published figures of `grid`; {} for another model or task, of which they say nothing."""
@@ -127,11 +144,11 @@ def _read(path: Path, name: str) -> Preset:
             raise _mistake(name, key, "it is missing")
     values = {key: _checked(name, key, value) for key, value in data.items()}
     try:
-        parse_contestants(values["backends"], ("fp32",))
+        parse_candidates(values["backends"], ("fp32",))
     except UserError as error:
         raise _mistake(name, "backends", str(error)) from None
     try:
-        parse_contestants(values["backends"], values.get("precisions", Preset.precisions))
+        parse_candidates(values["backends"], values.get("precisions", Preset.precisions))
     except UserError as error:
         raise _mistake(name, "precisions", str(error)) from None
     figures_name = values.pop("figures", "")

@@ -6,10 +6,9 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from bench import statistics
-from bench.spec import TimingPlan
 
 Clock = Callable[[], int]
 
@@ -22,6 +21,34 @@ LEAST_SAMPLE_NS = 1_000_000
 LEAST_WINDOW = 4
 #: Share of a turn's seconds that each further kind of time gets beside the primary one.
 SHARE_OF_OTHER_TIMES = 0.25
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a cell is warmed up and sampled."""
+
+    warmup_calls: int = 1
+    warmup_seconds: float = 0.3
+    warmup_most_seconds: float = 3.0
+    """Ceiling of a warm-up that does not become stable."""
+    samples_per_turn: int = 1000
+    naive_timer: bool = False
+    """True to time calls without any synchronisation too, which explains figures that were taken so."""
+
+
+class Plan(Protocol):
+    """What has the fields of `Sampling`."""
+
+    @property
+    def warmup_calls(self) -> int: ...
+    @property
+    def warmup_seconds(self) -> float: ...
+    @property
+    def warmup_most_seconds(self) -> float: ...
+    @property
+    def samples_per_turn(self) -> int: ...
+    @property
+    def naive_timer(self) -> bool: ...
 
 
 @dataclass
@@ -123,7 +150,7 @@ class WarmUp:
         return asdict(self)
 
 
-def warm_up(step: Step, plan: TimingPlan, clock: Clock = time.perf_counter_ns) -> WarmUp:
+def warm_up(step: Step, plan: Plan, clock: Clock = time.perf_counter_ns) -> WarmUp:
     """Call until the sliding window of the last calls is stable, within the plan's floor and ceiling."""
     samples: list[int] = []
     lasted: list[int] = []
@@ -152,9 +179,7 @@ def _window(lasted: list[int], seconds: float) -> int:
     return count
 
 
-def take_turn(
-    step: Step, seconds: float, warm: WarmUp, plan: TimingPlan, clock: Clock = time.perf_counter_ns
-) -> Samples:
+def take_turn(step: Step, seconds: float, warm: WarmUp, plan: Plan, clock: Clock = time.perf_counter_ns) -> Samples:
     """One turn: at least one sample, at most the plan's, for about `seconds` of the primary time.
 
     A turn of short calls first settles. The other kinds of time are taken after the primary one,
@@ -183,3 +208,12 @@ def take_turn(
     if step.mark is not None or plan.naive_timer:
         samples.wall_ns.append(step.wall_ns(clock, calls))
     return samples
+
+
+def step(backend: Any, call: Callable[[], Any], has_clock: bool = True) -> Step:
+    """A step of `call` on a backend; with its device clock, if it has one and `has_clock`."""
+    from backends.protocols import DeviceClock
+
+    if has_clock and isinstance(backend, DeviceClock) and backend.mark() is not None:
+        return Step(call, backend.synchronize, backend.mark, backend.elapsed_ns)
+    return Step(call, backend.synchronize)

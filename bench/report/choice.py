@@ -12,7 +12,6 @@ from typing import Any
 from bench import statistics
 from bench.choice.candidates import Weighed
 from bench.choice.choice import Choice
-from bench.choice.constraints import duration
 from bench.choice.failures import size
 from bench.records import Run
 from bench.report import summary
@@ -29,6 +28,7 @@ from bench.report.choice_lines import (
 from bench.report.crossover import crossover, render_map
 from bench.report.table import WIDTH, item, machine_line, milliseconds
 from bench.report.table import percent as in_percent
+from bench.traffic import duration
 
 FORMATS = ("table", "json")
 

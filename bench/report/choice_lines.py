@@ -9,12 +9,12 @@ from backends import BUILT_IN
 from bench import machine
 from bench.choice.candidates import DEPRECATED, Weighed, places_of
 from bench.choice.choice import CONFIDENCE, SIMPLICITY, WORTH_OF_SIMPLICITY, Choice
-from bench.choice.constraints import duration
 from bench.choice.failures import percent
 from bench.choice.grid import INTERPOLATED, ROUNDED_UP
 from bench.records import SAME_MODEL, UNSTEADY, Run, is_unsteady
 from bench.report import summary
 from bench.spec import Shape
+from bench.traffic import duration
 
 BETTER = {"latency": "as fast as", "throughput": "as fast as", "cost": "as cheap as"}
 LEADS = {"latency": "faster than", "throughput": "faster than", "cost": "cheaper than"}

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench import statistics
-from bench.choice.constraints import duration
 from bench.report import check_format
 from bench.report.table import PARITY_STYLES, TAINTED, WIDTH, machine_line, milliseconds
+from bench.run.search import Found
 from bench.serving.records import KEPT, MISSED, UNJUDGED, LoadRecord, LoadRun
-from bench.serving.search import Found
 from bench.spec import Candidate
+from bench.traffic import duration
 
 FORMATS = ("table", "json")
 #: Characters that a backend's name keeps where columns are many.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.columns import Column
+from bench import statistics
+from bench.columns import DASH, Column, factor, milliseconds, percent
+from bench.run.record import WALL, Record, Run, is_unsteady
 
-if TYPE_CHECKING:
-    from bench.run.record import Record, Run
+#: Stands before the median of a cell that was disturbed; a warning says by what.
+DISTURBED = "!"
 
 PARITY_STYLES = {"broken": "red", "lossy": "yellow", "unjudged": "yellow"}
 
@@ -21,7 +24,8 @@ def point_columns(point: type) -> tuple[Column, ...]:
     )
 
 
-def _option(name: str) -> Column:
+def option(name: str) -> Column:
+    """An option of the run."""
     return Column(name, lambda run, record: getattr(run.options, name))
 
 
@@ -65,9 +69,9 @@ COMMON_COLUMNS = (
     _candidate("precision"),
     _candidate("copy"),
     _candidate("environment"),
-    _option("device"),
-    _option("threads"),
-    _option("tf32"),
+    option("device"),
+    option("threads"),
+    option("tf32"),
     Column("task", lambda run, record: run.model.task),
     Column("weights", lambda run, record: run.model.weights),
     Column("status", lambda run, record: record.status),
@@ -87,3 +91,142 @@ COMMON_COLUMNS = (
     _memory("peak", "peak_allocated_bytes"),
     _memory("peak", "peak_device_process_bytes"),
 )
+
+
+# Figures of samples.
+
+
+def _of_samples(value: Callable[[Record], Any]) -> Callable[[Run, Record], Any]:
+    """A figure of the samples of wall time; None without any."""
+    return lambda run, record: value(record) if record.samples else None
+
+
+def _median_ms(kind: str) -> Callable[[Run, Record], Any]:
+    def value(run: Run, record: Record) -> Any:
+        samples = statistics.pooled(record.rounds_ns(kind))
+        return statistics.median(samples) / 1e6 if samples else None
+
+    return value
+
+
+def _interval_ms(record: Record, end: str) -> Any:
+    found = statistics.median_interval(record.rounds)
+    return None if found is None else getattr(found, end) / 1e6
+
+
+def _percentile_ms(rank: int) -> Callable[[Run, Record], Any]:
+    def value(run: Run, record: Record) -> Any:
+        found = record.percentile(rank) if record.samples else None
+        return None if found is None else found / 1e6
+
+    return value
+
+
+def _iqr_share(record: Record) -> float:
+    q1, median, q3 = statistics.quartiles(record.samples)
+    return (q3 - q1) / median
+
+
+def _ms(value: float) -> str:
+    return milliseconds(value * 1e6)
+
+
+def median_cell(run: Run, record: Record) -> str:
+    """The median in ms, marked if the cell was disturbed; else its status."""
+    if record.status != "ok" or not record.samples:
+        return record.status if record.status != "ok" else DASH
+    return (DISTURBED if run.disturbances(record) else "") + milliseconds(statistics.median(record.samples))
+
+
+MEDIAN = Column(
+    "median_ms", _median_ms(WALL), title="median ms", cell=median_cell,
+    help="median of synchronised wall time of one call, ms; ! marks a disturbed cell",
+)  # fmt: skip
+TIMES = (
+    MEDIAN,
+    Column(
+        "precision_share", _of_samples(lambda record: statistics.precision(record.rounds)), title="±", show=percent,
+        drop=90, help=f"half-width of the median's {statistics.MEDIAN_CONFIDENCE:.0%} interval over the median",
+    ),
+    Column(
+        "spread", _of_samples(_iqr_share), title="spread", show=percent, drop=40,
+        help="interquartile range over the median",
+    ),
+    Column("q1_ms", _of_samples(lambda record: statistics.quartiles(record.samples)[0] / 1e6)),
+    Column("q3_ms", _of_samples(lambda record: statistics.quartiles(record.samples)[2] / 1e6)),
+    Column("median_low_ms", _of_samples(lambda record: _interval_ms(record, "low"))),
+    Column("median_high_ms", _of_samples(lambda record: _interval_ms(record, "high"))),
+    Column("p90_ms", _percentile_ms(90), title="p90 ms", show=_ms, drop=25, is_wide=True),
+    Column("p95_ms", _percentile_ms(95)),
+    Column("p99_ms", _percentile_ms(99), title="p99 ms", show=_ms, drop=20, is_wide=True),
+    Column("samples", lambda run, record: len(record.samples)),
+    Column("rounds", lambda run, record: len(record.rounds) or None),
+    Column("calls_per_sample", lambda run, record: record.once.calls_per_sample if record.samples else None),
+    Column("outliers", _of_samples(lambda record: len(statistics.outliers(record.samples)))),
+    Column("drift", _of_samples(lambda record: statistics.drift(record.rounds))),
+    Column("unmet", lambda run, record: " ".join(run.workload.unmet(record)) if record.samples else None),
+)  # fmt: skip
+OTHER_TIMES = (
+    Column("device_median_ms", _median_ms("device"), help="device time between events, ms"),
+    Column("enqueue_median_ms", _median_ms("enqueue"), help="host time until the call returned, ms"),
+    Column("pipelined_median_ms", _median_ms("pipelined"), help="time a call of a train of calls, ms"),
+    Column("naive_median_ms", _median_ms("naive"), help="a clock without synchronisation, wrong on purpose, ms"),
+    Column("host_share", lambda run, record: record.host_share, help="host time to enqueue over device time"),
+)
+
+# Against the baseline and the machine's limits.
+
+
+def ratio_cell(ratio: statistics.Ratio) -> str:
+    """`2.70× 2.61–2.78`; verdict and interval alone for a tie, and if the interval is too wide to have a middle."""
+    if ratio.interval is None:
+        return f"{factor(ratio.value)}× (1 round)"
+    span = f"{factor(ratio.interval.low)}–{factor(ratio.interval.high)}"
+    is_verdict = is_unsteady(ratio) or ratio.verdict == "tie"
+    return f"{ratio.verdict} {span}" if is_verdict else f"{factor(ratio.value)}× {span}"
+
+
+def speedup_cell(run: Run, record: Record) -> str:
+    """`2.70× 2.61–2.78`, `tie 0.98–1.14`, `implausible`, or a dash if models or rounds allow no speed-up."""
+    if run.is_implausible(record):
+        return "implausible"
+    ratio = run.ratio(record) if record.status == "ok" else None
+    if ratio is None:
+        return DASH
+    return "1×" if record.candidate == run.baseline_candidate else ratio_cell(ratio)
+
+
+def _ratio(value: Callable[[statistics.Ratio], Any]) -> Callable[[Run, Record], Any]:
+    def found(run: Run, record: Record) -> Any:
+        ratio = run.ratio(record) if record.samples else None
+        return None if ratio is None else value(ratio)
+
+    return found
+
+
+SPEEDUP = (
+    Column(
+        "speedup", lambda run, record: run.speedup(record) if record.samples else None, title="speed-up",
+        cell=speedup_cell, is_left=True, fold=50, help="times faster than the baseline, within rounds",
+    ),
+    Column("speedup_low", _ratio(lambda ratio: ratio.interval and ratio.interval.low)),
+    Column("speedup_high", _ratio(lambda ratio: ratio.interval and ratio.interval.high)),
+    Column("verdict", _ratio(lambda ratio: ratio.verdict), help="faster, slower or tie"),
+)  # fmt: skip
+ROOFLINE = (
+    Column("gflop", lambda run, record: record.operations["flops"] / 1e9 if record.operations else None),
+    Column(
+        "roofline_ms",
+        lambda run, record: floor.ns / 1e6 if record.samples and (floor := run.floor(record)) else None,
+        help="least time that the cell's operations and bytes take at this machine's peaks, ms",
+    ),
+    Column(
+        "roofline_share", lambda run, record: run.roofline_share(record), title="roofline",
+        show=lambda value: percent(value, digits=0), drop=80, help="roofline over the median",
+    ),
+    Column(
+        "implausible",
+        lambda run, record: run.is_implausible(record) if record.samples and run.floor(record) else None,
+        help="true if the median lies below the roofline",
+    ),
+)  # fmt: skip

@@ -319,6 +319,34 @@ class Run:
         """What disturbed the machine while this cell was timed, one line each."""
         return conditions.taint(record.conditions) if record.conditions else []
 
+    # Memory.
+
+    def process_bytes(self, record: Record) -> int | None:
+        """Memory of the process once loaded: on the GPU in a run on one, else resident."""
+        loaded: dict[str, int] = record.memory.get("loaded", {})
+        return loaded.get("device_process_bytes" if self.options.kind == "cuda" else "process_bytes")
+
+    def peak_bytes(self, record: Record) -> int | None:
+        """The most that was held during one call: by the allocator of a device with memory of its own, else resident.
+
+        None on a GPU whose allocator does not say: the host's figure would stand for another memory.
+        """
+        peak: dict[str, int] = record.memory.get("peak", {})
+        if self.options.kind == "cuda":
+            return peak.get("peak_allocated_bytes", peak.get("peak_reserved_bytes"))
+        return peak.get("peak_process_bytes")
+
+    def most_held_bytes(self, record: Record) -> int | None:
+        """The most that the process held, loaded or during one call: resident, or on a GPU there.
+
+        On a GPU that is what the driver says behind a call; without that, the larger of the loaded process and the
+        allocator's peak, and None if nothing says the peak.
+        """
+        peak: dict[str, int] = record.memory.get("peak", {})
+        of_driver = peak.get("peak_device_process_bytes") if self.options.kind == "cuda" else None
+        peak_bytes = self.peak_bytes(record) if of_driver is None else of_driver
+        return None if peak_bytes is None else max(peak_bytes, self.process_bytes(record) or 0)
+
     # Rows.
 
     def rows(self) -> list[dict[str, Any]]:

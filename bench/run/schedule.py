@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bench import statistics
 from bench.run.record import WALL, Point, Record, Turn
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 #: Fewest rounds from which an interval of a ratio is worth having (Student's t over 5).
 LEAST_ROUNDS = 5
-TURNS_OF_A_CEILING = 50
 
 
 @dataclass
@@ -42,6 +41,8 @@ class State:
 
     candidates: Sequence[Candidate]
     """Those that take turns with each other now; all of the run, or one where memory does not hold all."""
+    points: Sequence[Point] = ()
+    """Points that are known beforehand, in the order to take them."""
     records: dict[tuple[Point, Candidate], Record] = field(default_factory=dict)
     open: dict[tuple[Point, Candidate], OpenCell] = field(default_factory=dict)
     elapsed_seconds: Callable[[], float] = lambda: 0.0
@@ -74,7 +75,7 @@ class Schedule(Protocol):
         """True if a cell that has begun may get further turns; if not, it is judged and its record written."""
 
     def refusal(self, state: State, point: Point) -> str:
-        """Why a point that was asked for is left out, e.g. for want of time; "" if it is not. Asked before it begins."""
+        """Why a point is left out, asked before it begins; "" if it is not."""
 
 
 @dataclass(frozen=True)
@@ -114,45 +115,22 @@ class Enough:
 class Grid:
     """Point after point; at each, all candidates in rounds until all have enough."""
 
-    points: Callable[[], Iterable[Point]]
     enough: Callable[[Point], Enough]
-    refused: Callable[[State, Point], str] = lambda state, point: ""
 
     def next_turns(self, state: State) -> Sequence[tuple[Point, Candidate]]:
-        for point in self.points():
+        for point in state.points:
             if left := state.left(point):
-                return [(point, candidate) for candidate in left]
+                return [(point, candidate) for candidate in fewest_turns(state, point, left)]
         return []
 
     def is_open(self, state: State, point: Point, candidate: Candidate) -> bool:
-        cells = [state.cell(point, one) for one in state.left(point)]
-        return not self.enough(point).is_reached(cells)
+        return not self.enough(point).is_reached([state.cell(point, one) for one in state.left(point)])
 
     def refusal(self, state: State, point: Point) -> str:
-        return self.refused(state, point)
+        return ""
 
 
-@dataclass
-class Spending:
-    """What a budget leaves for further points, learned from the points that were measured.
-
-    `cost` guesses the work of one candidate at a point in any unit; seconds a unit are what points took so far.
-    """
-
-    budget_seconds: float
-    points: Sequence[Point]
-    cost: Callable[[Point], float]
-    reason: str
-    seconds: dict[Any, float] = field(default_factory=dict)
-
-    def refusal(self, state: State, point: Point) -> str:
-        """Why there is no time for `point`; the first point always has time."""
-        if point == self.points[0]:
-            return ""
-        done: dict[Point, int] = {}
-        for at, _ in state.records:
-            done[at] = done.get(at, 0) + 1
-        work = sum(self.cost(at) * count for at, count in done.items())
-        elapsed = state.elapsed_seconds()
-        needed = elapsed / work * self.cost(point) * len(state.candidates) if work else 0.0
-        return self.reason if elapsed + needed > self.budget_seconds else ""
+def fewest_turns(state: State, point: Point, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those of `candidates` with the fewest turns at `point`, so that rounds stay paired after a run was resumed."""
+    least = min(len(state.cell(point, one).turns) for one in candidates)
+    return [one for one in candidates if len(state.cell(point, one).turns) == least]

@@ -5,27 +5,33 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.columns import Column, Section
 from bench.options import CommonOptions
 from bench.run.columns import COMMON_COLUMNS
 from bench.run.record import Point, Record, Run, Turn, exit_code_of
+from bench.run.sections import outcome
+from bench.spec import check_lengths
 
 if TYPE_CHECKING:
+    from backends.base import Backend
+    from bench.machine.roofline import Peaks
     from bench.parity.reference import Inputs
     from bench.parity.verdict import Tolerance
     from bench.process.channel import WorkerError
+    from bench.run.preparation import Loading
     from bench.run.schedule import Schedule
-    from bench.spec import Candidate
+    from bench.spec import Candidate, Shape
     from exporters.sources import ModelSource
 
 
 class Workload(ABC):
     """What is measured, at which points, in which order, and how its records read.
 
-    An instance holds the settled options of one run and nothing that changes while it goes on. It imports nothing heavy,
-    since workers of other environments import it too.
+    An instance holds the settled options of one run and nothing that changes while it goes on. Its module imports
+    nothing heavy, since the parent and workers of other environments import it too.
     """
 
     name: ClassVar[str]
@@ -39,6 +45,8 @@ class Workload(ABC):
     fresh_process: ClassVar[bool] = False
     """True if every turn needs a worker process of its own."""
     point_noun: ClassVar[str] = "point"
+    has_roofline: ClassVar[bool] = False
+    """True if medians are held against this machine's peaks, which are measured before the run."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -67,6 +75,10 @@ class Workload(ABC):
     def points(self) -> Sequence[Point]:
         """Points that are known before the run begins, in order."""
 
+    def first_points(self) -> Sequence[Point]:
+        """Points whose references are made before anything is timed; those of others when they begin."""
+        return self.points()
+
     @abstractmethod
     def schedule(self) -> Schedule:
         """Which turn comes next; asked for once a run."""
@@ -82,6 +94,32 @@ class Workload(ABC):
     def is_larger(self, point: Point, than: Point) -> bool:
         """True if a candidate that ran out of memory at `than` will at `point` too."""
         return False
+
+    def guessed_seconds(self, point: Point, source: ModelSource, peaks: Peaks | None) -> float:
+        """Rough seconds that one candidate takes at `point`, for the plan, the progress and the budget."""
+        return 5.0
+
+    def shape_of(self, point: Point) -> Shape | None:
+        """Batch and length of the largest call at `point`, by which its memory is foreseen; None if unknown."""
+        return None
+
+    def loading(
+        self, candidate: Candidate, backend: type[Backend], source: ModelSource, metadata: Mapping[str, Any]
+    ) -> Loading:
+        """How a candidate is loaded; `metadata` is the checkpoint's, empty before it is made."""
+        from bench.run.preparation import Loading
+
+        return Loading(backend.spec.format_of(candidate.variant))
+
+    def check_positions(self, positions: int | None, model: str) -> None:
+        """Raise UserError for a length beyond the positions that only the built model tells."""
+        shapes = [shape for point in self.points() if (shape := self.shape_of(point)) is not None]
+        if shapes:
+            check_lengths(shapes, model, positions)
+
+    def tokenizer(self, source: ModelSource) -> Path | None:
+        """File that judged cases of text are tokenised with; None without such cases."""
+        return None
 
     def load_options(self, candidate: Candidate) -> dict[str, Any]:
         """Options for the backend's `load`, beside the variant's."""
@@ -131,9 +169,21 @@ class Workload(ABC):
         """Warnings of its own on one record."""
         return ()
 
-    def progress(self, record: Record) -> str:
+    def unmet(self, record: Record) -> list[str]:
+        """Stopping criteria that sampling of a cell ended without."""
+        return []
+
+    def notes(self, source: ModelSource) -> Mapping[str, Any]:
+        """What a run of it notes of itself before it begins, as JSON types."""
+        return {}
+
+    def is_left_out(self, record: Record) -> bool:
+        """True for a planned cell that turned out not to be wanted; reports leave it out."""
+        return False
+
+    def progress(self, run: Run, record: Record) -> str:
         """What a record came to, in a few words."""
-        return record.status
+        return outcome(run, record)
 
     def repeated(self, point: Point, candidate: Candidate) -> CommonOptions:
         """The options that measure one cell again."""

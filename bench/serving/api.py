@@ -12,22 +12,20 @@ from typing import Any
 from bench import machine
 from bench.api import DEFAULT_BACKENDS, default_output, sole_writer
 from bench.budget import parse_budget
-from bench.choice.constraints import parse_slo
-from bench.choice.traffic import Traffic, read_traffic
 from bench.errors import UserError
-from bench.introduction import find_source
 from bench.linesfile import LinesFile
 from bench.parity.inputs import INPUTS
 from bench.preparation import Preparation
 from bench.process.environments.asking import check_environments
-from bench.process.environments.stored import settle_contestants
+from bench.process.environments.stored import settle_candidates
+from bench.run.model import find_source
+from bench.run.search import MOST_TRIAL_SECONDS
 from bench.serving import plan as plans
 from bench.serving.passes import LoadPasses
 from bench.serving.plan import MOST_SHAPES, LoadPlan, schedule
 from bench.serving.records import LoadRecord, LoadRun
 from bench.serving.references import LoadReferences
 from bench.serving.runfile import WRITER
-from bench.serving.search import MOST_TRIAL_SECONDS
 from bench.spec import (
     DAY_SECONDS,
     DEFAULT_ARTIFACTS,
@@ -43,6 +41,7 @@ from bench.spec import (
     tf32_option,
     weights_options,
 )
+from bench.traffic import Traffic, parse_slo, read_traffic
 from exporters import checkpoint
 from exporters.store import ArtifactStore, recipe_key
 
@@ -97,7 +96,7 @@ def measure_load(
     ARTIFACTS/runs) as they come. Raises UserError for wrong input before anything starts, and BenchError when the run
     cannot go on.
     """
-    contestants, pythons = settle_contestants(backends, precisions, python, Path(artifacts))
+    contestants, pythons = settle_candidates(backends, precisions, python, Path(artifacts))
     slos = parse_slo(slo) if slo is not None else ()
     if search_requests is not None and not (slos and search):
         raise UserError(f"--search-requests {search_requests} is for a search, which needs --slo, e.g. --slo p95=20ms")

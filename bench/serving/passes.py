@@ -11,12 +11,12 @@ from bench.machine import conditions
 from bench.parity.references import Say
 from bench.parity.verdict import tolerance_of, worst_case
 from bench.preparation import Preparation
+from bench.run.search import MOST_STEPS
 from bench.serving.plan import called_shapes, schedule
 from bench.serving.records import LoadRecord, LoadRun
 from bench.serving.references import LoadReferences
 from bench.serving.requests import LAST, sequences_of
 from bench.serving.runfile import record_line
-from bench.serving.search import MOST_STEPS
 from bench.spec import Candidate, Shape
 
 #: A slice ends when it has lasted this many times as long as its requests took to arrive, and some seconds; what is

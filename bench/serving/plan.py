@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.choice.constraints import Slo
-from bench.choice.traffic import Traffic, even
 from bench.errors import UserError
-from bench.serving.queue import Batching
+from bench.process.queue import Batching
 from bench.spec import DEFAULT_LENGTHS, Shape
 from bench.statistics import PERCENTILE_SAMPLES
+from bench.traffic import Slo, Traffic, even
 
 #: Requests of one rate above which a run and its file are no use to anybody.
 MOST_REQUESTS = 200_000

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import statistics
-from bench.choice.constraints import Slo
-from bench.choice.traffic import Traffic
 from bench.machine import conditions
 from bench.records import CellRecord, exit_code_of
-from bench.serving import search
+from bench.run import search
+from bench.run.search import Found, Trial
 from bench.serving.plan import LoadPlan, traffic_to_json
-from bench.serving.search import Found, Trial
 from bench.spec import Candidate, Grid, TimingPlan
+from bench.traffic import Slo, Traffic
 
 SCHEMA = 1
 #: What became of a service level.

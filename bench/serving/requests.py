@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.parity import judging
 from bench.parity.inputs import InputPlan
+from bench.process.queue import Batching, serve
 from bench.serving.plan import SEQUENCES
-from bench.serving.queue import Batching, serve
 
 if TYPE_CHECKING:
     import numpy as np

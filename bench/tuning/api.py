@@ -15,11 +15,10 @@ from bench import api, machine
 from bench.budget import parse_budget
 from bench.choice.api import choose
 from bench.choice.choice import ratio_between
-from bench.choice.traffic import Traffic, read_traffic
 from bench.errors import BenchError, UserError
-from bench.introduction import find_source
 from bench.process.environments.stored import parse_pythons
 from bench.records import Run
+from bench.run.model import find_source
 from bench.spec import (
     DEFAULT_ARTIFACTS,
     PRECISIONS,
@@ -35,6 +34,7 @@ from bench.spec import (
     parse_sizes,
 )
 from bench.statistics import Ratio
+from bench.traffic import Traffic, read_traffic
 from bench.tuning.halving import FINAL_ROUNDS, FINAL_SECONDS_PER_CELL, FINAL_TURNS, RUNGS, Rung, survivors
 from bench.tuning.results import Goal, Outcome, Tuning, means, outcome_of
 from bench.tuning.space import Space, Trial, asked_space, thread_counts, whole_space

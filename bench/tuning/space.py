@@ -11,7 +11,7 @@ from backends.base import Backend
 from bench.errors import UserError
 from bench.process.environments.asking import environment_of
 from bench.process.environments.stored import check_all_used, places, unfinished
-from bench.spec import PRECISIONS, Candidate, parse_contestants
+from bench.spec import PRECISIONS, Candidate, parse_candidates
 
 
 @dataclass(frozen=True, order=True)
@@ -74,7 +74,7 @@ def asked_space(
     found, left_out, used = list[Candidate](), list[tuple[str, str]](), set[str]()
     known = {*places(root), *dict(pythons)}
     for name in (part.strip() for part in asked if part.strip()):
-        contestants = parse_contestants([name], precisions, places=known)
+        contestants = parse_candidates([name], precisions, places=known)
         backend = registry.load_class(contestants[0].backend)
         if not backend.computes_the_model:
             raise UserError(

@@ -107,7 +107,7 @@ def test_run_py_of_the_other_runtimes_agrees_with_the_references(
 
 
 def test_a_module_of_the_users_own_is_bundled_without_its_code(tmp_path: Path) -> None:
-    from bench.introduction import find_source
+    from bench.run.model import find_source
     from exporters import checkpoint
     from exporters.store import ArtifactStore, recipe_key
 

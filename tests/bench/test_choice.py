@@ -18,10 +18,8 @@ from bench import choose, statistics
 from bench.budget import Budget
 from bench.choice.candidates import Weighed
 from bench.choice.choice import Choice
-from bench.choice.constraints import parse_slo
 from bench.choice.grid import INTERPOLATED, MEASURED, ROUNDED_UP, place
 from bench.choice.mixture import Mixture
-from bench.choice.traffic import Traffic, even, even_in_time, read_traffic
 from bench.cli import main
 from bench.errors import UserError
 from bench.records import Record, Run
@@ -29,6 +27,7 @@ from bench.report import choice_lines as report
 from bench.report.choice import render as report_text
 from bench.runfile import RunFile, record_line
 from bench.spec import Candidate, Grid, Shape, TimingPlan
+from bench.traffic import Traffic, even, even_in_time, parse_slo, read_traffic
 
 MS = 1_000_000
 ROUNDS = 10

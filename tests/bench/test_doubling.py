@@ -13,7 +13,6 @@ import bench.api
 from bench import doubling, report
 from bench.choice.api import choose
 from bench.choice.candidates import places_of
-from bench.choice.traffic import Traffic
 from bench.comparison import compare_runs
 from bench.errors import UserError
 from bench.preparation import Preparation
@@ -21,6 +20,7 @@ from bench.process import channel
 from bench.records import Record, Run
 from bench.runfile import read_run
 from bench.spec import Candidate, Grid, Shape, TimingPlan
+from bench.traffic import Traffic
 from tests.in_process import InThisProcess
 
 FAST = TimingPlan(rounds=3, seconds_per_cell=0.03, warmup_seconds=0.0, warmup_most_seconds=0.02, timeout_seconds=60)

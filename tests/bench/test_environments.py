@@ -23,7 +23,7 @@ from bench.process import export
 from bench.process.environments import asking, making, stored
 from bench.process.environments.asking import Interpreter
 from bench.runfile import read_run
-from bench.spec import Candidate, Grid, Shape, TimingPlan, command_of, parse_contestants
+from bench.spec import Candidate, Grid, Shape, TimingPlan, command_of, parse_candidates
 from exporters import sources
 from exporters.errors import UnsupportedModelError
 from exporters.store import ArtifactStore
@@ -54,16 +54,16 @@ def ask_anew() -> None:
 
 
 def test_an_environment_stands_behind_the_backend_and_before_the_copy() -> None:
-    (found,) = parse_contestants("onnx@old@2", "fp32", places={"onnx@old"})
+    (found,) = parse_candidates("onnx@old@2", "fp32", places={"onnx@old"})
     assert found == Candidate("onnx", "default", "fp32", 2, "old")
     assert (found.label, found.place) == ("onnx@old@2", "onnx@old")
-    (found,) = parse_contestants("compile:freezing@old", "fp32", places={"compile@old"})
+    (found,) = parse_candidates("compile:freezing@old", "fp32", places={"compile@old"})
     assert (found.label, found.copy, found.environment) == ("compile:freezing@old", 1, "old")
 
 
 def test_a_name_that_is_no_environment_says_how_to_give_one() -> None:
     with pytest.raises(UserError, match=r"'old' in 'onnx@old' is no number of a copy; .*--python onnx@old=PATH"):
-        parse_contestants("onnx@old", "fp32", places={"eager@old"})
+        parse_candidates("onnx@old", "fp32", places={"eager@old"})
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_an_interpreter_stands_once_and_for_someone() -> None:
 
 
 def test_the_grid_and_its_commands_carry_the_interpreters() -> None:
-    contestants = parse_contestants("null,null@old", "fp32", places={"null@old"})
+    contestants = parse_candidates("null,null@old", "fp32", places={"null@old"})
     grid = Grid("bert-tiny", contestants, (Shape(1, 8),), "cpu", 2, pythons=(("null@old", "/of old/python"),))
     assert Grid.from_json(json.loads(json.dumps(grid.to_json()))) == grid
     both = shlex.split(command_of(grid, TimingPlan(), contestants, grid.shapes))
@@ -243,7 +243,7 @@ def test_a_path_that_is_no_file_ends_it_in_one_line(cli_here: Cli, tmp_path: Pat
 
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interpreter: Interpreter) -> Preparation:
     """`onnx` here and `onnx@old` there, with what its environment is said to have answered."""
-    contestants = parse_contestants("onnx,onnx@old", "fp32", places={"onnx@old"})
+    contestants = parse_candidates("onnx,onnx@old", "fp32", places={"onnx@old"})
     monkeypatch.setattr("bench.preparation.interpreters", lambda *rest: {contestants[1]: interpreter})
     grid = Grid("bert-tiny", contestants, (Shape(1, 8),), "cpu", 2)
     return Preparation(grid, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), 60, lambda line: None)

@@ -11,7 +11,7 @@ import backends
 from backends.null import Null
 from bench import preparation, testing
 from bench.preparation import Preparation
-from bench.spec import Grid, Shape, parse_contestants
+from bench.spec import Grid, Shape, parse_candidates
 from exporters import sources
 from exporters.store import Artifact, ArtifactStore
 
@@ -45,7 +45,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
 def test_an_artifact_is_exported_in_the_precision_that_the_backend_loads(
     tmp_path: Path, asked: list[tuple[str, list[str]]]
 ) -> None:
-    contestants = parse_contestants("null,null:traced", "fp32,bf16")
+    contestants = parse_candidates("null,null:traced", "fp32,bf16")
     grid = Grid("bert-tiny", contestants, (Shape(1, 8),), "cpu", 1)
     prepared = Preparation(grid, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), 1.0, lambda line: None)
     prepared.make(with_references=False)
@@ -63,7 +63,7 @@ def test_an_artifact_is_exported_in_the_precision_that_the_backend_loads(
 
 
 def test_the_plan_names_such_an_export_once(tmp_path: Path, asked: list[tuple[str, list[str]]]) -> None:
-    grid = Grid("bert-tiny", parse_contestants("null", "fp32,bf16,int8"), (Shape(1, 8),), "cpu", 1)
+    grid = Grid("bert-tiny", parse_candidates("null", "fp32,bf16,int8"), (Shape(1, 8),), "cpu", 1)
     prepared = Preparation(grid, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), 1.0, lambda line: None)
     assert prepared.missing_exports() == ["checkpoint", "onnx fp32"]
 

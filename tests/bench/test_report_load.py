@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from bench.choice.constraints import parse_slo
-from bench.choice.traffic import Traffic
 from bench.errors import UserError
 from bench.report import load as report
 from bench.serving.plan import LoadPlan
 from bench.serving.records import LoadRecord, LoadRun
 from bench.spec import Candidate, Grid, Shape, TimingPlan
+from bench.traffic import Traffic, parse_slo
 
 MS = 1_000_000
 

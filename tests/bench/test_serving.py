@@ -21,21 +21,20 @@ from hypothesis import strategies as st
 import bench
 from backends.base import UnsupportedError
 from backends.null import Null
-from bench.choice.constraints import Slo, parse_slo
-from bench.choice.traffic import Traffic
 from bench.errors import UserError
 from bench.parity.verdict import Tolerance
 from bench.process import channel
+from bench.process.queue import Batching, Served, Step, next_step, serve
 from bench.process.session import Session
+from bench.run.search import RESOLUTION, Trial, bracket, next_rate
 from bench.serving import passes as passes_module
 from bench.serving import plan as plans
 from bench.serving import requests as requests_module
 from bench.serving.plan import LoadPlan, called_shapes, parse_batching, schedule
-from bench.serving.queue import Batching, Served, Step, next_step, serve
 from bench.serving.records import KEPT, MISSED, UNJUDGED, LoadRecord
 from bench.serving.runfile import read_load
-from bench.serving.search import RESOLUTION, Trial, bracket, next_rate
 from bench.spec import Shape
+from bench.traffic import Slo, Traffic, parse_slo
 from tests.in_process import InThisProcess
 
 MS = 1_000_000

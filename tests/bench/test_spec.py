@@ -12,7 +12,7 @@ from bench.spec import (
     TimingPlan,
     check_lengths,
     parse_boundary,
-    parse_contestants,
+    parse_candidates,
     parse_share,
     parse_sizes,
 )
@@ -45,14 +45,14 @@ def test_wrong_sizes(text: str, message: str) -> None:
 
 
 def test_contestants_are_every_backend_at_every_precision() -> None:
-    assert parse_contestants("eager,compile:freezing,eager", "fp32,bf16") == (
+    assert parse_candidates("eager,compile:freezing,eager", "fp32,bf16") == (
         Candidate("eager", "default", "fp32"),
         Candidate("compile", "freezing", "fp32"),
         Candidate("eager", "default", "bf16"),
         Candidate("compile", "freezing", "bf16"),
     )
     assert Candidate("compile", "freezing", "fp32").label == "compile:freezing"
-    assert parse_contestants("eager:default", "fp32")[0].label == "eager"
+    assert parse_candidates("eager:default", "fp32")[0].label == "eager"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_contestants_are_every_backend_at_every_precision() -> None:
 )
 def test_wrong_contestants(backends: str, precisions: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_contestants(backends, precisions)
+        parse_candidates(backends, precisions)
     assert message in str(caught.value)
 
 
@@ -96,20 +96,18 @@ def test_wrong_plans(values: dict[str, float], option: str) -> None:
 
 
 def test_a_grid_survives_json() -> None:
-    grid = Grid(
-        "bert", parse_contestants("eager,onnx", "fp32"), (Shape(1, 8), Shape(2, 8)), "cpu", 2, "random", "lm", 7
-    )
+    grid = Grid("bert", parse_candidates("eager,onnx", "fp32"), (Shape(1, 8), Shape(2, 8)), "cpu", 2, "random", "lm", 7)
     assert Grid.from_json(grid.to_json()) == grid
     assert len(list(grid.cells())) == 4
 
 
 def test_a_copy_is_another_contestant_of_the_same_name() -> None:
-    first, second = parse_contestants("compile:freezing,compile:freezing@2", "fp32")
+    first, second = parse_candidates("compile:freezing,compile:freezing@2", "fp32")
     assert (first.copy, second.copy) == (1, 2)
     assert (first.label, second.label) == ("compile:freezing", "compile:freezing@2")
     for wrong in ("eager@0", "eager@", "eager@x", "eager@100"):
         with pytest.raises(UserError, match=r"is no number of a copy; write e\.g\. eager@2"):
-            parse_contestants(wrong, "fp32")
+            parse_candidates(wrong, "fp32")
 
 
 @pytest.mark.parametrize(("text", "share"), [("2%", 0.02), ("0.5 %", 0.005), ("0.02", 0.02), (0.1, 0.1)])

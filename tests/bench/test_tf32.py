@@ -211,7 +211,7 @@ def test_parity_examines_with_it(tf32: bool, tmp_path: Path, monkeypatch: pytest
         started.append(tf32)
         return SimpleNamespace(request=lambda message, seconds: {"versions": {}})
 
-    monkeypatch.setattr(examination.worker, "start", start)
+    monkeypatch.setattr(examination.session, "start", start)
     prepared: Any = SimpleNamespace(
         grid=replace(GRID, tf32=tf32), store=SimpleNamespace(root=tmp_path), timeout_seconds=1.0,
         python_of=lambda who: None, versions=lambda who, told: told, artifacts={}, refused={},

@@ -12,11 +12,11 @@ import pytest
 
 import backends
 from bench import api as compare_api
-from bench.choice.traffic import Traffic
 from bench.errors import UserError
 from bench.records import Record, Run
 from bench.report import tuning as report
-from bench.spec import Candidate, Grid, Shape, TimingPlan, parse_contestants
+from bench.spec import Candidate, Grid, Shape, TimingPlan, parse_candidates
+from bench.traffic import Traffic
 from bench.tuning import api
 from bench.tuning.halving import RUNGS, Rung, survivors
 from bench.tuning.reading import read_tuning
@@ -47,7 +47,7 @@ class Bench:
 
     def __call__(self, model: str, **options: Any) -> Run:
         self.calls.append(options)
-        contestants = parse_contestants(options["backends"], options["precisions"])
+        contestants = parse_candidates(options["backends"], options["precisions"])
         shapes = tuple(Shape(batch, length) for batch in options["batches"] for length in options["lengths"])
         grid = Grid(model, contestants, shapes, "cpu", options["threads"])
         records = [self.change(record(c, s, self.ms(c, grid.threads, s))) for s in shapes for c in contestants]

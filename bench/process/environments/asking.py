@@ -35,18 +35,29 @@ class Interpreter:
     """Artifact format that can be written there -> the versions of what writes it."""
 
 
-def interpreters(grid: Grid, root: Path, formats: Mapping[Candidate, str | None]) -> dict[Candidate, Interpreter]:
-    """The interpreter of each contestant that does not run in this environment; `root` is the store's.
+def environments_of(
+    candidates: Sequence[Candidate],
+    device: str,
+    pythons: Sequence[tuple[str, str]],
+    root: Path,
+    formats: Mapping[Candidate, str | None],
+) -> dict[Candidate, Interpreter]:
+    """The interpreter of each candidate that does not run in this environment; `root` is the store's.
 
     Raises UserError for an environment that is not there, and for one in which the backend lacks a module.
     """
     found: dict[Candidate, Interpreter] = {}
-    for place in dict.fromkeys(contestant.place for contestant in grid.contestants):
-        here = [contestant for contestant in grid.contestants if contestant.place == place]
-        made_of = [name for name in (formats[contestant] for contestant in here) if name]
-        if (interpreter := environment_of(root, here, grid.device, grid.pythons, made_of)) is not None:
+    for place in dict.fromkeys(candidate.place for candidate in candidates):
+        here = [candidate for candidate in candidates if candidate.place == place]
+        made_of = [name for name in (formats[candidate] for candidate in here) if name]
+        if (interpreter := environment_of(root, here, device, pythons, made_of)) is not None:
             found |= dict.fromkeys(here, interpreter)
     return found
+
+
+def interpreters(grid: Grid, root: Path, formats: Mapping[Candidate, str | None]) -> dict[Candidate, Interpreter]:
+    """`environments_of` the candidates of a grid."""
+    return environments_of(grid.contestants, grid.device, grid.pythons, root, formats)
 
 
 def environment_of(
@@ -74,12 +85,18 @@ def check_environments(grid: Grid, root: Path) -> None:
     interpreters(grid, root, formats)
 
 
-def changed_versions(grid: Grid, root: Path, recorded: Mapping[Candidate, Mapping[str, str]]) -> list[str]:
+def changed_versions(
+    candidates: Sequence[Candidate],
+    device: str,
+    pythons: Sequence[tuple[str, str]],
+    root: Path,
+    recorded: Mapping[Candidate, Mapping[str, str]],
+) -> list[str]:
     """Libraries whose version is not the one that a contestant was `recorded` with, a line each.
 
     What is asked is the interpreter that each contestant would run by now. Raises UserError as `interpreters` does.
     """
-    there, found = interpreters(grid, root, dict.fromkeys(grid.contestants)), list[str]()
+    there, found = environments_of(candidates, device, pythons, root, dict.fromkeys(candidates)), list[str]()
     for contestant, versions in recorded.items():
         own = there.get(contestant)
         now = own.versions if own else backends.load_class(contestant.backend).versions()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import backends
 from bench.errors import UserError
-from bench.spec import Candidate, nearest, parse_contestants
+from bench.spec import Candidate, nearest, parse_candidates
 
 if TYPE_CHECKING:
     from backends.base import Backend
@@ -119,7 +119,7 @@ def parse_pythons(given: str | Iterable[str]) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def settle_contestants(
+def settle_candidates(
     names: str | Iterable[str],
     precisions: str | Iterable[str],
     python: str | Iterable[str],
@@ -128,12 +128,12 @@ def settle_contestants(
 ) -> tuple[tuple[Candidate, ...], tuple[tuple[str, str], ...]]:
     """Who is meant by --backends and --precisions, and the interpreters of --python as (place, absolute path).
 
-    `root` is the store's, whose environments may be named behind `@`; `variants_of` is `parse_contestants`'s. Raises
+    `root` is the store's, whose environments may be named behind `@`; `variants_of` is `parse_candidates`'s. Raises
     UserError for what is none of these, and for an interpreter that nobody runs in.
     """
     pythons = parse_pythons(python)
     known = {*places(root), *dict(pythons)}
-    contestants = parse_contestants(names, precisions, variants_of, known)
+    contestants = parse_candidates(names, precisions, variants_of, known)
     check_all_used(pythons, (contestant.place for contestant in contestants))
     return contestants, pythons
 

@@ -11,9 +11,9 @@ from contextlib import closing
 from typing import Any
 
 from bench.errors import UserError
-from bench.parity.references import Say, drop_damaged
-from bench.preparation import exported
+from bench.parity.reference import Say, drop_damaged
 from bench.process.export import Exporting
+from bench.run.preparation import exported
 from exporters import checkpoint, module_source, pickled, sources
 from exporters.store import ArtifactStore
 

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby, pairwise
+
+from bench import statistics
 
 
 @dataclass(frozen=True)
@@ -107,3 +111,94 @@ def serve(
             found.latency_ns.append(done_ns - due)
         head += step.take
     return found
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What became of one slice, by request in the order of arrival; requests that were not served lack at the end."""
+
+    due_ns: Sequence[int]
+    """When each request was due after the slice's start."""
+    waits_ns: Sequence[int]
+    """From due until the call that served it began."""
+    latency_ns: Sequence[int]
+    """From due until that call was done."""
+
+    def calls(self) -> list[tuple[int, int]]:
+        """Start and end of each call, ns after the slice's start, in order."""
+        served = zip(self.due_ns, self.waits_ns, self.latency_ns, strict=False)
+        spans = [(due + wait, due + latency) for due, wait, latency in served]
+        return [span for span, _ in groupby(spans)]
+
+    def largest_queue(self) -> int:
+        """Requests that waited at once, at most: just before a call takes them, or when the slice was ended."""
+        starts = [due + wait for due, wait in zip(self.due_ns, self.waits_ns, strict=False)]
+        ends = [place for place, (one, next_) in enumerate(pairwise([*starts, -1])) if one != next_]
+        largest, taken, arrived = 0, 0, 0
+        for end in ends:
+            while arrived < len(self.due_ns) and self.due_ns[arrived] <= starts[end]:
+                arrived += 1
+            largest, taken = max(largest, arrived - taken), end + 1
+        return max(largest, len(self.due_ns) - len(starts))
+
+
+@dataclass(frozen=True)
+class Slices:
+    """All slices of one cell together."""
+
+    slices: Sequence[Slice]
+    requests: int
+    """That were to be served."""
+
+    @cached_property
+    def latencies_ns(self) -> list[int]:
+        """Of all requests that were served."""
+        return [ns for one in self.slices for ns in one.latency_ns]
+
+    @property
+    def unserved(self) -> int:
+        """Requests that were still queued when their slice was ended."""
+        return self.requests - len(self.latencies_ns)
+
+    @cached_property
+    def calls_ns(self) -> list[int]:
+        """Duration of each call."""
+        return [end - start for one in self.slices for start, end in one.calls()]
+
+    @cached_property
+    def elapsed_ns(self) -> int:
+        """From each slice's start to the end of its last call, all together."""
+        return sum(calls[-1][1] for one in self.slices if (calls := one.calls()))
+
+    @property
+    def busy_share(self) -> float:
+        """Time in calls over all time (the utilisation)."""
+        return sum(self.calls_ns) / self.elapsed_ns
+
+    @property
+    def served_rate(self) -> float:
+        """Requests a second that were served."""
+        return len(self.latencies_ns) / self.elapsed_ns * 1e9
+
+    @property
+    def requests_per_call(self) -> float:
+        """How many were joined into one call, on average."""
+        return len(self.latencies_ns) / len(self.calls_ns)
+
+    @cached_property
+    def largest_queue(self) -> int:
+        """Requests that had arrived and were in no call yet, at most."""
+        return max(one.largest_queue() for one in self.slices)
+
+    @property
+    def keeps_up(self) -> bool:
+        """False if requests were left over, or if their calls took longer than they took to arrive.
+
+        A finite slice ends even above capacity; the queue of an endless one would grow without bound there.
+        """
+        return self.unserved == 0 and sum(self.calls_ns) <= sum(one.due_ns[-1] for one in self.slices)
+
+    def percentile(self, rank: int) -> float | None:
+        """Nanoseconds of the `rank`-th percentile of latencies; None if there are too few for it (rule 8), or if the
+        requests that were not served would have been the slowest."""
+        return None if self.unserved else statistics.percentile(self.latencies_ns, rank)

@@ -1,4 +1,4 @@
-"""Traffic: how often requests of which shape come. Read from a file, or assumed where none is given."""
+"""Traffic: how often requests of which shape come, from a file or assumed; service levels of latency."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from bench.spec import LARGEST_SIZE, Shape
 #: Columns that a file must have; `count` is the histogram's.
 COLUMNS = ("batch", "length")
 COUNT = "count"
+RANKS = (50, 90, 95, 99)
+_UNITS_NS = {"us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
+LONGEST_SECONDS = 86_400.0
 SHOW = "write a header batch,length[,count] and a line a request or shape"
 
 
@@ -138,3 +142,41 @@ def _count(row: Mapping[str, Any], where: str) -> float:
     if not 0 <= count < math.inf:
         raise UserError(f"count {str(value)[:40]!r} in {where} is no number from 0 on; write how often the shape came")
     return count
+
+
+# Service levels.
+
+
+@dataclass(frozen=True)
+class Slo:
+    """A service level: so many percent of the calls take at most so long."""
+
+    rank: int
+    """One of `RANKS`."""
+    limit_ns: float
+
+    def __str__(self) -> str:
+        return f"p{self.rank} {duration(self.limit_ns)}"
+
+
+def parse_slo(text: str, option: str = "--slo") -> tuple[Slo, ...]:
+    """`"p95=20ms"`, or several with commas; raises UserError for anything else."""
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*p([0-9]{1,2})\s*(?:=|<=|≤)\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(us|µs|ms|s)\s*", part)
+        if not match:
+            raise UserError(f"{option} {part.strip()[:40]!r} is no service level; write e.g. {option} p95=20ms")
+        rank, limit_ns = int(match[1]), float(match[2]) * _UNITS_NS[match[3]]
+        if rank not in RANKS:
+            known = ", ".join(f"p{known}" for known in RANKS)
+            raise UserError(f"{option} p{rank} is none of {known}; write e.g. {option} p95=20ms")
+        if not 0 < limit_ns <= LONGEST_SECONDS * 1e9:
+            raise UserError(f"{option} {part.strip()} is not above 0 and at most a day; write e.g. {option} p95=20ms")
+        found.append(Slo(rank, limit_ns))
+    return tuple(dict.fromkeys(found))
+
+
+def duration(ns: float) -> str:
+    """`20 ms`, `350 µs`, `1.5 s`."""
+    value, unit = (ns / 1e9, "s") if ns >= 1e9 else (ns / 1e6, "ms") if ns >= 1e6 else (ns / 1e3, "µs")
+    return f"{value:.4g} {unit}"

@@ -1,4 +1,4 @@
-"""The largest rate that keeps every service level, by bisection over rates. Pure functions.
+"""The largest rate that keeps every service level, by bisection over rates: pure functions and a schedule.
 
 What it rests on: whoever keeps the levels at a rate keeps them at every lower one. With common random numbers that
 holds on the very same draws where each request is served by itself and calls last equally long (Lindley's recursion:
@@ -9,8 +9,12 @@ for company longer than a middle one. A level that was missed bounds the search 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from bench.run.record import Point, Record
+from bench.run.schedule import State, fewest_turns
+from bench.spec import Candidate
 
 #: Rates are tried until the lowest that missed is within this factor of the largest that kept.
 RESOLUTION = 1.05
@@ -80,3 +84,46 @@ def next_rate(trials: Sequence[Trial], first: float, requests: int) -> float | N
     else:
         rate = math.sqrt(found.kept * found.missed)
     return rate if requests / rate <= MOST_TRIAL_SECONDS else None
+
+
+@dataclass(frozen=True)
+class RateSearch:
+    """A schedule: the rate that was asked for in several slices, then each candidate's search, one slice a rate.
+
+    `trial` says what a record is evidence of, given the candidate's records before it; `point` makes the point of a
+    step (0 for the rate that was asked for) at a rate.
+    """
+
+    rate: float
+    slices: int
+    requests: int | None
+    """Of each rate of the search; None for no search."""
+    point: Callable[[int, float], Point]
+    trials: Callable[[Sequence[Record]], list[Trial] | None]
+    """The trials of one candidate's records; None if its search has no use."""
+
+    def next_turns(self, state: State) -> Sequence[tuple[Point, Candidate]]:
+        asked = self.point(0, self.rate)
+        if left := state.left(asked):
+            return [(asked, candidate) for candidate in fewest_turns(state, asked, left)]
+        if self.requests is None:
+            return []
+        found = ((candidate, self._next(state, candidate)) for candidate in state.candidates)
+        return [(point, candidate) for candidate, point in found if point is not None]
+
+    def _next(self, state: State, candidate: Candidate) -> Point | None:
+        records = [record for (_, who), record in state.records.items() if who == candidate]
+        trials = self.trials(records)
+        if trials is None or len(records) > MOST_STEPS or self.requests is None:
+            return None
+        if any(who == candidate and cell.is_deferred for (_, who), cell in state.open.items()):
+            return None
+        rate = next_rate(trials, self.rate, self.requests)
+        return None if rate is None else self.point(len(records), rate)
+
+    def is_open(self, state: State, point: Point, candidate: Candidate) -> bool:
+        wanted = self.slices if point.step == 0 else 1
+        return len(state.cell(point, candidate).turns) < wanted
+
+    def refusal(self, state: State, point: Point) -> str:
+        return ""

@@ -1,0 +1,175 @@
+"""The workers of one run: started, loaded, lost, ended; and which of them memory holds together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.errors import BenchError
+from bench.process import channel
+from bench.process.channel import Worker, WorkerError
+from bench.spec import Candidate
+
+#: Deaths or hangs in a row after which a candidate's remaining cells are skipped.
+STRIKES = 3
+#: Memory of a worker beside its weights, in bytes: interpreter, runtime, activations of a small cell.
+PROCESS_BYTES = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}
+#: Share of the free memory that workers may take together.
+ROOM_SHARE = 0.8
+
+
+def start(
+    backend: str,
+    variant: str,
+    precision: str,
+    device: str,
+    artifact: Path | None,
+    threads: int,
+    root: Path,
+    generation: str = "",
+    python: Path | None = None,
+    tf32: bool = False,
+) -> Worker:
+    """Start a worker's process; compiled code is cached under `root`, the folder of the store.
+
+    `generation` is the way of generating that the model is loaded for, "" for forward passes. `python` is the
+    interpreter of another environment than this. `tf32` lets fp32 products round their inputs to TF32.
+    """
+    command = [*channel.python_module("bench.worker", python), "--backend", backend, "--variant", variant]
+    command += ["--precision", precision, "--device", device, "--threads", str(threads)]
+    command += [f"--artifact={artifact}"] if artifact else []
+    command += ["--generation", generation] if generation else []
+    command += ["--tf32"] if tf32 else []
+    further = channel.compiler_cache(root) | (channel.project_for_others(root) if python else {})
+    return channel.Worker([*command, "--parent", str(os.getpid())], threads, further)
+
+
+class Pool:
+    """The worker of each candidate, if it has one, and what is known of it."""
+
+    def __init__(
+        self,
+        start: Callable[[Candidate], Worker],
+        device: str,
+        refused: dict[Candidate, WorkerError],
+        weight_bytes: Mapping[Candidate, int],
+        timeout_seconds: float,
+        say: Callable[[str], None],
+        load_options: Callable[[Candidate], dict[str, Any]] = lambda candidate: {},
+    ) -> None:
+        """`refused` are candidates that cannot run at all; `weight_bytes` is what each loads from its artifact."""
+        self.start, self.device, self.refused, self.say = start, device, refused, say
+        self.weight_bytes, self.timeout_seconds, self.load_options = weight_bytes, timeout_seconds, load_options
+        self.loaded: dict[Candidate, Worker] = {}
+        self.load_seconds: dict[Candidate, float] = {}
+        self.memory: dict[Candidate, dict[str, int]] = {}
+        self.versions: dict[Candidate, dict[str, str]] = {}
+        self.strikes: dict[Candidate, int] = {}
+        self.lost: dict[Candidate, WorkerError] = {}
+        """Workers that died while starting; they are started again for the next cell."""
+
+    def load(self, candidates: Sequence[Candidate]) -> None:
+        """Start the workers of `candidates` that are not loaded: imports side by side, loads one by one."""
+        spawned = {}
+        for candidate in candidates:
+            self.lost.pop(candidate, None)
+            if candidate in self.loaded or candidate in self.refused or self.is_given_up(candidate):
+                continue
+            worker = self.start(candidate)
+            worker.send({"op": "hello"})
+            spawned[candidate] = worker
+            self.loaded[candidate] = worker
+        for candidate, worker in spawned.items():
+            try:
+                self.versions[candidate] = worker.receive(self.timeout_seconds)["versions"]
+            except WorkerError as error:
+                self._refuse(candidate, error)
+        for candidate, worker in spawned.items():
+            if candidate in self.loaded:
+                try:
+                    reply = worker.request(
+                        {"op": "load", "options": self.load_options(candidate)}, self.timeout_seconds
+                    )
+                    self.load_seconds[candidate] = reply["seconds"]
+                    self.memory[candidate] = reply["memory"]
+                except WorkerError as error:
+                    self._refuse(candidate, error)
+
+    def _refuse(self, candidate: Candidate, error: WorkerError) -> None:
+        """Note why a worker did not start: for good if it said so itself, for now if it was lost."""
+        self.unload(candidate)
+        reason = f"{candidate.label} did not load: {error.reason}"
+        outcome = WorkerError(error.status, reason, error.details, error.is_gone)
+        if error.is_gone and error.status != "oom":
+            self.lost[candidate] = outcome
+        else:
+            self.refused[candidate] = outcome
+
+    def request(self, candidate: Candidate, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A loaded worker's reply; a worker that is gone is unloaded. Raises WorkerError."""
+        try:
+            return self.loaded[candidate].request(message, self.timeout_seconds)
+        except WorkerError as error:
+            if error.is_gone:
+                self.unload(candidate)
+            raise
+
+    def close(self) -> None:
+        """End every worker."""
+        for worker in self.loaded.values():
+            worker.kill()
+        self.loaded.clear()
+
+    def unload(self, candidate: Candidate) -> None:
+        """End one worker, if it is loaded."""
+        if worker := self.loaded.pop(candidate, None):
+            worker.kill()
+
+    def note(self, candidate: Candidate, error: WorkerError | None) -> None:
+        """Count deaths and hangs in a row; a cell that went well ends the row."""
+        if error is None:
+            self.strikes[candidate] = 0
+        elif error.status in ("failed", "timeout") and error.is_gone:
+            self.strikes[candidate] = self.strikes.get(candidate, 0) + 1
+
+    def is_given_up(self, candidate: Candidate) -> bool:
+        """True after `STRIKES` deaths or hangs in a row."""
+        return self.strikes.get(candidate, 0) >= STRIKES
+
+    def known_outcome(self, candidate: Candidate) -> WorkerError | None:
+        """Why no cell of a candidate need be tried, if so."""
+        if found := self.refused.get(candidate) or self.lost.get(candidate):
+            return found
+        if self.is_given_up(candidate):
+            return WorkerError("skipped", f"given up after {STRIKES} dead or hung workers in a row")
+        return None
+
+    def groups(self, candidates: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
+        """Candidates that take turns: all of them, loaded now, or each alone if memory does not hold all."""
+        usable = [one for one in candidates if one not in self.refused]
+        needed = sum(2 * self.weight_bytes.get(one, 0) + PROCESS_BYTES[self.device] for one in usable)
+        available = free_device_bytes() if self.device == "cuda" else machine.available_memory_bytes()
+        fits = len(usable) < 2 or needed <= ROOM_SHARE * available
+        if fits:
+            self.load(usable)
+            crowded_out = [one for one in usable if one in self.refused and self.refused[one].status == "oom"]
+            fits = not (crowded_out and self.loaded)
+            for candidate in crowded_out if not fits else []:
+                del self.refused[candidate]
+        if fits:
+            return [tuple(candidates)]
+        self.close()
+        self.say(
+            f"memory ({available / 2**30:.1f} GiB free) does not hold all workers; they are timed one after another"
+        )
+        return [(candidate,) for candidate in candidates]
+
+
+def free_device_bytes() -> int:
+    """Free bytes of the GPU; raises BenchError if it does not answer."""
+    if not (cards := machine.gpus()):
+        raise BenchError("the GPU does not answer any more; look at nvidia-smi, and go on with --resume")
+    return int(cards[0]["free_bytes"])

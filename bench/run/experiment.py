@@ -1,0 +1,282 @@
+"""One run from options to records: the only way to a record. `measure` is the whole program on one page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.errors import UserError
+from bench.options import CommonOptions
+from bench.process.environments.asking import changed_versions, environments_of
+from bench.process.environments.stored import parse_pythons, settle_candidates
+from bench.run import budget as budgets
+from bench.run.budget import Budget
+from bench.run.driver import Driver
+from bench.run.file import RunFile, read_run
+from bench.run.listener import Listener
+from bench.run.model import MakeInputs, find_source, introduced
+from bench.run.preparation import Preparation
+from bench.run.record import Model, Run
+from bench.run.workload import Workload
+from bench.spec import Candidate
+from exporters import checkpoint, sources
+from exporters.errors import ModelError
+from exporters.sources import MODULE, ModelSource
+from exporters.store import ArtifactStore, StoreError, recipe_key
+
+
+def measure(
+    workload: type[Workload],
+    options: CommonOptions,
+    listener: Listener | None = None,
+    *,
+    model: Any = None,
+    make_inputs: MakeInputs | None = None,
+) -> Run:
+    """Export, measure and judge a model on every candidate at every point of a workload; returns the Run.
+
+    `model` is a torch.nn.Module in memory, in place of the one that `options` name, with `make_inputs(batch, length,
+    seed)` if it makes its inputs itself. Records are in a file as they come. Raises UserError for wrong input before
+    anything starts, and BenchError if the run cannot go on.
+    """
+    began, listener = time.monotonic(), listener or Listener()
+    with leaves_translated():
+        candidates, options = settle(workload, options)
+        store = ArtifactStore(Path(options.artifacts))
+        source = _find_source(options, store, listener, model, make_inputs)
+        options = workload.settle(replace(options, model=source.name, task=source.task), source)
+        run = _planned(workload(options), source, candidates)
+        environments_of(candidates, options.kind, parse_pythons(options.python), store.root, dict.fromkeys(candidates))
+        with sole_writer(store, run):
+            file = RunFile(run)
+            budget = _budget(run, source, store, listener)
+            file.create()
+            return _measure(run, source, store, listener, file, budget, began)
+
+
+def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: Listener | None = None) -> Run:
+    """Go on with an interrupted run of any workload, from the turns that are there.
+
+    Raises UserError if `path` is no run, was altered, or was begun on another machine, with other weights or versions.
+    """
+    began, listener, path = time.monotonic(), listener or Listener(), Path(path)
+    store = ArtifactStore(Path(artifacts))
+    with leaves_translated():
+        run = read_run(path)
+        with sole_writer(store, run):
+            run = read_run(path)  # nobody else writes on it from here on
+            if run.is_complete:
+                listener.say(f"nothing is left to measure in {path}")
+                return run
+            source = _same_source(run, store, listener)
+            _check_unchanged(run, store)
+            run.is_complete = False
+            file = RunFile(run)
+            file.go_on()
+            budget = _kept_budget(run, source)
+            return _measure(run, source, store, listener, file, budget, began - run.notes.get("spent_seconds", 0.0))
+
+
+def _measure(
+    run: Run,
+    source: ModelSource,
+    store: ArtifactStore,
+    listener: Listener,
+    file: RunFile,
+    budget: Budget | None,
+    began: float,
+) -> Run:
+    """Prepare, drive the workers, and seal the file however that ends."""
+    try:
+        prepared = Preparation(run, source, store, listener.say)
+        listener.plan(run, prepared)
+        prepared.make(run.workload.first_points() if budget is None else budget.kept)
+        _note_peaks(run, prepared, file)
+        Driver(run, prepared, file, listener, budget, began).measure()
+        if any(run.is_implausible(record) for record in run.records):
+            listener.say("some medians lie below their roofline; the machine's peaks are measured again")
+            _note_peaks(run, prepared, file, again=True)
+        run.is_complete = True
+    except UserError:
+        # The model's exact positions are known only once it is built; nothing was measured.
+        if not run.records and not run.turns and run.path is not None:
+            run.path.unlink(missing_ok=True)
+        raise
+    finally:
+        if run.path is not None and run.path.exists():
+            file.note("spent_seconds", round(time.monotonic() - began, 3))
+            file.seal()
+    return run
+
+
+# Settling.
+
+
+def settle(workload: type[Workload], options: CommonOptions) -> tuple[tuple[Candidate, ...], CommonOptions]:
+    """Candidates, and options with device, threads and interpreters settled; raises UserError."""
+    if options.module is not None:
+        for name in ("model", "weights", "task"):
+            if getattr(options, name) != next(one.default for one in options.declared() if one.name == name):
+                raise UserError(
+                    f"--{name} cannot be given with --module, whose function settles it; leave one of them out"
+                )
+    found, pythons = settle_candidates(
+        options.backends, options.precisions, options.python, Path(options.artifacts), workload.variants_of
+    )
+    candidates = workload.candidates(options, found)
+    labels = [candidate.label for candidate in candidates]
+    if options.baseline is not None and options.baseline not in labels:
+        raise UserError(f"--baseline {options.baseline!r} is none of the candidates; use one of {', '.join(labels)}")
+    device = machine.settle_device(options.device)
+    settled = replace(
+        options,
+        device=device,
+        threads=machine.thread_budget(options.threads),
+        python=tuple(f"{place}={path}" for place, path in pythons),
+    )
+    machine.check_tf32(options.tf32, settled.kind)
+    return candidates, settled
+
+
+def _find_source(
+    options: CommonOptions, store: ArtifactStore, listener: Listener, model: Any, make_inputs: MakeInputs | None
+) -> ModelSource:
+    named = options.module if options.module is not None else options.model
+    return find_source(
+        named if model is None else model, store, make_inputs=make_inputs,
+        weights=MODULE if options.module is not None else options.weights, task=options.task, seed=options.seed,
+        threads=options.settled_threads, say=listener.say,
+    )  # fmt: skip
+
+
+def _planned(workload: Workload, source: ModelSource, candidates: tuple[Candidate, ...]) -> Run:
+    now, options = datetime.now(UTC), workload.options
+    return Run(
+        workload=workload,
+        model=model_of(source),
+        candidates=candidates,
+        fingerprint=machine.fingerprint(),
+        started=now.isoformat(timespec="seconds"),
+        path=Path(options.output) if options.output else default_output(options, workload.name, now),
+    )
+
+
+def model_of(source: ModelSource) -> Model:
+    """What a run says of its model."""
+    key = recipe_key(checkpoint.recipe(source))
+    return Model(source.name, source.origin, source.weights, key, source.task, source.positions)
+
+
+def default_output(options: CommonOptions, workload: str, now: datetime) -> Path:
+    """A new file's name under ARTIFACTS/runs, from the model's name, the workload and the time."""
+    name = Path(options.model).name or options.model
+    name = "".join(character if character.isalnum() or character in "-." else "-" for character in name)
+    return Path(options.artifacts) / "runs" / f"{name}-{workload}-{now:%Y%m%d-%H%M%S-%f}.jsonl"
+
+
+def _budget(run: Run, source: ModelSource, store: ArtifactStore, listener: Listener) -> Budget | None:
+    """The points that the budget has time for, by what is known of this machine's speed."""
+    workload, seconds = run.workload, run.options.budget
+    if seconds is None:
+        return None
+    points = workload.points()
+    if not points:
+        return Budget(seconds, (), lambda point: 0.0)
+    guesses = {point: len(run.candidates) * workload.guessed_seconds(point, source, run.peaks) for point in points}
+    shapes = {point: shape for point in points if (shape := workload.shape_of(point)) is not None}
+    kept = budgets.choose(points, shapes, guesses, seconds)
+    left_out = [str(point) for point in points if point not in set(kept)]
+    total = sum(guesses[point] for point in kept)
+    noun = f"{workload.point_noun}s"
+    listener.say(
+        f"--budget {seconds:g}s has time for {len(kept)} of {len(points)} {noun} (about {total:.0f} s)"
+        + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    )
+    run.notes["budget"] = [points.index(point) for point in kept]
+    return _with_guess(Budget(seconds, kept, lambda point: 0.0), run, source)
+
+
+def _kept_budget(run: Run, source: ModelSource) -> Budget | None:
+    """The choice that a run was begun with."""
+    if run.options.budget is None:
+        return None
+    points = run.workload.points()
+    kept = tuple(points[place] for place in run.notes.get("budget", range(len(points))))
+    return _with_guess(Budget(run.options.budget, kept, lambda point: 0.0), run, source)
+
+
+def _with_guess(budget: Budget, run: Run, source: ModelSource) -> Budget:
+    budget.guess = lambda point: run.workload.guessed_seconds(point, source, run.peaks)
+    return budget
+
+
+def _note_peaks(run: Run, prepared: Preparation, file: RunFile, again: bool = False) -> None:
+    """Have the run and its file know what this machine can do at most."""
+    if not run.workload.has_roofline:
+        return
+    if (found := prepared.peaks(again=again)) is not None:
+        file.note("peaks", found.to_json())
+
+
+# Resuming.
+
+
+def _same_source(run: Run, store: ArtifactStore, listener: Listener) -> ModelSource:
+    """The model that a run was begun with; raises UserError if it is another one by now."""
+    options = run.options
+    if differing := machine.same_machine(run.fingerprint, machine.fingerprint()):
+        raise UserError(
+            f"{str(run.path)!r} was begun on another machine ({', '.join(differing)} differ); start a new run there"
+        )
+    if run.integrity == "altered":
+        raise UserError(
+            f"{str(run.path)!r} was altered after it was written (its seal does not match); start a new run"
+        )
+    weights = MODULE if run.model.weights == MODULE else options.weights
+    found = sources.resolve(options.module or run.model.name, weights=weights, task=run.model.task, seed=options.seed)
+    if found.origin != run.model.origin or recipe_key(checkpoint.recipe(found)) != run.model.checkpoint:
+        raise UserError(
+            f"{str(run.path)!r} was begun with other weights or libraries ({run.model.origin}; now {found.origin}); "
+            "start a new run"
+        )
+    return introduced(found, store, options.settled_threads, listener.say)
+
+
+def _check_unchanged(run: Run, store: ArtifactStore) -> None:
+    """Raise UserError if a candidate would run with other versions than before."""
+    versions = {record.candidate: record.facts.get("versions", {}) for record in run.records}
+    options = run.options
+    pythons = parse_pythons(options.python)
+    if changed := changed_versions(run.candidates, options.kind, pythons, store.root, versions):
+        raise UserError(f"{str(run.path)!r} was begun with other versions ({changed[0]}); start a new run")
+
+
+# The doors.
+
+
+@contextmanager
+def sole_writer(store: ArtifactStore, run: Run) -> Iterator[None]:
+    """Keep other runs off the file of `run`, and `prune` off the store."""
+    assert run.path is not None
+    store.prepare()
+    with store.in_use(), store.alone_with(run.path) as is_alone:
+        if not is_alone:
+            raise UserError(
+                f"{str(run.path)!r} is being written by another bench; wait for it, or give another --output"
+            )
+        yield
+
+
+@contextmanager
+def leaves_translated() -> Iterator[None]:
+    """Raise UserError for what the exporters and the store refuse."""
+    try:
+        yield
+    except (ModelError, StoreError) as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,266 @@
+"""The file of a run: JSON Lines with a header, turns, records, notes and a seal; one writer and one reader.
+
+A turn is on disk before the next begins, and a record closes its cell; the samples stand in the turns alone. The seal
+is the last line of a run that ended or was stopped. What follows a kill is a file without a seal, from which a resume
+goes on.
+
+Schema history
+1-4  (0.1.0)  A format for each command. benchmarks/convert_runs.py converts forward runs and runs of load to 5.
+5    (0.2.0)  One format for every workload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.errors import UserError
+from bench.files import Lines, LinesFile, read_lines
+from bench.run import registry
+from bench.run.record import SCHEMA, Integrity, Model, Once, Point, Record, Run, Status, Turn
+from bench.spec import Candidate
+
+LONGEST_CAUSE = 200
+
+
+class Header(msgspec.Struct, tag_field="kind", tag="run"):
+    """The first line."""
+
+    schema: int
+    workload: str
+    options: dict[str, Any]
+    model: Model
+    candidates: tuple[Candidate, ...]
+    fingerprint: dict[str, Any]
+    started: str
+
+
+class TurnLine(msgspec.Struct, tag_field="kind", tag="turn"):
+    """One turn of an open cell; the candidate is its place in the header."""
+
+    point: dict[str, Any]
+    candidate: int
+    turn: Turn
+
+
+class RecordLine(msgspec.Struct, tag_field="kind", tag="record", omit_defaults=True):
+    """What became of a cell; its turns stand before it."""
+
+    point: dict[str, Any]
+    candidate: int
+    status: Status
+    reason: str = ""
+    figures: dict[str, Any] = {}
+    once: Once = Once()
+    parity: dict[str, Any] = {}
+    memory: dict[str, Any] = {}
+    operations: dict[str, int] = {}
+    facts: dict[str, Any] = {}
+    failure: dict[str, Any] = {}
+    is_judged: bool = True
+    is_interleaved: bool = True
+
+
+class NoteLine(msgspec.Struct, tag_field="kind", tag="note"):
+    """A fact that the run noted of itself."""
+
+    name: str
+    value: Any
+
+
+class SealLine(msgspec.Struct, tag_field="kind", tag="seal"):
+    """SHA-256 of all lines before it, and whether every planned cell has its record."""
+
+    sha256: str
+    is_complete: bool
+
+
+_Line = Header | TurnLine | RecordLine | NoteLine | SealLine
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+class RunFile:
+    """The open file of a run."""
+
+    def __init__(self, run: Run) -> None:
+        assert run.path is not None
+        self.run, self._lines = run, LinesFile(run.path)
+        self._place = {candidate: place for place, candidate in enumerate(run.candidates)}
+
+    def create(self) -> None:
+        """Start a new file; raises UserError if it exists or cannot be made."""
+        self._lines.create(self._header())
+
+    def go_on(self) -> None:
+        """Replace the file by the run as it is in memory, without a seal."""
+        notes = [_encode(NoteLine(name, value)) for name, value in self.run.notes.items()]
+        closed = [
+            line
+            for record in self.run.records
+            for line in (*(self._turn(*record.cell, turn) for turn in record.turns), self._record(record))
+        ]
+        open_ = [self._turn(*cell, turn) for cell, turns in self.run.turns.items() for turn in turns]
+        self._lines.rewrite([self._header(), *notes, *closed, *open_])
+
+    def turn(self, point: Point, candidate: Candidate, turn: Turn) -> None:
+        """Write a turn; it is on disk when this returns. Raises BenchError if it cannot be written."""
+        self._lines.append(self._turn(point, candidate, turn))
+
+    def record(self, record: Record) -> None:
+        """Write a record, whose turns were written before."""
+        self._lines.append(self._record(record))
+
+    def note(self, name: str, value: Any) -> None:
+        """Note a fact of the run, in memory and in the file."""
+        self.run.notes[name] = value
+        self._lines.append(_encode(NoteLine(name, value)))
+
+    def seal(self) -> None:
+        """Write the seal."""
+        self._lines.append(_encode(SealLine(self._lines.checksum, self.run.is_complete)))
+        self.run.integrity = "sealed"
+
+    def _header(self) -> bytes:
+        run = self.run
+        return _encode(
+            Header(
+                SCHEMA,
+                run.workload.name,
+                run.options.to_json(),
+                run.model,
+                run.candidates,
+                run.fingerprint,
+                run.started,
+            )
+        )
+
+    def _turn(self, point: Point, candidate: Candidate, turn: Turn) -> bytes:
+        return _encode(TurnLine(msgspec.to_builtins(point), self._place[candidate], turn))
+
+    def _record(self, record: Record) -> bytes:
+        return _encode(
+            RecordLine(
+                point=msgspec.to_builtins(record.point),
+                candidate=self._place[record.candidate],
+                **{
+                    name: getattr(record, name)
+                    for name in RecordLine.__struct_fields__
+                    if name not in ("point", "candidate")
+                },
+            )
+        )
+
+
+def read_run(path: str | Path) -> Run:
+    """The run in a file, of any workload; raises UserError if it is none or if its lines cannot be read."""
+    path = Path(path)
+    found = read_lines(path)
+    if not found.lines:
+        raise UserError(f"{str(path)!r} holds no run; give a .jsonl file that bench wrote")
+    header = _header(path, found.lines[0])
+    integrity = _integrity(found)
+    workload_class = registry.load_class(header.workload)
+    try:
+        options = msgspec.convert(header.options, workload_class.Options)
+        run = Run(
+            workload=workload_class(options),
+            model=header.model,
+            candidates=header.candidates,
+            fingerprint=header.fingerprint,
+            started=header.started,
+            path=path,
+            integrity=integrity,
+            schema=header.schema,
+        )
+        if not run.candidates:
+            raise ValueError("a run without candidates")
+        for number, line in enumerate(found.lines[1:], start=2):
+            _take(run, _decode(line), number)
+        if found.seal is not None:
+            seal = _decode(found.seal)
+            run.is_complete = isinstance(seal, SealLine) and seal.is_complete and integrity == "sealed"
+    except (msgspec.ValidationError, msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        cause = f"{type(error).__name__}: {error}"[:LONGEST_CAUSE]
+        raise UserError(f"{str(path)!r} is damaged ({cause}); measure again") from None
+    return run
+
+
+def _header(path: Path, line: bytes) -> Header:
+    try:
+        found = msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        found = None
+    if not isinstance(found, dict) or found.get("kind") != "run":
+        raise UserError(f"{str(path)!r} is no run of bench; give a .jsonl file that it wrote")
+    schema = found.get("schema")
+    if not isinstance(schema, int):
+        raise UserError(f"{str(path)!r} is damaged (it has no schema number); measure again")
+    if schema > SCHEMA:
+        raise UserError(f"{str(path)!r} has schema {schema} and this bench reads up to {SCHEMA}; upgrade runtimebench")
+    if schema < SCHEMA:
+        raise UserError(
+            f"{str(path)!r} has schema {schema}, of an older bench; run: python benchmarks/convert_runs.py {path}"
+        )
+    try:
+        return msgspec.convert(found, Header)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{str(path)!r} is damaged (header: {str(error)[:LONGEST_CAUSE]}); measure again") from None
+
+
+def _integrity(found: Lines) -> Integrity:
+    if found.seal is None:
+        return "cut"
+    try:
+        seal = _decode(found.seal)
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        return "altered"
+    is_right = isinstance(seal, SealLine) and seal.sha256 == found.checksum and not found.has_more
+    return "sealed" if is_right else "altered"
+
+
+def _take(run: Run, line: _Line, number: int) -> None:
+    """Add one decoded line to a run; raises ValueError for one that no run has."""
+    if isinstance(line, NoteLine):
+        run.notes[line.name] = line.value
+        return
+    if not isinstance(line, TurnLine | RecordLine):
+        raise ValueError(f"line {number} is a second header or seal")
+    point: Point = msgspec.convert(line.point, run.workload.point_type)
+    if not 0 <= line.candidate < len(run.candidates):
+        raise ValueError(f"line {number} is of candidate {line.candidate}, of {len(run.candidates)}")
+    cell = (point, run.candidates[line.candidate])
+    if run.record(*cell) is not None:
+        raise ValueError(f"line {number} is of {cell[1].label} at {point}, which has its record")
+    if isinstance(line, TurnLine):
+        _check_turn(line.turn, number)
+        run.turns.setdefault(cell, []).append(line.turn)
+        return
+    taken = {name: getattr(line, name) for name in RecordLine.__struct_fields__ if name not in ("point", "candidate")}
+    record = Record(*cell, turns=tuple(run.turns.pop(cell, ())), **taken)
+    _check_record(record, number)
+    run.records.append(record)
+
+
+def _check_turn(turn: Turn, number: int) -> None:
+    if any(sample < 0 for samples in turn.times_ns.values() for sample in samples):
+        raise ValueError(f"line {number} has times below 0")
+
+
+def _check_record(record: Record, number: int) -> None:
+    """Raise ValueError for what no measurement gives."""
+    if record.once.calls_per_sample < 1:
+        raise ValueError(f"line {number} has samples of less than one call")
+    if record.operations and set(record.operations) != {"flops", "weight_bytes"}:
+        raise ValueError(f"line {number} has operations that are not flops and weight_bytes")
+    counts = [*record.operations.values()]
+    for group in ("loaded", "peak"):
+        held = record.memory.get(group) or {}
+        if not isinstance(held, Mapping):
+            raise ValueError(f"line {number} has memory that is no group of bytes")
+        counts += held.values()
+    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+        raise ValueError(f"line {number} has counts that are no whole numbers from 0 on")

@@ -1,0 +1,279 @@
+"""Sections that the reports of several workloads have: who is fastest, what ran, compilation, memory, warnings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench import statistics
+from bench.columns import DASH, Section, Table, factor, milliseconds, percent
+from bench.run import warnings
+from bench.run.record import Record, Run, is_unsteady, ratio_between
+
+MIB = 2**20
+#: Figures of memory once loaded and at the peak of a call, with their titles.
+MEMORY = (
+    ("loaded", "parameters_bytes", "parameters"),
+    ("loaded", "allocated_bytes", "allocated"),
+    ("loaded", "reserved_bytes", "reserved"),
+    ("loaded", "process_bytes", "process"),
+    ("loaded", "device_process_bytes", "on GPU"),
+    ("peak", "peak_allocated_bytes", "peak allocated"),
+    ("peak", "peak_process_bytes", "peak process"),
+)
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The fastest candidate at one point among those that are still the same model."""
+
+    record: Record
+    ties: tuple[Record, ...]
+    """Candidates whose ratio to the fastest has the verdict tie, or none."""
+    speedup: float | None
+    """Against the baseline."""
+
+
+def winner(run: Run, records: Sequence[Record]) -> Winner | None:
+    """The fastest of one point's `records`; None if fewer than two can be compared."""
+    rivals = [one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one)]
+    rivals = [one for one in rivals if one.samples]
+    if len(rivals) < 2:
+        return None
+    fastest = min(rivals, key=lambda record: statistics.median(record.samples))
+    others = (record for record in rivals if record is not fastest)
+    ties = tuple(record for record in others if not _is_beaten(fastest, record))
+    return Winner(fastest, ties, run.speedup(fastest))
+
+
+def _is_beaten(fastest: Record, record: Record) -> bool:
+    ratio = ratio_between(record, fastest)
+    return ratio is not None and ratio.verdict == "faster"
+
+
+def winner_line(run: Run, won: Winner) -> str:
+    """One line: who is fastest, by how much, or with whom it ties."""
+    baseline = run.baseline_candidate
+    line = f"fastest: {run.name(won.record.candidate)}"
+    is_tied_with_baseline = any(record.candidate == baseline for record in won.ties)
+    if won.speedup is not None and won.record.candidate != baseline and not is_tied_with_baseline:
+        line += f", {won.speedup:.2f}× {baseline.label}"
+    if won.ties:
+        line += f" (tie with {', '.join(run.name(record.candidate) for record in won.ties)})"
+    return line
+
+
+def fastest_at(run: Run, point: Any, records: Sequence[Record]) -> Section:
+    """The winner of one point."""
+    won = winner(run, records)
+    return Section("", (winner_line(run, won),) if won else (), style="green", point=point)
+
+
+def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequence[str]) -> Section:
+    """Beside the headline's: device, enqueue, pipelined and naive times, if a cell has them."""
+    found = [kind for kind in kinds if any(record.rounds_ns(kind) for record in records)]
+    if len(found) < 2:
+        return Section("")
+    has_host_share = any(record.host_share is not None for record in records)
+    titles = ("backend", *found, *(["host share"] if has_host_share else []))
+    rows = []
+    for record in records:
+        samples = [statistics.pooled(record.rounds_ns(kind)) for kind in found]
+        cells = [milliseconds(statistics.median(one)) if one else DASH for one in samples]
+        cells += [percent(record.host_share, digits=0)] if has_host_share else []
+        rows.append((run.name(record.candidate), *cells))
+    note = ("naive: a clock that never waits for the device; wrong if that works on its own",)
+    return Section("kinds of time, ms", note if "naive" in found else (), Table(titles, tuple(rows)), point=point)
+
+
+def memory(run: Run) -> Section:
+    """Per candidate: what it held once loaded, and at the peak of one call at its last point."""
+    found: dict[Any, Record] = {}
+    for record in run.records:
+        is_better = record.status == "ok" or record.candidate not in found
+        if record.memory.get("loaded") and record.is_judged and is_better:
+            found[record.candidate] = record
+    records = sorted(found.values(), key=lambda record: run.candidates.index(record.candidate))
+    kinds = [
+        (group, name, title)
+        for group, name, title in MEMORY
+        if any((record.memory.get(group) or {}).get(name) is not None for record in records)
+    ]
+    rows = []
+    for record in records:
+        held = [(record.memory.get(group) or {}).get(name) for group, name, _ in kinds]
+        cells = [DASH if one is None else f"{one / MIB:,.0f}" for one in held]
+        rows.append((run.name(record.candidate), *cells, str(record.point)))
+    titles = ("backend", *(title for _, _, title in kinds), f"at {run.workload.point_noun}")
+    return Section("Memory, MiB", table=Table(titles, tuple(rows)))
+
+
+def common(run: Run) -> Iterable[Section]:
+    """What every report ends with."""
+    yield Section("What ran", items=what_ran(run))
+    yield Section("Compilation", items=compilation(run))
+    yield Section("Not measured", items=not_measured(run))
+    yield Section("Warnings", items=all_warnings(run))
+
+
+def not_measured(run: Run) -> list[str]:
+    """Reasons of the cells that were not measured, grouped."""
+    return grouped(
+        run,
+        [
+            (record, f"{record.status}: {record.reason}")
+            for record in run.records
+            if record.status != "ok" and not run.workload.is_left_out(record)
+        ],
+    )
+
+
+def all_warnings(run: Run) -> list[str]:
+    """Warnings on the machine, then on records, grouped."""
+    found = [(record, line) for record in run.records for line in warnings.of_record(run, record)]
+    return [*warnings.of_machine(run), *grouped(run, found)]
+
+
+def what_ran(run: Run) -> list[str]:
+    """What really ran: providers, copies, graphs, attention kernels; one line a kind."""
+    return grouped(run, [(record, line) for record in run.records if (line := _engaged(record.facts))])
+
+
+def _engaged(facts: Mapping[str, Any]) -> str:
+    parts = [f"{nodes} nodes on {provider}" for provider, nodes in (facts.get("nodes_per_provider") or {}).items()]
+    if facts.get("copies_inserted") is not None:
+        parts.append(f"{facts['copies_inserted']} copies between devices")
+    if on_cpu := facts.get("operators_on_cpu"):
+        parts.append("on the CPU: " + ", ".join(f"{name} × {count}" for name, count in on_cpu.items()))
+    if "graphs" in facts:
+        graphs = f"{facts['graphs']} graph" + ("" if facts["graphs"] == 1 else "s")
+        parts.append(f"{graphs}, {facts.get('graph_breaks', 0)} breaks")
+        parts.append(f"{facts.get('recompiles_while_timing', 0)} recompiles while timing")
+    if products := facts.get("products"):
+        parts.append("products: " + ", ".join(f"{name} × {count}" for name, count in products.items()))
+    if "attention_kernels" in facts:
+        kernels = (f"{name.removeprefix('_')} × {count}" for name, count in facts["attention_kernels"].items())
+        parts.append(f"attention: {', '.join(kernels) or 'no kernel of its own'}")
+    if fused := facts.get("fused_operators"):
+        parts.append(f"fused at export: {', '.join(f'{name} × {count}' for name, count in fused.items())}")
+    if words := elsewhere(facts.get("versions") or {}):
+        parts.append(words)
+    return ", ".join(parts)
+
+
+def elsewhere(versions: Mapping[str, str]) -> str:
+    """What the environment of a worker holds; "" for this one, whose Python need not be said."""
+    if "python" not in versions:
+        return ""
+    return f"in an environment with {', '.join(f'{name} {version}' for name, version in versions.items())}"
+
+
+def grouped(run: Run, messages: Sequence[tuple[Record, str]]) -> list[str]:
+    """Each message once, with the candidates that it concerns and the points at which it does."""
+    points = len({record.point for record in run.records})
+    places_of: dict[str, dict[str, list[str]]] = {}
+    for record, message in messages:
+        at = places_of.setdefault(message, {}).setdefault(run.name(record.candidate), [])
+        at += [str(record.point)] if str(record.point) not in at else []
+    lines = []
+    for message, found in places_of.items():
+        names_at: dict[str, list[str]] = {}
+        for who, all_places in found.items():
+            is_every = len(all_places) == points > 1
+            places = f"every {run.workload.point_noun}" if is_every else ", ".join(all_places)
+            names_at.setdefault(places, []).append(who)
+        concerned = "; ".join(f"{', '.join(who)} at {at}" for at, who in names_at.items())
+        lines.append(f"{concerned}: {message}")
+    return lines
+
+
+# Compilation.
+
+
+def compilation(run: Run) -> list[str]:
+    """One line for each candidate that compiled: the seconds, and after how many calls its start is paid back."""
+    compiled: dict[str, list[tuple[Record, float]]] = {}
+    for record in run.records:
+        if record.status == "ok" and record.samples and (seconds := record.facts.get("compile_seconds")):
+            compiled.setdefault(run.name(record.candidate), []).append((record, seconds))
+    return [
+        f"{name}: {_range([seconds for _, seconds in found])}; {_paid(run, found)}" for name, found in compiled.items()
+    ]
+
+
+def _range(seconds: Sequence[float]) -> str:
+    low, high = f"{min(seconds):.1f}", f"{max(seconds):.1f}"
+    return f"{low} s" if low == high else f"{low} to {high} s"
+
+
+def _paid(run: Run, found: Sequence[tuple[Record, float]]) -> str:
+    """When the start is paid back, each answer once with the points that it is true of."""
+    places: dict[str, list[str]] = {}
+    for record, _ in found:
+        places.setdefault(_paid_at(run, record), []).append(str(record.point))
+    if len(places) == 1 and len(found) > 1:
+        return f"{next(iter(places))} at every {run.workload.point_noun}"
+    return "; ".join(f"{when} at {', '.join(points)}" for when, points in places.items())
+
+
+def _paid_at(run: Run, record: Record) -> str:
+    base, ratio = run.baseline(record), run.ratio(record)
+    if base is None or base is record or ratio is None:
+        return "held against nothing"
+    name = run.name(base.candidate)
+    if ratio.verdict == "tie":
+        return f"never paid back (a tie with {name})"
+    own, other = start_seconds(record), start_seconds(base)
+    if own is None or other is None:
+        return "held against nothing, as not every load was timed"
+    saved_ms = (statistics.median(base.samples) - statistics.median(record.samples)) / 1e6
+    when, calls = paid_back(own - other, saved_ms)
+    if when == "never":
+        return f"never paid back against {name}"
+    if when == "at once" or calls == math.inf:
+        return f"{when} against {name}"
+    return f"paid back against {name} after {when}"
+
+
+def start_seconds(record: Record) -> float | None:
+    """Load and what the first call took beyond any other, compilation included."""
+    once = record.once
+    if once.load_seconds is None or once.first_call_ns is None:
+        return None
+    return once.load_seconds + max(0.0, once.first_call_ns - statistics.median(record.samples)) / 1e9
+
+
+def paid_back(extra_seconds: float, saved_ms: float) -> tuple[str, float]:
+    """After how many calls a start that took `extra_seconds` more is paid back, each call saving `saved_ms`.
+
+    As words, and as a number to sort by.
+    """
+    if saved_ms > 0:
+        return ("at once", 0.0) if extra_seconds <= 0 else _calls(extra_seconds / saved_ms * 1e3)
+    if extra_seconds < 0 and saved_ms < 0:
+        return f"ahead for {_calls(extra_seconds / saved_ms * 1e3)[0]}", math.inf
+    return "never", math.inf
+
+
+def _calls(count: float) -> tuple[str, float]:
+    calls = math.ceil(count)
+    return f"{calls:,} call{'' if calls == 1 else 's'}", float(calls)
+
+
+def outcome(run: Run, record: Record) -> str:
+    """What a timed cell came to, in a few words for the progress."""
+    if record.status != "ok" or not record.samples:
+        return f"{record.status}: {record.reason}" if record.reason else record.status
+    median = milliseconds(statistics.median(record.samples))
+    ratio = run.ratio(record)
+    speed = "" if ratio is None or is_unsteady(ratio) else f"  {factor(ratio.value)}×"
+    return f"{median} ms{speed}  {record.verdict}".rstrip()
+
+
+def iter_points(run: Run) -> Iterator[tuple[Any, list[Record]]]:
+    """Each point that was not left out whole, with its records."""
+    for point, records in run.by_point():
+        if not all(run.workload.is_left_out(record) for record in records):
+            yield point, records

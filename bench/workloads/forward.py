@@ -1,0 +1,354 @@
+"""Forward passes: `bench compare` times one shape after another, on inputs that stay on the device."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bench import options, statistics
+from bench.columns import Column, Section, milliseconds
+from bench.errors import UserError
+from bench.options import CommonOptions, option
+from bench.parity import inputs, judging
+from bench.parity.cell import Cell, checksum, settle
+from bench.parity.inputs import InputPlan
+from bench.process import timing
+from bench.process.timing import Sampling
+from bench.run import columns, doubling, guesses, sections
+from bench.run.record import Record, Run, Turn
+from bench.run.schedule import Enough, Grid, Schedule
+from bench.run.workload import Workload
+from bench.spec import AUTO, DEFAULT_BATCHES, DEFAULT_LENGTHS, Candidate, Shape, check_lengths
+from bench.workloads import published
+
+if TYPE_CHECKING:
+    from bench.machine.roofline import Peaks
+    from bench.parity.reference import Inputs
+    from exporters.sources import ModelSource
+
+TARGET_PRECISION = {"cpu": 0.02, "cuda": 0.01}
+#: Turns that a cell's ceiling of seconds is shared out to.
+TURNS_OF_A_CEILING = 50
+KINDS_OF_TIME = ("wall", "device", "enqueue", "pipelined", "naive")
+
+
+def batches(value: Any, name: str) -> str | tuple[int, ...]:
+    """Batch sizes, or "auto"."""
+    return AUTO if isinstance(value, str) and value.strip() == AUTO else options.sizes(value, name)
+
+
+def shapes(value: Any, name: str) -> tuple[tuple[int, int], ...]:
+    """`1x512,16x512` or pairs, sorted and distinct."""
+    found = []
+    for part in value.split(",") if isinstance(value, str) else value:
+        text = part if isinstance(part, str) else "x".join(map(str, part))
+        if not (pair := re.fullmatch(r"\s*([0-9]{1,9})\s*[x×]\s*([0-9]{1,9})\s*", text)):
+            raise UserError(f"{name} {text[:40]!r} is not batch×length; write e.g. {name} 1x128,8x512")
+        found.append((options.sizes(pair[1], name)[0], options.sizes(pair[2], name)[0]))
+    return tuple(sorted(set(found)))
+
+
+def boundary(value: Any, name: str) -> str:
+    """`device` or `host`."""
+    return str(options.one_of(("device", "host"))(value, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardOptions(CommonOptions):
+    """Options of `bench compare`."""
+
+    command: ClassVar[str] = "compare"
+
+    preset: str | None = option(
+        "A grid by name (`bench list presets`) or .toml file; options given beside it win.", options.text, default=None
+    )
+    batches: str | tuple[int, ...] = option(
+        "Batch sizes, or auto: double, per length, until throughput gains under 5% or memory ends.",
+        batches, default=DEFAULT_BATCHES,
+    )  # fmt: skip
+    lengths: tuple[int, ...] = option(
+        "Sequence lengths in tokens.", options.sizes, default=(), default_shown="16,128,512 as far as the model goes"
+    )
+    shapes: tuple[tuple[int, int], ...] = option(
+        "Batch×length pairs in place of batches and lengths, e.g. 1x512,16x512.", shapes, default=(),
+        show=lambda value: ",".join(f"{batch}x{length}" for batch, length in value),
+    )  # fmt: skip
+    rounds: int = option(
+        "Turns per backend and cell, at least, as far as --max-seconds-per-cell lets them.",
+        options.whole(1, 10_000, 10), default=10,
+    )  # fmt: skip
+    max_seconds_per_cell: float = option(
+        "Turns per cell, of the slowest backend, at most; slow calls get 5 rounds of one.",
+        options.seconds(example="5s"), default=5.0, show=options.shown_seconds,
+    )  # fmt: skip
+    target_precision: float | None = option(
+        "Stop a cell when the interval of its median is this narrow.", options.share, default=None,
+        show=options.shown_share, default_shown="2% on cpu, 1% on cuda",
+    )  # fmt: skip
+    boundary: str = option(
+        "device (inputs and outputs stay on it) or host (host arrays in and out, copies timed).", boundary,
+        default="device",
+    )  # fmt: skip
+    naive_timer: bool = option(
+        "Also time calls without synchronising: wrong, to explain old figures.", options.flag, default=False
+    )
+    grad: bool = option("Also run eager with autograd on, to show what that costs.", options.flag, default=False)
+    warmup: float = option(
+        "Warm-up of a cell, at least.", options.seconds(example="300ms"), default=0.3, show=options.shown_seconds
+    )
+    max_warmup: float = option(
+        "Warm-up of a cell that does not become stable, at most.", options.seconds(example="3s"), default=3.0,
+        show=options.shown_seconds,
+    )  # fmt: skip
+
+    @classmethod
+    def parsed(cls, given: Mapping[str, Any]) -> ForwardOptions:
+        """Options; those of a preset under those that are given."""
+        found = super().parsed(given)
+        if found.preset is None:
+            return found
+        from bench import presets
+
+        named = {name for name, value in given.items() if value is not None}
+        of_preset = presets.load(found.preset).options(named)
+        return super().parsed({**of_preset, **given})
+
+    @property
+    def sampling(self) -> Sampling:
+        """How a worker warms up and samples."""
+        return Sampling(warmup_seconds=self.warmup, warmup_most_seconds=self.max_warmup, naive_timer=self.naive_timer)
+
+    @property
+    def turn_seconds(self) -> float:
+        """What one turn's samples take if a call is shorter: a 50th of the ceiling, or less for many rounds."""
+        return self.max_seconds_per_cell / max(TURNS_OF_A_CEILING, self.rounds)
+
+
+class Forward(Workload):
+    """Every candidate at every shape of a grid."""
+
+    name = "forward"
+    Options = ForwardOptions
+    point_type = Shape
+    point_noun = "shape"
+    cell = "bench.workloads.forward:ForwardCell"
+    has_roofline = True
+    columns: ClassVar[tuple[Column, ...]] = (
+        *columns.point_columns(Shape),
+        *columns.TIMES,
+        Column(
+            "ms_per_sample", lambda run, record: _median_ms(record, record.point.batch), title="ms/sample",
+            show=lambda value: milliseconds(value * 1e6), drop=30, is_wide=True, help="median over the batch size, ms",
+        ),
+        Column("us_per_step", lambda run, record: _median_ms(record, record.point.length / 1e3)),
+        Column(
+            "tokens_per_second",
+            lambda run, record: record.point.batch * record.point.length * 1e3 / _median_ms(record, 1)
+            if record.samples else None,
+        ),
+        *columns.SPEEDUP,
+        *columns.ROOFLINE,
+        columns.PARITY,
+        columns.MAX_ABS_ERROR,
+        *columns.OTHER_TIMES,
+        columns.option("boundary"),
+        Column(
+            "key_value_bytes_per_sequence",
+            lambda run, record: record.memory.get("key_value_bytes_per_sequence"),
+        ),
+        *published.COLUMNS,
+    )  # fmt: skip
+
+    options: ForwardOptions
+
+    @classmethod
+    def settle(cls, options: ForwardOptions, source: ModelSource) -> ForwardOptions:
+        positions = source.positions
+        if not options.lengths:
+            options = replace(options, lengths=tuple(n for n in DEFAULT_LENGTHS if positions is None or n <= positions))
+        if options.target_precision is None:
+            options = replace(options, target_precision=TARGET_PRECISION[options.kind])
+        if options.budget is not None and options.batches == AUTO:
+            raise UserError("--budget has no share for --batches auto, which are not known beforehand; give e.g. 1,4")
+        check_lengths(cls(options).points(), source.name, positions)
+        return options
+
+    @classmethod
+    def candidates(cls, options: ForwardOptions, found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+        if not options.grad:
+            return found
+        if not any(candidate.backend == "eager" for candidate in found):
+            raise UserError("--grad is eager's alone, and eager is not among the backends; use --backends eager,…")
+        plain = [one for one in found if (one.backend, one.variant, one.copy) == ("eager", "default", 1)]
+        with_grad = {one: replace(one, variant="grad") for one in plain}
+        both = [each for one in found for each in (one, with_grad.get(one, one))]
+        return tuple(dict.fromkeys(both))
+
+    @property
+    def is_doubling(self) -> bool:
+        """True if batches are doubled as long as that gains throughput."""
+        return self.options.batches == AUTO and not self.options.shapes
+
+    def points(self) -> tuple[Shape, ...]:
+        if self.options.shapes:
+            return tuple(Shape(*pair) for pair in self.options.shapes)
+        sizes = doubling.BATCHES if self.is_doubling else self.options.batches
+        return tuple(Shape(int(batch), length) for batch in sizes for length in self.options.lengths)
+
+    def first_points(self) -> Sequence[Shape]:
+        first = doubling.BATCHES[: doubling.TOGETHER]
+        return [point for point in self.points() if not self.is_doubling or point.batch in first]
+
+    def schedule(self) -> Schedule:
+        enough = Enough(self.options.rounds, self.options.max_seconds_per_cell, self.options.target_precision)
+        return doubling.Doubling(lambda point: enough) if self.is_doubling else Grid(lambda point: enough)
+
+    def begin(self, point: Shape, source: ModelSource) -> dict[str, Any]:
+        plan = self._plan(point, source).to_json()
+        return {"plan": plan, "sampling": asdict(self.options.sampling), "boundary": self.options.boundary}
+
+    def turn(self, point: Shape, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
+        return {"seconds": self.options.turn_seconds}
+
+    def is_larger(self, point: Shape, than: Shape) -> bool:
+        return point.batch >= than.batch and point.length >= than.length
+
+    def shape_of(self, point: Shape) -> Shape:
+        return point
+
+    def guessed_seconds(self, point: Shape, source: ModelSource, peaks: Peaks | None) -> float:
+        least = Enough(self.options.rounds, self.options.max_seconds_per_cell).least_rounds
+        call = guesses.call_seconds(source, self.options, peaks, point)
+        return guesses.cell_seconds(call, self.options.warmup, least, self.options.max_seconds_per_cell)
+
+    def cases(self, point: Shape, source: ModelSource) -> Mapping[str, Inputs]:
+        from bench.parity.reference import Inputs
+
+        return {str(point): Inputs(self._plan(point, source), counts=True)}
+
+    def _plan(self, point: Shape, source: ModelSource) -> InputPlan:
+        takes_mask = "attention_mask" in source.inputs and not source.makes_inputs
+        return inputs.plan_of(
+            source, point.batch, point.length, self.options.seed, inputs.timed_cases(point.length, takes_mask)
+        )
+
+    def memory(self, point: Shape, candidate: Candidate, source: ModelSource) -> dict[str, Any]:
+        cache = source.key_value_bytes(point.length, candidate.precision)
+        return {} if cache is None else {"key_value_bytes_per_sequence": cache}
+
+    def unmet(self, record: Record) -> list[str]:
+        found = [] if record.once.is_stable else ["warm-up"]
+        enough = Enough(self.options.rounds, target_precision=self.options.target_precision)
+        found += [] if len(record.rounds) >= self.options.rounds else ["rounds"]
+        return found if enough.is_precise(record.rounds) else [*found, "precision"]
+
+    def warnings(self, run: Run, record: Record) -> Iterable[str]:
+        unmet, asked = self.unmet(record), self.options
+        if "warm-up" in unmet:
+            yield f"warm-up ended at its ceiling of {asked.max_warmup:g} s before it was seen to be stable"
+        if "rounds" in unmet:
+            yield f"fewer than {asked.rounds} rounds, as its shape's ceiling of seconds was reached"
+        if "precision" in unmet and asked.target_precision is not None:
+            yield (
+                "its shape's ceiling of seconds was reached with the median's interval wider than "
+                f"±{100 * asked.target_precision:.3g}%; raise --max-seconds-per-cell, or quieten the machine"
+            )
+        if record.parity.get("cases") and record.point.length > 1 and "padded" not in record.parity["cases"]:
+            yield (
+                "no padded case: the module takes no attention_mask, or makes its inputs itself; all positions are "
+                "judged"
+            )
+
+    def heading(self, run: Run) -> Iterable[str]:
+        on_device = self.options.boundary == "device"
+        within = "inputs and outputs on the device" if on_device else "host arrays in and out, copies timed"
+        yield (
+            f"median of synchronised calls, {within}; ±: {statistics.MEDIAN_CONFIDENCE:.0%} interval; spread: "
+            f"interquartile range; speed-up: against {run.baseline_candidate.label} within rounds, "
+            f"{statistics.RATIO_CONFIDENCE:.0%} interval; roofline: share of what this machine's peaks allow"
+        )
+
+    def sections(self, run: Run) -> Iterable[Section]:
+        for point, records in sections.iter_points(run):
+            yield sections.fastest_at(run, point, records)
+            yield sections.kinds_of_time(run, point, records, KINDS_OF_TIME)
+        if self.is_doubling:
+            yield doubling.best_batches(run)
+        yield published.section(run)
+        yield sections.memory(run)
+        yield published.cache_section(run)
+
+    def is_left_out(self, record: Record) -> bool:
+        return self.is_doubling and doubling.is_beyond(record)
+
+    def repeated(self, point: Shape, candidate: Candidate) -> CommonOptions:
+        found = super().repeated(point, candidate)
+        assert isinstance(found, ForwardOptions)
+        return replace(found, preset=None, grad=False, shapes=(), batches=(point.batch,), lengths=(point.length,))
+
+
+def _median_ms(record: Record, over: float) -> float | None:
+    return statistics.median(record.samples) / 1e6 / over if record.samples else None
+
+
+class ForwardCell(Cell):
+    """Warms one shape up, times calls, and judges the outputs of the last one."""
+
+    def begin(
+        self, plan: dict[str, Any], sampling: dict[str, Any], boundary: str, stored_inputs: str | None = None,
+        no_inputs: str = "",
+    ) -> dict[str, Any]:  # fmt: skip
+        """Inputs that the user's own module made lie with the reference in `stored_inputs`, or `no_inputs` says why
+        not; a backend that computes no model takes ids in their place.
+        """
+        from backends.base import BackendError
+
+        backend = self.backend
+        if no_inputs and backend.spec.computes_the_model:
+            raise BackendError(f"the module's own inputs are not there: {no_inputs}")
+        self.plan, self.sampling, self.boundary = InputPlan.from_json(plan), Sampling(**sampling), boundary
+        self.stored = None if stored_inputs is None else Path(stored_inputs)
+        batch = self._batch("timed")
+        prepared = backend.prepare(batch)
+        call = partial(backend.run, prepared) if boundary == "device" else partial(self._from_host, batch)
+        # Between host and host a call copies and waits, so its events would time the host.
+        self.step = timing.step(backend, call, has_clock=boundary == "device")
+        settle()
+        first_ns = self.step.wall_ns(time.perf_counter_ns)
+        self.step.outputs = None  # two calls' outputs at once would double what autograd or a language model holds
+        watched = self.watch(prepared)
+        self.warm = timing.warm_up(self.step, self.sampling)
+        self.facts_before = backend.facts() | watched
+        once = {"first_call_ns": first_ns, "warmup_ns": self.warm.warmup_ns, "is_stable": self.warm.is_stable}
+        return {"once": once | {"calls_per_sample": self.warm.calls_per_sample}, "facts": self.facts_before}
+
+    def turn(self, seconds: float) -> dict[str, Any]:
+        cpu_started = time.process_time()
+        samples = timing.take_turn(self.step, seconds, self.warm, self.sampling)
+        spent = time.process_time() - cpu_started
+        times = {kind: getattr(samples, f"{kind}_ns") for kind in KINDS_OF_TIME}
+        return {"times_ns": times, "cpu_seconds": spent, "outputs": checksum(self._last_outputs(), self.plan)}
+
+    def outputs(self, unit: str, case: str, plan: InputPlan, ids: Any) -> Any:
+        if case != "timed" or self.step.outputs is None:
+            return self.run_once(self._batch(case))
+        arrays = self._last_outputs()
+        self.step.outputs = None
+        return arrays, self.run_once(self._batch(case))[1] if plan.cases[-1] == "timed" else {}
+
+    def end(self) -> None:
+        del self.step
+
+    def _last_outputs(self) -> Any:
+        return self.step.outputs if self.boundary == "host" else self.backend.fetch(self.step.outputs)
+
+    def _batch(self, case: str) -> dict[str, Any]:
+        return inputs.make_batch(self.plan, case) if self.stored is None else judging.read_inputs(self.stored, case)
+
+    def _from_host(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return self.backend.fetch(self.backend.run(self.backend.prepare(batch)))
