@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import channel, gpu, inputs, machine, memory, timing
+from bench import abilities, channel, gpu, inputs, machine, memory, timing
 from bench.corpora.requests import CorpusRequests
 from bench.footprint.requests import MemoryRequests
 from bench.generation.plan import CACHE, WAYS
@@ -64,12 +64,12 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, 
         from exporters import checkpoint, models
 
         backend_class = backends.load_class(self.args.backend)
-        for module in (*backend_class.requires, *(["torch"] if self.args.device == "cuda" else [])):
+        for module in (*backend_class.spec.requires, *(["torch"] if self.args.device == "cuda" else [])):
             import_module(module)
-        if backend_class.format == "checkpoint":
+        if backend_class.spec.format == "checkpoint":
             models.import_library()
         self.backend = backend_class(open_checkpoint=checkpoint.open_checkpoint)
-        return {"versions": backend_class.versions()}
+        return {"versions": backend_class.spec.versions()}
 
     def do_load(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
         """Load the artifact, with `options` beside the variant's; returns seconds and the memory that is held then."""
@@ -84,7 +84,7 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, 
         )
         seconds = time.perf_counter() - started
         held = memory.heap_bytes() if self.args.device == "cpu" else {}
-        held |= memory.resident_bytes() | self.backend.memory()
+        held |= memory.resident_bytes() | abilities.held(self.backend)
         held.pop("peak_process_bytes", None)  # of loading, which holds the weights twice for a moment
         free_after = self._device_free_bytes()
         # The card's free memory is everybody's: a difference that is none says nothing of this process.
@@ -105,11 +105,12 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, 
         return {"tf32": True}
 
     def _options(self) -> Options:
+        spec = self.backend.spec
         if self.args.generation == CACHE:
-            return self.backend.generation[self.args.variant]
+            return spec.generation[self.args.variant]
         if self.args.generation:
-            return self.backend.variants.get(self.args.variant, self.backend.variants["default"])
-        return self.backend.variants[self.args.variant]
+            return spec.variants.get(self.args.variant, spec.variants["default"])
+        return spec.variants[self.args.variant]
 
     def _device_free_bytes(self) -> int | None:
         cards = machine.gpus() if self.args.device == "cuda" else []
@@ -130,7 +131,7 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, 
         """
         from backends.base import BackendError
 
-        if no_inputs and self.backend.computes_the_model:
+        if no_inputs and self.backend.spec.computes_the_model:
             raise BackendError(f"the module's own inputs are not there: {no_inputs}")
         self.inputs_plan = inputs.InputPlan.from_json(inputs_plan)
         self.plan = TimingPlan(**plan)
@@ -139,18 +140,18 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, 
         batch = self._batch("timed")
         prepared = self.backend.prepare(batch)
         # Between host and host a call copies and waits, so its events would time the host.
-        has_clock = boundary == "device" and self.backend.mark() is not None
+        device_clock = abilities.clock_of(self.backend) if boundary == "device" else None
         self.step = timing.Step(
             partial(self.backend.run, prepared) if boundary == "device" else partial(self._from_host_to_host, batch),
             self.backend.synchronize,
-            self.backend.mark if has_clock else None,
-            self.backend.elapsed_ns if has_clock else None,
+            device_clock.mark if device_clock else None,
+            device_clock.elapsed_ns if device_clock else None,
         )
         gc.collect()
         gc.disable()
         first_ns = self.step.wall_ns(time.perf_counter_ns)
         self.step.outputs = None  # two calls' outputs at once would double what autograd or a language model holds
-        watched = self.backend.run_watched(prepared)[1]
+        watched = abilities.watched(self.backend, prepared)[1]
         self.backend.synchronize()
         self.warm = timing.warm_up(self.step, self.plan)
         self.facts_before = self.backend.facts() | watched
@@ -195,11 +196,11 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, 
         """Outputs of one call on a case's inputs, and the memory that it took."""
         prepared = self.backend.prepare(self._batch(case))
         self.backend.synchronize()
-        self.backend.reset_memory_peak()
+        abilities.reset_peak(self.backend)
         is_of_this_call = memory.set_peak_back()
         outputs = self.backend.run(prepared)
         self.backend.synchronize()
-        held = memory.resident_bytes() | self.backend.memory() | self._held_on_the_card()
+        held = memory.resident_bytes() | abilities.held(self.backend) | self._held_on_the_card()
         if not is_of_this_call:
             held.pop("peak_process_bytes", None)
         return self.backend.fetch(outputs), held
@@ -223,7 +224,7 @@ class Session(ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, 
         self.let_go()
         gc.enable()
         gc.collect()
-        self.backend.trim()
+        abilities.trim(self.backend)
         return {}
 
 

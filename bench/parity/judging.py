@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.base import BackendError
-from bench import inputs
+from bench import abilities, inputs
 from bench.inputs import InputPlan
 from bench.parity import metrics
 
@@ -60,7 +60,7 @@ def check(backend: Backend, plan: InputPlan, reference: Path, request: Mapping[s
 
 def watch(backend: Backend, plan: InputPlan, reference: Path) -> dict[str, Any]:
     """Facts on one call that is not judged, on the first case's inputs."""
-    outputs, facts = backend.run_watched(backend.prepare(_read(inputs_file(reference, plan.cases[0]))))
+    outputs, facts = abilities.watched(backend, backend.prepare(_read(inputs_file(reference, plan.cases[0]))))
     backend.synchronize()
     del outputs
     return facts

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from backends.base import Backend, BackendError, Batch, Options, UnsupportedError
+from backends.base import Backend, BackendError, Batch, Options, Spec, UnsupportedError
 from backends.compile import Compile
 from bench.inputs import InputPlan
 from bench.parity.generation import by_cache, by_full_passes, check, continue_greedily, evaluate
@@ -25,10 +25,7 @@ FP32 = {"precision": "fp32", "atol": 0.0, "rtol": 0.0}
 class Summing(Backend):
     """A causal model that can be computed by hand: logits behind a token are a row of a table, by the sum of all ids."""
 
-    name = "summing"
-    format = None
-    variants: ClassVar = {"default": {}}
-    precisions: ClassVar = {"cpu": ("fp32",)}
+    spec = Spec(name="summing", format=None)
 
     def __init__(self, dtype: type = np.float32, table: np.ndarray = TABLE) -> None:
         self.dtype, self.table = dtype, table
@@ -52,6 +49,13 @@ class Summing(Backend):
 
 class Caching(Summing):
     """The same, with the sum so far for a cache."""
+
+    cache_is_static = False
+
+    def unasked(self, *arguments: Any) -> Any:
+        raise AssertionError("nothing here is watched, reordered or weighed")
+
+    step_watched = reorder = cache_bytes = unasked
 
     def has_cache(self) -> bool:
         return True
