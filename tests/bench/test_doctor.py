@@ -421,7 +421,7 @@ def test_the_peaks_are_those_of_every_precision_that_some_backend_has(
     compares: Compares, registry: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def measure(root: Path, device: str, precisions: list[str], *rest: Any) -> Peaks:
-        assert (root, device, precisions) == (tmp_path, "cpu", ["fp32", "bf16"])
+        assert (root, device, precisions) == (tmp_path, "cpu", ["fp32", "fp16", "bf16"])
         return replace(PEAKS, unmeasured={"bf16": "no bf16 here", "int8": "no int8 here"})
 
     monkeypatch.setattr(peaks, "measure", measure)

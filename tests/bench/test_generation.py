@@ -11,6 +11,7 @@ import torch
 
 from backends.base import Backend, BackendError, Batch, Options, Spec, UnsupportedError
 from backends.compile import Compile
+from bench import abilities
 from bench.inputs import InputPlan
 from bench.parity.generation import by_cache, by_full_passes, check, continue_greedily, evaluate
 from bench.parity.matrix import PROMPT_LENGTH
@@ -268,14 +269,10 @@ def test_only_decoders_whose_forward_takes_past_keys_keep_them(model: str, task:
 
 
 def test_a_backend_has_no_cache_unless_it_says_so() -> None:
-    assert Summing().has_cache() is False
-    for call in (Summing().new_cache, Summing().reorder):
-        with pytest.raises(UnsupportedError, match="summing keeps no keys and values"):
-            call(None, None)
+    assert abilities.has_cache(Summing()) is False
+    assert abilities.has_cache(Caching()) is True
     with pytest.raises(UnsupportedError, match="summing keeps no keys and values"):
-        Summing().step(None, None, None)
-    with pytest.raises(UnsupportedError, match="summing keeps no keys and values"):
-        Summing().cache_bytes(None)
+        by_cache(Summing(), PROMPT_LENGTH)
     # Eager's step would run the module that is not compiled.
     assert Compile.has_cache(object.__new__(Compile)) is False
 
