@@ -5,7 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backends.base import Backend, UnsupportedError
+
 Cache = tuple[Any, ...]
+
+
+class GrowingCache(Backend):
+    """A `Generator` but for `step` and `step_watched`, over a file that takes and returns its cache."""
+
+    device = "cpu"
+    cache_is_static = False
+    #: What the exporter recorded as "cache"; None for a file without one.
+    cache_tensors: Sequence[Mapping[str, Any]] | None = None
+
+    def has_cache(self) -> bool:
+        return self.cache_tensors is not None
+
+    def new_cache(self, rows: int, room: int) -> Any:
+        if self.cache_tensors is None:
+            raise UnsupportedError(f"{self.spec.name} keeps no keys and values")
+        return empty(self.cache_tensors, rows, self.device)
+
+    def reorder(self, cache: Any, rows: Any) -> Any:
+        return reordered(cache, rows)
+
+    def cache_bytes(self, cache: Any) -> int:
+        return size_bytes(cache)
 
 
 def empty(tensors: Sequence[Mapping[str, Any]], rows: int, device: str) -> Cache:

@@ -27,6 +27,12 @@ ON_CUDA = {
 FIRST_WITH_ATTENTION = (1, 23)
 
 
+def has_library_of(provider: str) -> bool:
+    """True if the installed ONNX Runtime has the library of "cuda" or "tensorrt"."""
+    folder = module_folder("onnxruntime")
+    return folder is not None and any(folder.glob(f"capi/*onnxruntime_providers_{provider}.*"))
+
+
 def refusal(variant: str, device: str, precision: str) -> str | None:
     """Why `variant` cannot run `precision` on `device` here, or None; the backend itself can."""
     label = f"onnx:{variant}"
@@ -51,8 +57,7 @@ def refusal(variant: str, device: str, precision: str) -> str | None:
 
 def _without_tensorrt() -> str | None:
     """What TensorRT lacks here, and the command that adds it; None where it is all there."""
-    folder = module_folder("onnxruntime")
-    if folder is None or not list(folder.glob("capi/*onnxruntime_providers_tensorrt.*")):
+    if not has_library_of("tensorrt"):
         return (
             "onnx:tensorrt needs an onnxruntime-gpu with the TensorRT provider; "
             "run: pip uninstall -y onnxruntime && pip install 'runtimebench[gpu]'"

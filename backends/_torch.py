@@ -5,13 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from backends.base import Backend, Batch, Options, read_metadata, torch_cuda_version
+from backends.base import Backend, Batch, Options, Spec, read_metadata, torch_cuda_version
 
 FLOATING = ("fp32", "fp16", "bf16")
+#: The spec of a backend that runs inside torch, but for its name and format.
+TorchSpec = partial(
+    Spec, requires=("torch",), install="torch", precisions={"cpu": FLOATING, "cuda": FLOATING},
+    limits_device_memory=True, takes_tf32=True,
+)  # fmt: skip
 
 
 def cuda_reason(name: str) -> str | None:
@@ -21,8 +27,8 @@ def cuda_reason(name: str) -> str | None:
     return None
 
 
-class CudaClock(Backend):
-    """Synchronisation and CUDA events on torch's current stream; on the CPU there is nothing to wait for."""
+class TorchDevice(Backend):
+    """Synchronisation with torch's device; on the CPU there is nothing to wait for."""
 
     device = "cpu"
 
@@ -31,6 +37,16 @@ class CudaClock(Backend):
             import torch
 
             torch.cuda.synchronize()
+
+    def trim(self) -> None:
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+class CudaClock(TorchDevice):
+    """CUDA events on torch's current stream."""
 
     def mark(self) -> Any:
         if self.device != "cuda":
@@ -44,26 +60,14 @@ class CudaClock(Backend):
     def elapsed_ns(self, start: Any, end: Any) -> int:
         return round(start.elapsed_time(end) * 1e6)
 
-    def trim(self) -> None:
-        if self.device == "cuda":
-            import torch
-
-            torch.cuda.empty_cache()
-
 
 class TorchBackend(CudaClock):
     """A module called on positional tensors under `torch.inference_mode`."""
 
-    requires = ("torch",)
-    install = "torch"
-    precisions: ClassVar = {"cpu": FLOATING, "cuda": FLOATING}
-    limits_device_memory = True
-    takes_tf32 = True
-
     @classmethod
-    def supports(cls, device: str, precision: str) -> str | None:
-        reason = super().supports(device, precision)
-        return reason or (cuda_reason(cls.name) if device == "cuda" else None)
+    def supports(cls, variant: str, device: str, precision: str) -> str | None:
+        reason = cls.spec.refusal(device, precision)
+        return reason or (cuda_reason(cls.spec.name) if device == "cuda" else None)
 
     @abstractmethod
     def open(self, path: Path, precision: str, options: Options) -> Any:
@@ -117,13 +121,9 @@ class TorchBackend(CudaClock):
         self.trim()
 
     def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
-        return self._watched(lambda: self.run(prepared))
+        return self.watched_call(lambda: self.run(prepared))
 
-    def step_watched(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any, dict[str, Any]]:
-        (logits, longer), facts = self._watched(lambda: self.step(ids, mask, cache))
-        return logits, longer, facts
-
-    def _watched(self, call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    def watched_call(self, call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
         """What `call` returns, and the attention kernels that it ran."""
         import torch
 

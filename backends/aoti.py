@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from backends._torch import TorchBackend
+from backends._torch import TorchBackend, TorchSpec
 from backends.base import Options, UnsupportedError, read_metadata
 
 
@@ -17,10 +17,12 @@ class Aoti(TorchBackend):
     its matrix products timed as it was compiled, and took the fastest of each.
     """
 
-    name = "aoti"
-    format = "aoti"
-    variants: ClassVar = {"default": {}, "max-autotune": {"format": "aoti-max-autotune"}}
-    takes_tf32 = False  # what a product rounds to is settled as it is compiled, without TF32
+    spec = TorchSpec(
+        name="aoti",
+        format="aoti",
+        variants={"default": {}, "max-autotune": {"format": "aoti-max-autotune"}},
+        takes_tf32=False,  # what a product rounds to is settled as it is compiled, without TF32
+    )
 
     def open(self, path: Path, precision: str, options: Options) -> Any:
         import torch

@@ -1,4 +1,4 @@
-"""The one interface behind which every runtime stands, and the errors that it may raise.
+"""What every runtime declares and must do, and the errors that it may raise.
 
 BackendError                a runtime refused or failed
 ├── UnsupportedError        it cannot do what was asked (device, precision, model), with the remedy
@@ -12,15 +12,14 @@ import importlib.util
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
 Options = Mapping[str, Any]
 Batch = Mapping[str, "np.ndarray[Any, Any]"]
@@ -42,118 +41,113 @@ class OutOfMemoryError(BackendError):
         self.figures = dict(figures or {})
 
 
-@dataclass(frozen=True)
-class InnerValue:
-    """A tensor inside a loaded model: the operation that makes it, and the names of the values that it reads."""
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a backend declares. Read in the parent process, so nothing here imports the runtime."""
 
-    operation: str
-    inputs: tuple[str, ...] = ()
+    name: str
+    """Name in the registry."""
+    format: str | None
+    """Artifact format that `load` takes, unless the variant has an option "format"; None: needs no model."""
+    variants: Mapping[str, Options] = field(default_factory=lambda: {"default": {}})
+    """Variant name -> options for `load`; must contain "default"."""
+    precisions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"cpu": ("fp32",)})
+    """Precisions by device."""
+    artifact_precisions: Mapping[str, str] = field(default_factory=dict)
+    """Precision -> that of the artifact, if `load` converts; a variant's option "artifact_precisions" overrides it."""
+    requires: tuple[str, ...] = ()
+    """Modules that must be importable."""
+    distributions: tuple[str, ...] = ()
+    """Distributions that must be installed too, if an importable module does not prove it."""
+    install: str = ""
+    """Argument of `pip install` that adds what is required."""
+    requirements: Path | None = None
+    """Pinned requirements file from which `bench env create` makes this backend's own environment."""
+    computes_the_model: bool = True
+    """False if the outputs are not the model's and must not be judged."""
+    takes_tf32: bool = False
+    """True if `load` takes the option `tf32`: fp32 products on a GPU round their inputs to TF32."""
+    limits_device_memory: bool = False
+    """True if `load` keeps the device's allocator within the option `memory_limit_bytes`."""
+    settling_calls: Mapping[str, int] = field(default_factory=dict)
+    """Device -> first calls at a new shape that may differ from later ones by rounding. All others repeat exactly."""
+    compiled_per_shape: tuple[str, ...] = ()
+    """Variants that compile again for every shape."""
+    generation: Mapping[str, Options] = field(default_factory=dict)
+    """Variants that generate with a cache: name -> options for a `load` that is followed by `step` alone."""
+    generation_format: str | None = None
+    """Artifact format that such a load takes, if it is not `format`."""
+    not_for_deployment: tuple[str, ...] = ()
+    """Variants that demonstrate something and that tuning leaves out."""
+
+    def missing(self) -> list[str]:
+        """Required modules and distributions that this environment lacks."""
+        modules = [module for module in self.requires if not is_installed(module)]
+        return modules or [name for name in self.distributions if distribution_version(name) is None]
+
+    def install_command(self) -> str:
+        """The exact command that adds what `missing` lists."""
+        return f"bench env create {self.name}" if self.requirements else f"pip install '{self.install}'"
+
+    def versions(self) -> dict[str, str]:
+        """Version of each required distribution that is installed."""
+        required = (*self.requires, *self.distributions)
+        return {name: version for name in required if (version := distribution_version(name))}
+
+    def format_of(self, variant: str) -> str | None:
+        """Artifact format that `load` takes for `variant`."""
+        found: str | None = self.variants.get(variant, {}).get("format", self.format)
+        return found
+
+    def artifact_precision(self, variant: str, precision: str) -> str:
+        """Precision of the artifact that `load` takes to compute in `precision`."""
+        declared = self.variants.get(variant, {}).get("artifact_precisions", self.artifact_precisions)
+        return str(declared.get(precision, precision))
+
+    def compiles_every_shape(self, variant: str) -> bool:
+        """True if `variant` compiles again for every shape; a name that is no variant is loaded as the default."""
+        return (variant if variant in self.variants else "default") in self.compiled_per_shape
+
+    def refusal(self, device: str, precision: str) -> str | None:
+        """Why the declaration rules out `precision` on `device` in this environment, or None."""
+        if missing := self.missing():
+            return f"{self.name} needs {', '.join(missing)}, not installed; run: {self.install_command()}"
+        if device not in self.precisions:
+            return f"{self.name} does not run on {device}; use --device {' or '.join(self.precisions)}"
+        if precision not in self.precisions[device]:
+            known = ",".join(self.precisions[device])
+            return f"{self.name} has no {precision} on {device}; use --precisions {known}"
+        return None
 
 
 class Backend(ABC):
-    """One runtime, loading one artifact and running it.
+    """One runtime, loading one artifact and running it. What only some runtimes have: `backends.protocols`.
 
-    The caller owns the clock: a backend never times itself, never warms itself up and never
-    chooses its inputs. Arguments and results of `run` stay on the device.
+    The caller owns the clock: a backend never times itself, never warms itself up, never chooses its inputs and never
+    falls back in silence. Arguments and results of `run` stay on the device.
 
-    `open_checkpoint(path, device, precision)` is handed in by the caller for backends whose
-    `format` is "checkpoint"; it returns the `torch.nn.Module` in eval mode on that device.
+    `open_checkpoint(path, device, precision)` is passed by the caller, for the format "checkpoint"; it returns the
+    `torch.nn.Module` in eval mode on that device.
     """
 
-    name: ClassVar[str]
-    #: Artifact format that `load` takes, or None for a backend that needs no model.
-    format: ClassVar[str | None]
-    #: Variant name -> options for `load`; "default" is always there.
-    variants: ClassVar[Mapping[str, Options]] = {"default": {}}
-    #: Modules that must be importable.
-    requires: ClassVar[tuple[str, ...]] = ()
-    #: What to give to `pip install` when one of them is not.
-    install: ClassVar[str] = ""
-    #: Pinned requirements that `bench env create` makes an environment of this backend's own from, or None.
-    requirements: ClassVar[Path | None] = None
-    #: Precisions this runtime has, per device.
-    precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"cpu": ("fp32",)}
-    #: True where `load` keeps the device's allocator within the option `memory_limit_bytes`.
-    limits_device_memory: ClassVar[bool] = False
-    #: True where `load` takes the option `tf32`: fp32 products on a GPU round their inputs to TF32.
-    takes_tf32: ClassVar[bool] = False
-    #: Calls at a new shape, per device, that may be off the later ones by rounding; all others repeat bit for bit.
-    settling_calls: ClassVar[Mapping[str, int]] = {}
-    #: False for a backend whose outputs are not the model's and must not be judged.
-    computes_the_model: ClassVar[bool] = True
-    #: Ways to generate with a cache, as variant name -> options for a `load` that is followed by `step` alone.
-    generation: ClassVar[Mapping[str, Options]] = {}
-    #: Artifact format that such a load takes, where it is not `format`.
-    generation_format: ClassVar[str | None] = None
-
-    #: Variants that show something and that nobody would deploy; tuning leaves them out.
-    not_for_deployment: ClassVar[tuple[str, ...]] = ()
-    #: True for a runtime that compiles anew for every shape; a loaded one says it of its variant.
-    has_static_shapes: ClassVar[bool] = False
-    #: True after a load whose cache has all its room from the start, so that `step` takes masks of the whole room.
-    cache_is_static: bool = False
+    spec: ClassVar[Spec]
 
     def __init__(self, open_checkpoint: Callable[[Path, str, str], Any] | None = None) -> None:
         self.open_checkpoint = open_checkpoint
 
     @classmethod
-    def missing(cls) -> list[str]:
-        """Names of required modules that this environment lacks."""
-        return [module for module in cls.requires if not is_installed(module)]
+    def supports(cls, variant: str, device: str, precision: str) -> str | None:
+        """Why this backend cannot run `variant` in `precision` on `device` here, or None if it can.
 
-    @classmethod
-    def supports(cls, device: str, precision: str) -> str | None:
-        """Why this backend cannot run `precision` on `device` here, or None when it can.
-
-        Asked in the parent process: nothing heavy may be imported.
+        Called in the parent process: nothing heavy may be imported.
         """
-        if missing := cls.missing():
-            return f"{cls.name} needs {', '.join(missing)}, not installed; run: {cls.install_command()}"
-        if device not in cls.precisions:
-            return f"{cls.name} does not run on {device}; use --device {' or '.join(cls.precisions)}"
-        if precision not in cls.precisions[device]:
-            known = ",".join(cls.precisions[device])
-            return f"{cls.name} has no {precision} on {device}; use --precisions {known}"
-        return None
-
-    @classmethod
-    def refuses(cls, variant: str, device: str, precision: str) -> str | None:
-        """Why one variant cannot run where `supports` has nothing against the backend, or None when it can.
-
-        Asked in the parent process too.
-        """
-        return None
-
-    @classmethod
-    def compiles_every_shape(cls, variant: str) -> bool:
-        """True for a variant that compiles anew for every shape."""
-        return cls.has_static_shapes
-
-    @classmethod
-    def format_of(cls, variant: str, precision: str) -> str | None:
-        """Artifact format that `load` takes for a variant: that of its option "format", else `format`."""
-        found: str | None = cls.variants.get(variant, {}).get("format", cls.format)
-        return found
-
-    @classmethod
-    def artifact_precision(cls, variant: str, precision: str) -> str:
-        """Precision of the artifact that `load` takes to compute in `precision`; another one where `load` converts."""
-        return precision
-
-    @classmethod
-    def install_command(cls) -> str:
-        """The exact command that adds what `missing` lists."""
-        return f"bench env create {cls.name}" if cls.requirements else f"pip install '{cls.install}'"
-
-    @classmethod
-    def versions(cls) -> dict[str, str]:
-        """Version of each required distribution that is installed."""
-        return {module: version for module in cls.requires if (version := distribution_version(module))}
+        return cls.spec.refusal(device, precision)
 
     @abstractmethod
     def load(self, path: Path | None, *, device: str, precision: str, threads: int, options: Options) -> None:
         """Read the artifact folder `path` onto `device` ("cpu" or "cuda"), computing with `threads` threads.
 
+        `options` are the variant's, and those that the spec says it takes: `tf32`, `memory_limit_bytes`.
         Raises UnsupportedError, OutOfMemoryError or BackendError.
         """
 
@@ -168,53 +162,6 @@ class Backend(ABC):
     def run(self, prepared: Any) -> Any:
         """Start one forward pass; the timed call, and nothing else in it."""
 
-    def has_cache(self) -> bool:
-        """True when the loaded model can generate with a cache of keys and values, by `new_cache` and `step`."""
-        return False
-
-    def new_cache(self, rows: int, room: int) -> Any:
-        """An empty cache for `rows` sequences of at most `room` tokens, prompt included.
-
-        A static one may be that of an earlier call, emptied: only the latest is valid. Raises UnsupportedError, as the
-        next three do, where `has_cache` is False.
-        """
-        raise UnsupportedError(f"{self.name} keeps no keys and values")
-
-    def step(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
-        """Start a pass over new tokens alone; returns logits [rows, vocabulary] behind the last, and the longer cache.
-
-        Tensors are on the device: `ids` int64 [rows, new]; `mask` int64 [rows, earlier + new], and [rows, room] where
-        `cache_is_static`, 0 for the prompt's padding alone. Logits are floating, and may be overwritten by the next
-        step; the cache that was given is used up.
-        """
-        raise UnsupportedError(f"{self.name} keeps no keys and values")
-
-    def step_watched(
-        self, ids: torch.Tensor, mask: torch.Tensor, cache: Any
-    ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
-        """`step` once, not timed, and facts on what it really took, as `run_watched` has them."""
-        return (*self.step(ids, mask, cache), {})
-
-    def reorder(self, cache: Any, rows: torch.Tensor) -> Any:
-        """The cache that holds the sequences `rows`, int64 [rows'] on the device, in that order, some perhaps twice.
-
-        A static one keeps its number of sequences: another one raises UnsupportedError. The cache given is used up.
-        """
-        raise UnsupportedError(f"{self.name} keeps no keys and values")
-
-    def cache_bytes(self, cache: Any) -> int:
-        """Bytes of keys and values that the cache holds, of a static one its whole room."""
-        raise UnsupportedError(f"{self.name} keeps no keys and values")
-
-    def keep_shapes(self, count: int) -> None:
-        """Forget what was compiled, and from here on hold up to `count` shapes of `prepare` at once, not only the last.
-
-        One more than `count` forgets them all again.
-        """
-
-    def release(self, outputs: Any) -> None:
-        """Let go of what `run` returned where `prepared` holds on to it; that can be run again."""
-
     def synchronize(self) -> None:
         """Return when the device has finished all that `run` started."""
 
@@ -222,60 +169,12 @@ class Backend(ABC):
     def fetch(self, outputs: Any) -> dict[str, np.ndarray[Any, Any]]:
         """Copy what `run` returned to host arrays by output name; bf16 comes as float32. Not timed."""
 
-    def tensors(self, outputs: Any) -> tuple[torch.Tensor, ...]:
-        """What `run` returned as torch tensors where it lies, without a copy; valid until the next `run`.
-
-        Raises UnsupportedError where the runtime has none.
-        """
-        raise UnsupportedError(f"{self.name} hands out no outputs on the device")
-
-    def close(self) -> None:
-        """Free the model; may be called twice."""
-
-    def mark(self) -> Any:
-        """Record an event on the device's stream, or None where the device has no clock of its own."""
-        return None
-
-    def elapsed_ns(self, start: Any, end: Any) -> int:
-        """Device nanoseconds between two marks, asked for after `synchronize`."""
-        raise BackendError(f"{self.name} has no device clock")
-
-    def trim(self) -> None:
-        """Give cached memory back to the device, between cells."""
-
-    def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
-        """`run` once, not timed, and facts on what the call really took, such as its attention kernels."""
-        return self.run(prepared), {}
-
-    def memory(self) -> dict[str, int]:
-        """Bytes held: `parameters_bytes` (parameters and buffers), and on a device with memory of its own
-        `allocated_bytes`, `reserved_bytes`, `peak_allocated_bytes` and `peak_reserved_bytes` of its allocator.
-
-        What is not known is left out.
-        """
-        return {}
-
-    def reset_memory_peak(self) -> None:
-        """Set the peaks of `memory` back to what is held now."""
-
-    def inner_values(self) -> dict[str, InnerValue]:
-        """Tensors inside the loaded model that `run_inner` can hand out, by name, in execution order.
-
-        Raises UnsupportedError, as here, where the runtime hands out none.
-        """
-        raise UnsupportedError(f"{self.name} hands out no values from inside the model, so nothing can be bisected")
-
-    def run_inner(self, batch: Batch, names: Sequence[str]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-        """The values `names`, inner ones or outputs, of one call on host arrays, and what asking for them changed:
-        `undone`, how many nodes fewer ran of each fused operator, and `notes`, sentences for the user.
-
-        With outputs alone it is the call that `run` makes; after inner values, `load` comes before the next `run`.
-        """
-        raise UnsupportedError(f"{self.name} hands out no values from inside the model, so nothing can be bisected")
-
     def facts(self) -> dict[str, Any]:
         """What the runtime really did: providers, nodes per provider, compilations. JSON types only."""
         return {}
+
+    def close(self) -> None:
+        """Free the model; may be called twice."""
 
 
 def is_installed(module: str) -> bool:

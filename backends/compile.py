@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+from backends._torch import TorchSpec
 from backends.base import BackendError, Batch, Options
 from backends.eager import Eager
 
@@ -23,24 +24,26 @@ class Compile(Eager):
     a further graph, e.g. for batch 1, which torch specialises, is counted as a recompilation.
     """
 
-    name = "compile"
+    spec = TorchSpec(
+        name="compile",
+        format="checkpoint",
+        requires=("torch", "transformers"),
+        install="runtimebench",
+        variants={
+            "default": {},
+            "dynamic": {"dynamic": True},
+            "reduce-overhead": {"mode": "reduce-overhead"},
+            "freezing": {"freezing": True},
+            "max-autotune": {"mode": "max-autotune", "freezing": True},
+        },
+        compiled_per_shape=("default", "reduce-overhead", "freezing", "max-autotune"),
+        generation={
+            "default": {"static_cache": True},
+            "reduce-overhead": {"static_cache": True, "mode": "reduce-overhead"},
+            "max-autotune": {"static_cache": True, "mode": "max-autotune", "freezing": True},
+        },
+    )
     has_static_shapes = True
-    variants: ClassVar = {
-        "default": {},
-        "dynamic": {"dynamic": True},
-        "reduce-overhead": {"mode": "reduce-overhead"},
-        "freezing": {"freezing": True},
-        "max-autotune": {"mode": "max-autotune", "freezing": True},
-    }
-    generation: ClassVar = {
-        "default": {"static_cache": True},
-        "reduce-overhead": {"static_cache": True, "mode": "reduce-overhead"},
-        "max-autotune": {"static_cache": True, "mode": "max-autotune", "freezing": True},
-    }
-
-    @classmethod
-    def compiles_every_shape(cls, variant: str) -> bool:
-        return not cls.variants.get(variant, {}).get("dynamic", False)
 
     def open(self, path: Path, precision: str, options: Options) -> Any:
         import torch._dynamo
@@ -77,7 +80,6 @@ class Compile(Eager):
         return super().prepare(batch)
 
     def keep_shapes(self, count: int) -> None:
-
         self._forget_graphs()
         self.shape, self.most_kept = None, count
         self._limit_recompilations(count)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from backends import _caches, _layers
-from backends._torch import TorchBackend
-from backends.base import BackendError, Batch, InnerValue, Options, UnsupportedError
+from backends._torch import TorchBackend, TorchSpec
+from backends.base import BackendError, Batch, Options, UnsupportedError
+from backends.protocols import InnerValue
 
 
 class Eager(TorchBackend):
@@ -19,19 +20,21 @@ class Eager(TorchBackend):
     scaled_dot_product_attention for certain, with whichever kernel torch picks, or with its plain one alone.
     """
 
-    name = "eager"
-    variants: ClassVar = {
-        "default": {},
-        "sdpa": {"attention": "sdpa"},
-        "math": {"attention": "math"},
-        "grad": {"grad": True},
-    }
-    not_for_deployment = ("sdpa", "math", "grad")  # sdpa is what the default takes, where there is one
-    generation: ClassVar = {"default": {}, "static": {"static_cache": True}}
-    format = "checkpoint"
-    requires = ("torch", "transformers")
-    install = "runtimebench"
-
+    spec = TorchSpec(
+        name="eager",
+        format="checkpoint",
+        requires=("torch", "transformers"),
+        install="runtimebench",
+        variants={
+            "default": {},
+            "sdpa": {"attention": "sdpa"},
+            "math": {"attention": "math"},
+            "grad": {"grad": True},
+        },
+        not_for_deployment=("sdpa", "math", "grad"),  # sdpa is what the default takes, where there is one
+        generation={"default": {}, "static": {"static_cache": True}},
+    )
+    cache_is_static = False
     #: True as long as torch's switches keep its fused attention from the whole process.
     takes_plain_attention = False
     #: Rows and room of the last static cache, and itself.
@@ -39,7 +42,7 @@ class Eager(TorchBackend):
 
     def open(self, path: Path, precision: str, options: Options) -> Any:
         if self.open_checkpoint is None:
-            raise BackendError(f"{self.name} needs open_checkpoint to build the module of a checkpoint")
+            raise BackendError(f"{self.spec.name} needs open_checkpoint to build the module of a checkpoint")
         module = self.open_checkpoint(path, self.device, precision)
         self.attention = getattr(module, "attention_implementation", None)
         self.has_grad = bool(options.get("grad"))
@@ -59,8 +62,8 @@ class Eager(TorchBackend):
         if self.attention != "sdpa":
             its = f"by its own code ({self.attention})" if self.attention else "by its own code"
             raise UnsupportedError(
-                f"{self.name}:{wanted} needs torch's scaled_dot_product_attention, and this model computes attention "
-                f"{its}; use {self.name}"
+                f"{self.spec.name}:{wanted} needs torch's scaled_dot_product_attention, and this model computes "
+                f"attention {its}; use {self.spec.name}"
             )
         _allow_fused_attention(wanted != "math")
         torch.backends.cuda.enable_math_sdp(True)
@@ -82,7 +85,7 @@ class Eager(TorchBackend):
 
         if not self.has_cache():
             kind = "static cache" if self.cache_is_static else "cache"
-            raise UnsupportedError(f"{self.name}: this model has no {kind} of keys and values; use full passes")
+            raise UnsupportedError(f"{self.spec.name}: this model has no {kind} of keys and values; use full passes")
         if not self.cache_is_static:
             return None
         module = self._stepping_module()
@@ -101,6 +104,10 @@ class Eager(TorchBackend):
         with torch.inference_mode():
             found: tuple[Any, Any] = self.module.step(ids, mask, cache)
             return found
+
+    def step_watched(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any, dict[str, Any]]:
+        (logits, longer), facts = self.watched_call(lambda: self.step(ids, mask, cache))
+        return logits, longer, facts
 
     def reorder(self, cache: Any, rows: Any) -> Any:
         import torch

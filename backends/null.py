@@ -11,13 +11,28 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from backends.base import Backend, BackendError, Batch, Options, OutOfMemoryError, UnsupportedError
+from backends.base import Backend, BackendError, Batch, Options, OutOfMemoryError, Spec, UnsupportedError
 
 FAULT_FROM_BATCH = 4
 #: Tokens that a scripted generation takes its own from.
 VOCABULARY = 64
+VARIANTS: dict[str, Options] = {
+    "default": {"seconds": 0.001},
+    "instant": {"seconds": 0.0},
+    "50us": {"seconds": 50e-6},
+    "500us": {"seconds": 500e-6},
+    "5ms": {"seconds": 5e-3},
+    "slow": {"seconds": 0.02},
+    "50ms": {"seconds": 50e-3},
+    "crash": {"seconds": 0.001, "fault": "crash"},
+    "hang": {"seconds": 0.001, "fault": "hang"},
+    "oom": {"seconds": 0.001, "fault": "oom"},
+    "fail": {"seconds": 0.001, "fault": "fail"},
+    "unloadable": {"seconds": 0.001, "fault": "load"},
+    "chatty": {"seconds": 0.001, "fault": "print"},
+}
 
 
 class Null(Backend):
@@ -27,26 +42,15 @@ class Null(Backend):
     one after it comes second.
     """
 
-    name = "null"
-    format = None
-    variants: ClassVar = {
-        "default": {"seconds": 0.001},
-        "instant": {"seconds": 0.0},
-        "50us": {"seconds": 50e-6},
-        "500us": {"seconds": 500e-6},
-        "5ms": {"seconds": 5e-3},
-        "slow": {"seconds": 0.02},
-        "50ms": {"seconds": 50e-3},
-        "crash": {"seconds": 0.001, "fault": "crash"},
-        "hang": {"seconds": 0.001, "fault": "hang"},
-        "oom": {"seconds": 0.001, "fault": "oom"},
-        "fail": {"seconds": 0.001, "fault": "fail"},
-        "unloadable": {"seconds": 0.001, "fault": "load"},
-        "chatty": {"seconds": 0.001, "fault": "print"},
-    }
-    generation: ClassVar = {name: options for name, options in variants.items() if name != "chatty"}
-    precisions: ClassVar = {"cpu": ("fp32", "fp16", "bf16", "int8")}
-    computes_the_model = False
+    spec = Spec(
+        name="null",
+        format=None,
+        variants=VARIANTS,
+        precisions={"cpu": ("fp32", "fp16", "bf16", "int8")},
+        computes_the_model=False,
+        generation={name: options for name, options in VARIANTS.items() if name != "chatty"},
+    )
+    cache_is_static = False
 
     def load(self, path: Path | None, *, device: str, precision: str, threads: int, options: Options) -> None:
         self.duration_ns = round(options["seconds"] * 1e9)
@@ -88,6 +92,9 @@ class Null(Backend):
         logits.scatter_(1, ((first + 1) % VOCABULARY)[:, None], 1.0)
         logits.scatter_(1, first[:, None], 2.0)
         return logits, kept
+
+    def step_watched(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any, dict[str, Any]]:
+        return (*self.step(ids, mask, cache), {})
 
     def reorder(self, cache: Any, rows: Any) -> Any:
         return cache.index_select(0, rows)

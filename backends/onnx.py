@@ -7,13 +7,16 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
-from backends import _caches, _onnx_providers
+from backends import _onnx_providers
+from backends._caches import GrowingCache
 from backends._onnx_graphs import GRAPH_ID, NO_GRAPH, Graphs
 from backends._onnx_profile import executed_nodes, last_run
 from backends._torch import CudaClock, cuda_reason
-from backends.base import BackendError, Batch, InnerValue, Options, module_folder, read_metadata
+from backends._weights import WeightGauge
+from backends.base import BackendError, Batch, Options, Spec, read_metadata
+from backends.protocols import InnerValue
 
 __all__ = ["Onnx", "bind_tensor", "executed_nodes"]
 
@@ -23,7 +26,7 @@ WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 NOT_TENSORS = ("Sequence", "SplitToSequence", "Optional")
 
 
-class Onnx(CudaClock):
+class Onnx(CudaClock, GrowingCache, WeightGauge):
     """ONNX Runtime with I/O binding, so that no copy to or from the host is timed.
 
     On CUDA the session runs on torch's current stream, which is made for it, so that the same CUDA events time it
@@ -31,33 +34,31 @@ class Onnx(CudaClock):
     is there (the provider's default is on).
     """
 
-    name = "onnx"
-    format = "onnx"
-    variants: ClassVar = _onnx_providers.VARIANTS
-    generation: ClassVar = {"default": {}}
-    generation_format = "onnx-with-past"
-    requires = ("onnxruntime",)
-    install = "runtimebench[cpu]"
-    precisions: ClassVar = {"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32", "fp16", "bf16")}
-    limits_device_memory = True
-    takes_tf32 = True
+    spec = Spec(
+        name="onnx",
+        format="onnx",
+        variants=_onnx_providers.VARIANTS,
+        precisions={"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32", "fp16", "bf16")},
+        requires=("onnxruntime",),
+        install="runtimebench[cpu]",
+        limits_device_memory=True,
+        takes_tf32=True,
+        generation={"default": {}},
+        generation_format="onnx-with-past",
+    )
 
     @classmethod
-    def supports(cls, device: str, precision: str) -> str | None:
-        if reason := super().supports(device, precision):
+    def supports(cls, variant: str, device: str, precision: str) -> str | None:
+        if reason := cls.spec.refusal(device, precision):
             return reason
-        if device == "cpu":
-            return None
-        folder = module_folder("onnxruntime")
-        if folder is None or not list(folder.glob("capi/*onnxruntime_providers_cuda.*")):
-            return (
-                "onnx on cuda needs onnxruntime-gpu, and the CPU build is installed; "
-                "run: pip uninstall -y onnxruntime && pip install 'runtimebench[gpu]'"
-            )
-        return cuda_reason(cls.name)
-
-    @classmethod
-    def refuses(cls, variant: str, device: str, precision: str) -> str | None:
+        if device == "cuda":
+            if not _onnx_providers.has_library_of("cuda"):
+                return (
+                    "onnx on cuda needs onnxruntime-gpu, and the CPU build is installed; "
+                    "run: pip uninstall -y onnxruntime && pip install 'runtimebench[gpu]'"
+                )
+            if reason := cuda_reason(cls.spec.name):
+                return reason
         return _onnx_providers.refusal(variant, device, precision)
 
     def load(self, path: Path | None, *, device: str, precision: str, threads: int, options: Options) -> None:
@@ -94,6 +95,7 @@ class Onnx(CudaClock):
         if self.session.get_providers()[0] != (wanted := _onnx_providers.name_of(self.providers[0])):
             active = ", ".join(self.session.get_providers())
             raise BackendError(f"{wanted} was asked for and ONNX Runtime took {active}; see `bench list devices`")
+        # The initialisers of the graph's files; the arena's own figures cannot be had from Python.
         self.weight_bytes = sum(file.stat().st_size for file in path.glob("model.onnx*"))
 
     def _open(self, model: str | bytes) -> None:
@@ -171,14 +173,6 @@ class Onnx(CudaClock):
             self._forget_profile()
         return self.executed
 
-    def has_cache(self) -> bool:
-        return self.cache_tensors is not None
-
-    def new_cache(self, rows: int, room: int) -> Any:
-        if not self.has_cache():
-            return super().new_cache(rows, room)
-        return _caches.empty(self.cache_tensors, rows, self.device)
-
     def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
         binding = self.session.io_binding()
         inputs = (ids.contiguous(), mask.contiguous(), *cache)  # held here until the run has been started
@@ -198,12 +192,6 @@ class Onnx(CudaClock):
 
     def step_watched(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any, dict[str, Any]]:
         return (*self.step(ids, mask, cache), self._executed())
-
-    def reorder(self, cache: Any, rows: Any) -> Any:
-        return _caches.reordered(cache, rows)
-
-    def cache_bytes(self, cache: Any) -> int:
-        return _caches.size_bytes(cache)
 
     def _forget_profile(self) -> None:
         if self.profile is not None:
@@ -274,10 +262,6 @@ class Onnx(CudaClock):
             **({} if self.graphs is None else {"captured_graphs": self.graphs.count}),
             **self.fusions,
         }
-
-    def memory(self) -> dict[str, int]:
-        # Weights are the initialisers of the graph's files; the arena's own figures are not told from Python.
-        return {"parameters_bytes": self.weight_bytes}
 
 
 #: ONNX's numbers of the element types that ids, masks and caches have (TensorProto.DataType), by torch's names.

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from backends import _caches
+from backends._caches import GrowingCache
 from backends._openvino_graph import executed, fused_layers
 from backends._openvino_int8 import compress_weights
-from backends.base import Backend, BackendError, Batch, InnerValue, Options, UnsupportedError, read_metadata
+from backends._weights import WeightGauge
+from backends.base import BackendError, Batch, Options, Spec, UnsupportedError, read_metadata
+from backends.protocols import InnerValue
 
 #: What the CPU plugin computes in, by precision. Always said: by itself it takes bf16 where the machine has it.
 INFERENCE_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -43,7 +45,7 @@ class _Call:
             self.request.set_tensor(self.compiled.input(name), tensor)
 
 
-class OpenVino(Backend):
+class OpenVino(GrowingCache, WeightGauge):
     """One stream with the latency hint and as many threads as every runtime gets, pinned to no core.
 
     Variant `attention23` reads the file with opset 23's Attention, for which the plugin has a kernel of its own, and
@@ -52,30 +54,29 @@ class OpenVino(Backend):
     output channel when the file is loaded, and the plugin quantises activations in groups as it runs.
     """
 
-    name = "openvino"
-    format = "onnx"
-    variants: ClassVar = {
-        "default": {},
-        "attention23": {"format": "onnx-attention23"},
-        "static": {"format": "onnx-attention23", "static": True},
-        "group128": {"group": 128},
-    }
-    generation: ClassVar = {"default": {}}
-    generation_format = "onnx-with-past"
-    requires = ("openvino",)
-    install = "runtimebench[openvino]"
-    precisions: ClassVar = {"cpu": ("fp32", "bf16", "int8")}
+    spec = Spec(
+        name="openvino",
+        format="onnx",
+        variants={
+            "default": {},
+            "attention23": {"format": "onnx-attention23"},
+            "static": {"format": "onnx-attention23", "static": True},
+            "group128": {"group": 128},
+        },
+        precisions={"cpu": ("fp32", "bf16", "int8")},
+        artifact_precisions={"bf16": "fp32", "int8": "fp32"},
+        requires=("openvino",),
+        install="runtimebench[openvino]",
+        compiled_per_shape=("static",),
+        generation={"default": {}},
+        generation_format="onnx-with-past",
+    )
+    has_static_shapes = False
 
     @classmethod
-    def artifact_precision(cls, variant: str, precision: str) -> str:
-        return "fp32"
-
-    @classmethod
-    def compiles_every_shape(cls, variant: str) -> bool:
-        return bool(cls.variants.get(variant, {}).get("static", False))
-
-    @classmethod
-    def refuses(cls, variant: str, device: str, precision: str) -> str | None:
+    def supports(cls, variant: str, device: str, precision: str) -> str | None:
+        if reason := cls.spec.refusal(device, precision):
+            return reason
         if variant == "group128" and precision != "int8":
             return f"openvino:group128 quantises activations, which {precision} does not; use openvino, or int8"
         return None
@@ -201,14 +202,6 @@ class OpenVino(Backend):
         count = len(self.output_names)
         return tuple(torch.from_numpy(outputs.request.get_output_tensor(index).data) for index in range(count))
 
-    def has_cache(self) -> bool:
-        return self.cache_tensors is not None
-
-    def new_cache(self, rows: int, room: int) -> Any:
-        if self.cache_tensors is None:
-            return super().new_cache(rows, room)
-        return _caches.empty(self.cache_tensors, rows, "cpu")
-
     def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
         import openvino as ov
 
@@ -226,12 +219,6 @@ class OpenVino(Backend):
 
     def step_watched(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any, dict[str, Any]]:
         return (*self.step(ids, mask, cache), executed(self.compiled))
-
-    def reorder(self, cache: Any, rows: Any) -> Any:
-        return _caches.reordered(cache, rows)
-
-    def cache_bytes(self, cache: Any) -> int:
-        return _caches.size_bytes(cache)
 
     def inner_values(self) -> dict[str, InnerValue]:
         return {
@@ -283,9 +270,6 @@ class OpenVino(Backend):
 
     def _compilations(self) -> dict[str, Any]:
         return {"graphs": self.graphs, "graph_breaks": 0, "compile_seconds": round(self.compile_seconds, 3)}
-
-    def memory(self) -> dict[str, int]:
-        return {"parameters_bytes": self.weight_bytes}
 
 
 def _shapes(batch: Batch) -> Shapes:

@@ -3,60 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from backends._torch import CudaClock, cuda_reason
-from backends.base import BackendError, Batch, Options, distribution_version, module_folder, read_metadata
+from backends._onnx_providers import has_library_of
+from backends._torch import TorchDevice, cuda_reason
+from backends._weights import WeightGauge
+from backends.base import BackendError, Batch, Options, Spec, read_metadata
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 #: The level that computes in fp16, on a GPU alone.
 OF_A_GPU = "O4"
 
 
-class Optimum(CudaClock):
+class Optimum(TorchDevice, WeightGauge):
     """`ORTModelForFeatureExtraction`, or `ORTModelForCausalLM` without cache, on torch tensors with its I/O binding.
 
     It gets every input that the exported graph has: ids of token types are zeros, and positions count from 0 as they
     do in transformers' own forward; left to itself, optimum counts a language model's by the mask.
+    It has no device clock: the session's work stands on a stream of its own, and each call waits for it.
     """
 
-    name = "optimum"
-    format = "optimum"
-    variants: ClassVar = {
-        "default": {},
-        **{f"O{level}": {"format": f"optimum-o{level}"} for level in (1, 2, 3, 4)},
-    }
-    requires = ("optimum", "onnxruntime", "transformers", "torch", "onnx")
-    install = "runtimebench[optimum]"
-    requirements = Path(__file__).parent / "requirements" / "optimum.txt"
-    precisions: ClassVar = {"cpu": ("fp32",), "cuda": ("fp32", "fp16")}
+    spec = Spec(
+        name="optimum",
+        format="optimum",
+        variants={"default": {}, **{f"O{level}": {"format": f"optimum-o{level}"} for level in (1, 2, 3, 4)}},
+        precisions={"cpu": ("fp32",), "cuda": ("fp32", "fp16")},
+        requires=("optimum", "onnxruntime", "transformers", "torch", "onnx"),
+        distributions=("optimum-onnx",),  # optimum alone can be imported without it
+        install="runtimebench[optimum]",
+        requirements=Path(__file__).parent / "requirements" / "optimum.txt",
+        takes_tf32=True,
+    )
 
     @classmethod
-    def missing(cls) -> list[str]:
-        found = super().missing()
-        return found if found or distribution_version("optimum-onnx") else ["optimum-onnx"]
-
-    @classmethod
-    def versions(cls) -> dict[str, str]:
-        version = distribution_version("optimum-onnx")
-        return super().versions() | ({"optimum-onnx": version} if version else {})
-
-    @classmethod
-    def supports(cls, device: str, precision: str) -> str | None:
-        if (reason := super().supports(device, precision)) or device == "cpu":
+    def supports(cls, variant: str, device: str, precision: str) -> str | None:
+        if reason := cls.spec.refusal(device, precision):
             return reason
-        folder = module_folder("onnxruntime")
-        if folder is None or not list(folder.glob("capi/*onnxruntime_providers_cuda.*")):
-            return (
-                "optimum on cuda needs onnxruntime-gpu in its environment, and the CPU build is there; "
-                "run: bench env create optimum --requirements FILE, with onnxruntime-gpu in it"
-            )
-        return cuda_reason(cls.name)
-
-    takes_tf32 = True
-
-    @classmethod
-    def refuses(cls, variant: str, device: str, precision: str) -> str | None:
+        if device == "cuda":
+            if not has_library_of("cuda"):
+                return (
+                    "optimum on cuda needs onnxruntime-gpu in its environment, and the CPU build is there; "
+                    "run: bench env create optimum --requirements FILE, with onnxruntime-gpu in it"
+                )
+            if reason := cuda_reason(cls.spec.name):
+                return reason
         if variant == OF_A_GPU and device == "cpu":
             return "optimum:O4 computes in fp16, which optimum has for a GPU alone; use optimum:O3, or --device cuda"
         if variant == OF_A_GPU and precision != "fp16":
@@ -116,10 +106,6 @@ class Optimum(CudaClock):
         self.synchronize()
         return {self.metadata["outputs"][0]: outputs[0].detach().cpu().numpy()}
 
-    def mark(self) -> Any:
-        """None: the session's work stands on a stream of its own, and each call waits for it."""
-        return None
-
     def close(self) -> None:
         self.model = None
 
@@ -137,6 +123,3 @@ class Optimum(CudaClock):
             "tf32": self.has_tf32,
             "onnxruntime": ort.__version__,
         }
-
-    def memory(self) -> dict[str, int]:
-        return {"parameters_bytes": self.weight_bytes}

@@ -7,10 +7,11 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from backends._torch import CudaClock, cuda_reason
-from backends.base import BackendError, Batch, Options, OutOfMemoryError, read_metadata
+from backends._weights import WeightGauge
+from backends.base import BackendError, Batch, Options, OutOfMemoryError, Spec, read_metadata
 
 #: Environment variable that names the folder for built engines; without it each is built anew.
 CACHE_VARIABLE = "BENCH_ENGINE_CACHE"
@@ -40,26 +41,29 @@ class _Call:
     outputs: dict[str, Any] = field(default_factory=dict)
 
 
-class TensorRt(CudaClock):
+class TensorRt(CudaClock, WeightGauge):
     """Strongly typed networks: each layer computes in what the file says, and fp32 without TF32 unless asked for.
 
     An engine is built for each shape with that shape alone in its profile, which is the fastest that TensorRT has, and
     kept in the folder that `BENCH_ENGINE_CACHE` names.
     """
 
-    name = "tensorrt"
-    format = "onnx"
-    requires = ("tensorrt", "torch")
-    install = "runtimebench[tensorrt]"
-    precisions: ClassVar = {"cuda": ("fp32", "fp16", "bf16")}
+    spec = Spec(
+        name="tensorrt",
+        format="onnx",
+        precisions={"cuda": ("fp32", "fp16", "bf16")},
+        requires=("tensorrt", "torch"),
+        install="runtimebench[tensorrt]",
+        takes_tf32=True,
+        compiled_per_shape=("default",),
+    )
     has_static_shapes = True
-    takes_tf32 = True
 
     @classmethod
-    def supports(cls, device: str, precision: str) -> str | None:
-        if device not in cls.precisions:  # before what is missing: installing it would not help
-            return f"{cls.name} does not run on {device}; use --device {' or '.join(cls.precisions)}"
-        return super().supports(device, precision) or cuda_reason(cls.name)
+    def supports(cls, variant: str, device: str, precision: str) -> str | None:
+        if device not in cls.spec.precisions:  # before what is missing: installing it would not help
+            return f"tensorrt does not run on {device}; use --device cuda"
+        return cls.spec.refusal(device, precision) or cuda_reason(cls.spec.name)
 
     def load(self, path: Path | None, *, device: str, precision: str, threads: int, options: Options) -> None:
         import tensorrt as trt
@@ -73,6 +77,7 @@ class TensorRt(CudaClock):
         torch.cuda.set_stream(torch.cuda.Stream())
         self.logger = _logger(trt)
         self.runtime = trt.Runtime(self.logger)
+        # Engines and their buffers are not torch's, so its allocator knows nothing of them.
         self.weight_bytes = sum(file.stat().st_size for file in path.glob("model.onnx*"))
         self.engines: dict[Any, _Engine] = {}
         self.most_kept, self.built, self.read, self.build_seconds, self.layers = 1, 0, 0, 0.0, 0
@@ -211,10 +216,6 @@ class TensorRt(CudaClock):
             "layers": self.layers,
             "tensorrt": trt.__version__,
         }
-
-    def memory(self) -> dict[str, int]:
-        # Engines and their buffers are not torch's, so its allocator knows nothing of them.
-        return {"parameters_bytes": self.weight_bytes}
 
 
 def _logger(trt: Any) -> Any:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from backends import _caches
-from backends._torch import TorchBackend
-from backends.base import Batch, InnerValue, Options, UnsupportedError, read_metadata
+from backends._caches import GrowingCache
+from backends._torch import TorchBackend, TorchSpec
+from backends.base import Batch, Options, UnsupportedError, read_metadata
+from backends.protocols import InnerValue
 
 
-class TorchScript(TorchBackend):
+class TorchScript(TorchBackend, GrowingCache):
     """Trace + freeze; needs torch alone, not the model's code. Deprecated upstream in favour of torch.export.
 
     Variant `optimized` has `torch.jit.optimize_for_inference` rewrite the frozen graph once it is loaded (oneDNN
     layouts and fusions on the CPU, cuDNN's on CUDA).
     """
 
-    name = "torchscript"
-    format = "torchscript"
-    variants: ClassVar = {"default": {}, "optimized": {"optimize_for_inference": True}}
-    generation: ClassVar = {"default": {}}
-    generation_format = "torchscript-with-past"
-    settling_calls: ClassVar = {"cuda": 2}  # it watches the first, and compiles what it fuses in the second
+    spec = TorchSpec(
+        name="torchscript",
+        format="torchscript",
+        variants={"default": {}, "optimized": {"optimize_for_inference": True}},
+        settling_calls={"cuda": 2},  # it watches the first, and compiles what it fuses in the second
+        generation={"default": {}},
+        generation_format="torchscript-with-past",
+    )
 
     def open(self, path: Path, precision: str, options: Options) -> Any:
         import torch
@@ -32,14 +35,6 @@ class TorchScript(TorchBackend):
         module = torch.jit.load(str(path / "model.pt"), map_location=self.device)
         return torch.jit.optimize_for_inference(module) if options.get("optimize_for_inference") else module
 
-    def has_cache(self) -> bool:
-        return self.cache_tensors is not None
-
-    def new_cache(self, rows: int, room: int) -> Any:
-        if not self.has_cache():
-            return super().new_cache(rows, room)
-        return _caches.empty(self.cache_tensors, rows, self.device)
-
     def step(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
         import torch
 
@@ -47,11 +42,9 @@ class TorchScript(TorchBackend):
             logits, *longer = self.module(ids, mask, cache)
             return logits, tuple(longer)
 
-    def reorder(self, cache: Any, rows: Any) -> Any:
-        return _caches.reordered(cache, rows)
-
-    def cache_bytes(self, cache: Any) -> int:
-        return _caches.size_bytes(cache)
+    def step_watched(self, ids: Any, mask: Any, cache: Any) -> tuple[Any, Any, dict[str, Any]]:
+        (logits, longer), facts = self.watched_call(lambda: self.step(ids, mask, cache))
+        return logits, longer, facts
 
     def parameters(self) -> Iterable[Any]:
         """Freezing turns parameters and buffers into constants of the graph."""

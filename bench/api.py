@@ -192,7 +192,7 @@ def _keep_within(
     """Choose the shapes that the budget of `seconds` has time for, by what is known of this machine's speed."""
     grid = run.grid
     classes = {load_class(contestant.backend) for contestant in grid.contestants}
-    if any(backend.computes_the_model for backend in classes):
+    if any(backend.spec.computes_the_model for backend in classes):
         precisions = sorted({grid.computed_in(contestant.precision) for contestant in grid.contestants})
         try:
             run.peaks = peaks.measure(store.root, grid.device, precisions, grid.threads, run.plan.timeout_seconds, say)

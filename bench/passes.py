@@ -103,12 +103,12 @@ class Passes(Driver[Shape, Record]):
         pair = self.prepared.judged_by.pair(contestant.precision, point)
         tolerance = tolerance_of(contestant.precision, tf32=self.prepared.grid.tf32)
         request = {"op": "judge", "reference": None, "yardstick": None, "atol": tolerance.atol, "rtol": tolerance.rtol}
-        if self.prepared.classes[contestant].computes_the_model and not isinstance(pair, str):
+        if self.prepared.classes[contestant].spec.computes_the_model and not isinstance(pair, str):
             request |= {"reference": str(pair[0].path), "yardstick": str(pair[1].path)}
         reply = self._ask(contestant, cell, request)
         cell.facts |= reply.get("facts", {})
         cell.memory |= {name: held for name, held in reply.get("memory", {}).items() if name in PEAKS_OF_MEMORY}
-        if cell.error or not self.prepared.classes[contestant].computes_the_model:
+        if cell.error or not self.prepared.classes[contestant].spec.computes_the_model:
             return
         if isinstance(pair, str):
             cell.parity = {"verdict": "unjudged", "reason": pair}
@@ -153,7 +153,7 @@ class Passes(Driver[Shape, Record]):
             failure=cell.error.details if cell.error else {},
             turns=cell.turns,
             repeat=command_of(self.grid, self.plan, [contestant], [point], artifacts_option(self.prepared.store.root)),
-            judged=self.prepared.classes[contestant].computes_the_model,
+            judged=self.prepared.classes[contestant].spec.computes_the_model,
         )
         return replace(record, warnings=[*warnings_of(record, self.plan), *_without_padding(record)])
 

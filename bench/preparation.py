@@ -60,14 +60,13 @@ class Preparation:
 
     def _reason_against(self, contestant: Candidate, backend: type[Backend]) -> str | None:
         """Why a contestant cannot run: as its environment says, or this one."""
-        if self.grid.tf32 and backend.computes_the_model and not backend.takes_tf32:
+        if self.grid.tf32 and backend.spec.computes_the_model and not backend.spec.takes_tf32:
             return f"{contestant.backend} does not take --tf32; leave --tf32 out, or {contestant.backend}"
         if contestant in self.elsewhere:
             return self.elsewhere[contestant].reasons.get((contestant.variant, contestant.precision))
         if unfinished(self.store.root, contestant.place):  # nobody who asked for an environment is given this one
             return f"the environment {contestant.place!r} was not finished; run: bench env create {contestant.place}"
-        reason = backend.supports(self.grid.device, contestant.precision)
-        return reason or backend.refuses(contestant.variant, self.grid.device, contestant.precision)
+        return backend.supports(contestant.variant, self.grid.device, contestant.precision)
 
     def python_of(self, contestant: Candidate) -> Path | None:
         """Interpreter of a contestant's own environment; None for this one."""
@@ -86,11 +85,11 @@ class Preparation:
 
     def format_of(self, contestant: Candidate) -> str | None:
         """Format of the artifact that a contestant loads."""
-        return self.classes[contestant].format_of(contestant.variant, contestant.precision)
+        return self.classes[contestant].spec.format_of(contestant.variant)
 
     def artifact_precision(self, contestant: Candidate) -> str:
         """Precision of the artifact that a contestant loads."""
-        return self.classes[contestant].artifact_precision(contestant.variant, contestant.precision)
+        return self.classes[contestant].spec.artifact_precision(contestant.variant, contestant.precision)
 
     def generates_by(self, contestant: Candidate) -> str:
         """The way of generating that a contestant is loaded for; "" for forward passes."""
@@ -99,7 +98,7 @@ class Preparation:
     def operations(self, shape: Shape, contestant: Candidate) -> dict[str, int]:
         """`flops` of one call at `shape` and `weight_bytes` that it must read; {} where nothing was counted."""
         counted = self.judged_by.found.get((REFERENCE_PRECISION, shape))
-        if not isinstance(counted, Artifact) or not self.classes[contestant].computes_the_model:
+        if not isinstance(counted, Artifact) or not self.classes[contestant].spec.computes_the_model:
             return {}
         if "flops" not in counted.metadata:
             return {}
@@ -111,7 +110,7 @@ class Preparation:
 
         None where nothing is held against it, and where it could not be measured, which is said.
         """
-        computing = (c for c in self.artifacts if self.classes[c].computes_the_model)
+        computing = (c for c in self.artifacts if self.classes[c].spec.computes_the_model)
         precisions = {self.grid.computed_in(c.precision) for c in computing}
         if not precisions:
             return None
@@ -224,7 +223,7 @@ class Preparation:
             self.store.remove(path)
 
     def _judging_precisions(self) -> list[str]:
-        return sorted({c.precision for c in self._with_formats() if self.classes[c].computes_the_model})
+        return sorted({c.precision for c in self._with_formats() if self.classes[c].spec.computes_the_model})
 
 
 def exported(

@@ -207,7 +207,7 @@ def parse_names(text: str | Iterable[str], option: str) -> tuple[str, ...]:
 
 
 def _variants_of(backend: type[Backend]) -> Mapping[str, Any]:
-    return backend.variants
+    return backend.spec.variants
 
 
 def parse_candidates(

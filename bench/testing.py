@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import backends
-from backends.base import Backend, BackendError, Options, UnsupportedError, runtime_errors
+from backends.base import Backend, BackendError, Options, Spec, UnsupportedError, runtime_errors
+from backends.protocols import Generator, InnerValues, ShapeCompiler
+from bench.process import abilities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,11 +58,12 @@ def check_backend(
     first rule that is broken.
     """
     backend_class = backends.load_class(name)
-    made = [_described(check) for check in (_check_declaration, _check_refusals, _check_stays_light)]
+    made = [_described(check) for check in (_check_declaration, _check_protocols, _check_refusals, _check_stays_light)]
     _check_declaration(name, backend_class, variant)
-    _check_refusals(backend_class)
+    _check_protocols(name, backend_class)
+    _check_refusals(backend_class, variant)
     _check_stays_light(name)
-    if reason := backend_class.supports(device, precision) or backend_class.refuses(variant, device, precision):
+    if reason := backend_class.supports(variant, device, precision):
         raise ContractError(f"{name} cannot be checked here: {reason}")
     with tempfile.TemporaryDirectory() as folder:
         bench = _Workbench(backend_class, variant, model, device, precision, artifacts or Path(folder), shapes)
@@ -80,37 +83,50 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _check_declaration(name: str, backend_class: type[Backend], variant: str) -> None:
-    """It is a Backend under its own name, with a default variant, and says what to install."""
+    """It is a Backend with a Spec under its own name, with a default variant, and says what to install."""
     _require(issubclass(backend_class, Backend), f"{backend_class} is no backends.base.Backend")
-    _require(
-        backend_class.name == name, f"{backend_class} is registered as {name!r} and calls itself {backend_class.name!r}"
-    )
-    _require("default" in backend_class.variants, f"{name} has no variant 'default'")
-    _require(variant in backend_class.variants, f"{name} has no variant {variant!r}")
-    _require(bool(backend_class.precisions), f"{name} declares no device and precision")
-    _require(
-        bool(backend_class.install) or not backend_class.requires,
-        f"{name} requires modules and names nothing to install",
-    )
+    spec = getattr(backend_class, "spec", None)
+    if not isinstance(spec, Spec):
+        raise ContractError(f"{backend_class} has no backends.base.Spec as its attribute 'spec', but {spec!r}")
+    _require(spec.name == name, f"{backend_class} is registered as {name!r} and calls itself {spec.name!r}")
+    _require("default" in spec.variants, f"{name} has no variant 'default'")
+    _require(variant in spec.variants, f"{name} has no variant {variant!r}")
+    _require(bool(spec.precisions), f"{name} declares no device and precision")
+    _require(bool(spec.install) or not spec.requires, f"{name} requires modules and names nothing to install")
+    unknown = {*spec.compiled_per_shape, *spec.not_for_deployment} - set(spec.variants)
+    _require(not unknown, f"{name} says something of variants that it does not have: {', '.join(sorted(unknown))}")
 
 
-def _check_refusals(backend_class: type[Backend]) -> None:
-    """It refuses an unknown device and an unknown precision, with a reason that names them."""
-    for device, precision, named in (
-        ("abacus", "fp32", "abacus"),
-        (next(iter(backend_class.precisions)), "fp99", "fp99"),
-    ):
-        reason = backend_class.supports(device, precision)
+def _check_protocols(name: str, backend_class: type[Backend]) -> None:
+    """It has each protocol of backends.protocols as a whole or not at all, and what it declares to have."""
+    whole = set()
+    for protocol in abilities.PROTOCOLS:
+        members = {member for member in {*vars(protocol), *protocol.__annotations__} if not member.startswith("_")}
+        lacking = sorted(member for member in members if not hasattr(backend_class, member))
+        if not lacking:
+            whole.add(protocol)
         _require(
-            reason is not None and named in reason, f"{backend_class.name} accepts {precision} on {device}: {reason!r}"
+            len(lacking) in (0, len(members)),
+            f"{name} has some of {protocol.__name__} and lacks {', '.join(lacking)}; see backends/protocols.py",
         )
+    for declared, protocol in (("generation", Generator), ("compiled_per_shape", ShapeCompiler)):
+        is_declared = bool(getattr(backend_class.spec, declared))
+        _require(not is_declared or protocol in whole, f"{name} declares {declared} and is no {protocol.__name__}")
+
+
+def _check_refusals(backend_class: type[Backend], variant: str) -> None:
+    """It refuses an unknown device and an unknown precision, with a reason that names them."""
+    spec = backend_class.spec
+    for device, precision, named in (("abacus", "fp32", "abacus"), (next(iter(spec.precisions)), "fp99", "fp99")):
+        reason = backend_class.supports(variant, device, precision)
+        _require(reason is not None and named in reason, f"{spec.name} accepts {precision} on {device}: {reason!r}")
 
 
 def _check_stays_light(name: str) -> None:
     """Its module and `supports` import no framework."""
     code = (
         "import sys, backends; b = backends.load_class(sys.argv[1]);"
-        "b.supports('cpu', 'fp32'); b.missing(); b.versions();"
+        "b.supports('default', 'cpu', 'fp32'); b.spec.missing(); b.spec.versions();"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
     root = str(Path(__file__).resolve().parent.parent)
@@ -151,10 +167,10 @@ class _Workbench:
             self._export()
 
     def _variants(self) -> Mapping[str, Options]:
-        return self.backend_class.variants
+        return self.backend_class.spec.variants
 
     def _format(self) -> str | None:
-        return self.backend_class.format_of(self.variant, self.precision)
+        return self.backend_class.spec.format_of(self.variant)
 
     def _export(self) -> None:
         import exporters
@@ -169,7 +185,7 @@ class _Workbench:
         format_name = str(self._format())
         if format_name != "checkpoint":
             module = exporters.load_module(format_name)
-            precision = self.backend_class.artifact_precision(self.variant, self.precision)
+            precision = self.backend_class.spec.artifact_precision(self.variant, self.precision)
             recipe = exporters.recipe(format_name, weights.key, precision=precision, device=self.device)
             self.artifact = store.make(recipe, lambda folder: module.export(weights.path, folder, recipe))
 
@@ -208,7 +224,7 @@ class _Workbench:
             self._loaded(self.root / "no-such-artifact").close()
         except BackendError:
             return
-        raise ContractError(f"{self.backend_class.name} loads an artifact folder that does not exist")
+        raise ContractError(f"{self.backend_class.spec.name} loads an artifact folder that does not exist")
 
     def check_shapes(self) -> None:
         """At every shape it repeats itself bit for bit, keeps its inputs, and returns memory of its own."""
@@ -216,12 +232,12 @@ class _Workbench:
 
         from bench.parity.inputs import make_batch
 
-        name, backend = self.backend_class.name, self._loaded()
+        name, backend = self.backend_class.spec.name, self._loaded()
         first: dict[tuple[tuple[int, int], str], np.ndarray[Any, Any]] = {}
         for shape in (*self.shapes, self.shapes[0]):
             batch = make_batch(self._inputs(shape), "timed")
             before = {key: array.copy() for key, array in batch.items()}
-            settling = [self._outputs(backend, batch) for _ in range(backend.settling_calls.get(self.device, 0))]
+            settling = [self._outputs(backend, batch) for _ in range(backend.spec.settling_calls.get(self.device, 0))]
             outputs = self._outputs(backend, batch)
             for early in settling:
                 self._check_settled(early, outputs, shape)
@@ -248,12 +264,11 @@ class _Workbench:
         json.dumps(backend.facts())
         self._check_watching(backend)
         self._check_inner_values(backend)
-        start = backend.mark()
-        if start is not None:
-            end = backend.mark()
+        if clock := abilities.clock_of(backend):
+            start, end = clock.mark(), clock.mark()
             backend.synchronize()
-            _require(backend.elapsed_ns(start, end) >= 0, f"{name}'s device clock runs backwards")
-        backend.trim()
+            _require(clock.elapsed_ns(start, end) >= 0, f"{name}'s device clock runs backwards")
+        abilities.trim(backend)
         backend.close()
 
     def _check_settled(
@@ -273,7 +288,7 @@ class _Workbench:
             rms = float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
             _require(
                 early[key].shape == array.shape and difference <= share * rms,
-                f"{self.backend_class.name}'s first calls at {shape} are off its later ones by {difference:.1e}",
+                f"{self.backend_class.spec.name}'s first calls at {shape} are off its later ones by {difference:.1e}",
             )
 
     def _check_watching(self, backend: Backend) -> None:
@@ -284,16 +299,16 @@ class _Workbench:
 
         prepared = backend.prepare(make_batch(self._inputs(self.shapes[0]), "timed"))
         plain = backend.fetch(backend.run(prepared))
-        backend.reset_memory_peak()
-        outputs, seen = backend.run_watched(prepared)
+        abilities.reset_peak(backend)
+        outputs, seen = abilities.watched(backend, prepared)
         backend.synchronize()
         json.dumps(seen)
         same = all(np.array_equal(array, plain[key], equal_nan=True) for key, array in backend.fetch(outputs).items())
-        _require(same, f"{backend.name} computes something else while it is watched")
-        held = backend.memory()
+        _require(same, f"{backend.spec.name} computes something else while it is watched")
+        held = abilities.held(backend)
         _require(
             all(isinstance(value, int) and value >= 0 and key.endswith("_bytes") for key, value in held.items()),
-            f"{backend.name} tells memory that is no count of bytes: {held}",
+            f"{backend.spec.name} tells memory that is no count of bytes: {held}",
         )
 
     def _check_inner_values(self, backend: Backend) -> None:
@@ -302,21 +317,25 @@ class _Workbench:
 
         from bench.parity.inputs import make_batch
 
-        batch = make_batch(self._inputs(self.shapes[1]), "timed")
+        if not isinstance(backend, InnerValues):
+            return
+        name, batch = self.backend_class.spec.name, make_batch(self._inputs(self.shapes[1]), "timed")
         try:
             values = backend.inner_values()
         except UnsupportedError:
             return
         plain = self._outputs(backend, batch)
         found, changed = backend.run_inner(batch, list(plain))
-        _require(bool(values), f"{backend.name} can be asked for inner values and has none")
-        _require(set(changed) == {"undone", "notes"}, f"{backend.name} does not say what asking for values changed")
+        _require(bool(values), f"{backend.spec.name} can be asked for inner values and has none")
+        _require(
+            set(changed) == {"undone", "notes"}, f"{backend.spec.name} does not say what asking for values changed"
+        )
         same = all(np.array_equal(found[name], array, equal_nan=True) for name, array in plain.items())
-        _require(same, f"{backend.name} computes something else when it is asked for values")
+        _require(same, f"{name} computes something else when it is asked for values")
 
     def check_outputs(self) -> None:
         """Its outputs are the model's, against eager in float64, with and without padded masks."""
-        if not self.backend_class.computes_the_model:
+        if not self.backend_class.spec.computes_the_model:
             return
         from backends.eager import Eager
         from bench.parity import metrics, verdict
@@ -347,7 +366,7 @@ class _Workbench:
                 judged = verdict.judge(figures, tolerance)
                 _require(
                     judged["verdict"] in passing,
-                    f"{backend.name} is {judged['verdict']} at {shape}, {case}: {judged['reason']}",
+                    f"{backend.spec.name} is {judged['verdict']} at {shape}, {case}: {judged['reason']}",
                 )
         for loaded in (backend, *references):
             loaded.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import backends
+from bench.process import abilities
 from bench.testing import ContractError, _described, _require, _Workbench
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def check_generation(
     sequences or more. Raises ContractError for the first rule that is broken.
     """
     backend_class = backends.load_class(name)
-    _require(variant in backend_class.generation, f"{name} has no variant {variant!r} to generate with")
-    if reason := backend_class.supports(device, precision):
+    _require(variant in backend_class.spec.generation, f"{name} has no variant {variant!r} to generate with")
+    if reason := backend_class.supports("default", device, precision):
         raise ContractError(f"{name} cannot be checked here: {reason}")
     with tempfile.TemporaryDirectory() as folder:
         bench = _GenerationBench(
@@ -61,15 +62,16 @@ class _GenerationBench(_Workbench):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self.name = self.backend_class.name
+        self.name = self.backend_class.spec.name
         self.backend: Backend = self._loaded()
-        _require(self.backend.has_cache(), f"{self.name} has no cache after a load for generation")
+        _require(abilities.has_cache(self.backend), f"{self.name} has no cache after a load for generation")
+        self.generator = abilities.generator(self.backend)
 
     def _variants(self) -> Mapping[str, Options]:
-        return self.backend_class.generation
+        return self.backend_class.spec.generation
 
     def _format(self) -> str | None:
-        return self.backend_class.generation_format or self.backend_class.format
+        return self.backend_class.spec.generation_format or self.backend_class.spec.format
 
     def _ids(self, rows: int, prompt: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids of prompt and what follows, and their mask: every row but the first is padded on the left, by its number.
@@ -86,7 +88,7 @@ class _GenerationBench(_Workbench):
         return ids.to(self.device), mask.to(self.device)
 
     def _mask(self, mask: torch.Tensor, length: int) -> torch.Tensor:
-        return mask if self.backend.cache_is_static else mask[:, :length]
+        return mask if self.generator.cache_is_static else mask[:, :length]
 
     def _steps(self, rows: int, prompt: int) -> torch.Tensor:
         """Logits [rows, 1 + STEPS, vocabulary] behind the prompt and each token that follows, on the CPU."""
@@ -94,9 +96,9 @@ class _GenerationBench(_Workbench):
 
         ids, mask = self._ids(rows, prompt)
         before = ids.clone(), mask.clone()
-        cache, taken, seen = self.backend.new_cache(rows, prompt + STEPS), [], 0
+        cache, taken, seen = self.generator.new_cache(rows, prompt + STEPS), [], 0
         for length in range(prompt, prompt + STEPS + 1):
-            logits, cache = self.backend.step(ids[:, seen:length], self._mask(mask, length), cache)
+            logits, cache = self.generator.step(ids[:, seen:length], self._mask(mask, length), cache)
             _require(
                 logits.is_floating_point() and logits.ndim == 2 and len(logits) == rows,
                 f"{self.name}'s step returns {logits.dtype} {tuple(logits.shape)} for {rows} sequences",
@@ -116,7 +118,7 @@ class _GenerationBench(_Workbench):
         from bench.parity import metrics, verdict
         from exporters.checkpoint import open_checkpoint
 
-        if not self.backend_class.computes_the_model or self.weights is None:
+        if not self.backend_class.spec.computes_the_model or self.weights is None:
             return
         references = []
         for precision, device in (("fp64", "cpu"), (self.precision, self.device)):
@@ -168,18 +170,20 @@ class _GenerationBench(_Workbench):
         ids, mask = self._ids(rows, prompt)
         for order in ([*range(1, rows), 0], [rows - 1] * rows, [0, *range(rows)]):
             chosen = torch.tensor(order, device=self.device)
-            _, cache = self.backend.step(
-                ids[:, :prompt], self._mask(mask, prompt), self.backend.new_cache(rows, prompt + STEPS)
+            _, cache = self.generator.step(
+                ids[:, :prompt], self._mask(mask, prompt), self.generator.new_cache(rows, prompt + STEPS)
             )
             try:
-                cache = self.backend.reorder(cache, chosen)
+                cache = self.generator.reorder(cache, chosen)
             except UnsupportedError:
                 _require(
-                    self.backend.cache_is_static and len(order) != rows,
+                    self.generator.cache_is_static and len(order) != rows,
                     f"{self.name} does not put {rows} in order {order}",
                 )
                 continue
-            logits, _ = self.backend.step(ids[chosen, prompt : prompt + 1], self._mask(mask[chosen], prompt + 1), cache)
+            logits, _ = self.generator.step(
+                ids[chosen, prompt : prompt + 1], self._mask(mask[chosen], prompt + 1), cache
+            )
             self.backend.synchronize()
             wanted = plain[chosen.cpu()]
             close = torch.allclose(self._scaled(logits.cpu()), self._scaled(wanted), atol=1e-3, rtol=0)
@@ -194,12 +198,12 @@ class _GenerationBench(_Workbench):
         """It tells what its cache holds in bytes, which grow with it unless it is static."""
         rows, prompt = self.shapes[-1]
         ids, mask = self._ids(rows, prompt)
-        cache, held = self.backend.new_cache(rows, prompt + STEPS), []
+        cache, held = self.generator.new_cache(rows, prompt + STEPS), []
         for begin, end in ((0, prompt), (prompt, prompt + 1)):
-            _, cache = self.backend.step(ids[:, begin:end], self._mask(mask, end), cache)
-            held.append(self.backend.cache_bytes(cache))
+            _, cache = self.generator.step(ids[:, begin:end], self._mask(mask, end), cache)
+            held.append(self.generator.cache_bytes(cache))
         _require(all(isinstance(size, int) and size > 0 for size in held), f"{self.name}'s cache holds {held} bytes")
         _require(
-            held[0] == held[1] if self.backend.cache_is_static else held[0] < held[1],
+            held[0] == held[1] if self.generator.cache_is_static else held[0] < held[1],
             f"{self.name}'s cache holds {held[0]} bytes and a token later {held[1]}",
         )

@@ -82,19 +82,17 @@ def runnable(names: Sequence[str], precisions: Sequence[str], device: str) -> tu
 
 def reason_against(contestant: Candidate, device: str) -> str | None:
     """Why a contestant does not run here, or None."""
-    backend = backends.load_class(contestant.backend)
-    reason = backend.supports(device, contestant.precision)
-    return reason or backend.refuses(contestant.variant, device, contestant.precision)
+    return backends.load_class(contestant.backend).supports(contestant.variant, device, contestant.precision)
 
 
 def chains(contestants: Sequence[Candidate], device: str) -> list[list[tuple[str, str]]]:
     """Artifacts to export as (format, precision); those of one chain one after another, chains side by side."""
     wanted: dict[tuple[str, str], None] = {}
     for contestant in contestants:
-        backend = backends.load_class(contestant.backend)
-        format_name = backend.format_of(contestant.variant, contestant.precision)
+        spec = backends.load_class(contestant.backend).spec
+        format_name = spec.format_of(contestant.variant)
         if format_name not in (None, "checkpoint") and reason_against(contestant, device) is None:
-            precision = backend.artifact_precision(contestant.variant, contestant.precision)
+            precision = spec.artifact_precision(contestant.variant, contestant.precision)
             wanted[str(format_name), precision] = None
     behind = {(name, precision) for name, precision in wanted if (MADE_FROM.get(name), precision) in wanted}
     found = [[artifact] for artifact in wanted if artifact not in behind]
@@ -180,7 +178,7 @@ def main() -> None:
     wanted = [one for one in measurements(models, precisions) if device == "cuda" or not one.tf32]
     done = []
     for one in in_time(wanted, 60 * args.minutes):
-        taking = [name for name in names if not one.tf32 or backends.load_class(name.partition(":")[0]).takes_tf32]
+        taking = [name for name in names if not one.tf32 or backends.load_class(name.partition(":")[0]).spec.takes_tf32]
         try:
             run = compare(
                 one.model, backends=taking, precisions=list(one.precisions), tf32=one.tf32, batches=args.batches,

@@ -32,7 +32,7 @@ def main() -> None:
     print(f"the driver used {run.parent_cpu_share:.3%} of a CPU while the worker was timing")
     print(f"{'scripted':>12} {'median':>12} {'error':>8}  interval of the median, samples, calls a sample")
     for record, row in zip(run.records, run.rows(), strict=True):
-        scripted_ms = float(Null.variants[record.variant]["seconds"]) * 1e3
+        scripted_ms = float(Null.spec.variants[record.variant]["seconds"]) * 1e3
         print(
             f"{scripted_ms:>9.3f} ms {row['median_ms']:>9.4f} ms {row['median_ms'] / scripted_ms - 1:>8.2%}"
             f"  {row['median_low_ms']:.4f} to {row['median_high_ms']:.4f} ms, "

@@ -36,10 +36,10 @@ def main() -> None:
     print(f"{args.rounds} rounds; {machine.cpu_name()}; bench's clock ticks every {resolution_ns()} ns")
     print(f"{'call':>8} {'bare loop':>12} {'bench':>12} {'overhead':>12}  95 % interval")
     for variant in VARIANTS:
-        seconds = float(Null.variants[variant]["seconds"])
+        seconds = float(Null.spec.variants[variant]["seconds"])
         calls = math.ceil(LEAST_SAMPLE_NS / (seconds * 1e9)) if seconds else CALLS_OF_NOTHING
         backend = Null()
-        backend.load(None, device="cpu", precision="fp32", threads=1, options=Null.variants[variant])
+        backend.load(None, device="cpu", precision="fp32", threads=1, options=Null.spec.variants[variant])
         report(variant, backend, calls, args.rounds)
 
 

@@ -43,7 +43,7 @@ def known(names: Sequence[str]) -> tuple[list[str], list[str]]:
     found, unknown = [], []
     for name in names:
         backend, _, variant = name.partition(":")
-        has_it = backend in backends.names() and (variant or "default") in backends.load_class(backend).variants
+        has_it = backend in backends.names() and (variant or "default") in backends.load_class(backend).spec.variants
         (found if has_it else unknown).append(name)
     return found, unknown
 

@@ -248,7 +248,7 @@ def variants() -> list[str]:
     classes = {name: backends.load_class(name) for name in backends.names()}
     return [
         name if variant == "default" else f"{name}:{variant}"
-        for name, found in classes.items() if "cuda" in found.precisions for variant in found.variants
+        for name, found in classes.items() if "cuda" in found.spec.precisions for variant in found.spec.variants
     ]  # fmt: skip
 
 
@@ -262,7 +262,7 @@ def on_a_gpu(label: str, folder: Path, precision: str, threads: int) -> Start:
     name, _, variant = label.partition(":")
     backend_class = backends.load_class(name)
     backend = backend_class(open_checkpoint=checkpoint.open_checkpoint)
-    options = backend_class.variants[variant or "default"]
+    options = backend_class.spec.variants[variant or "default"]
     backend.load(folder, device="cuda", precision=precision, threads=threads, options=options)
 
     def start(inputs: dict[str, Any]) -> tuple[float, Kernels]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,43 @@ def test_a_plugin_is_listed_checked_and_compared(cli, root: Path, site: Path, ar
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(io.StringIO(cli("report", "run.jsonl", "--format", "csv", **paths).stdout)))
     assert (rows[0]["backend"], rows[0]["status"], rows[0]["parity"]) == ("numpy", "ok", "equivalent")
+
+
+def test_the_plugins_file_is_as_short_as_it_is_promised(root: Path) -> None:
+    lines = (root / "tests" / "plugin" / "src" / "bench_numpy_bert.py").read_text().splitlines()
+    assert len(lines) < 90
+
+
+def printed(root: Path, language: str) -> str:
+    """The first block of a language in CONTRIBUTING.md's list, as a reader copies it."""
+    text = (root / "CONTRIBUTING.md").read_text()
+    (block,) = re.findall(rf"^   ```{language}\n(.*?)^   ```", text, re.MULTILINE | re.DOTALL)
+    return textwrap.dedent(block)
+
+
+@pytest.mark.filterwarnings("ignore")  # in-process torch and its exporters warn about themselves
+def test_the_example_of_contributing_runs_as_printed(
+    root: Path, artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.testing import check_backend
+
+    project = tomllib.loads(printed(root, "toml"))
+    entries = project["project"]["entry-points"]["bench.backends"]
+    (module,) = project["tool"]["setuptools"]["py-modules"]
+    (tmp_path / f"{module}.py").write_text(printed(root, "python"))
+    info = tmp_path / "my_backend-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-backend\nVersion: 0.1.0\n")
+    listed = "".join(f"{name} = {home}\n" for name, home in entries.items())
+    (info / "entry_points.txt").write_text(f"[bench.backends]\n{listed}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(tmp_path)]))
+    (name,) = entries
+    for variant in ("default", "unfused"):
+        assert len(check_backend(name, variant=variant, artifacts=artifacts, shapes=((1, 1), (2, 16), (3, 37)))) == 8
+    commands = printed(root, "bash")
+    assert f'check_backend("{name}")' in commands
+    assert f"--backends eager,{name},{name}:unfused" in commands
 
 
 def test_a_plugin_that_leads_nowhere_is_named(cli, root: Path, tmp_path: Path) -> None:

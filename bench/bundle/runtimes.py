@@ -141,7 +141,7 @@ def run_text(
 
 
 def _options(contestant: Candidate) -> Mapping[str, Any]:
-    return backends.load_class(contestant.backend).variants[contestant.variant]
+    return backends.load_class(contestant.backend).spec.variants[contestant.variant]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -108,7 +108,7 @@ class Weighed:
     def has_static_shapes(self) -> bool:
         """True for a backend that compiles every shape anew; False where the backend is not installed here."""
         try:
-            return load_class(self.contestant.backend).compiles_every_shape(self.contestant.variant)
+            return load_class(self.contestant.backend).spec.compiles_every_shape(self.contestant.variant)
         except (KeyError, ImportError, AttributeError):
             return False
 

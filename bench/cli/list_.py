@@ -38,22 +38,23 @@ def backends(
         except Exception as error:  # a plugin may raise anything
             print(f"{name:<12} broken: {home} cannot be loaded ({error}); reinstall the package it comes from")
             continue
-        variants = ", ".join(f"{name}:{variant}" for variant in backend.variants if variant != "default")
+        spec = backend.spec
+        variants = ", ".join(f"{name}:{variant}" for variant in spec.variants if variant != "default")
         environment = read(artifacts, name)
         if environment is not None:
-            told = (library for library in backend.requires if library in environment.versions)
+            told = (library for library in spec.requires if library in environment.versions)
             versions = ", ".join(f"{library} {environment.versions[library]}" for library in told)
             print(f"{name:<12} in an environment of its own: {versions}")
         elif unfinished(artifacts, name):
             print(f"{name:<12} its environment was not finished; run: bench env create {name}")
-        elif missing := backend.missing():
-            print(f"{name:<12} missing {', '.join(missing)}; add it with: {backend.install_command()}")
+        elif missing := spec.missing():
+            print(f"{name:<12} missing {', '.join(missing)}; add it with: {spec.install_command()}")
         else:
-            versions = ", ".join(f"{library} {version}" for library, version in backend.versions().items())
+            versions = ", ".join(f"{library} {version}" for library, version in spec.versions().items())
             print(f"{name:<12} {versions or 'built in'}")
-        for device, precisions in backend.precisions.items():
-            is_asked = environment is None and not backend.missing()
-            reason = backend.supports(device, precisions[0]) if is_asked else None
+        for device, precisions in spec.precisions.items():
+            is_asked = environment is None and not spec.missing()
+            reason = backend.supports("default", device, precisions[0]) if is_asked else None
             print(f"{'':<12} {device}: {reason or ', '.join(precisions)}")
         if variants:
             print(f"{'':<12} variants: {variants}")

@@ -63,7 +63,7 @@ class CorpusPasses(Driver[Packing, CorpusRecord]):
         tolerance = tolerance_of(contestant.precision, tf32=self.prepared.grid.tf32)
         request: dict[str, Any] = {"op": "judge_corpus", "cases": self.references.cases(str(point))}
         request |= {"reference": None, "yardstick": None, "atol": tolerance.atol, "rtol": tolerance.rtol}
-        computes = self.prepared.classes[contestant].computes_the_model
+        computes = self.prepared.classes[contestant].spec.computes_the_model
         if computes and not isinstance(pair, str):
             request |= {"reference": str(pair[0].path), "yardstick": str(pair[1].path)}
         reply = self._ask(contestant, cell, request)
@@ -117,7 +117,7 @@ class CorpusPasses(Driver[Packing, CorpusRecord]):
             failure=cell.error.details if cell.error else {},
             turns=cell.turns,
             repeat=self.repeat(contestant, point),
-            judged=self.prepared.classes[contestant].computes_the_model,
+            judged=self.prepared.classes[contestant].spec.computes_the_model,
             memory={"loaded": self.workers.memory.get(contestant, {}), "peak": cell.memory},
             conditions=conditions.summary(cell.conditions),
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.machine import memory
 from bench.parity import inputs, judging
 from bench.parity.inputs import InputPlan
-from bench.process import timing
+from bench.process import abilities, timing
 from bench.spec import TimingPlan
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class CorpusRequests:
 
     args: argparse.Namespace
     backend: Backend
+    release: Callable[[Any], None]
     boundary: str
     step: timing.Step
     plan: TimingPlan
@@ -45,12 +46,13 @@ class CorpusRequests:
         self.batches = [padded(batch["rows"], batch["length"], pad_token_id) for batch in batches]
         shapes = [batch["input_ids"].shape for batch in self.batches]
         firsts = {shape: shapes.index(shape) for shape in shapes}
-        if self.backend.has_static_shapes and len(firsts) > most_shapes:
+        if abilities.has_static_shapes(self.backend) and len(firsts) > most_shapes:
             raise UnsupportedError(
-                f"{self.backend.name} would compile {len(firsts)} shapes, above --most-shapes {most_shapes}; "
+                f"{self.backend.spec.name} would compile {len(firsts)} shapes, above --most-shapes {most_shapes}; "
                 "round lengths up with --bucket 16 or more, use --order bucketed, or raise it"
             )
-        self.backend.keep_shapes(len(firsts))
+        abilities.keep_shapes(self.backend, len(firsts))
+        self.release = abilities.release_of(self.backend)
         self.prepared = [self.backend.prepare(batch) for batch in self.batches]
         self.step = timing.Step(self._pass if boundary == "device" else self._pass_from_host, self.backend.synchronize)
         gc.collect()
@@ -59,9 +61,9 @@ class CorpusRequests:
         for place in firsts.values():
             first_ns += self._call_once(place)
             if watched is None:
-                outputs, watched = self.backend.run_watched(self.prepared[place])
+                outputs, watched = abilities.watched(self.backend, self.prepared[place])
                 self.backend.synchronize()
-                self.backend.release(outputs)
+                self.release(outputs)
                 del outputs
         self.warm = timing.warm_up(self.step, self.plan)
         self.facts_before = self.backend.facts() | (watched or {})
@@ -73,12 +75,12 @@ class CorpusRequests:
         outputs = self.backend.run(self.prepared[place])
         self.backend.synchronize()
         spent = time.perf_counter_ns() - started
-        self.backend.release(outputs)
+        self.release(outputs)
         return spent
 
     def _pass(self) -> Any:
         """Start every batch in order; each one's outputs are let go before the next. Returns the last one's."""
-        run, release, outputs = self.backend.run, self.backend.release, None
+        run, release, outputs = self.backend.run, self.release, None
         for prepared in self.prepared:
             if outputs is not None:
                 release(outputs)
@@ -128,11 +130,11 @@ class CorpusRequests:
     def _call_for_peak(self, place: int) -> tuple[dict[str, Any], dict[str, int]]:
         """Outputs of one more call of a batch, and the memory that was held at its peak."""
         self.backend.synchronize()
-        self.backend.reset_memory_peak()
+        abilities.reset_peak(self.backend)
         is_of_this_call = memory.set_peak_back()
         outputs = self.backend.run(self.prepared[place])
         self.backend.synchronize()
-        held = memory.resident_bytes() | self.backend.memory()
+        held = memory.resident_bytes() | abilities.held(self.backend)
         if not is_of_this_call:
             held.pop("peak_process_bytes", None)
         return self.backend.fetch(outputs), held

@@ -250,7 +250,7 @@ def _search(
     if contestant in prepared.refused:
         refusal = prepared.refused[contestant]
         return Largest(**who, **_failure(refusal))
-    if prepared.grid.device != "cpu" and not backend.limits_device_memory:
+    if prepared.grid.device != "cpu" and not backend.spec.limits_device_memory:
         reason = f"{contestant.backend} cannot be kept within a limit on {prepared.grid.device}; leave it out"
         return Largest(**who, status="unsupported", reason=reason)
     tries = Tries(prepared, contestant, length, limit_bytes, prepared.timeout_seconds)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.machine import memory
 from bench.parity.inputs import InputPlan, make_batch
+from bench.process import abilities
 
 if TYPE_CHECKING:
     from backends.base import Backend
@@ -46,7 +47,7 @@ class MemoryRequests:
         """
         prepared = self.backend.prepare(make_batch(InputPlan.from_json(inputs_plan), "timed"))
         self.backend.synchronize()
-        self.backend.reset_memory_peak()
+        abilities.reset_peak(self.backend)
         is_of_this_call = memory.set_peak_back()
         started = time.perf_counter()
         outputs = self.backend.run(prepared)
@@ -62,18 +63,18 @@ class MemoryRequests:
         if with_outputs is not None and without is not None:
             found["stored_bytes"] = with_outputs - without
         del prepared
-        self.backend.trim()
+        abilities.trim(self.backend)
         return found
 
     def _allocated_bytes(self) -> int | None:
-        held = memory.heap_bytes() if self.args.device == "cpu" else self.backend.memory()
+        held = memory.heap_bytes() if self.args.device == "cpu" else abilities.held(self.backend)
         return held.get("allocated_bytes")
 
     def _peak_bytes(self, is_of_this_call: bool) -> int | None:
         """On the CPU resident bytes; on a GPU the allocator's, or what the device lacks since before loading."""
         if self.args.device == "cpu":
             return memory.resident_bytes().get("peak_process_bytes") if is_of_this_call else None
-        if (peak := self.backend.memory().get("peak_allocated_bytes")) is not None:
+        if (peak := abilities.held(self.backend).get("peak_allocated_bytes")) is not None:
             return peak
         before, now = self.device_free_before, self._device_free_bytes()
         return None if before is None or now is None else before - now

@@ -60,7 +60,7 @@ class Tries:
             self.prepared.say(f"{self.contestant.label}: {error.reason}; trying batch {batch} once more")
             figures = self._call_again(batch)
         found = figures or {}
-        if "grad" not in self.prepared.classes[self.contestant].variants:
+        if "grad" not in self.prepared.classes[self.contestant].spec.variants:
             found.pop("stored_bytes", None)  # says something only against a call with gradients
         seconds = round(time.monotonic() - started, 3)
         self.made.append(Try(batch, figures is not None, seconds, found.get("peak_bytes"), found.get("stored_bytes")))

@@ -54,7 +54,7 @@ class Generations(Driver[int, GenerationRecord]):
         request: dict[str, Any] = {"op": "judge_tokens", "reference": None, "yardstick": None}
         request |= {"atol": tolerance.atol, "rtol": tolerance.rtol}
         pair = references.pair(contestant.precision, GENERATION)
-        is_judged = self.prepared.classes[contestant].computes_the_model
+        is_judged = self.prepared.classes[contestant].spec.computes_the_model
         if is_judged and not isinstance(pair, str):
             request |= {"reference": str(pair[0].path), "yardstick": str(pair[1].path)}
         reply = self._ask(contestant, cell, request)
@@ -105,7 +105,7 @@ class Generations(Driver[int, GenerationRecord]):
             operations=self.prepared.operations(Shape(1, 1), contestant),
             conditions=conditions.summary(cell.conditions),
             repeat=self.run.command_of([contestant], [point]),
-            judged=self.prepared.classes[contestant].computes_the_model,
+            judged=self.prepared.classes[contestant].spec.computes_the_model,
         )
         return replace(record, warnings=warnings_of(record, self.plan))
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from bench.generation.decoding import Chooser
 from bench.parity.inputs import INPUTS
+from bench.process import abilities
 
 if TYPE_CHECKING:
     import torch
 
     from backends.base import Backend
+    from backends.protocols import Generator
 
 
 Clock = Callable[[], int]
@@ -31,7 +33,7 @@ class Way(ABC):
 
     @abstractmethod
     def watch(self, ids: torch.Tensor) -> dict[str, Any]:
-        """`logits` for a prompt, not timed, and facts on what that call really took."""
+        """Start `logits` for a prompt, not timed; returns facts on what that call really took."""
 
     @abstractmethod
     def reorder(self, rows: torch.Tensor) -> None:
@@ -45,60 +47,66 @@ class Way(ABC):
 class ByCache(Way):
     """Passes over the new tokens alone; keys and values of the earlier ones are kept."""
 
-    def __init__(self, backend: Backend, rows: int, room: int, device: str) -> None:
+    def __init__(self, generator: Generator, rows: int, room: int, device: str) -> None:
         import torch
 
-        self.backend = backend
-        self.cache = backend.new_cache(rows, room)
+        self.generator = generator
+        self.cache = generator.new_cache(rows, room)
         self.mask = torch.ones(rows, room, dtype=torch.int64, device=device)
         self.seen = 0
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
-        found, self.cache = self.backend.step(ids, self._mask(ids), self.cache)
+        found, self.cache = self.generator.step(ids, self._mask(ids), self.cache)
         return found
 
     def watch(self, ids: torch.Tensor) -> dict[str, Any]:
-        _, self.cache, facts = self.backend.step_watched(ids, self._mask(ids), self.cache)
-        self.backend.synchronize()
+        _, self.cache, facts = self.generator.step_watched(ids, self._mask(ids), self.cache)
         return facts
 
     def _mask(self, ids: torch.Tensor) -> torch.Tensor:
         self.seen += ids.shape[1]
-        return self.mask if self.backend.cache_is_static else self.mask[:, : self.seen]
+        return self.mask if self.generator.cache_is_static else self.mask[:, : self.seen]
 
     def reorder(self, rows: torch.Tensor) -> None:
-        self.cache = self.backend.reorder(self.cache, rows)
+        self.cache = self.generator.reorder(self.cache, rows)
 
     def cache_bytes(self) -> int:
-        return self.backend.cache_bytes(self.cache)
+        return self.generator.cache_bytes(self.cache)
 
 
 class ByFullPasses(Way):
     """Passes over prompt and all tokens so far; padded to `room` where a runtime compiles for each length."""
 
-    def __init__(self, backend: Backend, rows: int, room: int, device: str, names: Collection[str] = INPUTS) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        tensors: Callable[[Any], tuple[torch.Tensor, ...]],
+        is_padded: bool,
+        rows: int,
+        room: int,
+        device: str,
+        names: Collection[str] = INPUTS,
+    ) -> None:
         import torch
 
-        self.backend, self.names = backend, names
+        self.backend, self.tensors, self.is_padded, self.names = backend, tensors, is_padded, names
         self.ids = torch.zeros(rows, room, dtype=torch.int64, device=device)
         self.mask = torch.zeros(rows, room, dtype=torch.int64, device=device)
         self.seen = 0
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
         outputs = self.backend.run(self.backend.prepare(self._batch(ids)))
-        found: torch.Tensor = self.backend.tensors(outputs)[0][:, self.seen - 1]
+        found: torch.Tensor = self.tensors(outputs)[0][:, self.seen - 1]
         return found
 
     def watch(self, ids: torch.Tensor) -> dict[str, Any]:
-        _, facts = self.backend.run_watched(self.backend.prepare(self._batch(ids)))
-        self.backend.synchronize()
-        return facts
+        return abilities.watched(self.backend, self.backend.prepare(self._batch(ids)))[1]
 
     def _batch(self, ids: torch.Tensor) -> dict[str, Any]:
         start, self.seen = self.seen, self.seen + ids.shape[1]
         self.ids[:, start : self.seen] = ids
         self.mask[:, start : self.seen] = 1
-        length = self.ids.shape[1] if self.backend.has_static_shapes else self.seen
+        length = self.ids.shape[1] if self.is_padded else self.seen
         batch = {"input_ids": self.ids[:, :length], "attention_mask": self.mask[:, :length]}
         return {name: tensor for name, tensor in batch.items() if name in self.names}
 

@@ -66,7 +66,7 @@ class GenerationPlan:
 
 def variants_of(backend: type[Backend]) -> Mapping[str, Options]:
     """Variants of a backend that can be asked to generate."""
-    return {"default": {}} | dict(backend.generation) | {FULL_PASSES: {}}
+    return {"default": {}} | dict(backend.spec.generation) | {FULL_PASSES: {}}
 
 
 def parse_decoding(text: str, top_k: int, temperature: float) -> Decoding:

@@ -21,13 +21,14 @@ class GenerationPreparation(Preparation):
         return self.source.keeps_keys_and_values if told is None else bool(told)
 
     def generates_by(self, contestant: Candidate) -> str:
-        has_cache = self.model_keeps_cache and contestant.variant in self.classes[contestant].generation
-        return CACHE if has_cache or not self.classes[contestant].computes_the_model else FULL_PASSES
+        spec = self.classes[contestant].spec
+        has_cache = self.model_keeps_cache and contestant.variant in spec.generation
+        return CACHE if has_cache or not spec.computes_the_model else FULL_PASSES
 
     def format_of(self, contestant: Candidate) -> str | None:
-        backend = self.classes[contestant]
-        if self.generates_by(contestant) == CACHE and backend.generation_format:
-            return backend.generation_format
+        own = self.classes[contestant].spec.generation_format
+        if self.generates_by(contestant) == CACHE and own:
+            return own
         return super().format_of(contestant)
 
     def _make_artifacts(self, weights: Artifact) -> None:
@@ -36,7 +37,7 @@ class GenerationPreparation(Preparation):
             variant = contestant.variant
             if self.generates_by(contestant) == CACHE or variant == FULL_PASSES:
                 continue
-            if variant not in self.classes[contestant].variants:
+            if variant not in self.classes[contestant].spec.variants:
                 why = "model" if not self.model_keeps_cache else "backend"
                 reason = (
                     f"this {why} keeps no keys and values, so {contestant.label} has none to keep; "

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from bench.generation.plan import CACHE, GenerationPlan
 from bench.machine import memory
 from bench.parity import generation
 from bench.parity.inputs import InputPlan, make_batch
+from bench.process import abilities
 from bench.spec import TimingPlan
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class GenerationRequests:
     """Of a forward pass."""
     judged_prompts: dict[int, str]
     """Prompts that the reference went on with, by their place in the batch, and their cases."""
+    way: Callable[..., loop.Way]
+    """How logits are made, from numbers of rows and tokens and the device; what the backend can do is asked before."""
     choice: Chooser
     """Of the last timed generation."""
 
@@ -69,12 +73,14 @@ class GenerationRequests:
             prompts[place] = torch.from_numpy(make_batch(known, case)["input_ids"][0])
         sequences = prompts.repeat_interleave(self.generation.decoding.beams, dim=0)
         self.prompt = sequences.to(self.args.device)
+        self.way = self._way()
         gc.collect()
         gc.disable()
         started = time.perf_counter_ns()
         self._generate(self._chooser(), min(2, self.generation.new_tokens))
         first_ns = time.perf_counter_ns() - started
-        watched = self._way().watch(self.prompt)
+        watched = self._begun().watch(self.prompt)
+        self.backend.synchronize()
         samples, is_stable = self._warm_up()
         self.facts_before = self.backend.facts() | watched
         return {"first_call_ns": first_ns, "warmup_ns": samples, "is_stable": is_stable, "facts": self.facts_before}
@@ -166,9 +172,9 @@ class GenerationRequests:
         """Memory at the peak of one generation and bytes of its cache; each step's logits go to `files`, by row."""
         import numpy as np
 
-        self.backend.trim()
+        abilities.trim(self.backend)
         self.backend.synchronize()
-        self.backend.reset_memory_peak()
+        abilities.reset_peak(self.backend)
         is_of_this_call = memory.set_peak_back()
 
         def see(logits: torch.Tensor) -> None:
@@ -176,16 +182,20 @@ class GenerationRequests:
                 np.save(file, generation.host_row(logits, row))
 
         done = self._generate(choose, self.generation.new_tokens, see if files else None)
-        held = memory.resident_bytes() | self.backend.memory()
+        held = memory.resident_bytes() | abilities.held(self.backend)
         if not is_of_this_call:
             held.pop("peak_process_bytes", None)
         return {"memory": held, "cache_bytes": done.cache_bytes}
 
-    def _way(self) -> loop.Way:
-        sizes = (len(self.prompt), self.generation.room, self.args.device)
+    def _way(self) -> Callable[..., loop.Way]:
         if self.args.generation == CACHE:
-            return loop.ByCache(self.backend, *sizes)
-        return loop.ByFullPasses(self.backend, *sizes, self.input_names)
+            return partial(loop.ByCache, abilities.generator(self.backend))
+        tensors = abilities.device_tensors(self.backend).tensors
+        is_padded = abilities.has_static_shapes(self.backend)
+        return partial(loop.ByFullPasses, self.backend, tensors, is_padded, names=self.input_names)
+
+    def _begun(self) -> loop.Way:
+        return self.way(len(self.prompt), self.generation.room, self.args.device)
 
     def _chooser(self) -> Chooser:
         return chooser(self.generation.decoding, self.seed, self.args.device)
@@ -197,7 +207,7 @@ class GenerationRequests:
 
         with torch.inference_mode():
             return loop.generate(
-                self._way,
+                self._begun,
                 choose,
                 self.prompt,
                 new_tokens,

@@ -211,7 +211,7 @@ class Search:
 
         False where values were compared and all are within tolerance.
         """
-        made_of = backends.load_class(self.contestant.backend).format
+        made_of = backends.load_class(self.contestant.backend).spec.format
         if made_of != "onnx":
             self.findings.note(
                 f"a {made_of} artifact does not name its values as an ONNX file does: no node is searched"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bench.machine import gpu, memory
 from bench.parity import inputs, judging
 from bench.parity.inputs import InputPlan
+from bench.process import abilities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,11 +90,11 @@ class Cell(ABC):
         backend = self.backend
         prepared = backend.prepare(batch)
         backend.synchronize()
-        reset_memory_peak(backend)
+        abilities.reset_peak(backend)
         is_of_this_call = memory.set_peak_back()
         outputs = backend.run(prepared)
         backend.synchronize()
-        held = memory.resident_bytes() | held_bytes(backend) | self._held_on_the_card()
+        held = memory.resident_bytes() | abilities.held(backend) | self._held_on_the_card()
         if not is_of_this_call:
             held.pop("peak_process_bytes", None)
         arrays = backend.fetch(outputs)
@@ -102,18 +103,11 @@ class Cell(ABC):
 
     def release(self, outputs: Any) -> None:
         """Let go of what a call returned."""
-        from backends.protocols import Releasing
-
-        if isinstance(self.backend, Releasing):
-            self.backend.release(outputs)
+        abilities.release_of(self.backend)(outputs)
 
     def watch(self, prepared: Any) -> dict[str, Any]:
         """Facts on one call that is not timed; its outputs are let go."""
-        from backends.protocols import Watched
-
-        if not isinstance(self.backend, Watched):
-            return {}
-        outputs, facts = self.backend.run_watched(prepared)
+        outputs, facts = abilities.watched(self.backend, prepared)
         self.backend.synchronize()
         self.release(outputs)
         return dict(facts)
@@ -122,21 +116,6 @@ class Cell(ABC):
         """What this process holds on the GPU behind a call: the most, as no allocator gives back before a cell ends."""
         held = gpu.process_bytes(os.getpid()) if self.args.device == "cuda" else None
         return {} if held is None else {"peak_device_process_bytes": held}
-
-
-def held_bytes(backend: Backend) -> dict[str, int]:
-    """What a backend's memory gauge says; {} without one."""
-    from backends.protocols import MemoryGauge
-
-    return backend.memory() if isinstance(backend, MemoryGauge) else {}
-
-
-def reset_memory_peak(backend: Backend) -> None:
-    """Set the peaks of a backend's memory gauge back, if it has one."""
-    from backends.protocols import MemoryGauge
-
-    if isinstance(backend, MemoryGauge):
-        backend.reset_memory_peak()
 
 
 def settle() -> None:

@@ -40,7 +40,7 @@ class Examination:
         if self.contestant in self.prepared.refused:
             refusal = self.prepared.refused[self.contestant]
             return self._unjudged(f"{refusal.status}: {refusal.reason}", refusal)
-        if not self.prepared.classes[self.contestant].computes_the_model:
+        if not self.prepared.classes[self.contestant].spec.computes_the_model:
             return self._unjudged(f"unsupported: {self.contestant.label} computes no model")
         assert self.artifact is not None
         files = {name: str(entry["sha256"]) for name, entry in self.artifact.files.items()}

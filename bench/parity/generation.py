@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from backends.base import BackendError
 from bench.parity import inputs, judging, metrics
 from bench.parity.inputs import InputPlan
+from bench.process import abilities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,13 +76,14 @@ def by_cache(backend: Backend, room: int, device: str = "cpu") -> Next:
     import numpy as np
     import torch
 
-    seen, cache = 0, backend.new_cache(1, room)
+    generator = abilities.generator(backend)
+    seen, cache = 0, generator.new_cache(1, room)
 
     def next_logits(ids: Array) -> Array:
         nonlocal seen, cache
-        mask = np.ones((1, room if backend.cache_is_static else ids.shape[1]), dtype=np.int64)
+        mask = np.ones((1, room if generator.cache_is_static else ids.shape[1]), dtype=np.int64)
         new = torch.from_numpy(ids[:, seen:].copy()).to(device)
-        logits, cache = backend.step(new, torch.from_numpy(mask).to(device), cache)
+        logits, cache = generator.step(new, torch.from_numpy(mask).to(device), cache)
         backend.synchronize()
         seen = ids.shape[1]
         return host_row(logits, 0)
@@ -209,7 +211,7 @@ def check(
         ways: dict[str, Callable[[], Next]] = {
             "full passes": partial(by_full_passes, backend, plan.length + steps, plan.pad_token_id, plan.inputs)
         }
-        if backend.has_cache():
+        if abilities.has_cache(backend):
             ways["cache"] = partial(by_cache, backend, plan.length + steps, device)
         for way, begin in ways.items():
             free = continue_greedily(begin(), stored.prompt, steps)

@@ -16,7 +16,7 @@ from bench.parity.verdict import LOCAL_FACTOR, TOLERANCES
 if TYPE_CHECKING:
     import numpy as np
 
-    from backends.base import Backend
+    from backends.protocols import InnerValues
 
     Array = np.ndarray[Any, Any]
 
@@ -26,14 +26,14 @@ SAMPLED_TOKENS = 64
 SAMPLED_UNITS = 32
 
 
-def run(backend: Backend, inputs: Path, names: Sequence[str], path: Path) -> dict[str, Any]:
-    """Write `names` of one call on `inputs` to `path`; returns what `Backend.run_inner` says that asking changed."""
+def run(backend: InnerValues, inputs: Path, names: Sequence[str], path: Path) -> dict[str, Any]:
+    """Write `names` of one call on `inputs` to `path`; returns what asking for them changed, as `run_inner` says."""
     values, changed = backend.run_inner(read_inputs(inputs), names)
     write(path, values)
     return changed
 
 
-def samples(backend: Backend, inputs: Path, names: Sequence[str], width: int) -> dict[str, Array]:
+def samples(backend: InnerValues, inputs: Path, names: Sequence[str], width: int) -> dict[str, Array]:
     """Samples of the hidden states `names` of `width`, of one call on `inputs`."""
     batch = read_inputs(inputs)
     mask = mask_of(batch)
@@ -48,13 +48,13 @@ def write(path: Path, arrays: Mapping[str, Array]) -> None:
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
-def shapes(backend: Backend, inputs: Path, names: Sequence[str]) -> dict[str, list[int]]:
+def shapes(backend: InnerValues, inputs: Path, names: Sequence[str]) -> dict[str, list[int]]:
     """Shape of each of `names` of one call on `inputs`."""
     values, _ = backend.run_inner(read_inputs(inputs), names)
     return {name: list(array.shape) for name, array in values.items()}
 
 
-def probe(backend: Backend, inputs: Path, names: Sequence[str], width: int) -> list[str]:
+def probe(backend: InnerValues, inputs: Path, names: Sequence[str], width: int) -> list[str]:
     """Those of `names` that are floating-point hidden states of `width`, told by a call on two tokens."""
     batch = {name: array[:1, :2] for name, array in read_inputs(inputs).items()}
     tokens = next(iter(batch.values())).size

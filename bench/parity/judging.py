@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from backends.base import BackendError
 from bench.parity import inputs, metrics
 from bench.parity.inputs import InputPlan
+from bench.process import abilities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +73,7 @@ def check(backend: Backend, plan: InputPlan, reference: Path, request: Mapping[s
 
 def watch(backend: Backend, plan: InputPlan, reference: Path) -> dict[str, Any]:
     """Facts on one call that is not judged, on the first case's inputs."""
-    outputs, facts = backend.run_watched(backend.prepare(_read(inputs_file(reference, plan.cases[0]))))
+    outputs, facts = abilities.watched(backend, backend.prepare(_read(inputs_file(reference, plan.cases[0]))))
     backend.synchronize()
     del outputs
     return facts

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from bench.parity import generation, inner, judging
 from bench.parity import program as programs
 from bench.parity.inputs import InputPlan, judged_rows
+from bench.process import abilities
 
 if TYPE_CHECKING:
     from backends.base import Backend
+    from backends.protocols import InnerValues
 
 
 class ParityRequests:
@@ -87,9 +89,12 @@ class ParityRequests:
     def _module(self) -> Any:
         return getattr(self.backend, "module")  # noqa: B009 - asked of eager alone, which has one
 
+    def _inner(self) -> InnerValues:
+        return abilities.inner_values(self.backend)
+
     def do_inner_values(self) -> dict[str, Any]:
         """Values inside the model, in execution order, as name -> [operation, names that it reads]; and the outputs."""
-        values = self.backend.inner_values()
+        values = self._inner().inner_values()
         return {
             "values": {name: [value.operation, list(value.inputs)] for name, value in values.items()},
             "outputs": getattr(self.backend, "output_names", []),
@@ -97,19 +102,19 @@ class ParityRequests:
 
     def do_measure_inner(self, inputs: str, names: list[str]) -> dict[str, Any]:
         """Shapes of inner values."""
-        return {"shapes": inner.shapes(self.backend, Path(inputs), names)}
+        return {"shapes": inner.shapes(self._inner(), Path(inputs), names)}
 
     def do_run_inner(self, inputs: str, names: list[str], path: str) -> dict[str, Any]:
         """Write inner values to `path`."""
-        return inner.run(self.backend, Path(inputs), names, Path(path))
+        return inner.run(self._inner(), Path(inputs), names, Path(path))
 
     def do_probe_inner(self, inputs: str, names: list[str], width: int) -> dict[str, Any]:
         """Those of `names` that are hidden states of `width`."""
-        return {"names": inner.probe(self.backend, Path(inputs), names, width)}
+        return {"names": inner.probe(self._inner(), Path(inputs), names, width)}
 
     def do_sample_inner(self, inputs: str, names: list[str], path: str, width: int) -> dict[str, Any]:
         """Write samples of hidden states of `width` to `path`."""
-        inner.write(Path(path), inner.samples(self.backend, Path(inputs), names, width))
+        inner.write(Path(path), inner.samples(self._inner(), Path(inputs), names, width))
         return {}
 
     def do_liken_inner(self, states: str, candidates: list[str]) -> dict[str, Any]:
@@ -132,7 +137,7 @@ class ParityRequests:
 
     def do_survey_program(self, path: str, inputs: str, layers: list[str], width: int) -> dict[str, Any]:
         """Every tensor of the program, with the hidden states of `layers` that it equals."""
-        states = inner.samples(self.backend, Path(inputs), layers, width)
+        states = inner.samples(self._inner(), Path(inputs), layers, width)
         return {"values": programs.survey(self._module(), Path(path), inner.read_inputs(Path(inputs)), states)}
 
     def do_run_program(self, program: str, inputs: str, names: list[str], path: str) -> dict[str, Any]:

@@ -66,35 +66,44 @@ def backend_parts(device: str, root: Path | None = None) -> tuple[Part, ...]:
             lack = Lack(f"{home} cannot be loaded ({one_line(error)})", "reinstall the package it comes from")
             parts.append(Part(name, "backend", lacks=(lack,)))
             continue
-        if backend.computes_the_model:
+        if backend.spec.computes_the_model:
             if root is not None and unfinished(root, name):
                 lack = Lack("its environment was not finished", f"bench env create {name}")
                 parts.append(Part(name, "backend", lacks=(lack,)))
                 continue
             elsewhere = root is not None and read(root, name) is not None
-            parts.append(_part_elsewhere(name, backend, device) if elsewhere else _backend_part(name, backend, device))
+            examine = _part_elsewhere if elsewhere else _backend_part
+            parts.append(examine(name, backend, device))
     return tuple(parts)
 
 
 def _part_elsewhere(name: str, backend: type[Backend], device: str) -> Part:
     """A backend with an environment of its own, which says at the run what it can do."""
-    if device not in backend.precisions:
-        return Part(name, "backend", f"runs on {', '.join(backend.precisions)}, not on {device}")
-    return Part(name, "backend", "in an environment of its own", precisions=backend.precisions[device])
+    spec = backend.spec
+    if device not in spec.precisions:
+        return Part(name, "backend", f"runs on {', '.join(spec.precisions)}, not on {device}")
+    return Part(name, "backend", "in an environment of its own", precisions=spec.precisions[device])
 
 
 def _backend_part(name: str, backend: type[Backend], device: str) -> Part:
-    if missing := backend.missing():
-        return Part(name, "backend", lacks=(Lack(f"needs {', '.join(missing)}", backend.install_command()),))
-    if device not in backend.precisions:
-        return Part(name, "backend", f"runs on {', '.join(backend.precisions)}, not on {device}")
-    reasons = {one: backend.supports(device, one) for one in PRECISIONS if one in backend.precisions[device]}
+    spec = backend.spec
+    if missing := spec.missing():
+        return Part(name, "backend", lacks=(Lack(f"needs {', '.join(missing)}", spec.install_command()),))
+    if device not in spec.precisions:
+        return Part(name, "backend", f"runs on {', '.join(spec.precisions)}, not on {device}")
+    reasons = {one: _refusal(backend, device, one) for one in PRECISIONS if one in spec.precisions[device]}
     usable = tuple(precision for precision, reason in reasons.items() if reason is None)
     lacks = [_as_lack(name, reason) for reason in dict.fromkeys(reasons.values()) if reason is not None]
-    lacks += _lacks_of_the_export(backend)
+    lacks += _lacks_of_the_export(spec.format)
     if name in ("compile", "aoti"):
         lacks += _lacks_of_the_compiler(device)
     return Part(name, "backend", precisions=usable, lacks=tuple(lacks))
+
+
+def _refusal(backend: type[Backend], device: str, precision: str) -> str | None:
+    """Why no variant of a backend runs, which is the default's reason, or None if one does."""
+    reasons = [backend.supports(variant, device, precision) for variant in backend.spec.variants]
+    return None if None in reasons else reasons[0]
 
 
 def _as_lack(name: str, reason: str) -> Lack:
@@ -103,22 +112,22 @@ def _as_lack(name: str, reason: str) -> Lack:
     return Lack(what.removeprefix(f"{name} "), remedy.removeprefix("run: "))
 
 
-def _lacks_of_the_export(backend: type[Backend]) -> Iterator[Lack]:
+def _lacks_of_the_export(format: str | None) -> Iterator[Lack]:
     """What the backend's artifact cannot be made without."""
-    if backend.format is None:
+    if format is None:
         return
-    if backend.format not in exporters.names():
-        yield Lack(f"nothing exports the format {backend.format!r}", "install a package that does")
+    if format not in exporters.names():
+        yield Lack(f"nothing exports the format {format!r}", "install a package that does")
         return
     try:
-        libraries = exporters.library_versions(exporters.load_module(backend.format).LIBRARIES)
+        libraries = exporters.library_versions(exporters.load_module(format).LIBRARIES)
     except Exception as error:  # a plugin may raise anything
-        what = f"the exporter of {backend.format!r} cannot be loaded ({one_line(error)})"
+        what = f"the exporter of {format!r} cannot be loaded ({one_line(error)})"
         yield Lack(what, "reinstall the package it comes from")
         return
     missing = [name for name, version in libraries.items() if version == "missing"]
     if missing:
-        what = f"the {backend.format} export needs {', '.join(missing)}"
+        what = f"the {format} export needs {', '.join(missing)}"
         yield Lack(what, f"pip install {' '.join(missing)}")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import machine
 from bench.machine import memory
+from bench.process import abilities
 
 if TYPE_CHECKING:
     from backends.base import Backend, Options
@@ -61,12 +62,12 @@ class Loop:
         from exporters import checkpoint, models
 
         backend_class = backends.load_class(self.args.backend)
-        for module in (*backend_class.requires, *(["torch"] if self.args.device == "cuda" else [])):
+        for module in (*backend_class.spec.requires, *(["torch"] if self.args.device == "cuda" else [])):
             import_module(module)
-        if backend_class.format == "checkpoint":
+        if backend_class.spec.format == "checkpoint":
             models.import_library()
         self.backend = backend_class(open_checkpoint=checkpoint.open_checkpoint)
-        return {"versions": backend_class.versions()}
+        return {"versions": backend_class.spec.versions()}
 
     def do_load(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
         """Load the artifact, with `options` beside the variant's; returns seconds and the memory that is held then."""
@@ -81,7 +82,7 @@ class Loop:
         )
         seconds = time.perf_counter() - started
         held = memory.heap_bytes() if self.args.device == "cpu" else {}
-        held |= memory.resident_bytes() | self.backend.memory()
+        held |= memory.resident_bytes() | abilities.held(self.backend)
         held.pop("peak_process_bytes", None)  # of loading, which holds the weights twice for a moment
         free_after = self._device_free_bytes()
         # The card's free memory is everybody's: a difference that is none says nothing of this process.
@@ -102,11 +103,12 @@ class Loop:
         return {"tf32": True}
 
     def _options(self) -> Options:
+        spec = self.backend.spec
         if self.args.generation == CACHE:
-            return self.backend.generation[self.args.variant]
+            return spec.generation[self.args.variant]
         if self.args.generation:
-            return self.backend.variants.get(self.args.variant, self.backend.variants["default"])
-        return self.backend.variants[self.args.variant]
+            return spec.variants.get(self.args.variant, spec.variants["default"])
+        return spec.variants[self.args.variant]
 
     def _device_free_bytes(self) -> int | None:
         cards = machine.gpus() if self.args.device == "cuda" else []
@@ -137,7 +139,7 @@ class Loop:
         self._end(key)
         gc.enable()
         gc.collect()
-        self.backend.trim()
+        abilities.trim(self.backend)
         return {}
 
     def _end(self, key: str) -> None:

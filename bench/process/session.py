@@ -18,7 +18,7 @@ from bench.generation.requests import GenerationRequests
 from bench.machine import gpu, memory
 from bench.parity import inputs, judging
 from bench.parity.requests import ParityRequests
-from bench.process import channel, timing
+from bench.process import abilities, channel, timing
 from bench.process.loop import Loop
 from bench.serving.requests import LoadRequests
 from bench.spec import TimingPlan
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     pass
 
 
-class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, MemoryRequests):  # type: ignore[misc]
+class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, MemoryRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
     Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`, `GenerationRequests`,
@@ -54,7 +54,7 @@ class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, LoadRequ
         """
         from backends.base import BackendError
 
-        if no_inputs and self.backend.computes_the_model:
+        if no_inputs and self.backend.spec.computes_the_model:
             raise BackendError(f"the module's own inputs are not there: {no_inputs}")
         self.inputs_plan = inputs.InputPlan.from_json(inputs_plan)
         self.plan = TimingPlan(**plan)
@@ -63,18 +63,18 @@ class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, LoadRequ
         batch = self._batch("timed")
         prepared = self.backend.prepare(batch)
         # Between host and host a call copies and waits, so its events would time the host.
-        has_clock = boundary == "device" and self.backend.mark() is not None
+        device_clock = abilities.clock_of(self.backend) if boundary == "device" else None
         self.step = timing.Step(
             partial(self.backend.run, prepared) if boundary == "device" else partial(self._from_host_to_host, batch),
             self.backend.synchronize,
-            self.backend.mark if has_clock else None,
-            self.backend.elapsed_ns if has_clock else None,
+            device_clock.mark if device_clock else None,
+            device_clock.elapsed_ns if device_clock else None,
         )
         gc.collect()
         gc.disable()
         first_ns = self.step.wall_ns(time.perf_counter_ns)
         self.step.outputs = None  # two calls' outputs at once would double what autograd or a language model holds
-        watched = self.backend.run_watched(prepared)[1]
+        watched = abilities.watched(self.backend, prepared)[1]
         self.backend.synchronize()
         self.warm = timing.warm_up(self.step, self.plan)
         self.facts_before = self.backend.facts() | watched
@@ -119,11 +119,11 @@ class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, LoadRequ
         """Outputs of one call on a case's inputs, and the memory that it took."""
         prepared = self.backend.prepare(self._batch(case))
         self.backend.synchronize()
-        self.backend.reset_memory_peak()
+        abilities.reset_peak(self.backend)
         is_of_this_call = memory.set_peak_back()
         outputs = self.backend.run(prepared)
         self.backend.synchronize()
-        held = memory.resident_bytes() | self.backend.memory() | self._held_on_the_card()
+        held = memory.resident_bytes() | abilities.held(self.backend) | self._held_on_the_card()
         if not is_of_this_call:
             held.pop("peak_process_bytes", None)
         return self.backend.fetch(outputs), held
@@ -147,7 +147,7 @@ class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, LoadRequ
         self.let_go()
         gc.enable()
         gc.collect()
-        self.backend.trim()
+        abilities.trim(self.backend)
         return {}
 
 

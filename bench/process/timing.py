@@ -6,9 +6,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench import statistics
+
+if TYPE_CHECKING:
+    from backends.base import Backend
 
 Clock = Callable[[], int]
 
@@ -210,10 +213,9 @@ def take_turn(step: Step, seconds: float, warm: WarmUp, plan: Plan, clock: Clock
     return samples
 
 
-def step(backend: Any, call: Callable[[], Any], has_clock: bool = True) -> Step:
+def step(backend: Backend, call: Callable[[], Any], has_clock: bool = True) -> Step:
     """A step of `call` on a backend; with its device clock, if it has one and `has_clock`."""
-    from backends.protocols import DeviceClock
+    from bench.process import abilities
 
-    if has_clock and isinstance(backend, DeviceClock) and backend.mark() is not None:
-        return Step(call, backend.synchronize, backend.mark, backend.elapsed_ns)
-    return Step(call, backend.synchronize)
+    clock = abilities.clock_of(backend) if has_clock else None
+    return Step(call, backend.synchronize, clock.mark, clock.elapsed_ns) if clock else Step(call, backend.synchronize)

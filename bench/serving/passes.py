@@ -114,7 +114,7 @@ class LoadPasses(Driver[Step, LoadRecord]):
         return taken >= self.run.load.slices_of(self.step.number)
 
     def judge(self, point: Step, contestant: Candidate, cell: Measured) -> None:
-        computes = self.prepared.classes[contestant].computes_the_model
+        computes = self.prepared.classes[contestant].spec.computes_the_model
         tolerance = tolerance_of(contestant.precision, tf32=self.prepared.grid.tf32)
         cases = self._cases(point, contestant) if computes else {}
         judgeable = {} if isinstance(cases, str) else cases
@@ -195,7 +195,7 @@ class LoadPasses(Driver[Step, LoadRecord]):
             failure=cell.error.details if cell.error else {},
             turns=cell.turns,
             repeat=self.repeat(contestant, rate, point.number),
-            judged=self.prepared.classes[contestant].computes_the_model,
+            judged=self.prepared.classes[contestant].spec.computes_the_model,
             memory={"loaded": self.workers.memory.get(contestant, {})},
             conditions=conditions.summary(cell.conditions),
         )

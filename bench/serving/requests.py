@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.parity import judging
 from bench.parity.inputs import InputPlan
+from bench.process import abilities
 from bench.process.queue import Batching, serve
 from bench.serving.plan import SEQUENCES
 
@@ -58,6 +59,8 @@ class LoadRequests:
 
     args: argparse.Namespace
     backend: Backend
+    release: Callable[[Any], None]
+    has_static_shapes: bool
     facts_before: dict[str, Any]
 
     def do_begin_load(
@@ -79,11 +82,12 @@ class LoadRequests:
 
         from backends.base import UnsupportedError
 
-        has_static_shapes = self.backend.has_static_shapes
-        shapes = static_shapes if has_static_shapes else shapes
-        if has_static_shapes and len(shapes) > most_shapes:
+        self.release = abilities.release_of(self.backend)
+        self.has_static_shapes = abilities.has_static_shapes(self.backend)
+        shapes = static_shapes if self.has_static_shapes else shapes
+        if self.has_static_shapes and len(shapes) > most_shapes:
             raise UnsupportedError(
-                f"{self.backend.name} would compile {len(shapes)} shapes, above --most-shapes {most_shapes}; "
+                f"{self.backend.spec.name} would compile {len(shapes)} shapes, above --most-shapes {most_shapes}; "
                 "round lengths up with --bucket 16 or more, or raise it"
             )
         served = (shapes, batching, lengths)
@@ -94,12 +98,12 @@ class LoadRequests:
         if getattr(self, "begun_for", None) != served:
             self.begun_for, self.met_shapes = served, 0
             self.first_calls_ns, self.facts_of_first_call = 0, dict[str, Any]()
-            self.backend.keep_shapes(len(shapes))
+            abilities.keep_shapes(self.backend, len(shapes))
         gc.collect()
         gc.disable()
         started = time.monotonic()
         for rows, length in shapes[self.met_shapes :]:
-            if not has_static_shapes and self.met_shapes and time.monotonic() - started > MOST_WARMUP_SECONDS:
+            if not self.has_static_shapes and self.met_shapes and time.monotonic() - started > MOST_WARMUP_SECONDS:
                 break
             self._meet(rows, length)
             self.met_shapes += 1
@@ -117,18 +121,19 @@ class LoadRequests:
         call_ns = time.perf_counter_ns()
         outputs = self._call_from_host(self._full(rows, length))
         self.first_calls_ns += time.perf_counter_ns() - call_ns
-        self.backend.release(outputs)
+        self.release(outputs)
         if not self.facts_of_first_call:
-            outputs, self.facts_of_first_call = self.backend.run_watched(self.backend.prepare(self._full(rows, length)))
+            prepared = self.backend.prepare(self._full(rows, length))
+            outputs, self.facts_of_first_call = abilities.watched(self.backend, prepared)
             self.backend.synchronize()
-            self.backend.release(outputs)
+            self.release(outputs)
 
     def _go_round(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Go round the shapes, smallest first, for a moment."""
         ended = time.monotonic() + WARMUP_SECONDS
         while True:
             for rows, length in reversed(shapes):
-                self.backend.release(self._call_from_host(self._full(rows, length)))
+                self.release(self._call_from_host(self._full(rows, length)))
                 if time.monotonic() > ended:
                     return
 
@@ -145,7 +150,7 @@ class LoadRequests:
         import numpy as np
 
         count = len(sequences)
-        rows = self.batching.padded_rows(count) if self.backend.has_static_shapes else count
+        rows = self.batching.padded_rows(count) if self.has_static_shapes else count
         length = self.padded_to[max(one.length for one in sequences)]
         ids = np.full((rows, length), self.pad_token_id, np.int64)
         mask = np.zeros((rows, length), np.int64)
@@ -173,7 +178,7 @@ class LoadRequests:
         def call(first: int, count: int) -> None:
             if self.last_call is not None:
                 outputs, self.last_call = self.last_call.outputs, None
-                self.backend.release(outputs)
+                self.release(outputs)
                 del outputs
             batch = self._joined([one for request in members[first : first + count] for one in request])
             rows, length = batch["input_ids"].shape

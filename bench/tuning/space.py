@@ -49,7 +49,7 @@ def whole_space(device: str, precisions: Sequence[str], root: Path, pythons: Seq
         except Exception as error:  # a plugin may raise anything
             left_out.append((name, f"cannot be loaded ({error})"))
             continue
-        if backend.computes_the_model:
+        if backend.spec.computes_the_model:
             named = [place.partition("@")[2] for place, _ in pythons if place.startswith(f"{name}@")]
             for environment in ("", *named):
                 kept, refused = _of_backend(backend, environment, device, precisions, root, pythons)
@@ -76,7 +76,7 @@ def asked_space(
     for name in (part.strip() for part in asked if part.strip()):
         contestants = parse_candidates([name], precisions, places=known)
         backend = registry.load_class(contestants[0].backend)
-        if not backend.computes_the_model:
+        if not backend.spec.computes_the_model:
             raise UserError(
                 f"backend {contestants[0].backend} computes no model, so there is nothing to tune; leave it out"
             )
@@ -84,7 +84,7 @@ def asked_space(
         kept, refused = _of_backend(backend, contestants[0].environment, device, precisions, root, pythons)
         if ":" in name:
             kept = [c for c in kept if c in contestants]
-            refused = [(label, reason) for label, reason in refused if label.split()[0] in (name, backend.name)]
+            refused = [(label, reason) for label, reason in refused if label.split()[0] in (name, backend.spec.name)]
         found += kept
         left_out += refused
     check_all_used(pythons, used)
@@ -102,11 +102,12 @@ def _of_backend(
     root: Path,
     pythons: Sequence[tuple[str, str]],
 ) -> tuple[list[Candidate], list[tuple[str, str]]]:
+    spec = backend.spec
     wanted = [
-        Candidate(backend.name, variant, precision, environment=environment)
+        Candidate(spec.name, variant, precision, environment=environment)
         for precision in precisions
-        for variant in backend.variants
-        if variant not in backend.not_for_deployment
+        for variant in spec.variants
+        if variant not in spec.not_for_deployment
     ]
     elsewhere = None
     if wanted:
@@ -114,28 +115,26 @@ def _of_backend(
         if place not in dict(pythons) and unfinished(root, place):
             return [], [(place, f"its environment was not finished; run: bench env create {place}")]
         elsewhere = environment_of(root, wanted, device, pythons)
-    found, refused = [], dict[tuple[str, str], None]()
-    for contestant in wanted:
-        variant, precision = contestant.variant, contestant.precision
-        named = f"{contestant.label} {precision}"
-        if elsewhere is not None:
-            reason = elsewhere.reasons.get((variant, precision))
-        elif reason := backend.supports(device, precision):
-            named = backend.name
-        else:
-            reason = backend.refuses(variant, device, precision)
+    reasons = {
+        one: backend.supports(one.variant, device, one.precision)
+        if elsewhere is None
+        else elsewhere.reasons.get((one.variant, one.precision))
+        for one in wanted
+    }
+    refused = dict[tuple[str, str], None]()
+    for one, reason in reasons.items():
         if reason:
-            refused[(named, reason)] = None
-        else:
-            found.append(contestant)
-    return found, list(refused)
+            alike = all(reasons[other] == reason for other in wanted if other.precision == one.precision)
+            is_of_all = elsewhere is None and alike
+            refused[(spec.name if is_of_all else f"{one.label} {one.precision}", reason)] = None
+    return [one for one in wanted if not reasons[one]], list(refused)
 
 
 def _cost(contestant: Candidate) -> tuple[bool, int, str, bool, str]:
     """What is tried first: runtimes that compile no shape, fp32, plain variants."""
     backend = registry.load_class(contestant.backend)
     precision = PRECISIONS.index(contestant.precision)
-    is_dear = backend.compiles_every_shape(contestant.variant)
+    is_dear = backend.spec.compiles_every_shape(contestant.variant)
     return is_dear, precision, contestant.backend, contestant.variant != "default", contestant.variant
 
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import random
 import re
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import options, statistics
-from bench.columns import DASH, Column, Section, Table, milliseconds
 from bench.errors import UserError
 from bench.options import CommonOptions, option
 from bench.parity import inputs
-from bench.parity.inputs import InputPlan
 from bench.process.queue import Batching, Slice, Slices
-from bench.run import columns, sections
-from bench.run.record import SAME_MODEL, Record, Run, Turn, exit_code_of
+from bench.run.record import Record, Turn
 from bench.run.schedule import Schedule
-from bench.run.search import MOST_TRIAL_SECONDS, Found, RateSearch, Trial, bracket
+from bench.run.search import RateSearch
 from bench.run.workload import Workload
 from bench.spec import DEFAULT_LENGTHS, Candidate, Shape, check_lengths
-from bench.traffic import Slo, Traffic, duration, even, parse_slo, read_traffic
+from bench.traffic import Slo, Traffic, even, parse_slo, read_traffic
 
 if TYPE_CHECKING:
     from bench.parity.reference import Inputs

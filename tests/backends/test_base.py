@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import backends
@@ -9,6 +11,7 @@ from backends.base import (
     Backend,
     BackendError,
     OutOfMemoryError,
+    Spec,
     UnsupportedError,
     one_line,
     parse_out_of_memory,
@@ -97,32 +100,59 @@ def test_long_messages_are_cut() -> None:
 
 def test_a_refusal_names_the_remedy() -> None:
     onnx = backends.load_class("onnx")
-    assert onnx.supports("cpu", "bf16") == "onnx has no bf16 on cpu; use --precisions fp32,fp16,int8"
-    assert "use --device cpu" in str(backends.load_class("null").supports("cuda", "fp32"))
+    assert onnx.supports("default", "cpu", "bf16") == "onnx has no bf16 on cpu; use --precisions fp32,fp16,int8"
+    assert "use --device cpu" in str(backends.load_class("null").supports("default", "cuda", "fp32"))
 
 
 def test_a_backend_that_is_not_installed_says_how_to_add_it() -> None:
     class Absent(Backend):
-        name = "absent"
-        format = None
-        requires = ("no_such_module",)
-        install = "absent-runtime"
+        spec = Spec(name="absent", format=None, requires=("no_such_module",), install="absent-runtime")
         load = prepare = run = fetch = None  # type: ignore[assignment]
 
-    assert Absent.missing() == ["no_such_module"]
+    assert Absent.spec.missing() == ["no_such_module"]
     assert (
-        Absent.supports("cpu", "fp32")
+        Absent.supports("default", "cpu", "fp32")
         == "absent needs no_such_module, not installed; run: pip install 'absent-runtime'"
     )
 
 
+def test_a_distribution_can_be_missing_where_every_module_is_there() -> None:
+    """optimum can be imported without optimum-onnx."""
+    spec = Spec(name="half", format=None, requires=("json",), distributions=("no-such-distribution",), install="half")
+    assert spec.missing() == ["no-such-distribution"]
+    assert "half needs no-such-distribution, not installed" in str(spec.refusal("cpu", "fp32"))
+    assert replace(spec, distributions=("numpy",)).versions().keys() == {"numpy"}
+
+
+def test_what_a_variant_declares_comes_before_what_its_backend_does() -> None:
+    spec = Spec(
+        name="converting",
+        format="onnx",
+        variants={"default": {}, "traced": {"format": "torchscript", "artifact_precisions": {}}},
+        artifact_precisions={"int8": "fp32"},
+        compiled_per_shape=("default",),
+    )
+    assert [spec.format_of(variant) for variant in ("default", "traced", "full-passes")] == [
+        "onnx",
+        "torchscript",
+        "onnx",
+    ]
+    assert [spec.artifact_precision(variant, "int8") for variant in ("default", "traced")] == ["fp32", "int8"]
+    assert spec.artifact_precision("default", "bf16") == "bf16"
+    assert [spec.compiles_every_shape(variant) for variant in ("default", "traced", "full-passes")] == [
+        True,
+        False,
+        True,
+    ]
+
+
 def test_cuda_is_refused_by_a_cpu_build_of_onnxruntime(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr("backends.onnx.module_folder", lambda module: tmp_path)
+    monkeypatch.setattr("backends._onnx_providers.module_folder", lambda module: tmp_path)
     onnx = backends.load_class("onnx")
-    assert "needs onnxruntime-gpu" in str(onnx.supports("cuda", "fp32"))
+    assert "needs onnxruntime-gpu" in str(onnx.supports("default", "cuda", "fp32"))
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
     monkeypatch.setattr("backends._torch.torch_cuda_version", lambda: "13.0")
-    assert onnx.supports("cuda", "fp32") is None
+    assert onnx.supports("default", "cuda", "fp32") is None
     monkeypatch.setattr("backends._torch.torch_cuda_version", lambda: None)
-    assert "needs a CUDA build of torch" in str(onnx.supports("cuda", "fp32"))
+    assert "needs a CUDA build of torch" in str(onnx.supports("default", "cuda", "fp32"))

@@ -33,7 +33,7 @@ def module() -> Any:
 def loaded(kind: type[Eager], module: Any, folder: Path, variant: str) -> Any:
     (folder / "artifact.json").write_text(json.dumps({"metadata": {"outputs": ["logits"]}}))
     backend = kind(open_checkpoint=lambda path, device, precision: module)
-    backend.load(folder, device="cpu", precision="fp32", threads=1, options=kind.generation[variant])
+    backend.load(folder, device="cpu", precision="fp32", threads=1, options=kind.spec.generation[variant])
     return backend
 
 
@@ -153,7 +153,7 @@ def test_the_plain_artifacts_have_no_cache(tmp_path: Path, artifacts: Path) -> N
         backend = kind()
         backend.cache_tensors = None
         assert backend.has_cache() is False
-        with pytest.raises(UnsupportedError, match=f"{kind.name} keeps no keys and values"):
+        with pytest.raises(UnsupportedError, match=f"{kind.spec.name} keeps no keys and values"):
             backend.new_cache(1, 1)
 
 
@@ -194,5 +194,5 @@ def test_onnx_reads_and_writes_its_cache_where_it_lies(artifacts: Path, monkeypa
 
 def test_every_variant_names_a_format_that_is_exported() -> None:
     for kind in (Eager, Compile, TorchScript, Onnx):
-        assert kind.generation
-        assert (kind.generation_format or kind.format) in exporters.names()
+        assert kind.spec.generation
+        assert (kind.spec.generation_format or kind.spec.format) in exporters.names()

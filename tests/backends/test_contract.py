@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 import backends
-from backends.base import UnsupportedError
+from backends.base import Backend, UnsupportedError
 from backends.eager import Eager
 from backends.null import Null
+from bench.process import abilities
 from bench.testing import ContractError, check_backend
 
 pytestmark = pytest.mark.filterwarnings(
@@ -22,18 +24,18 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.mark.parametrize("name", ["null", "eager", "torchscript", "onnx"])
 def test_backend_keeps_the_contract(name: str, artifacts: Path) -> None:
-    assert len(check_backend(name, artifacts=artifacts)) == 7
+    assert len(check_backend(name, artifacts=artifacts)) == 8
 
 
 @pytest.mark.parametrize("model", ["gpt-tiny", "gpt2-tiny"])
 @pytest.mark.parametrize("name", ["torchscript", "onnx"])
 def test_decoders_keep_the_contract(name: str, model: str, artifacts: Path) -> None:
-    assert len(check_backend(name, model=model, artifacts=artifacts)) == 7
+    assert len(check_backend(name, model=model, artifacts=artifacts)) == 8
 
 
 @pytest.mark.parametrize(("name", "precision"), [("eager", "bf16"), ("torchscript", "bf16"), ("onnx", "fp16")])
 def test_lower_precisions_keep_the_contract(name: str, precision: str, artifacts: Path) -> None:
-    assert len(check_backend(name, precision=precision, artifacts=artifacts)) == 7
+    assert len(check_backend(name, precision=precision, artifacts=artifacts)) == 8
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_lower_precisions_keep_the_contract(name: str, precision: str, artifacts
     [("eager", "sdpa", "bert-tiny"), ("eager", "math", "gpt2-tiny"), ("torchscript", "optimized", "bert-tiny")],
 )
 def test_variants_keep_the_contract(name: str, variant: str, model: str, artifacts: Path) -> None:
-    assert len(check_backend(name, variant=variant, model=model, artifacts=artifacts)) == 7
+    assert len(check_backend(name, variant=variant, model=model, artifacts=artifacts)) == 8
 
 
 @pytest.mark.parametrize(("variant", "kernel"), [("sdpa", "flash"), ("math", "math")])
@@ -73,7 +75,7 @@ def test_one_dynamic_graph_serves_many_shapes(artifacts: Path) -> None:
     from bench import testing
     from bench.parity import inputs
 
-    assert len(check_backend("compile", variant="dynamic", artifacts=artifacts)) == 7
+    assert len(check_backend("compile", variant="dynamic", artifacts=artifacts)) == 8
     bench = testing._Workbench(backends.load_class("compile"), "dynamic", "bert-tiny", "cpu", "fp32", artifacts)
     backend = bench._loaded()
     backend.keep_shapes(1)  # forgets what was compiled before, counts as well
@@ -99,19 +101,19 @@ def test_one_dynamic_graph_serves_many_shapes(artifacts: Path) -> None:
     ],
 )  # fmt: skip
 def test_variants_of_onnx_keep_the_contract(variant: str, model: str, precision: str, artifacts: Path) -> None:
-    assert len(check_backend("onnx", variant=variant, model=model, precision=precision, artifacts=artifacts)) == 7
+    assert len(check_backend("onnx", variant=variant, model=model, precision=precision, artifacts=artifacts)) == 8
 
 
 @pytest.mark.slow
 def test_compile_keeps_the_contract_at_every_shape(artifacts: Path) -> None:
-    assert len(check_backend("compile", artifacts=artifacts)) == 7
+    assert len(check_backend("compile", artifacts=artifacts)) == 8
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["freezing", "max-autotune"])
 def test_variants_of_compile_keep_the_contract(variant: str, artifacts: Path) -> None:
     """At two shapes: each shape compiles anew, and what differs from the default is not its shapes."""
-    assert len(check_backend("compile", variant=variant, artifacts=artifacts, shapes=((1, 1), (2, 16)))) == 7
+    assert len(check_backend("compile", variant=variant, artifacts=artifacts, shapes=((1, 1), (2, 16)))) == 8
 
 
 @pytest.mark.slow
@@ -124,7 +126,7 @@ def test_variants_of_compile_keep_the_contract(variant: str, artifacts: Path) ->
 )  # fmt: skip
 def test_aoti_keeps_the_contract(variant: str, model: str, precision: str, artifacts: Path) -> None:
     """Its one package is right at batches 1 to 3 and lengths 1 to 128, with padding."""
-    assert len(check_backend("aoti", variant=variant, model=model, precision=precision, artifacts=artifacts)) == 7
+    assert len(check_backend("aoti", variant=variant, model=model, precision=precision, artifacts=artifacts)) == 8
 
 
 def test_aoti_is_compiled_for_the_instructions_of_one_cpu(tmp_path: Path) -> None:
@@ -161,9 +163,9 @@ def test_aoti_of_another_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("name", ["eager", "torchscript", "onnx", "compile", "aoti", "tensorrt"])
 def test_backend_keeps_the_contract_on_a_gpu(name: str, precision: str, artifacts: Path) -> None:
-    if reason := backends.load_class(name).supports("cuda", precision):
+    if reason := backends.load_class(name).supports("default", "cuda", precision):
         pytest.skip(reason)
-    assert len(check_backend(name, device="cuda", precision=precision, artifacts=artifacts)) == 7
+    assert len(check_backend(name, device="cuda", precision=precision, artifacts=artifacts)) == 8
 
 
 @pytest.mark.gpu
@@ -173,7 +175,7 @@ def test_synchronize_waits_for_the_device(name: str, artifacts: Path) -> None:
     from bench import testing
     from bench.parity import inputs
 
-    if reason := backends.load_class(name).supports("cuda", "fp32"):
+    if reason := backends.load_class(name).supports("default", "cuda", "fp32"):
         pytest.skip(reason)
     bench = testing._Workbench(backends.load_class(name), "default", "bert-tiny", "cuda", "fp32", artifacts)
     backend = bench._loaded()
@@ -195,11 +197,10 @@ def test_synchronize_waits_for_the_device(name: str, artifacts: Path) -> None:
 @pytest.mark.parametrize("model", ["bert-tiny", "gpt2-tiny"])
 @pytest.mark.parametrize("variant", ["fused", "attention23", "tensorrt", "cuda-graphs", "fused-cuda-graphs"])
 def test_variants_of_onnx_keep_the_contract_on_a_gpu(variant: str, model: str, precision: str, artifacts: Path) -> None:
-    onnx = backends.load_class("onnx")
-    if reason := onnx.supports("cuda", precision) or onnx.refuses(variant, "cuda", precision):
+    if reason := backends.load_class("onnx").supports(variant, "cuda", precision):
         pytest.skip(reason)
     made = check_backend("onnx", variant=variant, model=model, device="cuda", precision=precision, artifacts=artifacts)
-    assert len(made) == 7
+    assert len(made) == 8
 
 
 @pytest.mark.gpu
@@ -213,16 +214,44 @@ def test_variants_of_onnx_keep_the_contract_on_a_gpu(variant: str, model: str, p
 def test_variants_of_torch_keep_the_contract_on_a_gpu(name: str, variant: str, artifacts: Path) -> None:
     """At two shapes: a static one compiles anew for each."""
     shapes = ((1, 1), (2, 16))
-    assert len(check_backend(name, variant=variant, device="cuda", artifacts=artifacts, shapes=shapes)) == 7
+    assert len(check_backend(name, variant=variant, device="cuda", artifacts=artifacts, shapes=shapes)) == 8
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("model", ["gpt-tiny", "gpt2-tiny"])
 @pytest.mark.parametrize("name", ["torchscript", "onnx", "aoti"])
 def test_decoders_keep_the_contract_on_a_gpu(name: str, model: str, artifacts: Path) -> None:
-    if reason := backends.load_class(name).supports("cuda", "fp32"):
+    if reason := backends.load_class(name).supports("default", "cuda", "fp32"):
         pytest.skip(reason)
-    assert len(check_backend(name, model=model, device="cuda", artifacts=artifacts)) == 7
+    assert len(check_backend(name, model=model, device="cuda", artifacts=artifacts)) == 8
+
+
+def test_every_backend_has_what_it_is_asked_for_and_nothing_halfway() -> None:
+    """A renamed method of a protocol would make its ability disappear in silence."""
+    found = {
+        name: {
+            protocol.__name__ for protocol in abilities.PROTOCOLS if isinstance(backends.load_class(name)(), protocol)
+        }
+        for name in backends.BUILT_IN
+    }
+    torch = {"DeviceClock", "MemoryGauge", "Watched", "DeviceTensors"}
+    eager = torch | {"Generator", "InnerValues"}
+    assert found == {
+        "eager": eager,
+        "compile": eager | {"ShapeCompiler"},
+        "torchscript": eager,
+        "aoti": torch,
+        "onnx": eager | {"Releasing"},
+        "openvino": eager - {"DeviceClock"} | {"ShapeCompiler", "Releasing"},
+        "tensorrt": torch - {"Watched"} | {"ShapeCompiler", "Releasing"},
+        "optimum": {"MemoryGauge", "DeviceTensors"},
+        "null": {"Generator"},
+    }
+
+
+def test_the_core_of_a_backend_is_eight_methods() -> None:
+    core = {name for name in vars(Backend) if not name.startswith("_")}
+    assert core == {"supports", "load", "prepare", "run", "synchronize", "fetch", "facts", "close"}
 
 
 class Forgetful(Null):
@@ -245,7 +274,7 @@ class Drifting(Null):
 class Unsettled(Null):
     """Computes something else in the first call at a shape, and declares that it only settles there."""
 
-    settling_calls: ClassVar = {"cpu": 2}
+    spec = replace(Null.spec, settling_calls={"cpu": 2})
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         Null.__init__(self, *arguments, **named)
@@ -284,8 +313,27 @@ class Willing(Null):
     """Accepts whatever it is asked for."""
 
     @classmethod
-    def supports(cls, device: str, precision: str) -> str | None:
+    def supports(cls, variant: str, device: str, precision: str) -> str | None:
         return None
+
+
+class Halved(Null):
+    """Has half of a device clock."""
+
+    def mark(self) -> Any:
+        return 0
+
+
+class Boastful(Null):
+    """Declares a variant that compiles every shape, and has nothing to hold shapes with."""
+
+    spec = replace(Null.spec, compiled_per_shape=("default",))
+
+
+class Unspecified(Null):
+    """Has attributes of its own in place of a spec."""
+
+    spec = {"name": "null"}  # type: ignore[assignment]  # noqa: RUF012
 
 
 class Skewed(Eager):
@@ -307,11 +355,11 @@ class MaskBlind(Eager):
 
 def test_a_declared_call_may_settle_by_rounding(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "load_class", lambda name: Rounding)
-    assert len(check_backend("null", artifacts=artifacts)) == 7
+    assert len(check_backend("null", artifacts=artifacts)) == 8
 
 
 def test_nothing_but_torchscript_on_a_gpu_declares_that_it_settles() -> None:
-    declared = {name: backends.load_class(name).settling_calls for name in backends.names()}
+    declared = {name: backends.load_class(name).spec.settling_calls for name in backends.names()}
     assert {name: calls for name, calls in declared.items() if calls} == {"torchscript": {"cuda": 2}}
 
 
@@ -324,6 +372,9 @@ def test_nothing_but_torchscript_on_a_gpu_declares_that_it_settles() -> None:
         (Undeclared, "does not repeat itself|differs from its own"),
         (Vandal, "changes its inputs|does not repeat itself"),
         (Willing, "accepts fp32 on abacus"),
+        (Halved, "has some of DeviceClock and lacks elapsed_ns"),
+        (Boastful, "declares compiled_per_shape and is no ShapeCompiler"),
+        (Unspecified, r"has no backends\.base\.Spec"),
         (Skewed, "is broken at"),
         (MaskBlind, "is broken at .* padded"),
     ],
@@ -332,7 +383,7 @@ def test_nothing_but_torchscript_on_a_gpu_declares_that_it_settles() -> None:
 def test_the_contract_notices(
     planted: type[Null], message: str, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = planted.__mro__[1].name
+    real = planted.__mro__[1].spec.name
     monkeypatch.setattr(backends, "load_class", lambda name: planted)
     with pytest.raises(ContractError, match=message):
         check_backend(real, artifacts=artifacts)

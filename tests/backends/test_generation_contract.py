@@ -44,10 +44,10 @@ def test_compile_generates_by_the_contract(artifacts: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize(
-    ("name", "variant"), [(name, way) for name in ("eager", "compile", "torchscript", "onnx") for way in backends.load_class(name).generation]
+    ("name", "variant"), [(name, way) for name in ("eager", "compile", "torchscript", "onnx") for way in backends.load_class(name).spec.generation]
 )  # fmt: skip
 def test_backend_generates_by_the_contract_on_a_gpu(name: str, variant: str, precision: str, artifacts: Path) -> None:
-    if reason := backends.load_class(name).supports("cuda", precision):
+    if reason := backends.load_class(name).supports("default", "cuda", precision):
         pytest.skip(reason)
     made = check_generation(name, variant=variant, device="cuda", precision=precision, artifacts=artifacts)
     assert len(made) == 4
@@ -138,7 +138,7 @@ class Counting(Null):
 def test_the_contract_of_generation_notices(
     planted: type[Null], variant: str, message: str, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = planted.__mro__[1].name
+    real = planted.spec.name
     monkeypatch.setattr(backends, "load_class", lambda name: planted)
     with pytest.raises(ContractError, match=message):
         check_generation(real, variant=variant, artifacts=artifacts)

@@ -17,6 +17,17 @@ from backends.onnx import Onnx
 pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch and onnxruntime warn about themselves
 
 
+@pytest.fixture
+def cuda_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """ONNX Runtime's folder, as if it and torch were built for CUDA."""
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
+    monkeypatch.setattr(_onnx_providers, "module_folder", lambda module: tmp_path)
+    monkeypatch.setattr("backends._torch.torch_cuda_version", lambda: "13.0")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("cuda_build")
 @pytest.mark.parametrize(
     ("variant", "device", "precision", "words"),
     [
@@ -32,28 +43,27 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch and onnxru
 def test_a_variant_that_cannot_run_says_why_and_what_helps(
     variant: str, device: str, precision: str, words: str
 ) -> None:
-    assert words in str(backends.load_class("onnx").refuses(variant, device, precision))
+    assert words in str(backends.load_class("onnx").supports(variant, device, precision))
 
 
+@pytest.mark.usefixtures("cuda_build")
 def test_variants_that_can_run_are_not_refused() -> None:
     onnx = backends.load_class("onnx")
     for variant, precision in (("default", "int8"), ("fused", "fp32"), ("fused", "int8"), ("attention23", "fp16")):
-        assert onnx.refuses(variant, "cpu", precision) is None
-    assert onnx.refuses("cuda-graphs", "cuda", "bf16") is None
-    assert onnx.refuses("fused-cuda-graphs", "cuda", "fp16") is None
-    assert onnx.format_of("fused-cuda-graphs", "fp16") == "onnx-fused"
+        assert onnx.supports(variant, "cpu", precision) is None
+    assert onnx.supports("cuda-graphs", "cuda", "bf16") is None
+    assert onnx.supports("fused-cuda-graphs", "cuda", "fp16") is None
+    assert onnx.spec.format_of("fused-cuda-graphs") == "onnx-fused"
 
 
-def test_tensorrt_names_what_is_missing_step_by_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_onnx_providers, "module_folder", lambda module: tmp_path)
+def test_tensorrt_names_what_is_missing_step_by_step(monkeypatch: pytest.MonkeyPatch, cuda_build: Path) -> None:
     monkeypatch.setattr(_onnx_providers, "is_installed", lambda module: False)
     onnx = backends.load_class("onnx")
-    assert "needs an onnxruntime-gpu with the TensorRT provider" in str(onnx.refuses("tensorrt", "cuda", "fp32"))
-    (tmp_path / "capi").mkdir()
-    (tmp_path / "capi" / "libonnxruntime_providers_tensorrt.so").touch()
-    assert str(onnx.refuses("tensorrt", "cuda", "fp32")).endswith("run: pip install tensorrt")
+    assert "needs an onnxruntime-gpu with the TensorRT provider" in str(onnx.supports("tensorrt", "cuda", "fp32"))
+    (cuda_build / "capi" / "libonnxruntime_providers_tensorrt.so").touch()
+    assert str(onnx.supports("tensorrt", "cuda", "fp32")).endswith("run: pip install tensorrt")
     monkeypatch.setattr(_onnx_providers, "is_installed", lambda module: module == "tensorrt")
-    assert onnx.refuses("tensorrt", "cuda", "fp32") is None
+    assert onnx.supports("tensorrt", "cuda", "fp32") is None
 
 
 @pytest.mark.parametrize(("version", "is_refused"), [("1.22.1", True), ("1.23.0", False), ("2.0", False), (None, True)])
@@ -61,7 +71,7 @@ def test_an_old_runtime_has_no_attention_operator(
     version: str | None, is_refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_onnx_providers, "distribution_version", lambda module: version)
-    reason = backends.load_class("onnx").refuses("attention23", "cpu", "fp32")
+    reason = backends.load_class("onnx").supports("attention23", "cpu", "fp32")
     assert (reason is not None) is is_refused
     assert reason is None or "needs onnxruntime 1.23" in reason
 
@@ -149,7 +159,7 @@ def test_the_variant_is_loaded_with_graphs_and_runs_outside_them_until_one_is_pr
     monkeypatch.setattr(onnxruntime, "InferenceSession", Fake)
     (tmp_path / "artifact.json").write_text('{"metadata": {"inputs": ["input_ids"], "outputs": ["logits"]}}')
     backend = Onnx()
-    backend.load(tmp_path, device="cuda", precision="fp32", threads=1, options=Onnx.variants["cuda-graphs"])
+    backend.load(tmp_path, device="cuda", precision="fp32", threads=1, options=Onnx.spec.variants["cuda-graphs"])
     assert asked[0][1]["enable_cuda_graph"] == "1"
     assert backend.run_options.get_run_config_entry("gpu_graph_id") == "-1"
     prepared = backend.prepare_binding(Binding())

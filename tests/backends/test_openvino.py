@@ -22,22 +22,22 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch, transform
 
 @pytest.mark.parametrize("model", ["bert-tiny", "gpt-tiny", "gpt2-tiny"])
 def test_openvino_keeps_the_contract(model: str, artifacts: Path) -> None:
-    assert len(check_backend("openvino", model=model, artifacts=artifacts)) == 7
+    assert len(check_backend("openvino", model=model, artifacts=artifacts)) == 8
 
 
 @pytest.mark.parametrize(("model", "precision"), [("bert-tiny", "fp32"), ("gpt2-tiny", "fp32"), ("bert-tiny", "int8")])
 def test_openvino_takes_attention_as_one_operator_by_the_contract(model: str, precision: str, artifacts: Path) -> None:
     passed = check_backend("openvino", variant="attention23", model=model, precision=precision, artifacts=artifacts)
-    assert len(passed) == 7
+    assert len(passed) == 8
 
 
 def test_openvino_computes_bf16_from_the_fp32_file_by_the_contract(artifacts: Path) -> None:
-    assert len(check_backend("openvino", precision="bf16", artifacts=artifacts)) == 7
+    assert len(check_backend("openvino", precision="bf16", artifacts=artifacts)) == 8
 
 
 @pytest.mark.parametrize("variant", ["default", "group128"])
 def test_int8_of_openvino_keeps_the_contract(variant: str, artifacts: Path) -> None:
-    assert len(check_backend("openvino", variant=variant, precision="int8", artifacts=artifacts)) == 7
+    assert len(check_backend("openvino", variant=variant, precision="int8", artifacts=artifacts)) == 8
 
 
 def test_openvino_generates_by_the_contract(artifacts: Path) -> None:
@@ -127,12 +127,12 @@ def test_a_model_without_matrix_products_has_no_int8(monkeypatch: pytest.MonkeyP
 
 
 def test_openvino_says_what_it_is_not_for_and_how_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert OpenVino.supports("cpu", "fp32") is None
-    assert OpenVino.supports("cuda", "fp32") == "openvino does not run on cuda; use --device cpu"
-    assert OpenVino.refuses("group128", "cpu", "int8") is None
-    assert "which fp32 does not; use openvino, or int8" in str(OpenVino.refuses("group128", "cpu", "fp32"))
+    assert OpenVino.supports("default", "cpu", "fp32") is None
+    assert OpenVino.supports("default", "cuda", "fp32") == "openvino does not run on cuda; use --device cpu"
+    assert OpenVino.supports("group128", "cpu", "int8") is None
+    assert "which fp32 does not; use openvino, or int8" in str(OpenVino.supports("group128", "cpu", "fp32"))
     monkeypatch.setattr(base, "is_installed", lambda module: False)
-    assert OpenVino.supports("cpu", "fp32") == (
+    assert OpenVino.supports("default", "cpu", "fp32") == (
         "openvino needs openvino, not installed; run: pip install 'runtimebench[openvino]'"
     )
 
@@ -150,15 +150,15 @@ def test_a_kernel_compiled_around_a_softmax_is_told_as_attention() -> None:
     ("model", "precision"), [("bert-tiny", "fp32"), ("gpt-tiny", "fp32"), ("gpt2-tiny", "bf16"), ("bert-tiny", "int8")]
 )
 def test_static_shapes_keep_the_contract(model: str, precision: str, artifacts: Path) -> None:
-    assert len(check_backend("openvino", variant="static", model=model, precision=precision, artifacts=artifacts)) == 7
+    assert len(check_backend("openvino", variant="static", model=model, precision=precision, artifacts=artifacts)) == 8
 
 
 def test_a_static_shape_is_compiled_within_its_first_call_and_kept_as_asked(artifacts: Path) -> None:
     bench = _Workbench(OpenVino, "static", "bert-tiny", "cpu", "fp32", artifacts)
     backend = bench._loaded()
     assert backend.has_static_shapes
-    assert OpenVino.compiles_every_shape("static")
-    assert not OpenVino.compiles_every_shape("attention23")
+    assert OpenVino.spec.compiles_every_shape("static")
+    assert not OpenVino.spec.compiles_every_shape("attention23")
 
     def compiled_by(shape: tuple[int, int]) -> tuple[int, int]:
         """Graphs that are held once a call is prepared, and once it has run twice."""

@@ -243,12 +243,12 @@ def test_a_failure_says_what_the_library_said(
 
 
 def test_it_is_for_cuda_alone_and_says_how_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert TensorRt.supports("cpu", "fp32") == "tensorrt does not run on cpu; use --device cuda"
+    assert TensorRt.supports("default", "cpu", "fp32") == "tensorrt does not run on cpu; use --device cuda"
     monkeypatch.setattr(base, "is_installed", lambda module: module != "tensorrt")
-    assert TensorRt.supports("cuda", "fp32") == (
+    assert TensorRt.supports("default", "cuda", "fp32") == (
         "tensorrt needs tensorrt, not installed; run: pip install 'runtimebench[tensorrt]'"
     )
     monkeypatch.setattr(base, "is_installed", lambda module: True)
     monkeypatch.setattr("backends._torch.torch_cuda_version", lambda: None)
-    assert "no fp99 on cuda" in str(TensorRt.supports("cuda", "fp99"))
-    assert "needs a CUDA build of torch" in str(TensorRt.supports("cuda", "fp32"))
+    assert "no fp99 on cuda" in str(TensorRt.supports("default", "cuda", "fp99"))
+    assert "needs a CUDA build of torch" in str(TensorRt.supports("default", "cuda", "fp32"))

@@ -173,7 +173,7 @@ def programs() -> dict[str, str]:
 
     found = {}
     for backend in runtimes.DISTRIBUTIONS:
-        for variant in backends.load_class(backend).variants:
+        for variant in backends.load_class(backend).spec.variants:
             if f"{backend}:{variant}" in runtimes.NOT_CARRIED:
                 continue
             for device in ("cpu", "cuda"):
@@ -536,7 +536,7 @@ def test_a_worker_that_dies_leaves_it_unproven(made: Bundle, monkeypatch: pytest
 
 
 def test_a_bundle_for_a_device_that_is_not_here_is_not_proven(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Onnx, "supports", classmethod(lambda cls, device, precision: f"no {device} here"))
+    monkeypatch.setattr(Onnx, "supports", classmethod(lambda cls, variant, device, precision: f"no {device} here"))
     forged(copied, device="cuda")
     found = verified(copied)
     assert found.exit_code == 1

@@ -17,7 +17,7 @@ from bench.spec import TimingPlan
 pytestmark = pytest.mark.gpu
 
 QUICK = TimingPlan(rounds=3, seconds_per_cell=0.3, warmup_seconds=0.0, warmup_most_seconds=0.2, timeout_seconds=600)
-HAS_ONNX = backends.load_class("onnx").supports("cuda", "fp32") is None
+HAS_ONNX = backends.load_class("onnx").supports("default", "cuda", "fp32") is None
 BACKENDS = "eager,torchscript,compile,compile:reduce-overhead" + (",onnx,onnx:cuda-graphs" if HAS_ONNX else "")
 
 
@@ -96,7 +96,7 @@ def test_a_limit_of_the_allocator_is_kept_and_told_as_out_of_memory(name: str, a
     from bench import testing
     from bench.parity import inputs
 
-    if reason := backends.load_class(name).supports("cuda", "fp32"):
+    if reason := backends.load_class(name).supports("default", "cuda", "fp32"):
         pytest.skip(reason)
     workbench = testing._Workbench(backends.load_class(name), "default", "bert-tiny", "cuda", "fp32", artifacts)
     workbench.options = {**workbench.options, "memory_limit_bytes": 128 * 2**20}

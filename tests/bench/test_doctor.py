@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 import backends
 import exporters
-from backends.base import Backend
+from backends.base import Backend, Spec
 from bench import api, doctor, machine
 from bench.doctor import Findings, Noise, Overhead, Twins, Unmeasured
 from bench.errors import BenchError, UserError
@@ -138,41 +138,45 @@ def test_what_disturbed_either_copy_is_told_with_the_shape() -> None:
 class Sound(Backend):
     """Needs nothing."""
 
-    name, format = "sound", None
-    precisions: ClassVar = {"cpu": ("fp32", "bf16")}
+    spec = Spec(name="sound", format=None, precisions={"cpu": ("fp32", "bf16")})
     load = prepare = run = fetch = None  # type: ignore[assignment]
 
 
 class Missing(Sound):
     """Needs what nobody has."""
 
-    name, requires, install = "missing", ("json", "no_such_runtime"), "runtimebench[no-such]"
+    spec = Spec(name="missing", format=None, requires=("json", "no_such_runtime"), install="runtimebench[no-such]")
 
 
 class Refusing(Sound):
     """Is there, and cannot be used."""
 
-    name = "refusing"
-    precisions: ClassVar = {"cpu": ("fp32", "fp16"), "cuda": ("fp32",)}
+    spec = Spec(
+        name="refusing",
+        format=None,
+        variants={"default": {}, "half": {}},
+        precisions={"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32",)},
+    )
 
     @classmethod
-    def supports(cls, device: str, precision: str) -> str | None:
-        return None if precision == "fp32" else "refusing on cpu needs luck; run: pip install luck"
+    def supports(cls, variant: str, device: str, precision: str) -> str | None:
+        takes = {"default": ("fp32",), "half": ("fp16",)}[variant]
+        return None if precision in takes else "refusing on cpu needs luck; run: pip install luck"
 
 
 class Silent(Sound):
     """Computes nothing."""
 
-    name, computes_the_model = "silent", False
+    spec = Spec(name="silent", format=None, computes_the_model=False)
 
 
 class Unexportable(Sound):
     """Loads a format that nothing writes."""
 
-    name, format = "unexportable", "papyrus"
+    spec = replace(Sound.spec, name="unexportable", format="papyrus")
 
 
-CLASSES = {one.name: one for one in (Sound, Missing, Refusing, Silent, Unexportable)}
+CLASSES = {one.spec.name: one for one in (Sound, Missing, Refusing, Silent, Unexportable)}
 
 
 @pytest.fixture
@@ -207,7 +211,7 @@ def test_a_backend_says_what_it_lacks_with_the_exact_command() -> None:
     parts = {part.name: part for part in installed.backend_parts("cpu")}
     assert parts["sound"] == Part("sound", "backend", precisions=("fp32", "bf16"))
     assert parts["missing"].lacks == (Lack("needs no_such_runtime", "pip install 'runtimebench[no-such]'"),)
-    assert parts["refusing"].precisions == ("fp32",)
+    assert parts["refusing"].precisions == ("fp32", "fp16")  # fp16 by another variant than the default
     assert parts["refusing"].lacks == (Lack("on cpu needs luck", "pip install luck"),)
     assert parts["unexportable"].lacks == (Lack("nothing exports the format 'papyrus'", "install a package that does"),)
     assert "plugin:Class cannot be loaded (ImportError: no module named torn)" in parts["torn"].lacks[0].what
@@ -419,7 +423,7 @@ def test_the_peaks_are_those_of_every_precision_that_some_backend_has(
     compares: Compares, registry: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def measure(root: Path, device: str, precisions: list[str], *rest: Any) -> Peaks:
-        assert (root, device, precisions) == (tmp_path, "cpu", ["fp32", "bf16"])
+        assert (root, device, precisions) == (tmp_path, "cpu", ["fp32", "fp16", "bf16"])
         return replace(PEAKS, unmeasured={"bf16": "no bf16 here", "int8": "no int8 here"})
 
     monkeypatch.setattr(peaks, "measure", measure)

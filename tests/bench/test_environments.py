@@ -466,27 +466,33 @@ def test_tuning_takes_interpreters_of_the_users_own(tools: Tools, tmp_path: Path
 
 def test_optimum_declares_its_environment_and_keeps_the_light_part_of_the_contract() -> None:
     optimum = backends.load_class("optimum")
-    assert optimum.requirements is not None
-    pins = [line for line in optimum.requirements.read_text().splitlines() if line and not line.startswith("#")]
+    assert optimum.spec.requirements is not None
+    pins = [line for line in optimum.spec.requirements.read_text().splitlines() if line and not line.startswith("#")]
     assert all(line.count("==") == 1 for line in pins)
     assert {"torch==2.13.0", "transformers==4.57.6", "optimum-onnx==0.1.0"} <= set(pins)
     testing._check_declaration("optimum", optimum, "O2")
     testing._check_stays_light("optimum")
 
 
-def test_optimums_levels_load_files_of_their_own_and_o4_is_a_gpus() -> None:
+def test_optimums_levels_load_files_of_their_own_and_o4_is_a_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.base.is_installed", lambda module: True)
+    monkeypatch.setattr("backends.base.distribution_version", lambda module: "1.0")
+    monkeypatch.setattr("backends.optimum.has_library_of", lambda provider: True)
+    monkeypatch.setattr("backends._torch.torch_cuda_version", lambda: "13.0")
     optimum = backends.load_class("optimum")
-    formats = [optimum.format_of(variant, "fp32") for variant in optimum.variants]
+    formats = [optimum.spec.format_of(variant) for variant in optimum.spec.variants]
     assert formats == ["optimum", "optimum-o1", "optimum-o2", "optimum-o3", "optimum-o4"]
-    assert [optimum.refuses(variant, "cpu", "fp32") is None for variant in optimum.variants] == [True] * 4 + [False]
-    assert "--device cuda" in str(optimum.refuses("O4", "cpu", "fp32"))
-    assert "--precisions fp16" in str(optimum.refuses("O4", "cuda", "fp32"))
-    assert optimum.refuses("O4", "cuda", "fp16") is None
-    assert "use optimum:O4" in str(optimum.refuses("O2", "cuda", "fp16"))
+    assert [optimum.supports(variant, "cpu", "fp32") is None for variant in optimum.spec.variants] == [True] * 4 + [
+        False
+    ]
+    assert "--device cuda" in str(optimum.supports("O4", "cpu", "fp32"))
+    assert "--precisions fp16" in str(optimum.supports("O4", "cuda", "fp32"))
+    assert optimum.supports("O4", "cuda", "fp16") is None
+    assert "use optimum:O4" in str(optimum.supports("O2", "cuda", "fp16"))
 
 
 def test_the_list_of_backends_prints_what_adds_optimum(cli_here: Cli) -> None:
-    if not backends.load_class("optimum").missing():
+    if not backends.load_class("optimum").spec.missing():
         pytest.skip("optimum is installed beside the others here")
     assert "add it with: bench env create optimum" in cli_here("list", "backends").stdout
 

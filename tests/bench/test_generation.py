@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from backends.base import Backend, BackendError, Batch, Options, UnsupportedError
+from backends.base import Backend, BackendError, Batch, Options, Spec, UnsupportedError
 from backends.compile import Compile
 from bench.parity.generation import by_cache, by_full_passes, check, continue_greedily, evaluate
 from bench.parity.inputs import InputPlan
 from bench.parity.matrix import PROMPT_LENGTH
 from bench.parity.verdict import TOLERANCES, judge, judge_generation
+from bench.process import abilities
 
 VOCABULARY, PADDING, STEPS = 50, 0, 8
 PLAN = InputPlan(1, PROMPT_LENGTH, VOCABULARY, PADDING, seed=0, output_width=VOCABULARY, cases=("random-full",))
@@ -25,10 +26,7 @@ FP32 = {"precision": "fp32", "atol": 0.0, "rtol": 0.0}
 class Summing(Backend):
     """A causal model that can be computed by hand: logits behind a token are a row of a table, by the sum of all ids."""
 
-    name = "summing"
-    format = None
-    variants: ClassVar = {"default": {}}
-    precisions: ClassVar = {"cpu": ("fp32",)}
+    spec = Spec(name="summing", format=None)
 
     def __init__(self, dtype: type = np.float32, table: np.ndarray = TABLE) -> None:
         self.dtype, self.table = dtype, table
@@ -52,6 +50,13 @@ class Summing(Backend):
 
 class Caching(Summing):
     """The same, with the sum so far for a cache."""
+
+    cache_is_static = False
+
+    def unasked(self, *arguments: Any) -> Any:
+        raise AssertionError("nothing here is watched, reordered or weighed")
+
+    step_watched = reorder = cache_bytes = unasked
 
     def has_cache(self) -> bool:
         return True
@@ -264,14 +269,10 @@ def test_only_decoders_whose_forward_takes_past_keys_keep_them(model: str, task:
 
 
 def test_a_backend_has_no_cache_unless_it_says_so() -> None:
-    assert Summing().has_cache() is False
-    for call in (Summing().new_cache, Summing().reorder):
-        with pytest.raises(UnsupportedError, match="summing keeps no keys and values"):
-            call(None, None)
+    assert abilities.has_cache(Summing()) is False
+    assert abilities.has_cache(Caching()) is True
     with pytest.raises(UnsupportedError, match="summing keeps no keys and values"):
-        Summing().step(None, None, None)
-    with pytest.raises(UnsupportedError, match="summing keeps no keys and values"):
-        Summing().cache_bytes(None)
+        by_cache(Summing(), PROMPT_LENGTH)
     # Eager's step would run the module that is not compiled.
     assert Compile.has_cache(object.__new__(Compile)) is False
 

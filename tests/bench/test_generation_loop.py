@@ -10,6 +10,7 @@ import torch
 from backends.null import Null
 from bench.generation.decoding import Beam, Greedy
 from bench.generation.loop import ByCache, ByFullPasses, generate
+from bench.process import abilities
 
 PROMPT = torch.tensor([[3, 5, 8], [1, 2, 4]])
 ROOM = 8
@@ -62,11 +63,20 @@ class Passing(Device):
 class Static(Passing):
     has_static_shapes = True
 
+    def keep_shapes(self, count: int) -> None:
+        """Nothing is compiled."""
+
+
+def begun(device: Device, way: type) -> Any:
+    further = (device.tensors, abilities.has_static_shapes(device)) if isinstance(device, Passing) else ()
+    return way(device, *further, len(PROMPT), ROOM, "cpu")
+
 
 def run(device: Device, way: type = ByCache, choose: Any = None, new_tokens: int = 5, **more: Any) -> tuple[Any, Any]:
     choose = choose or Greedy()
-    state = lambda: way(device, len(PROMPT), ROOM, "cpu")  # noqa: E731
-    done = generate(state, choose, PROMPT, new_tokens, device.synchronize, lambda: device.now_ns, **more)
+    done = generate(
+        lambda: begun(device, way), choose, PROMPT, new_tokens, device.synchronize, lambda: device.now_ns, **more
+    )
     return done, choose.tokens()
 
 
@@ -134,7 +144,7 @@ def test_each_steps_logits_can_be_seen() -> None:
 @pytest.mark.parametrize("kind", [Passing, Static])
 def test_full_passes_keep_what_a_beam_turns_round(kind: type[Passing]) -> None:
     device = kind()
-    state = ByFullPasses(device, 2, ROOM, "cpu")
+    state = begun(device, ByFullPasses)
     state.logits(PROMPT)
     state.reorder(torch.tensor([1, 1]))
     state.logits(torch.tensor([[6], [7]]))

@@ -18,7 +18,7 @@ import warnings; warnings.simplefilter("ignore")
 from pathlib import Path
 from bench.testing import check_backend
 from exporters.errors import UnsupportedModelError
-assert len(check_backend("optimum", artifacts=Path("own"))) == 7
+assert len(check_backend("optimum", artifacts=Path("own"))) == 8
 try:
     check_backend("optimum", model="gpt-tiny", artifacts=Path("own"))
 except UnsupportedModelError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -19,13 +20,13 @@ from exporters.store import Artifact, ArtifactStore
 class Converting(Null):
     """Loads the fp32 artifact whatever it computes in, and another format by one variant."""
 
-    format = "onnx"
-    variants: ClassVar = {"default": {}, "traced": {"format": "torchscript"}}
-    precisions: ClassVar = {"cpu": ("fp32", "bf16", "int8")}
-
-    @classmethod
-    def artifact_precision(cls, variant: str, precision: str) -> str:
-        return precision if variant == "traced" else "fp32"
+    spec = replace(
+        Null.spec,
+        format="onnx",
+        variants={"default": {}, "traced": {"format": "torchscript", "artifact_precisions": {}}},
+        precisions={"cpu": ("fp32", "bf16", "int8")},
+        artifact_precisions={"bf16": "fp32", "int8": "fp32"},
+    )
 
 
 @pytest.fixture

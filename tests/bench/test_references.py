@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from backends.base import Backend, BackendError, Batch, Options
+from backends.base import Backend, BackendError, Batch, Options, Spec
 from bench.errors import UserError
 from bench.parity import judging
 from bench.parity import references as references_module
@@ -34,10 +34,7 @@ PLAN = InputPlan(5, 24, 100, 0, seed=0, output_width=8, cases=CASES, most_rows=2
 class Averaging(Backend):
     """A model to compute by hand: a row of a table for every id, less the mean over what the mask keeps."""
 
-    name = "averaging"
-    format = None
-    variants: ClassVar = {"default": {}}
-    precisions: ClassVar = {"cpu": ("fp32",)}
+    spec = Spec(name="averaging", format=None)
 
     def __init__(self, dtype: type = np.float32) -> None:
         self.dtype = dtype

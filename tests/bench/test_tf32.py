@@ -133,21 +133,20 @@ def test_onnx_runtimes_providers_are_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_backends_with_a_switch_take_it() -> None:
     for name in ("eager", "compile", "torchscript", "onnx", "optimum", "tensorrt"):
-        assert backends.load_class(name).takes_tf32, name
-    assert not backends.load_class("openvino").takes_tf32
+        assert backends.load_class(name).spec.takes_tf32, name
+    assert not backends.load_class("openvino").spec.takes_tf32
 
 
 class Silent(Null):
     """Computes no model, on a GPU too."""
 
-    precisions = {"cuda": ("fp32",)}  # noqa: RUF012
+    spec = replace(Null.spec, precisions={"cuda": ("fp32",)})
 
 
 class Deaf(Null):
     """Computes a model, and has no such switch."""
 
-    computes_the_model = True
-    precisions = {"cpu": ("fp32",), "cuda": ("fp32",)}  # noqa: RUF012
+    spec = replace(Null.spec, computes_the_model=True, precisions={"cpu": ("fp32",), "cuda": ("fp32",)})
 
 
 @pytest.mark.parametrize(

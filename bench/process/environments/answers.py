@@ -26,10 +26,10 @@ def answers(backend: str, device: str, wanted: list[list[str]], formats: list[st
     `libraries` has a format where this environment can write it.
     """
     runtime = backends.load_class(backend)
-    needed = [*OF_A_WORKER, *runtime.requires, *(OF_A_CHECKPOINT if "checkpoint" in formats else ())]
+    needed = [*OF_A_WORKER, *runtime.spec.requires, *(OF_A_CHECKPOINT if "checkpoint" in formats else ())]
     missing = [module for module in dict.fromkeys(needed) if not is_installed(module)]
     reasons = [
-        [variant, precision, runtime.supports(device, precision) or runtime.refuses(variant, device, precision)]
+        [variant, precision, runtime.supports(variant, device, precision)]
         for variant, precision in ([] if missing else wanted)
     ]
     libraries = {}
@@ -38,7 +38,7 @@ def answers(backend: str, device: str, wanted: list[list[str]], formats: list[st
             found = exporters.library_versions(exporters.load_module(name).LIBRARIES)
             if "missing" not in found.values() and all(map(is_installed, ("filelock", *OF_A_CHECKPOINT))):
                 libraries[name] = found
-    versions = runtime.versions() | {"python": platform.python_version()}
+    versions = runtime.spec.versions() | {"python": platform.python_version()}
     return {"versions": versions, "missing": missing, "reasons": reasons, "libraries": libraries}
 
 

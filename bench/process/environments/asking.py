@@ -81,7 +81,7 @@ def environment_of(
 
 def check_environments(grid: Grid, root: Path) -> None:
     """Raise UserError where a contestant's environment is not there or does not work, before a run begins."""
-    formats = {who: backends.load_class(who.backend).format_of(who.variant, who.precision) for who in grid.contestants}
+    formats = {who: backends.load_class(who.backend).spec.format_of(who.variant) for who in grid.contestants}
     interpreters(grid, root, formats)
 
 
@@ -99,7 +99,7 @@ def changed_versions(
     there, found = environments_of(candidates, device, pythons, root, dict.fromkeys(candidates)), list[str]()
     for contestant, versions in recorded.items():
         own = there.get(contestant)
-        now = own.versions if own else backends.load_class(contestant.backend).versions()
+        now = own.versions if own else backends.load_class(contestant.backend).spec.versions()
         found += [
             f"{contestant.label} ran with {name} {version} and would run with {now[name]}"
             for name, version in versions.items()

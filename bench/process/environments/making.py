@@ -42,7 +42,7 @@ def create(root: Path, place: str, requirements: Path | None = None, say: Say = 
     UserError and BenchError.
     """
     place = parse_place(place, "bench env create")
-    file = requirements or backends.load_class(place.partition("@")[0]).requirements
+    file = requirements or backends.load_class(place.partition("@")[0]).spec.requirements
     if file is None:
         own = [name for name in backends.names() if _declares(name)]
         raise UserError(
@@ -79,7 +79,7 @@ def create(root: Path, place: str, requirements: Path | None = None, say: Say = 
 
 def _declares(name: str) -> bool:
     try:
-        return backends.load_class(name).requirements is not None
+        return backends.load_class(name).spec.requirements is not None
     except Exception:  # a plugin may raise anything
         return False
 

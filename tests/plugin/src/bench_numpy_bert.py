@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from backends.base import Backend, Batch, Options, UnsupportedError
+from backends.base import Backend, Batch, Options, Spec, UnsupportedError
 
 
 class NumpyBert(Backend):
     """Reads the shared checkpoint (config.json, model.safetensors) and computes the last hidden state."""
 
-    name = "numpy"
-    format = "checkpoint"
-    requires = ("numpy", "safetensors")
-    install = "bench-numpy-bert"
-    precisions: ClassVar = {"cpu": ("fp32",)}
+    spec = Spec(name="numpy", format="checkpoint", requires=("numpy", "safetensors"), install="bench-numpy-bert")
 
     def load(self, path: Path | None, *, device: str, precision: str, threads: int, options: Options) -> None:
         from safetensors.numpy import load_file
