@@ -33,11 +33,16 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     """The report of a run, coloured if standard output is a terminal.
 
     `columns` are names of further columns that each table also has; if there is no room for them, others are dropped.
-    Raises UserError for an unknown one.
+    Raises UserError for an unknown one, and for a damaged file whose figures make no sense.
     """
+    asked = parts.asked_columns(run, columns)
+    with parts.readable(run):
+        return _rendered(run, asked)
+
+
+def _rendered(run: Run, asked: Sequence[Column]) -> str:
     from rich.console import Console
 
-    asked = parts.asked_columns(run, columns)
     text = io.StringIO()
     width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
     console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
