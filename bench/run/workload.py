@@ -181,6 +181,10 @@ class Workload(ABC):
         """True for a planned cell that turned out not to be wanted; reports leave it out."""
         return False
 
+    def is_in_tables(self, record: Record) -> bool:
+        """False for a record that only sections tell of."""
+        return True
+
     def progress(self, run: Run, record: Record) -> str:
         """What a record came to, in a few words."""
         return outcome(run, record)
