@@ -176,6 +176,16 @@ def flag(value: Any, option: str) -> bool:
     return value
 
 
+def checked(check: Callable[[str, str], Any]) -> Parser:
+    """A parser that keeps the text which `check(text, option)` takes without an error."""
+
+    def parse(value: Any, option: str) -> str:
+        check(text(value, option), option)
+        return str(value)
+
+    return parse
+
+
 def one_of(choices: Iterable[str]) -> Parser:
     """A parser of one of `choices`, which names the nearest for anything else."""
     known = tuple(choices)

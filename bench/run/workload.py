@@ -186,6 +186,10 @@ class Workload(ABC):
         """True for a planned cell that turned out not to be wanted; reports leave it out."""
         return False
 
+    def is_in_tables(self, record: Record) -> bool:
+        """False for a record that only sections tell of."""
+        return True
+
     def plan(self, run: Run) -> Iterable[str]:
         """Lines for the plan of a run, beside the number of its cells."""
         return ()
