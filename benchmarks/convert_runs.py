@@ -2,9 +2,9 @@
 
     python benchmarks/convert_runs.py FILE...
 
-Each file is replaced by its conversion, which is sealed; the old one stays beside it as FILE.old. What was noted once for
-a cell and is noted for each turn now (what else went on meanwhile) stands in the cell's first turn. Figures that a later
-schema counts from samples are not carried over.
+Each file is replaced by its conversion, sealed if the run was complete; the old one stays beside it as FILE.old. What else
+went on was noted once for a cell and is noted for each turn now: it stands in the cell's first turn. Figures that are
+counted from samples are not carried over.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def record_of(
             calls_per_sample=line.get("calls_per_sample", 1),
         ),
         parity=line.get("parity", {}),
-        memory={name: held for name, held in line.get("memory", {}).items()},
+        memory=line.get("memory", {}),
         operations=line.get("operations", {}),
         facts=line.get("facts", {}),
         failure=line.get("failure", {}),
