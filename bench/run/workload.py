@@ -45,6 +45,8 @@ class Workload(ABC):
     fresh_process: ClassVar[bool] = False
     """True if every turn needs a worker process of its own."""
     point_noun: ClassVar[str] = "point"
+    point_title: ClassVar[str] = ""
+    """Heading of a column of points; the noun if empty."""
     has_roofline: ClassVar[bool] = False
     """True if medians are held against this machine's peaks, which are measured before the run."""
 
@@ -161,6 +163,14 @@ class Workload(ABC):
         """Columns of CSV and JSON: those of every workload, then its own."""
         own = {column.name for column in self.columns}
         return (*(column for column in COMMON_COLUMNS if column.name not in own), *self.columns)
+
+    def table_title(self, record: Record) -> str | None:
+        """Title of the table that a record's row stands in; records of one title share one. None for no row."""
+        return str(record.point)
+
+    def row_title(self, point: Point) -> str:
+        """How a point is named in a row of a table that has several."""
+        return str(point)
 
     def sections(self, run: Run) -> Iterable[Section]:
         """What its report has beside the common sections."""

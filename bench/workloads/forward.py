@@ -138,6 +138,7 @@ class Forward(Workload):
     Options = ForwardOptions
     point_type = Shape
     point_noun = "shape"
+    point_title = "batch × length"
     cell = "bench.workloads.forward:ForwardCell"
     has_roofline = True
     columns: ClassVar[tuple[Column, ...]] = (
@@ -147,11 +148,15 @@ class Forward(Workload):
             "ms_per_sample", lambda run, record: _median_ms(record, record.point.batch), title="ms/sample",
             show=lambda value: milliseconds(value * 1e6), drop=30, is_wide=True, help="median over the batch size, ms",
         ),
-        Column("us_per_step", lambda run, record: _median_ms(record, record.point.length / 1e3)),
+        Column(
+            "us_per_step", lambda run, record: _median_ms(record, record.point.length / 1e3), title="us/step",
+            is_on_request=True, help="median over the length, µs",
+        ),
         Column(
             "tokens_per_second",
             lambda run, record: record.point.batch * record.point.length * 1e3 / _median_ms(record, 1)
             if record.samples else None,
+            title="tokens/s", is_on_request=True,
         ),
         *columns.SPEEDUP,
         *columns.ROOFLINE,
@@ -278,6 +283,11 @@ class Forward(Workload):
             f"interquartile range; speed-up: against {run.baseline_candidate.label} within rounds, "
             f"{statistics.RATIO_CONFIDENCE:.0%} interval; roofline: share of what this machine's peaks allow"
         )
+        if self.options.naive_timer:
+            yield "naive: a clock that never waits for the device; wrong if that works on its own"
+
+    def table_title(self, record: Record) -> str:
+        return f"batch {record.point.batch} × length {record.point.length}"
 
     def sections(self, run: Run) -> Iterable[Section]:
         for point, records in sections.iter_points(run):
