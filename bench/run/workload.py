@@ -97,6 +97,11 @@ class Workload(ABC):
         """True if a candidate that ran out of memory at `than` will at `point` too."""
         return False
 
+    @property
+    def is_open_ended(self) -> bool:
+        """True if what is measured decides which points follow, so that their number is not known beforehand."""
+        return False
+
     def guessed_seconds(self, point: Point, source: ModelSource, peaks: Peaks | None) -> float:
         """Rough seconds that one candidate takes at `point`, for the plan, the progress and the budget."""
         return 5.0
@@ -190,6 +195,14 @@ class Workload(ABC):
     def is_left_out(self, record: Record) -> bool:
         """True for a planned cell that turned out not to be wanted; reports leave it out."""
         return False
+
+    def is_in_tables(self, record: Record) -> bool:
+        """False for a record that only sections tell of."""
+        return True
+
+    def plan(self, run: Run) -> Iterable[str]:
+        """Lines for the plan of a run, beside the number of its cells."""
+        return ()
 
     def progress(self, run: Run, record: Record) -> str:
         """What a record came to, in a few words."""

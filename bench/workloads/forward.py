@@ -63,6 +63,8 @@ class ForwardOptions(CommonOptions):
     """Options of `bench compare`."""
 
     command: ClassVar[str] = "compare"
+    function: ClassVar[str] = "compare"
+    summary: ClassVar[str] = "Time backends against each other on one grid, and check each against a float64 reference."
 
     preset: str | None = option(
         "A grid by name (`bench list presets`) or .toml file; options given beside it win.", options.text, default=None
@@ -199,6 +201,10 @@ class Forward(Workload):
         """True if batches are doubled as long as that gains throughput."""
         return self.options.batches == AUTO and not self.options.shapes
 
+    @property
+    def is_open_ended(self) -> bool:
+        return self.is_doubling
+
     def points(self) -> tuple[Shape, ...]:
         if self.options.shapes:
             return tuple(Shape(*pair) for pair in self.options.shapes)
@@ -292,6 +298,18 @@ class Forward(Workload):
         yield published.section(run)
         yield sections.memory(run)
         yield published.cache_section(run)
+
+    def plan(self, run: Run) -> Iterable[str]:
+        if self.is_doubling:
+            yield (
+                f"batches double at each length while throughput gains {doubling.GAIN:.0%}, "
+                f"up to {doubling.LARGEST_BATCH}"
+            )
+
+    def progress(self, run: Run, record: Record) -> str:
+        if self.is_left_out(record):
+            return f"length {record.point.length} ends: {record.reason.removeprefix(doubling.ENDED)}"
+        return super().progress(run, record)
 
     def is_left_out(self, record: Record) -> bool:
         return self.is_doubling and doubling.is_beyond(record)

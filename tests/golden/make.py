@@ -1,0 +1,162 @@
+"""Write the golden files anew from the committed runs: `python -m tests.golden.make [WORD]`, all or those with WORD."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from tests.golden.calls import HERE, Called, call, environment, folder
+from tests.golden.cases import CERTIFICATES, EXIT_CODES, RUNS, SUFFIXES, reports
+from tests.golden.page import text_of
+
+EXIT_CODES_FILE = "exit_codes.json"
+#: Not made here: the runs, and the code and prose beside them.
+KEPT = re.compile(r"(runs|__pycache__)/|[a-z]+\.py$|README\.md$")
+
+
+def goldens() -> Mapping[str, Callable[[], str]]:
+    """Path of each golden file below tests/golden, and what makes its content."""
+    found: dict[str, Callable[[], str]] = {}
+    for words in commands():
+        found[f"help/{'-'.join(words) or 'bench'}.txt"] = partial(_help, words)
+    for path, command in reports():
+        found[f"reports/{path}"] = partial(_report, command)
+    for name in CERTIFICATES:
+        for shown in ("table", "markdown", *(("json",) if name == "parity-broken" else ())):
+            found[f"reports/parity/{name}.{SUFFIXES[shown]}"] = partial(_certificate, name, shown)
+    for name in ("verification", "verification-strict"):
+        found[f"reports/verify/{name}.txt"] = partial(_verification, name)
+    found["reports/deploy/bundle.txt"] = _deployed
+    found[EXIT_CODES_FILE] = exit_codes
+    return found
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """The words of every command, `bench` itself and groups included."""
+    from bench.cli import app
+
+    def below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        yield words
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from below(inner, (*words, name))
+
+    return below(typer.main.get_command(app), ())
+
+
+def exit_codes() -> str:
+    """JSON: exit code and standard error by command line, and the exit code of the run in each file."""
+    lines = [*EXIT_CODES, *(command for _, command in reports())]
+    called = {line: call(line) for line in dict.fromkeys(lines)}
+    content = {"commands": {line: _ended(found) for line, found in called.items()}, "runs": _runs()}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _ended(found: Called) -> dict[str, object]:
+    return {"exit_code": found.exit_code, "stderr": found.errors}
+
+
+def _runs() -> dict[str, int]:
+    """The exit code that the command which wrote a file ended with."""
+    from bench.corpora.runfile import read_corpus_run
+    from bench.footprint.results import read_memory
+    from bench.generation.records import read_generation
+    from bench.parity import certificate
+    from bench.runfile import read_run
+    from bench.serving.runfile import read_load
+    from bench.tuning.reading import read_tuning
+
+    readers: dict[str, Callable[[Path], Any]] = {
+        "compare": read_run,
+        "corpus": read_corpus_run,
+        "generate": read_generation,
+        "load": read_load,
+        "memory": read_memory,
+        "tune": read_tuning,
+    }
+    runs = HERE / "runs"
+    codes = {f"{name}.jsonl": readers[name.split("-")[0]](runs / f"{name}.jsonl").exit_code for name in RUNS}
+    return codes | {f"{name}.json": certificate.read(runs / f"{name}.json").exit_code for name in CERTIFICATES}
+
+
+def _help(words: tuple[str, ...]) -> str:
+    return call(" ".join([*words, "--help"])).output
+
+
+def _report(command: str) -> str:
+    from bench import __version__
+
+    found = call(command)
+    if found.page is not None:
+        return text_of(found.page).replace(f"runtimebench {__version__}", "runtimebench VERSION")
+    assert found.output, found.errors
+    return found.output
+
+
+def _certificate(name: str, format: str) -> str:
+    """What `bench parity` printed; no command prints a certificate again."""
+    from bench.parity import certificate
+    from bench.report import parity
+
+    with environment([]):
+        return parity.render(certificate.read(HERE / "runs" / f"{name}.json"), format)
+
+
+def _verification(name: str) -> str:
+    """What `bench verify BUNDLE` printed, from what it found: to find it again takes workers and time."""
+    from bench.bundle.envelope import Kept
+    from bench.bundle.verify import BundleVerification
+    from bench.parity.certificate import Judgement
+    from bench.report import bundle
+    from bench.spec import Contestant
+
+    values = json.loads((HERE / "runs" / f"{name}.json").read_text())
+    del values["exit_code"]
+    values["kept"] = [Kept(**kept) for kept in values["kept"]]
+    judged = values["judgement"]
+    values["judgement"] = Judgement(**judged | {"contestant": Contestant(**judged["contestant"])})
+    return bundle.render(BundleVerification(**values), "table")
+
+
+def _deployed() -> str:
+    """What `bench deploy` printed, from the manifest that it wrote."""
+    from bench.bundle import manifest
+    from bench.bundle.api import Bundle
+    from bench.report import bundle
+
+    with folder() as place:
+        path = place / "runs" / "bundle"
+        made, _ = manifest.read(path)
+        assert made is not None
+        digest = hashlib.sha256((path / manifest.FILE).read_bytes()).hexdigest()
+        return bundle.told(Bundle(Path("bundle"), made, digest).lines)
+
+
+def main(word: str = "") -> None:
+    """Write the golden files whose path has `word` in it, and remove files that nothing makes any more."""
+    wanted = goldens()
+    for path in sorted(HERE.rglob("*")):
+        name = path.relative_to(HERE).as_posix()
+        if path.is_file() and name not in wanted and not KEPT.match(name):
+            path.unlink()
+            print(f"removed {name}")
+    for name, make in wanted.items():
+        path = HERE / name
+        if word not in name:
+            continue
+        content = make().encode()
+        if not path.is_file() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            print(f"wrote {name}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
