@@ -103,8 +103,6 @@ def write(run: Run, path: Path, *, is_sealed: bool = True) -> Path:
     run.path = path
     file = RunFile(run)
     file.create()
-    for name, value in run.notes.items():
-        file.note(name, value)
     for one in run.records:
         for turn in one.turns:
             file.turn(one.point, one.candidate, turn)

@@ -65,7 +65,7 @@ def incomplete(run: Run) -> str:
     if run.is_complete:
         return ""
     planned, done = len(run.workload.points()) * len(run.candidates), len(run.records)
-    came = f"{done} of {count(planned, 'cell')}" if done < planned else f"{count(done, 'cell')} so far"
+    came = f"{count(done, 'cell')} so far" if run.workload.is_open_ended else f"{done} of {count(planned, 'cell')}"
     if run.path is None or run.integrity == "altered":
         return f"Incomplete: {came}; measure again with: {run.command}"
     store = run.options.artifacts

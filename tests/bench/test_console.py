@@ -176,6 +176,23 @@ def test_an_incomplete_run_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
     assert text.endswith(f"records: {path}\n")
 
 
+def test_an_incomplete_run_of_open_end_names_no_number_of_cells(run: Run) -> None:
+    doubling = run_of(run.records, is_complete=False, shapes=None, batches="auto", lengths=[128])
+    assert "Incomplete: 4 cells so far; measure again with: bench compare" in console.render(doubling)
+
+
+def test_a_point_that_was_skipped_whole_has_no_table(run: Run) -> None:
+    lost = {"status": "skipped", "reason": "left out by --budget 4m"}
+    text = console.render(run_of([*run.records, record("eager", LARGE, **lost), record("onnx", LARGE, **lost)]))
+    assert "batch 16" not in text
+    assert "eager, onnx at 16×512: skipped: left out by --budget 4m" in text
+
+
+def test_a_preset_and_its_published_figures_are_named(run: Run) -> None:
+    run.notes["preset"] = {"name": "own", "title": "A title", "source": "a paper"}
+    assert "preset own: A title (a paper)" in console.render(run)
+
+
 def test_a_cut_file_is_named_first(run: Run, tmp_path: Path) -> None:
     path = write(run, tmp_path / "run.jsonl", is_sealed=False)
     text = console.render(read_run(path))
@@ -290,6 +307,23 @@ def test_a_record_without_a_table_title_has_no_row() -> None:
     run = of_steps()
     run.records[3] = replace(run.records[3], figures={"score": 77.0, "is_trial": True})
     assert "77" not in console.render(run)
+
+
+def test_figures_are_never_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = of_steps()
+    many = tuple(
+        Column(f"figure{number}", lambda run, one, number=number: 1000.5 + number, title=f"a figure {number}")
+        for number in range(12)
+    )
+    monkeypatch.setattr(Steps, "columns", (*Steps.columns, *many))
+    titles = ("who", *(f"figure{number}" for number in range(15)))
+    wide = Section("Wide", table=Table(titles, (("eager", *(f"{10**9 + number}" for number in range(15))),)))
+    monkeypatch.setattr(Steps, "sections", lambda self, run: [wide])
+    text = console.render(run)
+    assert widest(text) <= 80
+    assert all(f"{1000.5 + number:.1f}" in text for number in range(12))
+    assert all(f"{10**9 + number}" in text for number in range(15))
+    assert "…" not in text
 
 
 def test_a_section_prints_its_parts_and_fits() -> None:

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from bench.report import console
 from bench.report.documents import MOST_CHARACTERS, as_csv, as_json, as_markdown
+from bench.run.experiment import measure
 from bench.run.file import read_run
 from bench.run.record import Once, Record, Run
 from bench.spec import Shape
+from bench.workloads.forward import Forward, ForwardOptions
 from tests.made import MS, record, run_of, write
 
 FORMATS: dict[str, Callable[[Run], str]] = {
@@ -259,3 +261,26 @@ def test_every_figure_of_any_record_is_json_and_every_format_holds_it(found: lis
     assert len(rows_of_csv(as_csv(run))) == len(found)
     assert len(as_markdown(run)) <= MOST_CHARACTERS
     assert max(len(line) for line in console.render(run).splitlines()) <= 108
+
+
+# A run that was measured.
+
+
+def test_a_measured_run_reads_back_to_the_same_reports(tmp_path: Path, artifacts: Path) -> None:
+    preset = tmp_path / "own.toml"
+    preset.write_text(
+        'title = "Two tiny shapes"\nsource = "a test"\nmodel = "bert-tiny"\nbackends = ["null", "null:50us", "null:fail"]\n'
+        "shapes = [[1, 8], [4, 8]]\n"
+    )
+    given = {"preset": str(preset), "max_seconds_per_cell": "100ms", "max_warmup": "10ms", "warmup": "10ms"}
+    options = ForwardOptions.parsed(given | {"artifacts": str(artifacts), "output": str(tmp_path / "run.jsonl")})
+    run = measure(Forward, options)
+    again = read_run(tmp_path / "run.jsonl")
+    assert again.integrity == "sealed"
+    for render in FORMATS.values():
+        assert render(again) == render(run)
+    assert again.notes["preset"]["source"] == "a test"
+    text = console.render(again)
+    assert f"preset {preset}: Two tiny shapes (a test)" in " ".join(text.split())
+    assert "null:fail at 4×8: failed: null:fail fails by design" in text
+    assert text.count("\nbatch ") == 2
