@@ -157,7 +157,7 @@ def median_cell(run: Run, record: Record) -> str:
 
 
 MEDIAN = Column(
-    "median_ms", _median_ms(WALL), title="median ms", cell=median_cell,
+    "median_ms", _median_ms(WALL), title="median ms", cell=median_cell, interval=("median_low_ms", "median_high_ms"),
     help="median of synchronised wall time of one call, ms; ! marks a disturbed cell",
 )  # fmt: skip
 TIMES = (
@@ -225,7 +225,8 @@ def _ratio(value: Callable[[statistics.Ratio], Any]) -> Callable[[Run, Record], 
 SPEEDUP = (
     Column(
         "speedup", lambda run, record: run.speedup(record) if record.samples else None, title="speed-up",
-        cell=speedup_cell, is_left=True, fold=50, help="times faster than the baseline, within rounds",
+        cell=speedup_cell, is_left=True, fold=50, interval=("speedup_low", "speedup_high"),
+        help="times faster than the baseline, within rounds",
     ),
     Column("speedup_low", _ratio(lambda ratio: ratio.interval and ratio.interval.low)),
     Column("speedup_high", _ratio(lambda ratio: ratio.interval and ratio.interval.high)),

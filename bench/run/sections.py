@@ -30,14 +30,20 @@ class Winner:
 
 def winner(run: Run, records: Sequence[Record]) -> Winner | None:
     """The fastest of one point's `records`; None if fewer than two can be compared."""
-    rivals = [one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one)]
-    rivals = [one for one in rivals if one.samples]
+    rivals = comparable(run, records)
     if len(rivals) < 2:
         return None
     fastest = min(rivals, key=lambda record: statistics.median(record.samples))
     others = (record for record in rivals if record is not fastest)
     ties = tuple(record for record in others if not _is_beaten(fastest, record))
     return Winner(fastest, ties, run.speedup(fastest))
+
+
+def comparable(run: Run, records: Sequence[Record]) -> list[Record]:
+    """Those of `records` that were timed, computed the same model, and are not implausible."""
+    return [
+        one for one in records if one.is_comparable and one.is_judged and one.samples and not run.is_implausible(one)
+    ]
 
 
 def _is_beaten(fastest: Record, record: Record) -> bool:
@@ -79,15 +85,20 @@ def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequen
     return Section("kinds of time, ms", table=Table(titles, tuple(rows)), point=point)
 
 
-def memory(run: Run) -> Section:
-    """Per candidate: what it held once loaded, and at the peak of one call at its last point."""
+def largest_with_memory(run: Run) -> list[Record]:
+    """Each candidate's record at the last point that it was measured at, if memory was noted."""
     found: dict[Any, Record] = {}
     for record in run.records:
         is_better = record.status == "ok" or record.candidate not in found
         if record.memory.get("loaded") and record.is_judged and is_better:
             found[record.candidate] = record
+    return sorted(found.values(), key=lambda record: run.candidates.index(record.candidate))
+
+
+def memory(run: Run) -> Section:
+    """Per candidate: what it held once loaded, and at the peak of one call at its last point."""
     rows = []
-    for record in sorted(found.values(), key=lambda record: run.candidates.index(record.candidate)):
+    for record in largest_with_memory(run):
         loaded = record.memory["loaded"]
         held = [loaded.get(name) for name in ("parameters_bytes", "allocated_bytes", "reserved_bytes")]
         held += [run.process_bytes(record), run.peak_bytes(record)]
