@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
-import json
-import os
 import re
-import shutil
-from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +14,12 @@ import pytest
 from bench.errors import UserError
 from bench.records import Record, Run
 from bench.report import markdown
-from bench.report.old_page import cost_plots, images, render
+from bench.report.old_page import images, render
 from bench.report.old_page.answer import answer
-from bench.report.old_page.entries import entries, evenly, names
-from bench.report.page.charts import COLOURS, SYMBOLS
+from bench.report.old_page.entries import entries
 from bench.runfile import read_run
 from bench.spec import Candidate, Grid, Shape, TimingPlan
-from benchmarks import page_image
+from tests.bench.test_page import Page, specs_of
 
 MS = 1_000_000
 REFERENCE = "epyc2-20261123-bert-intervals.jsonl"
@@ -108,36 +101,6 @@ def odd_runs() -> dict[str, list[Run]]:
     }
 
 
-def specs_of(text: str) -> dict[str, Any]:
-    """The plots of a page, as its script reads them."""
-    return dict(json.loads(gzip.decompress(b64decode(Page(text).apart["specs"])))["charts"])
-
-
-class Page(HTMLParser):
-    """Elements and text of a page; scripts and styles apart."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.apart: dict[str, str] = {}
-        self.open = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attributes)))
-        self.open = (dict(attributes).get("id") or tag) if tag in ("script", "style") else ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self.open = ""
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.apart[self.open] = self.apart.get(self.open, "") + data
-        else:
-            self.texts.append(data)
-
-
 @pytest.fixture(scope="module")
 def reference(root: Path) -> Run:
     return read_run(root / "artifacts" / "reference" / REFERENCE)
@@ -204,29 +167,6 @@ def test_nothing_of_a_record_becomes_markup() -> None:
     )
 
 
-def test_the_page_asks_for_nothing(reference: Run) -> None:
-    page = Page(render.page([reference]))
-    for tag, attributes in page.elements:
-        assert tag not in ("link", "iframe", "object", "embed"), tag
-        assert not ({"src", "srcset", "action"} & set(attributes)), tag
-        assert str(attributes.get("href", "#")).startswith("#"), tag
-    policy = next(a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
-    assert str(policy).startswith("default-src 'none';")
-
-
-@pytest.mark.slow
-def test_a_large_run_stays_below_the_limit() -> None:
-    records = [
-        record(f"backend{number}", batch, length, ms=number + batch * length / 100)
-        for batch in (1, 2, 4, 8, 16, 32, 64)
-        for length in (8, 16, 32, 64, 128, 256, 512)
-        for number in range(8)
-    ]
-    text = render.page([made(records)])
-    assert len(text.encode()) < render.MOST_BYTES
-    assert Page(text).texts.count("backend7") >= 49
-
-
 def test_plots_hold_the_figures_of_the_records() -> None:
     run = small()
     specs = specs_of(render.page([run]))
@@ -244,30 +184,8 @@ def test_plots_hold_the_figures_of_the_records() -> None:
     assert max(map(abs, rounds)) < 0.01
 
 
-@pytest.mark.parametrize(
-    ("extra_seconds", "saved_ms", "text"),
-    [
-        (2.0, 4.0, "500 calls"),
-        (0.001, 4.0, "1 call"),
-        (-1.0, 4.0, "at once"),
-        (1.0, -4.0, "never"),
-        (-1.0, -4.0, "ahead for 250 calls"),
-        (1.0, 0.0, "never"),
-    ],
-)
-def test_break_even(extra_seconds: float, saved_ms: float, text: str) -> None:
-    assert cost_plots.break_even(extra_seconds, saved_ms).text == text
-
-
 def test_the_worst_position_is_in_the_table() -> None:
     assert "last_hidden_state[0, 3, 7], padded" in render.page([small()])
-
-
-def test_series_are_told_apart_and_sizes_are_chosen_evenly() -> None:
-    runs = [small(), small()]
-    assert names(entries(runs)) == ["eager · run 1", "onnx · run 1", "eager · run 2", "onnx · run 2"]
-    assert len({(COLOURS[i % len(COLOURS)], SYMBOLS[i % len(SYMBOLS)]) for i in range(24)}) == 24
-    assert evenly(list(range(49)), 4) == [0, 16, 32, 48]
 
 
 def test_without_the_extra_there_is_one_line_with_the_remedy(
@@ -355,170 +273,11 @@ def test_the_markdown_always_fits_a_comment() -> None:
     assert markdown.render(odd_runs()["hostile"][0]).count("<img") == 0
 
 
-# In a real browser.
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    missing = [name for name in page_image.PROGRAMS if shutil.which(name) is None]
-    if missing:
-        reason = f"{' and '.join(missing)} not on PATH; apt-get install chromium chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    opened = page_image.open_browser()
-    yield opened
-    opened.quit()
-
-
-def noise(browser: Any) -> list[str]:
-    """What the console showed, and what was asked of the network beside the page, since the last call."""
-    found = [line["message"] for line in browser.get_log("browser")]
-    for line in browser.get_log("performance"):
-        message = json.loads(line["message"])["message"]
-        if message["method"] == "Network.requestWillBeSent":
-            url = message["params"]["request"]["url"]
-            found += [] if url.startswith(("file:", "data:")) and url.endswith(".html") else [url]
-    return found
-
-
-def written(folder: Path, runs: list[Run]) -> Path:
-    path = folder / "page.html"
-    path.write_text(render.page(runs))
-    return path
-
-
-def test_in_a_browser_hover_shows_values_and_the_table_sorts_and_filters(
-    browser: Any, reference: Run, tmp_path: Path
-) -> None:
-    from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.by import By
-
-    page_image.show(browser, written(tmp_path, [reference]))
-    assert noise(browser) == []
-    assert browser.find_element(By.TAG_NAME, "h1").text.startswith("Take onnx")
-    figures = browser.find_elements(By.CSS_SELECTOR, "[data-chart]")
-    assert len(figures) == len(browser.find_elements(By.CSS_SELECTOR, "[data-chart] svg")) > 15
-
-    chart = browser.find_element(By.CSS_SELECTOR, "[data-chart='latency-over-length-batch-1']")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
-    point = chart.find_elements(By.CSS_SELECTOR, ".mark-symbol path")[0]
-    ActionChains(browser).move_to_element(point).perform()
-    tooltip = browser.find_element(By.ID, "vg-tooltip-element")
-    assert "visible" in tooltip.get_attribute("class")
-    assert "median ms" in tooltip.text
-    shown = re.search(r"median ms\s+([\d.]+)", tooltip.text)
-    medians = {entry.median_text for entry in entries([reference]) if entry.record.batch == 1}
-    assert shown is not None
-    assert shown[1] in medians
-
-    table = browser.find_element(By.CSS_SELECTOR, "#cells table")
-    rows = "return [...arguments[0].tBodies[0].rows].filter((r) => !r.hidden).map((r) => [...r.cells].map((c) => c.innerText))"
-    column = [head.text for head in table.find_elements(By.TAG_NAME, "th")].index("median ms")
-    button = table.find_elements(By.TAG_NAME, "button")[column]
-    for direction in ("ascending", "descending"):
-        button.click()
-        values = [float(row[column].lstrip("!")) for row in browser.execute_script(rows, table)]
-        assert values == sorted(values, reverse=direction == "descending")
-        assert len(values) == 18
-        assert table.find_elements(By.TAG_NAME, "th")[column].get_attribute("aria-sort") == direction
-    browser.find_element(By.CSS_SELECTOR, ".filter input").send_keys("onnx 128")
-    kept = browser.execute_script(rows, table)
-    assert [(row[0], row[1], row[2]) for row in kept] == [("8", "128", "onnx"), ("1", "128", "onnx")]
-    assert browser.find_element(By.CSS_SELECTOR, ".filter output").text == "2 of 18 cells"
-    assert noise(browser) == []
-
-
-LAYOUT = """
-const width = arguments[0];  // a phone's innerWidth grows with what is too wide
-const overlaps = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
-const boxes = (selector, root) => [...(root || document).querySelectorAll(selector)]
-  .map((one) => [one, one.getBoundingClientRect()]).filter(([, box]) => box.width > 0 && box.height > 0);
-const clashes = [];
-const check = (found, name) => found.forEach(([one, a], i) => found.slice(i + 1).forEach(([other, b]) => {
-  if (overlaps(a, b)) clashes.push(`${name}: ${one.textContent.slice(0, 40)} | ${other.textContent.slice(0, 40)}`);
-}));
-check(boxes("body > *"), "body"); check(boxes("section"), "sections"); check(boxes("dl > div"), "facts");
-check(boxes("nav li"), "links"); check(boxes("figure"), "figures");
-document.querySelectorAll("section").forEach((part) => check(boxes(":scope > *", part), part.id));
-document.querySelectorAll("figure").forEach((figure) => {
-  const outer = figure.getBoundingClientRect();
-  boxes("svg", figure).forEach(([, box]) => { if (box.right > outer.right + 1 || box.bottom > outer.bottom + 1)
-    clashes.push(`${figure.dataset.chart}: the plot leaves its box`); });
-  figure.querySelectorAll(".role-axis-label, .role-mark.mark-text").forEach((axis) => {
-    const seen = boxes("text", axis).filter(([one]) => getComputedStyle(one).opacity > 0 && one.getAttribute("opacity") !== "0");
-    check(seen, figure.dataset.chart);
-  });
-});
-document.querySelectorAll("h1, h2, p, dd, dt, li, summary, label").forEach((one) => {
-  const box = one.getBoundingClientRect();
-  if (box.right > width + 1) clashes.push(`beyond the edge: ${one.textContent.slice(0, 60)}`);
-});
-return {clashes, scrolls: document.documentElement.scrollWidth > width,
-        paper: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(document.body).color,
-        label: getComputedStyle(document.querySelector(".role-axis-label text") || document.body).fill};
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_in_a_browser_nothing_overlaps(browser: Any, root: Path, tmp_path: Path, width: int, scheme: str) -> None:
-    files = (REFERENCE, "epyc2-20261123-study-budget.jsonl")
-    for file in files:
-        page_image.show(browser, written(tmp_path, [read_run(root / "artifacts/reference" / file)]), width, 844, scheme)
-        browser.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-        found = browser.execute_script(LAYOUT, width)
-        assert found["clashes"] == [], file
-        assert not found["scrolls"], file
-        paper, ink, label = (sum(map(int, re.findall(r"\d+", found[name])[:3])) for name in ("paper", "ink", "label"))
-        assert (paper < 150 and min(ink, label) > 550) if scheme == "dark" else (paper > 700 and max(ink, label) < 200)
-        assert noise(browser) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", odd_runs())
-def test_in_a_browser_odd_runs_are_quiet_and_fit_a_phone(browser: Any, tmp_path: Path, name: str) -> None:
-    page_image.show(browser, written(tmp_path, odd_runs()[name]), 390, 844)
-    found = browser.execute_script(LAYOUT, 390)
-    assert found["clashes"] == []
-    assert not found["scrolls"]
-    assert browser.title != "owned"
-    assert noise(browser) == []
-
-
-@pytest.mark.slow
-def test_on_paper_every_table_is_open(browser: Any, reference: Run, tmp_path: Path) -> None:
-    page_image.show(browser, written(tmp_path, [reference]))
-    closed = "return document.querySelectorAll('details:not([open])').length"
-    assert browser.execute_script(closed) > 5
-    printed = browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.7})
-    assert len(printed["data"]) > 50_000
-    assert browser.execute_script(closed) == 0
-    assert noise(browser) == []
-
-
 def test_contestants_of_a_run_without_records_have_no_plots() -> None:
     run = odd_runs()["no record"][0]
     assert run.grid.contestants == (Candidate("eager", "default", "fp32"),)
     assert run.grid.shapes == (Shape(1, 16),)
     assert render.plots([run], entries([run])) == []
-
-
-@pytest.mark.slow
-def test_the_check_of_the_layout_sees_what_overlaps(browser: Any, tmp_path: Path) -> None:
-    page_image.show(browser, written(tmp_path, [small()]), 390, 844)
-    for plant, words in (
-        ("document.querySelector('#latency .charts').style.marginTop = '-60px'", "latency: "),
-        ("document.querySelector('#map h2').style.width = '900px'", "beyond the edge"),
-    ):
-        assert browser.execute_script(LAYOUT, 390)["clashes"] == []
-        browser.execute_script(plant)
-        found = browser.execute_script(LAYOUT, 390)
-        assert any(words in clash for clash in found["clashes"]), plant
-        assert found["scrolls"] == ("900px" in plant)
-        browser.refresh()
-        page_image.show(browser, tmp_path / "page.html", 390, 844)
 
 
 def test_a_run_that_doubled_its_batches_names_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
