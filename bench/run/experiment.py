@@ -163,6 +163,7 @@ def _planned(workload: Workload, source: ModelSource, candidates: tuple[Candidat
         candidates=candidates,
         fingerprint=machine.fingerprint(),
         started=now.isoformat(timespec="seconds"),
+        notes=dict(workload.notes(source)),
         path=Path(options.output) if options.output else default_output(options, workload.name, now),
     )
 
