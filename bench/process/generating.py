@@ -10,9 +10,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.generation.decoding import Chooser
-from bench.parity.inputs import INPUTS
 from bench.process import abilities
+from bench.process.decoding import Chooser
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +84,7 @@ class ByFullPasses(Way):
         rows: int,
         room: int,
         device: str,
-        names: Collection[str] = INPUTS,
+        names: Collection[str],
     ) -> None:
         import torch
 
