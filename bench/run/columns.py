@@ -29,6 +29,11 @@ def option(name: str) -> Column:
     return Column(name, lambda run, record: getattr(run.options, name))
 
 
+def figure(name: str, help: str = "") -> Column:
+    """A figure of the workload's own."""
+    return Column(name, lambda run, record: record.figures.get(name), help=help)
+
+
 def _candidate(name: str, help: str = "") -> Column:
     return Column(name, lambda run, record: getattr(record.candidate, name), help=help)
 
@@ -101,7 +106,9 @@ def _of_samples(value: Callable[[Record], Any]) -> Callable[[Run, Record], Any]:
     return lambda run, record: value(record) if record.samples else None
 
 
-def _median_ms(kind: str) -> Callable[[Run, Record], Any]:
+def median_ms(kind: str) -> Callable[[Run, Record], Any]:
+    """Median of one kind of time in ms; None without samples of it."""
+
     def value(run: Run, record: Record) -> Any:
         samples = statistics.pooled(record.rounds_ns(kind))
         return statistics.median(samples) / 1e6 if samples else None
@@ -139,7 +146,7 @@ def median_cell(run: Run, record: Record) -> str:
 
 
 MEDIAN = Column(
-    "median_ms", _median_ms(WALL), title="median ms", cell=median_cell,
+    "median_ms", median_ms(WALL), title="median ms", cell=median_cell,
     help="median of synchronised wall time of one call, ms; ! marks a disturbed cell",
 )  # fmt: skip
 TIMES = (
@@ -167,10 +174,10 @@ TIMES = (
     Column("unmet", lambda run, record: " ".join(run.workload.unmet(record)) if record.samples else None),
 )  # fmt: skip
 OTHER_TIMES = (
-    Column("device_median_ms", _median_ms("device"), help="device time between events, ms"),
-    Column("enqueue_median_ms", _median_ms("enqueue"), help="host time until the call returned, ms"),
-    Column("pipelined_median_ms", _median_ms("pipelined"), help="time a call of a train of calls, ms"),
-    Column("naive_median_ms", _median_ms("naive"), help="a clock without synchronisation, wrong on purpose, ms"),
+    Column("device_median_ms", median_ms("device"), help="device time between events, ms"),
+    Column("enqueue_median_ms", median_ms("enqueue"), help="host time until the call returned, ms"),
+    Column("pipelined_median_ms", median_ms("pipelined"), help="time a call of a train of calls, ms"),
+    Column("naive_median_ms", median_ms("naive"), help="a clock without synchronisation, wrong on purpose, ms"),
     Column("host_share", lambda run, record: record.host_share, help="host time to enqueue over device time"),
 )
 

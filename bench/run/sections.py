@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import statistics
-from bench.columns import DASH, Section, Table, factor, milliseconds, percent
+from bench.columns import DASH, Column, Section, Table, factor, milliseconds, percent
 from bench.run import warnings
 from bench.run.record import Record, Run, is_unsteady, ratio_between
 
@@ -86,6 +86,14 @@ def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequen
         rows.append((run.name(record.candidate), *cells))
     note = ("naive: a clock that never waits for the device; wrong if that works on its own",)
     return Section("kinds of time, ms", note if "naive" in found else (), Table(titles, tuple(rows)), point=point)
+
+
+def of_columns(run: Run, title: str, point: Any, records: Sequence[Record], columns: Sequence[Column]) -> Section:
+    """A table of its own for some figures of the measured records of one point."""
+    measured = [record for record in records if record.status == "ok"]
+    rows = tuple((run.name(one.candidate), *(column.text(run, one) for column in columns)) for one in measured)
+    titles, is_left = (column.title for column in columns), (column.is_left for column in columns)
+    return Section(title, table=Table(("backend", *titles), rows, (True, *is_left)), point=point)
 
 
 def memory(run: Run) -> Section:
