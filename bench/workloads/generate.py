@@ -57,6 +57,10 @@ class GenerateOptions(TimedOptions):
     """Options of `bench generate`."""
 
     command: ClassVar[str] = "generate"
+    function: ClassVar[str] = "generate"
+    summary: ClassVar[str] = (
+        "Time every backend generating tokens, the prompt and each further token apart, and check the tokens."
+    )
 
     model: str = declared_as(
         "model", CommonOptions, "gpt2", "A decoder: built-in name (`bench list models`), folder, or Hub id."
@@ -171,6 +175,7 @@ class Generate(Workload):
     Options = GenerateOptions
     point_type = Batch
     point_noun = "batch size"
+    point_title = "batch"
     cell = "bench.workloads.generate:GenerateCell"
     has_roofline = True
     roofline_kind = DECODE
