@@ -29,9 +29,9 @@ def option(name: str) -> Column:
     return Column(name, lambda run, record: getattr(run.options, name))
 
 
-def figure(name: str, help: str = "") -> Column:
-    """A figure of the workload's own."""
-    return Column(name, lambda run, record: record.figures.get(name), help=help)
+def figure(name: str, **more: Any) -> Column:
+    """A figure of the workload's own; `more` is as for a Column."""
+    return Column(name, lambda run, record: record.figures.get(name), **more)
 
 
 def _of_run(name: str, help: str) -> Column:
@@ -156,15 +156,20 @@ def _ms(value: float) -> str:
     return milliseconds(value * 1e6)
 
 
-def median_cell(run: Run, record: Record) -> str:
-    """The median in ms, marked if the cell was disturbed; else its status."""
-    if record.status != "ok" or not record.samples:
-        return record.status if record.status != "ok" else DASH
-    return (DISTURBED if run.disturbances(record) else "") + milliseconds(statistics.median(record.samples))
+def median_cell(kind: str) -> Callable[[Run, Record], str]:
+    """The median of one kind of time in ms, marked if the cell was disturbed; else its status."""
+
+    def cell(run: Run, record: Record) -> str:
+        found = median_ms(kind)(run, record)
+        if record.status != "ok" or found is None:
+            return record.status if record.status != "ok" else DASH
+        return (DISTURBED if run.disturbances(record) else "") + _ms(found)
+
+    return cell
 
 
 MEDIAN = Column(
-    "median_ms", median_ms(WALL), title="median ms", cell=median_cell,
+    "median_ms", median_ms(WALL), title="median ms", cell=median_cell(WALL),
     help="median of synchronised wall time of one call, ms; ! marks a disturbed cell",
 )  # fmt: skip
 TIMES = (
@@ -219,6 +224,14 @@ def speedup_cell(run: Run, record: Record) -> str:
     if ratio is None:
         return DASH
     return "1×" if record.candidate == run.baseline_candidate else ratio_cell(ratio)
+
+
+def legend(run: Run) -> str:
+    """What the columns of times and speed-ups are."""
+    return (
+        f"±: {statistics.MEDIAN_CONFIDENCE:.0%} interval; spread: interquartile range; speed-up: against "
+        f"{run.baseline_candidate.label} within rounds, {statistics.RATIO_CONFIDENCE:.0%} interval"
+    )
 
 
 def _ratio(value: Callable[[statistics.Ratio], Any]) -> Callable[[Run, Record], Any]:

@@ -90,8 +90,11 @@ def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequen
 def of_columns(run: Run, title: str, point: Any, records: Sequence[Record], columns: Sequence[Column]) -> Section:
     """A table of its own for some figures of the measured records of one point."""
     measured = [record for record in records if record.status == "ok"]
-    rows = tuple((run.name(one.candidate), *(column.text(run, one) for column in columns)) for one in measured)
-    titles, is_left = (column.title for column in columns), (column.is_left for column in columns)
+    shown = [
+        one for one in columns if not one.is_optional or any(one.value(run, each) is not None for each in measured)
+    ]
+    rows = tuple((run.name(one.candidate), *(column.text(run, one) for column in shown)) for one in measured)
+    titles, is_left = (column.title for column in shown), (column.is_left for column in shown)
     return Section(title, table=Table(("backend", *titles), rows, (True, *is_left)), point=point)
 
 

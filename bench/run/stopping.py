@@ -1,15 +1,16 @@
-"""When the cells of a point have samples enough: options of workloads whose turns go on until medians are precise."""
+"""When the cells of a point have samples enough: what workloads share whose turns go on until medians are precise."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bench import options
 from bench.options import CommonOptions, option
-from bench.run.record import Record
-from bench.run.schedule import Enough
+from bench.run.record import Record, Run
+from bench.run.schedule import Enough, Grid, Schedule
+from bench.run.workload import Workload
 
 TARGET_PRECISION = {"cpu": 0.02, "cuda": 0.01}
 Timed = TypeVar("Timed", bound="TimedOptions")
@@ -59,22 +60,30 @@ class TimedOptions(CommonOptions):
         return replace(self, target_precision=TARGET_PRECISION[self.kind])
 
 
-def unmet(record: Record, asked: TimedOptions) -> list[str]:
-    """Stopping criteria that sampling of a cell ended without: of "warm-up", "rounds" and "precision"."""
-    found = [] if record.once.is_stable else ["warm-up"]
-    found += [] if len(record.rounds) >= asked.rounds else ["rounds"]
-    return found if asked.enough.is_precise(record.rounds) else [*found, "precision"]
+class TimedWorkload(Workload):
+    """A workload whose turns at a point go on until the medians there are precise."""
 
+    options: TimedOptions
 
-def warnings(record: Record, asked: TimedOptions, noun: str) -> Iterator[str]:
-    """One line a criterion that was not met; `noun` is what the workload calls a point."""
-    missing = unmet(record, asked)
-    if "warm-up" in missing:
-        yield f"warm-up ended at its ceiling of {asked.max_warmup:g} s before it was seen to be stable"
-    if "rounds" in missing:
-        yield f"fewer than {asked.rounds} rounds, as its {noun}'s ceiling of seconds was reached"
-    if "precision" in missing and asked.target_precision is not None:
-        yield (
-            f"its {noun}'s ceiling of seconds was reached with the median's interval wider than "
-            f"±{100 * asked.target_precision:.3g}%; raise --max-seconds-per-cell, or quieten the machine"
-        )
+    def schedule(self) -> Schedule:
+        enough = self.options.enough
+        return Grid(lambda point: enough)
+
+    def unmet(self, record: Record) -> list[str]:
+        """Of "warm-up", "rounds" and "precision"."""
+        found = [] if record.once.is_stable else ["warm-up"]
+        found += [] if len(record.rounds) >= self.options.rounds else ["rounds"]
+        return found if self.options.enough.is_precise(record.rounds) else [*found, "precision"]
+
+    def warnings(self, run: Run, record: Record) -> Iterable[str]:
+        """One line a stopping criterion that was not met."""
+        unmet, asked, noun = self.unmet(record), self.options, self.point_noun
+        if "warm-up" in unmet:
+            yield f"warm-up ended at its ceiling of {asked.max_warmup:g} s before it was seen to be stable"
+        if "rounds" in unmet:
+            yield f"fewer than {asked.rounds} rounds, as its {noun}'s ceiling of seconds was reached"
+        if "precision" in unmet and asked.target_precision is not None:
+            yield (
+                f"its {noun}'s ceiling of seconds was reached with the median's interval wider than "
+                f"±{100 * asked.target_precision:.3g}%; raise --max-seconds-per-cell, or quieten the machine"
+            )

@@ -19,11 +19,10 @@ from bench.parity.cell import Cell, checksum, settle
 from bench.parity.inputs import InputPlan
 from bench.process import timing
 from bench.process.timing import Sampling
-from bench.run import columns, doubling, guesses, sections, stopping
+from bench.run import columns, doubling, guesses, sections
 from bench.run.record import Record, Run, Turn
-from bench.run.schedule import Grid, Schedule
-from bench.run.stopping import TimedOptions
-from bench.run.workload import Workload
+from bench.run.schedule import Schedule
+from bench.run.stopping import TimedOptions, TimedWorkload
 from bench.spec import AUTO, DEFAULT_BATCHES, DEFAULT_LENGTHS, Candidate, Shape, check_lengths
 from bench.workloads import published
 
@@ -112,7 +111,7 @@ class ForwardOptions(TimedOptions):
         return self.max_seconds_per_cell / max(TURNS_OF_A_CEILING, self.rounds)
 
 
-class Forward(Workload):
+class Forward(TimedWorkload):
     """Every candidate at every shape of a grid."""
 
     name = "forward"
@@ -196,7 +195,7 @@ class Forward(Workload):
 
     def schedule(self) -> Schedule:
         enough = self.options.enough
-        return doubling.Doubling(lambda point: enough) if self.is_doubling else Grid(lambda point: enough)
+        return doubling.Doubling(lambda point: enough) if self.is_doubling else super().schedule()
 
     def begin(self, point: Shape, source: ModelSource) -> dict[str, Any]:
         plan = self._plan(point, source).to_json()
@@ -231,11 +230,8 @@ class Forward(Workload):
         cache = source.key_value_bytes(point.length, candidate.precision)
         return {} if cache is None else {"key_value_bytes_per_sequence": cache}
 
-    def unmet(self, record: Record) -> list[str]:
-        return stopping.unmet(record, self.options)
-
     def warnings(self, run: Run, record: Record) -> Iterable[str]:
-        yield from stopping.warnings(record, self.options, self.point_noun)
+        yield from super().warnings(run, record)
         if record.parity.get("cases") and record.point.length > 1 and "padded" not in record.parity["cases"]:
             yield (
                 "no padded case: the module takes no attention_mask, or makes its inputs itself; all positions are "
@@ -246,9 +242,8 @@ class Forward(Workload):
         on_device = self.options.boundary == "device"
         within = "inputs and outputs on the device" if on_device else "host arrays in and out, copies timed"
         yield (
-            f"median of synchronised calls, {within}; ±: {statistics.MEDIAN_CONFIDENCE:.0%} interval; spread: "
-            f"interquartile range; speed-up: against {run.baseline_candidate.label} within rounds, "
-            f"{statistics.RATIO_CONFIDENCE:.0%} interval; roofline: share of what this machine's peaks allow"
+            f"median of synchronised calls, {within}; {columns.legend(run)}; "
+            "roofline: share of what this machine's peaks allow"
         )
         if self.options.naive_timer:
             yield "naive: a clock that never waits for the device; wrong if that works on its own"
