@@ -9,13 +9,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bench.parity import generation, inputs
-from bench.parity.generation import Stored
 from bench.parity.inputs import InputPlan
+from bench.process import abilities
 from bench.process.decoding import Beam, Chooser, Forced
 
 if TYPE_CHECKING:
@@ -44,15 +45,19 @@ def agreement(one: Sequence[int], other: Sequence[int]) -> int:
     return next((step for step, (a, b) in pairs if a != b), len(one))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Timed:
-    """A generation that was timed, and how its prompts are generated from again; a place is that of a prompt."""
+    """A generation that was timed, and what its prompts give again; a place is that of a prompt."""
 
     prompts: Prompts
     choice: Chooser
     """Of the generation that was timed."""
-    generate: Callable[[Chooser, See | None], Generated]
-    """One more generation of `prompts`; each step's logits are shown to the second argument."""
+    held_by: Callable[[Callable[[], Generated]], tuple[Generated, dict[str, int]]]
+    """What a call returns, and the memory that it took at most."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """Of the last generation."""
+    cache_bytes: int = 0
+    """Keys and values at its end."""
 
     @cached_property
     def tokens(self) -> Array:
@@ -60,8 +65,11 @@ class Timed:
         found: Array = self.choice.tokens()[:: self.prompts.decoding.beams].cpu().numpy()
         return found
 
-    def judge(self, stored: Mapping[int, Stored], precision: str, atol: float, rtol: float) -> dict[str, Any]:
-        """Figures of the prompts at the places of `stored`, as `bench.parity.verdict.judge_generation` takes them."""
+    def judge(
+        self, places: Mapping[int, str], reference: Path, yardstick: Path, precision: str, atol: float, rtol: float
+    ) -> dict[str, Any]:
+        """Figures of the prompts at `places`, whose cases are stored in two folders, for `judge_generation`."""
+        stored = {place: generation.read(reference, yardstick, case) for place, case in places.items()}
         logits = self._logits({place: one.follows for place, one in stored.items()})
         is_greedy = self.prompts.decoding.kind == "greedy"
         again = {} if is_greedy else self._again({place: self.tokens[place] for place in stored})
@@ -75,6 +83,12 @@ class Timed:
             found[f"prompt {place + 1}"] = {"figures": figures, **of_tokens}
         return found
 
+    def generate(self, choose: Chooser, see: See | None = None) -> None:
+        """One more generation, for its memory; each step's logits are shown to `see`."""
+        abilities.trim(self.prompts.backend)
+        done, self.memory = self.held_by(lambda: self.prompts.generate(choose, see=see))
+        self.cache_bytes = done.cache_bytes
+
     def _again(self, tokens: Mapping[int, Array]) -> dict[int, dict[str, Any]]:
         """What becomes of the timed tokens when they are forced: how many are drawn again, or a beam's score."""
         if isinstance(self.choice, Beam):
@@ -84,7 +98,7 @@ class Timed:
                 for place, of_prompt in tokens.items()
             }
         forced = self._forced(tokens)
-        self.generate(forced, None)
+        self.generate(forced)
         return {place: {"drawn_again": forced.repeats(place * self.prompts.decoding.beams)} for place in tokens}
 
     def _forced(self, given: Mapping[int, Array]) -> Forced:

@@ -175,6 +175,7 @@ class Prompts:
         decoding: Decoding,
         seed: int,
         device: str,
+        *,
         keeps_cache: bool,
         names: Collection[str],
     ) -> None:
@@ -218,6 +219,15 @@ class Prompts:
         found = self.begun().watch(self.ids)
         self.backend.synchronize()
         return found
+
+    def timed(self) -> tuple[Chooser, dict[str, list[int]]]:
+        """One generation's choices, and its samples by kind of time: "wall", "first_token", and "decode", a step's."""
+        choice = self.chooser()
+        found = self.generate(choice)
+        times = {"wall": [found.total_ns], "first_token": [found.first_token_ns]}
+        if steps := self.new_tokens - 1:
+            times["decode"] = [round((found.total_ns - found.first_token_ns) / steps)]
+        return choice, times
 
     def warm_up(self, sampling: Sampling) -> timing.WarmUp:
         """Short generations until the last ones are alike, then a whole one, in which every length is met."""

@@ -13,28 +13,24 @@ from bench import options, statistics
 from bench.columns import Column, Section, milliseconds
 from bench.errors import UserError
 from bench.options import CommonOptions, declared_as, option
-from bench.parity import generation, inputs, tokens
+from bench.parity import inputs, tokens
 from bench.parity.cell import Cell, settle
 from bench.parity.inputs import InputPlan
 from bench.parity.tokens import Timed
-from bench.parity.verdict import Tolerance, badness, judge_generation
-from bench.process import abilities
-from bench.process.decoding import Chooser, Decoding, parse_decoding
-from bench.process.generating import Generated, Prompts
+from bench.parity.verdict import Tolerance, worst_generation
+from bench.process.decoding import Decoding, parse_decoding
+from bench.process.generating import Prompts
 from bench.process.loop import CACHE, FULL_PASSES
 from bench.process.timing import Sampling
-from bench.run import columns, guesses, sections, stopping
-from bench.run.record import WALL, Record, Run, Turn
-from bench.run.schedule import Grid, Schedule
-from bench.run.stopping import TimedOptions
-from bench.run.workload import Workload
+from bench.run import columns, guesses, sections
+from bench.run.record import Record, Run, Turn
+from bench.run.stopping import TimedOptions, TimedWorkload
 from bench.spec import Candidate, Shape
 
 if TYPE_CHECKING:
     from backends.base import Backend
     from bench.machine.roofline import Peaks
     from bench.parity.reference import Inputs
-    from bench.process.generating import See
     from bench.run.preparation import Loading
     from exporters.sources import ModelSource
 
@@ -44,7 +40,6 @@ GENERATION, STEP = "generation", "step"
 WAYS = {CACHE: "cache", FULL_PASSES: "full passes"}
 #: A pass over fewer tokens is guessed to take as long as one over so many, as it waits for the weights.
 TOKENS_OF_A_STEP = 8
-MIB = 2**20
 
 
 def decoding(value: Any, name: str) -> str:
@@ -105,18 +100,6 @@ class Batch:
 # Figures of a record.
 
 
-def _asked(run: Run) -> GenerateOptions:
-    assert isinstance(run.options, GenerateOptions)
-    return run.options
-
-
-def _first_cell(run: Run, record: Record) -> str:
-    found = columns.median_ms(FIRST_TOKEN)(run, record)
-    if record.status != "ok" or found is None:
-        return record.status
-    return (columns.DISTURBED if run.disturbances(record) else "") + milliseconds(found * 1e6)
-
-
 def _total_seconds(run: Run, record: Record) -> float | None:
     return statistics.median(record.samples) / 1e9 if record.samples else None
 
@@ -124,7 +107,7 @@ def _total_seconds(run: Run, record: Record) -> float | None:
 def _tokens_per_second(run: Run, record: Record) -> float | None:
     """New tokens of all prompts over the time of a whole generation; a beam counts once."""
     total = _total_seconds(run, record)
-    return None if total is None else record.point.batch * _asked(run).new_tokens / total
+    return None if total is None else record.point.batch * run.workload.options.new_tokens / total
 
 
 def _peak_bytes(run: Run, record: Record) -> int | None:
@@ -149,26 +132,21 @@ def _diverges_at(run: Run, record: Record) -> int | None:
 
 #: How the tokens were made, and whether they are eager's: a table of their own.
 TOKENS = (
-    replace(
-        columns.figure("way", "cache, or no-cache for passes over all tokens so far"), title="way",
-        show=WAYS.__getitem__, is_left=True,
-    ),
+    columns.figure("way", title="way", show=WAYS.__getitem__, is_left=True, help="cache, or no-cache for full passes"),
+    Column("tokens_as_eager", _tokens_as_eager, title="as eager's", help="tokens from the first on that are eager's"),
     Column(
-        "tokens_as_eager", _tokens_as_eager, title="as eager's", help="tokens from the first on that are eager's",
+        "diverges_at", _diverges_at, title="diverges at", is_optional=True,
+        help="first greedy token that is not the reference's, from 1 on",
     ),
-    Column("diverges_at", _diverges_at, title="diverges at", help="first greedy token that is not the reference's"),
-    replace(
-        columns.figure("cache_bytes", "keys and values that are held at the end of a generation"), title="cache MiB",
-        show=lambda value: f"{value / MIB:.2f}",
-    ),
+    columns.figure("cache_bytes", title="cache MiB", show=lambda value: f"{value / sections.MIB:.2f}"),
     Column(
-        "peak_bytes", _peak_bytes, title="peak MiB", show=lambda value: f"{value / MIB:.0f}",
+        "peak_bytes", _peak_bytes, title="peak MiB", show=lambda value: f"{value / sections.MIB:.0f}",
         help="the most that was held during one generation",
     ),
 )  # fmt: skip
 
 
-class Generate(Workload):
+class Generate(TimedWorkload):
     """Every candidate at every batch; a sample is one whole generation."""
 
     name = "generate"
@@ -183,7 +161,7 @@ class Generate(Workload):
         *columns.point_columns(Batch),
         *(columns.option(name) for name in ("prompt_length", "new_tokens", "decoding", "top_k", "temperature")),
         Column(
-            "first_token_ms", columns.median_ms(FIRST_TOKEN), title="first ms", cell=_first_cell,
+            "first_token_ms", columns.median_ms(FIRST_TOKEN), title="first ms", cell=columns.median_cell(FIRST_TOKEN),
             help="median until the first token is there: the prompt's pass, ms; ! marks a disturbed cell",
         ),
         Column(
@@ -240,18 +218,12 @@ class Generate(Workload):
     def points(self) -> tuple[Batch, ...]:
         return tuple(Batch(size) for size in self.options.batches)
 
-    def schedule(self) -> Schedule:
-        enough = self.options.enough
-        return Grid(lambda point: enough)
-
     def begin(self, point: Batch, source: ModelSource) -> dict[str, Any]:
         asked, prompts = self.options, self._prompts(source)
         return {
             "plans": [replace(prompts, batch=point.batch).to_json(), prompts.to_json()],
-            "new_tokens": asked.new_tokens,
-            "decoding": asdict(asked.choice),
+            "choice": [asked.new_tokens, asdict(asked.choice), asked.seed],
             "sampling": {"warmup_seconds": asked.warmup, "warmup_most_seconds": asked.max_warmup},
-            "seed": asked.seed,
         }
 
     def turn(self, point: Batch, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
@@ -291,9 +263,7 @@ class Generate(Workload):
         return inputs.plan_of(source, 1, self.options.prompt_length, self.options.seed, cases, most_rows=1)
 
     def parity(self, reply: Mapping[str, Any], tolerance: Tolerance) -> dict[str, Any]:
-        judged = {name: judge_generation(entry, tolerance) for name, entry in reply["cases"].items()}
-        worst = max(judged, key=lambda name: badness(judged[name]))
-        return {"case": worst, **judged[worst], "cases": judged}
+        return worst_generation(reply["cases"], tolerance)
 
     def memory(self, point: Batch, candidate: Candidate, source: ModelSource) -> dict[str, Any]:
         token = source.key_value_bytes(1, candidate.precision)
@@ -311,11 +281,8 @@ class Generate(Workload):
 
     # What is said of it.
 
-    def unmet(self, record: Record) -> list[str]:
-        return stopping.unmet(record, self.options)
-
     def warnings(self, run: Run, record: Record) -> Iterable[str]:
-        yield from stopping.warnings(record, self.options, self.point_noun)
+        yield from super().warnings(run, record)
         if record.figures.get("way") == FULL_PASSES:
             yield "no keys and values are kept: each token is a pass over all tokens before it"
         alike = _tokens_as_eager(run, record)
@@ -327,16 +294,11 @@ class Generate(Workload):
 
     def heading(self, run: Run) -> Iterable[str]:
         asked = self.options
+        yield f"{asked.new_tokens} new tokens behind prompts of {asked.prompt_length}, {asked.choice}; none ends early"
         yield (
-            f"{asked.new_tokens} new tokens behind prompts of {asked.prompt_length}, {asked.choice}; none ends early"
-        )
-        yield (
-            "medians of whole generations, prompts and tokens on the device; first: until the first token is there "
-            "(the prompt's pass); ms/token: of those behind it; total: all of it, ±: its "
-            f"{statistics.MEDIAN_CONFIDENCE:.0%} interval; speed-up: of the total against "
-            f"{run.baseline_candidate.label} within rounds, {statistics.RATIO_CONFIDENCE:.0%} interval; roofline: "
-            "share of a token's time that reading the weights once and each sequence's keys and values takes at this "
-            "machine's peak"
+            "medians of whole generations, prompts and tokens on the device; first: until the first token is there; "
+            f"ms/token: of those behind it; total: all of it, {columns.legend(run)}; roofline: share of a token's time "
+            "that reading weights, keys and values takes at this machine's peak"
         )
 
     def sections(self, run: Run) -> Iterable[Section]:
@@ -353,20 +315,14 @@ class Generate(Workload):
 class GenerateCell(Cell):
     """Warms generations of one batch up, times one a turn, and judges logits and tokens of its prompts."""
 
-    def begin(
-        self,
-        plans: list[dict[str, Any]],
-        new_tokens: int,
-        decoding: dict[str, Any],
-        sampling: dict[str, Any],
-        seed: int,
-    ) -> dict[str, Any]:
-        """`plans` are of the batch, and of the reference's prompts, which take places in it."""
+    def begin(self, plans: list[dict[str, Any]], choice: Sequence[Any], sampling: dict[str, Any]) -> dict[str, Any]:
+        """`plans` are of the batch and of the reference's prompts, which take places in it."""
         rows, judged = (InputPlan.from_json(one) for one in plans)
-        ids, self.judged = tokens.prompts_of(rows, judged)
+        new_tokens, decoding, seed = choice
+        ids, self.places = tokens.prompts_of(rows, judged)
         self.prompts = Prompts(
             self.backend, ids, new_tokens, Decoding(**decoding), seed, self.args.device,
-            self.args.generation == CACHE, rows.inputs,
+            keeps_cache=self.args.generation == CACHE, names=rows.inputs,
         )  # fmt: skip
         settle()
         first_ns = self.prompts.first_call_ns()
@@ -377,34 +333,19 @@ class GenerateCell(Cell):
         return {"once": once, "facts": self.facts_before, "figures": {"way": self.args.generation}}
 
     def turn(self) -> dict[str, Any]:
-        """One whole generation."""
-        self.choice = self.prompts.chooser()
         cpu_started = time.process_time()
-        found = self.prompts.generate(self.choice)
-        spent, steps = time.process_time() - cpu_started, self.prompts.new_tokens - 1
-        times = {WALL: [found.total_ns], FIRST_TOKEN: [found.first_token_ns]}
-        times |= {DECODE: [round((found.total_ns - found.first_token_ns) / steps)]} if steps else {}
+        self.choice, times = self.prompts.timed()
+        spent = time.process_time() - cpu_started
         written = self.choice.tokens().cpu().numpy().tobytes()
         return {"times_ns": times, "cpu_seconds": spent, "outputs": f"{zlib.crc32(written):08x}"}
 
-    def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float) -> dict[str, Any]:
+    def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float, **further: Any) -> dict[str, Any]:
         facts, asked = self.facts_after(), units[GENERATION]
-        timed, cases = Timed(self.prompts, self.choice, self._held), {}
+        timed, cases = Timed(self.prompts, self.choice, self.held_by), {}
         if "reference" in asked:
-            both = Path(asked["reference"]), Path(asked["yardstick"])
-            stored = {place: generation.read(*both, case) for place, case in self.judged.items()}
-            cases = timed.judge(stored, self.args.precision, atol, rtol)
+            folders = Path(asked["reference"]), Path(asked["yardstick"])
+            cases = timed.judge(self.places, *folders, self.args.precision, atol, rtol)
         else:
-            self._held(self.prompts.chooser())
-        figures = {"tokens": timed.tokens.tolist(), "cache_bytes": self.cache_bytes}
-        return {"cases": cases, "facts": facts, "memory": self.held, "figures": figures}
-
-    def _held(self, choose: Chooser, see: See | None = None) -> Generated:
-        """One more generation, and what it takes of memory."""
-        abilities.trim(self.backend)
-        done, self.held = self.held_by(lambda: self.prompts.generate(choose, see=see))
-        self.cache_bytes = done.cache_bytes
-        return done
-
-    def end(self) -> None:
-        del self.prompts
+            timed.generate(self.prompts.chooser())
+        figures = {"tokens": timed.tokens.tolist(), "cache_bytes": timed.cache_bytes}
+        return {"cases": cases, "facts": facts, "memory": timed.memory, "figures": figures}
