@@ -156,16 +156,16 @@ def _ms(value: float) -> str:
     return milliseconds(value * 1e6)
 
 
+def headline_cell(run: Run, record: Record, value: Any, show: Callable[[Any], str]) -> str:
+    """The first figure of a row, marked if the cell was disturbed; its status if it was not measured."""
+    if record.status != "ok":
+        return record.status
+    return DASH if value is None else (DISTURBED if run.disturbances(record) else "") + show(value)
+
+
 def median_cell(kind: str) -> Callable[[Run, Record], str]:
     """The median of one kind of time in ms, marked if the cell was disturbed; else its status."""
-
-    def cell(run: Run, record: Record) -> str:
-        found = median_ms(kind)(run, record)
-        if record.status != "ok" or found is None:
-            return record.status if record.status != "ok" else DASH
-        return (DISTURBED if run.disturbances(record) else "") + _ms(found)
-
-    return cell
+    return lambda run, record: headline_cell(run, record, median_ms(kind)(run, record), _ms)
 
 
 MEDIAN = Column(
