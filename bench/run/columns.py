@@ -29,6 +29,11 @@ def option(name: str) -> Column:
     return Column(name, lambda run, record: getattr(run.options, name))
 
 
+def figure(name: str, **more: Any) -> Column:
+    """A figure of the workload's own; `more` is as for a Column."""
+    return Column(name, lambda run, record: record.figures.get(name), **more)
+
+
 def _of_run(name: str, help: str) -> Column:
     return Column(name, lambda run, record: getattr(run, name), help=help)
 
@@ -119,7 +124,9 @@ def _of_samples(value: Callable[[Record], Any]) -> Callable[[Run, Record], Any]:
     return lambda run, record: value(record) if record.samples else None
 
 
-def _median_ms(kind: str) -> Callable[[Run, Record], Any]:
+def median_ms(kind: str) -> Callable[[Run, Record], Any]:
+    """Median of one kind of time in ms; None without samples of it."""
+
     def value(run: Run, record: Record) -> Any:
         samples = statistics.pooled(record.rounds_ns(kind))
         return statistics.median(samples) / 1e6 if samples else None
@@ -156,14 +163,13 @@ def headline_cell(run: Run, record: Record, value: Any, show: Callable[[Any], st
     return DASH if value is None else (DISTURBED if run.disturbances(record) else "") + show(value)
 
 
-def median_cell(run: Run, record: Record) -> str:
-    """The median in ms, marked if the cell was disturbed; else its status."""
-    median = statistics.median(record.samples) if record.samples else None
-    return headline_cell(run, record, median, milliseconds)
+def median_cell(kind: str) -> Callable[[Run, Record], str]:
+    """The median of one kind of time in ms, marked if the cell was disturbed; else its status."""
+    return lambda run, record: headline_cell(run, record, median_ms(kind)(run, record), _ms)
 
 
 MEDIAN = Column(
-    "median_ms", _median_ms(WALL), title="median ms", cell=median_cell,
+    "median_ms", median_ms(WALL), title="median ms", cell=median_cell(WALL),
     help="median of synchronised wall time of one call, ms; ! marks a disturbed cell",
 )  # fmt: skip
 TIMES = (
@@ -191,10 +197,10 @@ TIMES = (
     Column("unmet", lambda run, record: " ".join(run.workload.unmet(record)) if record.samples else None),
 )  # fmt: skip
 OTHER_TIMES = (
-    Column("device_median_ms", _median_ms("device"), help="device time between events, ms"),
-    Column("enqueue_median_ms", _median_ms("enqueue"), help="host time until the call returned, ms"),
-    Column("pipelined_median_ms", _median_ms("pipelined"), help="time a call of a train of calls, ms"),
-    Column("naive_median_ms", _median_ms("naive"), help="a clock without synchronisation, wrong on purpose, ms"),
+    Column("device_median_ms", median_ms("device"), help="device time between events, ms"),
+    Column("enqueue_median_ms", median_ms("enqueue"), help="host time until the call returned, ms"),
+    Column("pipelined_median_ms", median_ms("pipelined"), help="time a call of a train of calls, ms"),
+    Column("naive_median_ms", median_ms("naive"), help="a clock without synchronisation, wrong on purpose, ms"),
     Column("host_share", lambda run, record: record.host_share, help="host time to enqueue over device time"),
 )
 
@@ -218,6 +224,14 @@ def speedup_cell(run: Run, record: Record) -> str:
     if ratio is None:
         return DASH
     return "1×" if record.candidate == run.baseline_candidate else ratio_cell(ratio)
+
+
+def legend(run: Run) -> str:
+    """What the columns of times and speed-ups are."""
+    return (
+        f"±: {statistics.MEDIAN_CONFIDENCE:.0%} interval; spread: interquartile range; speed-up: against "
+        f"{run.baseline_candidate.label} within rounds, {statistics.RATIO_CONFIDENCE:.0%} interval"
+    )
 
 
 def _ratio(value: Callable[[statistics.Ratio], Any]) -> Callable[[Run, Record], Any]:

@@ -121,10 +121,10 @@ def _measure(
 def settle(workload: type[Workload], options: CommonOptions) -> tuple[tuple[Candidate, ...], CommonOptions]:
     """Candidates, and options with device, threads and interpreters settled; raises UserError."""
     if options.module is not None:
-        for name in ("model", "weights", "task"):
-            if getattr(options, name) != next(one.default for one in options.declared() if one.name == name):
+        for one in options.declared():
+            if one.name in ("model", "weights", "task") and getattr(options, one.name) != one.default:
                 raise UserError(
-                    f"--{name} cannot be given with --module, whose function settles it; leave one of them out"
+                    f"--{one.name} cannot be given with --module, whose function settles it; leave one of them out"
                 )
     found, pythons = settle_candidates(
         options.backends, options.precisions, options.python, Path(options.artifacts), workload.variants_of

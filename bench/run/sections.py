@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import statistics
-from bench.columns import DASH, Section, Table, factor, milliseconds, percent
+from bench.columns import DASH, Column, Section, Table, factor, milliseconds, percent
 from bench.run import warnings
 from bench.run.record import Record, Run, is_unsteady, ratio_between
 
@@ -79,6 +79,17 @@ def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequen
         cells += [percent(record.host_share, digits=0)] if has_host_share else []
         rows.append((run.name(record.candidate), *cells))
     return Section("kinds of time, ms", table=Table(titles, tuple(rows)), point=point)
+
+
+def of_columns(run: Run, title: str, point: Any, records: Sequence[Record], columns: Sequence[Column]) -> Section:
+    """A table of its own for some figures of the measured records of one point."""
+    measured = [record for record in records if record.status == "ok"]
+    shown = [
+        one for one in columns if not one.is_optional or any(one.value(run, each) is not None for each in measured)
+    ]
+    rows = tuple((run.name(one.candidate), *(column.text(run, one) for column in shown)) for one in measured)
+    titles, is_left = (column.title for column in shown), (column.is_left for column in shown)
+    return Section(title, table=Table(("backend", *titles), rows, (True, *is_left)), point=point)
 
 
 def memory(run: Run) -> Section:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bench.columns import Column, Section
 from bench.options import CommonOptions
 from bench.run.columns import COMMON_COLUMNS
-from bench.run.record import Point, Record, Run, Turn, exit_code_of
+from bench.run.record import WALL, Point, Record, Run, Turn, exit_code_of
 from bench.run.sections import outcome
 from bench.spec import check_lengths
 
@@ -49,6 +49,8 @@ class Workload(ABC):
     """Heading of a column of points; the noun if empty."""
     has_roofline: ClassVar[bool] = False
     """True if medians are held against this machine's peaks, which are measured before the run."""
+    roofline_kind: ClassVar[str] = WALL
+    """The kind of time that the roofline bounds."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -155,6 +157,10 @@ class Workload(ABC):
     def memory(self, point: Point, candidate: Candidate, source: ModelSource) -> dict[str, Any]:
         """Figures of memory that a formula gives."""
         return {}
+
+    def least_work(self, record: Record) -> tuple[int, int]:
+        """Operations, and bytes that must be read, of what the roofline bounds; `record` has counted operations."""
+        return record.operations["flops"], record.operations["weight_bytes"]
 
     # What is said of it.
 
