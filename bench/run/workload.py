@@ -45,6 +45,8 @@ class Workload(ABC):
     fresh_process: ClassVar[bool] = False
     """True if every turn needs a worker process of its own."""
     point_noun: ClassVar[str] = "point"
+    call_nouns: ClassVar[tuple[str, str]] = ("call", "calls")
+    """What a sample times, one and several."""
     has_roofline: ClassVar[bool] = False
     """True if medians are held against this machine's peaks, which are measured before the run."""
 
@@ -68,6 +70,9 @@ class Workload(ABC):
         """Variants of a backend's class that can be asked for."""
         variants: Mapping[str, Any] = backend.spec.variants
         return variants
+
+    def check_unchanged(self, source: ModelSource) -> None:
+        """Raise UserError if a run cannot go on as it was begun, e.g. as a file of its inputs changed."""
 
     # What is measured.
 
