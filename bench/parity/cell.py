@@ -87,8 +87,11 @@ class Cell(ABC):
 
     def run_once(self, batch: Arrays) -> tuple[Arrays, dict[str, int]]:
         """Outputs of one call on host arrays, and the memory that it took."""
+        return self.run_prepared(self.backend.prepare(batch))
+
+    def run_prepared(self, prepared: Any) -> tuple[Arrays, dict[str, int]]:
+        """Outputs of one call on what `prepare` returned, and the memory that it took."""
         backend = self.backend
-        prepared = backend.prepare(batch)
         backend.synchronize()
         abilities.reset_peak(backend)
         is_of_this_call = memory.set_peak_back()
