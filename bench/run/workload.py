@@ -71,7 +71,7 @@ class Workload(ABC):
         variants: Mapping[str, Any] = backend.spec.variants
         return variants
 
-    def check_unchanged(self, source: ModelSource) -> None:
+    def check_unchanged(self, source: ModelSource) -> None:  # noqa: B027 - most inputs come from options alone
         """Raise UserError if a run cannot go on as it was begun, e.g. as a file of its inputs changed."""
 
     # What is measured.
