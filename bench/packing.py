@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
+
+from bench import statistics
+from bench.errors import UserError
+from bench.spec import nearest, parse_names
 
 UNSORTED, SORTED, BUCKETED = ORDERS = ("unsorted", "sorted", "bucketed")
 #: Width of the buckets of "bucketed" unless another is asked for.
@@ -14,6 +18,52 @@ DEFAULT_BUCKET = 16
 BINS = 10
 #: The batch that is judged on what a timed pass returned.
 LAST = "last"
+
+
+def parse_orders(value: Any, option: str) -> tuple[str, ...]:
+    """Any of `ORDERS`, distinct; raises UserError with the nearest name."""
+    found = parse_names(value, option)
+    for one in found:
+        if one not in ORDERS:
+            raise UserError(f"unknown order {one[:40]!r}{nearest(one, ORDERS)}; use any of {', '.join(ORDERS)}")
+    return found
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Sentences without their ids: enough to know them again, and to report on what was measured over them."""
+
+    source: str = ""
+    """Where they came from, in one line."""
+    lengths: tuple[int, ...] = ()
+    """Tokens of each, special ones included."""
+    checksum: str = ""
+    """Of all ids, in order."""
+    truncated: int = 0
+    """Sentences that were cut at `most_tokens`."""
+    most_tokens: int | None = None
+    tokenizer: str | None = None
+    """SHA-256 of the tokenizer's file; None if ids were drawn."""
+    note: str = ""
+    """What a user must know of where they came from."""
+
+    @cached_property
+    def tokens(self) -> int:
+        """Of all sentences."""
+        return sum(self.lengths)
+
+    @property
+    def quartiles(self) -> tuple[int, int, int, int, int]:
+        """Shortest, quartiles and longest length."""
+        q1, q2, q3 = statistics.quartiles(self.lengths)
+        return min(self.lengths), round(q1), round(q2), round(q3), max(self.lengths)
+
+    def histogram(self) -> list[tuple[int, int, int]]:
+        """First and last length of up to `BINS` equal bins, and the sentences in each."""
+        shortest, longest = min(self.lengths), max(self.lengths)
+        width = -(-(longest - shortest + 1) // BINS)
+        bins = [(first, min(first + width - 1, longest)) for first in range(shortest, longest + 1, width)]
+        return [(first, last, sum(first <= length <= last for length in self.lengths)) for first, last in bins]
 
 
 @dataclass(frozen=True, order=True)
@@ -119,11 +169,3 @@ def pack(lengths: tuple[int, ...], packing: Packing, multiple: int, most: int | 
 def _rounded(length: int, multiple: int, most: int | None) -> int:
     up = -(-length // multiple) * multiple
     return up if most is None else max(length, min(up, most))
-
-
-def histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
-    """First and last length of up to `BINS` equal bins, and the sentences in each."""
-    shortest, longest = min(lengths), max(lengths)
-    width = -(-(longest - shortest + 1) // BINS)
-    bins = [(first, min(first + width - 1, longest)) for first in range(shortest, longest + 1, width)]
-    return [(first, last, sum(first <= length <= last for length in lengths)) for first, last in bins]

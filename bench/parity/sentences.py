@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bench.errors import UserError
+from bench.packing import Summary
 from bench.parity import texts as own_texts
 from exporters import tokenizer
 from exporters.store import file_checksum, recipe_key
@@ -32,25 +33,7 @@ class Sentences:
     """Sentences as token ids, in the order in which they came."""
 
     ids: tuple[tuple[int, ...], ...]
-    source: str
-    """Where they came from, in one line."""
-    truncated: int = 0
-    """Sentences that were cut at `most_tokens`."""
-    most_tokens: int | None = None
-    tokenizer: str | None = None
-    """SHA-256 of the tokenizer's file; None if ids were drawn."""
-    note: str = ""
-    """What a user must know of where they came from."""
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Tokens of each sentence, special ones included."""
-        return tuple(map(len, self.ids))
-
-    @property
-    def checksum(self) -> str:
-        """Of all ids, in order."""
-        return recipe_key({"ids": self.ids})
+    summary: Summary
 
 
 def make(
@@ -104,7 +87,7 @@ def encoded(
 ) -> Sentences:
     """`lines` by the tokenizer in `file`, each cut at `most` tokens."""
     rows, truncated = tokenizer.encode_each(file, lines, most, source.vocab_size)
-    return Sentences(tuple(map(tuple, rows)), f"{len(rows):,} {name}", truncated, most, file_checksum(file), note)
+    return _summed_up(rows, name, truncated, most, file_checksum(file), note)
 
 
 def drawn(
@@ -114,9 +97,17 @@ def drawn(
     generator = random.Random(f"ids {seed}")
     cut = [length if most is None else min(length, most) for length in lengths]
     ids = (generator.choices(range(source.vocab_size - 1), k=length) for length in cut)
-    rows = tuple(tuple(one + (one >= source.pad_token_id) for one in row) for row in ids)
+    rows = [[one + (one >= source.pad_token_id) for one in row] for row in ids]
     truncated = sum(a != b for a, b in zip(lengths, cut, strict=True))
-    return Sentences(rows, f"{len(rows):,} {name}", truncated, most, note=note)
+    return _summed_up(rows, name, truncated, most, None, note)
+
+
+def _summed_up(
+    rows: Sequence[Sequence[int]], name: str, truncated: int, most: int | None, tokenizer: str | None, note: str
+) -> Sentences:
+    ids, lengths = tuple(map(tuple, rows)), tuple(map(len, rows))
+    checksum = recipe_key({"ids": ids})
+    return Sentences(ids, Summary(f"{len(ids):,} {name}", lengths, checksum, truncated, most, tokenizer, note))
 
 
 def _synthetic(count: int, source: ModelSource, most: int | None, seed: int, note: str = "") -> Sentences:

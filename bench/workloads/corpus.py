@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +13,7 @@ from bench import options
 from bench.columns import Section
 from bench.errors import UserError
 from bench.options import CommonOptions, option
-from bench.packing import BUCKETED, DEFAULT_BUCKET, LAST, ORDERS, SORTED, UNSORTED, Packed, Packing, pack
+from bench.packing import BUCKETED, DEFAULT_BUCKET, LAST, SORTED, UNSORTED, Packed, Packing, Summary, pack, parse_orders
 from bench.parity import inputs
 from bench.parity import sentences as reading
 from bench.parity.cell import Cell, checksum, settle
@@ -24,7 +25,7 @@ from bench.run import guesses
 from bench.run.record import Record, Run, Turn
 from bench.run.schedule import Enough, Grid, Schedule
 from bench.run.workload import Workload
-from bench.spec import Candidate, Shape, nearest
+from bench.spec import Candidate, Shape
 from bench.workloads import one_by_one, passes
 from bench.workloads.one_by_one import OneByOne
 
@@ -39,20 +40,12 @@ SECONDS_OF_A_CALL = 0.002
 COUNT = options.whole(1, reading.MOST_SENTENCES, reading.DEFAULT_SENTENCES)
 
 
-def orders(value: Any, name: str) -> tuple[str, ...]:
-    """Any of `ORDERS`, distinct."""
-    found = options.names(value, name)
-    for one in found:
-        if one not in ORDERS:
-            raise UserError(f"unknown order {one[:40]!r}{nearest(one, ORDERS)}; use any of {', '.join(ORDERS)}")
-    return found
-
-
 @dataclass(frozen=True, kw_only=True)
 class CorpusOptions(CommonOptions):
     """Options of `bench corpus`."""
 
     command: ClassVar[str] = "corpus"
+    summary: ClassVar[str] = "Time whole passes over sentences of varying length, each batch padded to its longest."
 
     texts: str | None = option("Text file, one sentence a line.", options.text, default=None)
     lengths_from: str | None = option(
@@ -65,29 +58,34 @@ class CorpusOptions(CommonOptions):
         "This many of our own sentences, or a file's first ones.", COUNT, default=None, default_shown="1000; all"
     )
     batches: tuple[int, ...] = option("Batch sizes.", options.sizes, default=(1, 2, 4, 8, 16, 32, 64))
-    orders: tuple[str, ...] = option(
-        "Any of unsorted, sorted, bucketed.", orders, default=(UNSORTED, SORTED), aliases=("--order",)
-    )
+    orders: tuple[str, ...] = option("Any of unsorted, sorted, bucketed.", parse_orders, default=(UNSORTED, SORTED))
     bucket: int | None = option(
-        "Round the length of each batch up to a multiple of this.", options.whole(1, 100_000, 16), default=None,
+        "Round the length of each batch up to a multiple of this.",
+        options.whole(1, 100_000, 16),
+        default=None,
         default_shown="16 for bucketed",
-    )  # fmt: skip
+    )
     max_shapes: int = option(
-        "Shapes that a backend may have to compile for one batch size and order.", options.whole(1, 100_000, 16),
-        default=16, aliases=("--most-shapes",),
-    )  # fmt: skip
+        "Shapes that a backend may have to compile for one batch size and order.",
+        options.whole(1, 100_000, 16),
+        default=16,
+        aliases=("--most-shapes",),
+    )
     rounds: int = option("Timed passes of each backend.", options.whole(1, 10_000, 5), default=5)
     tokenizer: str | None = option(
         "tokenizer.json, or a folder with one.", options.text, default=None, default_shown="the model's own"
     )
     max_tokens: int | None = option(
-        "Cut sentences at this many tokens.", options.whole(reading.SPECIAL_TOKENS + 1, 10_000_000, 128), default=None,
+        "Cut sentences at this many tokens.",
+        options.whole(reading.SPECIAL_TOKENS + 1, 10_000_000, 128),
+        default=None,
         default_shown="the model's positions",
-    )  # fmt: skip
+    )
     boundary: str = option(
         "device (batches are on it before) or host (host arrays in and out, copies timed).",
-        options.one_of(("device", "host")), default="device",
-    )  # fmt: skip
+        options.one_of(("device", "host")),
+        default="device",
+    )
     warmup: float = option(
         "Warm-up of a cell by whole passes.", options.seconds(example="300ms"), default=0.3, show=options.shown_seconds
     )
@@ -96,19 +94,11 @@ class CorpusOptions(CommonOptions):
     )
     timeout: float = option(
         "Silence after which a worker is taken for hung; a pass, or all compilations, is one silence.",
-        options.seconds(example="60s"), default=3600.0, show=options.shown_seconds,
-    )  # fmt: skip
-    lengths: tuple[int, ...] = options.settled(())
-    """Tokens of each sentence, special ones included."""
-    corpus: str = options.settled("")
-    """Where the sentences came from."""
-    note: str = options.settled("")
-    checksum: str = options.settled("")
-    """Of all ids."""
-    truncated: int = options.settled(0)
-    """Sentences that were cut at `most_tokens`."""
-    most_tokens: int | None = options.settled(None)
-    tokenizer_sha256: str | None = options.settled(None)
+        options.seconds(example="60s"),
+        default=3600.0,
+        show=options.shown_seconds,
+    )
+    corpus: Summary = options.settled(Summary())  # noqa: RUF009
     positions: int | None = options.settled(None)
     """The model's, beyond which no length is rounded up."""
     one_by_one: OneByOne | None = options.settled(None)  # noqa: RUF009
@@ -120,7 +110,7 @@ class CorpusOptions(CommonOptions):
 
     def packed(self, point: Packing) -> Packed:
         """The sentences in batches."""
-        return pack(self.lengths, point, self.multiple(point.order), self.positions, self.seed)
+        return pack(self.corpus.lengths, point, self.multiple(point.order), self.positions, self.seed)
 
     def read(self, source: ModelSource) -> Sentences:
         """The sentences, with their ids."""
@@ -130,9 +120,16 @@ class CorpusOptions(CommonOptions):
             is_run = text.lstrip().startswith("{")
             lengths = one_by_one.lengths_in(name) if is_run else reading.read_lengths(text, Path(name))
         return reading.make(
-            source, texts=self.texts, lengths_from=name, lengths=lengths, synthetic=self.synthetic,
-            sentences=self.sentences, text_tokenizer=self.tokenizer, max_tokens=self.max_tokens, seed=self.seed,
-        )  # fmt: skip
+            source,
+            texts=self.texts,
+            lengths_from=name,
+            lengths=lengths,
+            synthetic=self.synthetic,
+            sentences=self.sentences,
+            text_tokenizer=self.tokenizer,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+        )
 
 
 class Corpus(Workload):
@@ -142,15 +139,13 @@ class Corpus(Workload):
     Options = CorpusOptions
     point_type = Packing
     point_noun = "packing"
+    point_title = "batch, order"
     call_nouns = ("pass", "passes")
     cell = "bench.workloads.corpus:CorpusCell"
     columns = passes.COLUMNS
 
     options: CorpusOptions
-
-    def __init__(self, options: CorpusOptions) -> None:
-        super().__init__(options)
-        self._ids: tuple[tuple[int, ...], ...] = ()
+    _ids: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def settle(cls, options: CorpusOptions, source: ModelSource) -> CorpusOptions:
@@ -164,11 +159,7 @@ class Corpus(Workload):
                 f"--batches {largest} exceeds the {len(found.ids):,} sentences of the corpus; "
                 f"use --batches ≤ {len(found.ids)}, or more sentences"
             )
-        options = replace(
-            options, lengths=found.lengths, corpus=found.source, note=found.note, checksum=found.checksum,
-            truncated=found.truncated, most_tokens=found.most_tokens, tokenizer_sha256=found.tokenizer,
-            positions=source.positions,
-        )  # fmt: skip
+        options = replace(options, corpus=found.summary, positions=source.positions)
         if options.cpu_run is None:
             return options
         return replace(options, one_by_one=one_by_one.read(options.cpu_run, options, source))
@@ -186,8 +177,10 @@ class Corpus(Workload):
         """Ids of all sentences, read or drawn again; raises UserError if they are not those that the run began with."""
         if not self._ids:
             found = self.options.read(source)
-            if found.checksum != self.options.checksum:
-                raise UserError(f"the run was begun with other sentences than {found.source} has now; start a new run")
+            if found.summary.checksum != self.options.corpus.checksum:
+                raise UserError(
+                    f"the run was begun with other sentences than {found.summary.source} has now; start a new run"
+                )
             self._ids = found.ids
         return self._ids
 
@@ -243,6 +236,12 @@ class Corpus(Workload):
     def heading(self, run: Run) -> Iterable[str]:
         return passes.heading(run, self.options)
 
+    def plan(self, run: Run) -> Iterable[str]:
+        yield passes.of_corpus(self.options.corpus)
+
+    def table_title(self, record: Record) -> str:
+        return passes.table_title(self.options, record.point.order)
+
     def sections(self, run: Run) -> Iterable[Section]:
         return passes.report(run)
 
@@ -262,13 +261,15 @@ class CorpusCell(Cell):
     """Holds every batch prepared, times passes over all of them, and judges up to three batches."""
 
     def begin(
-        self, batches: list[dict[str, Any]], places: dict[str, int], plan: dict[str, Any], sampling: dict[str, Any],
-        boundary: str, max_shapes: int,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Put batches (`rows` of ids, `length`) on the device, call each shape once, watch a call, warm passes up.
-
-        `places` are those of the judged batches, `plan` is that of the last batch.
-        """
+        self,
+        batches: list[dict[str, Any]],
+        places: dict[str, int],
+        plan: dict[str, Any],
+        sampling: dict[str, Any],
+        boundary: str,
+        max_shapes: int,
+    ) -> dict[str, Any]:
+        """Prepare batches (`rows` of ids, `length`), call each shape once, warm passes up; `plan` is the last one.s."""
         from backends.base import UnsupportedError
 
         backend = self.backend
@@ -289,21 +290,15 @@ class CorpusCell(Cell):
         settle()
         first_ns, watched = 0, None
         for place in firsts.values():
-            first_ns += self._first_ns(place)
+            first = timing.Step(partial(backend.run, self.prepared[place]), backend.synchronize)
+            first_ns += first.wall_ns(time.perf_counter_ns)
+            self.release(first.outputs)
+            first.outputs = None
             watched = self.watch(self.prepared[place]) if watched is None else watched
         self.warm = timing.warm_up(self.step, self.sampling)
         self.facts_before = backend.facts() | (watched or {})
         once = {"first_call_ns": first_ns, "warmup_ns": self.warm.warmup_ns, "is_stable": self.warm.is_stable}
         return {"once": once | {"calls_per_sample": self.warm.calls_per_sample}, "facts": self.facts_before}
-
-    def _first_ns(self, place: int) -> int:
-        self.backend.synchronize()
-        started = time.perf_counter_ns()
-        outputs = self.backend.run(self.prepared[place])
-        self.backend.synchronize()
-        spent = time.perf_counter_ns() - started
-        self.release(outputs)
-        return spent
 
     def _pass(self) -> Any:
         """Start every batch in order; each one's outputs are let go before the next. Returns the last one's."""
@@ -344,7 +339,7 @@ class CorpusCell(Cell):
         arrays, held = self.run_prepared(self.prepared[place])
         return arrays if timed is None else timed, held if place == self.largest else {}
 
-    def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float) -> dict[str, Any]:
+    def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float, **further: Any) -> dict[str, Any]:
         """As `Cell.judge`, with the cases under their own names."""
         found = super().judge(units, atol, rtol)
         return found | {"cases": {name.rpartition(" ")[2]: figures for name, figures in found["cases"].items()}}

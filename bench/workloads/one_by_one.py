@@ -1,4 +1,4 @@
-"""What a corpus run is held against beside its baseline: sentences one by one, in this run and in one on the CPU."""
+"""What passes over a corpus are also held against: sentences one by one, in this run and in one on the CPU."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class OneByOne:
 def lengths_in(path: str) -> tuple[int, ...]:
     """Lengths of the sentences of a run, as --lengths-from names it; raises UserError."""
     options: Any = run_in(path, "--lengths-from").options
-    lengths: tuple[int, ...] = options.lengths
+    lengths: tuple[int, ...] = options.corpus.lengths
     return lengths
 
 
@@ -67,7 +67,7 @@ def read(path: str, options: Any, source: ModelSource) -> OneByOne:
     if theirs.kind != "cpu":
         raise UserError(f"--cpu-run {path!r} was measured on {theirs.kind}; give a run on the CPU")
     for name, mine, its in (
-        ("corpus", options.checksum, theirs.checksum),
+        ("corpus", options.corpus.checksum, theirs.corpus.checksum),
         ("model", source.name, other.model.name),
         ("task", source.task, other.model.task),
         ("weights", source.origin.partition(";")[0], other.model.origin.partition(";")[0]),
@@ -152,16 +152,15 @@ def _missing(run: Run) -> Iterator[str]:
         yield "no speed-ups against the CPU; measure --batches 1 with --device cpu, and give that file as --cpu-run"
 
 
-def fastest_of_all(run: Run) -> Section:
+def fastest_of_all(run: Run) -> Iterator[str]:
     """The fastest cell of all packings."""
     won = sections.winner(run, run.records)
     if won is None:
-        return Section("")
+        return
     best, ratio = won.record, ratio_to_batch_1(run, won.record)
-    line = f"fastest of all: {run.name(best.candidate)} at batch {best.point.batch}, {best.point.order}"
+    line = f"of all: {run.name(best.candidate)} at batch {best.point.batch}, {best.point.order}"
     if ratio is not None and ratio.verdict == "faster" and not is_unsteady(ratio):
         line += f", {factor(ratio.value)}× {run.baseline_candidate.label} at batch 1"
     names = [f"{run.name(one.candidate)} at {one.point}" for one in won.ties]
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    line += f" (tie with {', '.join(names[:MOST_NAMED])}{more})" if names else ""
-    return Section("", (line,), style="green")
+    yield line + (f" (tie with {', '.join(names[:MOST_NAMED])}{more})" if names else "")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bench import statistics
 from bench.columns import Column, Section, Table, milliseconds, percent
-from bench.packing import Packed, Packing, histogram
+from bench.packing import Packed, Packing, Summary
 from bench.run import columns, sections
 from bench.run.record import Record, Run
 from bench.run.warnings import WIDE_SPREAD
@@ -29,17 +29,13 @@ def _packed(run: Run, record: Record) -> Packed:
     return _asked(run).packed(record.point)
 
 
-def _tokens(run: Run) -> int:
-    return sum(_asked(run).lengths)
-
-
 def _ms_per_sample(run: Run, record: Record) -> float | None:
-    return statistics.median(record.samples) / len(_asked(run).lengths) / 1e6 if record.samples else None
+    return statistics.median(record.samples) / len(_asked(run).corpus.lengths) / 1e6 if record.samples else None
 
 
 def _interval_ms(run: Run, record: Record, end: str) -> float | None:
     found = statistics.median_interval(record.rounds)
-    return None if found is None else getattr(found, end) / len(_asked(run).lengths) / 1e6
+    return None if found is None else getattr(found, end) / len(_asked(run).corpus.lengths) / 1e6
 
 
 def _shown_ms(run: Run, record: Record) -> str:
@@ -55,18 +51,18 @@ def _pass_seconds(run: Run, record: Record) -> float | None:
 
 def _tokens_per_second(run: Run, record: Record) -> float | None:
     seconds = _pass_seconds(run, record)
-    return None if seconds is None else _tokens(run) / seconds
+    return None if seconds is None else _asked(run).corpus.tokens / seconds
+
+
+def _padding_share(run: Run, record: Record) -> float:
+    return _packed(run, record).padding_share(_asked(run).corpus.tokens)
 
 
 COLUMNS = (
     *columns.point_columns(Packing),
-    Column("sentences", lambda run, record: len(_asked(run).lengths)),
-    Column("tokens", lambda run, record: _tokens(run)),
+    Column("sentences", lambda run, record: len(_asked(run).corpus.lengths)),
+    Column("tokens", lambda run, record: _asked(run).corpus.tokens),
     Column("positions", lambda run, record: _packed(run, record).positions, help="tokens and padding"),
-    Column(
-        "padding_share", lambda run, record: _packed(run, record).padding_share(_tokens(run)),
-        help="padding over all positions",
-    ),
     Column("batches", lambda run, record: len(_packed(run, record).batches)),
     Column("shapes", lambda run, record: len(_packed(run, record).shapes), help="distinct batch × length"),
     Column(
@@ -77,10 +73,14 @@ COLUMNS = (
     Column("ms_per_sample_low", lambda run, record: _interval_ms(run, record, "low")),
     Column("ms_per_sample_high", lambda run, record: _interval_ms(run, record, "high")),
     Column(
-        "pass_s", _pass_seconds, title="pass s", show=lambda value: f"{value:.4g}", drop=60,
+        "pass_s", _pass_seconds, title="pass s", show=lambda value: f"{value:.4g}", drop=15,
         help="median of whole passes, s",
     ),
-    Column("tokens_per_second", _tokens_per_second),
+    Column("tokens_per_second", _tokens_per_second, title="tokens/s", is_on_request=True),
+    Column(
+        "padding_share", _padding_share, title="padding",
+        show=percent, drop=60, help="padding over all positions",
+    ),
     *columns.SPEEDUP,
     *one_by_one.COLUMNS,
     columns.PARITY,
@@ -92,14 +92,18 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def of_corpus(corpus: Summary) -> str:
+    """Where the sentences came from."""
+    return f"corpus: {corpus.source}" + (f"; {corpus.note}" if corpus.note else "")
+
+
 def heading(run: Run, asked: CorpusOptions) -> Iterator[str]:
     """Where the sentences came from, how long they are, and how they were timed."""
-    lengths = asked.lengths
-    q1, middle, q3 = map(round, statistics.quartiles(lengths))
-    cut = f"; {asked.truncated} cut at {asked.most_tokens}" if asked.truncated else ""
-    yield f"corpus: {asked.corpus}" + (f"; {asked.note}" if asked.note else "")
-    of_lengths = f"a sentence {min(lengths)} to {max(lengths)}, quartiles {q1}, {middle}, {q3}"
-    yield f"tokens: {sum(lengths):,}; {of_lengths}{cut}"
+    corpus = asked.corpus
+    shortest, q1, middle, q3, longest = corpus.quartiles
+    cut = f"; {corpus.truncated} cut at {corpus.most_tokens}" if corpus.truncated else ""
+    yield of_corpus(corpus)
+    yield f"tokens: {corpus.tokens:,}; a sentence {shortest} to {longest}, quartiles {q1}, {middle}, {q3}{cut}"
     on_device = asked.boundary == "device"
     within = "batches on the device before" if on_device else "host arrays in and out, copies timed"
     yield (
@@ -109,26 +113,33 @@ def heading(run: Run, asked: CorpusOptions) -> Iterator[str]:
     )
 
 
+def table_title(asked: CorpusOptions, order: str) -> str:
+    """An order, and what it rounds lengths up to."""
+    multiple = asked.multiple(order)
+    return order + (f", lengths rounded up to a multiple of {multiple}" if multiple > 1 else "")
+
+
 def report(run: Run) -> Iterator[Section]:
-    """Padding and winner of each packing, what batches gain, lengths, and compiled shapes."""
-    for point, records in sections.iter_points(run):
-        yield Section("", (_padding(run, point),), point=point)
-        yield sections.fastest_at(run, point, records)
-    yield one_by_one.fastest_of_all(run)
+    """Winners, what batches gain, lengths, and compiled shapes."""
+    yield Section("Fastest", items=[*_fastest(run), *one_by_one.fastest_of_all(run)])
     yield one_by_one.section(run)
     yield _lengths(run)
     yield Section("Compiled shapes", items=list(_compiled(run)))
 
 
-def _padding(run: Run, point: Packing) -> str:
-    packed, multiple = _asked(run).packed(point), _asked(run).multiple(point.order)
-    rounded = f", lengths rounded up to a multiple of {multiple}" if multiple > 1 else ""
-    share = percent(packed.padding_share(_tokens(run)))
-    return f"padding {share}; {len(packed.batches):,} batches of {len(packed.shapes):,} shapes{rounded}"
+def _fastest(run: Run) -> Iterator[str]:
+    """The winner at each batch size, a line an order."""
+    parts: dict[str, list[str]] = {}
+    for point, records in sections.iter_points(run):
+        if (won := sections.winner(run, records)) is not None:
+            names = ", ".join(run.name(one.candidate) for one in won.ties)
+            tied = f" (tie with {names})" if names else ""
+            parts.setdefault(point.order, []).append(f"{run.name(won.record.candidate)} at {point.batch}{tied}")
+    yield from (f"{order}: {'; '.join(found)}" for order, found in parts.items())
 
 
 def _lengths(run: Run) -> Section:
-    bins = histogram(_asked(run).lengths)
+    bins = _asked(run).corpus.histogram()
     most = max(count for _, _, count in bins)
     rows = tuple(
         (f"{first}–{last}" if last > first else str(first), str(count), "█" * -(-BAR * count // most))
@@ -152,10 +163,12 @@ def _compiled(run: Run) -> Iterator[str]:
         )
 
 
-def warnings(record: Record) -> Iterable[str]:
-    """A pass far off the others, which the quartiles of a few passes do not show."""
+def warnings(record: Record) -> Iterator[str]:
+    """A pass far off the others that the quartiles do not show."""
     samples = record.samples
-    if len(samples) > 1 and (max(samples) - min(samples)) / min(samples) > WIDE_SPREAD:
+    if len(samples) < 2 or statistics.spread(samples) > WIDE_SPREAD:
+        return
+    if (max(samples) - min(samples)) / min(samples) > WIDE_SPREAD:
         yield f"its passes differ by over {WIDE_SPREAD:.0%}; stop other work on this machine and measure again"
 
 
