@@ -2,9 +2,9 @@
 
     python benchmarks/convert_runs.py FILE...
 
-Each file is replaced by its conversion, sealed if the run was complete; the old one stays beside it as FILE.old. What else
-went on was noted once for a cell and is noted for each turn now: it stands in the cell's first turn. Figures that are
-counted from samples are not carried over.
+Each file is replaced by its conversion, sealed if the run was complete; the old one stays beside it as FILE.old. What
+else went on was noted once for a cell and is noted for each turn now: it stands in the first turn of the cell. Figures
+that are counted from samples are not carried over.
 """
 
 from __future__ import annotations
