@@ -122,9 +122,8 @@ COLUMNS = (
 
 def section(run: Run) -> Section:
     """Speed-ups against batch 1, here and on the CPU, of every cell that was measured."""
-    baseline, cpu = run.baseline_candidate.label, _on_cpu(run)
-    titles = ["batch", "order", "backend", f"× {baseline} at batch 1"]
-    titles += [f"× {cpu.candidate.label} at batch 1, CPU"] if cpu is not None else []
+    cpu = _on_cpu(run)
+    titles = ["batch", "order", "backend", "here", *(["on the CPU"] if cpu is not None else [])]
     rows = []
     for point, records in run.by_point():
         for record in records:
@@ -134,7 +133,8 @@ def section(run: Run) -> Section:
                 cells += [_shown(ratio_to_cpu(run, record))] if cpu is not None else []
                 rows.append((str(point.batch), point.order, run.name(record.candidate), *cells))
     is_left = (False, *(True for _ in titles[1:]))
-    return Section("Against batch 1", list(_missing(run)), Table(tuple(titles), tuple(rows), is_left))
+    title = f"Times faster a sentence than {run.baseline_candidate.label} at batch 1"
+    return Section(title, list(_missing(run)), Table(tuple(titles), tuple(rows), is_left))
 
 
 def _shown(ratio: statistics.Ratio | None) -> str:
@@ -147,7 +147,7 @@ def _missing(run: Run) -> Iterator[str]:
         label = run.baseline_candidate.label
         yield f"no speed-ups against batch 1, as {label} at batch 1, unsorted, was not measured here"
     if cpu is not None:
-        yield f"on the CPU: {cpu.cpu}, {cpu.threads} threads, {cpu.started}"
+        yield f"on the CPU: {cpu.candidate.label} on {cpu.cpu}, {cpu.threads} threads, {cpu.started}"
     elif run.options.kind == "cuda":
         yield "no speed-ups against the CPU; measure --batches 1 with --device cpu, and give that file as --cpu-run"
 
