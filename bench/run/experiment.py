@@ -75,6 +75,7 @@ def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: L
                 listener.say(f"nothing is left to measure in {path}")
                 return run
             source = _same_source(run, store, listener)
+            run.workload.check_unchanged(source)
             _check_unchanged(run, store)
             run.is_complete = False
             file = RunFile(run)

@@ -251,7 +251,7 @@ class Run:
         None unless both cells are comparable, or both compute nothing.
         """
         baseline = self.baseline(record)
-        if baseline is None or not self._may_compare(baseline, record):
+        if baseline is None or not self.may_compare(baseline, record):
             return None
         return ratio_between(baseline, record)
 
@@ -267,7 +267,8 @@ class Run:
             return None
         return ratio.interval.high / ratio.interval.low
 
-    def _may_compare(self, baseline: Record, record: Record) -> bool:
+    def may_compare(self, baseline: Record, record: Record) -> bool:
+        """True if a ratio of two cells means something: both are sound, or both compute nothing."""
         if not baseline.is_judged and not record.is_judged:
             return baseline.status == record.status == "ok" and bool(baseline.rounds and record.rounds)
         return all(cell.is_comparable and cell.rounds and not self.is_implausible(cell) for cell in (baseline, record))
@@ -387,8 +388,11 @@ def exit_code_of(records: Sequence[Record]) -> int:
 
 
 def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
-    """How many times faster `other` is than `one`: within rounds, or of medians apart if nothing pairs them."""
-    if not (one.is_interleaved and other.is_interleaved):
+    """How many times faster `other` is than `one`: within rounds, or of medians apart if nothing pairs them.
+
+    Turns are paired at one point, and if no candidate was measured apart.
+    """
+    if one.point != other.point or not (one.is_interleaved and other.is_interleaved):
         return statistics.ratio_of_runs(one.rounds, other.rounds)
     return statistics.ratio_within_rounds(one.rounds, other.rounds)
 

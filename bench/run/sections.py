@@ -234,7 +234,7 @@ def _paid_at(run: Run, record: Record) -> str:
     if own is None or other is None:
         return "held against nothing, as not every load was timed"
     saved_ms = (statistics.median(base.samples) - statistics.median(record.samples)) / 1e6
-    when, calls = paid_back(own - other, saved_ms)
+    when, calls = paid_back(own - other, saved_ms, run.workload.call_nouns)
     if when == "never":
         return f"never paid back against {name}"
     if when == "at once" or calls == math.inf:
@@ -250,21 +250,21 @@ def start_seconds(record: Record) -> float | None:
     return once.load_seconds + max(0.0, once.first_call_ns - statistics.median(record.samples)) / 1e9
 
 
-def paid_back(extra_seconds: float, saved_ms: float) -> tuple[str, float]:
+def paid_back(extra_seconds: float, saved_ms: float, nouns: tuple[str, str]) -> tuple[str, float]:
     """After how many calls a start that took `extra_seconds` more is paid back, each call saving `saved_ms`.
 
-    As words, and as a number to sort by.
+    As words with one of `nouns` (one call, several), and as a number to sort by.
     """
     if saved_ms > 0:
-        return ("at once", 0.0) if extra_seconds <= 0 else _calls(extra_seconds / saved_ms * 1e3)
+        return ("at once", 0.0) if extra_seconds <= 0 else _calls(extra_seconds / saved_ms * 1e3, nouns)
     if extra_seconds < 0 and saved_ms < 0:
-        return f"ahead for {_calls(extra_seconds / saved_ms * 1e3)[0]}", math.inf
+        return f"ahead for {_calls(extra_seconds / saved_ms * 1e3, nouns)[0]}", math.inf
     return "never", math.inf
 
 
-def _calls(count: float) -> tuple[str, float]:
+def _calls(count: float, nouns: tuple[str, str]) -> tuple[str, float]:
     calls = math.ceil(count)
-    return f"{calls:,} call{'' if calls == 1 else 's'}", float(calls)
+    return f"{calls:,} {nouns[calls != 1]}", float(calls)
 
 
 def outcome(run: Run, record: Record) -> str:

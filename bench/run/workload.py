@@ -45,6 +45,8 @@ class Workload(ABC):
     fresh_process: ClassVar[bool] = False
     """True if every turn needs a worker process of its own."""
     point_noun: ClassVar[str] = "point"
+    call_nouns: ClassVar[tuple[str, str]] = ("call", "calls")
+    """What a sample times, one and several."""
     point_title: ClassVar[str] = ""
     """Heading of a column of points; the noun if empty."""
     has_roofline: ClassVar[bool] = False
@@ -72,6 +74,9 @@ class Workload(ABC):
         """Variants of a backend's class that can be asked for."""
         variants: Mapping[str, Any] = backend.spec.variants
         return variants
+
+    def check_unchanged(self, source: ModelSource) -> None:  # noqa: B027 - most inputs come from options alone
+        """Raise UserError if a run cannot go on as it was begun, e.g. as a file of its inputs changed."""
 
     # What is measured.
 
