@@ -5,6 +5,7 @@ A workload declares its columns and yields its sections; console, Markdown, page
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,23 @@ if TYPE_CHECKING:
     from bench.run.record import Record, Run
 
 DASH = "–"
+
+
+def shown(value: Any) -> str:
+    """A figure of any kind as text; numbers have about four significant digits: `0.0123`, `1.234`, `123.4`, `12346`."""
+    if value is None or value == "":
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not isinstance(value, float):
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if abs(value) >= 1e7:
+        return f"{value:.2e}"
+    limits = {0.1: 4, 10: 3, 100: 2, 1e4: 1}
+    digits = next((digits for limit, digits in limits.items() if abs(value) < limit), 0)
+    return f"{value:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -24,7 +42,7 @@ class Column:
     """The figure as a JSON value; None if the record has none."""
     title: str = ""
     """Heading in tables; "" for a column of CSV and JSON alone."""
-    show: Callable[[Any], str] = str
+    show: Callable[[Any], str] = shown
     """The figure as a cell of a table."""
     cell: Callable[[Run, Record], str] | None = None
     """In place of `show`, for a cell that says more than its figure."""
@@ -38,6 +56,10 @@ class Column:
     """Order in which cells are broken at blanks if a table is too wide, among the drops; 0 is never folded."""
     is_wide: bool = False
     """True for a column that tables have from 108 columns on."""
+    is_on_request: bool = False
+    """True for a column that tables have only if it is asked for."""
+    is_optional: bool = False
+    """True for a column that tables leave out if no record has its figure."""
     help: str = ""
     """What the figure is, with its unit, for the reference page and the page's tooltips."""
 

@@ -84,8 +84,12 @@ def spelling(name: str) -> str:
 class Options:
     """Base of all options classes."""
 
-    #: Fields that are given together with `model` by position in the API, for error messages.
     command: ClassVar[str] = ""
+    """Name on the command line."""
+    function: ClassVar[str] = ""
+    """Name in the API; measure_COMMAND if empty."""
+    summary: ClassVar[str] = ""
+    """What the command does, in one sentence."""
 
     @classmethod
     def declared(cls) -> tuple[Field[Any], ...]:
@@ -170,6 +174,16 @@ def flag(value: Any, option: str) -> bool:
     if not isinstance(value, bool):
         raise UserError(f"{option} {_short(value)} is neither True nor False; use one of them")
     return value
+
+
+def checked(check: Callable[[str, str], Any]) -> Parser:
+    """A parser that keeps the text which `check(text, option)` takes without an error."""
+
+    def parse(value: Any, option: str) -> str:
+        check(text(value, option), option)
+        return str(value)
+
+    return parse
 
 
 def one_of(choices: Iterable[str]) -> Parser:
@@ -349,6 +363,14 @@ class CommonOptions(Options):
         default_shown="a new one under ARTIFACTS/runs",
     )
     artifacts: str = option("Folder for exported models and runs.", text, default=spec.DEFAULT_ARTIFACTS)
+
+    @classmethod
+    def parsed(cls: type[Self], given: Mapping[str, Any]) -> Self:
+        """As `Options.parsed`; also raises UserError for what a module of the user's own settles."""
+        both = [name for name in ("model", "weights", "task") if given.get(name) is not None]
+        if both and given.get("module") is not None:
+            raise UserError(f"--{both[0]} cannot be given with --module, whose function settles it; leave one out")
+        return super().parsed(given)
 
     @property
     def settled_threads(self) -> int:

@@ -144,6 +144,21 @@ def _count(row: Mapping[str, Any], where: str) -> float:
     return count
 
 
+def arrivals(traffic: Traffic, rate: float, count: int, seed: int, slice_: int) -> tuple[list[int], list[Shape]]:
+    """When `count` requests are due (ns) by a Poisson process of `rate` (requests a second), and their shapes.
+
+    Every candidate and rate gets the same shapes and the same exponential draws, which the rate only scales (common
+    random numbers: Law, Simulation Modeling and Analysis, 5th ed., 11.2), and a longer slice begins as a shorter one
+    does.
+    """
+    gaps, shapes = random.Random(f"arrivals {seed} {slice_}"), random.Random(f"shapes {seed} {slice_}")
+    at, due = 0.0, []
+    for _ in range(count):
+        at += gaps.expovariate(1.0)
+        due.append(round(at / rate * 1e9))
+    return due, traffic.draw(shapes, count)
+
+
 # Service levels.
 
 

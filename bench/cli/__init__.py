@@ -37,11 +37,13 @@ from bench.cli import (
     tune,
     verify,
 )
+from bench.cli.group import Commands
 from bench.cli.streams import mute, tell
 from bench.errors import BenchError
 
 app = typer.Typer(
     name="bench",
+    cls=Commands,
     help="Which inference runtime to deploy a model on, on this machine, and is it still the same model?",
     invoke_without_command=True,
     add_completion=False,

@@ -51,7 +51,7 @@ class Cell(ABC):
         """Outputs on the inputs of one judged case, of the timed call or of one more, and the memory of that one."""
         return self.run_once(judging.batch_of(self.backend, plan, case, ids))
 
-    def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float) -> dict[str, Any]:
+    def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float, **further: Any) -> dict[str, Any]:
         """Figures by case of outputs against the references of `units`; the facts and the memory of the last call.
 
         A unit has its inputs ("plan", "ids"), and if it is judged the folders "reference" and "yardstick". Cases of

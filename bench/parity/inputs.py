@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,13 @@ def plan_of(source: Any, batch: int, length: int, seed: int, cases: tuple[str, .
         makes_inputs=source.makes_inputs,
         whole_outputs=source.whole_outputs,
     )
+
+
+def drawn_sequences(source: Any, length: int, count: int, seed: int) -> list[list[int]]:
+    """`count` seeded sequences of ids of one length, over the vocabulary without the padding id."""
+    draw, pad = random.Random(f"sequences {seed} {length}"), source.pad_token_id
+    rows = (draw.choices(range(source.vocab_size - 1), k=length) for _ in range(count))
+    return [[one + (one >= pad) for one in row] for row in rows]
 
 
 def timed_cases(length: int, takes_mask: bool = True) -> tuple[str, ...]:

@@ -111,6 +111,24 @@ def figures(
     return found
 
 
+def figures_of_row(
+    outputs: Arrays, shape: Sequence[int], row: int, plan: InputPlan, case: str, stored: Mapping[str, str], *,
+    precision: str, atol: float, rtol: float,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """`figures` of one row of a call of `shape` [rows, length], whose reference was computed alone and unpadded."""
+    taken = {}
+    for output, array in outputs.items():
+        axes = (shape[0],) if output in plan.whole_outputs else tuple(shape)
+        if array.shape[: len(axes)] != axes:
+            return [{"mismatch": f"{output} has shape {list(array.shape)} for a call of {list(axes)}", "compared": 0}]
+        own = array[row : row + 1]
+        taken[output] = own if output in plan.whole_outputs else own[:, : plan.length]
+    return figures(
+        taken, plan, case, Path(stored["reference"]), yardstick=stored["yardstick"], precision=precision, atol=atol,
+        rtol=rtol,
+    )  # fmt: skip
+
+
 def read_inputs(folder: Path, case: str) -> Arrays:
     """The stored inputs of a case."""
     return _read(inputs_file(folder, case))

@@ -7,12 +7,23 @@ latency counts from the moment that they were due, so that a stall delays every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby, pairwise
 
 from bench import statistics
+from bench.errors import UserError
+from bench.spec import Shape
+from bench.traffic import Slo, duration
+
+#: What became of a service level.
+KEPT, MISSED, UNJUDGED = "kept", "missed", "unjudged"
+#: Below this share of the time in calls hardly any request waits for a call before, so a lower rate is no remedy.
+IDLE_SHARE = 0.05
+MOST_DELAY_NS, MOST_ROWS = 10_000_000_000, 4096
+_UNITS_NS = {"us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,12 @@ class Batching:
     """Sequences of one call at most; None serves each request by itself."""
     most_delay_ns: int = 0
     """How long after its arrival the first of the queue may be kept waiting for more to join."""
+
+    def __str__(self) -> str:
+        if self.most_rows is None:
+            return "each served by itself"
+        waits = duration(self.most_delay_ns) if self.most_delay_ns else "0 ms"
+        return f"joined up to batch {self.most_rows}, the first of them waiting at most {waits} for more"
 
     @property
     def is_dynamic(self) -> bool:
@@ -37,6 +54,39 @@ class Batching:
         if self.most_rows is None or rows >= self.most_rows:
             return rows
         return min(1 << (rows - 1).bit_length(), self.most_rows)
+
+
+def parse_batching(text: str, option: str = "--batching") -> Batching:
+    """`none`, or `dynamic:MAX_BATCH:MAX_DELAY` as in "dynamic:8:5ms"; raises UserError for anything else."""
+    if text == "none":
+        return Batching()
+    show = f"write none, or dynamic:MAX_BATCH:MAX_DELAY, e.g. {option} dynamic:8:5ms"
+    found = re.fullmatch(r"dynamic:([0-9]{1,9}):([0-9]{1,9}(?:\.[0-9]{1,9})?)(us|µs|ms|s)", text)
+    if not found:
+        raise UserError(f"{option} {text[:40]!r} is not a batching rule; {show}")
+    rows, delay_ns = int(found[1]), round(float(found[2]) * _UNITS_NS[found[3]])
+    if not 1 <= rows <= MOST_ROWS:
+        raise UserError(f"MAX_BATCH {rows} of {option} {text!r} is not within 1 and {MOST_ROWS}; {show}")
+    if delay_ns > MOST_DELAY_NS:
+        raise UserError(f"MAX_DELAY of {option} {text!r} is above 10 s; {show}")
+    return Batching(rows, delay_ns)
+
+
+def called_shapes(
+    shapes: Collection[Shape], padded_to: Mapping[int, int], batching: Batching, is_static: bool
+) -> list[list[int]]:
+    """Every [rows, length] that a call can have, largest first; `is_static` for a runtime that rows are filled up for.
+
+    `padded_to` is what the longest sequence of a call is padded to, by its length.
+    """
+    found = {Shape(shape.batch, padded_to[shape.length]) for shape in shapes}
+    if batching.most_rows is not None:
+        counts = range(min(shape.batch for shape in shapes), batching.most_rows + 1)
+        joined = {batching.padded_rows(rows) for rows in counts} if is_static else set(counts)
+        found = {shape for shape in found if shape.batch > batching.most_rows}
+        found |= {Shape(rows, length) for rows in joined for length in padded_to.values()}
+    ordered = sorted(found, key=lambda shape: (-shape.batch * shape.length, shape))
+    return [[shape.batch, shape.length] for shape in ordered]
 
 
 @dataclass(frozen=True)
@@ -197,6 +247,29 @@ class Slices:
         A finite slice ends even above capacity; the queue of an endless one would grow without bound there.
         """
         return self.unserved == 0 and sum(self.calls_ns) <= sum(one.due_ns[-1] for one in self.slices)
+
+    def level(self, slo: Slo) -> str:
+        """`KEPT`, `MISSED` or `UNJUDGED`: kept if they keep up and the percentile of all is within the limit."""
+        if not self.keeps_up:
+            return MISSED
+        value = self.percentile(slo.rank)
+        if value is None:
+            return UNJUDGED
+        return KEPT if value <= slo.limit_ns else MISSED
+
+    def outcome(self, slos: Sequence[Slo]) -> str:
+        """Worst of `level`, a miss before what cannot be judged."""
+        outcomes = {self.level(slo) for slo in slos}
+        return MISSED if MISSED in outcomes else UNJUDGED if UNJUDGED in outcomes else KEPT
+
+    def is_hopeless(self, slos: Sequence[Slo], batching: Batching) -> bool:
+        """True for a miss that is not the queue's: hardly any request waited, or single calls alone are too long."""
+        if self.busy_share < IDLE_SHARE:
+            return True
+        if batching.is_dynamic:
+            return False
+        alone = ((slo, statistics.percentile(self.calls_ns, slo.rank)) for slo in slos)
+        return any(value is not None and value > slo.limit_ns for slo, value in alone)
 
     def percentile(self, rank: int) -> float | None:
         """Nanoseconds of the `rank`-th percentile of latencies; None if there are too few for it (rule 8), or if the

@@ -29,6 +29,10 @@ def option(name: str) -> Column:
     return Column(name, lambda run, record: getattr(run.options, name))
 
 
+def _of_run(name: str, help: str) -> Column:
+    return Column(name, lambda run, record: getattr(run, name), help=help)
+
+
 def _candidate(name: str, help: str = "") -> Column:
     return Column(name, lambda run, record: getattr(record.candidate, name), help=help)
 
@@ -77,8 +81,20 @@ COMMON_COLUMNS = (
     Column("status", lambda run, record: record.status),
     Column("reason", lambda run, record: record.reason),
     Column("export_s", lambda run, record: record.once.export_seconds, help="seconds of the export"),
-    Column("load_s", lambda run, record: record.once.load_seconds, help="seconds of loading the artifact"),
-    Column("first_call_ms", _first_call_ms, help="first call, compilation included, ms"),
+    Column(
+        "load_s",
+        lambda run, record: record.once.load_seconds,
+        title="load s",
+        is_on_request=True,
+        help="seconds of loading the artifact",
+    ),
+    Column(
+        "first_call_ms",
+        _first_call_ms,
+        title="first ms",
+        is_on_request=True,
+        help="first call, compilation included, ms",
+    ),
     PARITY,
     MAX_ABS_ERROR,
     Column("disturbed", _disturbed, help="true if other work, the hypervisor or a hot device took part"),
@@ -90,6 +106,8 @@ COMMON_COLUMNS = (
     _memory("peak", "peak_process_bytes"),
     _memory("peak", "peak_allocated_bytes"),
     _memory("peak", "peak_device_process_bytes"),
+    _of_run("integrity", "sealed as it was written, cut (no seal), or altered (lines do not match the seal)"),
+    _of_run("is_complete", "true if every planned cell has its record"),
 )
 
 
@@ -157,7 +175,7 @@ TIMES = (
     Column("median_low_ms", _of_samples(lambda record: _interval_ms(record, "low"))),
     Column("median_high_ms", _of_samples(lambda record: _interval_ms(record, "high"))),
     Column("p90_ms", _percentile_ms(90), title="p90 ms", show=_ms, drop=25, is_wide=True),
-    Column("p95_ms", _percentile_ms(95)),
+    Column("p95_ms", _percentile_ms(95), title="p95 ms", show=_ms, is_on_request=True),
     Column("p99_ms", _percentile_ms(99), title="p99 ms", show=_ms, drop=20, is_wide=True),
     Column("samples", lambda run, record: len(record.samples)),
     Column("rounds", lambda run, record: len(record.rounds) or None),
@@ -214,10 +232,14 @@ SPEEDUP = (
     Column("verdict", _ratio(lambda ratio: ratio.verdict), help="faster, slower or tie"),
 )  # fmt: skip
 ROOFLINE = (
-    Column("gflop", lambda run, record: record.operations["flops"] / 1e9 if record.operations else None),
+    Column(
+        "gflop", lambda run, record: record.operations["flops"] / 1e9 if record.operations else None, title="GFLOP",
+        is_on_request=True,
+    ),
     Column(
         "roofline_ms",
         lambda run, record: floor.ns / 1e6 if record.samples and (floor := run.floor(record)) else None,
+        title="roofline ms", is_on_request=True,
         help="least time that the cell's operations and bytes take at this machine's peaks, ms",
     ),
     Column(

@@ -33,6 +33,6 @@ def load_class(name: str) -> type[Workload]:
     module, _, attribute = known[name].partition(":")
     try:
         found: type[Workload] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a plugin may raise anything
         raise UserError(f"workload {name!r} cannot be loaded from {known[name]} ({error}); reinstall it") from None
     return found

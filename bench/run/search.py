@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bench.columns import DASH, count
 from bench.run.record import Point, Record
 from bench.run.schedule import State, fewest_turns
 from bench.spec import Candidate
@@ -127,3 +128,24 @@ class RateSearch:
 
     def refusal(self, state: State, point: Point) -> str:
         return ""
+
+
+def shown(found: Found | None) -> str:
+    """`312/s`, or what was found instead."""
+    if found is None:
+        return DASH
+    if found.kept is None:
+        return "none" if found.is_settled else f"< {found.missed:.4g}/s"
+    return f"{found.kept:.4g}/s" if found.is_settled else f"≥ {found.kept:.4g}/s"
+
+
+def line(found: Found, levels: str) -> str:
+    """What a search for the largest rate that keeps `levels` came to, in one sentence."""
+    tried = count(found.trials, "rate") + " tried"
+    if found.kept is None and found.is_settled:
+        return f"no rate keeps {levels}: calls that no request waits for miss it already ({tried})"
+    if found.kept is None:
+        return f"none found that keeps {levels}; {found.missed:.4g}/s missed it, and lower was not tried ({tried})"
+    missed = "no higher one was tried" if found.missed is None else f"{found.missed:.4g}/s missed it"
+    open_ = "" if found.is_settled else "; the search ended before it was settled"
+    return f"{found.kept:.4g}/s keeps {levels}, {missed} ({tried}{open_})"

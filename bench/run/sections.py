@@ -84,8 +84,7 @@ def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequen
         cells = [milliseconds(statistics.median(one)) if one else DASH for one in samples]
         cells += [percent(record.host_share, digits=0)] if has_host_share else []
         rows.append((run.name(record.candidate), *cells))
-    note = ("naive: a clock that never waits for the device; wrong if that works on its own",)
-    return Section("kinds of time, ms", note if "naive" in found else (), Table(titles, tuple(rows)), point=point)
+    return Section("kinds of time, ms", table=Table(titles, tuple(rows)), point=point)
 
 
 def memory(run: Run) -> Section:

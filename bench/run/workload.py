@@ -45,6 +45,8 @@ class Workload(ABC):
     fresh_process: ClassVar[bool] = False
     """True if every turn needs a worker process of its own, with no other one alive."""
     point_noun: ClassVar[str] = "point"
+    point_title: ClassVar[str] = ""
+    """Heading of a column of points; the noun if empty."""
     has_roofline: ClassVar[bool] = False
     """True if medians are held against this machine's peaks, which are measured before the run."""
 
@@ -93,6 +95,11 @@ class Workload(ABC):
 
     def is_larger(self, point: Point, than: Point) -> bool:
         """True if a candidate that ran out of memory at `than` will at `point` too."""
+        return False
+
+    @property
+    def is_open_ended(self) -> bool:
+        """True if what is measured decides which points follow, so that their number is not known beforehand."""
         return False
 
     def guessed_seconds(self, point: Point, source: ModelSource, peaks: Peaks | None) -> float:
@@ -162,6 +169,14 @@ class Workload(ABC):
         own = {column.name for column in self.columns}
         return (*(column for column in COMMON_COLUMNS if column.name not in own), *self.columns)
 
+    def table_title(self, record: Record) -> str | None:
+        """Title of the table that a record's row stands in; records of one title share one. None for no row."""
+        return str(record.point)
+
+    def row_title(self, point: Point) -> str:
+        """How a point is named in a row of a table that has several."""
+        return str(point)
+
     def sections(self, run: Run) -> Iterable[Section]:
         """What its report has beside the common sections."""
         return ()
@@ -185,6 +200,14 @@ class Workload(ABC):
     def is_left_out(self, record: Record) -> bool:
         """True for a planned cell that turned out not to be wanted; reports leave it out."""
         return False
+
+    def is_in_tables(self, record: Record) -> bool:
+        """False for a record that only sections tell of."""
+        return True
+
+    def plan(self, run: Run) -> Iterable[str]:
+        """Lines for the plan of a run, beside the number of its cells."""
+        return ()
 
     def progress(self, run: Run, record: Record) -> str:
         """What a record came to, in a few words."""

@@ -63,6 +63,8 @@ class ForwardOptions(CommonOptions):
     """Options of `bench compare`."""
 
     command: ClassVar[str] = "compare"
+    function: ClassVar[str] = "compare"
+    summary: ClassVar[str] = "Time backends against each other on one grid, and check each against a float64 reference."
 
     preset: str | None = option(
         "A grid by name (`bench list presets`) or .toml file; options given beside it win.", options.text, default=None
@@ -136,6 +138,7 @@ class Forward(Workload):
     Options = ForwardOptions
     point_type = Shape
     point_noun = "shape"
+    point_title = "batch × length"
     cell = "bench.workloads.forward:ForwardCell"
     has_roofline = True
     columns: ClassVar[tuple[Column, ...]] = (
@@ -145,11 +148,15 @@ class Forward(Workload):
             "ms_per_sample", lambda run, record: _median_ms(record, record.point.batch), title="ms/sample",
             show=lambda value: milliseconds(value * 1e6), drop=30, is_wide=True, help="median over the batch size, ms",
         ),
-        Column("us_per_step", lambda run, record: _median_ms(record, record.point.length / 1e3)),
+        Column(
+            "us_per_step", lambda run, record: _median_ms(record, record.point.length / 1e3), title="us/step",
+            is_on_request=True, help="median over the length, µs",
+        ),
         Column(
             "tokens_per_second",
             lambda run, record: record.point.batch * record.point.length * 1e3 / _median_ms(record, 1)
             if record.samples else None,
+            title="tokens/s", is_on_request=True,
         ),
         *columns.SPEEDUP,
         *columns.ROOFLINE,
@@ -193,6 +200,10 @@ class Forward(Workload):
     def is_doubling(self) -> bool:
         """True if batches are doubled as long as that gains throughput."""
         return self.options.batches == AUTO and not self.options.shapes
+
+    @property
+    def is_open_ended(self) -> bool:
+        return self.is_doubling
 
     def points(self) -> tuple[Shape, ...]:
         if self.options.shapes:
@@ -272,6 +283,11 @@ class Forward(Workload):
             f"interquartile range; speed-up: against {run.baseline_candidate.label} within rounds, "
             f"{statistics.RATIO_CONFIDENCE:.0%} interval; roofline: share of what this machine's peaks allow"
         )
+        if self.options.naive_timer:
+            yield "naive: a clock that never waits for the device; wrong if that works on its own"
+
+    def table_title(self, record: Record) -> str:
+        return f"batch {record.point.batch} × length {record.point.length}"
 
     def sections(self, run: Run) -> Iterable[Section]:
         for point, records in sections.iter_points(run):
@@ -282,6 +298,18 @@ class Forward(Workload):
         yield published.section(run)
         yield sections.memory(run)
         yield published.cache_section(run)
+
+    def plan(self, run: Run) -> Iterable[str]:
+        if self.is_doubling:
+            yield (
+                f"batches double at each length while throughput gains {doubling.GAIN:.0%}, "
+                f"up to {doubling.LARGEST_BATCH}"
+            )
+
+    def progress(self, run: Run, record: Record) -> str:
+        if self.is_left_out(record):
+            return f"length {record.point.length} ends: {record.reason.removeprefix(doubling.ENDED)}"
+        return super().progress(run, record)
 
     def is_left_out(self, record: Record) -> bool:
         return self.is_doubling and doubling.is_beyond(record)

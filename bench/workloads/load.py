@@ -1,74 +1,45 @@
-"""Requests that arrive by themselves: `bench load` serves each candidate the same arrivals, and finds its largest rate."""
+"""Requests that arrive by themselves: `bench load` serves all the same arrivals, then searches each top rate."""
 
 from __future__ import annotations
 
-import random
-import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import options, statistics
+from bench.columns import DASH, Column, Section, Table, milliseconds
 from bench.errors import UserError
+from bench.machine import conditions
 from bench.options import CommonOptions, option
-from bench.parity import inputs
-from bench.process.queue import Batching, Slice, Slices
-from bench.run.record import Record, Turn
+from bench.parity import inputs, judging
+from bench.parity.cell import Cell, settle
+from bench.parity.inputs import InputPlan
+from bench.process.queue import KEPT, MISSED, UNJUDGED, Batching, Slice, Slices, called_shapes, parse_batching
+from bench.process.serving import LAST, SEQUENCES, Server, judged_calls
+from bench.run import columns, search
+from bench.run.record import Record, Run, Turn, exit_code_of
 from bench.run.schedule import Schedule
-from bench.run.search import RateSearch
+from bench.run.search import Found, RateSearch, Trial, bracket
 from bench.run.workload import Workload
 from bench.spec import DEFAULT_LENGTHS, Candidate, Shape, check_lengths
-from bench.traffic import Slo, Traffic, even, parse_slo, read_traffic
+from bench.traffic import Slo, Traffic, arrivals, even, parse_slo, read_traffic
 
 if TYPE_CHECKING:
+    from bench.machine.roofline import Peaks
     from bench.parity.reference import Inputs
     from exporters.sources import ModelSource
 
 #: Requests of one rate above which a run and its file are no use to anybody.
 MOST_REQUESTS = 200_000
-MOST_DELAY_NS, MOST_ROWS = 10_000_000_000, 4096
 #: Fewest requests of each rate of a search, and how many times what the percentile needs.
 SEARCH_REQUESTS, SEARCH_FACTOR = 200, 2
-#: Distinct sequences of each length: rows of one call are not all alike.
-SEQUENCES = 3
 #: A slice ends when it has lasted this many times as long as its requests took to arrive, and some seconds.
 MOST_OF_A_SLICE, SECONDS_BESIDE = 2.0, 1.0
-#: Below this share of the time in calls hardly any request waits for a call before, so a lower rate is no remedy.
-IDLE_SHARE = 0.05
-KEPT, MISSED, UNJUDGED = "kept", "missed", "unjudged"
 STYLES = {KEPT: "green", MISSED: "red", UNJUDGED: "yellow"}
-#: No sound candidate keeps the service levels at the rate that was asked for.
-NOTHING_KEEPS_EXIT_CODE = 5
-_UNITS_NS = {"us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
-
-
-def batching(value: Any, name: str) -> str:
-    """`none`, or `dynamic:MAX_BATCH:MAX_DELAY` as in "dynamic:8:5ms"."""
-    rule_of(str(value))
-    return str(value)
-
-
-def slo(value: Any, name: str) -> str:
-    """`p95=20ms`, or several with commas."""
-    parse_slo(value, name)
-    return str(value)
-
-
-def rule_of(text: str) -> Batching:
-    """A batching rule; raises UserError for anything else."""
-    if text == "none":
-        return Batching()
-    show = "write none, or dynamic:MAX_BATCH:MAX_DELAY, e.g. --batching dynamic:8:5ms"
-    found = re.fullmatch(r"dynamic:([0-9]{1,9}):([0-9]{1,9}(?:\.[0-9]{1,9})?)(us|µs|ms|s)", text)
-    if not found:
-        raise UserError(f"--batching {text[:40]!r} is no batching rule; {show}")
-    rows, delay_ns = int(found[1]), round(float(found[2]) * _UNITS_NS[found[3]])
-    if not 1 <= rows <= MOST_ROWS:
-        raise UserError(f"MAX_BATCH {rows} of --batching {text!r} is not within 1 and {MOST_ROWS}; {show}")
-    if delay_ns > MOST_DELAY_NS:
-        raise UserError(f"MAX_DELAY of --batching {text!r} is above 10 s; {show}")
-    return Batching(rows, delay_ns)
+#: The exit code if no sound candidate keeps the service levels at the rate that was asked for.
+NOTHING_KEEPS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,28 +47,39 @@ class LoadOptions(CommonOptions):
     """Options of `bench load`."""
 
     command: ClassVar[str] = "load"
+    summary: ClassVar[str] = (
+        "Serve requests that arrive at a rate: latency with queueing, and the largest rate that keeps --slo."
+    )
 
     rate: float = option("Requests a second.", options.number(0, 1_000_000, "20"), default=10.0)
     duration: float = option(
         "How long requests arrive, about.", options.seconds(3600.0), default=30.0, show=options.shown_seconds
     )
     traffic: str | None = option(
-        "CSV or JSON Lines with batch, length and maybe count, that shapes are drawn from.", options.text, default=None,
-        default_shown="single sequences of the usual lengths",
-    )  # fmt: skip
-    batching: str = option("none, or dynamic:MAX_BATCH:MAX_DELAY: join queued requests.", batching, default="none")
-    slo: str | None = option("Service levels to keep, e.g. p95=20ms,p99=50ms.", slo, default=None)
+        "CSV or JSON Lines with batch, length and maybe count. [default: single sequences of the usual lengths]",
+        options.text,
+        default=None,
+    )
+    batching: str = option(
+        "none, or dynamic:MAX_BATCH:MAX_DELAY: join queued requests.", options.checked(parse_batching), default="none"
+    )
+    slo: str | None = option(
+        "Service levels to keep, e.g. p95=20ms,p99=50ms.", options.checked(parse_slo), default=None
+    )
     search: bool = option("Look for the largest rate that keeps --slo.", options.flag, default=True)
     search_requests: int | None = option(
-        "Requests of each rate of the search.", options.whole(1, MOST_REQUESTS, 400), default=None,
-        default_shown="twice what the percentile needs",
-    )  # fmt: skip
+        "Requests of each rate of the search. [default: twice what the percentile needs]",
+        options.whole(1, MOST_REQUESTS, 400),
+        default=None,
+    )
     rounds: int = option("Slices that the requests are served in.", options.whole(1, 100, 5), default=5)
     bucket: int | None = option("Round lengths up to a multiple of this.", options.whole(1, 100_000, 16), default=None)
     max_shapes: int = option(
-        "Shapes that a backend may have to compile.", options.whole(1, 100_000, 16), default=16,
+        "Shapes that a backend may have to compile.",
+        options.whole(1, 100_000, 16),
+        default=16,
         aliases=("--most-shapes",),
-    )  # fmt: skip
+    )
     served: tuple[tuple[int, int, float], ...] = options.settled(())
     """Batch, length and count of every shape of the traffic."""
     served_from: str = options.settled("")
@@ -106,12 +88,6 @@ class LoadOptions(CommonOptions):
     def slos(self) -> tuple[Slo, ...]:
         """Service levels."""
         return () if self.slo is None else parse_slo(self.slo)
-
-    @property
-    def requests(self) -> int:
-        """Of the rate that was asked for, over all slices."""
-        count = max(1, round(self.rate * self.duration))
-        return -(-count // self.rounds) * self.rounds
 
     @property
     def shapes(self) -> Traffic:
@@ -130,10 +106,48 @@ class Rate:
         return f"{self.rate:.4g}/s"
 
 
-def slices_of(record: Record, requests: int) -> Slices:
-    """What became of a record's requests."""
-    kinds = (record.rounds_ns("due"), record.rounds_ns("waits"), record.rounds_ns("latency"))
-    return Slices([Slice(*one) for one in zip(*kinds, strict=True)], requests)
+def _figure(name: str) -> Any:
+    """A figure of the slices of a record; None without any."""
+
+    def value(run: Run, record: Record) -> Any:
+        found = _slices_of(run, record)
+        return getattr(found, name) if found.calls_ns else None
+
+    return value
+
+
+def _percentile_ms(rank: int) -> Any:
+    def value(run: Run, record: Record) -> Any:
+        found = _slices_of(run, record)
+        ns = found.percentile(rank) if found.calls_ns else None
+        return None if ns is None else ns / 1e6
+
+    return value
+
+
+def _call_ms(run: Run, record: Record) -> Any:
+    calls = _slices_of(run, record).calls_ns
+    return statistics.median(calls) / 1e6 if calls else None
+
+
+def _slo(run: Run, record: Record) -> Any:
+    slos, found = run.workload.options.slos, _slices_of(run, record)
+    return found.outcome(slos) if slos and found.calls_ns else None
+
+
+def _ms(value: float) -> str:
+    return milliseconds(value * 1e6)
+
+
+def _slices_of(run: Run, record: Record) -> Slices:
+    workload = run.workload
+    assert isinstance(workload, Load)
+    return workload.slices(record)
+
+
+def _is_sound(records: Sequence[Record]) -> bool:
+    """True if all that was measured of a candidate computed the model."""
+    return bool(records) and all(one.status == "ok" and (one.is_comparable or not one.is_judged) for one in records)
 
 
 class Load(Workload):
@@ -143,37 +157,52 @@ class Load(Workload):
     Options = LoadOptions
     point_type = Rate
     point_noun = "rate"
-    cell = "bench.workloads.load_cell:LoadCell"
+    cell = "bench.workloads.load:LoadCell"
+    columns: ClassVar[tuple[Column, ...]] = (
+        *columns.point_columns(Rate),
+        Column("requests", lambda run, record: _slices_of(run, record).requests),
+        *(Column(f"p{n}_ms", _percentile_ms(n), f"p{n} ms", _ms, help="latency, ms") for n in (50, 95, 99)),
+        Column("call_ms", _call_ms, "call ms", _ms, drop=5, help="median of the call alone, ms"),
+        Column("busy_share", _figure("busy_share"), "busy", lambda share: f"{share:.0%}", help="time in calls"),
+        Column("largest_queue", _figure("largest_queue"), "queue", lambda count: f"{count:,}"),
+        Column("served_rate", _figure("served_rate"), "served/s", lambda rate: f"{rate:.4g}"),
+        Column("requests_per_call", _figure("requests_per_call"), "a call", lambda count: f"{count:.2f}", drop=3),
+        Column("unserved", _figure("unserved")),
+        Column("keeps_up", _figure("keeps_up"), help="false if the queue of an endless slice would grow"),
+        Column("slo", _slo, help="kept, missed or unjudged"),
+    )
 
     options: LoadOptions
 
     @classmethod
     def settle(cls, options: LoadOptions, source: ModelSource) -> LoadOptions:
         if source.inputs != inputs.INPUTS or source.makes_inputs:
+            raise UserError(f"{source.name} takes no ids with an attention mask, so requests cannot be padded for it")
+        is_searching, asked = bool(options.slos) and options.search, options.search_requests
+        if asked is not None and not is_searching:
+            raise UserError(f"--search-requests {asked} is for a search, which needs --slo, e.g. --slo p95=20ms")
+        requests = round(options.rate * options.duration)
+        if not options.rounds <= requests <= MOST_REQUESTS:
             raise UserError(
-                f"{source.name} takes no ids with an attention mask, so requests cannot be padded for it; "
-                "give a model that does"
+                f"--rate {options.rate:g} for {options.duration:g} s are {requests:,} requests, not within --rounds "
+                f"{options.rounds} and {MOST_REQUESTS:,}; use another --duration"
             )
-        is_searching = bool(options.slos) and options.search
-        if options.search_requests is not None and not is_searching:
-            raise UserError(
-                f"--search-requests {options.search_requests} is for a search, which needs --slo, e.g. --slo p95=20ms"
-            )
-        _check(options)
-        lengths = [n for n in DEFAULT_LENGTHS if source.positions is None or n <= source.positions]
-        if options.traffic is not None:
-            served = read_traffic(Path(options.traffic))
-        else:
-            served = even(Shape(1, length) for length in lengths or [source.positions or 1])
-        check_lengths(served.counts, source.name, source.positions)
-        counts = tuple((shape.batch, shape.length, count) for shape, count in sorted(served.counts.items()))
         needed = max((statistics.PERCENTILE_SAMPLES[one.rank] for one in options.slos), default=1)
-        asked = options.search_requests
         if is_searching and asked is None:
             asked = max(SEARCH_REQUESTS, SEARCH_FACTOR * needed)
         if asked is not None and asked < needed:
             raise UserError(f"--search-requests {asked} is below {needed}, what the percentile needs; use {2 * needed}")
+        lengths = [n for n in DEFAULT_LENGTHS if source.positions is None or n <= source.positions]
+        served = even(Shape(1, length) for length in lengths or [source.positions or 1])
+        if options.traffic is not None:
+            served = read_traffic(Path(options.traffic))
+        check_lengths(served.counts, source.name, source.positions)
+        counts = tuple((shape.batch, shape.length, count) for shape, count in sorted(served.counts.items()))
         return replace(options, search_requests=asked, served=counts, served_from=served.source)
+
+    @property
+    def is_open_ended(self) -> bool:
+        return self.options.search_requests is not None
 
     def points(self) -> Sequence[Rate]:
         return [Rate(0, self.options.rate)]
@@ -182,111 +211,263 @@ class Load(Workload):
         asked = self.options
         return RateSearch(asked.rate, asked.rounds, asked.search_requests, Rate, self._trials)
 
-    def padded(self, length: int, positions: int | None) -> int:
+    def _trials(self, records: Sequence[Record]) -> list[Trial] | None:
+        """What records are evidence of; None if a candidate is not sound, as a broken one keeps no service level.
+
+        A miss while other work disturbed the machine is no evidence the first time: the rate is tried once more.
+        """
+        if not _is_sound(records):
+            return None
+        found, excused, rule = [], set[float](), parse_batching(self.options.batching)
+        for one in records:
+            served, rate = self.slices(one), one.point.rate
+            outcome = served.outcome(self.options.slos)
+            if outcome == MISSED and conditions.taint(one.conditions) and rate not in excused:
+                excused.add(rate)
+            elif outcome != UNJUDGED:
+                found.append(Trial(rate, outcome == KEPT, served.is_hopeless(self.options.slos, rule)))
+        return found
+
+    def _found(self, run: Run, candidate: Candidate) -> Found | None:
+        """The largest rate that keeps the service levels; None without a search or without evidence."""
+        trials = self._trials([record for record in run.records if record.candidate == candidate])
+        return bracket(trials) if trials and self.options.search_requests is not None else None
+
+    def slices(self, record: Record) -> Slices:
+        """What became of a record's requests."""
+        kinds = (record.rounds_ns("due"), record.rounds_ns("waits"), record.rounds_ns("latency"))
+        return Slices([Slice(*one) for one in zip(*kinds, strict=False)], self.requests(record.point))
+
+    def _padded(self, length: int, positions: int | None) -> int:
         """`length` rounded up to a multiple of the bucket, within the model's positions."""
-        if self.options.bucket is None:
-            return length
-        up = -(-length // self.options.bucket) * self.options.bucket
+        bucket = self.options.bucket or 1
+        up = -(-length // bucket) * bucket
         return up if positions is None else max(length, min(up, positions))
 
     def begin(self, point: Rate, source: ModelSource) -> dict[str, Any]:
-        lengths = {shape.length for shape in self.options.shapes.counts}
+        shapes, rule = self.options.shapes.counts, parse_batching(self.options.batching)
+        padded = {shape.length: self._padded(shape.length, source.positions) for shape in shapes}
         return {
-            "ids": {str(length): self._sequences(length, source) for length in lengths},
-            "shapes": self.called_shapes(source.positions, is_static=False),
-            "static_shapes": self.called_shapes(source.positions, is_static=True),
-            "batching": asdict(rule_of(self.options.batching)),
-            "lengths": {str(length): self.padded(length, source.positions) for length in lengths},
+            "ids": {str(length): self._sequences(length, source) for length in padded},
+            "shapes": called_shapes(shapes, padded, rule, is_static=False),
+            "static_shapes": called_shapes(shapes, padded, rule, is_static=True),
+            "batching": asdict(rule),
+            "padded_to": {str(length): to for length, to in padded.items()},
             "pad_token_id": source.pad_token_id,
             "max_shapes": self.options.max_shapes,
         }
 
-    def called_shapes(self, positions: int | None, is_static: bool) -> list[list[int]]:
-        """Every shape that a call can have, largest first; `is_static` for a runtime that rows are filled up for."""
-        rule, shapes = rule_of(self.options.batching), self.options.shapes.counts
-        lengths = {self.padded(shape.length, positions) for shape in shapes}
-        found = {Shape(shape.batch, self.padded(shape.length, positions)) for shape in shapes}
-        if rule.most_rows is not None:
-            counts = range(min(shape.batch for shape in shapes), rule.most_rows + 1)
-            joined = {rule.padded_rows(rows) for rows in counts} if is_static else set(counts)
-            found = {shape for shape in found if shape.batch > rule.most_rows}
-            found |= {Shape(rows, length) for rows in joined for length in lengths}
-        ordered = sorted(found, key=lambda shape: (-shape.batch * shape.length, shape))
-        return [[shape.batch, shape.length] for shape in ordered]
+    def requests(self, point: Rate) -> int:
+        """Requests of a point, over all its slices."""
+        if point.step:
+            return self.options.search_requests or 1
+        return -(-max(1, round(self.options.rate * self.options.duration)) // self.options.rounds) * self.options.rounds
+
+    def _slices(self, point: Rate) -> int:
+        return 1 if point.step else self.options.rounds
+
+    def _arrivals(self, point: Rate, slice_: int) -> tuple[list[int], list[Shape]]:
+        count = self.requests(point) // self._slices(point)
+        return arrivals(self.options.shapes, point.rate, count, self.options.seed, slice_)
 
     def turn(self, point: Rate, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
         due_ns, shapes = self._arrivals(point, len(taken))
-        most_seconds = MOST_OF_A_SLICE * due_ns[-1] / 1e9 + SECONDS_BESIDE
         rows = [[shape.batch, shape.length] for shape in shapes]
-        return {"due_ns": due_ns, "shapes": rows, "most_seconds": most_seconds}
-
-    def _requests(self, point: Rate) -> int:
-        return self.options.requests if point.step == 0 else self.options.search_requests or 1
-
-    def _arrivals(self, point: Rate, slice_: int) -> tuple[list[int], list[Shape]]:
-        """When requests of one slice are due (ns), and their shapes: a Poisson process of the point's rate.
-
-        Every candidate and rate gets the same shapes and the same exponential draws, which the rate only scales
-        (common random numbers: Law, Simulation Modeling and Analysis, 5th ed., 11.2), and a longer slice begins as a
-        shorter one does.
-        """
-        seed, count = self.options.seed, self._requests(point) // (self.options.rounds if point.step == 0 else 1)
-        gaps, shapes = random.Random(f"arrivals {seed} {slice_}"), random.Random(f"shapes {seed} {slice_}")
-        at, due = 0.0, []
-        for _ in range(count):
-            at += gaps.expovariate(1.0)
-            due.append(round(at / point.rate * 1e9))
-        return due, self.options.shapes.draw(shapes, count)
-
-    # Parity.
+        return {"due_ns": due_ns, "shapes": rows, "most_seconds": MOST_OF_A_SLICE * due_ns[-1] / 1e9 + SECONDS_BESIDE}
 
     def _sequences(self, length: int, source: ModelSource) -> list[list[int]]:
-        """Seeded ids of every sequence of a length, over the vocabulary without the padding id."""
-        draw, pad = random.Random(f"sequences {self.options.seed} {length}"), source.pad_token_id
-        rows = (draw.choices(range(source.vocab_size - 1), k=length) for _ in range(SEQUENCES))
-        return [[one + (one >= pad) for one in row] for row in rows]
+        return inputs.drawn_sequences(source, length, SEQUENCES, self.options.seed)
 
     def cases(self, point: Rate, source: ModelSource) -> Mapping[str, Inputs]:
         """Single sequences without padding: of the longest and the shortest length, and of each last request's."""
         from bench.parity.reference import Inputs
 
-        lengths = [shape.length for shape in self.options.shapes.counts]
-        judged = {min(lengths), max(lengths)}
-        for step in (0, 1) if self.options.search_requests is not None else (0,):
-            last = (self.options.rounds if step == 0 else 1) - 1
-            judged.add(self._arrivals(Rate(step, 1.0), last)[1][-1].length)
-        found = {}
-        for length in sorted(judged):
-            names = tuple(case_of(draw) for draw in range(SEQUENCES))
-            plan = inputs.plan_of(source, 1, length, self.options.seed, names)
-            ids = {name: [row] for name, row in zip(names, self._sequences(length, source), strict=True)}
-            found[unit_of(length)] = Inputs(plan, ids)
-        return found
+        judged = {shape.length for shape in self.options.shapes.counts}
+        lasts = [Rate(0, 1.0), *([Rate(1, 1.0)] if self.options.search_requests else [])]
+        lengths = {min(judged), max(judged)}
+        lengths |= {self._arrivals(one, self._slices(one) - 1)[1][-1].length for one in lasts}
+        names = tuple(f"sequence{draw}" for draw in range(SEQUENCES))
+        return {
+            f"sequences of {length}": Inputs(
+                inputs.plan_of(source, 1, length, self.options.seed, names),
+                {name: [row] for name, row in zip(names, self._sequences(length, source), strict=True)},
+            )
+            for length in sorted(lengths)
+        }
 
     def judged(self, point: Rate, candidate: Candidate) -> Mapping[str, Any]:
-        """What is judged: the last request that was served, and one more call of others.
+        _, shapes = self._arrivals(point, self._slices(point) - 1)
+        most_rows = parse_batching(self.options.batching).most_rows or 1
+        calls = judged_calls(shapes, list(self.options.shapes.counts), most_rows)
+        return {"calls": calls, "rows_before": [shape.batch for shape in shapes]}
 
-        That call joins a sequence of the longest length with as many of the shortest as may be; if none are joined, it
-        is a request of each of the two. All their shapes are among those that were warmed up.
-        """
-        _, shapes = self._arrivals(point, (self.options.rounds if point.step == 0 else 1) - 1)
-        place, last = len(shapes) - 1, shapes[-1]
-        served = sorted(self.options.shapes.counts, key=lambda shape: (shape.length, shape.batch))
-        shortest, longest = served[0], served[-1]
-        most_rows = rule_of(self.options.batching).most_rows or 1
-        calls = {LAST: (sequences_of(place, last.batch, last.length), last.batch)}
-        if most_rows > 1 and min(shape.batch for shape in served) <= most_rows:
-            joined = [*sequences_of(0, 1, longest.length), *sequences_of(1, most_rows - 1, shortest.length)]
-            calls["joined"] = (joined, most_rows)
-        else:
-            for name, one in (("longest", longest), ("shortest", shortest)):
-                calls[name] = (sequences_of(0, one.batch, one.length), one.batch)
-        found: dict[str, Any] = {}
-        for name, (sequences, count) in calls.items():
-            rows = [
-                {"row": row, "unit": unit_of(sequences[row][0]), "case": case_of(sequences[row][1])}
-                for row in sorted({0, count // 2, count - 1})
-            ]
-            found[name] = {"sequences": sequences, "rows": rows}
-        found[LAST] |= {"place": place, "rows_before": [shape.batch for shape in shapes]}
-        return {"calls": found}
+    # Reports.
+
+    def heading(self, run: Run) -> Iterable[str]:
+        asked = self.options
+        shapes = [str(shape) for shape in asked.shapes.counts]
+        some = ", ".join(shapes) if len(shapes) <= 6 else f"{shapes[0]} to {shapes[-1]}"
+        lengths = f"; lengths rounded up to a multiple of {asked.bucket}" if asked.bucket else ""
+        yield f"traffic: {asked.served_from}; batch×length {some}{lengths}"
+        yield (
+            f"{asked.rate:g} requests/s for {asked.duration:g} s: {self.requests(Rate(0, asked.rate)):,} Poisson "
+            f"arrivals in {asked.rounds} slices, the same for all; {parse_batching(asked.batching)}"
+        )
+        yield (
+            "latency: from the moment a request was due until its call was done; call: its call alone (median); "
+            "busy: share of the time in calls; queue: most that waited at once"
+        )
+
+    def is_in_tables(self, record: Record) -> bool:
+        return bool(record.point.step == 0)
+
+    def sections(self, run: Run) -> Iterable[Section]:
+        yield self._verdicts(run)
+        levels = " and ".join(str(slo) for slo in self.options.slos)
+        found = {candidate: self._found(run, candidate) for candidate in run.candidates}
+        items = [f"{run.name(who)}: {search.line(one, levels)}" for who, one in found.items() if one is not None]
+        if items:
+            items.append(
+                f"a rate keeps a level if the percentile of its {self.options.search_requests:,} requests is within it "
+                "and their calls take no longer than they took to arrive; rates are bisected, on the same draws, in "
+                "one slice that begins with no queue"
+            )
+        yield Section("Largest rate", items=items)
+
+    def _verdicts(self, run: Run) -> Section:
+        """Parity, and which service levels each candidate keeps at the rate that was asked for."""
+        slos, searches = self.options.slos, self.options.search_requests is not None
+        titles = ["backend", "parity", "keeps up", *map(str, slos), *(["largest rate"] if searches else [])]
+        rows = []
+        for record in (one for one in run.records if one.point.step == 0):
+            of_all = [one for one in run.records if one.candidate == record.candidate]
+            worst = next((one for one in of_all if one.verdict == "broken"), record)
+            served, is_sound = self.slices(record), _is_sound(of_all)
+            cells = [run.name(record.candidate), worst.verdict or DASH]
+            cells.append(record.status if record.status != "ok" else "yes" if served.keeps_up else "no")
+            cells += [served.level(slo) if is_sound else DASH for slo in slos]
+            cells += [search.shown(self._found(run, record.candidate))] if searches else []
+            rows.append(tuple(cells))
+        is_left = tuple(title != "largest rate" for title in titles)
+        return Section(f"at {self.options.rate:g}/s", table=Table(tuple(titles), tuple(rows), is_left))
+
+    def warnings(self, run: Run, record: Record) -> Iterable[str]:
+        found = _slices_of(run, record)
+        if record.point.step or not found.calls_ns:
+            return
+        if found.unserved:
+            yield (
+                f"does not keep up: {found.unserved:,} of {found.requests:,} requests were still queued when their "
+                "slices were ended, so there are no percentiles; use a lower --rate"
+            )
+        elif not found.keeps_up:
+            yield "does not keep up: calls take longer than requests take to arrive; use a lower --rate"
+        for one in self.options.slos:
+            if found.level(one) == UNJUDGED:
+                seconds = statistics.PERCENTILE_SAMPLES[one.rank] / self.options.rate
+                yield f"{one} cannot be judged from {found.requests} requests; use --duration {seconds:.0f}s or more"
+        warmed, shapes = record.figures.get("warmed", 0), record.figures.get("shapes", 0)
+        if warmed < shapes:
+            yield f"{shapes - warmed} of {shapes} shapes were met while serving, not before"
+
+    def plan(self, run: Run) -> Iterable[str]:
+        asked = self.options
+        yield f"traffic: {asked.served_from}"
+        yield f"each candidate serves {self.requests(Rate(0, asked.rate)):,} requests at {asked.rate:g}/s"
+        if asked.search_requests is not None:
+            yield f"then the largest rate is searched for, with {asked.search_requests:,} requests at each"
+
+    def guessed_seconds(self, point: Rate, source: ModelSource, peaks: Peaks | None) -> float:
+        return self.requests(point) / point.rate
+
+    def progress(self, run: Run, record: Record) -> str:
+        found = _slices_of(run, record)
+        if not found.calls_ns:
+            return super().progress(run, record)
+        if not found.keeps_up:
+            return "does not keep up"
+        parts = [f"p{rank} {ns / 1e6:.2f} ms" for rank in (50, 95) if (ns := found.percentile(rank)) is not None]
+        kept = _slices_of(run, record).outcome(self.options.slos) if self.options.slos else ""
+        return "  ".join(filter(None, [", ".join(parts), kept, record.verdict]))
+
+    def exit_code(self, run: Run) -> int:
+        code = exit_code_of(run.records)
+        asked = [record for record in run.records if record.point.step == 0 and record.status == "ok"]
+        is_kept = any(self.slices(one).outcome(self.options.slos) == KEPT and _is_sound([one]) for one in asked)
+        return NOTHING_KEEPS if code == 0 and self.options.slos and not is_kept else code
+
+    def repeated(self, point: Rate, candidate: Candidate) -> CommonOptions:
+        found = super().repeated(point, candidate)
+        assert isinstance(found, LoadOptions)
+        seconds = self.requests(point) / point.rate if point.step else self.options.duration
+        return replace(found, rate=point.rate, duration=seconds, search=not self.options.slos, search_requests=None)
+
+
+class LoadCell(Cell):
+    """Warms up every shape that a call can have, serves slices, and judges the last call and one more."""
+
+    def begin(
+        self,
+        ids: dict[str, Any],
+        shapes: list[list[int]],
+        static_shapes: list[list[int]],
+        batching: dict[str, Any],
+        padded_to: dict[str, int],
+        pad_token_id: int,
+        max_shapes: int,
+    ) -> dict[str, Any]:
+        """Take in sequences (`ids` by length) and call every shape that can occur."""
+        from backends.base import UnsupportedError
+
+        self.server = server = Server(self.backend, ids, Batching(**batching), padded_to, pad_token_id)
+        wanted = static_shapes if server.has_static_shapes else shapes
+        if server.has_static_shapes and len(wanted) > max_shapes:
+            raise UnsupportedError(
+                f"{self.backend.spec.name} would compile {len(wanted)} shapes, above --max-shapes {max_shapes}; "
+                "round lengths up with --bucket 16 or more, or raise it"
+            )
+        settle()
+        server.meet(wanted)
+        self.facts_before = self.backend.facts() | server.facts
+        figures = {"shapes": len(wanted), "warmed": server.met}
+        return {"once": {"first_call_ns": server.first_calls_ns}, "facts": self.facts_before, "figures": figures}
+
+    def turn(self, due_ns: list[int], shapes: list[list[int]], most_seconds: float) -> dict[str, Any]:
+        cpu_started = time.process_time()
+        served = self.server.serve(due_ns, shapes, most_seconds)
+        times = {"due": due_ns, "waits": served.waits_ns, "latency": served.latency_ns}
+        return {"times_ns": times, "cpu_seconds": time.process_time() - cpu_started}
+
+    def judge(
+        self,
+        units: Mapping[str, Any],
+        atol: float,
+        rtol: float,
+        **further: Any,
+    ) -> dict[str, Any]:
+        """Figures of up to three rows of each call; a row has its reference by itself, which must not matter."""
+        facts, server, rows_before = self.facts_after(), self.server, further["rows_before"]
+        figures: dict[str, Any] = {}
+        for name, sequences in sorted(further["calls"].items(), key=lambda one: one[0] != LAST):
+            last, first_row = server.last_call if name == LAST else None, 0
+            if last is not None and last.first + last.count == len(rows_before):
+                first_row = sum(rows_before[last.first : -1])
+                shape, outputs = last.shape, self.backend.fetch(last.outputs)
+            else:
+                batch = server.joined(sequences)
+                facts["judged_by_further_calls"] = facts.get("judged_by_further_calls", 0) + 1
+                shape, outputs = batch["input_ids"].shape, self.backend.fetch(server.call(batch))
+            for row in sorted({0, len(sequences) // 2, len(sequences) - 1}) if units else ():
+                length, draw = sequences[row]
+                asked = units[f"sequences of {length}"]
+                if "reference" in asked:
+                    figures.setdefault(name, [])
+                    figures[name] += judging.figures_of_row(
+                        outputs, shape, first_row + row, InputPlan.from_json(asked["plan"]), f"sequence{draw}", asked,
+                        precision=self.args.precision, atol=atol, rtol=rtol,
+                    )  # fmt: skip
+        server.forget()
+        return {"cases": figures, "facts": facts}
+
+    def end(self) -> None:
+        self.server.forget()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bench import statistics
-from bench.columns import DASH, Column, Section, Table, factor
+from bench.columns import DASH, Column, Section, Table, factor, shown
 from bench.published import JudgedRow, judge
 from bench.run.record import Record, Run
 from bench.spec import Shape
@@ -138,12 +138,3 @@ def cache_section(run: Run) -> Section:
     (length, precision), held = max(sizes.items())
     line = f"keys and values of one sequence of {length} tokens in {precision}, by formula: {held:,} bytes"
     return Section("", (line,))
-
-
-def shown(value: float) -> str:
-    """A figure with about four significant digits: `0.0123`, `1.234`, `123.4`, `12346`, `1.23e+08`."""
-    if abs(value) >= 1e7:
-        return f"{value:.2e}"
-    limits = {0.1: 4, 10: 3, 100: 2, 1e4: 1}
-    digits = next((digits for limit, digits in limits.items() if abs(value) < limit), 0)
-    return f"{value:.{digits}f}"

@@ -1,0 +1,164 @@
+"""Commands that measure, each made from the options that its workload declares."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import Field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.screen import Screen
+from bench.cli.spellings import negated
+from bench.described import default_shown, metavar
+from bench.options import declaration, spelling
+
+if TYPE_CHECKING:
+    from bench.run.record import Run
+    from bench.run.workload import Workload
+
+#: Options of every such command that no workload declares: they say how to run and to report, and not what is measured.
+OF_THE_COMMAND = {
+    "columns": Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Further columns of the table, by their names in the JSON.")
+    ],
+    "resume": Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Go on with an interrupted run, under the options it began with."),
+    ],
+    "json": Annotated[bool, typer.Option("--json", help="Print the report as JSON in place of the table.")],
+    "quiet": Annotated[bool, typer.Option("--quiet", help="Print the report alone, without progress.")],
+}
+#: What may be given with --resume.
+_WITH_RESUME = {*OF_THE_COMMAND, "artifacts"}
+
+
+def command_for(workload: type[Workload]) -> Callable[..., None]:
+    """The function that typer makes the command of a workload from.
+
+    Raises UserError for a workload that declares an option which every command has.
+    """
+    from bench.errors import UserError
+
+    declared = workload.Options.declared()
+    for one in declared:
+        if one.name in OF_THE_COMMAND:
+            raise UserError(
+                f"workload {workload.name!r} declares {spelling(one.name)}, which every command has; rename it"
+            )
+
+    def command(context: typer.Context, **given: Any) -> None:
+        asked = {name: given.pop(name) for name in OF_THE_COMMAND}
+        given = {name: tuple(one) or None if isinstance(one, list) else one for name, one in given.items()}
+        raise typer.Exit(_run(workload, context, given, **asked))
+
+    annotations = {one.name: _annotation(one) for one in declared} | OF_THE_COMMAND
+    command.__doc__ = workload.Options.summary
+    command.__annotations__ = {"context": typer.Context, **annotations, "return": None}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+            *(
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    annotation=annotation,
+                    default=False if name in ("json", "quiet") else None,
+                )
+                for name, annotation in annotations.items()
+            ),
+        ]
+    )
+    return command
+
+
+def _annotation(of: Field[Any]) -> Any:
+    """An option as typer takes it: a word or a flag, None if it is not given. Its parser is the declaration's."""
+    declared, name = declaration(of), spelling(of.name)
+    says = declared.help + (f" [default: {default_shown(of)}]" if default_shown(of) else "")
+    if declared.flag:
+        return Annotated[bool | None, typer.Option(f"{name}/{negated(name)}", help=says)]
+    type_ = list[str] | None if declared.repeats else str | None
+    return Annotated[type_, typer.Option(name, metavar=metavar(of), help=says)]
+
+
+def _run(
+    workload: type[Workload],
+    context: typer.Context,
+    given: dict[str, Any],
+    columns: str | None,
+    resume: Path | None,
+    json: bool,
+    quiet: bool,
+) -> int:
+    """Measure or go on, print the report, and return the exit code."""
+    from bench.errors import BenchError
+    from bench.run import experiment
+
+    screen = Screen(quiet)
+    further = _columns(workload, columns)
+    try:
+        if resume is None:
+            run = experiment.measure(workload, workload.Options.parsed(given), screen.listener)
+        else:
+            _check_resume(workload, context, resume)
+            artifacts = given["artifacts"] or "artifacts"
+            run = experiment.resume(resume, artifacts=artifacts, listener=screen.listener)
+    except KeyboardInterrupt:
+        screen.stopped()
+        return 130
+    except SystemExit:  # SIGTERM
+        screen.stopped()
+        raise
+    except BenchError:
+        if screen.run is not None and screen.run.records:
+            _print(screen.run, further, json)
+        raise
+    _print(run, further, json)
+    return run.exit_code
+
+
+def _check_resume(workload: type[Workload], context: typer.Context, path: Path) -> None:
+    """Raise UserError for an option that the run's own would contradict, or for a run of another command."""
+    from bench.errors import UserError
+    from bench.run.file import read_run
+
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in _WITH_RESUME and source is not None and source.name == "COMMANDLINE":
+            raise UserError(
+                f"{spelling(name)} cannot be given with --resume, which goes on under the run's own options; "
+                "leave it out"
+            )
+    command = read_run(path).options.command
+    if command != workload.Options.command:
+        raise UserError(f"{str(path)!r} is a run of bench {command}; run: bench {command} --resume {path}")
+
+
+def _columns(workload: type[Workload], text: str | None) -> tuple[str, ...]:
+    """Names of further columns; raises UserError for one that the workload does not have."""
+    from bench import options, spec
+    from bench.errors import UserError
+    from bench.run.columns import COMMON_COLUMNS
+
+    if text is None:
+        return ()
+    known = [column.name for column in (*COMMON_COLUMNS, *workload.columns)]
+    names = tuple(name.replace("-", "_") for name in options.names(text, "--columns"))
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown column {name[:40]!r}{spec.nearest(name, known)}; --json shows the names of all")
+    return names
+
+
+def _print(run: Run, columns: tuple[str, ...], as_json: bool) -> None:
+    if as_json:
+        from bench.report import documents
+
+        print(documents.as_json(run).rstrip("\n"))
+    else:
+        from bench.report import console
+
+        print(console.render(run, columns).rstrip("\n"))

@@ -1,0 +1,240 @@
+"""A run as text for a terminal, from 80 columns on: tables, sections, and where the records are."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from bench.columns import Column, Section, Table
+from bench.report import parts
+from bench.run.record import Record, Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 80
+#: The widest that a report is; from here on tables have their wide columns.
+WIDE = 108
+#: Columns asked for beyond what one table holds stand in tables of their own, so many in each.
+COLUMNS_OF_A_TABLE = 4
+#: Order in which names of candidates are broken at blanks, among the columns' drops and folds.
+FOLD_OF_NAMES = 10
+LONGEST_WORD = 24
+NAME = "backend"
+
+
+def render(run: Run, columns: str | Sequence[str] = ()) -> str:
+    """The report of a run, coloured if standard output is a terminal.
+
+    `columns` are names of further columns that each table also has; if there is no room for them, others are dropped.
+    Raises UserError for an unknown one.
+    """
+    from rich.console import Console
+
+    asked = parts.asked_columns(run, columns)
+    text = io.StringIO()
+    width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
+    console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
+    if wrong := parts.state(run):
+        _print_filled(console, wrong, "bold red")
+    for line in parts.heading(run):
+        _print_filled(console, line)
+    groups, behind = parts.groups(run)
+    shown = parts.columns(run, groups, width >= WIDE, asked)
+    sheets = [_sheet(run, group, shown) for group in groups]
+    layout = _fitted(sheets, shown, asked, width)
+    if layout.dropped:
+        names = ", ".join(parts.title(column) for column in layout.dropped)
+        console.print(_plain(f"no room in {width} columns for {names}: see --format csv"))
+    for group, sheet in zip(groups, sheets, strict=True):
+        console.print()
+        if group.title:
+            console.print(_plain(group.title, "bold"))
+        for table in _tables(sheet, layout):
+            console.print(table)
+        for section in group.sections:
+            _print_section(console, section, "")
+    for section in behind:
+        _print_section(console, section, "bold")
+    console.print()
+    if unfinished := parts.incomplete(run):
+        console.print(_plain(unfinished), soft_wrap=True)
+    if run.path is not None:
+        console.print(_plain(f"records: {run.path}"), soft_wrap=True)
+    return text.getvalue()
+
+
+def _print_filled(console: Console, line: str, style: str = "") -> None:
+    console.print(_plain(textwrap.fill(line, console.width, break_on_hyphens=False), style))
+
+
+def _print_section(console: Console, section: Section, title_style: str) -> None:
+    if section.title:
+        console.print(_plain(f"\n{section.title}", title_style))
+    for line in section.lines:
+        _print_filled(console, line, section.style)
+    if section.table is not None and section.table.rows:
+        console.print(_section_table(section.table, console.width))
+    for item in section.items:
+        console.print(_plain(item_of(item, console.width)))
+
+
+def item_of(line: str, width: int) -> str:
+    """A line of a list, its continuation lines indented."""
+    return textwrap.fill(line, width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _plain(text: str, style: str = "") -> Any:
+    """Text in which nothing is markup."""
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+# Tables of records.
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """One column of a table: its cells as text, and their colours."""
+
+    title: str
+    texts: tuple[str, ...]
+    styles: tuple[str, ...] = ()
+    is_left: bool = False
+
+    @cached_property
+    def width(self) -> int:
+        """Columns of the terminal that it takes."""
+        from rich.cells import cell_len
+
+        return max(cell_len(line) for text in (self.title, *self.texts) for line in text.split("\n") or [""])
+
+    @cached_property
+    def folded(self) -> _Cells:
+        """Broken at every blank, but for cells that are no longer than the longest word."""
+        longest = max((len(word) for text in self.texts for word in text.split()), default=0)
+        texts = (text if len(text) <= longest else text.replace(" ", "\n") for text in self.texts)
+        return _Cells(self.title, tuple(texts), self.styles, self.is_left)
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """The table of a group before it is laid out."""
+
+    points: _Cells | None
+    """None if all rows are of one point."""
+    names: _Cells
+    columns: dict[Column, _Cells]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How all tables of a run are laid out."""
+
+    apart: Sequence[Column] = ()
+    """Columns that were asked for and stand in tables of their own."""
+    dropped: Sequence[Column] = ()
+    folded: Sequence[Column | None] = ()
+    """Columns whose cells are broken at blanks; None is that of the candidates' names."""
+
+
+def _sheet(run: Run, group: parts.Group, columns: Sequence[Column]) -> _Sheet:
+    records = group.records
+    points = [run.workload.row_title(record.point) for record in records]
+    first = tuple(point if at == 0 or point != points[at - 1] else "" for at, point in enumerate(points))
+    return _Sheet(
+        _Cells(parts.point_title(run), first, is_left=True) if len(set(points)) > 1 else None,
+        _Cells(NAME, tuple(run.name(record.candidate) for record in records), is_left=True),
+        {column: _cells(run, records, column) for column in columns},
+    )
+
+
+def _cells(run: Run, records: Sequence[Record], column: Column) -> _Cells:
+    texts = tuple(column.text(run, record) for record in records)
+    styles = tuple(column.style(run, record) if column.style else "" for record in records)
+    is_text = not column.title and any(isinstance(column.value(run, record), str) for record in records)
+    return _Cells(parts.title(column), texts, styles, column.is_left or is_text)
+
+
+def _fitted(sheets: Sequence[_Sheet], shown: Sequence[Column], asked: Sequence[Column], width: int) -> _Layout:
+    """The layout that fits: with as many of the `asked` columns as may be, after as few drops and folds as need be."""
+    steps: list[tuple[int, str, Column | None]] = [(FOLD_OF_NAMES, "fold", None)]
+    steps += [(column.drop, "drop", column) for column in shown if column.drop and column not in asked]
+    steps += [(column.fold, "fold", column) for column in shown if column.fold]
+    steps.sort(key=lambda step: step[0])
+    layout = _Layout()
+    for count in range(len(asked), -1, -1):
+        for taken in range(len(steps) + 1):
+            dropped = [column for _, does, column in steps[:taken] if does == "drop" and column is not None]
+            folded = [column for _, does, column in steps[:taken] if does == "fold"]
+            layout = _Layout(asked[count:], dropped, folded)
+            if all(_width(_laid_out(sheet, layout)) <= width for sheet in sheets):
+                return layout
+    return layout
+
+
+def _laid_out(sheet: _Sheet, layout: _Layout) -> list[_Cells]:
+    """The columns of a table in their order."""
+    left_out = (*layout.apart, *layout.dropped)
+    names = sheet.names.folded if None in layout.folded else sheet.names
+    found = [] if sheet.points is None else [sheet.points]
+    return [
+        *found,
+        names,
+        *(
+            cells.folded if column in layout.folded else cells
+            for column, cells in sheet.columns.items()
+            if column not in left_out
+        ),
+    ]
+
+
+def _width(columns: Sequence[_Cells]) -> int:
+    return sum(column.width for column in columns) + len(columns) - 1
+
+
+def _tables(sheet: _Sheet, layout: _Layout) -> Iterable[Any]:
+    """The table of a group, then those of the columns that have no room in it."""
+    yield _table(_laid_out(sheet, layout))
+    leading = [sheet.names] if sheet.points is None else [sheet.points, sheet.names]
+    for start in range(0, len(layout.apart), COLUMNS_OF_A_TABLE):
+        yield ""
+        yield _table([*leading, *(sheet.columns[one] for one in layout.apart[start : start + COLUMNS_OF_A_TABLE])])
+
+
+def _table(columns: Sequence[_Cells]) -> Any:
+    """Columns of equal length as a table; text may be broken within words of more than 24 letters, figures never."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    for column in columns:
+        longest = max((len(word) for text in column.texts for word in text.split()), default=0)
+        if column.is_left and not column.styles:
+            table.add_column(column.title, overflow="fold", min_width=min(longest, LONGEST_WORD))
+        else:
+            table.add_column(column.title, justify="left" if column.is_left else "right", no_wrap=True)
+    for at in range(len(columns[0].texts)):
+        table.add_row(*(_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns))
+    return table
+
+
+def _section_table(table: Table, width: int) -> Any:
+    """The table of a section; titles and text are broken at blanks if it is too wide."""
+    columns = [
+        _Cells(title, tuple(row[at] for row in table.rows), is_left=table.holds_text(at))
+        for at, title in enumerate(table.titles)
+    ]
+    if _width(columns) > width:
+        columns = [
+            _Cells(one.title.replace(" ", "\n"), one.folded.texts if one.is_left else one.texts, (), one.is_left)
+            for one in columns
+        ]
+    return _table(columns)

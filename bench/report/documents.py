@@ -1,0 +1,194 @@
+"""A run as CSV, JSON or Markdown."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from bench import statistics
+from bench.columns import Column, Section, Table, count
+from bench.report import parts
+from bench.run import warnings
+from bench.run.record import Record, Run
+
+#: Characters that a comment on GitHub may have.
+MOST_CHARACTERS = 65_536
+#: Entries of each list, and rows of each section's table, if the whole is longer than that.
+FEWER_LINES = 10
+LONGEST_LINE = 600
+#: Room for the lines that say what was left out.
+ROOM = 300
+
+
+def as_csv(run: Run) -> str:
+    """CSV (RFC 4180): one row a record under the names of the columns, empty if there is no figure."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [column.name for column in run.workload.all_columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in run.rows())
+    return text.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
+
+
+def as_json(run: Run) -> str:
+    """One JSON document: header, and rows under the names of the columns with all that a record holds."""
+    import msgspec
+
+    header: dict[str, Any] = {
+        "schema": run.schema,
+        "workload": run.workload.name,
+        "options": run.options.to_json(),
+        "model": run.model,
+        "candidates": run.candidates,
+        "fingerprint": run.fingerprint,
+        "started": run.started,
+        "command": run.command,
+        "notes": run.notes,
+        "is_complete": run.is_complete,
+        "integrity": run.integrity,
+        "exit_code": run.exit_code,
+    }
+    rows = [_row(run, row, record) for row, record in zip(run.rows(), run.records, strict=True)]
+    document = msgspec.json.format(msgspec.json.encode(header | {"rows": rows}), indent=2).decode()
+    return _LIST_OF_FIGURES.sub(lambda found: f"[{' '.join(found.group(1).split())}]", document) + "\n"
+
+
+#: A list of figures over several lines. No string of JSON holds a newline, so nothing within one is found.
+_LIST_OF_FIGURES = re.compile(r"\[\n([-+.eE0-9,\s]*)\]")
+
+
+def _row(run: Run, row: dict[str, Any], record: Record) -> dict[str, Any]:
+    """A record's row of JSON; `named_outliers` are samples by their index in the order taken, in nanoseconds."""
+    return row | {
+        "point": record.point,
+        "candidate": record.candidate,
+        "warnings": warnings.of_record(run, record),
+        "repeat": run.repeat(record),
+        "parity_figures": record.parity,
+        "facts": record.facts,
+        "failure": record.failure,
+        "memory": record.memory,
+        "operations": record.operations,
+        "conditions": record.conditions,
+        "disturbances": run.disturbances(record),
+        "named_outliers": [asdict(found) for found in statistics.outliers(record.samples)],
+        "figures": record.figures,
+        "once": record.once,
+        "turns": record.turns,
+    }
+
+
+# Markdown.
+
+
+def as_markdown(run: Run, columns: str | Sequence[str] = ()) -> str:
+    """Markdown of at most `MOST_CHARACTERS`: one table for all records, with further `columns`, then the sections.
+
+    If that is too little, lists are cut first, then what stands behind the table, then rows, and the text says so.
+    """
+    asked = parts.asked_columns(run, columns)
+    groups, behind = parts.groups(run)
+    sections = [section for group in groups for section in group.sections] + behind
+    shown = parts.columns(run, groups, asked=asked)
+    heading = [*_heading(run), *_titles(run, shown)]
+    rows = [_table_row(run, record, shown) for group in groups for record in group.records]
+    lines = _sections(run, sections, None)
+    if _length(heading, rows, lines) > MOST_CHARACTERS:
+        lines = _sections(run, sections, FEWER_LINES)
+    if _length(lines) > MOST_CHARACTERS // 2:
+        lines = [*_first(lines, MOST_CHARACTERS // 2), "", "The rest is left out, so that this fits a comment."]
+    if _length(heading, rows, lines) > MOST_CHARACTERS:
+        kept = _first(rows, MOST_CHARACTERS - ROOM - _length(heading, lines))
+        left_out = f"{len(rows) - len(kept)} of {count(len(rows), 'row')} are left out, so that this fits a comment"
+        rows, lines = kept, ["", f"{left_out}; bench report --format csv has them", *lines]
+    return "\n".join([*heading, *rows, *lines])[: MOST_CHARACTERS - 1] + "\n"
+
+
+def _heading(run: Run) -> list[str]:
+    wrong = [line for line in (parts.state(run), parts.incomplete(run)) if line]
+    first, *rest = parts.heading(run)
+    model = run.model.name
+    lines = [f"**{_escape(line)}**" for line in wrong]
+    lines.append(f"**{_escape(model)}**{_escape(first.removeprefix(model))}; {_escape(rest[0])}")
+    lines += [_escape(line) for line in rest[1:]]
+    return [part for line in lines for part in (line, "")]
+
+
+def _titles(run: Run, shown: Sequence[Column]) -> list[str]:
+    titles = [parts.point_title(run), "backend", *(parts.title(column) for column in shown)]
+    return _head(titles, [True, True, *(column.is_left for column in shown)])
+
+
+def _head(titles: Sequence[str], is_left: Sequence[bool]) -> list[str]:
+    rule = "|".join("---" if left else "--:" for left in is_left)
+    return [f"| {' | '.join(map(_escape, titles))} |", f"|{rule}|"]
+
+
+def _table_row(run: Run, record: Record, shown: Sequence[Column]) -> str:
+    cells = [run.workload.row_title(record.point), run.name(record.candidate)]
+    cells += [column.text(run, record) for column in shown]
+    return f"| {' | '.join(map(_escape, cells))} |"
+
+
+def _sections(run: Run, sections: Iterable[Section], most: int | None) -> list[str]:
+    """All sections; at most `most` entries of each list. Sentences of points stand in one list before the others."""
+    found = list(sections)
+    brief = [one for one in found if one.point is not None and one.table is None and not one.items and not one.title]
+    of_points = [f"{run.workload.row_title(one.point)}: {line}" for one in brief for line in one.lines]
+    lines = ["", *_list(of_points, most)] if of_points else []
+    for section in found:
+        if section not in brief:
+            lines += _section(run, section, most)
+    return lines
+
+
+def _section(run: Run, section: Section, most: int | None) -> list[str]:
+    at = "" if section.point is None else f" at {run.workload.row_title(section.point)}"
+    lines = ["", f"**{_escape(section.title + at)}**"] if section.title else []
+    for line in section.lines:
+        lines += ["", _escape(line)]
+    if section.table is not None and section.table.rows:
+        lines += ["", *_section_table(section.table, most)]
+    return [*lines, "", *_list(section.items, most)] if section.items else lines
+
+
+def _section_table(table: Table, most: int | None) -> list[str]:
+    rows = [f"| {' | '.join(map(_escape, row))} |" for row in table.rows[:most]]
+    head = _head(table.titles, [table.holds_text(column) for column in range(len(table.titles))])
+    left = len(table.rows) - len(rows)
+    return [*head, *rows, *(["", f"and {count(left, 'row')} more"] if left else [])]
+
+
+def _list(lines: Sequence[str], most: int | None) -> list[str]:
+    if most is None or len(lines) <= most:
+        return [f"- {_escape(line)}" for line in lines]
+    shortened = [f"- {_escape(line[:LONGEST_LINE])}" for line in lines[:most]]
+    return [*shortened, f"- and {len(lines) - most} more"]
+
+
+def _first(lines: Sequence[str], most: int) -> list[str]:
+    """As many of the first `lines` as `most` characters hold."""
+    kept: list[str] = []
+    for line in lines:
+        most -= len(line) + 1
+        if most < 0:
+            break
+        kept.append(line)
+    return kept
+
+
+def _length(*texts: Sequence[str]) -> int:
+    return sum(len(line) + 1 for text in texts for line in text)
+
+
+def _escape(text: str) -> str:
+    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,135 @@
+"""What every format of a report shows of a run: its state, heading, tables and sections. No workload is known here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.columns import Column, Section, count
+from bench.errors import UserError
+from bench.run import sections as of_every_run
+from bench.run.record import Record, Run
+from bench.spec import DEFAULT_ARTIFACTS, nearest, parse_names
+
+#: Units that a column may be asked for without.
+UNITS = ("_ms", "_s", "_bytes")
+#: Names that columns had before 0.2.0, until 0.3.0.
+OLD_NAMES = {"floor-ms": "roofline-ms", "load-seconds": "load-s"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one table, and the sections that stand under it."""
+
+    title: str
+    records: tuple[Record, ...]
+    sections: tuple[Section, ...]
+
+
+def state(run: Run) -> str:
+    """What is wrong with the file of a run, in plain words; "" if it is as it was written."""
+    if run.integrity == "altered":
+        return (
+            "ALTERED: the lines of this file do not match its seal, so it was changed or damaged after it was written. "
+            "Trust none of its figures; measure again, or restore the file"
+        )
+    if run.integrity == "cut":
+        return (
+            "CUT: this file has no seal. Its run is still going on or was killed, or the end of the file is lost; "
+            "records may be missing"
+        )
+    return ""
+
+
+def incomplete(run: Run) -> str:
+    """How far an unfinished run came, and the command that goes on with it; "" for a complete one."""
+    if run.is_complete:
+        return ""
+    planned, done = len(run.workload.points()) * len(run.candidates), len(run.records)
+    came = f"{done} of {count(planned, 'cell')}" if done < planned else f"{count(done, 'cell')} so far"
+    if run.path is None or run.integrity == "altered":
+        return f"Incomplete: {came}; measure again with: {run.command}"
+    store = run.options.artifacts
+    words = ["bench", run.options.command, "--resume", str(run.path)]
+    words += [] if store == DEFAULT_ARTIFACTS else ["--artifacts", store]
+    return f"Incomplete: {came}; {shlex.join(words)} goes on"
+
+
+def machine(run: Run) -> str:
+    """Precisions, device, threads and TF32, in one line."""
+    options, fingerprint = run.options, run.fingerprint
+    precisions = ", ".join(dict.fromkeys(candidate.precision for candidate in run.candidates))
+    name, gpus = fingerprint.get("cpu", ""), fingerprint.get("gpus") or []
+    if options.kind == "cuda" and gpus:
+        name = gpus[min(options.card or 0, len(gpus) - 1)]["name"]
+    threads = count(options.settled_threads, "thread")
+    return f"{precisions}, {options.device} ({name}), {threads}" + (", TF32" if options.tf32 else "")
+
+
+def heading(run: Run) -> list[str]:
+    """Model and machine, weights, and what the workload says of its figures."""
+    first = f"{run.model.name} ({run.model.output}), {machine(run)}"
+    return [first, f"weights: {run.model.origin}", *run.workload.heading(run)]
+
+
+def point_title(run: Run) -> str:
+    """Heading of a column of points."""
+    return run.workload.point_title or run.workload.point_noun
+
+
+def groups(run: Run) -> tuple[list[Group], list[Section]]:
+    """The tables of a run, each with the sections of its points, and the sections that stand behind all tables."""
+    found: dict[str, list[Record]] = {}
+    for _, records in of_every_run.iter_points(run):
+        for record in records:
+            if (title := run.workload.table_title(record)) is not None:
+                found.setdefault(title, []).append(record)
+    place = {record.point: title for title, records in found.items() for record in records}
+    under: dict[str, list[Section]] = {title: [] for title in found}
+    behind: list[Section] = []
+    for section in (*run.workload.sections(run), *of_every_run.common(run)):
+        if not section.is_empty:
+            title = place.get(section.point) if section.point is not None else None
+            (behind if title is None else under[title]).append(section)
+    made = [Group(title, tuple(records), tuple(under[title])) for title, records in found.items()]
+    return made, behind
+
+
+def columns(run: Run, of: Iterable[Group], is_wide: bool = True, asked: Sequence[Column] = ()) -> list[Column]:
+    """The columns of the tables `of` a run: its workload's that have a title, in its order, then those `asked` for."""
+    records = [record for group in of for record in group.records]
+
+    def is_shown(column: Column) -> bool:
+        if not column.title or column.is_on_request or column in asked or (column.is_wide and not is_wide):
+            return False
+        return not column.is_optional or any(column.value(run, record) is not None for record in records)
+
+    return [*(column for column in run.workload.columns if is_shown(column)), *asked]
+
+
+def asked_columns(run: Run, names: str | Iterable[str] | None) -> tuple[Column, ...]:
+    """The columns of these names, e.g. "us-per-step,p90"; raises UserError with the nearest for an unknown one."""
+    if not names:
+        return ()
+    known = {column.name.replace("_", "-"): column for column in run.workload.all_columns}
+    short = {
+        name.removesuffix(unit.replace("_", "-")): column
+        for name, column in known.items()
+        for unit in UNITS
+        if name.endswith(unit.replace("_", "-"))
+    }
+    found = []
+    for given in parse_names(names, "--columns"):
+        name = OLD_NAMES.get(given, given.replace("_", "-"))
+        if name not in known and name not in short:
+            raise UserError(
+                f"unknown column {given[:40]!r}{nearest(name[:40], [*known, *short])}; use any of {', '.join(known)}"
+            )
+        found.append(known[name] if name in known else short[name])
+    return tuple(dict.fromkeys(found))
+
+
+def title(column: Column) -> str:
+    """The heading of a column, of one that has no title of its own too."""
+    return column.title or column.name.replace("_", " ")

@@ -1,0 +1,109 @@
+"""Runs that no machine measured, for tests of what is computed from runs and printed of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.run.file import RunFile
+from bench.run.record import Model, Once, Record, Run, Turn
+from bench.run.workload import Workload
+from bench.spec import Candidate, Shape
+from bench.workloads.forward import Forward
+
+MS = 1_000_000
+
+
+def candidate(label: str, precision: str = "fp32") -> Candidate:
+    """`backend[:variant][@copy]`."""
+    name, _, copy = label.partition("@")
+    backend, _, variant = name.partition(":")
+    return Candidate(backend, variant or "default", precision, int(copy or 1))
+
+
+def record(
+    label: str,
+    point: Any = Shape(1, 128),  # noqa: B008
+    *,
+    ms: float | Sequence[Sequence[float]] = 10.0,
+    verdict: str = "equivalent",
+    precision: str = "fp32",
+    times: dict[str, float] | None = None,
+    conditions: dict[str, Any] | None = None,
+    **values: Any,
+) -> Record:
+    """A record of three rounds of three samples of `ms`, or of these rounds; `times` are further kinds of time, ms."""
+    rounds = [[ms] * 3] * 3 if isinstance(ms, int | float) else ms
+    status = values.get("status", "ok")
+    turns = tuple(
+        Turn(
+            number,
+            {"wall": [round(one * MS) for one in samples]}
+            | {kind: [round(value * MS)] * len(samples) for kind, value in (times or {}).items()},
+            conditions=dict(conditions or {}),
+            seconds=sum(samples) / 1e3,
+        )
+        for number, samples in enumerate(rounds)
+    )
+    parity = {"verdict": verdict, "max_abs_error": 2.1e-6, "reason": f"a reason for {verdict}"} if verdict else {}
+    fields: dict[str, Any] = {
+        "status": status,
+        "turns": turns if status == "ok" else (),
+        "parity": parity if status == "ok" else {},
+        "once": Once(load_seconds=0.5, first_call_ns=20 * MS, is_stable=True),
+        "is_judged": not label.startswith("null"),
+    }
+    return Record(point, candidate(label, precision), **fields | values)
+
+
+def run_of(
+    records: Sequence[Record],
+    workload: type[Workload] = Forward,
+    *,
+    fingerprint: dict[str, Any] | None = None,
+    notes: dict[str, Any] | None = None,
+    model: Model | None = None,
+    is_complete: bool = True,
+    **options: Any,
+) -> Run:
+    """A whole run of `records`, in memory, under options as an API's caller gives them."""
+    candidates = tuple(dict.fromkeys(one.candidate for one in records))
+    given: dict[str, Any] = {
+        "model": "bert",
+        "backends": tuple(dict.fromkeys(one.label for one in candidates)),
+        "precisions": tuple(dict.fromkeys(one.precision for one in candidates)),
+        "device": "cpu",
+        "threads": 2,
+    }
+    if workload is Forward:
+        points = sorted({one.point for one in records})
+        given |= {"shapes": [(point.batch, point.length) for point in points], "target_precision": 0.02, "rounds": 3}
+    settled = workload.Options.parsed(given | options)
+    return Run(
+        workload(settled),
+        model or Model("bert", "seeded random (seed 0)", "random", "c0ffee", "base", 512),
+        candidates,
+        {"cpu": "A CPU"} | (fingerprint or {}),
+        "2026-01-01T00:00:00+00:00",
+        list(records),
+        notes=dict(notes or {}),
+        is_complete=is_complete,
+        integrity="sealed",
+    )
+
+
+def write(run: Run, path: Path, *, is_sealed: bool = True) -> Path:
+    """The file that the pipeline would have written of a run."""
+    run.path = path
+    file = RunFile(run)
+    file.create()
+    for name, value in run.notes.items():
+        file.note(name, value)
+    for one in run.records:
+        for turn in one.turns:
+            file.turn(one.point, one.candidate, turn)
+        file.record(one)
+    if is_sealed:
+        file.seal()
+    return path
