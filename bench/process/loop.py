@@ -85,6 +85,7 @@ class Loop:
         held = memory.heap_bytes() if self.args.device == "cpu" else {}
         held |= memory.resident_bytes() | abilities.held(self.backend)
         held.pop("peak_process_bytes", None)  # of loading, which holds the weights twice for a moment
+        held |= memory.survey(Path(self.args.artifact) if self.args.artifact else None)
         held |= {} if before is None else {"process_before_bytes": before}
         free_after = self._device_free_bytes()
         # The card's free memory is everybody's: a difference that is none says nothing of this process.

@@ -5,7 +5,7 @@ Plain dataclasses, so that a worker in an environment of its own can import them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,6 +107,11 @@ class Record:
     def rounds(self) -> list[list[int]]:
         """Synchronised wall time of each sample, by turn."""
         return self.rounds_ns(WALL)
+
+    @property
+    def is_timed(self) -> bool:
+        """True if it has times of any kind, which other work on the machine can disturb."""
+        return any(turn.times_ns for turn in self.turns)
 
     @cached_property
     def samples(self) -> list[int]:
@@ -316,8 +321,8 @@ class Run:
         return roofline.is_implausible(floor, statistics.median(record.samples))
 
     def disturbances(self, record: Record) -> list[str]:
-        """What disturbed the machine while this cell was timed, one line each."""
-        return conditions.taint(record.conditions) if record.conditions else []
+        """What disturbed the machine while this cell was timed, one line each; nothing for a cell without times."""
+        return conditions.taint(record.conditions) if record.conditions and record.is_timed else []
 
     # Memory.
 
@@ -393,14 +398,3 @@ def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
 def is_unsteady(ratio: statistics.Ratio) -> bool:
     """True if the ends of a ratio's interval are too far apart for its middle to be a figure."""
     return ratio.interval is not None and ratio.interval.high > UNSTEADY * ratio.interval.low
-
-
-def candidate_fields(candidate: Candidate) -> Mapping[str, Any]:
-    """A candidate as the first cells of a row."""
-    return {
-        "backend": candidate.backend,
-        "variant": candidate.variant,
-        "precision": candidate.precision,
-        "copy": candidate.copy,
-        "environment": candidate.environment,
-    }
