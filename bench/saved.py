@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.errors import UserError
+
 #: Bytes at the end of a file that hold the line which ends it, and what may stand behind that.
 TAIL_BYTES = 8192
 
@@ -24,6 +26,8 @@ class Saved:
     model: str
     has_ended: bool
     """False for a run that was interrupted, or that goes on."""
+    command: str = ""
+    """That writes runs of its workload."""
 
 
 def saved(artifacts: Path) -> list[Path]:
@@ -44,11 +48,26 @@ def look(path: Path) -> Saved:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         tail = file.read()
     kind, started = str(header.get("kind", "")), str(header.get("started", ""))
-    return Saved(path, kind, started, _model(header), b'{"kind":"end"' in tail)
+    has_ended = b'{"kind":"end"' in tail or b'"is_complete":true' in tail
+    return Saved(path, kind, started, _model(header), has_ended, _command(header))
+
+
+def _command(header: dict[str, Any]) -> str:
+    """The command that writes runs of a header's workload; "" for a file of another kind."""
+    if "workload" not in header:
+        return ""
+    from bench.run import registry
+
+    try:
+        return registry.load_class(str(header["workload"])).Options.command
+    except UserError:
+        return str(header["workload"])
 
 
 def _model(header: dict[str, Any]) -> str:
     """What was measured, by a header of any kind; "" where it does not say."""
+    if isinstance(header.get("model"), dict):
+        return str(header["model"].get("name", ""))
     grid, subjects = header.get("grid"), header.get("subjects")
     if isinstance(grid, dict):
         return str(grid.get("model", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,9 @@ def _print(file: Path, format: str, further: Sequence[str]) -> None:
     from bench.errors import UserError
 
     named = _kind(file)
+    if named == WORKLOAD:
+        print(_page_of_any(file, format, further), end="")
+        return
     if further and named != "run":
         raise UserError(f"--columns is for runs of bench compare, and {str(file)!r} is none; leave it out")
     print(_run_page(file, format, further) if further else KINDS[named].page(file, format), end="")
@@ -106,6 +110,8 @@ def _kind(file: Path) -> str:
 
     writers = [kind.writer for kind in KINDS.values()]
     named = kind_of(file, writers)
+    if named == "run" and is_of_a_workload(file):
+        return WORKLOAD
     if named not in KINDS:
         raise UserError(f"{str(file)!r} is no run of {' or '.join(writers)}; give a .jsonl file that it wrote")
     return named
@@ -139,11 +145,24 @@ def _memory_page(file: Path, format: str) -> str:
     return memory.render(read_memory(file), format)
 
 
-def _load_page(file: Path, format: str) -> str:
-    from bench.report import load
-    from bench.serving.runfile import read_load
+def is_of_a_workload(file: Path) -> bool:
+    """True for a run of schema 5 or later, of any workload."""
+    with file.open("rb") as opened:
+        header = json.loads(opened.readline())
+    return "workload" in header
 
-    return load.render(read_load(file), format)
+
+def _page_of_any(file: Path, format: str, columns: Sequence[str]) -> str:
+    from bench.report import check_format, console, documents
+    from bench.run.file import read_run
+
+    check_format(format, FORMATS)
+    run = read_run(file)
+    if format == "table":
+        return console.render(run, columns)
+    if format == "markdown":
+        return documents.as_markdown(run, columns)
+    return documents.as_json(run) if format == "json" else documents.as_csv(run)
 
 
 def _tuning_page(file: Path, format: str) -> str:
@@ -153,12 +172,14 @@ def _tuning_page(file: Path, format: str) -> str:
     return tuning.render(read_tuning(file), format)
 
 
+#: In place of a kind, for a run of schema 5 or later.
+WORKLOAD = "workload"
+FORMATS = ("table", "json", "csv", "markdown")
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
     "run": Kind("bench compare", _run_page),
     "generation": Kind("bench generate", _generation_page),
     "corpus": Kind("bench corpus", _corpus_page),
     "memory": Kind("bench memory", _memory_page),
-    "load": Kind("bench load", _load_page),
     "tuning": Kind("bench tune", _tuning_page),
 }

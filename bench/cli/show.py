@@ -41,7 +41,7 @@ def command(
     path = paths[number - 1]
     print(f"{path}\n")
     report.command([path])
-    if look(path).kind == "run":
+    if look(path).kind == "run" and not report.is_of_a_workload(path):
         _print_ending(path)
 
 
@@ -57,6 +57,7 @@ def _described(found: Saved) -> str:
     """`2026-11-23 20:51  bench compare   bert  artifacts/runs/….jsonl`, with what is left to do."""
     from bench.cli.report import KINDS
 
-    writer = KINDS[found.kind].writer if found.kind in KINDS else "no results"
-    state = "" if found.has_ended or found.kind not in KINDS else "  (interrupted, or going on)"
+    is_known = found.kind in KINDS or bool(found.command)
+    writer = f"bench {found.command}" if found.command else KINDS[found.kind].writer if is_known else "no results"
+    state = "" if found.has_ended or not is_known else "  (interrupted, or going on)"
     return f"{found.started[:16].replace('T', ' '):<16}  {writer:<14} {found.model}{state}\n    {found.path}"
