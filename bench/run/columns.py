@@ -52,7 +52,7 @@ def _first_call_ms(run: Run, record: Record) -> Any:
 
 
 def _disturbed(run: Run, record: Record) -> Any:
-    return bool(run.disturbances(record)) if record.turns else None
+    return bool(run.disturbances(record)) if record.is_timed else None
 
 
 PARITY = Column(

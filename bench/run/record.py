@@ -108,6 +108,11 @@ class Record:
         """Synchronised wall time of each sample, by turn."""
         return self.rounds_ns(WALL)
 
+    @property
+    def is_timed(self) -> bool:
+        """True if it has times of any kind, which other work on the machine can disturb."""
+        return any(turn.times_ns for turn in self.turns)
+
     @cached_property
     def samples(self) -> list[int]:
         """All samples of wall time, in order."""
@@ -320,8 +325,8 @@ class Run:
         return floor is not None and median_ns is not None and roofline.is_implausible(floor, median_ns)
 
     def disturbances(self, record: Record) -> list[str]:
-        """What disturbed the machine while this cell was timed, one line each."""
-        return conditions.taint(record.conditions) if record.conditions else []
+        """What disturbed the machine while this cell was timed, one line each; nothing for a cell without times."""
+        return conditions.taint(record.conditions) if record.conditions and record.is_timed else []
 
     # Memory.
 

@@ -17,6 +17,7 @@ BUILT_IN = {
     "forward": "bench.workloads.forward:Forward",
     "corpus": "bench.workloads.corpus:Corpus",
     "load": "bench.workloads.load:Load",
+    "memory": "bench.workloads.memory:Memory",
 }
 
 

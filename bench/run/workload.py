@@ -43,7 +43,7 @@ class Workload(ABC):
     cell: ClassVar[str]
     """The class of its worker side, e.g. "bench.workloads.forward:ForwardCell"."""
     fresh_process: ClassVar[bool] = False
-    """True if every turn needs a worker process of its own."""
+    """True if every turn needs a worker process of its own, with no other one alive."""
     point_noun: ClassVar[str] = "point"
     call_nouns: ClassVar[tuple[str, str]] = ("call", "calls")
     """What a sample times, one and several."""
@@ -135,12 +135,17 @@ class Workload(ABC):
         """File that judged cases of text are tokenised with; None without such cases."""
         return None
 
-    def load_options(self, candidate: Candidate) -> dict[str, Any]:
-        """Options for the backend's `load`, beside the variant's."""
+    def load_options(self, point: Point, candidate: Candidate) -> dict[str, Any]:
+        """Options for the backend's `load`, beside the variant's; asked for if every turn has a process of its own."""
         return {}
 
-    def survived(self, point: Point, candidate: Candidate, error: WorkerError) -> dict[str, Any] | None:
-        """The reply of a turn that ended in `error`, if that is a finding and not a failure of the cell; else None."""
+    def survived(
+        self, point: Point, candidate: Candidate, taken: Sequence[Turn], error: WorkerError
+    ) -> dict[str, Any] | None:
+        """The reply of a turn that ended in `error`, if that is a finding and not a failure of the cell; else None.
+
+        `taken` are the turns before it; `error.details["during"]` is "load" if the model was not loaded yet.
+        """
         return None
 
     # What it is judged by.
