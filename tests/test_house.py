@@ -120,36 +120,6 @@ def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("command", "at_least"),
-    [
-        ("compare", 20),
-        ("generate", 20),
-        ("corpus", 20),
-        ("parity", 20),
-        ("verify", 11),
-        ("deploy", 13),
-        ("diff", 3),
-        ("doctor", 5),
-        ("memory", 15),
-        ("load", 20),
-        ("study", 3),
-        ("report", 5),
-        ("choose", 10),
-        ("tune", 17),
-        ("show", 2),
-        ("env create", 2),
-    ],
-)
-def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:
-    done = help_of(root, *command.split())
-    assert done.returncode == 0, done.stderr
-    options = set(re.findall(r"--[a-z][a-z-]+", done.stdout)) - {"--help"}
-    readme = (root / "README.md").read_text()
-    assert len(options) >= at_least
-    assert [option for option in sorted(options) if f"`{option}" not in readme] == []
-
-
 def test_the_readmes_commands_are_real(root: Path) -> None:
     """Every `bench …` line in a shell block parses: its subcommand exists and has each option given."""
     readme = (root / "README.md").read_text()
