@@ -16,6 +16,7 @@ ENTRY_POINT_GROUP = "bench.workloads"
 BUILT_IN = {
     "forward": "bench.workloads.forward:Forward",
     "load": "bench.workloads.load:Load",
+    "generate": "bench.workloads.generate:Generate",
 }
 
 
