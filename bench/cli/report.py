@@ -74,7 +74,7 @@ def _print(file: Path, format: str, further: Sequence[str]) -> None:
 def _write(files: Sequence[Path], html: Path | None, png: Path | None) -> None:
     from bench.errors import UserError
     from bench.report.files import check_absent, write_all
-    from bench.report.page import images, render
+    from bench.report.old_page import images, render
     from bench.runfile import read_run
 
     for option, path in (("--html", html), ("--png", png)):

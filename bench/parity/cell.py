@@ -91,8 +91,11 @@ class Cell(ABC):
 
     def run_once(self, batch: Arrays) -> tuple[Arrays, dict[str, int]]:
         """Outputs of one call on host arrays, and the memory that it took."""
+        return self.run_prepared(self.backend.prepare(batch))
+
+    def run_prepared(self, prepared: Any) -> tuple[Arrays, dict[str, int]]:
+        """Outputs of one call on what `prepare` returned, and the memory that it took."""
         backend = self.backend
-        prepared = backend.prepare(batch)
         outputs, held = self.held_by(lambda: backend.run(prepared))
         arrays = backend.fetch(outputs)
         self.release(outputs)

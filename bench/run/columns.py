@@ -52,7 +52,7 @@ def _first_call_ms(run: Run, record: Record) -> Any:
 
 
 def _disturbed(run: Run, record: Record) -> Any:
-    return bool(run.disturbances(record)) if record.turns else None
+    return bool(run.disturbances(record)) if record.is_timed else None
 
 
 PARITY = Column(
@@ -172,12 +172,13 @@ MEDIAN = Column(
     "median_ms", median_ms(WALL), title="median ms", cell=median_cell(WALL),
     help="median of synchronised wall time of one call, ms; ! marks a disturbed cell",
 )  # fmt: skip
+PRECISION = Column(
+    "precision_share", _of_samples(lambda record: statistics.precision(record.rounds)), title="±", show=percent,
+    drop=90, help=f"half-width of the median's {statistics.MEDIAN_CONFIDENCE:.0%} interval over the median",
+)  # fmt: skip
 TIMES = (
     MEDIAN,
-    Column(
-        "precision_share", _of_samples(lambda record: statistics.precision(record.rounds)), title="±", show=percent,
-        drop=90, help=f"half-width of the median's {statistics.MEDIAN_CONFIDENCE:.0%} interval over the median",
-    ),
+    PRECISION,
     Column(
         "spread", _of_samples(_iqr_share), title="spread", show=percent, drop=40,
         help="interquartile range over the median",
@@ -234,22 +235,29 @@ def legend(run: Run) -> str:
     )
 
 
-def _ratio(value: Callable[[statistics.Ratio], Any]) -> Callable[[Run, Record], Any]:
-    def found(run: Run, record: Record) -> Any:
-        ratio = run.ratio(record) if record.samples else None
-        return None if ratio is None else value(ratio)
+def ratio_columns(
+    suffix: str, ratio_of: Callable[[Run, Record], statistics.Ratio | None], help: str, **shown: Any
+) -> tuple[Column, ...]:
+    """A ratio's middle, the ends of its interval and its verdict, each name with `suffix`."""
 
-    return found
+    def of(value: Callable[[statistics.Ratio], Any]) -> Callable[[Run, Record], Any]:
+        def found(run: Run, record: Record) -> Any:
+            ratio = ratio_of(run, record) if record.samples else None
+            return None if ratio is None else value(ratio)
+
+        return found
+
+    return (
+        Column(f"speedup{suffix}", of(lambda ratio: None if is_unsteady(ratio) else ratio.value), help=help, **shown),
+        Column(f"speedup{suffix}_low", of(lambda ratio: ratio.interval and ratio.interval.low)),
+        Column(f"speedup{suffix}_high", of(lambda ratio: ratio.interval and ratio.interval.high)),
+        Column(f"verdict{suffix}", of(lambda ratio: ratio.verdict), help="faster, slower or tie"),
+    )
 
 
-SPEEDUP = (
-    Column(
-        "speedup", lambda run, record: run.speedup(record) if record.samples else None, title="speed-up",
-        cell=speedup_cell, is_left=True, fold=50, help="times faster than the baseline, within rounds",
-    ),
-    Column("speedup_low", _ratio(lambda ratio: ratio.interval and ratio.interval.low)),
-    Column("speedup_high", _ratio(lambda ratio: ratio.interval and ratio.interval.high)),
-    Column("verdict", _ratio(lambda ratio: ratio.verdict), help="faster, slower or tie"),
+SPEEDUP = ratio_columns(
+    "", lambda run, record: run.ratio(record), "times faster than the baseline, within rounds", title="speed-up",
+    cell=speedup_cell, is_left=True, fold=50,
 )  # fmt: skip
 ROOFLINE = (
     Column(

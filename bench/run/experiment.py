@@ -57,6 +57,8 @@ def measure(
             file = RunFile(run)
             budget = _budget(run, source, store, listener)
             file.create()
+            for name, value in run.workload.notes(source).items():
+                file.note(name, value)
             return _measure(run, source, store, listener, file, budget, began)
 
 
@@ -75,6 +77,7 @@ def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: L
                 listener.say(f"nothing is left to measure in {path}")
                 return run
             source = _same_source(run, store, listener)
+            run.workload.check_unchanged(source)
             _check_unchanged(run, store)
             run.is_complete = False
             file = RunFile(run)
@@ -163,6 +166,7 @@ def _planned(workload: Workload, source: ModelSource, candidates: tuple[Candidat
         candidates=candidates,
         fingerprint=machine.fingerprint(),
         started=now.isoformat(timespec="seconds"),
+        notes=dict(workload.notes(source)),
         path=Path(options.output) if options.output else default_output(options, workload.name, now),
     )
 

@@ -108,6 +108,11 @@ class Record:
         """Synchronised wall time of each sample, by turn."""
         return self.rounds_ns(WALL)
 
+    @property
+    def is_timed(self) -> bool:
+        """True if it has times of any kind, which other work on the machine can disturb."""
+        return any(turn.times_ns for turn in self.turns)
+
     @cached_property
     def samples(self) -> list[int]:
         """All samples of wall time, in order."""
@@ -251,7 +256,7 @@ class Run:
         None unless both cells are comparable, or both compute nothing.
         """
         baseline = self.baseline(record)
-        if baseline is None or not self._may_compare(baseline, record):
+        if baseline is None or not self.may_compare(baseline, record):
             return None
         return ratio_between(baseline, record)
 
@@ -267,7 +272,8 @@ class Run:
             return None
         return ratio.interval.high / ratio.interval.low
 
-    def _may_compare(self, baseline: Record, record: Record) -> bool:
+    def may_compare(self, baseline: Record, record: Record) -> bool:
+        """True if a ratio of two cells means something: both are sound, or both compute nothing."""
         if not baseline.is_judged and not record.is_judged:
             return baseline.status == record.status == "ok" and bool(baseline.rounds and record.rounds)
         return all(cell.is_comparable and cell.rounds and not self.is_implausible(cell) for cell in (baseline, record))
@@ -319,8 +325,8 @@ class Run:
         return floor is not None and median_ns is not None and roofline.is_implausible(floor, median_ns)
 
     def disturbances(self, record: Record) -> list[str]:
-        """What disturbed the machine while this cell was timed, one line each."""
-        return conditions.taint(record.conditions) if record.conditions else []
+        """What disturbed the machine while this cell was timed, one line each; nothing for a cell without times."""
+        return conditions.taint(record.conditions) if record.conditions and record.is_timed else []
 
     # Memory.
 
@@ -387,8 +393,11 @@ def exit_code_of(records: Sequence[Record]) -> int:
 
 
 def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
-    """How many times faster `other` is than `one`: within rounds, or of medians apart if nothing pairs them."""
-    if not (one.is_interleaved and other.is_interleaved):
+    """How many times faster `other` is than `one`: within rounds, or of medians apart if nothing pairs them.
+
+    Turns are paired at one point, and if no candidate was measured apart.
+    """
+    if one.point != other.point or not (one.is_interleaved and other.is_interleaved):
         return statistics.ratio_of_runs(one.rounds, other.rounds)
     return statistics.ratio_within_rounds(one.rounds, other.rounds)
 

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "bench.workloads"
 BUILT_IN = {
     "forward": "bench.workloads.forward:Forward",
+    "corpus": "bench.workloads.corpus:Corpus",
     "load": "bench.workloads.load:Load",
     "generate": "bench.workloads.generate:Generate",
+    "memory": "bench.workloads.memory:Memory",
 }
 
 

@@ -43,8 +43,10 @@ class Workload(ABC):
     cell: ClassVar[str]
     """The class of its worker side, e.g. "bench.workloads.forward:ForwardCell"."""
     fresh_process: ClassVar[bool] = False
-    """True if every turn needs a worker process of its own."""
+    """True if every turn needs a worker process of its own, with no other one alive."""
     point_noun: ClassVar[str] = "point"
+    call_nouns: ClassVar[tuple[str, str]] = ("call", "calls")
+    """What a sample times, one and several."""
     point_title: ClassVar[str] = ""
     """Heading of a column of points; the noun if empty."""
     has_roofline: ClassVar[bool] = False
@@ -72,6 +74,9 @@ class Workload(ABC):
         """Variants of a backend's class that can be asked for."""
         variants: Mapping[str, Any] = backend.spec.variants
         return variants
+
+    def check_unchanged(self, source: ModelSource) -> None:  # noqa: B027 - most inputs come from options alone
+        """Raise UserError if a run cannot go on as it was begun, e.g. as a file of its inputs changed."""
 
     # What is measured.
 
@@ -130,12 +135,17 @@ class Workload(ABC):
         """File that judged cases of text are tokenised with; None without such cases."""
         return None
 
-    def load_options(self, candidate: Candidate) -> dict[str, Any]:
-        """Options for the backend's `load`, beside the variant's."""
+    def load_options(self, point: Point, candidate: Candidate) -> dict[str, Any]:
+        """Options for the backend's `load`, beside the variant's; asked for if every turn has a process of its own."""
         return {}
 
-    def survived(self, point: Point, candidate: Candidate, error: WorkerError) -> dict[str, Any] | None:
-        """The reply of a turn that ended in `error`, if that is a finding and not a failure of the cell; else None."""
+    def survived(
+        self, point: Point, candidate: Candidate, taken: Sequence[Turn], error: WorkerError
+    ) -> dict[str, Any] | None:
+        """The reply of a turn that ended in `error`, if that is a finding and not a failure of the cell; else None.
+
+        `taken` are the turns before it; `error.details["during"]` is "load" if the model was not loaded yet.
+        """
         return None
 
     # What it is judged by.

@@ -238,7 +238,12 @@ class Forward(TimedWorkload):
                 "judged"
             )
 
+    def notes(self, source: ModelSource) -> Mapping[str, Any]:
+        return published.notes(self.options.preset, source, self.points())
+
     def heading(self, run: Run) -> Iterable[str]:
+        if preset := run.notes.get("preset"):
+            yield f"preset {preset['name']}: {preset['title']} ({preset['source']})"
         on_device = self.options.boundary == "device"
         within = "inputs and outputs on the device" if on_device else "host arrays in and out, copies timed"
         yield (
