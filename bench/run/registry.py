@@ -18,6 +18,7 @@ BUILT_IN = {
     "corpus": "bench.workloads.corpus:Corpus",
     "load": "bench.workloads.load:Load",
     "coldstart": "bench.workloads.coldstart:ColdStart",
+    "generate": "bench.workloads.generate:Generate",
     "memory": "bench.workloads.memory:Memory",
 }
 
