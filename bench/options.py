@@ -367,11 +367,9 @@ class CommonOptions(Options):
     @classmethod
     def parsed(cls: type[Self], given: Mapping[str, Any]) -> Self:
         """As `Options.parsed`; also raises UserError for what a module of the user's own settles."""
-        for name in ("model", "weights", "task") if given.get("module") is not None else ():
-            if given.get(name) is not None:
-                raise UserError(
-                    f"--{name} cannot be given with --module, whose function settles it; leave one of them out"
-                )
+        both = [name for name in ("model", "weights", "task") if given.get(name) is not None]
+        if both and given.get("module") is not None:
+            raise UserError(f"--{both[0]} cannot be given with --module, whose function settles it; leave one out")
         return super().parsed(given)
 
     @property

@@ -12,7 +12,8 @@ import typer
 
 from bench.cli.screen import Screen
 from bench.cli.spellings import negated
-from bench.options import declaration, shown_seconds, shown_share, spelling
+from bench.described import default_shown, metavar
+from bench.options import declaration, spelling
 
 if TYPE_CHECKING:
     from bench.run.record import Run
@@ -81,27 +82,6 @@ def _annotation(of: Field[Any]) -> Any:
         return Annotated[bool | None, typer.Option(f"{name}/{negated(name)}", help=says)]
     type_ = list[str] | None if declared.repeats else str | None
     return Annotated[type_, typer.Option(name, metavar=metavar(of), help=says)]
-
-
-def metavar(of: Field[Any]) -> str:
-    """Stands for the value of an option, e.g. `N`, `TIME`, or its name."""
-    declared, type_ = declaration(of), str(of.type)
-    if declared.metavar:
-        return declared.metavar
-    by_show: dict[Callable[[Any], str], str] = {shown_seconds: "TIME", shown_share: "SHARE"}
-    by_type = {"tuple[int, ...]": "N,...", "tuple[str, ...]": "NAME,...", "int": "N", "float": "NUMBER"}
-    plain = type_.removesuffix(" | None").removeprefix("str | ")
-    return by_show.get(declared.show) or by_type.get(plain, of.name.upper())
-
-
-def default_shown(of: Field[Any]) -> str:
-    """An option's default as its help has it; "" if there is nothing to say."""
-    declared, default = declaration(of), of.default
-    if declared.flag:
-        return spelling(of.name) if default else ""
-    if declared.default_shown or default in (None, ()):
-        return declared.default_shown
-    return declared.show(default)
 
 
 def _run(

@@ -27,6 +27,7 @@ from bench.spec import DEFAULT_LENGTHS, Candidate, Shape, check_lengths
 from bench.traffic import Slo, Traffic, arrivals, even, parse_slo, read_traffic
 
 if TYPE_CHECKING:
+    from bench.machine.roofline import Peaks
     from bench.parity.reference import Inputs
     from exporters.sources import ModelSource
 
@@ -46,6 +47,9 @@ class LoadOptions(CommonOptions):
     """Options of `bench load`."""
 
     command: ClassVar[str] = "load"
+    summary: ClassVar[str] = (
+        "Serve requests that arrive at a rate: latency with queueing, and the largest rate that keeps --slo."
+    )
 
     rate: float = option("Requests a second.", options.number(0, 1_000_000, "20"), default=10.0)
     duration: float = option(
@@ -195,6 +199,10 @@ class Load(Workload):
         check_lengths(served.counts, source.name, source.positions)
         counts = tuple((shape.batch, shape.length, count) for shape, count in sorted(served.counts.items()))
         return replace(options, search_requests=asked, served=counts, served_from=served.source)
+
+    @property
+    def is_open_ended(self) -> bool:
+        return self.options.search_requests is not None
 
     def points(self) -> Sequence[Rate]:
         return [Rate(0, self.options.rate)]
@@ -361,6 +369,16 @@ class Load(Workload):
         warmed, shapes = record.figures.get("warmed", 0), record.figures.get("shapes", 0)
         if warmed < shapes:
             yield f"{shapes - warmed} of {shapes} shapes were met while serving, not before"
+
+    def plan(self, run: Run) -> Iterable[str]:
+        asked = self.options
+        yield f"traffic: {asked.served_from}"
+        yield f"each candidate serves {self.requests(Rate(0, asked.rate)):,} requests at {asked.rate:g}/s"
+        if asked.search_requests is not None:
+            yield f"then the largest rate is searched for, with {asked.search_requests:,} requests at each"
+
+    def guessed_seconds(self, point: Rate, source: ModelSource, peaks: Peaks | None) -> float:
+        return self.requests(point) / point.rate
 
     def progress(self, run: Run, record: Record) -> str:
         found = _slices_of(run, record)
