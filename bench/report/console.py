@@ -35,12 +35,9 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     `columns` are names of further columns that each table also has; if there is no room for them, others are dropped.
     Raises UserError for an unknown one.
     """
-    from rich.console import Console
-
     asked = parts.asked_columns(run, columns)
-    text = io.StringIO()
-    width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
-    console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
+    text, console = _terminal()
+    width = console.width
     if wrong := parts.state(run):
         _print_filled(console, wrong, "bold red")
     for line in parts.heading(run):
@@ -68,6 +65,29 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     if run.path is not None:
         console.print(_plain(f"records: {run.path}"), soft_wrap=True)
     return text.getvalue()
+
+
+def of_sections(heading: Iterable[str], sections: Iterable[Section]) -> str:
+    """Lines and sections that are not those of one run, coloured if standard output is a terminal."""
+    text, console = _terminal()
+    for line in heading:
+        _print_filled(console, line)
+    for section in sections:
+        if section.is_empty:
+            continue
+        if not section.title:
+            console.print()
+        _print_section(console, section, "bold")
+    return text.getvalue()
+
+
+def _terminal() -> tuple[io.StringIO, Console]:
+    """A text, and the console that writes to it at the terminal's width."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
+    return text, Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
 
 
 def _print_filled(console: Console, line: str, style: str = "") -> None:
