@@ -247,12 +247,14 @@ def _table(columns: Sequence[_Cells]) -> Any:
 
 
 def _section_table(table: Table, width: int) -> Any:
-    """The table of a section; titles and text are broken at blanks if it is too wide."""
+    """The table of a section; if it is too wide, its one column of text is wrapped, or titles and texts are broken."""
     columns = [
         _Cells(title, tuple(row[at] for row in table.rows), is_left=table.holds_text(at))
         for at, title in enumerate(table.titles)
     ]
-    if _width(columns) > width:
+    texts = [one for one in columns if one.is_left]
+    spare = width - _width(columns)
+    if spare < 0 and not (len(texts) == 1 and texts[0].width - texts[0].folded.width + spare >= 0):
         columns = [
             _Cells(one.title.replace(" ", "\n"), one.folded.texts if one.is_left else one.texts, (), one.is_left)
             for one in columns
