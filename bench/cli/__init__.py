@@ -33,6 +33,7 @@ from bench.cli import (
     parity,
     report,
     show,
+    spellings,
     study,
     tune,
     verify,
@@ -60,7 +61,7 @@ app.command("parity")(parity.command)
 app.command("verify")(verify.command)
 app.command("deploy")(deploy.command)
 app.command("memory")(memory.command)
-app.command("report")(report.command)
+app.command("report", cls=spellings.taking(report.OLD_SPELLINGS))(report.command)
 app.command("show")(show.command)
 app.command("diff")(diff.command)
 app.command("study")(study.command)

@@ -121,7 +121,7 @@ def _ends(interval: statistics.Interval | None) -> dict[str, float | None]:
 
 
 def _text(choice: Choice, with_map: bool) -> str:
-    text = console.of_sections(_heading(choice), _sections(choice))
+    text = console.render_sections(_heading(choice), _sections(choice))
     width = min(max(console.WIDTH, shutil.get_terminal_size((console.WIDTH, 24)).columns), console.WIDE)
     return text + "".join(f"\n{_map(choice, run, width)}" for run in runs_of(choice) if with_map)
 

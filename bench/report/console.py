@@ -67,7 +67,7 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     return text.getvalue()
 
 
-def of_sections(heading: Iterable[str], sections: Iterable[Section]) -> str:
+def render_sections(heading: Iterable[str], sections: Iterable[Section]) -> str:
     """Lines and sections that are not those of one run, coloured if standard output is a terminal."""
     text, console = _terminal()
     for line in heading:

@@ -10,8 +10,8 @@ from typing import Any
 from bench.machine import same_machine
 from bench.run.record import Run
 
-#: Options that say what a run took place on.
-OF_THE_MACHINE = ("device", "threads", "tf32")
+#: Options of every workload that two runs must share if they are of one machine.
+OF_ONE_MACHINE = ("device", "threads", "tf32")
 #: Distributions whose versions go into a checkpoint's key.
 OF_THE_CHECKPOINT = ("torch", "transformers", "runtimebench")
 #: Longest value that a message repeats; a CPU's flags are hundreds of words.
@@ -56,7 +56,7 @@ def differences(one: Run, other: Run, *, is_across_machines: bool = False) -> li
 
 
 def _settings(run: Run, is_across_machines: bool) -> dict[str, Any]:
-    names = [name for name in run.workload.shared if not is_across_machines or name not in OF_THE_MACHINE]
+    names = (*(() if is_across_machines else OF_ONE_MACHINE), *run.workload.decisive)
     return {"model": run.model.name, "task": run.model.task, **{name: getattr(run.options, name) for name in names}}
 
 

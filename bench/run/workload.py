@@ -47,8 +47,8 @@ class Workload(ABC):
     point_noun: ClassVar[str] = "point"
     point_title: ClassVar[str] = ""
     """Heading of a column of points; the noun if empty."""
-    shared: ClassVar[tuple[str, ...]] = ("device", "threads", "tf32")
-    """Options in which two runs must agree for their times to be compared."""
+    decisive: ClassVar[tuple[str, ...]] = ()
+    """Options of its own that two runs must share for their times to be compared."""
     has_roofline: ClassVar[bool] = False
     """True if medians are held against this machine's peaks, which are measured before the run."""
 
