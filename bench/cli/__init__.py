@@ -28,7 +28,6 @@ from bench.cli import (
     env,
     generate,
     list_,
-    load,
     memory,
     parity,
     report,
@@ -55,7 +54,6 @@ app.command("compare")(compare.command)
 app.command("generate")(generate.command)
 app.command("corpus")(corpus.command)
 app.command("choose")(choose.command)
-app.command("load")(load.command)
 app.command("tune")(tune.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)

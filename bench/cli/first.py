@@ -9,7 +9,7 @@ STEPS = (
     ("bench doctor", "what is missing, what would disturb a run"),
     ("bench compare --model bert", "time and judge eager, onnx and torchscript"),
     ("bench choose RUN --traffic FILE", "which one to deploy for your requests"),
-    ("bench report RUN --output FILE.html", "one page that defends the choice"),
+    ("bench report RUN --output RUN.html", "one page that defends the choice"),
 )
 
 

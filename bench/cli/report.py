@@ -175,13 +175,6 @@ def _memory_page(file: Path, format: str) -> str:
     return memory.render(read_memory(file), format)
 
 
-def _load_page(file: Path, format: str) -> str:
-    from bench.report import load
-    from bench.serving.runfile import read_load
-
-    return load.render(read_load(file), format)
-
-
 def _tuning_page(file: Path, format: str) -> str:
     from bench.report import tuning
     from bench.tuning.reading import read_tuning
@@ -194,6 +187,5 @@ KINDS: Mapping[str, Kind] = {
     "generation": Kind("bench generate", _generation_page),
     "corpus": Kind("bench corpus", _corpus_page),
     "memory": Kind("bench memory", _memory_page),
-    "load": Kind("bench load", _load_page),
     "tuning": Kind("bench tune", _tuning_page),
 }
