@@ -177,7 +177,7 @@ def _memory_page(file: Path, format: str) -> str:
 
 def _tuning_page(file: Path, format: str) -> str:
     from bench.report import tuning
-    from bench.tuning.reading import read_tuning
+    from bench.tuning.file import read_tuning
 
     return tuning.render(read_tuning(file), format)
 
