@@ -58,14 +58,15 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         "import bench.api, bench.driver, bench.generation.api, bench.report.generation, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
         "import bench.corpora.api, bench.report.corpus, bench.cli.corpus, bench.workloads.load, bench.cli.measure",
         "import bench.bundle.api, bench.bundle.verify, bench.report.bundle, bench.cli.deploy, bench.cli.verify",
-        "import bench.footprint.measure, bench.report.memory, bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choice.api, bench.report.choice, bench.report.page.render, bench.report.page.images, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
+        "import bench.footprint.measure, bench.report.memory, bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choice.api, bench.report.choice, bench.report.old_page.render, bench.report.old_page.images, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
+        "import bench.measuring, bench.cli.measure, bench.cli.screen, bench.cli.reference; bench.measuring.compare, bench.measuring.measure_load",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
         " plan=bench.TimingPlan(rounds=1, seconds_per_cell=0.01)).rows()",
         "import sys; sys.argv = ['bench', '--help']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['bench', 'list', 'backends']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
-    ids=["package", "roof", "corpus", "bundle", "diff and doctor", "run", "help", "list"],
+    ids=["package", "roof", "corpus", "bundle", "diff and doctor", "measuring", "run", "help", "list"],
 )
 def test_the_parent_process_stays_light(root: Path, code: str) -> None:
     report = f"{code}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"

@@ -105,10 +105,11 @@ def _run(
 ) -> int:
     """Measure or go on, print the report, and return the exit code."""
     from bench.errors import BenchError
+    from bench.report import parts
     from bench.run import experiment
 
     screen = Screen(quiet)
-    further = _columns(workload, columns)
+    parts.columns_named(workload(workload.Options()).all_columns, columns)
     try:
         if resume is None:
             run = experiment.measure(workload, workload.Options.parsed(given), screen.listener)
@@ -124,9 +125,9 @@ def _run(
         raise
     except BenchError:
         if screen.run is not None and screen.run.records:
-            _print(screen.run, further, json)
+            _print(screen.run, columns, json)
         raise
-    _print(run, further, json)
+    _print(run, columns, json)
     return run.exit_code
 
 
@@ -147,23 +148,7 @@ def _check_resume(workload: type[Workload], context: typer.Context, path: Path) 
         raise UserError(f"{str(path)!r} is a run of bench {command}; run: bench {command} --resume {path}")
 
 
-def _columns(workload: type[Workload], text: str | None) -> tuple[str, ...]:
-    """Names of further columns; raises UserError for one that the workload does not have."""
-    from bench import options, spec
-    from bench.errors import UserError
-    from bench.run.columns import COMMON_COLUMNS
-
-    if text is None:
-        return ()
-    known = [column.name for column in (*COMMON_COLUMNS, *workload.columns)]
-    names = tuple(name.replace("-", "_") for name in options.names(text, "--columns"))
-    for name in names:
-        if name not in known:
-            raise UserError(f"unknown column {name[:40]!r}{spec.nearest(name, known)}; --json shows the names of all")
-    return names
-
-
-def _print(run: Run, columns: tuple[str, ...], as_json: bool) -> None:
+def _print(run: Run, columns: str | None, as_json: bool) -> None:
     if as_json:
         from bench.report import documents
 
@@ -171,6 +156,6 @@ def _print(run: Run, columns: tuple[str, ...], as_json: bool) -> None:
     else:
         from bench.report import console, ending
 
-        print(console.render(run, columns).rstrip("\n"))
+        print(console.render(run, columns or ()).rstrip("\n"))
         if text := ending.render(run):
             print(f"\n{text}", end="")

@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
+from bench.process import decoding
+from bench.process.decoding import Decoding
 
 if TYPE_CHECKING:
     from backends.base import Backend, Options
 
-DECODINGS = ("greedy", "sample", "beam")
-MOST_BEAMS = 64
 #: How logits come from the tokens so far: keys and values kept, or passes over prompt and all tokens so far. The second
 #: is also a variant of every backend.
 CACHE, FULL_PASSES = WAYS = ("cache", "no-cache")
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How the next token is taken from the logits."""
-
-    kind: str = "greedy"
-    """Of `DECODINGS`."""
-    beams: int = 1
-    top_k: int = 40
-    temperature: float = 0.7
-    """`top_k` and `temperature` are those of "sample" alone."""
-
-    def __str__(self) -> str:
-        if self.kind == "beam":
-            return f"beam:{self.beams}"
-        return f"sample (top-k {self.top_k}, temperature {self.temperature:g})" if self.kind == "sample" else self.kind
-
-    @property
-    def option(self) -> str:
-        """As `--decoding` takes it."""
-        return f"beam:{self.beams}" if self.kind == "beam" else self.kind
 
 
 @dataclass(frozen=True)
@@ -47,7 +24,7 @@ class GenerationPlan:
 
     prompt_length: int = 16
     new_tokens: int = 128
-    decoding: Decoding = Decoding()
+    decoding: Decoding = field(default_factory=Decoding)
 
     @property
     def room(self) -> int:
@@ -75,14 +52,7 @@ def parse_decoding(text: str, top_k: int, temperature: float) -> Decoding:
         raise UserError(f"--top-k {top_k} is below 1; use e.g. 40")
     if not 0 < temperature < float("inf"):
         raise UserError(f"--temperature {temperature} is not above 0; use e.g. 0.7, or --decoding greedy")
-    if found := re.fullmatch(r"beam:([0-9]{1,4})", text):
-        beams = int(found.group(1))
-        if not 2 <= beams <= MOST_BEAMS:
-            raise UserError(f"--decoding {text}: {beams} is not within 2 and {MOST_BEAMS} beams; use e.g. beam:4")
-        return Decoding("beam", beams, top_k, temperature)
-    if text not in ("greedy", "sample"):
-        raise UserError(f"unknown decoding {text[:40]!r}; use greedy, sample or beam:4")
-    return Decoding(text, 1, top_k, temperature)
+    return decoding.parse_decoding(text, top_k, temperature)
 
 
 def check_sizes(prompt_length: int, new_tokens: int, model: str, positions: int | None) -> None:

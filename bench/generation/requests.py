@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bench import statistics
-from bench.generation import loop
-from bench.generation.decoding import Beam, Chooser, Forced, chooser
 from bench.generation.plan import CACHE, GenerationPlan
 from bench.machine import memory
 from bench.parity import generation
 from bench.parity.inputs import InputPlan, make_batch
 from bench.process import abilities
+from bench.process import generating as loop
+from bench.process.decoding import Beam, Chooser, Forced, chooser
 from bench.spec import TimingPlan
 
 if TYPE_CHECKING:

@@ -72,6 +72,7 @@ class Loop:
     def do_load(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
         """Load the artifact, with `options` beside the variant's; returns seconds and the memory that is held then."""
         free_before = self.device_free_before = self._device_free_bytes()
+        before = memory.resident_bytes().get("process_bytes")
         started = time.perf_counter()
         self.backend.load(
             Path(self.args.artifact) if self.args.artifact else None,
@@ -84,6 +85,8 @@ class Loop:
         held = memory.heap_bytes() if self.args.device == "cpu" else {}
         held |= memory.resident_bytes() | abilities.held(self.backend)
         held.pop("peak_process_bytes", None)  # of loading, which holds the weights twice for a moment
+        held |= memory.survey(Path(self.args.artifact) if self.args.artifact else None)
+        held |= {} if before is None else {"process_before_bytes": before}
         free_after = self._device_free_bytes()
         # The card's free memory is everybody's: a difference that is none says nothing of this process.
         if free_before is not None and free_after is not None and free_after < free_before:

@@ -54,9 +54,13 @@ class Driver:
         self.run, self.prepared, self.file, self.listener, self.budget = run, prepared, file, listener, budget
         self.workload = run.workload
         self.pool = Pool(
-            prepared.start, run.options.kind, prepared.refused, prepared.weight_bytes, run.options.timeout,
-            listener.say, self.workload.load_options,
-        )  # fmt: skip
+            prepared.start,
+            run.options.kind,
+            prepared.refused,
+            prepared.weight_bytes,
+            run.options.timeout,
+            listener.say,
+        )
         points = self.workload.points()
         self.state = State(
             run.candidates,
@@ -252,7 +256,7 @@ class Driver:
                 time.sleep(REST_SECONDS)
             reply, during = self._timed(point, candidate, cell)
         except WorkerError as error:
-            survived = self.workload.survived(point, candidate, error)
+            survived = self.workload.survived(point, candidate, cell.turns, error)
             if survived is None:
                 self._fail(point, candidate, error)
                 return
@@ -271,10 +275,7 @@ class Driver:
 
     def _start_again(self, point: Point, candidate: Candidate) -> None:
         """Give a turn a process of its own, with the cell begun in it."""
-        self.pool.unload(candidate)
-        self.pool.load([candidate])
-        if outcome := self.pool.known_outcome(candidate):
-            raise outcome
+        self.pool.load_alone(candidate, self.workload.load_options(point, candidate))
         self.begun[candidate] = {point: self._ask_to_begin(point, candidate)}
 
     def _timed(self, point: Point, candidate: Candidate, cell: OpenCell) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -296,7 +297,12 @@ class Driver:
         options, references = self.run.options, self.prepared.references
         tolerance = tolerance_of(candidate.precision, tf32=options.tf32)
         units, missing = {}, ""
-        for name, inputs in self.workload.cases(point, self.prepared.source).items():
+        cases = self.workload.cases(point, self.prepared.source)
+        if self.workload.fresh_process and not cases:  # its process may be gone, and there is nothing to ask it for
+            self._close(point, candidate, None)
+            self.begun.get(candidate, {}).pop(point, None)
+            return
+        for name, inputs in cases.items():
             units[name] = inputs.request()
             pair = references.pair(candidate.precision, name)
             if not self.prepared.computes(candidate):
@@ -308,6 +314,8 @@ class Driver:
         request = {"units": units, "atol": tolerance.atol, "rtol": tolerance.rtol}
         request |= self.workload.judged(point, candidate)
         try:
+            if self.workload.fresh_process and candidate not in self.pool.loaded:
+                self._start_again(point, candidate)
             reply = self.pool.request(candidate, {"op": "judge", "key": self._key(point), "request": request})
         except WorkerError as error:
             self._fail(point, candidate, error)
@@ -326,7 +334,7 @@ class Driver:
         else:
             self._end(point, candidate)
         if error.status == "oom" and candidate not in self.pool.refused:
-            if not self.is_alone and len(self.state.candidates) > 1:
+            if not self.is_alone and not self.workload.fresh_process and len(self.state.candidates) > 1:
                 if not any(who == candidate and cell.is_deferred for (_, who), cell in self.state.open.items()):
                     label = candidate.label
                     self.listener.say(f"{label} has not enough memory at {point} beside the others; it is tried alone")

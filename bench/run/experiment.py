@@ -58,6 +58,8 @@ def measure(
             file = RunFile(run)
             budget = _budget(run, source, store, listener)
             file.create()
+            for name, value in run.workload.notes(source).items():
+                file.note(name, value)
             return _measure(run, source, store, listener, file, budget, began)
 
 
@@ -76,6 +78,7 @@ def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: L
                 listener.say(f"nothing is left to measure in {path}")
                 return run
             source = _same_source(run, store, listener)
+            run.workload.check_unchanged(source)
             _check_unchanged(run, store)
             run.is_complete = False
             file = RunFile(run)
@@ -122,10 +125,10 @@ def _measure(
 def settle(workload: type[Workload], options: CommonOptions) -> tuple[tuple[Candidate, ...], CommonOptions]:
     """Candidates, and options with device, threads and interpreters settled; raises UserError."""
     if options.module is not None:
-        for name in ("model", "weights", "task"):
-            if getattr(options, name) != next(one.default for one in options.declared() if one.name == name):
+        for one in options.declared():
+            if one.name in ("model", "weights", "task") and getattr(options, one.name) != one.default:
                 raise UserError(
-                    f"--{name} cannot be given with --module, whose function settles it; leave one of them out"
+                    f"--{one.name} cannot be given with --module, whose function settles it; leave one of them out"
                 )
     found, pythons = settle_candidates(
         options.backends, options.precisions, options.python, Path(options.artifacts), workload.variants_of
@@ -165,6 +168,7 @@ def _planned(workload: Workload, source: ModelSource, candidates: tuple[Candidat
         candidates=candidates,
         fingerprint=machine.fingerprint(),
         started=now.isoformat(timespec="seconds"),
+        notes=dict(workload.notes(source)),
         path=Path(options.output) if options.output else default_output(options, workload.name, now),
     )
 

@@ -92,8 +92,10 @@ class RunFile:
         self._place = {candidate: place for place, candidate in enumerate(run.candidates)}
 
     def create(self) -> None:
-        """Start a new file; raises UserError if it exists or cannot be made."""
+        """Start a new file with what the run noted so far; raises UserError if it exists or cannot be made."""
         self._lines.create(self._header())
+        for name, value in self.run.notes.items():
+            self._lines.append(_encode(NoteLine(name, value)))
 
     def go_on(self) -> None:
         """Replace the file by the run as it is in memory, without a seal."""

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "bench.workloads"
 BUILT_IN = {
     "forward": "bench.workloads.forward:Forward",
+    "corpus": "bench.workloads.corpus:Corpus",
     "load": "bench.workloads.load:Load",
+    "memory": "bench.workloads.memory:Memory",
 }
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from bench.records import Run
 from bench.report import summary
 from bench.report.columns import shown as rounded
+from bench.report.old_page.entries import Entry, evenly, labels, series_name
+from bench.report.old_page.sections import Section
 from bench.report.page import charts
 from bench.report.page.charts import Axis, Chart, Key
-from bench.report.page.entries import Entry, evenly, labels, series_name
-from bench.report.page.sections import Section
 from bench.report.page.tables import Cell, number, table
 from bench.report.starts import paid_back
 

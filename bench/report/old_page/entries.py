@@ -12,10 +12,6 @@ from bench.report.table import TAINTED, milliseconds
 from bench.rows import row
 from bench.spec import Shape
 
-#: Okabe and Ito's colours, told apart by colour-blind readers; black is left out for the dark page, and grey is ours.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999", "#F0E442")
-#: Of Vega's symbols; fewer than colours and of another period, so that 24 series are told apart.
-SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 #: Panels of one kind of plot; the tables hold what lies between them.
 MOST_PANELS = 6
 

@@ -10,8 +10,8 @@ from bench.errors import UserError
 from bench.records import Run
 from bench.report import batches, published, summary
 from bench.report.columns import shown
-from bench.report.page.entries import Entry, labels
-from bench.report.page.sections import Section
+from bench.report.old_page.entries import Entry, labels
+from bench.report.old_page.sections import Section
 from bench.report.page.tables import DASH, Cell, number, share, table, verdict
 from bench.report.summary import factor
 from bench.report.table import milliseconds

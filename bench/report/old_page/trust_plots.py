@@ -7,10 +7,10 @@ from typing import Any
 
 from bench import statistics
 from bench.report.columns import shown as rounded
+from bench.report.old_page.entries import Entry, evenly, shapes
+from bench.report.old_page.sections import Section
 from bench.report.page import charts
 from bench.report.page.charts import Axis, Chart, Key
-from bench.report.page.entries import Entry, evenly, shapes
-from bench.report.page.sections import Section
 from bench.report.page.tables import DASH, number, share, table, verdict
 from bench.warnings import WIDE_DRIFT
 

@@ -5,23 +5,30 @@ Tokens never leave the device between two steps, and nothing waits for it there 
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.generation.decoding import Chooser
-from bench.parity.inputs import INPUTS
-from bench.process import abilities
+from bench.process import abilities, timing
+from bench.process.decoding import Chooser, Decoding, chooser
+from bench.process.timing import Sampling
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from backends.base import Backend
     from backends.protocols import Generator
 
+    #: Shown each step's logits [rows, vocabulary].
+    See = Callable[[torch.Tensor], None]
 
 Clock = Callable[[], int]
+#: Tokens of a generation of the warm-up; if the cache is static, the shapes of every step are in it.
+WARM_UP_TOKENS = 32
 
 
 class Way(ABC):
@@ -85,7 +92,7 @@ class ByFullPasses(Way):
         rows: int,
         room: int,
         device: str,
-        names: Collection[str] = INPUTS,
+        names: Collection[str],
     ) -> None:
         import torch
 
@@ -131,7 +138,7 @@ def generate(
     new_tokens: int,
     synchronize: Callable[[], None],
     clock: Clock,
-    see: Callable[[torch.Tensor], None] | None = None,
+    see: See | None = None,
 ) -> Generated:
     """Generate `new_tokens` tokens behind `prompt`, int64 [rows, prompt length] on the device.
 
@@ -155,3 +162,77 @@ def generate(
             ids = tokens[:, None]
     synchronize()
     return Generated(first, clock() - started, state.cache_bytes())
+
+
+class Prompts:
+    """Prompts on the device of a loaded backend, behind which tokens are generated again and again."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        ids: np.ndarray[Any, Any],
+        new_tokens: int,
+        decoding: Decoding,
+        seed: int,
+        device: str,
+        *,
+        keeps_cache: bool,
+        names: Collection[str],
+    ) -> None:
+        """`ids` are int64 [prompts, length]; `names` are the inputs of a pass over all tokens so far, which is taken
+        if no cache is kept.
+        """
+        import torch
+
+        self.backend, self.new_tokens, self.decoding = backend, new_tokens, decoding
+        self.seed, self.device = seed, device
+        self.ids = torch.from_numpy(ids).repeat_interleave(decoding.beams, dim=0).to(device)
+        """Of every sequence, int64 [prompts × beams, length]."""
+        rows, room = len(self.ids), ids.shape[1] + new_tokens
+        self.begun: Callable[[], Way]
+        if keeps_cache:
+            self.begun = partial(ByCache, abilities.generator(backend), rows, room, device)
+        else:
+            tensors, is_padded = abilities.device_tensors(backend).tensors, abilities.has_static_shapes(backend)
+            self.begun = partial(ByFullPasses, backend, tensors, is_padded, rows, room, device, names)
+
+    def chooser(self) -> Chooser:
+        """A new chooser; each chooses alike."""
+        return chooser(self.decoding, self.seed, self.device)
+
+    def generate(self, choose: Chooser, new_tokens: int | None = None, see: See | None = None) -> Generated:
+        """`new_tokens` tokens, or all, behind each prompt."""
+        import torch
+
+        count = self.new_tokens if new_tokens is None else new_tokens
+        with torch.inference_mode():
+            return generate(self.begun, choose, self.ids, count, self.backend.synchronize, time.perf_counter_ns, see)
+
+    def first_call_ns(self) -> int:
+        """The first two steps of all, compilation included."""
+        started = time.perf_counter_ns()
+        self.generate(self.chooser(), min(2, self.new_tokens))
+        return time.perf_counter_ns() - started
+
+    def watch(self) -> dict[str, Any]:
+        """Facts on the prompts' pass."""
+        found = self.begun().watch(self.ids)
+        self.backend.synchronize()
+        return found
+
+    def timed(self) -> tuple[Chooser, dict[str, list[int]]]:
+        """One generation's choices, and its samples by kind of time: "wall", "first_token", and "decode", a step's."""
+        choice = self.chooser()
+        found = self.generate(choice)
+        times = {"wall": [found.total_ns], "first_token": [found.first_token_ns]}
+        if steps := self.new_tokens - 1:
+            times["decode"] = [round((found.total_ns - found.first_token_ns) / steps)]
+        return choice, times
+
+    def warm_up(self, sampling: Sampling) -> timing.WarmUp:
+        """Short generations until the last ones are alike, then a whole one, in which every length is met."""
+        count = min(WARM_UP_TOKENS, self.new_tokens)
+        step = timing.Step(lambda: self.generate(self.chooser(), count), self.backend.synchronize)
+        found = timing.warm_up(step, sampling)
+        self.generate(self.chooser())
+        return found

@@ -10,10 +10,10 @@ from bench.records import Run
 from bench.report import summary
 from bench.report.crossover import NO_WINNER, MapCell
 from bench.report.crossover import crossover as crossover_of
+from bench.report.old_page.entries import Entry, evenly, labels, series_name, shapes
+from bench.report.old_page.sections import Section
 from bench.report.page import charts
 from bench.report.page.charts import Axis, Chart, Key
-from bench.report.page.entries import Entry, evenly, labels, series_name, shapes
-from bench.report.page.sections import Section
 from bench.report.page.tables import number, table, verdict
 from bench.report.table import milliseconds
 

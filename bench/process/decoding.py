@@ -1,20 +1,59 @@
-"""The next token from the logits, on their device: greedily, by sampling, or by a beam. Runs in workers, on torch.
+"""The next token from the logits, on their device: greedily, by sampling, or by a beam. Choosers run in workers.
 
-A chooser is asked once a step and answers with tokens and, where sequences change places, with the order of the cache.
+A chooser is asked once a step and answers with tokens and, if sequences change places, with the order of the cache.
 It never waits for the device.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.generation.plan import Decoding
+from bench.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+MOST_BEAMS = 64
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the next token is taken from the logits."""
+
+    kind: str = "greedy"
+    """"greedy", "sample" or "beam"."""
+    beams: int = 1
+    top_k: int = 40
+    """Likeliest tokens that "sample" draws from."""
+    temperature: float = 0.7
+    """Of "sample"."""
+
+    def __str__(self) -> str:
+        if self.kind == "beam":
+            return f"beam:{self.beams}"
+        return f"sample (top-k {self.top_k}, temperature {self.temperature:g})" if self.kind == "sample" else self.kind
+
+    @property
+    def option(self) -> str:
+        """As `--decoding` takes it."""
+        return f"beam:{self.beams}" if self.kind == "beam" else self.kind
+
+
+def parse_decoding(text: str, top_k: int = 40, temperature: float = 0.7) -> Decoding:
+    """`greedy`, `sample` or `beam:4`; raises UserError for anything else."""
+    if found := re.fullmatch(r"beam:([0-9]{1,4})", text):
+        beams = int(found[1])
+        if not 2 <= beams <= MOST_BEAMS:
+            raise UserError(f"--decoding {text}: {beams} is not within 2 and {MOST_BEAMS} beams; use e.g. beam:4")
+        return Decoding("beam", beams, top_k, temperature)
+    if text not in ("greedy", "sample"):
+        raise UserError(f"unknown decoding {text[:40]!r}; use greedy, sample or beam:4")
+    return Decoding(text, 1, top_k, temperature)
 
 
 class Chooser(ABC):

@@ -20,9 +20,10 @@ import pytest
 from bench.errors import UserError
 from bench.records import Record, Run
 from bench.report import markdown
-from bench.report.page import cost_plots, images, render
-from bench.report.page.answer import answer
-from bench.report.page.entries import COLOURS, SYMBOLS, entries, evenly, names
+from bench.report.old_page import cost_plots, images, render
+from bench.report.old_page.answer import answer
+from bench.report.old_page.entries import entries, evenly, names
+from bench.report.page.charts import COLOURS, SYMBOLS
 from bench.runfile import read_run
 from bench.spec import Candidate, Grid, Shape, TimingPlan
 from benchmarks import page_image

@@ -10,8 +10,8 @@ from bench.choice.candidates import Weighed
 from bench.choice.choice import CONFIDENCE
 from bench.records import Run
 from bench.report import summary
-from bench.report.page.chosen import Told, told
-from bench.report.page.entries import labels
+from bench.report.old_page.chosen import Told, told
+from bench.report.old_page.entries import labels
 from bench.report.table import machine_line
 from bench.statistics import Interval
 

@@ -11,7 +11,7 @@ from bench.choice.choice import Choice
 from bench.errors import UserError
 from bench.records import Run
 from bench.report import choice_lines
-from bench.report.page.entries import labels
+from bench.report.old_page.entries import labels
 
 
 @dataclass(frozen=True)

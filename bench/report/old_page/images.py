@@ -8,10 +8,10 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.records import Run
+from bench.report.old_page.entries import entries
+from bench.report.old_page.render import check_available, plots
 from bench.report.page import charts
 from bench.report.page.charts import Chart
-from bench.report.page.entries import entries
-from bench.report.page.render import check_available, plots
 
 #: Width of a plot's inside in pixels, and pixels of the image for each.
 WIDTH = 620

@@ -13,10 +13,11 @@ from importlib.util import find_spec
 from bench import __version__
 from bench.errors import BenchError, UserError
 from bench.records import Run
-from bench.report.page import charts, cost_plots, facts, grid_plots, trust_plots
-from bench.report.page.answer import answer
-from bench.report.page.entries import Entry, entries, names
-from bench.report.page.sections import Section
+from bench.report.old_page import cost_plots, facts, grid_plots, trust_plots
+from bench.report.old_page.answer import answer
+from bench.report.old_page.entries import Entry, entries, names
+from bench.report.old_page.sections import Section
+from bench.report.page import charts
 
 #: A page is not larger than this, whatever the run.
 MOST_BYTES = 1_500_000
@@ -99,10 +100,16 @@ def _document(runs: Sequence[Run], parts: Sequence[Section], has_tables: bool) -
     assert len(specs) == sum(len(part.charts) for part in parts), "two plots of one name"
     own = {name: Markup(files(FOLDER).joinpath(f"templates/{name}").read_text()) for name in ("page.css", "page.js")}
     config = dict(charts.CONFIG) | {"legend": {"disable": True}}  # the page has its own, which wrap
+    first = answer(runs)
     text: str = environment.get_template("page.html").render(
-        runs=runs,
         models=", ".join(dict.fromkeys(run.grid.model for run in runs)),
-        answer=answer(runs),
+        output=runs[0].grid.output,
+        names=[run.path.name if run.path else run.started for run in runs],
+        headline=first.headline,
+        facts=first.facts,
+        alarms=first.alarms,
+        lines=first.told.lines,
+        details=[("Does not qualify", first.told.failures), ("What this does not know", first.told.unknown)],
         parts=parts,
         has_tables=has_tables,
         always=("cells", "runs", "machine", "commands"),
