@@ -2,9 +2,9 @@
 
     python benchmarks/peers.py [--models bert,gpt2] [--artifacts artifacts] [--max-seconds-per-cell 5]
 
-One interleaved comparison for each model and batch, of the forward workload, in fp32. Peers: torch eager; ONNX Runtime on
-the exported file, as its own scripts run it; OpenVINO on the same file (where the extra is installed); Optimum's own
-export with O2 (where `bench env create optimum` was called). Ours: the variants that were first anywhere or near it,
+One interleaved run for each model and batch, in fp32. Peers: torch eager; ONNX Runtime on the exported file, as its own
+scripts run it; OpenVINO on the same file (where the extra is installed); Optimum's own export with O2 (where
+`bench env create optimum` was called). Ours: the variants that were first anywhere or near it,
 and that none of those tools would hand out; on a GPU those with CUDA graphs are among them. Only cells that are the
 same model count on either side. Goal: ours at most 0.75 of the best peer's time at 1×8 and 1×128, never above 1.0; a
 peer's own cell is in our table as well, so 1.0 is what is left where none of ours is faster.
