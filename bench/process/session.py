@@ -14,24 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from bench.corpora.requests import CorpusRequests
 from bench.footprint.requests import MemoryRequests
-from bench.generation.requests import GenerationRequests
 from bench.machine import gpu, memory
 from bench.parity import inputs, judging
 from bench.parity.requests import ParityRequests
 from bench.process import abilities, channel, timing
 from bench.process.loop import Loop
-from bench.serving.requests import LoadRequests
 from bench.spec import TimingPlan
 
 if TYPE_CHECKING:
     pass
 
 
-class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, MemoryRequests):
+class Session(Loop, ParityRequests, CorpusRequests, MemoryRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
-    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`, `GenerationRequests`,
-    `CorpusRequests`, `LoadRequests` and `MemoryRequests`.
+    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`,
+    `CorpusRequests` and `MemoryRequests`.
     """
 
     def _operation(self, request: dict[str, Any]) -> Callable[..., dict[str, Any]]:
@@ -144,7 +142,6 @@ class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, LoadRequ
     def do_end(self) -> dict[str, Any]:
         """Let go of the cell's inputs and outputs."""
         self.step = None  # type: ignore[assignment]
-        self.let_go()
         gc.enable()
         gc.collect()
         abilities.trim(self.backend)

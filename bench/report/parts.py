@@ -127,10 +127,15 @@ def columns(run: Run, of: Iterable[Group], is_wide: bool = True, asked: Sequence
 
 
 def asked_columns(run: Run, names: str | Iterable[str] | None) -> tuple[Column, ...]:
-    """The columns of these names, e.g. "us-per-step,p90"; raises UserError with the nearest for an unknown one."""
+    """The columns of a run with these names, e.g. "us-per-step,p90"; raises UserError for an unknown one."""
+    return columns_named(run.workload.all_columns, names)
+
+
+def columns_named(columns: Iterable[Column], names: str | Iterable[str] | None) -> tuple[Column, ...]:
+    """Those of `columns` with these names; raises UserError with the nearest for an unknown one."""
     if not names:
         return ()
-    known = {column.name.replace("_", "-"): column for column in run.workload.all_columns}
+    known = {column.name.replace("_", "-"): column for column in columns}
     short = {
         name.removesuffix(unit.replace("_", "-")): column
         for name, column in known.items()

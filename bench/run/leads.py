@@ -60,9 +60,9 @@ def leads(run: Run) -> list[Lead]:
 def _lead(run: Run, point: Any, records: Sequence[Record]) -> Lead:
     won = sections.winner(run, records)
     if won is None:
-        rivals = sections.comparable(run, records)
+        rivals = sections.rivals(run, records)
         return Lead(point, rivals[0] if rivals else None)
-    others = [record for record in sections.comparable(run, records) if record is not won.record]
+    others = [record for record in sections.rivals(run, records) if record is not won.record]
     following = min(others, key=lambda record: statistics.median(record.samples))
     return Lead(point, won.record, following, ratio_between(following, won.record), bool(won.ties))
 

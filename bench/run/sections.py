@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import statistics
-from bench.columns import DASH, Section, Table, factor, milliseconds, percent
+from bench.columns import DASH, Column, Section, Table, factor, milliseconds, percent
 from bench.run import warnings
 from bench.run.record import Record, Run, is_unsteady, ratio_between
 
 MIB = 2**20
+#: Points that a line names one by one.
+MOST_PLACES = 8
 #: What kinds of time are called in tables, if not by their own names.
 KINDS = {"naive": "naive (wrong)"}
 
@@ -28,22 +30,21 @@ class Winner:
     """Against the baseline."""
 
 
+def rivals(run: Run, records: Sequence[Record]) -> list[Record]:
+    """Those of one point's `records` whose times can be compared."""
+    sound = [one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one)]
+    return [one for one in sound if one.samples]
+
+
 def winner(run: Run, records: Sequence[Record]) -> Winner | None:
     """The fastest of one point's `records`; None if fewer than two can be compared."""
-    rivals = comparable(run, records)
-    if len(rivals) < 2:
+    found = rivals(run, records)
+    if len(found) < 2:
         return None
-    fastest = min(rivals, key=lambda record: statistics.median(record.samples))
-    others = (record for record in rivals if record is not fastest)
+    fastest = min(found, key=lambda record: statistics.median(record.samples))
+    others = (record for record in found if record is not fastest)
     ties = tuple(record for record in others if not _is_beaten(fastest, record))
     return Winner(fastest, ties, run.speedup(fastest))
-
-
-def comparable(run: Run, records: Sequence[Record]) -> list[Record]:
-    """Those of `records` that were timed, computed the same model, and are not implausible."""
-    return [
-        one for one in records if one.is_comparable and one.is_judged and one.samples and not run.is_implausible(one)
-    ]
 
 
 def _is_beaten(fastest: Record, record: Record) -> bool:
@@ -83,6 +84,18 @@ def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequen
         cells += [percent(record.host_share, digits=0)] if has_host_share else []
         rows.append((run.name(record.candidate), *cells))
     return Section("kinds of time, ms", table=Table(titles, tuple(rows)), point=point)
+
+
+def of_columns(run: Run, title: str, point: Any, records: Sequence[Record], columns: Sequence[Column]) -> Section:
+    """A table of its own for some figures of the measured records of one point."""
+    measured = [record for record in records if record.status == "ok"]
+    shown = [
+        one for one in columns if not one.is_optional or any(one.value(run, each) is not None for each in measured)
+    ]
+    rows = tuple((run.name(one.candidate), *(column.text(run, one) for column in shown)) for one in measured)
+    titles, is_left = (column.title for column in shown), (column.is_left for column in shown)
+    styles = tuple(("", *(column.style(run, one) if column.style else "" for column in shown)) for one in measured)
+    return Section(title, table=Table(("backend", *titles), rows, (True, *is_left), styles), point=point)
 
 
 def largest_with_memory(run: Run) -> list[Record]:
@@ -170,7 +183,10 @@ def elsewhere(versions: Mapping[str, str]) -> str:
 
 def grouped(run: Run, messages: Sequence[tuple[Record, str]]) -> list[str]:
     """Each message once, with the candidates that it concerns and the points at which it does."""
-    points = len({record.point for record in run.records})
+    points = {
+        run.name(candidate): len({str(record.point) for record in run.records if record.candidate == candidate})
+        for candidate in run.candidates
+    }
     places_of: dict[str, dict[str, list[str]]] = {}
     for record, message in messages:
         at = places_of.setdefault(message, {}).setdefault(run.name(record.candidate), [])
@@ -179,8 +195,10 @@ def grouped(run: Run, messages: Sequence[tuple[Record, str]]) -> list[str]:
     for message, found in places_of.items():
         names_at: dict[str, list[str]] = {}
         for who, all_places in found.items():
-            is_every = len(all_places) == points > 1
+            is_every = len(all_places) == points[who] > 1
             places = f"every {run.workload.point_noun}" if is_every else ", ".join(all_places)
+            if len(all_places) > MOST_PLACES and not is_every:
+                places = f"{len(all_places)} {run.workload.point_noun}s"
             names_at.setdefault(places, []).append(who)
         concerned = "; ".join(f"{', '.join(who)} at {at}" for at, who in names_at.items())
         lines.append(f"{concerned}: {message}")
@@ -227,7 +245,7 @@ def _paid_at(run: Run, record: Record) -> str:
     if own is None or other is None:
         return "held against nothing, as not every load was timed"
     saved_ms = (statistics.median(base.samples) - statistics.median(record.samples)) / 1e6
-    when, calls = paid_back(own - other, saved_ms)
+    when, calls = paid_back(own - other, saved_ms, run.workload.call_nouns)
     if when == "never":
         return f"never paid back against {name}"
     if when == "at once" or calls == math.inf:
@@ -243,21 +261,21 @@ def start_seconds(record: Record) -> float | None:
     return once.load_seconds + max(0.0, once.first_call_ns - statistics.median(record.samples)) / 1e9
 
 
-def paid_back(extra_seconds: float, saved_ms: float) -> tuple[str, float]:
+def paid_back(extra_seconds: float, saved_ms: float, nouns: tuple[str, str]) -> tuple[str, float]:
     """After how many calls a start that took `extra_seconds` more is paid back, each call saving `saved_ms`.
 
-    As words, and as a number to sort by.
+    As words with one of `nouns` (one call, several), and as a number to sort by.
     """
     if saved_ms > 0:
-        return ("at once", 0.0) if extra_seconds <= 0 else _calls(extra_seconds / saved_ms * 1e3)
+        return ("at once", 0.0) if extra_seconds <= 0 else _calls(extra_seconds / saved_ms * 1e3, nouns)
     if extra_seconds < 0 and saved_ms < 0:
-        return f"ahead for {_calls(extra_seconds / saved_ms * 1e3)[0]}", math.inf
+        return f"ahead for {_calls(extra_seconds / saved_ms * 1e3, nouns)[0]}", math.inf
     return "never", math.inf
 
 
-def _calls(count: float) -> tuple[str, float]:
+def _calls(count: float, nouns: tuple[str, str]) -> tuple[str, float]:
     calls = math.ceil(count)
-    return f"{calls:,} call{'' if calls == 1 else 's'}", float(calls)
+    return f"{calls:,} {nouns[calls != 1]}", float(calls)
 
 
 def outcome(run: Run, record: Record) -> str:
@@ -271,7 +289,9 @@ def outcome(run: Run, record: Record) -> str:
 
 
 def iter_points(run: Run) -> Iterator[tuple[Any, list[Record]]]:
-    """Each point with its records, but for those that were left out or skipped whole."""
+    """Each point that has a table, with its records; none that was left out or skipped whole."""
+    workload = run.workload
     for point, records in run.by_point():
-        if not all(record.status == "skipped" or run.workload.is_left_out(record) for record in records):
-            yield point, records
+        shown = [record for record in records if workload.is_in_tables(record)]
+        if not all(record.status == "skipped" or workload.is_left_out(record) for record in shown):
+            yield point, shown
