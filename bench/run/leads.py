@@ -7,15 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from bench import statistics
-from bench.columns import DASH, Section, Table, count, factor
+from bench.columns import count, factor
 from bench.run import sections
 from bench.run.record import Record, Run, is_unsteady, ratio_between
-
-NOTES = {
-    "tie": "tie: another cannot be told from it",
-    "faster": "faster: the rounds disagree on how much",
-    "alone": "alone: no other was measured there as the same model",
-}
 
 
 @dataclass(frozen=True)
@@ -86,27 +80,3 @@ def headline(run: Run) -> str:
     (lead,) = found
     times = f", {lead.text.removesuffix('×')} times as fast as " if lead.text.endswith("×") else ", ahead of "
     return f"{best} is fastest{times}{run.name(lead.runner_up.candidate) if lead.runner_up else ''}"
-
-
-def crossover(run: Run) -> Section:
-    """The map over batch and length; empty unless two such points have a winner."""
-    if not is_grid(run):
-        return Section("")
-    found = {(lead.point.batch, lead.point.length): lead for lead in leads(run)}
-    winners = [lead for lead in found.values() if lead.winner is not None]
-    if len(winners) < 2:
-        return Section("")
-    batches, lengths = (sorted({key[place] for key in found}) for place in (0, 1))
-    rows = tuple((str(batch), *(_cell(run, found.get((batch, length))) for length in lengths)) for batch in batches)
-    notes = [note for kind, note in NOTES.items() if any(lead.text == kind for lead in winners)]
-    return Section(
-        "Fastest at each batch × length, and how many times faster than the next",
-        ("; ".join(notes),) if notes else (),
-        Table(("batch", *map(str, lengths)), rows, (False,) * (1 + len(lengths))),
-    )
-
-
-def _cell(run: Run, lead: Lead | None) -> str:
-    if lead is None:
-        return ""
-    return DASH if lead.winner is None else f"{run.name(lead.winner.candidate)} {lead.text}"

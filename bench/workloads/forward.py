@@ -19,7 +19,7 @@ from bench.parity.cell import Cell, checksum, settle
 from bench.parity.inputs import InputPlan
 from bench.process import timing
 from bench.process.timing import Sampling
-from bench.run import columns, doubling, guesses, leads, sections
+from bench.run import columns, doubling, guesses, sections
 from bench.run.record import Record, Run, Turn
 from bench.run.schedule import Schedule
 from bench.run.stopping import TimedOptions, TimedWorkload
@@ -261,7 +261,6 @@ class Forward(TimedWorkload):
         for point, records in sections.iter_points(run):
             yield sections.fastest_at(run, point, records)
             yield sections.kinds_of_time(run, point, records, KINDS_OF_TIME)
-        yield leads.crossover(run)
         if self.is_doubling:
             yield doubling.best_batches(run)
         yield published.section(run)

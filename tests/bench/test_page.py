@@ -20,12 +20,13 @@ import pytest
 from bench.columns import Mark, Plot, Section, Table
 from bench.errors import UserError
 from bench.machine.roofline import Peaks
-from bench.report.page import costs, images, render
+from bench.report.page import images, render
 from bench.report.page.answer import Fact, answer
 from bench.report.page.charts import COLOURS, SYMBOLS
 from bench.report.page.entries import entries, evenly, names
 from bench.run.file import read_run
 from bench.run.record import Once, Record, Run
+from bench.run.sections import paid_back
 from bench.spec import Shape
 from benchmarks import page_image
 from tests.made import MS, Steps, of_steps, run_of, write
@@ -119,7 +120,7 @@ def odd_runs() -> dict[str, list[Run]]:
         "broken": [run_of([record("eager"), record("onnx", ms=1.0, parity={"verdict": "broken", "max_abs_error": 1.0})])],
         "two precisions": [run_of([record("eager", precision=name) for name in ("fp32", "bf16")])],
         "one round": [run_of([record("eager", ms=[[1.0]]), record("onnx", ms=[[2.0]])])],
-        "two runs": [small(), small()],
+        "two runs": [small(), replace(small(), started="2026-01-02T00:00:00+00:00")],
         "two machines": [small(), elsewhere],
         "long names": [named_long("fp32", "bf16"), named_long("bf16", "fp16")],
         "altered": [altered],
@@ -172,7 +173,7 @@ def facts_of(runs: list[Run]) -> dict[str, Fact]:
 def test_the_first_screen_answers() -> None:
     run = small()
     facts = facts_of([run])
-    assert answer([run], entries([run])).headline == "onnx is fastest at 4 of 4 shapes"
+    assert answer([run], entries([run])).headline == "Take onnx: 2.00× as fast as eager, the next"
     assert list(facts) == ["Measured", "By how much", "Same model?", "Machine", "Disturbed?"]
     assert facts["Measured"].value == "8 of 8 cells"
     assert facts["By how much"].value == "2.00×"
@@ -185,11 +186,11 @@ def test_the_first_screen_answers() -> None:
 @pytest.mark.parametrize(
     ("name", "headline"),
     [
-        ("one shape", "onnx is fastest, 2.00 times as fast as eager"),
-        ("one backend", "2 of 2 cells measured"),
-        ("nothing measured", "0 of 2 cells measured"),
-        ("two runs", "onnx is fastest at 4 of 4 shapes"),
-        ("two machines", "run 1: onnx is fastest at 4 of 4 shapes; run 2: 1 of 1 cell measured"),
+        ("one shape", "Take onnx: 2.00× as fast as eager, the next"),
+        ("one backend", "Take eager: no other runtime qualifies"),
+        ("null alone", "There is nothing to choose"),
+        ("altered", "There is nothing to choose"),
+        ("two machines", "These runs do not compare: one choice a run"),
         ("no times", "4 of 4 cells measured"),
     ],
 )
@@ -199,7 +200,7 @@ def test_headlines(name: str, headline: str) -> None:
 
 def test_a_tie_is_no_victory() -> None:
     run = run_of([record("eager", ms=[[9], [11], [9]]), record("onnx", ms=[[11], [9], [10]])])
-    assert answer([run], entries([run])).headline == "No candidate is faster than all others"
+    assert answer([run], entries([run])).headline.startswith("Take eager: fastest, in a tie with onnx")
     assert facts_of([run])["By how much"].value == "a tie"
 
 
@@ -231,7 +232,8 @@ def test_an_odd_run_makes_a_page_with_a_headline(name: str) -> None:
         ("incomplete", "Incomplete: 3 of 8 cells; measure again with: bench compare"),
         ("nothing measured", "2 of 2 cells could not be measured"),
         ("broken", "broken: onnx"),
-        ("two machines", "not the same in run 1 and run 2: cpu"),
+        ("two machines", "not the same in run 1 and run 2: machine (cpu: A CPU and Another CPU)"),
+        ("two machines", "run 2: Take eager: no other runtime qualifies"),
         ("altered", "ALTERED: the lines of this file do not match its seal"),
         ("no times", "eager with a very long explanation that goes on"),
         ("plots of its own", "How to read it."),
@@ -366,7 +368,7 @@ def test_the_memory_section_is_drawn_and_not_told_twice() -> None:
     ],
 )
 def test_break_even(extra_seconds: float, saved_ms: float, text: str) -> None:
-    assert costs.break_even(extra_seconds, saved_ms).text == text
+    assert paid_back(extra_seconds, saved_ms, ("call", "calls"))[0] == text
 
 
 def test_the_worst_position_is_in_the_table() -> None:
@@ -446,7 +448,7 @@ def test_in_a_browser_hover_shows_values_and_the_table_sorts_and_filters(browser
 
     page_image.show(browser, written(tmp_path, [small()]))
     assert noise(browser) == []
-    assert browser.find_element(By.TAG_NAME, "h1").text == "onnx is fastest at 4 of 4 shapes"
+    assert browser.find_element(By.TAG_NAME, "h1").text.startswith("Take onnx: ")
     figures = browser.find_elements(By.CSS_SELECTOR, "[data-chart]")
     assert len(figures) == len(browser.find_elements(By.CSS_SELECTOR, "[data-chart] svg")) > 10
 

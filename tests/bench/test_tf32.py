@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from bench.generation.api import generate
 
 import backends
 import bench
@@ -21,7 +22,6 @@ from bench import comparison, machine
 from bench.bundle import runtimes
 from bench.corpora.api import measure_corpus
 from bench.errors import UserError
-from bench.generation.api import generate
 from bench.machine.roofline import Peaks
 from bench.measuring import measure_load
 from bench.parity import check, examination

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.columns import DASH, count
+from bench.choice.choice import CONFIDENCE, Choice
+from bench.columns import DASH, count, factor
 from bench.report import parts
+from bench.report.page.chosen import chosen
 from bench.report.page.entries import Entry, as_number, labels, names
 from bench.report.page.tables import TONES
-from bench.run import leads
+from bench.run import alike, leads
 from bench.run.record import Run
 
 
@@ -33,13 +35,42 @@ class Answer:
     alarms: tuple[str, ...]
     """What a reader must know before believing any of it."""
     lines: tuple[str, ...]
+    details: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Lists that are folded away, by their titles."""
 
 
 def answer(runs: Sequence[Run], of: Sequence[Entry]) -> Answer:
     """What the page says before all else."""
-    facts = [_measured(runs, of), *_ahead(runs), _parity(of), _machine(runs), _disturbed(of)]
-    lines = [line for run in runs for line in run.workload.heading(run)]
-    return Answer(_headline(runs), tuple(facts), tuple(_alarms(runs)), tuple(dict.fromkeys(lines)))
+    found = chosen(runs)
+    ahead = _margin(found.choice) if found is not None and found.choice is not None else _ahead(runs)
+    facts = (_measured(runs, of), *ahead, _parity(of), _machine(runs), _disturbed(of))
+    lines = tuple(dict.fromkeys(line for run in runs for line in run.workload.heading(run)))
+    if found is None:
+        return Answer(_headline(runs), facts, tuple(_alarms(runs)), lines)
+    details = (
+        ("Does not qualify", found.failures),
+        ("What this does not know", found.unknown),
+        ("How to read the figures", lines),
+    )
+    alarms = [*_alarms(runs), *(f"These runs do not compare: {line}" for line in alike.obstacles(runs))]
+    return Answer(found.headline, facts, tuple(alarms), found.lines, details)
+
+
+def _margin(choice: Choice) -> Iterator[Fact]:
+    """How far the runtime to take is ahead of the next."""
+    if choice.chosen is None:
+        return
+    if choice.runner_up is None or choice.ratio is None:
+        yield Fact("By how much", DASH, "no other runtime qualifies")
+        return
+    ratio, other = choice.ratio, choice.runner_up
+    ends = ratio.interval
+    span = f"; {CONFIDENCE:.0%} interval {factor(ends.low)}–{factor(ends.high)}" if ends else "; a single round"
+    detail = f"as fast as {other.label}{span}"
+    if choice.is_tie:
+        yield Fact("By how much", "a tie", f"{factor(ratio.value)}× {detail}", "doubtful")
+        return
+    yield Fact("By how much", f"{factor(ratio.value)}×", detail, "good")
 
 
 def _headline(runs: Sequence[Run]) -> str:

@@ -180,9 +180,4 @@ def _break_even_rows(of: Sequence[Entry], found: Mapping[str, Start]) -> Iterato
             yield [*cells, "tie", "tie"]
             continue
         extra = [start.seconds(place, whole) - found[base.name].seconds(place, whole) for whole in (False, True)]
-        yield [*cells, *(break_even(seconds, saved_ms) for seconds in extra)]
-
-
-def break_even(extra_seconds: float, saved_ms: float) -> Cell:
-    """After how many calls a start that took `extra_seconds` more is paid back, each call saving `saved_ms`."""
-    return Cell(*paid_back(extra_seconds, saved_ms))
+        yield [*cells, *(Cell(*paid_back(seconds, saved_ms, entry.run.workload.call_nouns)) for seconds in extra)]

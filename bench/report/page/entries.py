@@ -113,14 +113,13 @@ def series_name(run: Run, record: Record, label: str) -> str:
 
 
 def entries(runs: Sequence[Run]) -> list[Entry]:
-    """Every record of `runs` that a table has, by run, point and candidate."""
+    """Every record of `runs` that is not of sections alone, by run, point and candidate."""
     places = {point: place for place, point in enumerate(points(runs))}
     return [
         Entry(run, record, series_name(run, record, label), places[point], figures_of(run, record))
         for run, label in zip(runs, labels(runs), strict=True)
         for point, records in iter_points(run)
         for record in records
-        if run.workload.table_title(record) is not None
     ]
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench import machine as machines
 from bench import statistics
 from bench.columns import DASH, Plot, Section, factor, shown
 from bench.report import parts
@@ -16,7 +15,7 @@ from bench.report.page.charts import Axis, Chart, Key
 from bench.report.page.entries import Entry, as_number, labels, places
 from bench.report.page.tables import DASH as NOTHING
 from bench.report.page.tables import TONES, Cell, Table, number, table
-from bench.run import leads
+from bench.run import alike
 from bench.run import sections as of_every_run
 from bench.run.record import Record, Run
 
@@ -28,9 +27,9 @@ def sections(runs: Sequence[Run], keys: Sequence[Key]) -> list[Chapter]:
     found: dict[str, list[tuple[str, Run, Section]]] = {}
     for run, label in zip(runs, labels(runs), strict=True):
         groups, behind = parts.groups(run)
-        drawn = (of_every_run.memory(run), leads.crossover(run))
+        drawn = of_every_run.memory(run)
         for section in (*(one for group in groups for one in group.sections), *behind):
-            if section not in drawn:
+            if section != drawn:
                 found.setdefault(section.title, []).append((label, run, section))
     anchors: set[str] = set()
     return [_chapter(title, of, keys, anchors) for title, of in found.items()]
@@ -151,7 +150,7 @@ def beside_each_other(runs: Sequence[Run], of: Sequence[Entry]) -> Chapter | Non
         for run, label in zip(runs, labels(runs), strict=True)
     ]
     for run, label in zip(runs[1:], labels(runs)[1:], strict=True):
-        if differing := differences(runs[0], run):
+        if differing := alike.differences(runs[0], run):
             lines.append(f"not the same in run 1 and {label}: {', '.join(differing)}")
     rows = []
     for first in places(of):
@@ -166,17 +165,6 @@ def beside_each_other(runs: Sequence[Run], of: Sequence[Entry]) -> Chapter | Non
     )
     titles = (parts.point_title(runs[0]), "backend", *(f"{label}, ms" for label in labels(runs)), "last over first")
     return Chapter("runs", "The runs beside each other", about, table=table(titles, rows), lines=tuple(lines))
-
-
-def differences(one: Run, other: Run) -> list[str]:
-    """What of two runs is not the same, so that their times do not compare."""
-    found = [
-        name
-        for name in ("device", "threads", "tf32", "seed", "module")
-        if getattr(one.options, name) != getattr(other.options, name)
-    ]
-    weights = ["model"] if (one.model.name, one.model.checkpoint) != (other.model.name, other.model.checkpoint) else []
-    return [*weights, *found, *machines.same_machine(one.fingerprint, other.fingerprint)]
 
 
 def _record(run: Run, point: Any, candidate: Any) -> Record | None:

@@ -108,7 +108,7 @@ def _document(runs: Sequence[Run], of: Sequence[Entry], found: Sequence[Chapter]
         facts=first.facts,
         alarms=first.alarms,
         lines=first.lines,
-        details=[],
+        details=first.details,
         parts=found,
         has_tables=has_tables,
         always=("cells", "runs", "machine", "commands"),
