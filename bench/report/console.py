@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +35,10 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     `columns` are names of further columns that each table also has; if there is no room for them, others are dropped.
     Raises UserError for an unknown one.
     """
-    from rich.console import Console
-
     asked = parts.asked_columns(run, columns)
     text = io.StringIO()
-    width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
-    console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
+    console = _console(text)
+    width = console.width
     if wrong := parts.state(run):
         _print_filled(console, wrong, "bold red")
     for line in parts.heading(run):
@@ -68,6 +66,25 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     if run.path is not None:
         console.print(_plain(f"records: {run.path}"), soft_wrap=True)
     return text.getvalue()
+
+
+def render_sections(sections: Iterable[Section]) -> str:
+    """Sections of what is no run, with a blank line before each that has a title or a table."""
+    text = io.StringIO()
+    console = _console(text)
+    for section in sections:
+        if section.table is not None and not section.title and not section.is_empty:
+            console.print()
+        if not section.is_empty:
+            _print_section(console, section, "bold")
+    return text.getvalue()
+
+
+def _console(text: io.StringIO) -> Console:
+    from rich.console import Console
+
+    width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
+    return Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
 
 
 def _print_filled(console: Console, line: str, style: str = "") -> None:
@@ -209,8 +226,11 @@ def _tables(sheet: _Sheet, layout: _Layout) -> Iterable[Any]:
         yield _table([*leading, *(sheet.columns[one] for one in layout.apart[start : start + COLUMNS_OF_A_TABLE])])
 
 
-def _table(columns: Sequence[_Cells]) -> Any:
-    """Columns of equal length as a table; text may be broken within words of more than 24 letters, figures never."""
+def _table(columns: Sequence[_Cells], styles: Sequence[str] = ()) -> Any:
+    """Columns of equal length as a table, its rows in `styles`.
+
+    Text may be broken within words of more than 24 letters, figures never.
+    """
     from rich import box
     from rich.table import Table
 
@@ -222,19 +242,20 @@ def _table(columns: Sequence[_Cells]) -> Any:
         else:
             table.add_column(column.title, justify="left" if column.is_left else "right", no_wrap=True)
     for at in range(len(columns[0].texts)):
-        table.add_row(*(_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns))
+        cells = (_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns)
+        table.add_row(*cells, style=styles[at] if styles else None)
     return table
 
 
 def _section_table(table: Table, width: int) -> Any:
-    """The table of a section; titles and text are broken at blanks if it is too wide."""
+    """The table of a section; titles, then text column by column, are broken at blanks if it is too wide."""
     columns = [
         _Cells(title, tuple(row[at] for row in table.rows), is_left=table.holds_text(at))
         for at, title in enumerate(table.titles)
     ]
     if _width(columns) > width:
-        columns = [
-            _Cells(one.title.replace(" ", "\n"), one.folded.texts if one.is_left else one.texts, (), one.is_left)
-            for one in columns
-        ]
-    return _table(columns)
+        columns = [replace(one, title=one.title.replace(" ", "\n")) for one in columns]
+    for at, one in enumerate(columns):
+        if one.is_left and _width(columns) > width:
+            columns[at] = one.folded
+    return _table(columns, table.styles)

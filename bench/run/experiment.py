@@ -18,7 +18,7 @@ from bench.process.environments.stored import parse_pythons, settle_candidates
 from bench.run import budget as budgets
 from bench.run.budget import Budget
 from bench.run.driver import Driver
-from bench.run.file import RunFile, read_run
+from bench.run.file import RunFile, check_unaltered, read_run
 from bench.run.listener import Listener
 from bench.run.model import MakeInputs, find_source, introduced
 from bench.run.preparation import Preparation
@@ -234,10 +234,7 @@ def _same_source(run: Run, store: ArtifactStore, listener: Listener) -> ModelSou
         raise UserError(
             f"{str(run.path)!r} was begun on another machine ({', '.join(differing)} differ); start a new run there"
         )
-    if run.integrity == "altered":
-        raise UserError(
-            f"{str(run.path)!r} was altered after it was written (its seal does not match); start a new run"
-        )
+    check_unaltered(run)
     weights = MODULE if run.model.weights == MODULE else options.weights
     found = sources.resolve(options.module or run.model.name, weights=weights, task=run.model.task, seed=options.seed)
     if found.origin != run.model.origin or recipe_key(checkpoint.recipe(found)) != run.model.checkpoint:

@@ -5,7 +5,7 @@ Plain dataclasses, so that a worker in an environment of its own can import them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -221,6 +221,13 @@ class Run:
             if records:
                 yield point, sorted(records, key=lambda record: order[record.candidate])
 
+    def planned(self) -> list[tuple[Point, Candidate]]:
+        """Cells that were to be measured, without those that turned out not to be wanted."""
+        cells = dict.fromkeys((point, candidate) for point in self.workload.points() for candidate in self.candidates)
+        cells |= dict.fromkeys(record.cell for record in self.records)
+        unwanted = {record.cell for record in self.records if self.workload.is_left_out(record)}
+        return [cell for cell in cells if cell not in unwanted]
+
     def repeat(self, record: Record) -> str:
         """The command line that measures one cell again, alone."""
         return self.workload.repeated(record.point, record.candidate).command_line()
@@ -310,10 +317,8 @@ class Run:
 
     def is_implausible(self, record: Record) -> bool:
         """True for a median below the roofline: no correct measurement of that work gives it."""
-        floor = self.floor(record)
-        if floor is None or not record.samples:
-            return False
-        return roofline.is_implausible(floor, statistics.median(record.samples))
+        floor = self.floor(record) if record.samples else None
+        return floor is not None and roofline.is_implausible(floor, statistics.median(record.samples))
 
     def disturbances(self, record: Record) -> list[str]:
         """What disturbed the machine while this cell was timed, one line each."""
@@ -393,14 +398,3 @@ def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
 def is_unsteady(ratio: statistics.Ratio) -> bool:
     """True if the ends of a ratio's interval are too far apart for its middle to be a figure."""
     return ratio.interval is not None and ratio.interval.high > UNSTEADY * ratio.interval.low
-
-
-def candidate_fields(candidate: Candidate) -> Mapping[str, Any]:
-    """A candidate as the first cells of a row."""
-    return {
-        "backend": candidate.backend,
-        "variant": candidate.variant,
-        "precision": candidate.precision,
-        "copy": candidate.copy,
-        "environment": candidate.environment,
-    }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bench.columns import Column, Section
 from bench.options import CommonOptions
 from bench.run.columns import COMMON_COLUMNS
-from bench.run.record import Point, Record, Run, Turn, exit_code_of
+from bench.run.record import WALL, Point, Record, Run, Turn, exit_code_of
 from bench.run.sections import outcome
 from bench.spec import check_lengths
 
@@ -47,6 +47,10 @@ class Workload(ABC):
     point_noun: ClassVar[str] = "point"
     point_title: ClassVar[str] = ""
     """Heading of a column of points; the noun if empty."""
+    headline: ClassVar[str] = WALL
+    """The kind of time by which cells of two runs are compared."""
+    decisive: ClassVar[tuple[str, ...]] = ()
+    """Options of its own that two runs must share for their times to be compared."""
     has_roofline: ClassVar[bool] = False
     """True if medians are held against this machine's peaks, which are measured before the run."""
 
