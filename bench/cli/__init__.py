@@ -38,6 +38,7 @@ from bench.cli import (
     verify,
 )
 from bench.cli.group import Commands
+from bench.cli.spellings import taking
 from bench.cli.streams import mute, tell
 from bench.errors import BenchError
 
@@ -62,7 +63,7 @@ app.command("deploy")(deploy.command)
 app.command("memory")(memory.command)
 app.command("report")(report.command)
 app.command("show")(show.command)
-app.command("diff")(diff.command)
+app.command("diff", cls=taking(diff.RENAMED))(diff.command)
 app.command("study")(study.command)
 app.command("doctor")(doctor.command)
 app.add_typer(list_.app, name="list")
