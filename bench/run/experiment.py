@@ -83,6 +83,22 @@ def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: L
             return _measure(run, source, store, listener, file, budget, began - run.notes.get("spent_seconds", 0.0))
 
 
+def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None = None) -> Run:
+    """Measure a run whose artifacts are at hand, e.g. in a bundle: nothing is exported, and what has no reference is
+    unjudged.
+
+    Raises UserError if its file cannot be made, and BenchError if the run cannot go on.
+    """
+    file = RunFile(run)
+    file.create()
+    try:
+        Driver(run, prepared, file, listener or Listener(), None, time.monotonic()).measure()
+        run.is_complete = True
+    finally:
+        file.seal()
+    return run
+
+
 def _measure(
     run: Run,
     source: ModelSource,
