@@ -23,13 +23,12 @@ if TYPE_CHECKING:
     from bench.footprint.results import MemoryRun
     from bench.generation.api import generate
     from bench.generation.records import GenerationRun
+    from bench.measuring import measure_load
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
     from bench.records import Record, Run
     from bench.runfile import read_run
-    from bench.serving.api import measure_load
-    from bench.serving.records import LoadRun
     from bench.spec import TimingPlan
     from bench.study.api import Study, judge_study
     from bench.traffic import Traffic
@@ -46,7 +45,6 @@ __all__ = [
     "CorpusRecord",
     "CorpusRun",
     "GenerationRun",
-    "LoadRun",
     "MemoryRun",
     "Record",
     "Run",
@@ -88,8 +86,7 @@ _HOMES = {
     "CorpusRun": "bench.corpora.records",
     "measure_corpus": "bench.corpora.api",
     "read_corpus_run": "bench.corpora.runfile",
-    "measure_load": "bench.serving.api",
-    "LoadRun": "bench.serving.records",
+    "measure_load": "bench.measuring",
     "measure_memory": "bench.footprint.measure",
     "MemoryRun": "bench.footprint.results",
     "Certificate": "bench.parity.certificate",

@@ -25,14 +25,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 from bench import statistics
 from bench.errors import UserError
-from bench.machine import GPU_SETTINGS, same_machine
+from bench.machine import GPU_SETTINGS
 from bench.options import declaration
-from bench.run.file import check_unaltered, name_of
+from bench.run.alike import OF_ONE_MACHINE, name_of
+from bench.run.file import check_unaltered
 from bench.run.record import SAME_MODEL, Point, Record, Run
 from bench.spec import Candidate
 from bench.statistics import Interval
@@ -42,15 +42,11 @@ THRESHOLD = 0.05
 REGRESSION_EXIT_CODE = 4
 #: Standings of a cell, by `SAME_MODEL` and "lossy"; what else was measured is unjudged.
 NOT_MEASURED, UNJUDGED, LOSSY, SAME = range(4)
-#: Distributions whose versions go into a checkpoint's key.
-OF_THE_CHECKPOINT = ("torch", "transformers", "runtimebench")
 #: Facts of a fingerprint that may differ within one machine and may explain a change.
 EXPLAINING = (
     "python", "system", "hypervisor", "container", "governor", "boost_is_on", "smt_is_on", "cpu_quota", "huge_pages",
     "commit", "is_dirty",
 )  # fmt: skip
-#: Options that all runs must share, beside those that the workload adds.
-DECISIVE = ("device", "threads", "tf32")
 #: Options that choose model, cells and files, and explain no change of a cell's time.
 CHOOSING = (
     "model",
@@ -64,8 +60,6 @@ CHOOSING = (
     "artifacts",
     "timeout",
 )
-#: Longest value that a message repeats; a CPU's flags are hundreds of words.
-LONGEST_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -282,67 +276,12 @@ def _remarks(runs: Sequence[Run], used: Sequence[Record | None]) -> list[str]:
     return found
 
 
-# What the runs must share, and what else differs.
+# What else differs.
 
 
 def in_order(runs: Sequence[Run]) -> list[Run]:
     """`runs` by the time that they started, which all files write alike."""
     return sorted(runs, key=lambda run: run.started)
-
-
-def obstacles(runs: Sequence[Run]) -> list[str]:
-    """Why `runs` must not be compared, one line a pair of runs; empty if nothing forbids it."""
-    pairs = [(one, other, _differences(one, other)) for one, other in combinations(runs, 2)]
-    return [
-        f"{name_of(one)} and {name_of(other)} {'; '.join(differences)}"
-        for one, other, differences in pairs
-        if differences
-    ]
-
-
-def _differences(one: Run, other: Run) -> list[str]:
-    if one.records and one.started == other.started and one.records == other.records:
-        return ["are the same run"]
-    found = []
-    if facts := same_machine(one.fingerprint, other.fingerprint):
-        shown = (f"{name}{_both(one.fingerprint[name], other.fingerprint[name])}" for name in facts)
-        found.append(f"machine ({', '.join(shown)})")
-    mine, its = _decisive(one), _decisive(other)
-    found += [f"{name} ({mine[name]} and {its.get(name)})" for name in mine if mine[name] != its.get(name)]
-    if weights_of(one) != weights_of(other):
-        found.append(f"weights ({weights_of(one)} and {weights_of(other)})")
-    elif (
-        one.model.checkpoint != other.model.checkpoint
-        and _has_same_libraries(one, other)
-        and one.model.name == other.model.name
-    ):
-        found.append(f"weights (checkpoint {one.model.checkpoint} and {other.model.checkpoint})")
-    return [f"differ in {', '.join(found)}"] if found else []
-
-
-def _decisive(run: Run) -> dict[str, Any]:
-    """What two runs must share beside machine and weights."""
-    options = {name: getattr(run.options, name) for name in (*DECISIVE, *run.workload.decisive)}
-    return {"model": run.model.name, "task": run.model.task, **options}
-
-
-def _both(one: Any, other: Any) -> str:
-    """`: 2 and 4`, or nothing if the values are too long to be read."""
-    is_short = all(isinstance(value, str | int) and len(str(value)) <= LONGEST_SHOWN for value in (one, other))
-    return f": {one} and {other}" if is_short else ""
-
-
-def weights_of(run: Run) -> str:
-    """Where the weights came from, without what a reader is told to do about it or the way that a revision took."""
-    origin = run.model.origin.partition(";")[0]
-    revision = re.fullmatch(r"pretrained, .*\(([0-9a-f]{7,40})\)", origin)
-    return f"pretrained, revision {revision.group(1)}" if revision else origin
-
-
-def _has_same_libraries(one: Run, other: Run) -> bool:
-    """True if the libraries that go into a checkpoint's key are the same, so that only the weights can differ."""
-    mine, its = one.fingerprint.get("versions", {}), other.fingerprint.get("versions", {})
-    return all(name in mine and mine[name] == its.get(name) for name in OF_THE_CHECKPOINT)
 
 
 def changes(one: Run, other: Run) -> list[str]:
@@ -362,7 +301,7 @@ def changes(one: Run, other: Run) -> list[str]:
 
 def _explaining(run: Run) -> dict[str, str]:
     """Options that may explain a change, as they are written on a command line."""
-    left_out = (*CHOOSING, *DECISIVE, *run.workload.decisive)
+    left_out = (*CHOOSING, *OF_ONE_MACHINE, *run.workload.decisive)
     return {
         option.name: declaration(option).show(value)
         for option in run.options.declared()

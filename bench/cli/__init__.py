@@ -28,11 +28,11 @@ from bench.cli import (
     env,
     generate,
     list_,
-    load,
     memory,
     parity,
     report,
     show,
+    spellings,
     study,
     tune,
     verify,
@@ -55,13 +55,12 @@ app.command("compare")(compare.command)
 app.command("generate")(generate.command)
 app.command("corpus")(corpus.command)
 app.command("choose")(choose.command)
-app.command("load")(load.command)
 app.command("tune")(tune.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
 app.command("deploy")(deploy.command)
 app.command("memory")(memory.command)
-app.command("report")(report.command)
+app.command("report", cls=spellings.taking(report.OLD_SPELLINGS))(report.command)
 app.command("show")(show.command)
 app.command("diff", cls=taking(diff.RENAMED))(diff.command)
 app.command("study")(study.command)

@@ -31,13 +31,14 @@ def command(
     from bench import options
     from bench.errors import UserError
     from bench.report import check_format, diff
+    from bench.run import alike
     from bench.run.file import read_run
 
     check_format(format, diff.FORMATS)
     share = options.share(threshold, "--threshold")
     runs = [read_run(path) for path in (old, new, *(more or ()))]
     comparing.check(runs)
-    found = comparing.obstacles(runs)
+    found = alike.obstacles(runs)
     if found and not force:
         others = f" (and {len(found) - 1} more such pairs)" if len(found) > 1 else ""
         raise UserError(f"{found[0]}{others}; compare runs that agree, or use --force")

@@ -33,6 +33,8 @@ class Cell(ABC):
 
     def __init__(self, backend: Backend, args: argparse.Namespace) -> None:
         self.backend, self.args = backend, args
+        self.kept: dict[str, Any] = args.__dict__.setdefault("kept", {})
+        """What cells of one worker leave for later ones, e.g. shapes that are warmed up."""
         self.facts_before: dict[str, Any] = {}
 
     @abstractmethod

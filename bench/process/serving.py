@@ -71,10 +71,11 @@ class Server:
         """Of the very first call."""
 
     def meet(self, shapes: Sequence[Sequence[int]]) -> None:
-        """Call every shape [rows, length] once, largest first, then go round them for a moment."""
-        abilities.keep_shapes(self.backend, len(shapes))
+        """Call every shape [rows, length] that was not met yet, largest first, then go round them for a moment."""
+        if not self.met:
+            abilities.keep_shapes(self.backend, len(shapes))
         started = time.monotonic()
-        for rows, length in shapes:
+        for rows, length in shapes[self.met :]:
             if not self.has_static_shapes and self.met and time.monotonic() - started > MOST_WARMUP_SECONDS:
                 break
             call_ns = time.perf_counter_ns()

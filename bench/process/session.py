@@ -20,18 +20,17 @@ from bench.parity import inputs, judging
 from bench.parity.requests import ParityRequests
 from bench.process import abilities, channel, timing
 from bench.process.loop import Loop
-from bench.serving.requests import LoadRequests
 from bench.spec import TimingPlan
 
 if TYPE_CHECKING:
     pass
 
 
-class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, LoadRequests, MemoryRequests):
+class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, MemoryRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
     Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`, `GenerationRequests`,
-    `CorpusRequests`, `LoadRequests` and `MemoryRequests`.
+    `CorpusRequests` and `MemoryRequests`.
     """
 
     def _operation(self, request: dict[str, Any]) -> Callable[..., dict[str, Any]]:

@@ -36,8 +36,7 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     Raises UserError for an unknown one.
     """
     asked = parts.asked_columns(run, columns)
-    text = io.StringIO()
-    console = _console(text)
+    text, console = _terminal()
     width = console.width
     if wrong := parts.state(run):
         _print_filled(console, wrong, "bold red")
@@ -68,23 +67,27 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     return text.getvalue()
 
 
-def render_sections(sections: Iterable[Section]) -> str:
-    """Sections of what is no run, with a blank line before each that has a title or a table."""
-    text = io.StringIO()
-    console = _console(text)
+def render_sections(heading: Iterable[str], sections: Iterable[Section]) -> str:
+    """Lines and sections that are not those of one run, coloured if standard output is a terminal."""
+    text, console = _terminal()
+    for line in heading:
+        _print_filled(console, line)
     for section in sections:
-        if section.table is not None and not section.title and not section.is_empty:
+        if section.is_empty:
+            continue
+        if not section.title:
             console.print()
-        if not section.is_empty:
-            _print_section(console, section, "bold")
+        _print_section(console, section, "bold")
     return text.getvalue()
 
 
-def _console(text: io.StringIO) -> Console:
+def _terminal() -> tuple[io.StringIO, Console]:
+    """A text, and the console that writes to it at the terminal's width."""
     from rich.console import Console
 
+    text = io.StringIO()
     width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
-    return Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
+    return text, Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
 
 
 def _print_filled(console: Console, line: str, style: str = "") -> None:
@@ -248,14 +251,19 @@ def _table(columns: Sequence[_Cells], styles: Sequence[str] = ()) -> Any:
 
 
 def _section_table(table: Table, width: int) -> Any:
-    """The table of a section; titles, then text column by column, are broken at blanks if it is too wide."""
+    """The table of a section.
+
+    If it is too wide, its one column of text is wrapped; or titles, then texts column by column, are broken at blanks.
+    """
     columns = [
         _Cells(title, tuple(row[at] for row in table.rows), is_left=table.holds_text(at))
         for at, title in enumerate(table.titles)
     ]
-    if _width(columns) > width:
+    texts = [one for one in columns if one.is_left]
+    spare = width - _width(columns)
+    if spare < 0 and not (len(texts) == 1 and texts[0].width - texts[0].folded.width + spare >= 0):
         columns = [replace(one, title=one.title.replace(" ", "\n")) for one in columns]
-    for at, one in enumerate(columns):
-        if one.is_left and _width(columns) > width:
-            columns[at] = one.folded
+        for at, one in enumerate(columns):
+            if one.is_left and _width(columns) > width:
+                columns[at] = one.folded
     return _table(columns, table.styles)

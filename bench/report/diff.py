@@ -11,8 +11,9 @@ from typing import Any
 
 from bench import statistics
 from bench.columns import DASH, Section, Table, count, milliseconds
-from bench.diff import Cell, Comparison, changes, weights_of
+from bench.diff import Cell, Comparison, changes
 from bench.report import check_format, console, parts
+from bench.run.alike import weights_of
 from bench.run.columns import DISTURBED
 from bench.run.record import Point, Run
 from bench.spec import Candidate
@@ -34,12 +35,11 @@ def render(comparison: Comparison, format: str, obstacles: Sequence[str] = ()) -
     check_format(format, FORMATS)
     if format == "json":
         return _json_text(comparison, obstacles)
-    return console.render_sections(sections(comparison, obstacles))
+    return console.render_sections(_heading(comparison), sections(comparison, obstacles))
 
 
 def sections(comparison: Comparison, obstacles: Sequence[str] = ()) -> Iterator[Section]:
-    """The report: what was compared, one row a cell, what became of lost cells, and the counts last."""
-    yield Section("", tuple(_heading(comparison)))
+    """The report: obstacles, one row a cell, what became of lost cells, and the counts last."""
     yield Section("", tuple(f"compared anyway: {line}" for line in _shortened(obstacles)), style="yellow")
     yield Section("", table=_table(comparison))
     for title, items in _findings(comparison):

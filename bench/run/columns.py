@@ -149,11 +149,17 @@ def _ms(value: float) -> str:
     return milliseconds(value * 1e6)
 
 
+def headline_cell(run: Run, record: Record, value: Any, show: Callable[[Any], str]) -> str:
+    """The first figure of a row, marked if the cell was disturbed; its status if it was not measured."""
+    if record.status != "ok":
+        return record.status
+    return DASH if value is None else (DISTURBED if run.disturbances(record) else "") + show(value)
+
+
 def median_cell(run: Run, record: Record) -> str:
     """The median in ms, marked if the cell was disturbed; else its status."""
-    if record.status != "ok" or not record.samples:
-        return record.status if record.status != "ok" else DASH
-    return (DISTURBED if run.disturbances(record) else "") + milliseconds(statistics.median(record.samples))
+    median = statistics.median(record.samples) if record.samples else None
+    return headline_cell(run, record, median, milliseconds)
 
 
 MEDIAN = Column(

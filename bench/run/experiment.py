@@ -222,9 +222,7 @@ def _kept_budget(run: Run, source: ModelSource) -> Budget | None:
     """The choice that a run was begun with."""
     if run.options.budget is None:
         return None
-    points = run.workload.points()
-    kept = tuple(points[place] for place in run.notes.get("budget", range(len(points))))
-    return _with_guess(Budget(run.options.budget, kept, lambda point: 0.0), run, source)
+    return _with_guess(Budget(run.options.budget, budgets.kept_points(run), lambda point: 0.0), run, source)
 
 
 def _with_guess(budget: Budget, run: Run, source: ModelSource) -> Budget:

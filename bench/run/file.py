@@ -189,16 +189,11 @@ def read_run(path: str | Path) -> Run:
     return run
 
 
-def name_of(run: Run) -> str:
-    """A run in a message: its file, or when it was started."""
-    return repr(str(run.path)) if run.path is not None else f"the run of {run.started}"
-
-
 def check_unaltered(run: Run) -> None:
     """Raise UserError if the file of a run was changed since it was written, so that nothing may be decided by it."""
     if run.integrity == "altered":
         raise UserError(
-            f"{name_of(run)} was altered after it was written (its seal does not match); measure again, or restore it"
+            f"{str(run.path)!r} was altered after it was written (its seal does not match); measure again or restore it"
         )
 
 

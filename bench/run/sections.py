@@ -13,6 +13,8 @@ from bench.run import warnings
 from bench.run.record import Record, Run, is_unsteady, ratio_between
 
 MIB = 2**20
+#: Points that a line names one by one.
+MOST_PLACES = 8
 #: Figures of memory once loaded and at the peak of a call, with their titles.
 MEMORY = (
     ("loaded", "parameters_bytes", "parameters"),
@@ -36,14 +38,19 @@ class Winner:
     """Against the baseline."""
 
 
+def rivals(run: Run, records: Sequence[Record]) -> list[Record]:
+    """Those of one point's `records` whose times can be compared."""
+    sound = [one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one)]
+    return [one for one in sound if one.samples]
+
+
 def winner(run: Run, records: Sequence[Record]) -> Winner | None:
     """The fastest of one point's `records`; None if fewer than two can be compared."""
-    rivals = [one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one)]
-    rivals = [one for one in rivals if one.samples]
-    if len(rivals) < 2:
+    found = rivals(run, records)
+    if len(found) < 2:
         return None
-    fastest = min(rivals, key=lambda record: statistics.median(record.samples))
-    others = (record for record in rivals if record is not fastest)
+    fastest = min(found, key=lambda record: statistics.median(record.samples))
+    others = (record for record in found if record is not fastest)
     ties = tuple(record for record in others if not _is_beaten(fastest, record))
     return Winner(fastest, ties, run.speedup(fastest))
 
@@ -171,7 +178,10 @@ def elsewhere(versions: Mapping[str, str]) -> str:
 
 def grouped(run: Run, messages: Sequence[tuple[Record, str]]) -> list[str]:
     """Each message once, with the candidates that it concerns and the points at which it does."""
-    points = len({record.point for record in run.records})
+    points = {
+        run.name(candidate): len({str(record.point) for record in run.records if record.candidate == candidate})
+        for candidate in run.candidates
+    }
     places_of: dict[str, dict[str, list[str]]] = {}
     for record, message in messages:
         at = places_of.setdefault(message, {}).setdefault(run.name(record.candidate), [])
@@ -180,8 +190,10 @@ def grouped(run: Run, messages: Sequence[tuple[Record, str]]) -> list[str]:
     for message, found in places_of.items():
         names_at: dict[str, list[str]] = {}
         for who, all_places in found.items():
-            is_every = len(all_places) == points > 1
+            is_every = len(all_places) == points[who] > 1
             places = f"every {run.workload.point_noun}" if is_every else ", ".join(all_places)
+            if len(all_places) > MOST_PLACES and not is_every:
+                places = f"{len(all_places)} {run.workload.point_noun}s"
             names_at.setdefault(places, []).append(who)
         concerned = "; ".join(f"{', '.join(who)} at {at}" for at, who in names_at.items())
         lines.append(f"{concerned}: {message}")
@@ -272,7 +284,9 @@ def outcome(run: Run, record: Record) -> str:
 
 
 def iter_points(run: Run) -> Iterator[tuple[Any, list[Record]]]:
-    """Each point that was not left out whole, with its records."""
+    """Each point that has a table, with its records."""
+    workload = run.workload
     for point, records in run.by_point():
-        if not all(run.workload.is_left_out(record) for record in records):
-            yield point, records
+        shown = [record for record in records if workload.is_in_tables(record)]
+        if shown and not all(workload.is_left_out(record) for record in shown):
+            yield point, shown

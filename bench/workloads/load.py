@@ -56,9 +56,10 @@ class LoadOptions(CommonOptions):
         "How long requests arrive, about.", options.seconds(3600.0), default=30.0, show=options.shown_seconds
     )
     traffic: str | None = option(
-        "CSV or JSON Lines with batch, length and maybe count. [default: single sequences of the usual lengths]",
-        options.text,
+        "CSV or JSON Lines with batch, length and maybe count.",
+        lambda value, name: value if isinstance(value, Traffic) else options.text(value, name),
         default=None,
+        default_shown="single sequences of the usual lengths",
     )
     batching: str = option(
         "none, or dynamic:MAX_BATCH:MAX_DELAY: join queued requests.", options.checked(parse_batching), default="none"
@@ -68,9 +69,10 @@ class LoadOptions(CommonOptions):
     )
     search: bool = option("Look for the largest rate that keeps --slo.", options.flag, default=True)
     search_requests: int | None = option(
-        "Requests of each rate of the search. [default: twice what the percentile needs]",
+        "Requests of each rate of the search.",
         options.whole(1, MOST_REQUESTS, 400),
         default=None,
+        default_shown="twice what the percentile needs",
     )
     rounds: int = option("Slices that the requests are served in.", options.whole(1, 100, 5), default=5)
     bucket: int | None = option("Round lengths up to a multiple of this.", options.whole(1, 100_000, 16), default=None)
@@ -125,6 +127,10 @@ def _percentile_ms(rank: int) -> Any:
     return value
 
 
+def _p50_cell(run: Run, record: Record) -> str:
+    return columns.headline_cell(run, record, _percentile_ms(50)(run, record), _ms)
+
+
 def _call_ms(run: Run, record: Record) -> Any:
     calls = _slices_of(run, record).calls_ns
     return statistics.median(calls) / 1e6 if calls else None
@@ -163,12 +169,13 @@ class Load(Workload):
     columns: ClassVar[tuple[Column, ...]] = (
         *columns.point_columns(Rate),
         Column("requests", lambda run, record: _slices_of(run, record).requests),
-        *(Column(f"p{n}_ms", _percentile_ms(n), f"p{n} ms", _ms, help="latency, ms") for n in (50, 95, 99)),
+        Column("p50_ms", _percentile_ms(50), "p50 ms", cell=_p50_cell, help="median latency, ms"),
+        *(Column(f"p{n}_ms", _percentile_ms(n), f"p{n} ms", _ms, help="latency, ms") for n in (95, 99)),
         Column("call_ms", _call_ms, "call ms", _ms, drop=5, help="median of the call alone, ms"),
         Column("busy_share", _figure("busy_share"), "busy", lambda share: f"{share:.0%}", help="time in calls"),
         Column("largest_queue", _figure("largest_queue"), "queue", lambda count: f"{count:,}"),
         Column("served_rate", _figure("served_rate"), "served/s", lambda rate: f"{rate:.4g}"),
-        Column("requests_per_call", _figure("requests_per_call"), "a call", lambda count: f"{count:.2f}", drop=3),
+        Column("requests_per_call", _figure("requests_per_call"), help="requests that were joined, on average"),
         Column("unserved", _figure("unserved")),
         Column("keeps_up", _figure("keeps_up"), help="false if the queue of an endless slice would grow"),
         Column("slo", _slo, help="kept, missed or unjudged"),
@@ -196,7 +203,9 @@ class Load(Workload):
             raise UserError(f"--search-requests {asked} is below {needed}, what the percentile needs; use {2 * needed}")
         lengths = [n for n in DEFAULT_LENGTHS if source.positions is None or n <= source.positions]
         served = even(Shape(1, length) for length in lengths or [source.positions or 1])
-        if options.traffic is not None:
+        if isinstance(options.traffic, Traffic):  # of a caller of the API, who has no file
+            served, options = options.traffic, replace(options, traffic=None)
+        elif options.traffic is not None:
             served = read_traffic(Path(options.traffic))
         check_lengths(served.counts, source.name, source.positions)
         counts = tuple((shape.batch, shape.length, count) for shape, count in sorted(served.counts.items()))
@@ -339,7 +348,9 @@ class Load(Workload):
     def _verdicts(self, run: Run) -> Section:
         """Parity, and which service levels each candidate keeps at the rate that was asked for."""
         slos, searches = self.options.slos, self.options.search_requests is not None
-        titles = ["backend", "parity", "keeps up", *map(str, slos), *(["largest rate"] if searches else [])]
+        is_dynamic = parse_batching(self.options.batching).is_dynamic
+        titles = ["backend", "parity", "keeps up", *(["a call"] if is_dynamic else []), *map(str, slos)]
+        titles += ["largest rate"] if searches else []
         rows = []
         for record in (one for one in run.records if one.point.step == 0):
             of_all = [one for one in run.records if one.candidate == record.candidate]
@@ -347,6 +358,7 @@ class Load(Workload):
             served, is_sound = self.slices(record), _is_sound(of_all)
             cells = [run.name(record.candidate), worst.verdict or DASH]
             cells.append(record.status if record.status != "ok" else "yes" if served.keeps_up else "no")
+            cells += [f"{served.requests_per_call:.2f}" if served.calls_ns else DASH] if is_dynamic else []
             cells += [served.level(slo) if is_sound else DASH for slo in slos]
             cells += [search.shown(self._found(run, record.candidate))] if searches else []
             rows.append(tuple(cells))
@@ -421,7 +433,11 @@ class LoadCell(Cell):
         """Take in sequences (`ids` by length) and call every shape that can occur."""
         from backends.base import UnsupportedError
 
-        self.server = server = Server(self.backend, ids, Batching(**batching), padded_to, pad_token_id)
+        served = [ids, shapes, batching, padded_to]
+        if self.kept.get("served") != served:  # what was warmed up for the same requests stays so
+            server = Server(self.backend, ids, Batching(**batching), padded_to, pad_token_id)
+            self.kept |= {"served": served, "server": server}
+        self.server = server = self.kept["server"]
         wanted = static_shapes if server.has_static_shapes else shapes
         if server.has_static_shapes and len(wanted) > max_shapes:
             raise UnsupportedError(

@@ -24,11 +24,10 @@ from bench.diff import (
     compare_runs,
     in_order,
     labels,
-    obstacles,
-    weights_of,
 )
 from bench.errors import UserError
 from bench.machine.roofline import Peaks
+from bench.run.alike import obstacles, weights_of
 from bench.run.record import Record, Run
 from bench.spec import Shape
 from bench.testing import HEAVY

@@ -23,6 +23,7 @@ from bench.corpora.api import measure_corpus
 from bench.errors import UserError
 from bench.generation.api import generate
 from bench.machine.roofline import Peaks
+from bench.measuring import measure_load
 from bench.parity import check, examination
 from bench.parity.matrix import Matrix
 from bench.parity.references import References
@@ -34,7 +35,6 @@ from bench.process.session import Session
 from bench.records import Record, Run
 from bench.report import diff, markdown, parity, table
 from bench.rows import row
-from bench.serving.api import measure_load
 from bench.spec import Candidate, Grid, Shape, TimingPlan, command_of
 from bench.tuning.api import tune
 from bench.workers import Workers

@@ -14,7 +14,7 @@ FORMATS: Mapping[str, Sequence[str]] = {
     "compare": ("table", "markdown", "csv", "json"),
     "corpus": ("table", "csv", "json"),
     "generate": ("table", "csv", "json"),
-    "load": ("table", "json"),
+    "load": ("table", "json", "csv", "markdown"),
     "memory": ("table", "json"),
     "tune": ("table", "json"),
 }
@@ -171,7 +171,6 @@ EXIT_CODES: Sequence[str] = (
     "corpus --model bert-tiny --synthetic 4 --baseline runs/compare.jsonl",
     "load --rate 0",
     "load --rate nan",
-    "load --duration 30",
     "load --duration soon",
     "load --traffic nothing.csv",
     "load --traffic text.txt",

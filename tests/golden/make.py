@@ -45,8 +45,9 @@ def commands() -> Iterator[tuple[str, ...]]:
 
     def below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield words
-        for name, inner in getattr(command, "commands", {}).items():
-            yield from below(inner, (*words, name))
+        if hasattr(command, "list_commands"):  # those of workloads are made when they are asked for
+            for name in command.list_commands(None):
+                yield from below(command.get_command(None, name), (*words, name))
 
     return below(typer.main.get_command(app), ())
 
@@ -69,15 +70,15 @@ def _runs() -> dict[str, int]:
     from bench.footprint.results import read_memory
     from bench.generation.records import read_generation
     from bench.parity import certificate
+    from bench.run.file import read_run as read_any
     from bench.runfile import read_run
-    from bench.serving.runfile import read_load
     from bench.tuning.reading import read_tuning
 
     readers: dict[str, Callable[[Path], Any]] = {
         "compare": read_run,
         "corpus": read_corpus_run,
         "generate": read_generation,
-        "load": read_load,
+        "load": read_any,
         "memory": read_memory,
         "tune": read_tuning,
     }
@@ -115,13 +116,13 @@ def _verification(name: str) -> str:
     from bench.bundle.verify import BundleVerification
     from bench.parity.certificate import Judgement
     from bench.report import bundle
-    from bench.spec import Contestant
+    from bench.spec import Candidate
 
     values = json.loads((HERE / "runs" / f"{name}.json").read_text())
     del values["exit_code"]
     values["kept"] = [Kept(**kept) for kept in values["kept"]]
     judged = values["judgement"]
-    values["judgement"] = Judgement(**judged | {"contestant": Contestant(**judged["contestant"])})
+    values["judgement"] = Judgement(**judged | {"contestant": Candidate(**judged["contestant"])})
     return bundle.render(BundleVerification(**values), "table")
 
 
