@@ -10,7 +10,7 @@ from bench import statistics
 from bench.diff import change_of
 from bench.run.file import RunFile
 from bench.run.record import Record, Run
-from bench.spec import Shape
+from bench.spec import DEFAULT_ARTIFACTS, Shape
 from bench.workloads.forward import Forward, ForwardOptions
 
 FILE = "envelope.jsonl"
@@ -46,6 +46,7 @@ def options_for(options: ForwardOptions, records: Sequence[Record]) -> ForwardOp
         baseline=None,
         budget=None,
         output=None,
+        artifacts=DEFAULT_ARTIFACTS,
         batches=tuple(sorted({point.batch for point in points})),
         lengths=tuple(sorted({point.length for point in points})),
         shapes=tuple((point.batch, point.length) for point in points),

@@ -38,7 +38,6 @@ from bench.cli import (
     verify,
 )
 from bench.cli.group import Commands
-from bench.cli.spellings import taking
 from bench.cli.streams import mute, tell
 from bench.errors import BenchError
 
@@ -58,11 +57,11 @@ app.command("choose")(choose.command)
 app.command("tune")(tune.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
-app.command("deploy")(deploy.command)
+app.command("deploy", cls=spellings.taking(deploy.OLD_SPELLINGS))(deploy.command)
 app.command("memory")(memory.command)
 app.command("report", cls=spellings.taking(report.OLD_SPELLINGS))(report.command)
 app.command("show")(show.command)
-app.command("diff", cls=taking(diff.RENAMED))(diff.command)
+app.command("diff", cls=spellings.taking(diff.OLD_SPELLINGS))(diff.command)
 app.command("study")(study.command)
 app.command("doctor")(doctor.command)
 app.add_typer(list_.app, name="list")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 #: Older spellings of its options.
-RENAMED = {"--anyway": "--force"}
+OLD_SPELLINGS = {"--anyway": "--force"}
 
 
 def command(

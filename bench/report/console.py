@@ -91,7 +91,8 @@ def _terminal() -> tuple[io.StringIO, Console]:
 
 
 def _print_filled(console: Console, line: str, style: str = "") -> None:
-    console.print(_plain(textwrap.fill(line, console.width, break_on_hyphens=False), style))
+    filled = textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(_plain(filled, style), soft_wrap=True)
 
 
 def _print_section(console: Console, section: Section, title_style: str) -> None:
