@@ -96,7 +96,8 @@ def _terminal() -> tuple[io.StringIO, Console]:
 
 
 def _print_filled(console: Console, line: str, style: str = "") -> None:
-    console.print(_plain(textwrap.fill(line, console.width, break_on_hyphens=False), style))
+    filled = textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(_plain(filled, style), soft_wrap=True)
 
 
 def _print_section(console: Console, section: Section, title_style: str) -> None:
@@ -265,7 +266,8 @@ def _table(columns: Sequence[_Cells]) -> Any:
         else:
             table.add_column(column.title, justify="left" if column.is_left else "right", no_wrap=True)
     for at in range(len(columns[0].texts)):
-        table.add_row(*(_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns))
+        cells = (_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns)
+        table.add_row(*cells)
     return table
 
 

@@ -19,7 +19,7 @@ from bench.process.environments.stored import parse_pythons, settle_candidates
 from bench.run import budget as budgets
 from bench.run.budget import Budget
 from bench.run.driver import Driver
-from bench.run.file import RunFile, read_run
+from bench.run.file import RunFile, check_unaltered, read_run
 from bench.run.listener import Listener
 from bench.run.model import MakeInputs, find_source, introduced
 from bench.run.preparation import Preparation
@@ -85,6 +85,22 @@ def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: L
             file.go_on()
             budget = _kept_budget(run, source)
             return _measure(run, source, store, listener, file, budget, began - run.notes.get("spent_seconds", 0.0))
+
+
+def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None = None) -> Run:
+    """Measure a run whose artifacts are at hand, e.g. in a bundle: nothing is exported, and what has no reference is
+    unjudged.
+
+    Raises UserError if its file cannot be made, and BenchError if the run cannot go on.
+    """
+    file = RunFile(run)
+    file.create()
+    try:
+        Driver(run, prepared, file, listener or Listener(), None, time.monotonic()).measure()
+        run.is_complete = True
+    finally:
+        file.seal()
+    return run
 
 
 def _measure(
@@ -238,10 +254,7 @@ def _same_source(run: Run, store: ArtifactStore, listener: Listener) -> ModelSou
         raise UserError(
             f"{str(run.path)!r} was begun on another machine ({', '.join(differing)} differ); start a new run there"
         )
-    if run.integrity == "altered":
-        raise UserError(
-            f"{str(run.path)!r} was altered after it was written (its seal does not match); start a new run"
-        )
+    check_unaltered(run)
     weights = MODULE if run.model.weights == MODULE else options.weights
     found = sources.resolve(options.module or run.model.name, weights=weights, task=run.model.task, seed=options.seed)
     if found.origin != run.model.origin or recipe_key(checkpoint.recipe(found)) != run.model.checkpoint:

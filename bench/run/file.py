@@ -191,6 +191,14 @@ def read_run(path: str | Path) -> Run:
     return run
 
 
+def check_unaltered(run: Run) -> None:
+    """Raise UserError if the file of a run was changed since it was written, so that nothing may be decided by it."""
+    if run.integrity == "altered":
+        raise UserError(
+            f"{str(run.path)!r} was altered after it was written (its seal does not match); measure again or restore it"
+        )
+
+
 def _header(path: Path, line: bytes) -> Header:
     try:
         found = msgspec.json.decode(line)

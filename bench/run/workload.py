@@ -52,6 +52,8 @@ class Workload(ABC):
     """What a sample times, one and several."""
     point_title: ClassVar[str] = ""
     """Heading of a column of points; the noun if empty."""
+    headline: ClassVar[str] = WALL
+    """The kind of time by which cells of two runs are compared."""
     decisive: ClassVar[tuple[str, ...]] = ()
     """Options of its own that two runs must share for their times to be compared."""
     has_roofline: ClassVar[bool] = False
@@ -201,7 +203,7 @@ class Workload(ABC):
         """What its report has beside the common sections."""
         return ()
 
-    def headline(self, run: Run) -> str:
+    def answer(self, run: Run) -> str:
         """The answer of a run in one sentence, as the page begins."""
         return leads.headline(run)
 

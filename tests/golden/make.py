@@ -137,7 +137,7 @@ def _deployed() -> str:
         made, _ = manifest.read(path)
         assert made is not None
         digest = hashlib.sha256((path / manifest.FILE).read_bytes()).hexdigest()
-        return bundle.told(Bundle(Path("bundle"), made, digest).lines)
+        return bundle.made(Bundle(Path("bundle"), made, digest))
 
 
 def main(word: str = "") -> None:

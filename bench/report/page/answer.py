@@ -74,7 +74,7 @@ def _margin(choice: Choice) -> Iterator[Fact]:
 
 
 def _headline(runs: Sequence[Run]) -> str:
-    found = [run.workload.headline(run) for run in runs]
+    found = [run.workload.answer(run) for run in runs]
     if len(set(found)) == 1:
         return found[0]
     return "; ".join(f"{label}: {line}" for label, line in zip(labels(runs), found, strict=True))
