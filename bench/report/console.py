@@ -239,6 +239,7 @@ def _table(columns: Sequence[_Cells], styles: Sequence[str] = ()) -> Any:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.show_header = any(column.title for column in columns)
     for column in columns:
         longest = max((len(word) for text in column.texts for word in text.split()), default=0)
         if column.is_left and not column.styles:
@@ -254,15 +255,16 @@ def _table(columns: Sequence[_Cells], styles: Sequence[str] = ()) -> Any:
 def _section_table(table: Table, width: int) -> Any:
     """The table of a section.
 
-    If it is too wide, its one column of text is wrapped; or titles, then texts column by column, are broken at blanks.
+    If it is too wide, its widest column of text is wrapped, if that is enough; else titles, then texts column by column
+    are broken at blanks.
     """
     columns = [
         _Cells(title, tuple(row[at] for row in table.rows), is_left=table.holds_text(at))
         for at, title in enumerate(table.titles)
     ]
-    texts = [one for one in columns if one.is_left]
-    spare = width - _width(columns)
-    if spare < 0 and not (len(texts) == 1 and texts[0].width - texts[0].folded.width + spare >= 0):
+    widest = max((one for one in columns if one.is_left), key=lambda one: one.width, default=None)
+    over = _width(columns) - width
+    if over > 0 and (widest is None or widest.width - widest.folded.width < over):
         columns = [replace(one, title=one.title.replace(" ", "\n")) for one in columns]
         for at, one in enumerate(columns):
             if one.is_left and _width(columns) > width:
