@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from bench.errors import BenchError, UserError
     from bench.footprint.measure import measure_memory
     from bench.footprint.results import MemoryRun
-    from bench.generation.api import generate
-    from bench.generation.records import GenerationRun
-    from bench.measuring import measure_load
+    from bench.measuring import generate, measure_load
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
@@ -44,7 +42,6 @@ __all__ = [
     "Choice",
     "CorpusRecord",
     "CorpusRun",
-    "GenerationRun",
     "MemoryRun",
     "Record",
     "Run",
@@ -80,8 +77,7 @@ _HOMES = {
     "deploy": "bench.bundle.api",
     "BundleVerification": "bench.bundle.verify",
     "verify_bundle": "bench.bundle.verify",
-    "GenerationRun": "bench.generation.records",
-    "generate": "bench.generation.api",
+    "generate": "bench.measuring",
     "CorpusRecord": "bench.corpora.records",
     "CorpusRun": "bench.corpora.records",
     "measure_corpus": "bench.corpora.api",

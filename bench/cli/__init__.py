@@ -26,7 +26,6 @@ from bench.cli import (
     diff,
     doctor,
     env,
-    generate,
     list_,
     memory,
     parity,
@@ -51,10 +50,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("compare")(compare.command)
-app.command("generate")(generate.command)
 app.command("corpus")(corpus.command)
 app.command("choose")(choose.command)
-app.command("tune")(tune.command)
+app.command("tune", cls=spellings.taking(tune.OLD_SPELLINGS))(tune.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
 app.command("deploy", cls=spellings.taking(deploy.OLD_SPELLINGS))(deploy.command)

@@ -99,7 +99,7 @@ def _draw(files: Sequence[Path], page: Path | None, png: Path | None) -> None:
     """Write a page of all runs, and their plots to the folder `png`."""
     from bench.errors import UserError
     from bench.files import check_absent, write_all
-    from bench.report.page import images, render
+    from bench.report.old_page import images, render
     from bench.run.file import read_run
 
     for option, path in (("--output", page), ("--png", png)):
@@ -154,13 +154,6 @@ def writer_of(found: Saved) -> str:
         return f"bench {found.workload}"
 
 
-def _generation_page(file: Path, format: str) -> str:
-    from bench.generation.records import read_generation
-    from bench.report import generation
-
-    return generation.render(read_generation(file), format)
-
-
 def _corpus_page(file: Path, format: str) -> str:
     from bench.corpora.runfile import read_corpus_run
     from bench.report import corpus
@@ -177,14 +170,13 @@ def _memory_page(file: Path, format: str) -> str:
 
 def _tuning_page(file: Path, format: str) -> str:
     from bench.report import tuning
-    from bench.tuning.reading import read_tuning
+    from bench.tuning.file import read_tuning
 
     return tuning.render(read_tuning(file), format)
 
 
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
-    "generation": Kind("bench generate", _generation_page),
     "corpus": Kind("bench corpus", _corpus_page),
     "memory": Kind("bench memory", _memory_page),
     "tuning": Kind("bench tune", _tuning_page),

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from bench.corpora.requests import CorpusRequests
 from bench.footprint.requests import MemoryRequests
-from bench.generation.requests import GenerationRequests
 from bench.machine import gpu, memory
 from bench.parity import inputs, judging
 from bench.parity.requests import ParityRequests
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     pass
 
 
-class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, MemoryRequests):
+class Session(Loop, ParityRequests, CorpusRequests, MemoryRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
-    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`, `GenerationRequests`,
+    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`,
     `CorpusRequests` and `MemoryRequests`.
     """
 
@@ -143,7 +142,6 @@ class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, MemoryRe
     def do_end(self) -> dict[str, Any]:
         """Let go of the cell's inputs and outputs."""
         self.step = None  # type: ignore[assignment]
-        self.let_go()
         gc.enable()
         gc.collect()
         abilities.trim(self.backend)

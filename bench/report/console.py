@@ -6,8 +6,8 @@ import io
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +33,14 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     """The report of a run, coloured if standard output is a terminal.
 
     `columns` are names of further columns that each table also has; if there is no room for them, others are dropped.
-    Raises UserError for an unknown one.
+    Raises UserError for an unknown one, and for a damaged file whose figures make no sense.
     """
     asked = parts.asked_columns(run, columns)
+    with parts.readable(run):
+        return _rendered(run, asked)
+
+
+def _rendered(run: Run, asked: Sequence[Column]) -> str:
     text, console = _terminal()
     width = console.width
     if wrong := parts.state(run):
@@ -53,7 +58,7 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
         console.print()
         if group.title:
             console.print(_plain(group.title, "bold"))
-        for table in _tables(sheet, layout):
+        for table in _tables(sheet, layout, width):
             console.print(table)
         for section in group.sections:
             _print_section(console, section, "")
@@ -101,7 +106,8 @@ def _print_section(console: Console, section: Section, title_style: str) -> None
     for line in section.lines:
         _print_filled(console, line, section.style)
     if section.table is not None and section.table.rows:
-        console.print(_section_table(section.table, console.width))
+        for table in _section_tables(section.table, console.width):
+            console.print(table)
     for item in section.items:
         console.print(_plain(item_of(item, console.width)))
 
@@ -221,20 +227,34 @@ def _width(columns: Sequence[_Cells]) -> int:
     return sum(column.width for column in columns) + len(columns) - 1
 
 
-def _tables(sheet: _Sheet, layout: _Layout) -> Iterable[Any]:
+def _tables(sheet: _Sheet, layout: _Layout, width: int) -> Iterator[Any]:
     """The table of a group, then those of the columns that have no room in it."""
-    yield _table(_laid_out(sheet, layout))
     leading = [sheet.names] if sheet.points is None else [sheet.points, sheet.names]
+    laid_out = _laid_out(sheet, layout)
+    yield from _split(laid_out[: len(leading)], laid_out[len(leading) :], width)
     for start in range(0, len(layout.apart), COLUMNS_OF_A_TABLE):
+        apart = [sheet.columns[column] for column in layout.apart[start : start + COLUMNS_OF_A_TABLE]]
         yield ""
-        yield _table([*leading, *(sheet.columns[one] for one in layout.apart[start : start + COLUMNS_OF_A_TABLE])])
+        yield from _split(leading, apart, width)
 
 
-def _table(columns: Sequence[_Cells], styles: Sequence[str] = ()) -> Any:
-    """Columns of equal length as a table, its rows in `styles`.
+def _split(leading: Sequence[_Cells], columns: Sequence[_Cells], width: int) -> Iterator[Any]:
+    """One table, or several that each begin with the `leading` columns if no layout makes it narrow enough."""
+    room = width - sum(min(column.width, LONGEST_WORD) + 1 for column in leading)
+    taken: list[_Cells] = []
+    is_first = True
+    for column in columns:
+        if taken and _width([*taken, column]) > room:
+            yield from ([] if is_first else [""])
+            yield _table([*leading, *taken])
+            taken, is_first = [], False
+        taken.append(column)
+    yield from ([] if is_first else [""])
+    yield _table([*leading, *taken])
 
-    Text may be broken within words of more than 24 letters, figures never.
-    """
+
+def _table(columns: Sequence[_Cells]) -> Any:
+    """Columns of equal length as a table; text may be broken within words of more than 24 letters, figures never."""
     from rich import box
     from rich.table import Table
 
@@ -242,31 +262,37 @@ def _table(columns: Sequence[_Cells], styles: Sequence[str] = ()) -> Any:
     table.show_header = any(column.title for column in columns)
     for column in columns:
         longest = max((len(word) for text in column.texts for word in text.split()), default=0)
-        if column.is_left and not column.styles:
+        if column.is_left:
             table.add_column(column.title, overflow="fold", min_width=min(longest, LONGEST_WORD))
         else:
             table.add_column(column.title, justify="left" if column.is_left else "right", no_wrap=True)
     for at in range(len(columns[0].texts)):
         cells = (_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns)
-        table.add_row(*cells, style=styles[at] if styles else None)
+        table.add_row(*cells)
     return table
 
 
-def _section_table(table: Table, width: int) -> Any:
-    """The table of a section.
-
-    If it is too wide, its widest column of text is wrapped, if that is enough; else titles, then texts column by column
-    are broken at blanks.
-    """
+def _section_tables(table: Table, width: int) -> Iterator[Any]:
+    """The table of a section; if it is too wide, its widest text is wrapped, or all titles and texts are broken."""
     columns = [
-        _Cells(title, tuple(row[at] for row in table.rows), is_left=table.holds_text(at))
+        _Cells(
+            title,
+            tuple(row[at] for row in table.rows),
+            tuple(row[at] for row in table.styles),
+            table.holds_text(at),
+        )
         for at, title in enumerate(table.titles)
     ]
     widest = max((one for one in columns if one.is_left), key=lambda one: one.width, default=None)
-    over = _width(columns) - width
-    if over > 0 and (widest is None or widest.width - widest.folded.width < over):
-        columns = [replace(one, title=one.title.replace(" ", "\n")) for one in columns]
-        for at, one in enumerate(columns):
-            if one.is_left and _width(columns) > width:
-                columns[at] = one.folded
-    return _table(columns, table.styles)
+    missing = _width(columns) - width
+    if missing > 0 and widest is not None and widest.width - missing >= widest.folded.width:
+        yield _table(columns)  # rich wraps the text to the room that the other columns leave
+        return
+    if missing > 0:
+        columns = [
+            _Cells(
+                one.title.replace(" ", "\n"), one.folded.texts if one.is_left else one.texts, one.styles, one.is_left
+            )
+            for one in columns
+        ]
+    yield from _split(columns[:1], columns[1:], width)

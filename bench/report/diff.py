@@ -74,11 +74,13 @@ def _table(comparison: Comparison) -> Table:
     if len(comparison.runs) == 2:
         of_times = (*(f"{label} ms" for label in comparison.labels), "change", "low", "high")
         is_left = (False,) * len(of_times)
+    titles = ("backend", "at", *of_times, "verdict")
+    of_rows = ("red" if cell.is_regression else STYLES.get(cell.verdict, "") for cell in cells)
     return Table(
-        ("backend", "at", *of_times, "verdict"),
+        titles,
         tuple((name(comparison, cell.candidate), str(cell.point), *_times(cell), cell.verdict) for cell in cells),
         (True, True, *is_left, True),
-        tuple("red" if cell.is_regression else STYLES.get(cell.verdict, "") for cell in cells),
+        tuple((style,) * len(titles) for style in of_rows),
     )
 
 

@@ -55,7 +55,7 @@ def sections(findings: Findings) -> Iterator[Section]:
 def _labelled(title: str, rows: Rows) -> Section:
     """A label and what it says, wrapped beside it."""
     found = tuple(rows)
-    styles = tuple("yellow" if text.startswith("missing") else "" for _, text in found)
+    styles = tuple(("", "yellow" if text.startswith("missing") else "") for _, text in found)
     return Section(title, table=Table(("", ""), found, (True, True), styles))
 
 
@@ -130,7 +130,7 @@ def _noise(findings: Findings) -> Section:
         shape = (DISTURBED if twin.disturbances else "") + twin.shape
         said = "tie" if twin.is_tie else f"{twin.ratio.verdict.upper()} THAN ITSELF"
         rows.append((shape, milliseconds(twin.median_ns), f"{twin.spread:.1%}", f"{twin.ratio.value:.3f}", span, said))
-        styles.append("" if twin.is_tie else "bold red")
+        styles.append(("",) * 5 + ("" if twin.is_tie else "bold red",))
         for line in twin.disturbances:
             where.setdefault(line, []).append(twin.shape)
     titles = ("shape", "median ms", "spread", "ratio", f"{statistics.RATIO_CONFIDENCE:.0%} interval", "must be a tie")

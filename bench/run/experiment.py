@@ -13,6 +13,7 @@ from typing import Any
 from bench import machine
 from bench.errors import UserError
 from bench.options import CommonOptions
+from bench.parity.reference import Say
 from bench.process.environments.asking import changed_versions, environments_of
 from bench.process.environments.stored import parse_pythons, settle_candidates
 from bench.run import budget as budgets
@@ -49,7 +50,7 @@ def measure(
     with leaves_translated():
         candidates, options = settle(workload, options)
         store = ArtifactStore(Path(options.artifacts))
-        source = _find_source(options, store, listener, model, make_inputs)
+        source = source_of(options, store, listener.say, model, make_inputs)
         options = workload.settle(replace(options, model=source.name, task=source.task), source)
         run = _planned(workload(options), source, candidates)
         environments_of(candidates, options.kind, parse_pythons(options.python), store.root, dict.fromkeys(candidates))
@@ -57,6 +58,8 @@ def measure(
             file = RunFile(run)
             budget = _budget(run, source, store, listener)
             file.create()
+            for name, value in run.workload.notes(source).items():
+                file.note(name, value)
             return _measure(run, source, store, listener, file, budget, began)
 
 
@@ -75,6 +78,7 @@ def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: L
                 listener.say(f"nothing is left to measure in {path}")
                 return run
             source = _same_source(run, store, listener)
+            run.workload.check_unchanged(source)
             _check_unchanged(run, store)
             run.is_complete = False
             file = RunFile(run)
@@ -137,10 +141,10 @@ def _measure(
 def settle(workload: type[Workload], options: CommonOptions) -> tuple[tuple[Candidate, ...], CommonOptions]:
     """Candidates, and options with device, threads and interpreters settled; raises UserError."""
     if options.module is not None:
-        for name in ("model", "weights", "task"):
-            if getattr(options, name) != next(one.default for one in options.declared() if one.name == name):
+        for one in options.declared():
+            if one.name in ("model", "weights", "task") and getattr(options, one.name) != one.default:
                 raise UserError(
-                    f"--{name} cannot be given with --module, whose function settles it; leave one of them out"
+                    f"--{one.name} cannot be given with --module, whose function settles it; leave one of them out"
                 )
     found, pythons = settle_candidates(
         options.backends, options.precisions, options.python, Path(options.artifacts), workload.variants_of
@@ -160,14 +164,15 @@ def settle(workload: type[Workload], options: CommonOptions) -> tuple[tuple[Cand
     return candidates, settled
 
 
-def _find_source(
-    options: CommonOptions, store: ArtifactStore, listener: Listener, model: Any, make_inputs: MakeInputs | None
+def source_of(
+    options: CommonOptions, store: ArtifactStore, say: Say, model: Any = None, make_inputs: MakeInputs | None = None
 ) -> ModelSource:
+    """The model that settled options name, or `model` in memory."""
     named = options.module if options.module is not None else options.model
     return find_source(
         named if model is None else model, store, make_inputs=make_inputs,
         weights=MODULE if options.module is not None else options.weights, task=options.task, seed=options.seed,
-        threads=options.settled_threads, say=listener.say,
+        threads=options.settled_threads, say=say,
     )  # fmt: skip
 
 
@@ -179,6 +184,7 @@ def _planned(workload: Workload, source: ModelSource, candidates: tuple[Candidat
         candidates=candidates,
         fingerprint=machine.fingerprint(),
         started=now.isoformat(timespec="seconds"),
+        notes=dict(workload.notes(source)),
         path=Path(options.output) if options.output else default_output(options, workload.name, now),
     )
 

@@ -108,6 +108,11 @@ class Record:
         """Synchronised wall time of each sample, by turn."""
         return self.rounds_ns(WALL)
 
+    @property
+    def is_timed(self) -> bool:
+        """True if it has times of any kind, which other work on the machine can disturb."""
+        return any(turn.times_ns for turn in self.turns)
+
     @cached_property
     def samples(self) -> list[int]:
         """All samples of wall time, in order."""
@@ -258,7 +263,7 @@ class Run:
         None unless both cells are comparable, or both compute nothing.
         """
         baseline = self.baseline(record)
-        if baseline is None or not self._may_compare(baseline, record):
+        if baseline is None or not self.may_compare(baseline, record):
             return None
         return ratio_between(baseline, record)
 
@@ -274,7 +279,8 @@ class Run:
             return None
         return ratio.interval.high / ratio.interval.low
 
-    def _may_compare(self, baseline: Record, record: Record) -> bool:
+    def may_compare(self, baseline: Record, record: Record) -> bool:
+        """True if a ratio of two cells means something: both are sound, or both compute nothing."""
         if not baseline.is_judged and not record.is_judged:
             return baseline.status == record.status == "ok" and bool(baseline.rounds and record.rounds)
         return all(cell.is_comparable and cell.rounds and not self.is_implausible(cell) for cell in (baseline, record))
@@ -296,7 +302,7 @@ class Run:
         return self._peaks[id(noted)]
 
     def floor(self, record: Record) -> Floor | None:
-        """The roofline: the least time that one call can take on this machine.
+        """The roofline: the least time on this machine of one call, or of what else the workload bounds by it.
 
         None if operations or peaks are not known, or if the peaks were only ever measured beside other work.
         """
@@ -304,25 +310,30 @@ class Run:
         peaks = self.peaks
         if peaks is None or not record.operations or peaks.is_disturbed(computed_in):
             return None
-        weight_bytes = record.operations["weight_bytes"]
-        rate, bandwidth = peaks.flops_bound(computed_in), peaks.bandwidth(weight_bytes)
+        flops, least_bytes = self.workload.least_work(record)
+        rate, bandwidth = peaks.flops_bound(computed_in), peaks.bandwidth(least_bytes)
         if rate is None or bandwidth is None:
             return None
-        return roofline.floor_ns(record.operations["flops"], weight_bytes, rate, bandwidth)
+        return roofline.floor_ns(flops, least_bytes, rate, bandwidth)
+
+    def _bounded_ns(self, record: Record) -> float | None:
+        """Median of the kind of time that the roofline bounds."""
+        samples = statistics.pooled(record.rounds_ns(self.workload.roofline_kind))
+        return statistics.median(samples) if samples else None
 
     def roofline_share(self, record: Record) -> float | None:
         """The roofline over the median: 1 is as fast as this machine can be."""
-        floor = self.floor(record)
-        return roofline.share(floor, statistics.median(record.samples)) if floor and record.samples else None
+        floor, median_ns = self.floor(record), self._bounded_ns(record)
+        return None if floor is None or median_ns is None else roofline.share(floor, median_ns)
 
     def is_implausible(self, record: Record) -> bool:
         """True for a median below the roofline: no correct measurement of that work gives it."""
-        floor = self.floor(record) if record.samples else None
-        return floor is not None and roofline.is_implausible(floor, statistics.median(record.samples))
+        floor, median_ns = self.floor(record), self._bounded_ns(record)
+        return floor is not None and median_ns is not None and roofline.is_implausible(floor, median_ns)
 
     def disturbances(self, record: Record) -> list[str]:
-        """What disturbed the machine while this cell was timed, one line each."""
-        return conditions.taint(record.conditions) if record.conditions else []
+        """What disturbed the machine while this cell was timed, one line each; nothing for a cell without times."""
+        return conditions.taint(record.conditions) if record.conditions and record.is_timed else []
 
     # Memory.
 
@@ -389,8 +400,11 @@ def exit_code_of(records: Sequence[Record]) -> int:
 
 
 def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
-    """How many times faster `other` is than `one`: within rounds, or of medians apart if nothing pairs them."""
-    if not (one.is_interleaved and other.is_interleaved):
+    """How many times faster `other` is than `one`: within rounds, or of medians apart if nothing pairs them.
+
+    Turns are paired at one point, and if no candidate was measured apart.
+    """
+    if one.point != other.point or not (one.is_interleaved and other.is_interleaved):
         return statistics.ratio_of_runs(one.rounds, other.rounds)
     return statistics.ratio_within_rounds(one.rounds, other.rounds)
 

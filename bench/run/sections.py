@@ -8,23 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import statistics
-from bench.columns import DASH, Section, Table, factor, milliseconds, percent
+from bench.columns import DASH, Column, Section, Table, factor, milliseconds, percent
 from bench.run import warnings
 from bench.run.record import Record, Run, is_unsteady, ratio_between
 
 MIB = 2**20
 #: Points that a line names one by one.
 MOST_PLACES = 8
-#: Figures of memory once loaded and at the peak of a call, with their titles.
-MEMORY = (
-    ("loaded", "parameters_bytes", "parameters"),
-    ("loaded", "allocated_bytes", "allocated"),
-    ("loaded", "reserved_bytes", "reserved"),
-    ("loaded", "process_bytes", "process"),
-    ("loaded", "device_process_bytes", "on GPU"),
-    ("peak", "peak_allocated_bytes", "peak allocated"),
-    ("peak", "peak_process_bytes", "peak process"),
-)
+#: What kinds of time are called in tables, if not by their own names.
+KINDS = {"naive": "naive (wrong)"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequen
     if len(found) < 2:
         return Section("")
     has_host_share = any(record.host_share is not None for record in records)
-    titles = ("backend", *found, *(["host share"] if has_host_share else []))
+    titles = ("backend", *(KINDS.get(kind, kind) for kind in found), *(["host share"] if has_host_share else []))
     rows = []
     for record in records:
         samples = [statistics.pooled(record.rounds_ns(kind)) for kind in found]
@@ -94,6 +86,18 @@ def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequen
     return Section("kinds of time, ms", table=Table(titles, tuple(rows)), point=point)
 
 
+def of_columns(run: Run, title: str, point: Any, records: Sequence[Record], columns: Sequence[Column]) -> Section:
+    """A table of its own for some figures of the measured records of one point."""
+    measured = [record for record in records if record.status == "ok"]
+    shown = [
+        one for one in columns if not one.is_optional or any(one.value(run, each) is not None for each in measured)
+    ]
+    rows = tuple((run.name(one.candidate), *(column.text(run, one) for column in shown)) for one in measured)
+    titles, is_left = (column.title for column in shown), (column.is_left for column in shown)
+    styles = tuple(("", *(column.style(run, one) if column.style else "" for column in shown)) for one in measured)
+    return Section(title, table=Table(("backend", *titles), rows, (True, *is_left), styles), point=point)
+
+
 def memory(run: Run) -> Section:
     """Per candidate: what it held once loaded, and at the peak of one call at its last point."""
     found: dict[Any, Record] = {}
@@ -101,18 +105,14 @@ def memory(run: Run) -> Section:
         is_better = record.status == "ok" or record.candidate not in found
         if record.memory.get("loaded") and record.is_judged and is_better:
             found[record.candidate] = record
-    records = sorted(found.values(), key=lambda record: run.candidates.index(record.candidate))
-    kinds = [
-        (group, name, title)
-        for group, name, title in MEMORY
-        if any((record.memory.get(group) or {}).get(name) is not None for record in records)
-    ]
     rows = []
-    for record in records:
-        held = [(record.memory.get(group) or {}).get(name) for group, name, _ in kinds]
+    for record in sorted(found.values(), key=lambda record: run.candidates.index(record.candidate)):
+        loaded = record.memory["loaded"]
+        held = [loaded.get(name) for name in ("parameters_bytes", "allocated_bytes", "reserved_bytes")]
+        held += [run.process_bytes(record), run.peak_bytes(record)]
         cells = [DASH if one is None else f"{one / MIB:,.0f}" for one in held]
         rows.append((run.name(record.candidate), *cells, str(record.point)))
-    titles = ("backend", *(title for _, _, title in kinds), f"at {run.workload.point_noun}")
+    titles = ("backend", "parameters", "allocated", "reserved", "process", "peak of a call", "at")
     return Section("Memory, MiB", table=Table(titles, tuple(rows)))
 
 
@@ -240,7 +240,7 @@ def _paid_at(run: Run, record: Record) -> str:
     if own is None or other is None:
         return "held against nothing, as not every load was timed"
     saved_ms = (statistics.median(base.samples) - statistics.median(record.samples)) / 1e6
-    when, calls = paid_back(own - other, saved_ms)
+    when, calls = paid_back(own - other, saved_ms, run.workload.call_nouns)
     if when == "never":
         return f"never paid back against {name}"
     if when == "at once" or calls == math.inf:
@@ -256,21 +256,21 @@ def start_seconds(record: Record) -> float | None:
     return once.load_seconds + max(0.0, once.first_call_ns - statistics.median(record.samples)) / 1e9
 
 
-def paid_back(extra_seconds: float, saved_ms: float) -> tuple[str, float]:
+def paid_back(extra_seconds: float, saved_ms: float, nouns: tuple[str, str]) -> tuple[str, float]:
     """After how many calls a start that took `extra_seconds` more is paid back, each call saving `saved_ms`.
 
-    As words, and as a number to sort by.
+    As words with one of `nouns` (one call, several), and as a number to sort by.
     """
     if saved_ms > 0:
-        return ("at once", 0.0) if extra_seconds <= 0 else _calls(extra_seconds / saved_ms * 1e3)
+        return ("at once", 0.0) if extra_seconds <= 0 else _calls(extra_seconds / saved_ms * 1e3, nouns)
     if extra_seconds < 0 and saved_ms < 0:
-        return f"ahead for {_calls(extra_seconds / saved_ms * 1e3)[0]}", math.inf
+        return f"ahead for {_calls(extra_seconds / saved_ms * 1e3, nouns)[0]}", math.inf
     return "never", math.inf
 
 
-def _calls(count: float) -> tuple[str, float]:
+def _calls(count: float, nouns: tuple[str, str]) -> tuple[str, float]:
     calls = math.ceil(count)
-    return f"{calls:,} call{'' if calls == 1 else 's'}", float(calls)
+    return f"{calls:,} {nouns[calls != 1]}", float(calls)
 
 
 def outcome(run: Run, record: Record) -> str:
@@ -284,9 +284,9 @@ def outcome(run: Run, record: Record) -> str:
 
 
 def iter_points(run: Run) -> Iterator[tuple[Any, list[Record]]]:
-    """Each point that has a table, with its records."""
+    """Each point that has a table, with its records; none that was left out or skipped whole."""
     workload = run.workload
     for point, records in run.by_point():
         shown = [record for record in records if workload.is_in_tables(record)]
-        if shown and not all(workload.is_left_out(record) for record in shown):
+        if not all(record.status == "skipped" or workload.is_left_out(record) for record in shown):
             yield point, shown
