@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from backends import load_class
-from bench import doubling, machine, presets
+from bench import doubling, machine
 from bench.budget import Budget, Spending, choose, parse_budget
 from bench.errors import BenchError, UserError
 from bench.guesses import Pace, guessed_cell_seconds, guessed_seconds, most_cell_seconds, most_shape_seconds
 from bench.passes import Passes
 from bench.preparation import Preparation
-from bench.presets import Preset
 from bench.process import peaks
 from bench.process.environments.asking import changed_versions, check_environments
 from bench.process.environments.stored import settle_candidates
@@ -40,6 +39,8 @@ from bench.spec import (
     parse_boundary,
     parse_share,
 )
+from bench.workloads import presets
+from bench.workloads.presets import Preset
 from exporters import checkpoint, sources
 from exporters.store import ArtifactStore, recipe_key
 

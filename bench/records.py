@@ -12,9 +12,9 @@ from bench.budget import Budget
 from bench.errors import BenchError
 from bench.machine import conditions
 from bench.machine.roofline import Floor, Peaks, floor_ns, is_implausible, share
-from bench.published import JudgedRow, judge
 from bench.rows import COLUMNS, row
 from bench.spec import Candidate, Grid, Shape, TimingPlan
+from bench.workloads.published import JudgedRow, judge
 
 if TYPE_CHECKING:
     import pandas

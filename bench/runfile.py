@@ -19,13 +19,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import doubling, published
+from bench import doubling
 from bench.budget import Budget
 from bench.damage import check_figures, check_objects, damage_told, is_count
 from bench.linesfile import LinesFile, read_lines
 from bench.machine.roofline import Peaks
 from bench.records import SCHEMA, STATUSES, Record, Run
 from bench.spec import CRITERIA, Grid, TimingPlan
+from bench.workloads import published
 
 
 class RunFile:

@@ -190,7 +190,7 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
     }
     templates |= {f"bench/report/page/templates/page.{suffix}" for suffix in ("html", "css", "js")}
     templates.add("backends/requirements/optimum.txt")
-    assert names == expected | templates | {f"bench/presets/{name}" for name in presets}
+    assert names == expected | templates | {f"bench/workloads/presets/{name}" for name in presets}
     assert licences
 
 

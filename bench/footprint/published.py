@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent / "presets" / "figures"
+FOLDER = Path(__file__).resolve().parent.parent / "workloads" / "presets" / "figures"
 
 
 @dataclass(frozen=True)

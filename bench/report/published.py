@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench import statistics
-from bench.published import JudgedRow, judge
 from bench.records import Record, Run
 from bench.report import summary
 from bench.report.columns import shown
 from bench.spec import Candidate, Shape
+from bench.workloads.published import JudgedRow, judge
 
 GIB = 2**30
 MIB = 2**20

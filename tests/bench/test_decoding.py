@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from bench.generation.plan import GenerationPlan, check_sizes, parse_decoding
 
 from bench.errors import UserError
-from bench.generation.plan import GenerationPlan, check_sizes, parse_decoding
 from bench.process.decoding import Beam, Chooser, Decoding, Forced, Greedy, Sample, chooser
 
 VOCABULARY = 5

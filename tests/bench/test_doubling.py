@@ -304,7 +304,7 @@ def test_a_file_with_batches_of_another_kind_is_damaged(tmp_path: Path) -> None:
 
 
 def test_a_preset_with_batches_auto_keeps_its_lengths() -> None:
-    from bench import presets
+    from bench.workloads import presets
 
     given = presets.load("seed-bert")
     shapes = presets.shapes_of(given, "auto", None, 512)
