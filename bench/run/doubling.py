@@ -50,7 +50,7 @@ class Doubling:
         return not self.enough(point).is_reached([state.cell(point, one) for one in state.left(point)])
 
     def refusal(self, state: State, point: Point) -> str:
-        return ending(list(state.records.values()), point, state.candidates, self.is_implausible)
+        return ending(list(state.records.values()), point, state.peers, self.is_implausible)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class State:
 
     candidates: Sequence[Candidate]
     """Those that take turns with each other now; all of the run, or one where memory does not hold all."""
+    peers: Sequence[Candidate] = ()
+    """Those and the ones that they took turns with, if they are measured alone now for want of memory."""
     points: Sequence[Point] = ()
     """Points that are known beforehand, in the order to take them."""
     records: dict[tuple[Point, Candidate], Record] = field(default_factory=dict)
