@@ -70,6 +70,7 @@ class Driver:
             {record.cell: record for record in run.records},
             {cell: OpenCell(list(turns)) for cell, turns in run.turns.items()},
             lambda: time.monotonic() - began,
+            run.is_implausible,
         )
         self.begun: dict[Candidate, dict[Point, _Begun]] = {}
         self.out_of_memory: dict[Candidate, list[Point]] = {}

@@ -49,6 +49,8 @@ class State:
     open: dict[tuple[Point, Candidate], OpenCell] = field(default_factory=dict)
     elapsed_seconds: Callable[[], float] = lambda: 0.0
     """Since the run began, all its sessions together."""
+    is_implausible: Callable[[Record], bool] = lambda record: False
+    """True for a median that this machine's peaks forbid."""
 
     def left(self, point: Point) -> list[Candidate]:
         """Candidates that take turns now and have no record at `point` yet."""
