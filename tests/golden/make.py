@@ -68,7 +68,6 @@ def _runs() -> dict[str, int]:
     """The exit code that the command which wrote a file ended with."""
     from bench.corpora.runfile import read_corpus_run
     from bench.footprint.results import read_memory
-    from bench.generation.records import read_generation
     from bench.parity import certificate
     from bench.run.file import read_run as read_any
     from bench.runfile import read_run
@@ -77,7 +76,7 @@ def _runs() -> dict[str, int]:
     readers: dict[str, Callable[[Path], Any]] = {
         "compare": read_run,
         "corpus": read_corpus_run,
-        "generate": read_generation,
+        "generate": read_any,
         "load": read_any,
         "memory": read_memory,
         "tune": read_tuning,
