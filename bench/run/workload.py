@@ -49,6 +49,10 @@ class Workload(ABC):
     """What a sample times, one and several."""
     point_title: ClassVar[str] = ""
     """Heading of a column of points; the noun if empty."""
+    headline: ClassVar[str] = WALL
+    """The kind of time by which cells of two runs are compared."""
+    decisive: ClassVar[tuple[str, ...]] = ()
+    """Options of its own that two runs must share for their times to be compared."""
     has_roofline: ClassVar[bool] = False
     """True if medians are held against this machine's peaks, which are measured before the run."""
     roofline_kind: ClassVar[str] = WALL
@@ -134,6 +138,10 @@ class Workload(ABC):
     def tokenizer(self, source: ModelSource) -> Path | None:
         """File that judged cases of text are tokenised with; None without such cases."""
         return None
+
+    def before_start(self, point: Point, folders: Sequence[Path]) -> dict[str, Any]:
+        """What is done before a turn's process starts, which reads `folders`; returns figures of the turn."""
+        return {}
 
     def load_options(self, point: Point, candidate: Candidate) -> dict[str, Any]:
         """Options for the backend's `load`, beside the variant's; asked for if every turn has a process of its own."""
