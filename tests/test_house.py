@@ -195,8 +195,6 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
 
 
 def test_every_committed_run_can_be_read_and_says_how_it_was_made(root: Path) -> None:
-    from bench.generation.records import read_generation
-
     from bench.corpora.runfile import read_corpus_run
     from bench.footprint.results import read_memory
     from bench.linesfile import kind_of

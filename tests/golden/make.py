@@ -66,7 +66,6 @@ def _ended(found: Called) -> dict[str, object]:
 
 def _runs() -> dict[str, int]:
     """The exit code that the command which wrote a file ended with."""
-    from bench.generation.records import read_generation
 
     from bench.corpora.runfile import read_corpus_run
     from bench.footprint.results import read_memory
