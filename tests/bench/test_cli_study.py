@@ -17,17 +17,17 @@ from bench.corpora.sentences import CorpusSummary
 from bench.errors import BenchError, UserError
 from bench.footprint.boundary import Boundary
 from bench.footprint.results import Largest, Loaded, MemoryRun, Subject, Try, as_line
-from bench.generation.plan import Decoding, GenerationPlan
-from bench.generation.records import GenerationRecord, GenerationRun
-from bench.generation.records import record_line as generation_line
 from bench.linesfile import LinesFile
 from bench.machine.roofline import Peaks
 from bench.records import Record, Run
+from bench.run.record import Model
 from bench.runfile import peaks_line, record_line
 from bench.spec import Candidate, Grid, Shape, TimingPlan
 from bench.study import plots
 from bench.study.reading import read_figures
+from bench.workloads.generate import Batch, Generate
 from exporters.sources import KeysAndValues
+from tests import made
 
 MS = 1_000_000
 MACHINE = {"cpu": "A CPU", "cpus": 2, "gpus": [], "versions": {"torch": "2.13.0", "rich": "15.0.0"}}
@@ -90,17 +90,13 @@ def corpus_run(path: Path, times: dict[tuple[str, int, str], float], is_complete
 
 
 def generation_run(path: Path, **values: Any) -> str:
-    who = Candidate("eager", "default", "fp32")
-    run = GenerationRun(
-        Grid("gpt2", (who,), (Shape(1, 1),), "cpu", 2, "random", "lm"), (1,), GenerationPlan(16, 512, Decoding("sample")),
-        TimingPlan(), MACHINE, "seeded random (seed 0)", "c0ffee", f"bench generate {path.stem}", "2026-01-03",
+    found = made.record(
+        "eager", Batch(1), ms=[[5_400]] * 5, times={"first_token": 100, "decode": 10}, figures={"way": "cache"},
+        parity=EQUIVALENT, **values,
     )  # fmt: skip
-    fields: dict[str, Any] = {
-        "status": "ok", "way": "cache", "parity": EQUIVALENT, "rounds": [[5_400 * MS]] * 5,
-        "first_token_rounds": [[100 * MS]] * 5, "decode_rounds": [[10 * MS]] * 5,
-    }  # fmt: skip
-    found = GenerationRecord("eager", "default", "fp32", 1, 1, **(fields | values))
-    return write(path, run, [generation_line(found)])
+    model = Model("gpt2", "seeded random (seed 0)", "random", "c0ffee", "lm")
+    run = made.run_of([found], Generate, model=model, fingerprint=MACHINE, new_tokens=512, decoding="sample")
+    return made.write(run, path).name
 
 
 def memory_run(path: Path) -> str:

@@ -13,7 +13,7 @@ SUFFIXES = {"table": "txt", "markdown": "md", "csv": "csv", "json": "json"}
 FORMATS: Mapping[str, Sequence[str]] = {
     "compare": ("table", "markdown", "csv", "json"),
     "corpus": ("table", "csv", "json"),
-    "generate": ("table", "csv", "json"),
+    "generate": ("table", "markdown", "csv", "json"),
     "load": ("table", "json", "csv", "markdown"),
     "memory": ("table", "json"),
     "tune": ("table", "json"),
@@ -46,7 +46,7 @@ REFERENCES: Mapping[str, tuple[str, Sequence[str]]] = {
     "epyc2-20261128-peers-bert-8": ("compare", ("table", "markdown", "csv")),
     "h100-20261128-bert": ("compare", ("table", "markdown", "csv")),
     "epyc2-20261123-bert-corpus": ("corpus", ("table", "csv")),
-    "epyc2-20261123-gpt2-generate-512": ("generate", ("table", "csv", "json")),
+    "epyc2-20261123-gpt2-generate-512": ("generate", ("table", "markdown", "csv", "json")),
     "epyc2-20261123-gpt2-memory": ("memory", ("table", "json")),
 }
 #: Certificates: `bench parity` printed them, and no command prints a saved one again.

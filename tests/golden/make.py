@@ -66,7 +66,6 @@ def _ended(found: Called) -> dict[str, object]:
 
 def _runs() -> dict[str, int]:
     """The exit code that the command which wrote a file ended with."""
-    from bench.generation.records import read_generation
 
     from bench.corpora.runfile import read_corpus_run
     from bench.footprint.results import read_memory
@@ -77,7 +76,7 @@ def _runs() -> dict[str, int]:
     readers: dict[str, Callable[[Path], Any]] = {
         "compare": read_any,
         "corpus": read_corpus_run,
-        "generate": read_generation,
+        "generate": read_any,
         "load": read_any,
         "memory": read_memory,
         "tune": read_tuning,
