@@ -15,15 +15,12 @@ if TYPE_CHECKING:
     from bench.bundle.verify import BundleVerification, verify_bundle
     from bench.choice.api import choose
     from bench.choice.choice import Choice
-    from bench.corpora.api import measure_corpus
-    from bench.corpora.records import CorpusRecord, CorpusRun
-    from bench.corpora.runfile import read_corpus_run
     from bench.errors import BenchError, UserError
     from bench.footprint.measure import measure_memory
     from bench.footprint.results import MemoryRun
     from bench.generation.api import generate
     from bench.generation.records import GenerationRun
-    from bench.measuring import measure_load
+    from bench.measuring import measure_corpus, measure_load
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
@@ -42,8 +39,6 @@ __all__ = [
     "BundleVerification",
     "Certificate",
     "Choice",
-    "CorpusRecord",
-    "CorpusRun",
     "GenerationRun",
     "MemoryRun",
     "Record",
@@ -62,7 +57,6 @@ __all__ = [
     "measure_corpus",
     "measure_load",
     "measure_memory",
-    "read_corpus_run",
     "read_run",
     "resume",
     "tune",
@@ -82,10 +76,7 @@ _HOMES = {
     "verify_bundle": "bench.bundle.verify",
     "GenerationRun": "bench.generation.records",
     "generate": "bench.generation.api",
-    "CorpusRecord": "bench.corpora.records",
-    "CorpusRun": "bench.corpora.records",
-    "measure_corpus": "bench.corpora.api",
-    "read_corpus_run": "bench.corpora.runfile",
+    "measure_corpus": "bench.measuring",
     "measure_load": "bench.measuring",
     "measure_memory": "bench.footprint.measure",
     "MemoryRun": "bench.footprint.results",

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
         ) -> Run: ...
 
     compare: Measuring
+    measure_corpus: Measuring
     measure_load: Measuring
 
-__all__ = ["compare", "function_for", "measure_load", "read_run", "resume"]
+__all__ = ["compare", "function_for", "measure_corpus", "measure_load", "read_run", "resume"]
 
 _DOCUMENTATION = """{summary}
 

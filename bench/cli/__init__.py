@@ -21,7 +21,6 @@ from bench.cli import (
     artifacts,
     choose,
     compare,
-    corpus,
     deploy,
     diff,
     doctor,
@@ -51,7 +50,6 @@ app = typer.Typer(
 )
 app.command("compare")(compare.command)
 app.command("generate")(generate.command)
-app.command("corpus")(corpus.command)
 app.command("choose")(choose.command)
 app.command("tune")(tune.command)
 app.command("parity")(parity.command)

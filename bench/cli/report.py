@@ -131,13 +131,6 @@ def _generation_page(file: Path, format: str) -> str:
     return generation.render(read_generation(file), format)
 
 
-def _corpus_page(file: Path, format: str) -> str:
-    from bench.corpora.runfile import read_corpus_run
-    from bench.report import corpus
-
-    return corpus.render(read_corpus_run(file), format)
-
-
 def _memory_page(file: Path, format: str) -> str:
     from bench.footprint.results import read_memory
     from bench.report import memory
@@ -179,7 +172,6 @@ FORMATS = ("table", "json", "csv", "markdown")
 KINDS: Mapping[str, Kind] = {
     "run": Kind("bench compare", _run_page),
     "generation": Kind("bench generate", _generation_page),
-    "corpus": Kind("bench corpus", _corpus_page),
     "memory": Kind("bench memory", _memory_page),
     "tuning": Kind("bench tune", _tuning_page),
 }

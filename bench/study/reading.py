@@ -11,7 +11,9 @@ from bench import statistics
 from bench.errors import UserError
 from bench.linesfile import kind_of
 from bench.machine import same_machine
+from bench.packing import Packing
 from bench.records import SAME_MODEL, Record, Run
+from bench.saved import look
 from bench.study.figures import (
     CORPUS,
     CPU,
@@ -28,8 +30,7 @@ from bench.study.figures import (
 )
 
 if TYPE_CHECKING:
-    from bench.corpora.records import CorpusRecord
-    from bench.generation.records import GenerationRecord
+    from bench.run.record import Run as AnyRun
 
 COMPUTES_NOTHING = "computes nothing"
 
@@ -60,8 +61,10 @@ def obstacles(sources: Sequence[Source]) -> list[str]:
 
 
 def _read(path: Path) -> Figures:
-    writers = [writer for writer, _ in READERS.values()]
+    writers = sorted(writer for writer, _ in (*READERS.values(), *OF_POINTS.values()))
     kind = kind_of(path, writers)
+    if kind == "run" and look(path).command:
+        return _of_workload(path, writers)
     if kind not in READERS:
         raise UserError(f"{str(path)!r} is no run of {' or '.join(writers)}; give .jsonl files that they wrote")
     return READERS[kind][1](path)
@@ -85,11 +88,11 @@ def _milliseconds(rounds: Sequence[Sequence[float]]) -> tuple[tuple[float, ...],
     return tuple(tuple(ns / 1e6 for ns in round_) for round_ in rounds if round_)
 
 
-def _fault(record: Record | CorpusRecord | GenerationRecord, is_implausible: bool, boundary: str) -> str:
+def _fault(record: Any, is_implausible: bool, boundary: str) -> str:
     """Why the time of a measured cell is not that of the model on the device; "" where it is."""
     if record.status != "ok":
         return ""
-    if not record.judged:
+    if not (record.is_judged if hasattr(record, "is_judged") else record.judged):
         return COMPUTES_NOTHING
     if record.verdict not in SAME_MODEL:
         return f"parity {record.verdict or 'unjudged'}"
@@ -143,29 +146,39 @@ def _of_record(run: Run, source: Source, record: Record) -> Figure:
     )
 
 
-def _of_corpus(path: Path) -> Figures:
-    from bench.corpora.runfile import read_corpus_run
+def _of_workload(path: Path, writers: Sequence[str]) -> Figures:
+    """Figures of a run of schema 5 or later, by the type of its points."""
+    from bench.run.file import read_run
 
-    run = read_corpus_run(path)
-    source = _source(run, path, "bench corpus", run.grid.model, run.grid.device, run.grid.threads)
+    run = read_run(path)
+    if run.workload.point_type not in OF_POINTS:
+        raise UserError(f"{str(path)!r} is no run of {' or '.join(writers)}; give .jsonl files that they wrote")
+    writer, read = OF_POINTS[run.workload.point_type]
+    source = _source(run, path, writer, run.model.name, run.options.kind, run.options.settled_threads)
+    return read(run, source)
+
+
+def _of_corpus(run: AnyRun, source: Source) -> Figures:
+    options: Any = run.options
+    sentences = len(options.corpus.lengths)
     cells = tuple(
         Figure(
             source=source,
             kind=CORPUS,
-            model=record.model,
-            backend=record.contestant.label,
-            precision=record.precision,
-            batch=record.batch,
+            model=run.model.name,
+            backend=record.candidate.label,
+            precision=record.candidate.precision,
+            batch=record.point.batch,
             length=None,
-            order=record.order,
+            order=record.point.order,
             status=record.status,
-            rounds_ms=_milliseconds(record.rounds),
-            is_interleaved=record.turns == "interleaved",
-            is_tainted=bool(run.taint(record)),
-            fault=_fault(record, False, run.grid.boundary),
+            rounds_ms=_milliseconds([[ns / sentences for ns in round_] for round_ in record.rounds]),
+            is_interleaved=record.is_interleaved,
+            is_tainted=bool(run.disturbances(record)),
+            fault=_fault(record, False, options.boundary),
         )
         for record in run.records
-        if record.copy == 1
+        if record.candidate.copy == 1
     )
     return Figures((source,), cells)
 
@@ -233,7 +246,10 @@ def _of_memory(path: Path) -> Figures:
 #: By the word under "kind" in a file's header: the command that writes it, and what reads it.
 READERS: Mapping[str, tuple[str, Callable[[Path], Figures]]] = {
     "run": ("bench compare", _of_compare),
-    "corpus": ("bench corpus", _of_corpus),
     "generation": ("bench generate", _of_generation),
     "memory": ("bench memory", _of_memory),
+}
+#: By the type of the points of a run of schema 5 or later.
+OF_POINTS: Mapping[type, tuple[str, Callable[[AnyRun, Source], Figures]]] = {
+    Packing: ("bench corpus", _of_corpus),
 }

@@ -66,7 +66,6 @@ def _ended(found: Called) -> dict[str, object]:
 
 def _runs() -> dict[str, int]:
     """The exit code that the command which wrote a file ended with."""
-    from bench.corpora.runfile import read_corpus_run
     from bench.footprint.results import read_memory
     from bench.generation.records import read_generation
     from bench.parity import certificate
@@ -76,7 +75,7 @@ def _runs() -> dict[str, int]:
 
     readers: dict[str, Callable[[Path], Any]] = {
         "compare": read_run,
-        "corpus": read_corpus_run,
+        "corpus": read_any,
         "generate": read_generation,
         "load": read_any,
         "memory": read_memory,
