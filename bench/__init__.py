@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from bench.errors import BenchError, UserError
     from bench.footprint.measure import measure_memory
     from bench.footprint.results import MemoryRun
-    from bench.generation.api import generate
-    from bench.generation.records import GenerationRun
-    from bench.measuring import measure_corpus, measure_load
+    from bench.measuring import generate, measure_corpus, measure_load
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
@@ -39,7 +37,6 @@ __all__ = [
     "BundleVerification",
     "Certificate",
     "Choice",
-    "GenerationRun",
     "MemoryRun",
     "Record",
     "Run",
@@ -74,8 +71,7 @@ _HOMES = {
     "deploy": "bench.bundle.api",
     "BundleVerification": "bench.bundle.verify",
     "verify_bundle": "bench.bundle.verify",
-    "GenerationRun": "bench.generation.records",
-    "generate": "bench.generation.api",
+    "generate": "bench.measuring",
     "measure_corpus": "bench.measuring",
     "measure_load": "bench.measuring",
     "measure_memory": "bench.footprint.measure",

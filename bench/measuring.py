@@ -33,10 +33,11 @@ if TYPE_CHECKING:
         ) -> Run: ...
 
     compare: Measuring
+    generate: Measuring
     measure_corpus: Measuring
     measure_load: Measuring
 
-__all__ = ["compare", "function_for", "measure_corpus", "measure_load", "read_run", "resume"]
+__all__ = ["compare", "function_for", "generate", "measure_corpus", "measure_load", "read_run", "resume"]
 
 _DOCUMENTATION = """{summary}
 

@@ -11,7 +11,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -67,6 +67,12 @@ def option(
 def settled(default: Any) -> Any:
     """A field that the run settles: part of its header, and no option of anybody's."""
     return field(default=default, kw_only=True)
+
+
+def declared_as(name: str, of: type[Options], default: Any, help: str = "") -> Any:
+    """An option as `of` declares it, with another default, and with another help if that is given."""
+    found = declaration(of.__dataclass_fields__[name])
+    return field(default=default, metadata={"option": replace(found, help=help or found.help)}, kw_only=True)
 
 
 def declaration(of: Field[Any]) -> Declaration:
@@ -395,6 +401,6 @@ class CommonOptions(Options):
 
     def words(self, left_out: Iterable[str] = ()) -> list[str]:
         """As `Options.words`; the user's own module settles model, weights and task."""
-        settled = ("model", "weights", "task") if self.module is not None else ()
-        model = [] if self.module is not None or self.model != "bert" else ["--model", "bert"]
+        settled = ("model", "weights", "task") if self.module is not None else ("model",)
+        model = [] if self.module is not None else ["--model", self.model]
         return [*model, *super().words((*left_out, *settled))]

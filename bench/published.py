@@ -8,14 +8,17 @@ stored_bytes_per_sequence (what autograd keeps of one sequence, by length); "row
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench import statistics
 from bench.machine import roofline
 from bench.spec import Shape
 
+FIGURES = Path(__file__).resolve().parent / "presets" / "figures"
 OUTCOMES = {"oom": "out of memory", "failed": "failed"}
 
 
@@ -97,3 +100,25 @@ def check(data: Any) -> None:
     if not data["card"]["memory_bytes"] > 0:
         raise ValueError("a card without memory")
     judge(data)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one machine held, in MiB, as somebody published it."""
+
+    device: str
+    precision: str
+    loaded: Mapping[str, Mapping[str, int]]
+    """By model: `process_mib` once it was loaded, and `weights_and_rounding_mib` of it."""
+    stored: Mapping[str, Mapping[str, int]]
+    """By model and length: what autograd stores for one sequence."""
+
+
+def memory(folder: Path = FIGURES) -> tuple[Memory, ...]:
+    """Every file of published memory."""
+    found = []
+    for path in sorted(folder.glob("*-memory.json")):
+        data = json.loads(path.read_text())
+        stored = data["stored_with_gradients_mib_per_sequence"]
+        found.append(Memory(data["device"], data["precision"], data["loaded"], stored))
+    return tuple(found)

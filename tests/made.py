@@ -13,6 +13,11 @@ from bench.spec import Candidate, Shape
 from bench.workloads.forward import Forward
 
 MS = 1_000_000
+#: Conditions of a turn beside which nothing else ran.
+QUIET = {
+    "wall_seconds": 1.0, "cpu_seconds": 2.0, "other_cpu_seconds": 0.0, "steal_seconds": 0.0, "thermal_events": None,
+    "quota_periods": None, "throttled_periods": None,
+}  # fmt: skip
 
 
 def candidate(label: str, precision: str = "fp32") -> Candidate:
@@ -41,7 +46,7 @@ def record(
             number,
             {"wall": [round(one * MS) for one in samples]}
             | {kind: [round(value * MS)] * len(samples) for kind, value in (times or {}).items()},
-            conditions=dict(conditions or {}),
+            conditions={} if conditions is None else QUIET | conditions,
             seconds=sum(samples) / 1e3,
         )
         for number, samples in enumerate(rounds)
@@ -98,8 +103,6 @@ def write(run: Run, path: Path, *, is_sealed: bool = True) -> Path:
     run.path = path
     file = RunFile(run)
     file.create()
-    for name, value in run.notes.items():
-        file.note(name, value)
     for one in run.records:
         for turn in one.turns:
             file.turn(one.point, one.candidate, turn)

@@ -58,14 +58,15 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         "import bench.api, bench.driver, bench.generation.api, bench.report.generation, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
         "import bench.workloads.corpus, bench.workloads.load, bench.cli.measure",
         "import bench.bundle.api, bench.bundle.verify, bench.report.bundle, bench.cli.deploy, bench.cli.verify",
-        "import bench.footprint.measure, bench.report.memory, bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choice.api, bench.report.choice, bench.report.page.render, bench.report.page.images, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
+        "import bench.footprint.measure, bench.report.memory, bench.diff, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choose.api, bench.report.choice, bench.report.old_page.render, bench.report.old_page.images, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
+        "import bench.measuring, bench.cli.measure, bench.cli.screen, bench.cli.reference; bench.measuring.compare, bench.measuring.measure_load",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
         " plan=bench.TimingPlan(rounds=1, seconds_per_cell=0.01)).rows()",
         "import sys; sys.argv = ['bench', '--help']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['bench', 'list', 'backends']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
-    ids=["package", "roof", "corpus", "bundle", "diff and doctor", "run", "help", "list"],
+    ids=["package", "roof", "corpus", "bundle", "diff and doctor", "measuring", "run", "help", "list"],
 )
 def test_the_parent_process_stays_light(root: Path, code: str) -> None:
     report = f"{code}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
@@ -117,36 +118,6 @@ def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bench", *command, "--help"], capture_output=True, text=True, cwd=root, check=False
     )
-
-
-@pytest.mark.parametrize(
-    ("command", "at_least"),
-    [
-        ("compare", 20),
-        ("generate", 20),
-        ("corpus", 20),
-        ("parity", 20),
-        ("verify", 11),
-        ("deploy", 13),
-        ("diff", 3),
-        ("doctor", 5),
-        ("memory", 15),
-        ("load", 20),
-        ("study", 3),
-        ("report", 5),
-        ("choose", 10),
-        ("tune", 17),
-        ("show", 2),
-        ("env create", 2),
-    ],
-)
-def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:
-    done = help_of(root, *command.split())
-    assert done.returncode == 0, done.stderr
-    options = set(re.findall(r"--[a-z][a-z-]+", done.stdout)) - {"--help"}
-    readme = (root / "README.md").read_text()
-    assert len(options) >= at_least
-    assert [option for option in sorted(options) if f"`{option}" not in readme] == []
 
 
 def test_the_readmes_commands_are_real(root: Path) -> None:
@@ -225,26 +196,18 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
 
 def test_every_committed_run_can_be_read_and_says_how_it_was_made(root: Path) -> None:
     from bench.footprint.results import read_memory
-    from bench.generation.records import read_generation
-    from bench.linesfile import kind_of
-    from bench.runfile import read_run
+    from bench.run.file import read_run
 
-    readers = {
-        "run": read_run,
-        "generation": read_generation,
-        "memory": read_memory,
-    }
-    commands = {"run": "compare", "generation": "generate", "corpus": "corpus", "memory": "memory", "load": "load"}
     paths = sorted((root / "artifacts" / "reference").glob("*.jsonl"))
     assert paths
     for path in paths:
-        kind = kind_of(path, ["bench"])
-        if kind == "regret":  # of benchmarks/regret.py: the grid that it chose from lies beside it
-            header = json.loads(path.read_text().splitlines()[0])
+        header = json.loads(path.read_text().splitlines()[0])
+        if header["kind"] == "regret":  # of benchmarks/regret.py: the grid that it chose from lies beside it
             assert (path.parent / Path(header["grid"]).name).is_file()
             assert header["command"].startswith("bench compare --model")
             continue
-        run = readers[kind](path)
+        run = read_memory(path) if header["kind"] == "memory" else read_run(path)
+        command = "memory" if header["kind"] == "memory" else run.options.command
         assert run.is_complete
-        assert run.command.startswith(f"bench {commands[kind]} --model")
+        assert run.command.startswith(f"bench {command} --model")
         assert run.fingerprint["versions"]["torch"]

@@ -25,12 +25,12 @@ from bench.cli import (
     diff,
     doctor,
     env,
-    generate,
     list_,
     memory,
     parity,
     report,
     show,
+    spellings,
     study,
     tune,
     verify,
@@ -49,16 +49,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("compare")(compare.command)
-app.command("generate")(generate.command)
 app.command("choose")(choose.command)
-app.command("tune")(tune.command)
+app.command("tune", cls=spellings.taking(tune.OLD_SPELLINGS))(tune.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
-app.command("deploy")(deploy.command)
+app.command("deploy", cls=spellings.taking(deploy.OLD_SPELLINGS))(deploy.command)
 app.command("memory")(memory.command)
-app.command("report")(report.command)
+app.command("report", cls=spellings.taking(report.OLD_SPELLINGS))(report.command)
 app.command("show")(show.command)
-app.command("diff")(diff.command)
+app.command("diff", cls=spellings.taking(diff.OLD_SPELLINGS))(diff.command)
 app.command("study")(study.command)
 app.command("doctor")(doctor.command)
 app.add_typer(list_.app, name="list")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 from bench.cli.screen import Screen
 from bench.cli.spellings import negated
 from bench.described import default_shown, metavar
-from bench.options import declaration, spelling
+from bench.options import Options, declaration, spelling
 
 if TYPE_CHECKING:
     from bench.run.record import Run
@@ -49,13 +50,22 @@ def command_for(workload: type[Workload]) -> Callable[..., None]:
                 f"workload {workload.name!r} declares {spelling(one.name)}, which every command has; rename it"
             )
 
-    def command(context: typer.Context, **given: Any) -> None:
-        asked = {name: given.pop(name) for name in OF_THE_COMMAND}
-        given = {name: tuple(one) or None if isinstance(one, list) else one for name, one in given.items()}
-        raise typer.Exit(_run(workload, context, given, **asked))
+    return made_of(workload.Options, OF_THE_COMMAND, partial(_run, workload))
 
-    annotations = {one.name: _annotation(one) for one in declared} | OF_THE_COMMAND
-    command.__doc__ = workload.Options.summary
+
+def made_of(options: type[Options], further: Mapping[str, Any], run: Callable[..., int]) -> Callable[..., None]:
+    """The function that typer makes a command from, of declared options and of `further` ones as typer has them.
+
+    It ends with the exit code that `run(context, given, **further)` returns; `given` are words by option.
+    """
+
+    def command(context: typer.Context, **given: Any) -> None:
+        asked = {name: given.pop(name) for name in further}
+        given = {name: tuple(one) or None if isinstance(one, list) else one for name, one in given.items()}
+        raise typer.Exit(run(context, given, **asked))
+
+    annotations = {one.name: _annotation(one) for one in options.declared()} | dict(further)
+    command.__doc__ = options.summary
     command.__annotations__ = {"context": typer.Context, **annotations, "return": None}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
@@ -95,10 +105,11 @@ def _run(
 ) -> int:
     """Measure or go on, print the report, and return the exit code."""
     from bench.errors import BenchError
+    from bench.report import parts
     from bench.run import experiment
 
     screen = Screen(quiet)
-    further = _columns(workload, columns)
+    parts.columns_named(workload(workload.Options()).all_columns, columns)
     try:
         if resume is None:
             run = experiment.measure(workload, workload.Options.parsed(given), screen.listener)
@@ -114,9 +125,9 @@ def _run(
         raise
     except BenchError:
         if screen.run is not None and screen.run.records:
-            _print(screen.run, further, json)
+            _print(screen.run, columns, json)
         raise
-    _print(run, further, json)
+    _print(run, columns, json)
     return run.exit_code
 
 
@@ -137,28 +148,14 @@ def _check_resume(workload: type[Workload], context: typer.Context, path: Path) 
         raise UserError(f"{str(path)!r} is a run of bench {command}; run: bench {command} --resume {path}")
 
 
-def _columns(workload: type[Workload], text: str | None) -> tuple[str, ...]:
-    """Names of further columns; raises UserError for one that the workload does not have."""
-    from bench import options, spec
-    from bench.errors import UserError
-    from bench.run.columns import COMMON_COLUMNS
-
-    if text is None:
-        return ()
-    known = [column.name for column in (*COMMON_COLUMNS, *workload.columns)]
-    names = tuple(name.replace("-", "_") for name in options.names(text, "--columns"))
-    for name in names:
-        if name not in known:
-            raise UserError(f"unknown column {name[:40]!r}{spec.nearest(name, known)}; --json shows the names of all")
-    return names
-
-
-def _print(run: Run, columns: tuple[str, ...], as_json: bool) -> None:
+def _print(run: Run, columns: str | None, as_json: bool) -> None:
     if as_json:
         from bench.report import documents
 
         print(documents.as_json(run).rstrip("\n"))
     else:
-        from bench.report import console
+        from bench.report import console, ending
 
-        print(console.render(run, columns).rstrip("\n"))
+        print(console.render(run, columns or ()).rstrip("\n"))
+        if text := ending.render(run):
+            print(f"\n{text}", end="")

@@ -83,6 +83,12 @@ def mapped_bytes(folder: Path, smaps: Path = SMAPS) -> dict[str, int]:
     return found
 
 
+def survey(folder: Path | None) -> dict[str, int]:
+    """`data_bytes`, and `mapped_bytes` and `mapped_resident_bytes` of files in `folder`, each if it is known."""
+    data = data_bytes()
+    return ({} if data is None else {"data_bytes": data}) | (mapped_bytes(folder) if folder else {})
+
+
 def set_peak_back(clear_refs: Path = CLEAR_REFS) -> bool:
     """Give free memory back to the system and set the high-water mark to what is resident; False where refused."""
     if sys.platform == "linux":

@@ -7,9 +7,9 @@ import gc
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.machine import gpu, memory
 from bench.parity import inputs, judging
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from backends.base import Backend
 
     Arrays = dict[str, np.ndarray[Any, Any]]
+
+Result = TypeVar("Result")
 
 
 class Cell(ABC):
@@ -94,17 +96,23 @@ class Cell(ABC):
     def run_prepared(self, prepared: Any) -> tuple[Arrays, dict[str, int]]:
         """Outputs of one call on what `prepare` returned, and the memory that it took."""
         backend = self.backend
+        outputs, held = self.held_by(lambda: backend.run(prepared))
+        arrays = backend.fetch(outputs)
+        self.release(outputs)
+        return arrays, held
+
+    def held_by(self, call: Callable[[], Result]) -> tuple[Result, dict[str, int]]:
+        """What `call` returns, and the memory that it took at most."""
+        backend = self.backend
         backend.synchronize()
         abilities.reset_peak(backend)
         is_of_this_call = memory.set_peak_back()
-        outputs = backend.run(prepared)
+        result = call()
         backend.synchronize()
         held = memory.resident_bytes() | abilities.held(backend) | self._held_on_the_card()
         if not is_of_this_call:
             held.pop("peak_process_bytes", None)
-        arrays = backend.fetch(outputs)
-        self.release(outputs)
-        return arrays, held
+        return result, held
 
     def release(self, outputs: Any) -> None:
         """Let go of what a call returned."""

@@ -218,6 +218,13 @@ def worst_case(cases: Mapping[str, Sequence[Mapping[str, Any]]], tolerance: Tole
     return {"case": ordered[0], **judged[ordered[0]], "cases": {name: judged[name] for name in ordered}}
 
 
+def worst_generation(cases: Mapping[str, Mapping[str, Any]], tolerance: Tolerance) -> dict[str, Any]:
+    """The record's `parity` from what `judge_generation` takes of each case: the worst, and each beside it."""
+    judged = {name: judge_generation(entry, tolerance) for name, entry in cases.items()}
+    worst = max(judged, key=lambda name: badness(judged[name]))
+    return {"case": worst, **judged[worst], "cases": judged}
+
+
 def badness(judged: Mapping[str, Any]) -> tuple[int, float, float]:
     """Orders what was judged: by verdict, then by how far the error is off eager's, then by the largest difference."""
     share, error = judged.get("share_of_limit"), judged.get("max_abs_error")

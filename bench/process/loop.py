@@ -67,11 +67,13 @@ class Loop:
         if backend_class.spec.format == "checkpoint":
             models.import_library()
         self.backend = backend_class(open_checkpoint=checkpoint.open_checkpoint)
+        self.args.import_ns = time.monotonic_ns() - self.args.started
         return {"versions": backend_class.spec.versions()}
 
     def do_load(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
         """Load the artifact, with `options` beside the variant's; returns seconds and the memory that is held then."""
         free_before = self.device_free_before = self._device_free_bytes()
+        before = memory.resident_bytes().get("process_bytes")
         started = time.perf_counter()
         self.backend.load(
             Path(self.args.artifact) if self.args.artifact else None,
@@ -81,9 +83,12 @@ class Loop:
             options={**self._options(), **self._tf32(), **(options or {})},
         )
         seconds = time.perf_counter() - started
+        self.args.load_ns = round(seconds * 1e9)
         held = memory.heap_bytes() if self.args.device == "cpu" else {}
         held |= memory.resident_bytes() | abilities.held(self.backend)
         held.pop("peak_process_bytes", None)  # of loading, which holds the weights twice for a moment
+        held |= memory.survey(Path(self.args.artifact) if self.args.artifact else None)
+        held |= {} if before is None else {"process_before_bytes": before}
         free_after = self._device_free_bytes()
         # The card's free memory is everybody's: a difference that is none says nothing of this process.
         if free_before is not None and free_after is not None and free_after < free_before:
@@ -168,5 +173,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--artifact", default="", help="artifact folder to load")
     result.add_argument("--tf32", action="store_true", help="let fp32 products round their inputs to TF32")
     result.add_argument("--generation", default="", choices=["", *WAYS], help="load the model to generate with it")
+    result.add_argument("--started", type=int, default=0, help="reading of the system's monotonic clock at its start")
     result.add_argument("--parent", type=int, default=0, help="process to die with; 0 for none")
     return result

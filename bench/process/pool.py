@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def start(
     command += ["--generation", generation] if generation else []
     command += ["--tf32"] if tf32 else []
     further = channel.compiler_cache(root) | (channel.project_for_others(root) if python else {})
-    return channel.Worker([*command, "--parent", str(os.getpid())], threads, further)
+    command += ["--parent", str(os.getpid()), "--started", str(time.monotonic_ns())]
+    return channel.Worker(command, threads, further)
 
 
 class Pool:
@@ -58,11 +60,10 @@ class Pool:
         weight_bytes: Mapping[Candidate, int],
         timeout_seconds: float,
         say: Callable[[str], None],
-        load_options: Callable[[Candidate], dict[str, Any]] = lambda candidate: {},
     ) -> None:
         """`refused` are candidates that cannot run at all; `weight_bytes` is what each loads from its artifact."""
         self.start, self.device, self.refused, self.say = start, device, refused, say
-        self.weight_bytes, self.timeout_seconds, self.load_options = weight_bytes, timeout_seconds, load_options
+        self.weight_bytes, self.timeout_seconds = weight_bytes, timeout_seconds
         self.loaded: dict[Candidate, Worker] = {}
         self.load_seconds: dict[Candidate, float] = {}
         self.memory: dict[Candidate, dict[str, int]] = {}
@@ -71,8 +72,11 @@ class Pool:
         self.lost: dict[Candidate, WorkerError] = {}
         """Workers that died while starting; they are started again for the next cell."""
 
-    def load(self, candidates: Sequence[Candidate]) -> None:
-        """Start the workers of `candidates` that are not loaded: imports side by side, loads one by one."""
+    def load(self, candidates: Sequence[Candidate], options: Mapping[str, Any] | None = None) -> None:
+        """Start the workers of `candidates` that are not loaded: imports side by side, loads one by one.
+
+        `options` go to the backend's `load` beside the variant's.
+        """
         spawned = {}
         for candidate in candidates:
             self.lost.pop(candidate, None)
@@ -90,19 +94,31 @@ class Pool:
         for candidate, worker in spawned.items():
             if candidate in self.loaded:
                 try:
-                    reply = worker.request(
-                        {"op": "load", "options": self.load_options(candidate)}, self.timeout_seconds
-                    )
+                    reply = worker.request({"op": "load", "options": dict(options or {})}, self.timeout_seconds)
                     self.load_seconds[candidate] = reply["seconds"]
                     self.memory[candidate] = reply["memory"]
                 except WorkerError as error:
                     self._refuse(candidate, error)
 
+    def load_alone(self, candidate: Candidate, options: Mapping[str, Any]) -> None:
+        """End every worker and start this one; raises WorkerError if it does not load.
+
+        A death, or an out-of-memory under these `options`, is no reason to not start it for another turn.
+        """
+        self.close()
+        self.load([candidate], options)
+        outcome = self.known_outcome(candidate)
+        self.lost.pop(candidate, None)
+        if outcome is not None:
+            if outcome.status == "oom":
+                self.refused.pop(candidate, None)
+            raise outcome
+
     def _refuse(self, candidate: Candidate, error: WorkerError) -> None:
         """Note why a worker did not start: for good if it said so itself, for now if it was lost."""
         self.unload(candidate)
         reason = f"{candidate.label} did not load: {error.reason}"
-        outcome = WorkerError(error.status, reason, error.details, error.is_gone)
+        outcome = WorkerError(error.status, reason, {**error.details, "during": "load"}, error.is_gone)
         if error.is_gone and error.status != "oom":
             self.lost[candidate] = outcome
         else:

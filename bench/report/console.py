@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,14 +33,16 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     """The report of a run, coloured if standard output is a terminal.
 
     `columns` are names of further columns that each table also has; if there is no room for them, others are dropped.
-    Raises UserError for an unknown one.
+    Raises UserError for an unknown one, and for a damaged file whose figures make no sense.
     """
-    from rich.console import Console
-
     asked = parts.asked_columns(run, columns)
-    text = io.StringIO()
-    width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
-    console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
+    with parts.readable(run):
+        return _rendered(run, asked)
+
+
+def _rendered(run: Run, asked: Sequence[Column]) -> str:
+    text, console = _terminal()
+    width = console.width
     if wrong := parts.state(run):
         _print_filled(console, wrong, "bold red")
     for line in parts.heading(run):
@@ -56,7 +58,7 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
         console.print()
         if group.title:
             console.print(_plain(group.title, "bold"))
-        for table in _tables(sheet, layout):
+        for table in _tables(sheet, layout, width):
             console.print(table)
         for section in group.sections:
             _print_section(console, section, "")
@@ -70,8 +72,32 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     return text.getvalue()
 
 
+def render_sections(heading: Iterable[str], sections: Iterable[Section]) -> str:
+    """Lines and sections that are not those of one run, coloured if standard output is a terminal."""
+    text, console = _terminal()
+    for line in heading:
+        _print_filled(console, line)
+    for section in sections:
+        if section.is_empty:
+            continue
+        if not section.title:
+            console.print()
+        _print_section(console, section, "bold")
+    return text.getvalue()
+
+
+def _terminal() -> tuple[io.StringIO, Console]:
+    """A text, and the console that writes to it at the terminal's width."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
+    return text, Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
+
+
 def _print_filled(console: Console, line: str, style: str = "") -> None:
-    console.print(_plain(textwrap.fill(line, console.width, break_on_hyphens=False), style))
+    filled = textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(_plain(filled, style), soft_wrap=True)
 
 
 def _print_section(console: Console, section: Section, title_style: str) -> None:
@@ -80,7 +106,8 @@ def _print_section(console: Console, section: Section, title_style: str) -> None
     for line in section.lines:
         _print_filled(console, line, section.style)
     if section.table is not None and section.table.rows:
-        console.print(_section_table(section.table, console.width))
+        for table in _section_tables(section.table, console.width):
+            console.print(table)
     for item in section.items:
         console.print(_plain(item_of(item, console.width)))
 
@@ -200,13 +227,30 @@ def _width(columns: Sequence[_Cells]) -> int:
     return sum(column.width for column in columns) + len(columns) - 1
 
 
-def _tables(sheet: _Sheet, layout: _Layout) -> Iterable[Any]:
+def _tables(sheet: _Sheet, layout: _Layout, width: int) -> Iterator[Any]:
     """The table of a group, then those of the columns that have no room in it."""
-    yield _table(_laid_out(sheet, layout))
     leading = [sheet.names] if sheet.points is None else [sheet.points, sheet.names]
+    laid_out = _laid_out(sheet, layout)
+    yield from _split(laid_out[: len(leading)], laid_out[len(leading) :], width)
     for start in range(0, len(layout.apart), COLUMNS_OF_A_TABLE):
+        apart = [sheet.columns[column] for column in layout.apart[start : start + COLUMNS_OF_A_TABLE]]
         yield ""
-        yield _table([*leading, *(sheet.columns[one] for one in layout.apart[start : start + COLUMNS_OF_A_TABLE])])
+        yield from _split(leading, apart, width)
+
+
+def _split(leading: Sequence[_Cells], columns: Sequence[_Cells], width: int) -> Iterator[Any]:
+    """One table, or several that each begin with the `leading` columns if no layout makes it narrow enough."""
+    room = width - sum(min(column.width, LONGEST_WORD) + 1 for column in leading)
+    taken: list[_Cells] = []
+    is_first = True
+    for column in columns:
+        if taken and _width([*taken, column]) > room:
+            yield from ([] if is_first else [""])
+            yield _table([*leading, *taken])
+            taken, is_first = [], False
+        taken.append(column)
+    yield from ([] if is_first else [""])
+    yield _table([*leading, *taken])
 
 
 def _table(columns: Sequence[_Cells]) -> Any:
@@ -222,19 +266,32 @@ def _table(columns: Sequence[_Cells]) -> Any:
         else:
             table.add_column(column.title, justify="left" if column.is_left else "right", no_wrap=True)
     for at in range(len(columns[0].texts)):
-        table.add_row(*(_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns))
+        cells = (_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns)
+        table.add_row(*cells)
     return table
 
 
-def _section_table(table: Table, width: int) -> Any:
-    """The table of a section; titles and text are broken at blanks if it is too wide."""
+def _section_tables(table: Table, width: int) -> Iterator[Any]:
+    """The table of a section; if it is too wide, its one column of text is wrapped, or titles and texts are broken."""
     columns = [
-        _Cells(title, tuple(row[at] for row in table.rows), is_left=table.holds_text(at))
+        _Cells(
+            title,
+            tuple(row[at] for row in table.rows),
+            tuple(row[at] for row in table.styles),
+            table.holds_text(at),
+        )
         for at, title in enumerate(table.titles)
     ]
-    if _width(columns) > width:
+    texts = [one for one in columns if one.is_left]
+    missing = _width(columns) - width
+    if missing > 0 and len(texts) == 1 and texts[0].width - missing >= texts[0].folded.width:
+        yield _table(columns)  # rich wraps the text to the room that figures leave
+        return
+    if missing > 0:
         columns = [
-            _Cells(one.title.replace(" ", "\n"), one.folded.texts if one.is_left else one.texts, (), one.is_left)
+            _Cells(
+                one.title.replace(" ", "\n"), one.folded.texts if one.is_left else one.texts, one.styles, one.is_left
+            )
             for one in columns
         ]
-    return _table(columns)
+    yield from _split(columns[:1], columns[1:], width)

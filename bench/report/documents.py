@@ -28,6 +28,11 @@ ROOM = 300
 
 def as_csv(run: Run) -> str:
     """CSV (RFC 4180): one row a record under the names of the columns, empty if there is no figure."""
+    with parts.readable(run):
+        return _csv(run)
+
+
+def _csv(run: Run) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [column.name for column in run.workload.all_columns], lineterminator="\n")
     writer.writeheader()
@@ -36,11 +41,19 @@ def as_csv(run: Run) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
+    """A value as CSV; a lone carriage return, which Python's writer leaves unquoted, becomes a newline."""
+    if isinstance(value, str):
+        return value.replace("\r\n", "\n").replace("\r", "\n")
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
 
 
 def as_json(run: Run) -> str:
     """One JSON document: header, and rows under the names of the columns with all that a record holds."""
+    with parts.readable(run):
+        return _json(run)
+
+
+def _json(run: Run) -> str:
     import msgspec
 
     header: dict[str, Any] = {
@@ -96,6 +109,11 @@ def as_markdown(run: Run, columns: str | Sequence[str] = ()) -> str:
     If that is too little, lists are cut first, then what stands behind the table, then rows, and the text says so.
     """
     asked = parts.asked_columns(run, columns)
+    with parts.readable(run):
+        return _markdown(run, asked)
+
+
+def _markdown(run: Run, asked: Sequence[Column]) -> str:
     groups, behind = parts.groups(run)
     sections = [section for group in groups for section in group.sections] + behind
     shown = parts.columns(run, groups, asked=asked)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bench.columns import Column, Section, count
-from bench.errors import UserError
+from bench.errors import BenchError, UserError
 from bench.run import sections as of_every_run
 from bench.run.record import Record, Run
 from bench.spec import DEFAULT_ARTIFACTS, nearest, parse_names
@@ -42,12 +43,29 @@ def state(run: Run) -> str:
     return ""
 
 
+@contextmanager
+def readable(run: Run) -> Iterator[None]:
+    """Raise UserError if the figures of a file that is not as it was written make no sense."""
+    try:
+        yield
+    except BenchError:
+        raise
+    except Exception as error:
+        if run.integrity == "sealed":
+            raise
+        wrong = "was altered after it was written" if run.integrity == "altered" else "has no seal"
+        raise UserError(
+            f"{str(run.path)!r} {wrong}, and what it holds makes no report ({type(error).__name__}: {error}); "
+            "measure again"
+        ) from error
+
+
 def incomplete(run: Run) -> str:
     """How far an unfinished run came, and the command that goes on with it; "" for a complete one."""
     if run.is_complete:
         return ""
     planned, done = len(run.workload.points()) * len(run.candidates), len(run.records)
-    came = f"{done} of {count(planned, 'cell')}" if done < planned else f"{count(done, 'cell')} so far"
+    came = f"{count(done, 'cell')} so far" if run.workload.is_open_ended else f"{done} of {count(planned, 'cell')}"
     if run.path is None or run.integrity == "altered":
         return f"Incomplete: {came}; measure again with: {run.command}"
     store = run.options.artifacts
@@ -109,10 +127,15 @@ def columns(run: Run, of: Iterable[Group], is_wide: bool = True, asked: Sequence
 
 
 def asked_columns(run: Run, names: str | Iterable[str] | None) -> tuple[Column, ...]:
-    """The columns of these names, e.g. "us-per-step,p90"; raises UserError with the nearest for an unknown one."""
+    """The columns of a run with these names, e.g. "us-per-step,p90"; raises UserError for an unknown one."""
+    return columns_named(run.workload.all_columns, names)
+
+
+def columns_named(columns: Iterable[Column], names: str | Iterable[str] | None) -> tuple[Column, ...]:
+    """Those of `columns` with these names; raises UserError with the nearest for an unknown one."""
     if not names:
         return ()
-    known = {column.name.replace("_", "-"): column for column in run.workload.all_columns}
+    known = {column.name.replace("_", "-"): column for column in columns}
     short = {
         name.removesuffix(unit.replace("_", "-")): column
         for name, column in known.items()

@@ -29,6 +29,11 @@ def option(name: str) -> Column:
     return Column(name, lambda run, record: getattr(run.options, name))
 
 
+def figure(name: str, **more: Any) -> Column:
+    """A figure of the workload's own; `more` is as for a Column."""
+    return Column(name, lambda run, record: record.figures.get(name), **more)
+
+
 def _of_run(name: str, help: str) -> Column:
     return Column(name, lambda run, record: getattr(run, name), help=help)
 
@@ -47,7 +52,7 @@ def _first_call_ms(run: Run, record: Record) -> Any:
 
 
 def _disturbed(run: Run, record: Record) -> Any:
-    return bool(run.disturbances(record)) if record.turns else None
+    return bool(run.disturbances(record)) if record.is_timed else None
 
 
 PARITY = Column(
@@ -119,7 +124,9 @@ def _of_samples(value: Callable[[Record], Any]) -> Callable[[Run, Record], Any]:
     return lambda run, record: value(record) if record.samples else None
 
 
-def _median_ms(kind: str) -> Callable[[Run, Record], Any]:
+def median_ms(kind: str) -> Callable[[Run, Record], Any]:
+    """Median of one kind of time in ms; None without samples of it."""
+
     def value(run: Run, record: Record) -> Any:
         samples = statistics.pooled(record.rounds_ns(kind))
         return statistics.median(samples) / 1e6 if samples else None
@@ -145,7 +152,8 @@ def _iqr_share(record: Record) -> float:
     return (q3 - q1) / median
 
 
-def _ms(value: float) -> str:
+def ms(value: float) -> str:
+    """Milliseconds as a cell of a table."""
     return milliseconds(value * 1e6)
 
 
@@ -156,14 +164,13 @@ def headline_cell(run: Run, record: Record, value: Any, show: Callable[[Any], st
     return DASH if value is None else (DISTURBED if run.disturbances(record) else "") + show(value)
 
 
-def median_cell(run: Run, record: Record) -> str:
-    """The median in ms, marked if the cell was disturbed; else its status."""
-    median = statistics.median(record.samples) if record.samples else None
-    return headline_cell(run, record, median, milliseconds)
+def median_cell(kind: str) -> Callable[[Run, Record], str]:
+    """The median of one kind of time in ms, marked if the cell was disturbed; else its status."""
+    return lambda run, record: headline_cell(run, record, median_ms(kind)(run, record), ms)
 
 
 MEDIAN = Column(
-    "median_ms", _median_ms(WALL), title="median ms", cell=median_cell,
+    "median_ms", median_ms(WALL), title="median ms", cell=median_cell(WALL),
     help="median of synchronised wall time of one call, ms; ! marks a disturbed cell",
 )  # fmt: skip
 PRECISION = Column(
@@ -181,9 +188,9 @@ TIMES = (
     Column("q3_ms", _of_samples(lambda record: statistics.quartiles(record.samples)[2] / 1e6)),
     Column("median_low_ms", _of_samples(lambda record: _interval_ms(record, "low"))),
     Column("median_high_ms", _of_samples(lambda record: _interval_ms(record, "high"))),
-    Column("p90_ms", _percentile_ms(90), title="p90 ms", show=_ms, drop=25, is_wide=True),
-    Column("p95_ms", _percentile_ms(95), title="p95 ms", show=_ms, is_on_request=True),
-    Column("p99_ms", _percentile_ms(99), title="p99 ms", show=_ms, drop=20, is_wide=True),
+    Column("p90_ms", _percentile_ms(90), title="p90 ms", show=ms, drop=25, is_wide=True),
+    Column("p95_ms", _percentile_ms(95), title="p95 ms", show=ms, is_on_request=True),
+    Column("p99_ms", _percentile_ms(99), title="p99 ms", show=ms, drop=20, is_wide=True),
     Column("samples", lambda run, record: len(record.samples)),
     Column("rounds", lambda run, record: len(record.rounds) or None),
     Column("calls_per_sample", lambda run, record: record.once.calls_per_sample if record.samples else None),
@@ -192,10 +199,10 @@ TIMES = (
     Column("unmet", lambda run, record: " ".join(run.workload.unmet(record)) if record.samples else None),
 )  # fmt: skip
 OTHER_TIMES = (
-    Column("device_median_ms", _median_ms("device"), help="device time between events, ms"),
-    Column("enqueue_median_ms", _median_ms("enqueue"), help="host time until the call returned, ms"),
-    Column("pipelined_median_ms", _median_ms("pipelined"), help="time a call of a train of calls, ms"),
-    Column("naive_median_ms", _median_ms("naive"), help="a clock without synchronisation, wrong on purpose, ms"),
+    Column("device_median_ms", median_ms("device"), help="device time between events, ms"),
+    Column("enqueue_median_ms", median_ms("enqueue"), help="host time until the call returned, ms"),
+    Column("pipelined_median_ms", median_ms("pipelined"), help="time a call of a train of calls, ms"),
+    Column("naive_median_ms", median_ms("naive"), help="a clock without synchronisation, wrong on purpose, ms"),
     Column("host_share", lambda run, record: record.host_share, help="host time to enqueue over device time"),
 )
 
@@ -219,6 +226,14 @@ def speedup_cell(run: Run, record: Record) -> str:
     if ratio is None:
         return DASH
     return "1×" if record.candidate == run.baseline_candidate else ratio_cell(ratio)
+
+
+def legend(run: Run) -> str:
+    """What the columns of times and speed-ups are."""
+    return (
+        f"±: {statistics.MEDIAN_CONFIDENCE:.0%} interval; spread: interquartile range; speed-up: against "
+        f"{run.baseline_candidate.label} within rounds, {statistics.RATIO_CONFIDENCE:.0%} interval"
+    )
 
 
 def ratio_columns(

@@ -14,6 +14,7 @@ from typing import Any
 from bench import machine
 from bench.errors import BenchError
 from bench.machine import capacity, conditions
+from bench.machine.conditions import Snapshot
 from bench.parity.verdict import tolerance_of
 from bench.process.channel import WorkerError
 from bench.process.pool import Pool
@@ -54,9 +55,13 @@ class Driver:
         self.run, self.prepared, self.file, self.listener, self.budget = run, prepared, file, listener, budget
         self.workload = run.workload
         self.pool = Pool(
-            prepared.start, run.options.kind, prepared.refused, prepared.weight_bytes, run.options.timeout,
-            listener.say, self.workload.load_options,
-        )  # fmt: skip
+            prepared.start,
+            run.options.kind,
+            prepared.refused,
+            prepared.weight_bytes,
+            run.options.timeout,
+            listener.say,
+        )
         points = self.workload.points()
         self.state = State(
             run.candidates,
@@ -244,15 +249,18 @@ class Driver:
 
     def _turn(self, point: Point, candidate: Candidate) -> None:
         cell = self.state.open[point, candidate]
-        turn_started = time.monotonic()
+        turn_started, before, figures = time.monotonic(), None, dict[str, Any]()
         try:
             if self.workload.fresh_process:
+                self.pool.close()
+                figures = self.workload.before_start(point, self.prepared.folders_of(candidate))
+                before = conditions.snapshot(self.run.options.kind)
                 self._start_again(point, candidate)
             if len(self.pool.loaded) > 1:
                 time.sleep(REST_SECONDS)
-            reply, during = self._timed(point, candidate, cell)
+            reply, during = self._timed(point, candidate, cell, before)
         except WorkerError as error:
-            survived = self.workload.survived(point, candidate, error)
+            survived = self.workload.survived(point, candidate, cell.turns, error)
             if survived is None:
                 self._fail(point, candidate, error)
                 return
@@ -260,7 +268,7 @@ class Driver:
         turn = Turn(
             round=len(cell.turns),
             times_ns={kind: samples for kind, samples in reply.get("times_ns", {}).items() if samples},
-            figures=reply.get("figures", {}),
+            figures=figures | reply.get("figures", {}),
             conditions=during,
             outputs=reply.get("outputs", ""),
             seconds=round(time.monotonic() - turn_started, 6),
@@ -271,17 +279,16 @@ class Driver:
 
     def _start_again(self, point: Point, candidate: Candidate) -> None:
         """Give a turn a process of its own, with the cell begun in it."""
-        self.pool.unload(candidate)
-        self.pool.load([candidate])
-        if outcome := self.pool.known_outcome(candidate):
-            raise outcome
+        self.pool.load_alone(candidate, self.workload.load_options(point, candidate))
         self.begun[candidate] = {point: self._ask_to_begin(point, candidate)}
 
-    def _timed(self, point: Point, candidate: Candidate, cell: OpenCell) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The reply of one turn, and what else went on meanwhile."""
+    def _timed(
+        self, point: Point, candidate: Candidate, cell: OpenCell, before: Snapshot | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The reply of one turn, and what else went on meanwhile, or since the snapshot `before` it."""
         request = self.workload.turn(point, candidate, cell.turns)
         pids = [worker.pid for worker in self.pool.loaded.values()]
-        before = conditions.snapshot(self.run.options.kind, pids)
+        before = before or conditions.snapshot(self.run.options.kind, pids)
         started, cpu_started = time.monotonic(), time.process_time()
         reply = self.pool.request(candidate, {"op": "turn", "key": self._key(point), "request": request})
         self.turns_cpu_seconds += time.process_time() - cpu_started
@@ -296,7 +303,12 @@ class Driver:
         options, references = self.run.options, self.prepared.references
         tolerance = tolerance_of(candidate.precision, tf32=options.tf32)
         units, missing = {}, ""
-        for name, inputs in self.workload.cases(point, self.prepared.source).items():
+        cases = self.workload.cases(point, self.prepared.source)
+        if self.workload.fresh_process and not cases:  # its process may be gone, and there is nothing to ask it for
+            self._close(point, candidate, None)
+            self.begun.get(candidate, {}).pop(point, None)
+            return
+        for name, inputs in cases.items():
             units[name] = inputs.request()
             pair = references.pair(candidate.precision, name)
             if not self.prepared.computes(candidate):
@@ -308,6 +320,8 @@ class Driver:
         request = {"units": units, "atol": tolerance.atol, "rtol": tolerance.rtol}
         request |= self.workload.judged(point, candidate)
         try:
+            if self.workload.fresh_process and candidate not in self.pool.loaded:
+                self._start_again(point, candidate)
             reply = self.pool.request(candidate, {"op": "judge", "key": self._key(point), "request": request})
         except WorkerError as error:
             self._fail(point, candidate, error)
@@ -326,7 +340,7 @@ class Driver:
         else:
             self._end(point, candidate)
         if error.status == "oom" and candidate not in self.pool.refused:
-            if not self.is_alone and len(self.state.candidates) > 1:
+            if not self.is_alone and not self.workload.fresh_process and len(self.state.candidates) > 1:
                 if not any(who == candidate and cell.is_deferred for (_, who), cell in self.state.open.items()):
                     label = candidate.label
                     self.listener.say(f"{label} has not enough memory at {point} beside the others; it is tried alone")

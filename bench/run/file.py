@@ -5,7 +5,7 @@ is the last line of a run that ended or was stopped. What follows a kill is a fi
 goes on.
 
 Schema history
-1-4  (0.1.0)  A format for each command. benchmarks/convert_runs.py converts forward runs and runs of load to 5.
+1-4  (0.1.0)  A format for each command. benchmarks/convert_runs.py converts runs of compare, generate and load to 5.
 5    (0.2.0)  One format for every workload.
 """
 
@@ -92,8 +92,10 @@ class RunFile:
         self._place = {candidate: place for place, candidate in enumerate(run.candidates)}
 
     def create(self) -> None:
-        """Start a new file; raises UserError if it exists or cannot be made."""
+        """Start a new file with what the run noted so far; raises UserError if it exists or cannot be made."""
         self._lines.create(self._header())
+        for name, value in self.run.notes.items():
+            self._lines.append(_encode(NoteLine(name, value)))
 
     def go_on(self) -> None:
         """Replace the file by the run as it is in memory, without a seal."""
@@ -162,7 +164,7 @@ def read_run(path: str | Path) -> Run:
     if not found.lines:
         raise UserError(f"{str(path)!r} holds no run; give a .jsonl file that bench wrote")
     header = _header(path, found.lines[0])
-    integrity = _integrity(found)
+    integrity = integrity_of(found)
     workload_class = registry.load_class(header.workload)
     try:
         options = msgspec.convert(header.options, workload_class.Options)
@@ -189,6 +191,14 @@ def read_run(path: str | Path) -> Run:
     return run
 
 
+def check_unaltered(run: Run) -> None:
+    """Raise UserError if the file of a run was changed since it was written, so that nothing may be decided by it."""
+    if run.integrity == "altered":
+        raise UserError(
+            f"{str(run.path)!r} was altered after it was written (its seal does not match); measure again or restore it"
+        )
+
+
 def _header(path: Path, line: bytes) -> Header:
     try:
         found = msgspec.json.decode(line)
@@ -211,7 +221,8 @@ def _header(path: Path, line: bytes) -> Header:
         raise UserError(f"{str(path)!r} is damaged (header: {str(error)[:LONGEST_CAUSE]}); measure again") from None
 
 
-def _integrity(found: Lines) -> Integrity:
+def integrity_of(found: Lines) -> Integrity:
+    """Whether lines are as they were written, by their seal."""
     if found.seal is None:
         return "cut"
     try:

@@ -5,7 +5,7 @@ Plain dataclasses, so that a worker in an environment of its own can import them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,6 +107,11 @@ class Record:
     def rounds(self) -> list[list[int]]:
         """Synchronised wall time of each sample, by turn."""
         return self.rounds_ns(WALL)
+
+    @property
+    def is_timed(self) -> bool:
+        """True if it has times of any kind, which other work on the machine can disturb."""
+        return any(turn.times_ns for turn in self.turns)
 
     @cached_property
     def samples(self) -> list[int]:
@@ -221,6 +226,13 @@ class Run:
             if records:
                 yield point, sorted(records, key=lambda record: order[record.candidate])
 
+    def planned(self) -> list[tuple[Point, Candidate]]:
+        """Cells that were to be measured, without those that turned out not to be wanted."""
+        cells = dict.fromkeys((point, candidate) for point in self.workload.points() for candidate in self.candidates)
+        cells |= dict.fromkeys(record.cell for record in self.records)
+        unwanted = {record.cell for record in self.records if self.workload.is_left_out(record)}
+        return [cell for cell in cells if cell not in unwanted]
+
     def repeat(self, record: Record) -> str:
         """The command line that measures one cell again, alone."""
         return self.workload.repeated(record.point, record.candidate).command_line()
@@ -290,7 +302,7 @@ class Run:
         return self._peaks[id(noted)]
 
     def floor(self, record: Record) -> Floor | None:
-        """The roofline: the least time that one call can take on this machine.
+        """The roofline: the least time on this machine of one call, or of what else the workload bounds by it.
 
         None if operations or peaks are not known, or if the peaks were only ever measured beside other work.
         """
@@ -298,27 +310,30 @@ class Run:
         peaks = self.peaks
         if peaks is None or not record.operations or peaks.is_disturbed(computed_in):
             return None
-        weight_bytes = record.operations["weight_bytes"]
-        rate, bandwidth = peaks.flops_bound(computed_in), peaks.bandwidth(weight_bytes)
+        flops, least_bytes = self.workload.least_work(record)
+        rate, bandwidth = peaks.flops_bound(computed_in), peaks.bandwidth(least_bytes)
         if rate is None or bandwidth is None:
             return None
-        return roofline.floor_ns(record.operations["flops"], weight_bytes, rate, bandwidth)
+        return roofline.floor_ns(flops, least_bytes, rate, bandwidth)
+
+    def _bounded_ns(self, record: Record) -> float | None:
+        """Median of the kind of time that the roofline bounds."""
+        samples = statistics.pooled(record.rounds_ns(self.workload.roofline_kind))
+        return statistics.median(samples) if samples else None
 
     def roofline_share(self, record: Record) -> float | None:
         """The roofline over the median: 1 is as fast as this machine can be."""
-        floor = self.floor(record)
-        return roofline.share(floor, statistics.median(record.samples)) if floor and record.samples else None
+        floor, median_ns = self.floor(record), self._bounded_ns(record)
+        return None if floor is None or median_ns is None else roofline.share(floor, median_ns)
 
     def is_implausible(self, record: Record) -> bool:
         """True for a median below the roofline: no correct measurement of that work gives it."""
-        floor = self.floor(record)
-        if floor is None or not record.samples:
-            return False
-        return roofline.is_implausible(floor, statistics.median(record.samples))
+        floor, median_ns = self.floor(record), self._bounded_ns(record)
+        return floor is not None and median_ns is not None and roofline.is_implausible(floor, median_ns)
 
     def disturbances(self, record: Record) -> list[str]:
-        """What disturbed the machine while this cell was timed, one line each."""
-        return conditions.taint(record.conditions) if record.conditions else []
+        """What disturbed the machine while this cell was timed, one line each; nothing for a cell without times."""
+        return conditions.taint(record.conditions) if record.conditions and record.is_timed else []
 
     # Memory.
 
@@ -397,14 +412,3 @@ def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
 def is_unsteady(ratio: statistics.Ratio) -> bool:
     """True if the ends of a ratio's interval are too far apart for its middle to be a figure."""
     return ratio.interval is not None and ratio.interval.high > UNSTEADY * ratio.interval.low
-
-
-def candidate_fields(candidate: Candidate) -> Mapping[str, Any]:
-    """A candidate as the first cells of a row."""
-    return {
-        "backend": candidate.backend,
-        "variant": candidate.variant,
-        "precision": candidate.precision,
-        "copy": candidate.copy,
-        "environment": candidate.environment,
-    }

@@ -8,23 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import statistics
-from bench.columns import DASH, Section, Table, factor, milliseconds, percent
+from bench.columns import DASH, Column, Section, Table, factor, milliseconds, percent
 from bench.run import warnings
 from bench.run.record import Record, Run, is_unsteady, ratio_between
 
 MIB = 2**20
 #: Points that a line names one by one.
 MOST_PLACES = 8
-#: Figures of memory once loaded and at the peak of a call, with their titles.
-MEMORY = (
-    ("loaded", "parameters_bytes", "parameters"),
-    ("loaded", "allocated_bytes", "allocated"),
-    ("loaded", "reserved_bytes", "reserved"),
-    ("loaded", "process_bytes", "process"),
-    ("loaded", "device_process_bytes", "on GPU"),
-    ("peak", "peak_allocated_bytes", "peak allocated"),
-    ("peak", "peak_process_bytes", "peak process"),
-)
+#: What kinds of time are called in tables, if not by their own names.
+KINDS = {"naive": "naive (wrong)"}
 
 
 @dataclass(frozen=True)
@@ -38,14 +30,19 @@ class Winner:
     """Against the baseline."""
 
 
+def rivals(run: Run, records: Sequence[Record]) -> list[Record]:
+    """Those of one point's `records` whose times can be compared."""
+    sound = [one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one)]
+    return [one for one in sound if one.samples]
+
+
 def winner(run: Run, records: Sequence[Record]) -> Winner | None:
     """The fastest of one point's `records`; None if fewer than two can be compared."""
-    rivals = [one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one)]
-    rivals = [one for one in rivals if one.samples]
-    if len(rivals) < 2:
+    found = rivals(run, records)
+    if len(found) < 2:
         return None
-    fastest = min(rivals, key=lambda record: statistics.median(record.samples))
-    others = (record for record in rivals if record is not fastest)
+    fastest = min(found, key=lambda record: statistics.median(record.samples))
+    others = (record for record in found if record is not fastest)
     ties = tuple(record for record in others if not _is_beaten(fastest, record))
     return Winner(fastest, ties, run.speedup(fastest))
 
@@ -79,7 +76,7 @@ def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequen
     if len(found) < 2:
         return Section("")
     has_host_share = any(record.host_share is not None for record in records)
-    titles = ("backend", *found, *(["host share"] if has_host_share else []))
+    titles = ("backend", *(KINDS.get(kind, kind) for kind in found), *(["host share"] if has_host_share else []))
     rows = []
     for record in records:
         samples = [statistics.pooled(record.rounds_ns(kind)) for kind in found]
@@ -89,6 +86,18 @@ def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequen
     return Section("kinds of time, ms", table=Table(titles, tuple(rows)), point=point)
 
 
+def of_columns(run: Run, title: str, point: Any, records: Sequence[Record], columns: Sequence[Column]) -> Section:
+    """A table of its own for some figures of the measured records of one point."""
+    measured = [record for record in records if record.status == "ok"]
+    shown = [
+        one for one in columns if not one.is_optional or any(one.value(run, each) is not None for each in measured)
+    ]
+    rows = tuple((run.name(one.candidate), *(column.text(run, one) for column in shown)) for one in measured)
+    titles, is_left = (column.title for column in shown), (column.is_left for column in shown)
+    styles = tuple(("", *(column.style(run, one) if column.style else "" for column in shown)) for one in measured)
+    return Section(title, table=Table(("backend", *titles), rows, (True, *is_left), styles), point=point)
+
+
 def memory(run: Run) -> Section:
     """Per candidate: what it held once loaded, and at the peak of one call at its last point."""
     found: dict[Any, Record] = {}
@@ -96,18 +105,14 @@ def memory(run: Run) -> Section:
         is_better = record.status == "ok" or record.candidate not in found
         if record.memory.get("loaded") and record.is_judged and is_better:
             found[record.candidate] = record
-    records = sorted(found.values(), key=lambda record: run.candidates.index(record.candidate))
-    kinds = [
-        (group, name, title)
-        for group, name, title in MEMORY
-        if any((record.memory.get(group) or {}).get(name) is not None for record in records)
-    ]
     rows = []
-    for record in records:
-        held = [(record.memory.get(group) or {}).get(name) for group, name, _ in kinds]
+    for record in sorted(found.values(), key=lambda record: run.candidates.index(record.candidate)):
+        loaded = record.memory["loaded"]
+        held = [loaded.get(name) for name in ("parameters_bytes", "allocated_bytes", "reserved_bytes")]
+        held += [run.process_bytes(record), run.peak_bytes(record)]
         cells = [DASH if one is None else f"{one / MIB:,.0f}" for one in held]
         rows.append((run.name(record.candidate), *cells, str(record.point)))
-    titles = ("backend", *(title for _, _, title in kinds), f"at {run.workload.point_noun}")
+    titles = ("backend", "parameters", "allocated", "reserved", "process", "peak of a call", "at")
     return Section("Memory, MiB", table=Table(titles, tuple(rows)))
 
 
@@ -279,9 +284,9 @@ def outcome(run: Run, record: Record) -> str:
 
 
 def iter_points(run: Run) -> Iterator[tuple[Any, list[Record]]]:
-    """Each point that has a table, with its records."""
+    """Each point that has a table, with its records; none that was left out or skipped whole."""
     workload = run.workload
     for point, records in run.by_point():
         shown = [record for record in records if workload.is_in_tables(record)]
-        if shown and not all(workload.is_left_out(record) for record in shown):
+        if not all(record.status == "skipped" or workload.is_left_out(record) for record in shown):
             yield point, shown

@@ -94,9 +94,9 @@ def _of_facts(record: Record) -> Iterator[str]:
 
 
 def _of_parity(record: Record) -> Iterator[str]:
-    if not record.is_judged:
+    if not record.is_judged and record.is_timed:
         yield f"{record.candidate.backend} computes nothing; its time is a script's plus the harness's own"
-    elif record.parity and record.verdict not in SAME_MODEL:
+    elif record.is_judged and record.parity and record.verdict not in SAME_MODEL:
         yield f"parity is {record.verdict}: {record.parity.get('reason', '')}"
 
 
@@ -115,10 +115,11 @@ def _of_others(run: Run, record: Record) -> Iterator[str]:
 def of_machine(run: Run) -> list[str]:
     """Warnings on the machine of a run."""
     lines = []
+    timed = [record for record in run.records if record.is_timed]
     busy = run.fingerprint.get("busy_share", 0.0)
-    if busy > BUSY_SHARE:
+    if busy > BUSY_SHARE and timed:
         lines.append(f"other work took {busy:.0%} of the CPUs when the run began; stop it and measure again")
-    measured = [record.conditions for record in run.records if record.conditions]
+    measured = [record.conditions for record in timed if record.conditions]
     if run.options.kind == "cuda" and measured and not any("gpu" in conditions for conditions in measured):
         lines.append("nothing watched the GPU's clocks and processes; run: pip install nvidia-ml-py")
     peaks = run.peaks

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bench.columns import Column, Section
 from bench.options import CommonOptions
 from bench.run.columns import COMMON_COLUMNS
-from bench.run.record import Point, Record, Run, Turn, exit_code_of
+from bench.run.record import WALL, Point, Record, Run, Turn, exit_code_of
 from bench.run.sections import outcome
 from bench.spec import check_lengths
 
@@ -43,14 +43,20 @@ class Workload(ABC):
     cell: ClassVar[str]
     """The class of its worker side, e.g. "bench.workloads.forward:ForwardCell"."""
     fresh_process: ClassVar[bool] = False
-    """True if every turn needs a worker process of its own."""
+    """True if every turn needs a worker process of its own, with no other one alive."""
     point_noun: ClassVar[str] = "point"
     call_nouns: ClassVar[tuple[str, str]] = ("call", "calls")
     """What a sample times, one and several."""
     point_title: ClassVar[str] = ""
     """Heading of a column of points; the noun if empty."""
+    headline: ClassVar[str] = WALL
+    """The kind of time by which cells of two runs are compared."""
+    decisive: ClassVar[tuple[str, ...]] = ()
+    """Options of its own that two runs must share for their times to be compared."""
     has_roofline: ClassVar[bool] = False
     """True if medians are held against this machine's peaks, which are measured before the run."""
+    roofline_kind: ClassVar[str] = WALL
+    """The kind of time that the roofline bounds."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -133,12 +139,21 @@ class Workload(ABC):
         """File that judged cases of text are tokenised with; None without such cases."""
         return None
 
-    def load_options(self, candidate: Candidate) -> dict[str, Any]:
-        """Options for the backend's `load`, beside the variant's."""
+    def before_start(self, point: Point, folders: Sequence[Path]) -> dict[str, Any]:
+        """What is done before a turn's process starts, which reads `folders`; returns figures of the turn."""
         return {}
 
-    def survived(self, point: Point, candidate: Candidate, error: WorkerError) -> dict[str, Any] | None:
-        """The reply of a turn that ended in `error`, if that is a finding and not a failure of the cell; else None."""
+    def load_options(self, point: Point, candidate: Candidate) -> dict[str, Any]:
+        """Options for the backend's `load`, beside the variant's; asked for if every turn has a process of its own."""
+        return {}
+
+    def survived(
+        self, point: Point, candidate: Candidate, taken: Sequence[Turn], error: WorkerError
+    ) -> dict[str, Any] | None:
+        """The reply of a turn that ended in `error`, if that is a finding and not a failure of the cell; else None.
+
+        `taken` are the turns before it; `error.details["during"]` is "load" if the model was not loaded yet.
+        """
         return None
 
     # What it is judged by.
@@ -160,6 +175,10 @@ class Workload(ABC):
     def memory(self, point: Point, candidate: Candidate, source: ModelSource) -> dict[str, Any]:
         """Figures of memory that a formula gives."""
         return {}
+
+    def least_work(self, record: Record) -> tuple[int, int]:
+        """Operations, and bytes that must be read, of what the roofline bounds; `record` has counted operations."""
+        return record.operations["flops"], record.operations["weight_bytes"]
 
     # What is said of it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -11,9 +12,7 @@ from bench import statistics
 from bench.errors import UserError
 from bench.linesfile import kind_of
 from bench.machine import same_machine
-from bench.packing import Packing
 from bench.records import SAME_MODEL, Record, Run
-from bench.saved import look
 from bench.study.figures import (
     CORPUS,
     CPU,
@@ -30,7 +29,9 @@ from bench.study.figures import (
 )
 
 if TYPE_CHECKING:
-    from bench.run.record import Run as AnyRun
+    from bench.run import record as new
+
+    Timed = Record | new.Record
 
 COMPUTES_NOTHING = "computes nothing"
 
@@ -61,10 +62,11 @@ def obstacles(sources: Sequence[Source]) -> list[str]:
 
 
 def _read(path: Path) -> Figures:
-    writers = sorted(writer for writer, _ in (*READERS.values(), *OF_POINTS.values()))
+    writers = [writer for writer, _ in READERS.values()]
     kind = kind_of(path, writers)
-    if kind == "run" and look(path).command:
-        return _of_workload(path, writers)
+    if kind == "run":
+        with path.open("rb") as file:
+            kind = str(json.loads(file.readline()).get("workload", kind))
     if kind not in READERS:
         raise UserError(f"{str(path)!r} is no run of {' or '.join(writers)}; give .jsonl files that they wrote")
     return READERS[kind][1](path)
@@ -88,11 +90,11 @@ def _milliseconds(rounds: Sequence[Sequence[float]]) -> tuple[tuple[float, ...],
     return tuple(tuple(ns / 1e6 for ns in round_) for round_ in rounds if round_)
 
 
-def _fault(record: Any, is_implausible: bool, boundary: str) -> str:
+def _fault(record: Timed, is_judged: bool, is_implausible: bool, boundary: str) -> str:
     """Why the time of a measured cell is not that of the model on the device; "" where it is."""
     if record.status != "ok":
         return ""
-    if not (record.is_judged if hasattr(record, "is_judged") else record.judged):
+    if not is_judged:
         return COMPUTES_NOTHING
     if record.verdict not in SAME_MODEL:
         return f"parity {record.verdict or 'unjudged'}"
@@ -140,26 +142,18 @@ def _of_record(run: Run, source: Source, record: Record) -> Figure:
         rounds_ms=_milliseconds(record.rounds),
         is_interleaved=record.turns == "interleaved",
         is_tainted=bool(run.taint(record)),
-        fault=_fault(record, run.is_implausible(record), run.grid.boundary),
+        fault=_fault(record, record.judged, run.is_implausible(record), run.grid.boundary),
         naive_ms=statistics.median(naive) / 1e6 if naive else None,
         peak_bytes=peak.get("peak_allocated_bytes" if source.device == CUDA else "peak_process_bytes"),
     )
 
 
-def _of_workload(path: Path, writers: Sequence[str]) -> Figures:
-    """Figures of a run of schema 5 or later, by the type of its points."""
+def _of_corpus(path: Path) -> Figures:
     from bench.run.file import read_run
 
     run = read_run(path)
-    if run.workload.point_type not in OF_POINTS:
-        raise UserError(f"{str(path)!r} is no run of {' or '.join(writers)}; give .jsonl files that they wrote")
-    writer, read = OF_POINTS[run.workload.point_type]
-    source = _source(run, path, writer, run.model.name, run.options.kind, run.options.settled_threads)
-    return read(run, source)
-
-
-def _of_corpus(run: AnyRun, source: Source) -> Figures:
     options: Any = run.options
+    source = _source(run, path, "bench corpus", run.model.name, options.kind, options.settled_threads)
     sentences = len(options.corpus.lengths)
     cells = tuple(
         Figure(
@@ -175,7 +169,7 @@ def _of_corpus(run: AnyRun, source: Source) -> Figures:
             rounds_ms=_milliseconds([[ns / sentences for ns in round_] for round_ in record.rounds]),
             is_interleaved=record.is_interleaved,
             is_tainted=bool(run.disturbances(record)),
-            fault=_fault(record, False, options.boundary),
+            fault=_fault(record, record.is_judged, False, options.boundary),
         )
         for record in run.records
         if record.candidate.copy == 1
@@ -184,28 +178,31 @@ def _of_corpus(run: AnyRun, source: Source) -> Figures:
 
 
 def _of_generation(path: Path) -> Figures:
-    from bench.generation.records import read_generation
+    from bench.run.file import read_run
+    from bench.workloads.generate import DECODE, Generate
 
-    run = read_generation(path)
-    source = _source(run, path, "bench generate", run.grid.model, run.grid.device, run.grid.threads)
+    run = read_run(path)
+    assert isinstance(run.workload, Generate)
+    asked = run.workload.options
+    source = _source(run, path, "bench generate", run.model.name, asked.kind, asked.settled_threads)
     generations = tuple(
         Generation(
             source=source,
-            model=run.grid.model,
-            backend=record.contestant.label,
-            precision=record.precision,
-            batch=record.batch,
-            new_tokens=run.generation.new_tokens,
-            decoding=run.generation.decoding.kind,
+            model=run.model.name,
+            backend=record.candidate.label,
+            precision=record.candidate.precision,
+            batch=record.point.batch,
+            new_tokens=asked.new_tokens,
+            decoding=asked.choice.kind,
             status=record.status,
-            way=record.way,
+            way=record.figures.get("way", ""),
             rounds_ms=_milliseconds(record.rounds),
-            step_rounds_ms=_milliseconds(record.decode_rounds),
-            is_tainted=bool(run.taint(record)),
-            fault=_fault(record, run.is_implausible(record), run.grid.boundary),
+            step_rounds_ms=_milliseconds(record.rounds_ns(DECODE)),
+            is_tainted=bool(run.disturbances(record)),
+            fault=_fault(record, record.is_judged, run.is_implausible(record), "device"),
         )
         for record in run.records
-        if record.copy == 1
+        if record.candidate.copy == 1
     )
     return Figures((source,), generations=generations)
 
@@ -243,13 +240,10 @@ def _of_memory(path: Path) -> Figures:
     return Figures((source,), held=held, stored=stored, cached=cached)
 
 
-#: By the word under "kind" in a file's header: the command that writes it, and what reads it.
+#: By workload, or by the word under "kind" in an older file: the command that writes it, and what reads it.
 READERS: Mapping[str, tuple[str, Callable[[Path], Figures]]] = {
     "run": ("bench compare", _of_compare),
-    "generation": ("bench generate", _of_generation),
+    "corpus": ("bench corpus", _of_corpus),
+    "generate": ("bench generate", _of_generation),
     "memory": ("bench memory", _of_memory),
-}
-#: By the type of the points of a run of schema 5 or later.
-OF_POINTS: Mapping[type, tuple[str, Callable[[AnyRun, Source], Figures]]] = {
-    Packing: ("bench corpus", _of_corpus),
 }

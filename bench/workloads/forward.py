@@ -21,8 +21,8 @@ from bench.process import timing
 from bench.process.timing import Sampling
 from bench.run import columns, doubling, guesses, sections
 from bench.run.record import Record, Run, Turn
-from bench.run.schedule import Enough, Grid, Schedule
-from bench.run.workload import Workload
+from bench.run.schedule import Schedule
+from bench.run.stopping import TimedOptions, TimedWorkload
 from bench.spec import AUTO, DEFAULT_BATCHES, DEFAULT_LENGTHS, Candidate, Shape, check_lengths
 from bench.workloads import published
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from bench.parity.reference import Inputs
     from exporters.sources import ModelSource
 
-TARGET_PRECISION = {"cpu": 0.02, "cuda": 0.01}
 #: Turns that a cell's ceiling of seconds is shared out to.
 TURNS_OF_A_CEILING = 50
 KINDS_OF_TIME = ("wall", "device", "enqueue", "pipelined", "naive")
@@ -59,7 +58,7 @@ def boundary(value: Any, name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForwardOptions(CommonOptions):
+class ForwardOptions(TimedOptions):
     """Options of `bench compare`."""
 
     command: ClassVar[str] = "compare"
@@ -80,18 +79,6 @@ class ForwardOptions(CommonOptions):
         "Batch×length pairs in place of batches and lengths, e.g. 1x512,16x512.", shapes, default=(),
         show=lambda value: ",".join(f"{batch}x{length}" for batch, length in value),
     )  # fmt: skip
-    rounds: int = option(
-        "Turns per backend and cell, at least, as far as --max-seconds-per-cell lets them.",
-        options.whole(1, 10_000, 10), default=10,
-    )  # fmt: skip
-    max_seconds_per_cell: float = option(
-        "Turns per cell, of the slowest backend, at most; slow calls get 5 rounds of one.",
-        options.seconds(example="5s"), default=5.0, show=options.shown_seconds,
-    )  # fmt: skip
-    target_precision: float | None = option(
-        "Stop a cell when the interval of its median is this narrow.", options.share, default=None,
-        show=options.shown_share, default_shown="2% on cpu, 1% on cuda",
-    )  # fmt: skip
     boundary: str = option(
         "device (inputs and outputs stay on it) or host (host arrays in and out, copies timed).", boundary,
         default="device",
@@ -100,13 +87,6 @@ class ForwardOptions(CommonOptions):
         "Also time calls without synchronising: wrong, to explain old figures.", options.flag, default=False
     )
     grad: bool = option("Also run eager with autograd on, to show what that costs.", options.flag, default=False)
-    warmup: float = option(
-        "Warm-up of a cell, at least.", options.seconds(example="300ms"), default=0.3, show=options.shown_seconds
-    )
-    max_warmup: float = option(
-        "Warm-up of a cell that does not become stable, at most.", options.seconds(example="3s"), default=3.0,
-        show=options.shown_seconds,
-    )  # fmt: skip
 
     @classmethod
     def parsed(cls, given: Mapping[str, Any]) -> ForwardOptions:
@@ -131,7 +111,7 @@ class ForwardOptions(CommonOptions):
         return self.max_seconds_per_cell / max(TURNS_OF_A_CEILING, self.rounds)
 
 
-class Forward(Workload):
+class Forward(TimedWorkload):
     """Every candidate at every shape of a grid."""
 
     name = "forward"
@@ -141,6 +121,7 @@ class Forward(Workload):
     point_title = "batch × length"
     cell = "bench.workloads.forward:ForwardCell"
     has_roofline = True
+    decisive = ("boundary",)
     columns: ClassVar[tuple[Column, ...]] = (
         *columns.point_columns(Shape),
         *columns.TIMES,
@@ -178,12 +159,10 @@ class Forward(Workload):
         positions = source.positions
         if not options.lengths:
             options = replace(options, lengths=tuple(n for n in DEFAULT_LENGTHS if positions is None or n <= positions))
-        if options.target_precision is None:
-            options = replace(options, target_precision=TARGET_PRECISION[options.kind])
         if options.budget is not None and options.batches == AUTO:
             raise UserError("--budget has no share for --batches auto, which are not known beforehand; give e.g. 1,4")
         check_lengths(cls(options).points(), source.name, positions)
-        return options
+        return options.with_precision()
 
     @classmethod
     def candidates(cls, options: ForwardOptions, found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
@@ -216,8 +195,8 @@ class Forward(Workload):
         return [point for point in self.points() if not self.is_doubling or point.batch in first]
 
     def schedule(self) -> Schedule:
-        enough = Enough(self.options.rounds, self.options.max_seconds_per_cell, self.options.target_precision)
-        return doubling.Doubling(lambda point: enough) if self.is_doubling else Grid(lambda point: enough)
+        enough = self.options.enough
+        return doubling.Doubling(lambda point: enough) if self.is_doubling else super().schedule()
 
     def begin(self, point: Shape, source: ModelSource) -> dict[str, Any]:
         plan = self._plan(point, source).to_json()
@@ -233,9 +212,9 @@ class Forward(Workload):
         return point
 
     def guessed_seconds(self, point: Shape, source: ModelSource, peaks: Peaks | None) -> float:
-        least = Enough(self.options.rounds, self.options.max_seconds_per_cell).least_rounds
-        call = guesses.call_seconds(source, self.options, peaks, point)
-        return guesses.cell_seconds(call, self.options.warmup, least, self.options.max_seconds_per_cell)
+        asked = self.options
+        call = guesses.call_seconds(source, asked, peaks, point)
+        return guesses.cell_seconds(call, asked.warmup, asked.enough.least_rounds, asked.max_seconds_per_cell)
 
     def cases(self, point: Shape, source: ModelSource) -> Mapping[str, Inputs]:
         from bench.parity.reference import Inputs
@@ -252,36 +231,25 @@ class Forward(Workload):
         cache = source.key_value_bytes(point.length, candidate.precision)
         return {} if cache is None else {"key_value_bytes_per_sequence": cache}
 
-    def unmet(self, record: Record) -> list[str]:
-        found = [] if record.once.is_stable else ["warm-up"]
-        enough = Enough(self.options.rounds, target_precision=self.options.target_precision)
-        found += [] if len(record.rounds) >= self.options.rounds else ["rounds"]
-        return found if enough.is_precise(record.rounds) else [*found, "precision"]
-
     def warnings(self, run: Run, record: Record) -> Iterable[str]:
-        unmet, asked = self.unmet(record), self.options
-        if "warm-up" in unmet:
-            yield f"warm-up ended at its ceiling of {asked.max_warmup:g} s before it was seen to be stable"
-        if "rounds" in unmet:
-            yield f"fewer than {asked.rounds} rounds, as its shape's ceiling of seconds was reached"
-        if "precision" in unmet and asked.target_precision is not None:
-            yield (
-                "its shape's ceiling of seconds was reached with the median's interval wider than "
-                f"±{100 * asked.target_precision:.3g}%; raise --max-seconds-per-cell, or quieten the machine"
-            )
+        yield from super().warnings(run, record)
         if record.parity.get("cases") and record.point.length > 1 and "padded" not in record.parity["cases"]:
             yield (
                 "no padded case: the module takes no attention_mask, or makes its inputs itself; all positions are "
                 "judged"
             )
 
+    def notes(self, source: ModelSource) -> Mapping[str, Any]:
+        return published.notes(self.options.preset, source, self.points())
+
     def heading(self, run: Run) -> Iterable[str]:
+        if preset := run.notes.get("preset"):
+            yield f"preset {preset['name']}: {preset['title']} ({preset['source']})"
         on_device = self.options.boundary == "device"
         within = "inputs and outputs on the device" if on_device else "host arrays in and out, copies timed"
         yield (
-            f"median of synchronised calls, {within}; ±: {statistics.MEDIAN_CONFIDENCE:.0%} interval; spread: "
-            f"interquartile range; speed-up: against {run.baseline_candidate.label} within rounds, "
-            f"{statistics.RATIO_CONFIDENCE:.0%} interval; roofline: share of what this machine's peaks allow"
+            f"median of synchronised calls, {within}; {columns.legend(run)}; "
+            "roofline: share of what this machine's peaks allow"
         )
         if self.options.naive_timer:
             yield "naive: a clock that never waits for the device; wrong if that works on its own"

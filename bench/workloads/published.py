@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from bench import statistics
 from bench.columns import DASH, Column, Section, Table, factor, shown
-from bench.published import JudgedRow, judge
+from bench.published import JudgedRow, judge, of_model
 from bench.run.record import Record, Run
 from bench.spec import Shape
 
+if TYPE_CHECKING:
+    from exporters.sources import ModelSource
+
 GIB, MIB = 2**30, 2**20
+
+
+def notes(preset: str | None, source: ModelSource, shapes: Iterable[Shape]) -> dict[str, Any]:
+    """What a run of a preset notes of itself: the preset, and its published figures if they are of the same model."""
+    if preset is None:
+        return {}
+    from bench import presets
+
+    found = presets.load(preset)
+    noted: dict[str, Any] = {"preset": {"name": found.name, "title": found.title, "source": found.source}}
+    is_same = bool(found.figures) and (source.name, source.task) == (found.model, found.task)
+    if is_same and (figures := of_model(found.figures, source.name, shapes)):
+        noted["published"] = figures
+    return noted
 
 
 def _row(run: Run, shape: Shape) -> JudgedRow | None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench.errors import UserError
-from bench.generation.decoding import Beam, Chooser, Forced, Greedy, Sample, chooser
-from bench.generation.plan import Decoding, GenerationPlan, check_sizes, parse_decoding
+from bench.generation.plan import GenerationPlan, check_sizes, parse_decoding
+from bench.process.decoding import Beam, Chooser, Decoding, Forced, Greedy, Sample, chooser
 
 VOCABULARY = 5
 #: Logits of the next token behind each token: a chain whose every continuation can be counted out.

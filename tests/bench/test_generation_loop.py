@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from backends.null import Null
-from bench.generation.decoding import Beam, Greedy
-from bench.generation.loop import ByCache, ByFullPasses, generate
+from bench.parity.inputs import INPUTS
 from bench.process import abilities
+from bench.process.decoding import Beam, Greedy
+from bench.process.generating import ByCache, ByFullPasses, generate
 
 PROMPT = torch.tensor([[3, 5, 8], [1, 2, 4]])
 ROOM = 8
@@ -69,7 +70,8 @@ class Static(Passing):
 
 def begun(device: Device, way: type) -> Any:
     further = (device.tensors, abilities.has_static_shapes(device)) if isinstance(device, Passing) else ()
-    return way(device, *further, len(PROMPT), ROOM, "cpu")
+    names = (INPUTS,) if isinstance(device, Passing) else ()
+    return way(device, *further, len(PROMPT), ROOM, "cpu", *names)
 
 
 def run(device: Device, way: type = ByCache, choose: Any = None, new_tokens: int = 5, **more: Any) -> tuple[Any, Any]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.report.page.entries import COLOURS, SYMBOLS
-
+#: Okabe and Ito's colours, told apart by colour-blind readers; black is left out for the dark page, and grey is ours.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999", "#F0E442")
+#: Of Vega's symbols; fewer than colours and of another period, so that 24 series are told apart.
+SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 #: Height of a plot with its axes and title, in CSS pixels.
 HEIGHT = 250
 #: Pixels between the ends of an axis and what lies nearest to them.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.report.columns import shown
+from bench.columns import shown
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ class Table:
 
     titles: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    helps: tuple[str, ...] = ()
+    """What a title means, shown on hover; "" or nothing if it says so itself."""
+
+    def help(self, column: int) -> str:
+        """What the title of a column means."""
+        return self.helps[column] if column < len(self.helps) else ""
 
     @property
     def is_number(self) -> tuple[bool, ...]:
@@ -45,10 +51,10 @@ DASH = Cell("–")
 TONES = {"exact": "good", "equivalent": "good", "lossy": "doubtful", "unjudged": "doubtful", "broken": "bad"}
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+def table(titles: Sequence[str], rows: Iterable[Sequence[object]], helps: Sequence[str] = ()) -> Table:
     """Rows of cells; what is none is text, and sorted as such."""
     made = (tuple(cell if isinstance(cell, Cell) else Cell(str(cell)) for cell in row) for row in rows)
-    return Table(tuple(titles), tuple(made))
+    return Table(tuple(titles), tuple(made), tuple(helps))
 
 
 def number(value: float | None, text: str | None = None) -> Cell:
