@@ -21,7 +21,6 @@ from bench.cli import (
     artifacts,
     choose,
     compare,
-    corpus,
     deploy,
     diff,
     doctor,
@@ -50,7 +49,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("compare")(compare.command)
-app.command("corpus")(corpus.command)
 app.command("choose")(choose.command)
 app.command("tune", cls=spellings.taking(tune.OLD_SPELLINGS))(tune.command)
 app.command("parity")(parity.command)

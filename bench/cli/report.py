@@ -154,13 +154,6 @@ def writer_of(found: Saved) -> str:
         return f"bench {found.workload}"
 
 
-def _corpus_page(file: Path, format: str) -> str:
-    from bench.corpora.runfile import read_corpus_run
-    from bench.report import corpus
-
-    return corpus.render(read_corpus_run(file), format)
-
-
 def _memory_page(file: Path, format: str) -> str:
     from bench.footprint.results import read_memory
     from bench.report import memory
@@ -177,7 +170,6 @@ def _tuning_page(file: Path, format: str) -> str:
 
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
-    "corpus": Kind("bench corpus", _corpus_page),
     "memory": Kind("bench memory", _memory_page),
     "tuning": Kind("bench tune", _tuning_page),
 }

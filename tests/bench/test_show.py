@@ -107,7 +107,7 @@ def test_a_file_is_known_by_its_ends(runs: Path) -> None:
     assert [(one.kind, one.model, one.has_ended) for one in found] == [
         ("run", "bert", True),
         ("generation", "gpt2", True),
-        ("corpus", "bert", True),
+        ("run", "bert", True),
         ("memory", "gpt2, gpt2-medium", True),
     ]
     assert all(one.started.startswith("2026-11-23T") for one in found)

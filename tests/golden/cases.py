@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 SUFFIXES = {"table": "txt", "markdown": "md", "csv": "csv", "json": "json"}
 FORMATS: Mapping[str, Sequence[str]] = {
     "compare": ("table", "markdown", "csv", "json"),
-    "corpus": ("table", "csv", "json"),
+    "corpus": ("table", "json", "csv", "markdown"),
     "generate": ("table", "markdown", "csv", "json"),
     "load": ("table", "json", "csv", "markdown"),
     "memory": ("table", "json"),
