@@ -19,11 +19,9 @@ if TYPE_CHECKING:
     from bench.corpora.records import CorpusRecord, CorpusRun
     from bench.corpora.runfile import read_corpus_run
     from bench.errors import BenchError, UserError
-    from bench.footprint.measure import measure_memory
-    from bench.footprint.results import MemoryRun
     from bench.generation.api import generate
     from bench.generation.records import GenerationRun
-    from bench.measuring import measure_load
+    from bench.measuring import measure_load, measure_memory
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
@@ -45,7 +43,6 @@ __all__ = [
     "CorpusRecord",
     "CorpusRun",
     "GenerationRun",
-    "MemoryRun",
     "Record",
     "Run",
     "Study",
@@ -87,8 +84,7 @@ _HOMES = {
     "measure_corpus": "bench.corpora.api",
     "read_corpus_run": "bench.corpora.runfile",
     "measure_load": "bench.measuring",
-    "measure_memory": "bench.footprint.measure",
-    "MemoryRun": "bench.footprint.results",
+    "measure_memory": "bench.measuring",
     "Certificate": "bench.parity.certificate",
     "check_parity": "bench.parity.check",
     "verify": "bench.parity.verify",

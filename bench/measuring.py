@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
     compare: Measuring
     measure_load: Measuring
+    measure_memory: Measuring
 
-__all__ = ["compare", "function_for", "measure_load", "read_run", "resume"]
+__all__ = ["compare", "function_for", "measure_load", "measure_memory", "read_run", "resume"]
 
 _DOCUMENTATION = """{summary}
 

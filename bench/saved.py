@@ -52,6 +52,15 @@ def look(path: Path) -> Saved:
     return Saved(path, kind, started, _model(header), has_ended, _command(header))
 
 
+def workload_of(path: Path) -> str:
+    """The workload that the header of a run of schema 5 or later names; "" for any other file."""
+    try:
+        with path.open("rb") as file:
+            return str(_parsed(file.readline()).get("workload", ""))
+    except OSError:
+        return ""
+
+
 def _command(header: dict[str, Any]) -> str:
     """The command that writes runs of a header's workload; "" for a file of another kind."""
     if "workload" not in header:
@@ -68,11 +77,8 @@ def _model(header: dict[str, Any]) -> str:
     """What was measured, by a header of any kind; "" where it does not say."""
     if isinstance(header.get("model"), dict):
         return str(header["model"].get("name", ""))
-    grid, subjects = header.get("grid"), header.get("subjects")
-    if isinstance(grid, dict):
-        return str(grid.get("model", ""))
-    names = [str(entry.get("name")) for entry in subjects or [] if isinstance(entry, dict)]
-    return ", ".join(dict.fromkeys(names))
+    grid = header.get("grid")
+    return str(grid.get("model", "")) if isinstance(grid, dict) else ""
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from bench.cli import (
     env,
     generate,
     list_,
-    memory,
     parity,
     report,
     show,
@@ -57,7 +56,6 @@ app.command("tune")(tune.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
 app.command("deploy")(deploy.command)
-app.command("memory")(memory.command)
 app.command("report")(report.command)
 app.command("show")(show.command)
 app.command("diff")(diff.command)

@@ -138,13 +138,6 @@ def _corpus_page(file: Path, format: str) -> str:
     return corpus.render(read_corpus_run(file), format)
 
 
-def _memory_page(file: Path, format: str) -> str:
-    from bench.footprint.results import read_memory
-    from bench.report import memory
-
-    return memory.render(read_memory(file), format)
-
-
 def is_of_a_workload(file: Path) -> bool:
     """True for a run of schema 5 or later, of any workload."""
     with file.open("rb") as opened:
@@ -180,6 +173,5 @@ KINDS: Mapping[str, Kind] = {
     "run": Kind("bench compare", _run_page),
     "generation": Kind("bench generate", _generation_page),
     "corpus": Kind("bench corpus", _corpus_page),
-    "memory": Kind("bench memory", _memory_page),
     "tuning": Kind("bench tune", _tuning_page),
 }

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.corpora.requests import CorpusRequests
-from bench.footprint.requests import MemoryRequests
 from bench.generation.requests import GenerationRequests
 from bench.machine import gpu, memory
 from bench.parity import inputs, judging
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     pass
 
 
-class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests, MemoryRequests):
+class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
-    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`, `GenerationRequests`,
-    `CorpusRequests` and `MemoryRequests`.
+    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`, `GenerationRequests` and
+    `CorpusRequests`.
     """
 
     def _operation(self, request: dict[str, Any]) -> Callable[..., dict[str, Any]]:

@@ -67,7 +67,6 @@ def _ended(found: Called) -> dict[str, object]:
 def _runs() -> dict[str, int]:
     """The exit code that the command which wrote a file ended with."""
     from bench.corpora.runfile import read_corpus_run
-    from bench.footprint.results import read_memory
     from bench.generation.records import read_generation
     from bench.parity import certificate
     from bench.run.file import read_run as read_any
@@ -79,7 +78,7 @@ def _runs() -> dict[str, int]:
         "corpus": read_corpus_run,
         "generate": read_generation,
         "load": read_any,
-        "memory": read_memory,
+        "memory": read_any,
         "tune": read_tuning,
     }
     runs = HERE / "runs"
