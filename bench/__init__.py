@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from bench.corpora.records import CorpusRecord, CorpusRun
     from bench.corpora.runfile import read_corpus_run
     from bench.errors import BenchError, UserError
-    from bench.generation.api import generate
-    from bench.generation.records import GenerationRun
-    from bench.measuring import measure_load, measure_memory
+    from bench.measuring import generate, measure_load, measure_memory
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
@@ -42,7 +40,6 @@ __all__ = [
     "Choice",
     "CorpusRecord",
     "CorpusRun",
-    "GenerationRun",
     "Record",
     "Run",
     "Study",
@@ -77,8 +74,7 @@ _HOMES = {
     "deploy": "bench.bundle.api",
     "BundleVerification": "bench.bundle.verify",
     "verify_bundle": "bench.bundle.verify",
-    "GenerationRun": "bench.generation.records",
-    "generate": "bench.generation.api",
+    "generate": "bench.measuring",
     "CorpusRecord": "bench.corpora.records",
     "CorpusRun": "bench.corpora.records",
     "measure_corpus": "bench.corpora.api",

@@ -79,6 +79,8 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     is_left: tuple[bool, ...] = ()
     """Which columns hold text; the first alone if empty."""
+    styles: tuple[tuple[str, ...], ...] = ()
+    """Colours of the cells on a terminal, by row, as rich names them."""
 
     def holds_text(self, column: int) -> bool:
         """True for a column of text, which is aligned to the left."""

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
         ) -> Run: ...
 
     compare: Measuring
+    generate: Measuring
     measure_load: Measuring
     measure_memory: Measuring
 
-__all__ = ["compare", "function_for", "measure_load", "measure_memory", "read_run", "resume"]
+__all__ = ["compare", "function_for", "generate", "measure_load", "measure_memory", "read_run", "resume"]
 
 _DOCUMENTATION = """{summary}
 

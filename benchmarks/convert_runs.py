@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.process.decoding import Decoding
 from bench.run.file import RunFile
 from bench.run.record import Model, Once, Record, Run, Turn
 from bench.spec import AUTO, MODULE, Candidate, Shape
 from bench.workloads.forward import Forward, ForwardOptions
+from bench.workloads.generate import Batch, Generate, GenerateOptions
 from bench.workloads.load import Load, LoadOptions, Rate
 from bench.workloads.memory import Extent, Memory, MemoryOptions
 
@@ -69,6 +71,8 @@ def model_of(header: Mapping[str, Any], records: Lines) -> Model:
     """The model of a run; "random" or "pretrained" is what its records say."""
     grid = header["grid"]
     weights = next((one["weights"] for one in records if one.get("weights")), grid.get("weights", ""))
+    if weights == "auto":  # of kinds whose records did not say
+        weights = "random" if header["origin"].startswith("seeded random") else "pretrained"
     return Model(grid["model"], header["origin"], weights, header["checkpoint"], grid.get("task", "base"))
 
 
@@ -141,6 +145,35 @@ def load(header: Mapping[str, Any], lines: Lines) -> Run:
     for line in records:
         figures = {"shapes": line["shapes"], "warmed": line["warmed"]}
         run.records.append(record_of(line, Rate(line["step"], line["rate"]), kinds, figures))
+    return ended(run, lines)
+
+
+def generate(header: Mapping[str, Any], lines: Lines) -> Run:
+    """A run of `bench generate`."""
+    asked, plan = header["generation"], header["plan"]
+    records = [line for line in lines if line["kind"] == "record"]
+    decoding = asked["decoding"]
+    options = GenerateOptions(
+        **common(header),
+        batches=tuple(header["batches"]),
+        prompt_length=asked["prompt_length"],
+        new_tokens=asked["new_tokens"],
+        decoding=Decoding(**decoding).option,
+        top_k=decoding["top_k"],
+        temperature=decoding["temperature"],
+        rounds=plan["rounds"],
+        max_seconds_per_cell=plan["seconds_per_cell"],
+        target_precision=plan["target_precision"],
+        warmup=plan["warmup_seconds"],
+        max_warmup=plan["warmup_most_seconds"],
+    )
+    run = begun(Generate(options), header, records)
+    kinds = {"wall": "rounds", "first_token": "first_token_rounds", "decode": "decode_rounds"}
+    for line in records:
+        memory = dict(line.get("memory", {}))
+        figures = {"way": line["way"], "tokens": line["tokens"], "cache_bytes": memory.pop("cache", None)}
+        held = {name: value for name, value in figures.items() if value not in (None, [])}
+        run.records.append(record_of({**line, "memory": memory}, Batch(line["batch"]), kinds, held))
     return ended(run, lines)
 
 
@@ -233,6 +266,7 @@ def searched(line: Mapping[str, Any]) -> Record:
 KINDS: dict[str, Callable[[Mapping[str, Any], Lines], Run | list[Run]]] = {
     "run": forward,
     "load": load,
+    "generation": generate,
     "memory": memory,
 }
 

@@ -120,35 +120,6 @@ def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("command", "at_least"),
-    [
-        ("compare", 20),
-        ("generate", 20),
-        ("corpus", 20),
-        ("parity", 20),
-        ("verify", 11),
-        ("deploy", 13),
-        ("diff", 3),
-        ("doctor", 5),
-        ("load", 20),
-        ("study", 3),
-        ("report", 5),
-        ("choose", 10),
-        ("tune", 17),
-        ("show", 2),
-        ("env create", 2),
-    ],
-)
-def test_the_readme_names_every_option(root: Path, command: str, at_least: int) -> None:
-    done = help_of(root, *command.split())
-    assert done.returncode == 0, done.stderr
-    options = set(re.findall(r"--[a-z][a-z-]+", done.stdout)) - {"--help"}
-    readme = (root / "README.md").read_text()
-    assert len(options) >= at_least
-    assert [option for option in sorted(options) if f"`{option}" not in readme] == []
-
-
 def test_the_readmes_commands_are_real(root: Path) -> None:
     """Every `bench …` line in a shell block parses: its subcommand exists and has each option given."""
     readme = (root / "README.md").read_text()
@@ -224,8 +195,9 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
 
 
 def test_every_committed_run_can_be_read_and_says_how_it_was_made(root: Path) -> None:
-    from bench.corpora.runfile import read_corpus_run
     from bench.generation.records import read_generation
+
+    from bench.corpora.runfile import read_corpus_run
     from bench.linesfile import kind_of
     from bench.run.file import read_run as read_any
     from bench.runfile import read_run

@@ -26,7 +26,6 @@ from bench.cli import (
     diff,
     doctor,
     env,
-    generate,
     list_,
     parity,
     report,
@@ -49,7 +48,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("compare")(compare.command)
-app.command("generate")(generate.command)
 app.command("corpus")(corpus.command)
 app.command("choose")(choose.command)
 app.command("tune")(tune.command)

@@ -124,13 +124,6 @@ def _run_page(file: Path, format: str, columns: Sequence[str] = ()) -> str:
     return report.render(read_run(file), format, columns)
 
 
-def _generation_page(file: Path, format: str) -> str:
-    from bench.generation.records import read_generation
-    from bench.report import generation
-
-    return generation.render(read_generation(file), format)
-
-
 def _corpus_page(file: Path, format: str) -> str:
     from bench.corpora.runfile import read_corpus_run
     from bench.report import corpus
@@ -171,7 +164,6 @@ FORMATS = ("table", "json", "csv", "markdown")
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
     "run": Kind("bench compare", _run_page),
-    "generation": Kind("bench generate", _generation_page),
     "corpus": Kind("bench corpus", _corpus_page),
     "tuning": Kind("bench tune", _tuning_page),
 }

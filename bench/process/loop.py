@@ -65,6 +65,7 @@ class Loop:
         if backend_class.spec.format == "checkpoint":
             models.import_library()
         self.backend = backend_class(open_checkpoint=checkpoint.open_checkpoint)
+        self.args.import_ns = time.monotonic_ns() - self.args.started
         return {"versions": backend_class.spec.versions()}
 
     def do_load(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -80,6 +81,7 @@ class Loop:
             options={**self._options(), **self._tf32(), **(options or {})},
         )
         seconds = time.perf_counter() - started
+        self.args.load_ns = round(seconds * 1e9)
         held = memory.heap_bytes() if self.args.device == "cpu" else {}
         held |= memory.resident_bytes() | abilities.held(self.backend)
         held.pop("peak_process_bytes", None)  # of loading, which holds the weights twice for a moment
@@ -169,5 +171,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--artifact", default="", help="artifact folder to load")
     result.add_argument("--tf32", action="store_true", help="let fp32 products round their inputs to TF32")
     result.add_argument("--generation", default="", choices=["", *WAYS], help="load the model to generate with it")
+    result.add_argument("--started", type=int, default=0, help="reading of the system's monotonic clock at its start")
     result.add_argument("--parent", type=int, default=0, help="process to die with; 0 for none")
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def start(
     command += ["--generation", generation] if generation else []
     command += ["--tf32"] if tf32 else []
     further = channel.compiler_cache(root) | (channel.project_for_others(root) if python else {})
-    return channel.Worker([*command, "--parent", str(os.getpid())], threads, further)
+    command += ["--parent", str(os.getpid()), "--started", str(time.monotonic_ns())]
+    return channel.Worker(command, threads, further)
 
 
 class Pool:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.corpora.requests import CorpusRequests
-from bench.generation.requests import GenerationRequests
 from bench.machine import gpu, memory
 from bench.parity import inputs, judging
 from bench.parity.requests import ParityRequests
@@ -25,11 +24,10 @@ if TYPE_CHECKING:
     pass
 
 
-class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests):
+class Session(Loop, ParityRequests, CorpusRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
-    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`, `GenerationRequests` and
-    `CorpusRequests`.
+    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests` and `CorpusRequests`.
     """
 
     def _operation(self, request: dict[str, Any]) -> Callable[..., dict[str, Any]]:
@@ -142,7 +140,6 @@ class Session(Loop, ParityRequests, GenerationRequests, CorpusRequests):
     def do_end(self) -> dict[str, Any]:
         """Let go of the cell's inputs and outputs."""
         self.step = None  # type: ignore[assignment]
-        self.let_go()
         gc.enable()
         gc.collect()
         abilities.trim(self.backend)

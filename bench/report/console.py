@@ -252,12 +252,19 @@ def _table(columns: Sequence[_Cells]) -> Any:
 def _section_tables(table: Table, width: int) -> Iterator[Any]:
     """The table of a section; titles and text are broken at blanks if it is too wide."""
     columns = [
-        _Cells(title, tuple(row[at] for row in table.rows), is_left=table.holds_text(at))
+        _Cells(
+            title,
+            tuple(row[at] for row in table.rows),
+            tuple(row[at] for row in table.styles),
+            table.holds_text(at),
+        )
         for at, title in enumerate(table.titles)
     ]
     if _width(columns) > width:
         columns = [
-            _Cells(one.title.replace(" ", "\n"), one.folded.texts if one.is_left else one.texts, (), one.is_left)
+            _Cells(
+                one.title.replace(" ", "\n"), one.folded.texts if one.is_left else one.texts, one.styles, one.is_left
+            )
             for one in columns
         ]
     yield from _split(columns[:1], columns[1:], width)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import doubling, statistics
 from bench.records import Record, Run, is_unsteady, ratio_between
 from bench.spec import Shape
-
-if TYPE_CHECKING:
-    from bench.generation.records import GenerationRun
 
 #: Share of all CPU time, used by others before a run began, above which they will have disturbed it.
 BUSY_SHARE = 0.1
@@ -87,7 +84,7 @@ def winner_line(run: Run, won: Winner) -> str:
     return line
 
 
-def speedup_cell(run: Run | GenerationRun, record: Any) -> str:
+def speedup_cell(run: Run, record: Any) -> str:
     """`2.70× 2.61–2.78`, `tie 0.98–1.14`, `implausible`, or a dash where models or rounds allow no speed-up."""
     if run.is_implausible(record):
         return "implausible"

@@ -152,7 +152,8 @@ def _iqr_share(record: Record) -> float:
     return (q3 - q1) / median
 
 
-def _ms(value: float) -> str:
+def ms(value: float) -> str:
+    """Milliseconds as a cell of a table."""
     return milliseconds(value * 1e6)
 
 
@@ -165,7 +166,7 @@ def headline_cell(run: Run, record: Record, value: Any, show: Callable[[Any], st
 
 def median_cell(kind: str) -> Callable[[Run, Record], str]:
     """The median of one kind of time in ms, marked if the cell was disturbed; else its status."""
-    return lambda run, record: headline_cell(run, record, median_ms(kind)(run, record), _ms)
+    return lambda run, record: headline_cell(run, record, median_ms(kind)(run, record), ms)
 
 
 MEDIAN = Column(
@@ -187,9 +188,9 @@ TIMES = (
     Column("q3_ms", _of_samples(lambda record: statistics.quartiles(record.samples)[2] / 1e6)),
     Column("median_low_ms", _of_samples(lambda record: _interval_ms(record, "low"))),
     Column("median_high_ms", _of_samples(lambda record: _interval_ms(record, "high"))),
-    Column("p90_ms", _percentile_ms(90), title="p90 ms", show=_ms, drop=25, is_wide=True),
-    Column("p95_ms", _percentile_ms(95), title="p95 ms", show=_ms, is_on_request=True),
-    Column("p99_ms", _percentile_ms(99), title="p99 ms", show=_ms, drop=20, is_wide=True),
+    Column("p90_ms", _percentile_ms(90), title="p90 ms", show=ms, drop=25, is_wide=True),
+    Column("p95_ms", _percentile_ms(95), title="p95 ms", show=ms, is_on_request=True),
+    Column("p99_ms", _percentile_ms(99), title="p99 ms", show=ms, drop=20, is_wide=True),
     Column("samples", lambda run, record: len(record.samples)),
     Column("rounds", lambda run, record: len(record.rounds) or None),
     Column("calls_per_sample", lambda run, record: record.once.calls_per_sample if record.samples else None),

@@ -14,6 +14,7 @@ from typing import Any
 from bench import machine
 from bench.errors import BenchError
 from bench.machine import capacity, conditions
+from bench.machine.conditions import Snapshot
 from bench.parity.verdict import tolerance_of
 from bench.process.channel import WorkerError
 from bench.process.pool import Pool
@@ -248,13 +249,16 @@ class Driver:
 
     def _turn(self, point: Point, candidate: Candidate) -> None:
         cell = self.state.open[point, candidate]
-        turn_started = time.monotonic()
+        turn_started, before, figures = time.monotonic(), None, dict[str, Any]()
         try:
             if self.workload.fresh_process:
+                self.pool.close()
+                figures = self.workload.before_start(point, self.prepared.folders_of(candidate))
+                before = conditions.snapshot(self.run.options.kind)
                 self._start_again(point, candidate)
             if len(self.pool.loaded) > 1:
                 time.sleep(REST_SECONDS)
-            reply, during = self._timed(point, candidate, cell)
+            reply, during = self._timed(point, candidate, cell, before)
         except WorkerError as error:
             survived = self.workload.survived(point, candidate, cell.turns, error)
             if survived is None:
@@ -264,7 +268,7 @@ class Driver:
         turn = Turn(
             round=len(cell.turns),
             times_ns={kind: samples for kind, samples in reply.get("times_ns", {}).items() if samples},
-            figures=reply.get("figures", {}),
+            figures=figures | reply.get("figures", {}),
             conditions=during,
             outputs=reply.get("outputs", ""),
             seconds=round(time.monotonic() - turn_started, 6),
@@ -278,11 +282,13 @@ class Driver:
         self.pool.load_alone(candidate, self.workload.load_options(point, candidate))
         self.begun[candidate] = {point: self._ask_to_begin(point, candidate)}
 
-    def _timed(self, point: Point, candidate: Candidate, cell: OpenCell) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The reply of one turn, and what else went on meanwhile."""
+    def _timed(
+        self, point: Point, candidate: Candidate, cell: OpenCell, before: Snapshot | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The reply of one turn, and what else went on meanwhile, or since the snapshot `before` it."""
         request = self.workload.turn(point, candidate, cell.turns)
         pids = [worker.pid for worker in self.pool.loaded.values()]
-        before = conditions.snapshot(self.run.options.kind, pids)
+        before = before or conditions.snapshot(self.run.options.kind, pids)
         started, cpu_started = time.monotonic(), time.process_time()
         reply = self.pool.request(candidate, {"op": "turn", "key": self._key(point), "request": request})
         self.turns_cpu_seconds += time.process_time() - cpu_started

@@ -9,6 +9,7 @@ from typing import Any
 
 import backends
 import exporters
+from backends.base import module_folder
 from bench.errors import BenchError, UserError
 from bench.machine.roofline import WEIGHT_BYTES, Peaks
 from bench.options import CommonOptions
@@ -102,6 +103,15 @@ class Preparation:
             artifact.path if artifact else None, options.settled_threads, self.store.root,
             self.loadings[candidate].generation, there.python if there else None, options.tf32,
         )  # fmt: skip
+
+    def folders_of(self, candidate: Candidate) -> list[Path]:
+        """Folders that a candidate's process reads: its artifact, and the modules or the environment of its backend."""
+        artifact, there = self.artifacts.get(candidate), self.elsewhere.get(candidate)
+        found = [artifact.path] if artifact else []
+        if there is not None:
+            return [*found, there.python.parent.parent]
+        modules = (module_folder(name) for name in self.classes[candidate].spec.requires)
+        return [*found, *(folder for folder in modules if folder is not None)]
 
     def _start_eager(self, precision: str, device: str, path: Path, tf32: bool) -> Worker:
         threads = self.options.settled_threads

@@ -17,6 +17,8 @@ BUILT_IN = {
     "forward": "bench.workloads.forward:Forward",
     "corpus": "bench.workloads.corpus:Corpus",
     "load": "bench.workloads.load:Load",
+    "coldstart": "bench.workloads.coldstart:ColdStart",
+    "generate": "bench.workloads.generate:Generate",
     "memory": "bench.workloads.memory:Memory",
 }
 

@@ -89,7 +89,8 @@ def of_columns(run: Run, title: str, point: Any, records: Sequence[Record], colu
     ]
     rows = tuple((run.name(one.candidate), *(column.text(run, one) for column in shown)) for one in measured)
     titles, is_left = (column.title for column in shown), (column.is_left for column in shown)
-    return Section(title, table=Table(("backend", *titles), rows, (True, *is_left)), point=point)
+    styles = tuple(("", *(column.style(run, one) if column.style else "" for column in shown)) for one in measured)
+    return Section(title, table=Table(("backend", *titles), rows, (True, *is_left), styles), point=point)
 
 
 def memory(run: Run) -> Section:

@@ -77,13 +77,13 @@ class TimedWorkload(Workload):
 
     def warnings(self, run: Run, record: Record) -> Iterable[str]:
         """One line a stopping criterion that was not met."""
-        unmet, asked, noun = self.unmet(record), self.options, self.point_noun
+        unmet, asked = self.unmet(record), self.options
         if "warm-up" in unmet:
             yield f"warm-up ended at its ceiling of {asked.max_warmup:g} s before it was seen to be stable"
         if "rounds" in unmet:
-            yield f"fewer than {asked.rounds} rounds, as its {noun}'s ceiling of seconds was reached"
+            yield f"fewer than {asked.rounds} rounds, as its ceiling of seconds was reached"
         if "precision" in unmet and asked.target_precision is not None:
             yield (
-                f"its {noun}'s ceiling of seconds was reached with the median's interval wider than "
+                "its ceiling of seconds was reached with the median's interval wider than "
                 f"±{100 * asked.target_precision:.3g}%; raise --max-seconds-per-cell, or quieten the machine"
             )

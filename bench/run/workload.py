@@ -135,6 +135,10 @@ class Workload(ABC):
         """File that judged cases of text are tokenised with; None without such cases."""
         return None
 
+    def before_start(self, point: Point, folders: Sequence[Path]) -> dict[str, Any]:
+        """What is done before a turn's process starts, which reads `folders`; returns figures of the turn."""
+        return {}
+
     def load_options(self, point: Point, candidate: Candidate) -> dict[str, Any]:
         """Options for the backend's `load`, beside the variant's; asked for if every turn has a process of its own."""
         return {}

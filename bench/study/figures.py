@@ -124,7 +124,7 @@ class Generation:
     decoding: str
     status: str
     way: str = "cache"
-    """Of `bench.generation.plan.WAYS`."""
+    """Of `bench.process.loop.WAYS`."""
     rounds_ms: tuple[tuple[float, ...], ...] = ()
     """Of a whole generation."""
     step_rounds_ms: tuple[tuple[float, ...], ...] = ()

@@ -30,7 +30,9 @@ from bench.study.figures import (
 
 if TYPE_CHECKING:
     from bench.corpora.records import CorpusRecord
-    from bench.generation.records import GenerationRecord
+    from bench.run import record as new
+
+    Timed = Record | CorpusRecord | new.Record
 
 COMPUTES_NOTHING = "computes nothing"
 
@@ -86,11 +88,11 @@ def _milliseconds(rounds: Sequence[Sequence[float]]) -> tuple[tuple[float, ...],
     return tuple(tuple(ns / 1e6 for ns in round_) for round_ in rounds if round_)
 
 
-def _fault(record: Record | CorpusRecord | GenerationRecord, is_implausible: bool, boundary: str) -> str:
+def _fault(record: Timed, is_judged: bool, is_implausible: bool, boundary: str) -> str:
     """Why the time of a measured cell is not that of the model on the device; "" where it is."""
     if record.status != "ok":
         return ""
-    if not record.judged:
+    if not is_judged:
         return COMPUTES_NOTHING
     if record.verdict not in SAME_MODEL:
         return f"parity {record.verdict or 'unjudged'}"
@@ -138,7 +140,7 @@ def _of_record(run: Run, source: Source, record: Record) -> Figure:
         rounds_ms=_milliseconds(record.rounds),
         is_interleaved=record.turns == "interleaved",
         is_tainted=bool(run.taint(record)),
-        fault=_fault(record, run.is_implausible(record), run.grid.boundary),
+        fault=_fault(record, record.judged, run.is_implausible(record), run.grid.boundary),
         naive_ms=statistics.median(naive) / 1e6 if naive else None,
         peak_bytes=peak.get("peak_allocated_bytes" if source.device == CUDA else "peak_process_bytes"),
     )
@@ -163,7 +165,7 @@ def _of_corpus(path: Path) -> Figures:
             rounds_ms=_milliseconds(record.rounds),
             is_interleaved=record.turns == "interleaved",
             is_tainted=bool(run.taint(record)),
-            fault=_fault(record, False, run.grid.boundary),
+            fault=_fault(record, record.judged, False, run.grid.boundary),
         )
         for record in run.records
         if record.copy == 1
@@ -172,28 +174,31 @@ def _of_corpus(path: Path) -> Figures:
 
 
 def _of_generation(path: Path) -> Figures:
-    from bench.generation.records import read_generation
+    from bench.run.file import read_run
+    from bench.workloads.generate import DECODE, Generate
 
-    run = read_generation(path)
-    source = _source(run, path, "bench generate", run.grid.model, run.grid.device, run.grid.threads)
+    run = read_run(path)
+    assert isinstance(run.workload, Generate)
+    asked = run.workload.options
+    source = _source(run, path, "bench generate", run.model.name, asked.kind, asked.settled_threads)
     generations = tuple(
         Generation(
             source=source,
-            model=run.grid.model,
-            backend=record.contestant.label,
-            precision=record.precision,
-            batch=record.batch,
-            new_tokens=run.generation.new_tokens,
-            decoding=run.generation.decoding.kind,
+            model=run.model.name,
+            backend=record.candidate.label,
+            precision=record.candidate.precision,
+            batch=record.point.batch,
+            new_tokens=asked.new_tokens,
+            decoding=asked.choice.kind,
             status=record.status,
-            way=record.way,
+            way=record.figures.get("way", ""),
             rounds_ms=_milliseconds(record.rounds),
-            step_rounds_ms=_milliseconds(record.decode_rounds),
-            is_tainted=bool(run.taint(record)),
-            fault=_fault(record, run.is_implausible(record), run.grid.boundary),
+            step_rounds_ms=_milliseconds(record.rounds_ns(DECODE)),
+            is_tainted=bool(run.disturbances(record)),
+            fault=_fault(record, record.is_judged, run.is_implausible(record), "device"),
         )
         for record in run.records
-        if record.copy == 1
+        if record.candidate.copy == 1
     )
     return Figures((source,), generations=generations)
 
@@ -233,10 +238,10 @@ def _of_memory(path: Path) -> Figures:
     return Figures((source,), held=held, stored=stored, cached=cached)
 
 
-#: By the workload that a file's header names, or the word under "kind": the command that writes it, and what reads it.
+#: By workload, or by the word under "kind" in an older file: the command that writes it, and what reads it.
 READERS: Mapping[str, tuple[str, Callable[[Path], Figures]]] = {
     "run": ("bench compare", _of_compare),
     "corpus": ("bench corpus", _of_corpus),
-    "generation": ("bench generate", _of_generation),
+    "generate": ("bench generate", _of_generation),
     "memory": ("bench memory", _of_memory),
 }

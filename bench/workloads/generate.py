@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import options, statistics
-from bench.columns import Column, Section, milliseconds
+from bench.columns import DASH, Column, Section, milliseconds
 from bench.errors import UserError
 from bench.options import CommonOptions, declared_as, option
 from bench.parity import inputs, tokens
@@ -42,39 +42,29 @@ WAYS = {CACHE: "cache", FULL_PASSES: "full passes"}
 TOKENS_OF_A_STEP = 8
 
 
-def decoding(value: Any, name: str) -> str:
-    """`greedy`, `sample` or `beam:4`."""
-    return parse_decoding(str(value)).option
-
-
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(TimedOptions):
     """Options of `bench generate`."""
 
     command: ClassVar[str] = "generate"
     function: ClassVar[str] = "generate"
-    summary: ClassVar[str] = (
-        "Time every backend generating tokens, the prompt and each further token apart, and check the tokens."
-    )
+    summary: ClassVar[str] = "Time backends generating tokens, prompt and further tokens apart, and check the tokens."
 
-    model: str = declared_as(
-        "model", CommonOptions, "gpt2", "A decoder: built-in name (`bench list models`), folder, or Hub id."
-    )
+    model: str = declared_as("model", CommonOptions, "gpt2", "A decoder: built-in name, folder, or Hub id.")
     task: str = options.settled("lm")
     rounds: int = declared_as("rounds", TimedOptions, 5, "Generations per backend and batch, at least.")
-    max_seconds_per_cell: float = declared_as(
-        "max_seconds_per_cell", TimedOptions, 60.0, "Generations per batch, of the slowest backend; 5 come in any case."
-    )
+    max_seconds_per_cell: float = declared_as("max_seconds_per_cell", TimedOptions, 60.0)
     prompt_length: int = option("Tokens of each prompt.", options.whole(1, 1_000_000, 16), default=16)
     new_tokens: int = option(
         "Tokens that are generated behind it; none ends early.", options.whole(1, 1_000_000, 128), default=128
     )
     batches: tuple[int, ...] = option("Prompts at once.", options.sizes, default=(1,), aliases=("--batch",))
-    decoding: str = option("greedy, sample, or beam:4 for four beams.", decoding, default="greedy")
-    top_k: int = option(
-        "Likeliest tokens that --decoding sample draws from.", options.whole(1, 1_000_000, 40), default=40
-    )
-    temperature: float = option("Of --decoding sample.", options.number(0, 1000, "0.7"), default=0.7)
+    decoding: str = option(
+        "greedy, sample, or beam:4 for four beams.", options.checked(lambda text, _: parse_decoding(text)),
+        default="greedy",
+    )  # fmt: skip
+    top_k: int = option("Likeliest tokens that sample draws from.", options.whole(1, 1_000_000, 40), default=40)
+    temperature: float = option("Temperature of sample.", options.number(0, 1000, "0.7"), default=0.7)
 
     @property
     def choice(self) -> Decoding:
@@ -125,6 +115,11 @@ def _tokens_as_eager(run: Run, record: Record) -> int | None:
     return min((tokens.agreement(one, other) for one, other in both), default=None)
 
 
+def _as_eager_cell(run: Run, record: Record) -> str:
+    alike = _tokens_as_eager(run, record)
+    return DASH if alike is None else f"{alike} of {run.workload.options.new_tokens}"
+
+
 def _diverges_at(run: Run, record: Record) -> int | None:
     cases = record.parity.get("cases", {}).values()
     return min((one["diverges_at"] + 1 for one in cases if one.get("diverges_at") is not None), default=None)
@@ -133,11 +128,16 @@ def _diverges_at(run: Run, record: Record) -> int | None:
 #: How the tokens were made, and whether they are eager's: a table of their own.
 TOKENS = (
     columns.figure("way", title="way", show=WAYS.__getitem__, is_left=True, help="cache, or no-cache for full passes"),
-    Column("tokens_as_eager", _tokens_as_eager, title="as eager's", help="tokens from the first on that are eager's"),
+    Column(
+        "tokens_as_eager", _tokens_as_eager, title="as eager's", cell=_as_eager_cell,
+        help="tokens from the first on that are eager's",
+    ),
     Column(
         "diverges_at", _diverges_at, title="diverges at", is_optional=True,
         help="first greedy token that is not the reference's, from 1 on",
     ),
+    columns.PARITY,
+    columns.MAX_ABS_ERROR,
     columns.figure("cache_bytes", title="cache MiB", show=lambda value: f"{value / sections.MIB:.2f}"),
     Column(
         "peak_bytes", _peak_bytes, title="peak MiB", show=lambda value: f"{value / sections.MIB:.0f}",
@@ -173,8 +173,6 @@ class Generate(TimedWorkload):
         *(replace(one, title="") if one is columns.MEDIAN else one for one in columns.TIMES),
         *columns.SPEEDUP,
         *columns.ROOFLINE,
-        columns.PARITY,
-        columns.MAX_ABS_ERROR,
         *(replace(one, title="") for one in TOKENS),
         Column("key_value_bytes_per_token", lambda run, record: record.memory.get("key_value_bytes_per_token")),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import options, statistics
-from bench.columns import DASH, Column, Section, Table, milliseconds
+from bench.columns import DASH, Column, Section, Table
 from bench.errors import UserError
 from bench.machine import conditions
 from bench.options import CommonOptions, option
@@ -128,7 +128,7 @@ def _percentile_ms(rank: int) -> Any:
 
 
 def _p50_cell(run: Run, record: Record) -> str:
-    return columns.headline_cell(run, record, _percentile_ms(50)(run, record), _ms)
+    return columns.headline_cell(run, record, _percentile_ms(50)(run, record), columns.ms)
 
 
 def _call_ms(run: Run, record: Record) -> Any:
@@ -139,10 +139,6 @@ def _call_ms(run: Run, record: Record) -> Any:
 def _slo(run: Run, record: Record) -> Any:
     slos, found = run.workload.options.slos, _slices_of(run, record)
     return found.outcome(slos) if slos and found.calls_ns else None
-
-
-def _ms(value: float) -> str:
-    return milliseconds(value * 1e6)
 
 
 def _slices_of(run: Run, record: Record) -> Slices:
@@ -168,8 +164,8 @@ class Load(Workload):
         *columns.point_columns(Rate),
         Column("requests", lambda run, record: _slices_of(run, record).requests),
         Column("p50_ms", _percentile_ms(50), "p50 ms", cell=_p50_cell, help="median latency, ms"),
-        *(Column(f"p{n}_ms", _percentile_ms(n), f"p{n} ms", _ms, help="latency, ms") for n in (95, 99)),
-        Column("call_ms", _call_ms, "call ms", _ms, drop=5, help="median of the call alone, ms"),
+        *(Column(f"p{n}_ms", _percentile_ms(n), f"p{n} ms", columns.ms, help="latency, ms") for n in (95, 99)),
+        Column("call_ms", _call_ms, "call ms", columns.ms, drop=5, help="median of the call alone, ms"),
         Column("busy_share", _figure("busy_share"), "busy", lambda share: f"{share:.0%}", help="time in calls"),
         Column("largest_queue", _figure("largest_queue"), "queue", lambda count: f"{count:,}"),
         Column("served_rate", _figure("served_rate"), "served/s", lambda rate: f"{rate:.4g}"),

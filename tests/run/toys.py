@@ -88,7 +88,9 @@ class Fresh(Racing):
     name = "fresh"
     fresh_process = True
 
-    def survived(self, point: Lap, candidate: Candidate, error: WorkerError) -> dict[str, Any] | None:
+    def survived(
+        self, point: Lap, candidate: Candidate, taken: Sequence[Turn], error: WorkerError
+    ) -> dict[str, Any] | None:
         return {"figures": {"survived": error.status}} if error.status == "oom" else None
 
 

@@ -1,1 +1,0 @@
-"""Generation: time to the first token and for each further one, with a cache of keys and values or without."""
