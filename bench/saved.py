@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
-
 #: Bytes at the end of a file that hold the line which ends it, and what may stand behind that.
 TAIL_BYTES = 8192
 
@@ -20,14 +18,14 @@ class Saved:
 
     path: Path
     kind: str
-    """By the word in its header; "" where the first line is none."""
+    """By the word in its header; "" if the first line is none."""
+    workload: str
+    """What a run measured; "" for other kinds."""
     started: str
-    """UTC, ISO 8601; "" where the header does not say."""
+    """UTC, ISO 8601; "" if the header does not say."""
     model: str
     has_ended: bool
     """False for a run that was interrupted, or that goes on."""
-    command: str = ""
-    """That writes runs of its workload."""
 
 
 def saved(artifacts: Path) -> list[Path]:
@@ -42,47 +40,26 @@ def saved(artifacts: Path) -> list[Path]:
 
 
 def look(path: Path) -> Saved:
-    """What the file at `path` is; raises OSError where it cannot be read."""
+    """What the file at `path` is; raises OSError if it cannot be read."""
     with path.open("rb") as file:
         header = _parsed(file.readline())
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         tail = file.read()
     kind, started = str(header.get("kind", "")), str(header.get("started", ""))
     has_ended = b'{"kind":"end"' in tail or b'"is_complete":true' in tail
-    return Saved(path, kind, started, _model(header), has_ended, _command(header))
-
-
-def workload_of(path: Path) -> str:
-    """The workload that the header of a run of schema 5 or later names; "" for any other file."""
-    try:
-        with path.open("rb") as file:
-            return str(_parsed(file.readline()).get("workload", ""))
-    except OSError:
-        return ""
-
-
-def _command(header: dict[str, Any]) -> str:
-    """The command that writes runs of a header's workload; "" for a file of another kind."""
-    if "workload" not in header:
-        return ""
-    from bench.run import registry
-
-    try:
-        return registry.load_class(str(header["workload"])).Options.command
-    except UserError:
-        return str(header["workload"])
+    return Saved(path, kind, str(header.get("workload", "")), started, _model(header), has_ended)
 
 
 def _model(header: dict[str, Any]) -> str:
-    """What was measured, by a header of any kind; "" where it does not say."""
-    if isinstance(header.get("model"), dict):
-        return str(header["model"].get("name", ""))
-    grid = header.get("grid")
+    """What was measured, by a header of any kind; "" if it does not say."""
+    model, grid = header.get("model"), header.get("grid")
+    if isinstance(model, dict | str):
+        return str(model.get("name", "") if isinstance(model, dict) else model)
     return str(grid.get("model", "")) if isinstance(grid, dict) else ""
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """A line's object; {} where it is none, e.g. cut off."""
+    """A line's object; {} if it is none, e.g. cut off."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):

@@ -20,7 +20,7 @@ from bench.spec import LARGEST_SIZE, Shape
 COLUMNS = ("batch", "length")
 COUNT = "count"
 RANKS = (50, 90, 95, 99)
-_UNITS_NS = {"us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
+_UNITS_NS = {"us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9}
 LONGEST_SECONDS = 86_400.0
 SHOW = "write a header batch,length[,count] and a line a request or shape"
 
@@ -178,7 +178,7 @@ def parse_slo(text: str, option: str = "--slo") -> tuple[Slo, ...]:
     """`"p95=20ms"`, or several with commas; raises UserError for anything else."""
     found = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*p([0-9]{1,2})\s*(?:=|<=|≤)\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(us|µs|ms|s)\s*", part)
+        match = re.fullmatch(r"\s*p([0-9]{1,2})\s*(?:=|<=|≤)\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(us|µs|ms|s|m)\s*", part)
         if not match:
             raise UserError(f"{option} {part.strip()[:40]!r} is no service level; write e.g. {option} p95=20ms")
         rank, limit_ns = int(match[1]), float(match[2]) * _UNITS_NS[match[3]]

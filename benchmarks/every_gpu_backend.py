@@ -22,12 +22,14 @@ from pathlib import Path
 
 import backends
 import exporters
-from bench import compare, machine
-from bench.api import Listener
+from bench import machine
 from bench.errors import BenchError
 from bench.process import export
 from bench.process.channel import WorkerError
+from bench.run.experiment import measure
+from bench.run.listener import Listener
 from bench.spec import Candidate, parse_candidates
+from bench.workloads.forward import Forward, ForwardOptions
 from exporters import checkpoint, sources
 from exporters.store import ArtifactStore
 
@@ -72,7 +74,7 @@ def runnable(names: Sequence[str], precisions: Sequence[str], device: str) -> tu
     """Those of `names` that run on `device` in one of `precisions` at least, and why the others do not."""
     kept, refused = [], {}
     for name in names:
-        reasons = [reason_against(contestant, device) for contestant in parse_candidates([name], list(precisions))]
+        reasons = [reason_against(candidate, device) for candidate in parse_candidates([name], list(precisions))]
         if None in reasons:
             kept.append(name)
         else:
@@ -80,19 +82,19 @@ def runnable(names: Sequence[str], precisions: Sequence[str], device: str) -> tu
     return kept, refused
 
 
-def reason_against(contestant: Candidate, device: str) -> str | None:
-    """Why a contestant does not run here, or None."""
-    return backends.load_class(contestant.backend).supports(contestant.variant, device, contestant.precision)
+def reason_against(candidate: Candidate, device: str) -> str | None:
+    """Why a candidate does not run here, or None."""
+    return backends.load_class(candidate.backend).supports(candidate.variant, device, candidate.precision)
 
 
-def chains(contestants: Sequence[Candidate], device: str) -> list[list[tuple[str, str]]]:
+def chains(candidates: Sequence[Candidate], device: str) -> list[list[tuple[str, str]]]:
     """Artifacts to export as (format, precision); those of one chain one after another, chains side by side."""
     wanted: dict[tuple[str, str], None] = {}
-    for contestant in contestants:
-        spec = backends.load_class(contestant.backend).spec
-        format_name = spec.format_of(contestant.variant)
-        if format_name not in (None, "checkpoint") and reason_against(contestant, device) is None:
-            precision = spec.artifact_precision(contestant.variant, contestant.precision)
+    for candidate in candidates:
+        spec = backends.load_class(candidate.backend).spec
+        format_name = spec.format_of(candidate.variant)
+        if format_name not in (None, "checkpoint") and reason_against(candidate, device) is None:
+            precision = spec.artifact_precision(candidate.variant, candidate.precision)
             wanted[str(format_name), precision] = None
     behind = {(name, precision) for name, precision in wanted if (MADE_FROM.get(name), precision) in wanted}
     found = [[artifact] for artifact in wanted if artifact not in behind]
@@ -104,7 +106,7 @@ def chains(contestants: Sequence[Candidate], device: str) -> list[list[tuple[str
 def export_all(
     models: Sequence[str], names: Sequence[str], precisions: Sequence[str], device: str, root: Path, at_once: int
 ) -> None:
-    """Bring the checkpoint and every artifact that the contestants load into the store; a failure is printed."""
+    """Bring the checkpoint and every artifact that the candidates load into the store; a failure is printed."""
     store = ArtifactStore(root)
     store.prepare()
     found = chains(parse_candidates(names, list(precisions)), device)
@@ -180,11 +182,12 @@ def main() -> None:
     for one in in_time(wanted, 60 * args.minutes):
         taking = [name for name in names if not one.tf32 or backends.load_class(name.partition(":")[0]).spec.takes_tf32]
         try:
-            run = compare(
-                one.model, backends=taking, precisions=list(one.precisions), tf32=one.tf32, batches=args.batches,
-                lengths=args.lengths, rounds=args.rounds, max_seconds_per_cell=args.max_seconds_per_cell, device=device,
-                artifacts=args.artifacts, listener=Listener(say=lambda text: print(text, flush=True)),
-            )  # fmt: skip
+            asked = {
+                "model": one.model, "backends": taking, "precisions": one.precisions, "tf32": one.tf32,
+                "batches": args.batches, "lengths": args.lengths, "rounds": args.rounds, "device": device,
+                "max_seconds_per_cell": args.max_seconds_per_cell, "artifacts": args.artifacts,
+            }  # fmt: skip
+            run = measure(Forward, ForwardOptions.parsed(asked), Listener(lambda text: print(text, flush=True)))
         except BenchError as error:
             print(f"{one}: {error}", flush=True)
             continue

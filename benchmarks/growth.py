@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import machine, pruning
-from bench.runfile import read_run
+from bench.run.file import read_run
 from exporters.store import ArtifactStore
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,9 +2,9 @@
 
     python benchmarks/peers.py [--models bert,gpt2] [--artifacts artifacts] [--max-seconds-per-cell 5]
 
-One interleaved comparison for each model and batch, by `bench.compare`, in fp32. Peers: torch eager; ONNX Runtime on
-the exported file, as its own scripts run it; OpenVINO on the same file (where the extra is installed); Optimum's own
-export with O2 (where `bench env create optimum` was called). Ours: the variants that were first anywhere or near it,
+One interleaved run for each model and batch, in fp32. Peers: torch eager; ONNX Runtime on the exported file, as its own
+scripts run it; OpenVINO on the same file (where the extra is installed); Optimum's own export with O2 (where
+`bench env create optimum` was called). Ours: the variants that were first anywhere or near it,
 and that none of those tools would hand out; on a GPU those with CUDA graphs are among them. Only cells that are the
 same model count on either side. Goal: ours at most 0.75 of the best peer's time at 1×8 and 1×128, never above 1.0; a
 peer's own cell is in our table as well, so 1.0 is what is left where none of ours is faster.
@@ -17,10 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import backends
-from bench import Run, compare, machine, statistics
-from bench.api import Listener
-from bench.records import Record, ratio_between
+from bench import machine, statistics
+from bench.run.experiment import measure
+from bench.run.listener import Listener
+from bench.run.record import Record, Run, ratio_between
 from bench.spec import Shape
+from bench.workloads.forward import Forward, ForwardOptions
 
 PEERS = ("eager", "onnx", "openvino", "optimum:O2")
 OURS = {
@@ -55,13 +57,12 @@ def best(records: Sequence[Record]) -> Record | None:
 
 
 def lines(run: Run) -> Iterator[str]:
-    """One line a shape: our best, the best peer, their ratio within rounds, the share of the floor."""
-    for shape in run.grid.shapes:
-        records = [record for record in run.records if record.shape == shape]
-        ours = best([record for record in records if record.contestant.label not in PEERS])
-        peer = best([record for record in records if record.contestant.label in PEERS])
+    """One line a shape: our best, the best peer, their ratio within rounds, the share of the roofline."""
+    for shape, records in run.by_point():
+        ours = best([record for record in records if record.candidate.label not in PEERS])
+        peer = best([record for record in records if record.candidate.label in PEERS])
         if ours is None or peer is None:
-            yield f"{run.grid.model:<6} {shape!s:>6}  no cell of {'ours' if ours is None else 'a peer'} was measured"
+            yield f"{run.model.name:<6} {shape!s:>6}  no cell of {'ours' if ours is None else 'a peer'} was measured"
             continue
         yield line(run, shape, ours, peer)
 
@@ -76,10 +77,10 @@ def line(run: Run, shape: Shape, ours: Record, peer: Record) -> str:
         low_high = f"{ratio.interval.low:.2f}–{ratio.interval.high:.2f}"
     limit = GOAL if shape in GOAL_SHAPES else LIMIT
     verdict = "reached" if value <= limit else "missed"
-    share = run.floor_share(ours)
-    floor = "" if share is None else f"{share:.0%} of the floor"
+    share = run.roofline_share(ours)
+    floor = "" if share is None else f"{share:.0%} of the roofline"
     return (
-        f"{run.grid.model:<6} {shape!s:>6}  {ours.contestant.label:<21} {ms(ours):>8}  {peer.contestant.label:<10} "
+        f"{run.model.name:<6} {shape!s:>6}  {ours.candidate.label:<21} {ms(ours):>8}  {peer.candidate.label:<10} "
         f"{ms(peer):>8}  {value:.2f} {low_high:<10} goal {limit:g} {verdict:<8} {floor}"
     )
 
@@ -107,15 +108,15 @@ def main() -> None:
     found, runs, told = [], [], set()
     for model in args.models.split(","):
         for batch, lengths in SHAPES.items():
-            run = compare(
-                model, backends=names, batches=[batch], lengths=lengths, rounds=args.rounds, device=device,
-                max_seconds_per_cell=args.max_seconds_per_cell, artifacts=args.artifacts,
-                listener=Listener(say=lambda text: print(text, flush=True)),
-            )  # fmt: skip
+            asked = {
+                "model": model, "backends": names, "batches": batch, "lengths": lengths, "rounds": args.rounds,
+                "device": device, "max_seconds_per_cell": args.max_seconds_per_cell, "artifacts": args.artifacts,
+            }  # fmt: skip
+            run = measure(Forward, ForwardOptions.parsed(asked), Listener(lambda text: print(text, flush=True)))
             runs.append(run)
             found += lines(run)
-            told |= {f"{r.contestant.label}: {r.reason}" for r in run.records if r.status != "ok"}
-    print(f"\n{machine.name_of(device)}, {runs[0].grid.threads} threads, fp32; times in ms")
+            told |= {f"{r.candidate.label}: {r.reason}" for r in run.records if r.status != "ok"}
+    print(f"\n{machine.name_of(device)}, {runs[0].options.threads} threads, fp32; times in ms")
     print("\n".join(found))
     for text in sorted(told):
         print(f"not measured: {text}")

@@ -3,7 +3,7 @@
     python benchmarks/regret.py [--model bert] [--draws 100] [--requests 8] [--rounds 3] [--output regret.jsonl]
     python benchmarks/regret.py --again regret.jsonl      # choose anew for a kept replay, as its grid lies beside it
 
-One grid is measured by `bench.compare`. Then traffic is drawn, seeded, from several distributions of lengths and
+One grid is measured, as `bench compare` does. Then traffic is drawn, seeded, from several distributions of lengths and
 batches, most of whose shapes are off the grid. For each draw `bench.choose` names a runtime from the grid alone, and
 every runtime replays the draw's requests on its loaded worker. Regret: replayed time of the chosen one over that of the
 best, less one. Goal: at most 3 % in at least 95 % of 100 draws. Beside it, the regret of always taking one runtime, and
@@ -24,23 +24,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench import (
-    Run,
-    Traffic,
-    choose,
-    compare,
-    machine,
-    statistics,
-)
-from bench.driver import REST_SECONDS
+from bench import Traffic, choose, machine, statistics
 from bench.errors import BenchError
-from bench.machine import conditions
-from bench.preparation import Preparation
-from bench.run.model import find_source
-from bench.runfile import read_run
-from bench.spec import Candidate, Shape, TimingPlan, parse_candidates
-from bench.workers import Workers
-from exporters.store import ArtifactStore
+from bench.options import CommonOptions, settled
+from bench.parity import inputs
+from bench.process.timing import Sampling
+from bench.run.experiment import measure
+from bench.run.file import read_run
+from bench.run.listener import Listener
+from bench.run.record import Record, Run, Turn
+from bench.run.schedule import Enough, Grid, Schedule
+from bench.run.workload import Workload
+from bench.spec import Candidate, Shape, parse_candidates
+from bench.workloads.forward import Forward, ForwardOptions
+from exporters.sources import ModelSource
 
 BATCHES, LENGTHS = "1,2,4,8", "16,64,128,256"
 GOAL, GOAL_SHARE = 0.03, 0.95
@@ -186,10 +183,10 @@ def _within(value: float, most: int) -> int:
 
 def fastest_at(run: Run, shape: Shape) -> str:
     """Who has the least median at one measured shape."""
-    records = [one for one in run.records if one.shape == shape and one.is_comparable]
+    records = [one for one in run.records if one.point == shape and one.is_comparable]
     if not records:
         raise BenchError(f"the grid has no comparable record at {shape}; is every runtime the same model?")
-    return min(records, key=lambda one: statistics.median(one.samples)).contestant.label
+    return min(records, key=lambda one: statistics.median(one.samples)).candidate.label
 
 
 def nearest_cell(shapes: Sequence[Shape], cells: Sequence[Shape]) -> Shape:
@@ -205,74 +202,73 @@ def picks(run: Run, draw: Draw, one_shape: Shape) -> tuple[dict[str, str], dict[
     if choice.chosen is None or choice.best is None:
         raise BenchError("no runtime qualifies, so there is nothing to regret; see bench choose on the grid's run")
     picked = {
-        CHOSEN: choice.chosen.contestant.label,
-        LEAST: choice.best.contestant.label,
+        CHOSEN: choice.chosen.candidate.label,
+        LEAST: choice.best.candidate.label,
         f"{ONE_SHAPE}{one_shape}": fastest_at(run, one_shape),
-        NEAREST: fastest_at(run, nearest_cell(draw.shapes, run.grid.shapes)),
+        NEAREST: fastest_at(run, nearest_cell(draw.shapes, run.workload.points())),
     }
-    estimates = {c.contestant.label: c.mean_ns * len(draw.shapes) for c in choice.candidates if c.mean_ns is not None}
+    estimates = {c.candidate.label: c.mean_ns * len(draw.shapes) for c in choice.candidates if c.mean_ns is not None}
     return picked, estimates, choice.is_tie
 
 
 # Replays.
 
 
-class Replayer:
-    """Every runtime's loaded worker; one replays while the others are idle."""
+@dataclass(frozen=True)
+class Drawn:
+    """A draw by its number."""
 
-    def __init__(self, run: Run, source: Any, store: ArtifactStore, rounds: int, seed: int) -> None:
-        self.prepared = Preparation(run.grid, source, store, run.plan.timeout_seconds, print)
-        self.prepared.make(with_references=False)
-        self.workers = Workers(self.prepared, run.plan.timeout_seconds)
-        self.device = run.grid.device
-        self.contestants: tuple[Candidate, ...] = run.grid.contestants
-        self.plan = TimingPlan(rounds, warmup_seconds=0.0, warmup_most_seconds=0.0)
-        self.source, self.random, self.seed = source, random.Random(seed), seed
+    draw: int
 
-    def replay(self, draw: Draw) -> tuple[dict[str, list[int]], list[str]]:
-        """Nanoseconds of the draw's requests, one call each in order, by runtime and round; and what disturbed them.
+    def __str__(self) -> str:
+        return f"draw {self.draw}"
 
-        Every shape is called, and the whole draw once, before anything counts. A round is one pass of each runtime
-        over all requests, in random order of the runtimes: a server's next request meets a warm runtime too.
-        """
-        self.workers.load(self.contestants)
-        begin = self._begin(draw)
-        for contestant in self.contestants:
-            self._ask(contestant, begin)
-        found: dict[str, list[int]] = {contestant.label: [] for contestant in self.contestants}
-        pids, turns = [worker.pid for worker in self.workers.loaded.values()], []
-        for _ in range(self.plan.rounds):
-            for contestant in self.random.sample(self.contestants, len(self.contestants)):
-                time.sleep(REST_SECONDS)
-                before = conditions.snapshot(self.device, pids)
-                reply = self._ask(contestant, {"op": "turn", "seconds": 0.0})
-                turns.append(conditions.between(before, conditions.snapshot(self.device, pids), reply["cpu_seconds"]))
-                found[contestant.label].append(reply["wall_ns"][-1])
-        for contestant in self.contestants:
-            self._ask(contestant, {"op": "end"})
-        return found, conditions.taint(conditions.summary(turns))
 
-    def _ask(self, contestant: Candidate, message: Mapping[str, Any]) -> dict[str, Any]:
-        if contestant not in self.workers.loaded:
-            raise BenchError(f"{contestant.label} cannot be loaded: {self.workers.refused.get(contestant)}")
-        return self.workers.loaded[contestant].request(message, self.plan.timeout_seconds)
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions(CommonOptions):
+    """Options of a replay; a plan's draws go beside them, as no command line names them."""
 
-    def _begin(self, draw: Draw) -> dict[str, Any]:
+    rounds: int = settled(3)
+    draws: tuple[tuple[tuple[int, int], ...], ...] = settled(())
+    """Batch and length of each request, by draw."""
+
+
+class Replaying(Workload):
+    """One pass of each runtime over all requests of a draw a turn, in their order, each request one call.
+
+    Every shape is called, and the whole draw once, before anything counts. A server's next request meets a warm
+    runtime too.
+    """
+
+    name = "replay"
+    Options = ReplayOptions
+    point_type = Drawn
+    point_noun = "draw"
+    cell = "bench.workloads.corpus:CorpusCell"
+    options: ReplayOptions
+
+    def points(self) -> Sequence[Drawn]:
+        return [Drawn(number) for number in range(len(self.options.draws))]
+
+    def schedule(self) -> Schedule:
+        return Grid(lambda point: Enough(self.options.rounds))
+
+    def begin(self, point: Drawn, source: ModelSource) -> dict[str, Any]:
         """The draw's requests as a corpus of batches without padding, so that a pass over it is a replay."""
-        ids = random.Random(f"ids {self.seed} {draw.number}")
-        pad = self.source.pad_token_id
+        ids = random.Random(f"ids {self.options.seed} {point.draw}")
+        pad, shapes = source.pad_token_id, self.options.draws[point.draw]
         batches = []
-        for shape in draw.shapes:
-            rows = [ids.choices(range(self.source.vocab_size - 1), k=shape.length) for _ in range(shape.batch)]
-            batches.append({"rows": [[one + (one >= pad) for one in row] for row in rows], "length": shape.length})
+        for batch, length in shapes:
+            rows = [ids.choices(range(source.vocab_size - 1), k=length) for _ in range(batch)]
+            batches.append({"rows": [[one + (one >= pad) for one in row] for row in rows], "length": length})
+        plan = inputs.plan_of(source, *shapes[-1], self.options.seed, ("last",))
         return {
-            "op": "begin_corpus", "batches": batches, "pad_token_id": pad, "plan": asdict(self.plan),
-            "boundary": "device", "most_shapes": len(draw.shapes),
+            "batches": batches, "places": {}, "plan": plan.to_json(), "boundary": "device", "max_shapes": len(shapes),
+            "sampling": asdict(Sampling(warmup_seconds=0.0, warmup_most_seconds=0.0)),
         }  # fmt: skip
 
-    def close(self) -> None:
-        """End every worker."""
-        self.workers.close()
+    def turn(self, point: Drawn, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
+        return {}
 
 
 # What it comes to.
@@ -325,7 +321,7 @@ def noise_lines(replays: Sequence[Replay]) -> Iterator[str]:
     )
     yield (
         f"ratios of two runtimes moved between rounds by {statistics.median(noise):.1%} (median of the draws), "
-        f"{max(noise):.1%} at most; {sum(bool(replay.taint) for replay in replays)} draws tainted by other work"
+        f"{max(noise):.1%} at most; {sum(bool(replay.taint) for replay in replays)} draws disturbed by other work"
     )
 
 
@@ -395,7 +391,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--requests", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--budget", type=float, default=15.0, help="minutes; no draw begins after them")
+    parser.add_argument("--budget", type=float, default=15.0, help="minutes for all; draws beyond them are left out")
     parser.add_argument("--max-seconds-per-cell", type=float, default=2.0, help="of the grid")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
@@ -414,43 +410,52 @@ def main() -> None:
         parser.error("--draws, --requests and --rounds are 1 or more")
     parse_candidates(args.backends, ("fp32",))
     started = time.monotonic()
-    run = compare(
-        args.model, backends=args.backends, batches=args.batches, lengths=args.lengths, device=args.device,
-        max_seconds_per_cell=args.max_seconds_per_cell, seed=args.seed, artifacts=args.artifacts,
-    )  # fmt: skip
+    asked = {
+        "model": args.model, "backends": args.backends, "batches": args.batches, "lengths": args.lengths,
+        "device": args.device, "max_seconds_per_cell": args.max_seconds_per_cell, "seed": args.seed,
+        "artifacts": args.artifacts,
+    }  # fmt: skip
+    run = measure(Forward, ForwardOptions.parsed(asked), Listener(say=print))
     print(f"{machine.cpu_name()}; grid in {time.monotonic() - started:.0f} s: {run.path}", flush=True)
-    replays = list(replay_all(run, args, started))
+    replays = list(replay_all(run, args, args.budget * 60 - (time.monotonic() - started)))
     print("\n".join(report(replays)))
 
 
-def replay_all(run: Run, args: argparse.Namespace, started: float) -> Iterator[Replay]:
-    """Replays of all draws that the budget has time for; each is written to the output as it comes."""
-    largest = Shape(max(shape.batch for shape in run.grid.shapes), max(shape.length for shape in run.grid.shapes))
-    one_shape = nearest_cell([Shape(1, 128)], run.grid.shapes)
-    store = ArtifactStore(args.artifacts)
-    source = find_source(args.model, store, seed=args.seed, threads=run.grid.threads, say=print)
+def replay_all(run: Run, args: argparse.Namespace, seconds_left: float) -> Iterator[Replay]:
+    """Replays of all draws that there is time for; each is written to the output."""
+    shapes = run.workload.points()
+    largest = Shape(max(shape.batch for shape in shapes), max(shape.length for shape in shapes))
     if args.output is not None:
         header = {"kind": "regret", "grid": str(run.path), "command": run.command, "started": run.started}
         write(args.output, header | {"fingerprint": run.fingerprint, "seed": args.seed})
     draws = make_draws(args.draws, args.requests, largest, args.seed)
-    replayer = Replayer(run, source, store, args.rounds, args.seed)
-    try:
-        with store.in_use():
-            for draw in draws:
-                if draw.number and time.monotonic() - started > args.budget * 60:
-                    print(f"--budget ended after {draw.number} of {len(draws)} draws", flush=True)
-                    break
-                picked, estimates, is_tie = picks(run, draw, one_shape)
-                rounds, taint = replayer.replay(draw)
-                off_grid = sum(shape not in run.grid.shapes for shape in draw.shapes) / len(draw.shapes)
-                replay = Replay(draw, picked, estimates, rounds, off_grid, is_tie, tuple(taint))
-                if args.output is not None:
-                    write(args.output, asdict(replay))
-                regret = replay.regret(picked[CHOSEN])
-                print(f"draw {draw.number}: {picked[CHOSEN]}, best {replay.best}, regret {regret:.1%}", flush=True)
-                yield replay
-    finally:
-        replayer.close()
+    asked = ReplayOptions(
+        **{one.name: getattr(run.options, one.name) for one in CommonOptions.declared()}
+        | {"output": None, "budget": max(1.0, seconds_left)},
+        rounds=args.rounds,
+        draws=tuple(tuple((shape.batch, shape.length) for shape in draw.shapes) for draw in draws),
+    )
+    replayed = measure(Replaying, asked, Listener(say=print))
+    for point, records in replayed.by_point():
+        if any(record.status != "ok" for record in records):
+            print(f"{point}: {next(record.reason for record in records if record.status != 'ok')}", flush=True)
+            continue
+        replay = replay_of(run, draws[point.draw], replayed, records)
+        if args.output is not None:
+            write(args.output, asdict(replay))
+        regret = replay.regret(replay.picks[CHOSEN])
+        print(f"{point}: {replay.picks[CHOSEN]}, best {replay.best}, regret {regret:.1%}", flush=True)
+        yield replay
+
+
+def replay_of(run: Run, draw: Draw, replayed: Run, records: Sequence[Record]) -> Replay:
+    """What the grid's run says of one draw, and what its replay took."""
+    cells = run.workload.points()
+    picked, estimates, is_tie = picks(run, draw, nearest_cell([Shape(1, 128)], cells))
+    rounds = {record.candidate.label: [samples[-1] for samples in record.rounds] for record in records}
+    disturbances = dict.fromkeys(line for record in records for line in replayed.disturbances(record))
+    off_grid = sum(shape not in cells for shape in draw.shapes) / len(draw.shapes)
+    return Replay(draw, picked, estimates, rounds, off_grid, is_tie, tuple(disturbances))
 
 
 def chosen_again(path: Path) -> Iterator[Replay]:
@@ -460,7 +465,7 @@ def chosen_again(path: Path) -> Iterator[Replay]:
     for line in lines:
         shapes = tuple(Shape(**shape) for shape in line["draw"]["shapes"])
         draw = Draw(**line["draw"] | {"shapes": shapes})
-        picked, estimates, is_tie = picks(run, draw, nearest_cell([Shape(1, 128)], run.grid.shapes))
+        picked, estimates, is_tie = picks(run, draw, nearest_cell([Shape(1, 128)], run.workload.points()))
         taint = tuple(line["taint"])
         yield Replay(draw, picked, estimates, line["rounds_ns"], line["off_grid"], is_tie, taint)
 

@@ -15,17 +15,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import Run, api, machine, statistics
+from bench import machine, statistics
 from bench.cli.streams import tell
-from bench.records import ratio_between
+from bench.run.experiment import measure
+from bench.run.listener import Listener
+from bench.run.record import Run, ratio_between
 from bench.spec import Candidate, Shape
 from bench.statistics import Ratio
 from bench.tuning.api import TuneListener, tune
 from bench.tuning.results import Goal, Outcome, outcome_of
 from bench.tuning.space import Space, Trial, thread_counts
+from bench.workloads.forward import Forward, ForwardOptions
 
 GOAL = 0.03
-#: Runtimes beside the winner in one comparison: each holds the model in memory.
+#: Candidates beside the winner in one run: each holds the model in memory.
 TOGETHER = 5
 
 
@@ -35,7 +38,7 @@ class Held:
 
     trial: Trial
     time_ns: float | None
-    """Median; None where it does not qualify."""
+    """Median; None if it does not qualify."""
     reason: str
     """Why it does not."""
     ratio: Ratio | None
@@ -43,14 +46,14 @@ class Held:
 
     @property
     def is_faster(self) -> bool:
-        """True where it breaks the goal."""
+        """True if it breaks the goal."""
         return self.ratio is not None and self.ratio.value > 1 + GOAL
 
 
-def groups(contestants: Sequence[Candidate], winner: Candidate) -> Iterator[list[Candidate]]:
+def groups(candidates: Sequence[Candidate], winner: Candidate) -> Iterator[list[Candidate]]:
     """The others of one precision at a time, a few with the winner in front where its precision is theirs."""
-    for precision in dict.fromkeys(contestant.precision for contestant in contestants):
-        others = [c for c in contestants if c.precision == precision and c != winner]
+    for precision in dict.fromkeys(candidate.precision for candidate in candidates):
+        others = [c for c in candidates if c.precision == precision and c != winner]
         front = [winner] if winner.precision == precision else []
         for start in range(0, max(len(others), 1), TOGETHER):
             if found := [*front, *others[start : start + TOGETHER]]:
@@ -58,20 +61,20 @@ def groups(contestants: Sequence[Candidate], winner: Candidate) -> Iterator[list
 
 
 def held_against(winner: Trial, runs: Sequence[tuple[int, Run]], goal: Goal) -> dict[Trial, Held]:
-    """Every point that `runs` (number of threads, comparison) measured, against the winner."""
+    """Every point that `runs` (number of threads, run) measured, against the winner."""
     alike = [run for threads, run in runs if threads == winner.threads]
-    own = [outcome_of(run, winner.contestant, goal, is_final=True) for run in alike]
+    own = [outcome_of(run, winner.candidate, goal, is_final=True) for run in alike]
     medians = [outcome.score_ns for outcome in own if outcome.score_ns is not None]
     usual = statistics.median(medians) if medians else None
     found: dict[Trial, Held] = {}
     for threads, run in runs:
-        records = {record.contestant: record for record in run.records}
-        for contestant, record in records.items():
-            trial = Trial(contestant, threads)
-            outcome = outcome_of(run, contestant, goal, is_final=True)
+        records = {record.candidate: record for record in run.records}
+        for candidate, record in records.items():
+            trial = Trial(candidate, threads)
+            outcome = outcome_of(run, candidate, goal, is_final=True)
             ratio = None
             if trial != winner and outcome.score_ns is not None:
-                beside = records.get(winner.contestant) if threads == winner.threads else None
+                beside = records.get(winner.candidate) if threads == winner.threads else None
                 if beside is not None and beside.samples:
                     ratio = ratio_between(beside, record)
                 elif usual is not None:
@@ -120,7 +123,7 @@ def main() -> None:
         tell(f"[rung {rung + 1}] {trial.label:<36} {told}")
 
     tuning = tune(
-        args.model, batch=args.batch, length=args.length, budget=args.budget, max_loss=args.max_loss,
+        args.model, batches=args.batch, lengths=args.length, budget=args.budget, max_loss=args.max_loss,
         backends=args.backends, artifacts=args.artifacts,
         listener=TuneListener(tell, lambda _, space: spaces.append(space), progress),
     )  # fmt: skip
@@ -128,13 +131,13 @@ def main() -> None:
         parser.exit(1, "tuning took nothing\n")
     winner, runs = tuning.winner, []
     for threads in thread_counts(machine.thread_budget(None), tuning.device):
-        for group in groups(spaces[0].contestants, winner.contestant):
-            run = api.compare(
-                args.model, backends=[c.label for c in group], precisions=[group[0].precision], batches=[args.batch],
-                lengths=[args.length], rounds=args.rounds, threads=threads, device=tuning.device,
-                artifacts=args.artifacts, floors=True, listener=api.Listener(say=tell),
-            )  # fmt: skip
-            runs.append((threads, run))
+        for group in groups(spaces[0].candidates, winner.candidate):
+            asked = {
+                "model": args.model, "backends": [one.label for one in group], "precisions": [group[0].precision],
+                "batches": args.batch, "lengths": args.length, "rounds": args.rounds, "threads": threads,
+                "device": tuning.device, "artifacts": args.artifacts,
+            }  # fmt: skip
+            runs.append((threads, measure(Forward, ForwardOptions.parsed(asked), Listener(say=tell))))
     took = f"{tuning.seconds:.0f} s{'' if tuning.is_decided else ', ended by the budget before the final'}"
     print(f"\n{args.model} at {Shape(args.batch, args.length)} on {machine.cpu_name()}")
     print(f"tuning took {winner.label} in {took}; median ms of every point")

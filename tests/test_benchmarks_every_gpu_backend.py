@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from bench.runfile import read_run
+from bench.run.file import read_run
 from bench.spec import parse_candidates
 
 SCRIPT = "every_gpu_backend"
@@ -26,8 +26,8 @@ def test_every_name_is_a_variant_of_this_version(script: ModuleType) -> None:
 
 
 def test_a_fused_file_is_exported_behind_the_file_that_it_is_made_from(script: ModuleType) -> None:
-    contestants = parse_candidates(["eager", "onnx", "onnx:fused", "torchscript", "openvino"], ["fp32", "fp16"])
-    found = script.chains(contestants, "cpu")
+    candidates = parse_candidates(["eager", "onnx", "onnx:fused", "torchscript", "openvino"], ["fp32", "fp16"])
+    found = script.chains(candidates, "cpu")
     assert [("onnx", "fp32"), ("onnx-fused", "fp32")] in found
     assert [("onnx", "fp16"), ("onnx-fused", "fp16")] in found
     assert sorted(chain[0] for chain in found if len(chain) == 1) == [("torchscript", "fp16"), ("torchscript", "fp32")]

@@ -6,31 +6,20 @@ from types import ModuleType
 
 import pytest
 
-from bench.records import Record, Run
-from bench.spec import Candidate, Grid, Shape, TimingPlan
-
-MS = 1_000_000
-
+from bench.run.record import Record
+from bench.spec import Candidate, Shape
+from tests import made
 
 SCRIPT = "peers"
 
 
-def record(backend: str, ms: float, variant: str = "default", verdict: str = "equivalent", length: int = 8) -> Record:
-    rounds = [[round(ms * MS * (1 + 0.001 * (i % 3)))] * 3 for i in range(10)]
-    return Record(
-        model="bert", backend=backend, variant=variant, precision="fp32", device="cpu", batch=1, length=length, status="ok",
-        rounds=rounds, parity={"verdict": verdict},
-    )  # fmt: skip
+def record(name: str, ms: float, verdict: str = "equivalent", length: int = 8) -> Record:
+    rounds = [[ms * (1 + 0.001 * (i % 3))] * 3 for i in range(10)]
+    return made.record(name, Shape(1, length), ms=rounds, verdict=verdict)
 
 
 def lines(script: ModuleType, *records: Record) -> list[str]:
-    contestants = tuple(dict.fromkeys(entry.contestant for entry in records))
-    shapes = tuple(dict.fromkeys(entry.shape for entry in records))
-    run = Run(
-        Grid("bert", contestants, shapes, "cpu", 2), TimingPlan(), {}, "seeded random (seed 0)", "c0ffee", "bench compare",
-        "2026-01-01T00:00:00+00:00", list(records),
-    )  # fmt: skip
-    return list(script.lines(run))
+    return list(script.lines(made.run_of(records)))
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ def test_draws_are_seeded_within_the_grid_and_of_every_family(script: ModuleType
 
 
 def record(backend: str, shape: Shape, ms: float, is_comparable: bool = True) -> SimpleNamespace:
-    contestant = Candidate(backend, "default", "fp32")
-    return SimpleNamespace(shape=shape, contestant=contestant, samples=[ms, ms], is_comparable=is_comparable)
+    candidate = Candidate(backend, "default", "fp32")
+    return SimpleNamespace(point=shape, candidate=candidate, samples=[ms, ms], is_comparable=is_comparable)
 
 
 def test_one_shape_picks_the_fastest_that_is_the_same_model(script: ModuleType) -> None:

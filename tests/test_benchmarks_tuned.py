@@ -6,12 +6,12 @@ from types import ModuleType
 
 import pytest
 
-from bench.records import Record, Run
-from bench.spec import Candidate, Grid, Shape, TimingPlan
+from bench.run.record import Run
+from bench.spec import Candidate, Shape
 from bench.tuning.results import Goal
 from bench.tuning.space import Trial
+from tests import made
 
-MS = 1_000_000
 GOAL = Goal(((Shape(1, 8), 1.0),), "1×8 alone", None)
 EAGER, ONNX, AOTI = (Candidate(name, "default", "fp32") for name in ("eager", "onnx", "aoti"))
 
@@ -21,30 +21,17 @@ SCRIPT = "tuned"
 
 def run_of(threads: int, verdict: str = "equivalent", **ms: float) -> tuple[int, Run]:
     records = [
-        Record(
-            model="bert", backend=name, variant="default", precision="fp32", device="cpu", batch=1, length=8, status="ok",
-            rounds=[[round(value * MS * (1 + 0.001 * (i % 3)))] * 3 for i in range(10)], parity={"verdict": verdict},
-        )
+        made.record(name, Shape(1, 8), ms=[[value * (1 + 0.001 * (i % 3))] * 3 for i in range(10)], verdict=verdict)
         for name, value in ms.items()
-    ]  # fmt: skip
-    grid = Grid("bert", tuple(record.contestant for record in records), (Shape(1, 8),), "cpu", threads)
-    return threads, Run(
-        grid,
-        TimingPlan(),
-        {},
-        "seeded random (seed 0)",
-        "c0ffee",
-        "bench compare",
-        "2026-01-01T00:00:00+00:00",
-        records,
-    )
+    ]
+    return threads, made.run_of(records)
 
 
 def test_who_is_over_three_percent_faster_misses_the_goal(script: ModuleType) -> None:
     winner = Trial(ONNX, 2)
     held = script.held_against(winner, [run_of(2, onnx=10, eager=9.8, aoti=9.0)], GOAL)
     assert held[Trial(AOTI, 2)].ratio.value == pytest.approx(10 / 9)
-    assert [trial.contestant for trial, entry in held.items() if entry.is_faster] == [AOTI]
+    assert [trial.candidate for trial, entry in held.items() if entry.is_faster] == [AOTI]
     said = list(script.lines(winner, held))
     assert said[0].endswith("1.11 (1.11–1.11) times the winner's speed, FASTER")
     assert said[-1] == "goal, nothing more than 3% faster among 3 points: missed by aoti fp32, 2 threads"

@@ -58,7 +58,7 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         "import bench.api, bench.driver, bench.generation.api, bench.report.generation, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
         "import bench.corpora.api, bench.report.corpus, bench.cli.corpus, bench.workloads.load, bench.cli.measure",
         "import bench.bundle.api, bench.bundle.verify, bench.report.bundle, bench.cli.deploy, bench.cli.verify",
-        "import bench.workloads.memory, bench.comparison, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choice.api, bench.report.choice, bench.report.old_page.render, bench.report.old_page.images, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
+        "import bench.workloads.memory, bench.diff, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choose.api, bench.report.choice, bench.report.old_page.render, bench.report.old_page.images, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
         "import bench.measuring, bench.cli.measure, bench.cli.screen, bench.cli.reference; bench.measuring.compare, bench.measuring.measure_load",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
@@ -195,28 +195,21 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
 
 
 def test_every_committed_run_can_be_read_and_says_how_it_was_made(root: Path) -> None:
-    from bench.generation.records import read_generation
-
     from bench.corpora.runfile import read_corpus_run
-    from bench.linesfile import kind_of
-    from bench.run.file import read_run as read_any
-    from bench.runfile import read_run
-    from bench.saved import workload_of
+    from bench.run.file import read_run
+    from bench.saved import look
 
-    readers = {"run": read_run, "generation": read_generation, "corpus": read_corpus_run}
-    commands = {"run": "compare", "generation": "generate", "corpus": "corpus"}
     paths = sorted((root / "artifacts" / "reference").glob("*.jsonl"))
     assert paths
     for path in paths:
-        kind = kind_of(path, ["bench"])
-        if kind == "regret":  # of benchmarks/regret.py: the grid that it chose from lies beside it
+        found = look(path)
+        if found.kind == "regret":  # of benchmarks/regret.py: the grid that it chose from lies beside it
             header = json.loads(path.read_text().splitlines()[0])
             assert (path.parent / Path(header["grid"]).name).is_file()
             assert header["command"].startswith("bench compare --model")
             continue
-        workload = workload_of(path)
-        run = read_any(path) if workload else readers[kind](path)
+        run = read_run(path) if found.workload else read_corpus_run(path)
         assert run.is_complete
-        command = run.options.command if workload else commands[kind]
+        command = run.options.command if found.workload else "corpus"
         assert run.command.startswith(f"bench {command} --model")
         assert run.fingerprint["versions"]["torch"]

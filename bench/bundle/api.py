@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import machine, options
 from bench.bundle import envelope, making, manifest, runtimes, triton
 from bench.bundle.manifest import CERTIFICATE, Manifest
 from bench.bundle.samples import Samples, samples_of, source_to_json
@@ -20,14 +20,17 @@ from bench.parity.check import tokenizer_of, tolerances
 from bench.parity.examination import Examination
 from bench.parity.references import Say
 from bench.preparation import Preparation
-from bench.records import Run
+from bench.run import preparation as timed
+from bench.run.experiment import leaves_translated
+from bench.run.file import check_unaltered, read_run
 from bench.run.model import introduced, notes_on
-from bench.runfile import read_run
-from bench.spec import check_timeout, nearest
+from bench.run.record import Run
+from bench.spec import MODULE, Candidate, Grid, Shape, nearest
+from bench.workloads.forward import Forward
 from exporters import checkpoint, sources
 from exporters.store import Artifact, ArtifactStore, file_checksum, recipe_key
 
-FORMATS = ("folder", "triton")
+LAYOUTS = ("folder", "triton")
 ARTIFACT_FOLDER = "model"
 
 
@@ -70,24 +73,24 @@ def deploy(
     objective: str | None = None,
     requests_per_restart: int | None = None,
     price: Any = None,
-    format: str = "folder",
-    timeout: float = 900.0,
+    layout: str = "folder",
+    timeout: str | float = 900.0,
     artifacts: str | Path = "artifacts",
     say: Say = lambda line: None,
 ) -> Bundle:
     """Write a runtime of `run`, a file of `bench compare`, into the new folder `output`; returns the Bundle.
 
     `choose` names it, as `backend[:variant][/precision]`; without a name it is the one that `bench.choice.api.choose`
-    takes under the constraints, which are that function's. `format` "triton" lays the artifact out as a model
-    repository of Triton Inference Server. What is not at least `min_parity` in the run, and again on the samples, is
-    not bundled.
+    takes under the constraints, which are that function's. `layout` "triton" lays the artifact out as a model
+    repository of Triton Inference Server. `timeout` is the silence after which a worker is taken for hung, e.g. "60s".
+    What is not at least `min_parity` in the run, and again on the samples, is not bundled.
 
     Raises UserError before anything starts, NotTheSameModelError (exit code 3), NothingQualifiesError (5), and
-    BenchError where it cannot be made; nothing is left behind then.
+    BenchError if it cannot be made; nothing is left behind then.
     """
-    check_timeout(timeout)
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}{nearest(format, FORMATS)}; use one of {', '.join(FORMATS)}")
+    seconds = options.seconds(example="60s")(timeout, "--timeout")
+    if layout not in LAYOUTS:
+        raise UserError(f"unknown layout {layout!r}{nearest(layout, LAYOUTS)}; use one of {', '.join(LAYOUTS)}")
     folder = Path(output)
     making.check_output(folder)
     given = {
@@ -96,36 +99,45 @@ def deploy(
     }  # fmt: skip
     constraints = Constraints(min_parity, {name: value for name, value in given.items() if value is not None})
     measured = run if isinstance(run, Run) else read_run(Path(run))
+    check_run(measured)
     selection = select(measured, choose, constraints)
-    runtimes.check(selection.contestant, measured.grid)
-    if format == "triton":
-        triton.check(selection.contestant)
-    pins = runtimes.requirements(selection.contestant, measured.grid.device, versions_of(measured, selection))
+    runtimes.check(selection.candidate, measured)
+    if layout == "triton":
+        triton.check(selection.candidate)
+    pins = runtimes.requirements(selection.candidate, measured.options.kind, versions_of(measured, selection))
     store = ArtifactStore(Path(artifacts))
-    source = _source_of(measured, store, say)
-    command = _command_of(measured, folder, choose, constraints, format)
-    tokenizer = tokenizer_of(source, None)
-    samples = samples_of(source, tokenizer)
-    store.prepare()
-    with store.in_use():
-        prepared = _prepared(measured, selection, source, samples, tokenizer, store, timeout, say)
-        certificate = _certified(prepared, selection, command)
-        judgement = certificate.judgements[0]
-        check_parity_of(selection.label, judgement.verdict, min_parity, judgement.reason)
-        say(f"{selection.label}: {judgement.verdict} on the samples")
-        artifact = prepared.artifacts[selection.contestant]
-        with making.aside(folder) as place:
-            made = _write(place, measured, selection, prepared, artifact, certificate, samples, pins, format)
-            if source.makes_inputs:
-                _copy_timed_inputs(place, measured, selection, source, store, timeout, say)
-            made = replace(made, files=manifest.checksums(place))
-            (place / manifest.FILE).write_text(made.text())
-            checksum = file_checksum(place / manifest.FILE)
+    with leaves_translated():
+        source = _source_of(measured, store, say)
+        command = _command_of(measured, folder, choose, constraints, layout)
+        tokenizer = tokenizer_of(source, None)
+        samples = samples_of(source, tokenizer)
+        store.prepare()
+        with store.in_use():
+            prepared = _prepared(measured, selection, source, samples, tokenizer, store, seconds, say)
+            certificate = _certified(prepared, selection, command)
+            judgement = certificate.judgements[0]
+            check_parity_of(selection.label, judgement.verdict, min_parity, judgement.reason)
+            say(f"{selection.label}: {judgement.verdict} on the samples")
+            artifact = prepared.artifacts[selection.candidate]
+            with making.aside(folder) as place:
+                made = _write(place, measured, selection, prepared, artifact, certificate, samples, pins, layout)
+                if source.makes_inputs:
+                    _copy_timed_inputs(place, measured, selection, source, store, seconds, say)
+                made = replace(made, files=manifest.checksums(place))
+                (place / manifest.FILE).write_text(made.text())
+                checksum = file_checksum(place / manifest.FILE)
     return Bundle(folder, made, checksum)
 
 
+def check_run(run: Run) -> None:
+    """Raise UserError for a run that no bundle can be made of: of another command, or altered."""
+    check_unaltered(run)
+    if not isinstance(run.workload, Forward):
+        raise UserError(f"{str(run.path)!r} is a run of bench {run.options.command}; give one of bench compare")
+
+
 def versions_of(run: Run, selection: Selection) -> Mapping[str, str]:
-    """Version of every distribution that the run tells of; the worker's own word counts first."""
+    """Version of every distribution that the run knows; the worker's own word counts first."""
     told: dict[str, str] = {}
     for record in selection.records:
         told |= record.facts.get("versions", {})
@@ -133,32 +145,40 @@ def versions_of(run: Run, selection: Selection) -> Mapping[str, str]:
 
 
 def _source_of(run: Run, store: ArtifactStore, say: Say) -> sources.ModelSource:
-    """The run's model; raises UserError where it, or what exports it, is no longer what was measured."""
-    grid = run.grid
-    source = sources.resolve(grid.model, weights=grid.weights, task=grid.task, seed=grid.seed)
-    if source.origin != run.origin or recipe_key(checkpoint.recipe(source)) != run.checkpoint:
+    """The run's model; raises UserError if it, or what exports it, is no longer what was measured."""
+    model, settings = run.model, run.options
+    weights = MODULE if model.weights == MODULE else settings.weights
+    source = sources.resolve(settings.module or model.name, weights=weights, task=model.task, seed=settings.seed)
+    if source.origin != model.origin or recipe_key(checkpoint.recipe(source)) != model.checkpoint:
         raise UserError(
-            f"the run measured other weights or libraries ({run.origin}; now {source.origin}), and another artifact "
+            f"the run measured other weights or libraries ({model.origin}; now {source.origin}), and another artifact "
             "would be bundled than was measured; run bench compare again"
         )
-    return introduced(source, store, min(grid.threads, machine.usable_cpus()), say)
+    return introduced(source, store, _threads(run), say)
+
+
+def _threads(run: Run) -> int:
+    return min(run.options.settled_threads, machine.usable_cpus())
+
+
+def _grid_of(run: Run, candidate: Candidate, shapes: tuple[Shape, ...]) -> Grid:
+    """What the certificate says of model, candidate and machine."""
+    settings = run.options
+    return Grid(
+        run.model.name, (candidate,), shapes, machine.settle_device(settings.kind), _threads(run), run.model.weights,
+        run.model.task, settings.seed,
+    )  # fmt: skip
 
 
 def _prepared(
     run: Run, selection: Selection, source: sources.ModelSource, samples: Samples, tokenizer: Path | None,
     store: ArtifactStore, timeout: float, say: Say,
 ) -> Preparation:  # fmt: skip
-    """The artifact, made again where the store has it no more, and references for the samples."""
-    grid = replace(
-        run.grid,
-        contestants=(selection.contestant,),
-        shapes=samples.shapes,
-        device=machine.settle_device(run.grid.device),
-        threads=min(run.grid.threads, machine.usable_cpus()),
-    )
+    """The artifact, made again if the store has it no more, and references for the samples."""
+    grid = _grid_of(run, selection.candidate, samples.shapes)
     prepared = Preparation(grid, source, store, timeout, say, samples.matrix(tokenizer))
     prepared.make()
-    if refusal := prepared.refused.get(selection.contestant):
+    if refusal := prepared.refused.get(selection.candidate):
         raise BenchError(f"{selection.label} cannot be bundled here: {refusal.reason}")
     return prepared
 
@@ -166,8 +186,8 @@ def _prepared(
 def _certified(prepared: Preparation, selection: Selection, command: str) -> Certificate:
     """The certificate of the artifact on the samples, as `bench verify CERTIFICATE ARTIFACT` reads it too."""
     source, matrix = prepared.source, prepared.judged_by.matrix
-    allowed = tolerances([selection.contestant], {})
-    judgement = Examination(prepared, selection.contestant, allowed[selection.contestant.precision]).judgement()
+    allowed = tolerances([selection.candidate], {})
+    judgement = Examination(prepared, selection.candidate, allowed[selection.candidate.precision]).judgement()
     return Certificate(
         grid=prepared.grid,
         ids=matrix.ids,
@@ -188,35 +208,35 @@ def _certified(prepared: Preparation, selection: Selection, command: str) -> Cer
 
 def _write(
     place: Path, run: Run, selection: Selection, prepared: Preparation, artifact: Artifact, certificate: Certificate,
-    samples: Samples, pins: Mapping[str, str], format: str,
+    samples: Samples, pins: Mapping[str, str], layout: str,
 ) -> Manifest:  # fmt: skip
     """Write every file but the manifest; returns that, still without its files."""
-    contestant, source = selection.contestant, prepared.source
-    grid = replace(run.grid, shapes=tuple(record.shape for record in selection.records))
-    is_triton = format == "triton"
-    artifact_folder = triton.artifact_folder(grid.model) if is_triton else ARTIFACT_FOLDER
+    candidate, source, model = selection.candidate, prepared.source, run.model
+    promised = envelope.envelope_of(run, selection.records)
+    is_triton = layout == "triton"
+    artifact_folder = triton.artifact_folder(model.name) if is_triton else ARTIFACT_FOLDER
     making.copy_artifact(artifact, place / artifact_folder)
     making.copy_samples(prepared, place)
     making.copy_tokenizer(Path(source.folder) if source.folder else None, place)
     certificate.write(place / CERTIFICATE)
-    making.write_json(place / envelope.FILE, envelope.envelope_of(run, selection.records).to_json())
-    text = runtimes.run_text(contestant, grid, artifact.metadata, source.inputs, artifact_folder)
+    envelope.write(promised, place / envelope.FILE)
+    text = runtimes.run_text(candidate, run, artifact.metadata, source.inputs, artifact_folder)
     (place / "run.py").write_text(text, encoding="utf-8")
     python = str(run.fingerprint.get("python", "unknown"))
     (place / "requirements.txt").write_text(runtimes.requirements_text(pins, python))
     if is_triton:
-        config = triton.config_text(contestant, grid, artifact.metadata, place, samples.shapes)
-        (place / triton.config_file(grid.model)).write_text(config)
+        config = triton.config_text(candidate, promised, artifact.metadata, place, samples.shapes)
+        (place / triton.config_file(model.name)).write_text(config)
     return Manifest(
-        model=grid.model,
-        task=grid.task,
-        weights=grid.weights,
-        origin=run.origin,
-        checkpoint=run.checkpoint,
+        model=model.name,
+        task=model.task,
+        weights=model.weights,
+        origin=model.origin,
+        checkpoint=model.checkpoint,
         weights_checksum=certificate.weights_checksum,
-        contestant=contestant,
-        device=grid.device,
-        threads=grid.threads,
+        candidate=candidate,
+        device=run.options.kind,
+        threads=run.options.settled_threads,
         artifact_folder=artifact_folder,
         artifact={"format": artifact.format, "key": artifact.key, "checksum": artifact.checksum},
         verdict=certificate.judgements[0].verdict,
@@ -226,7 +246,8 @@ def _write(
             "sha256": file_checksum(run.path) if run.path else None,
             "command": run.command,
             "started": run.started,
-            "is_tainted": any(run.taint(record) for record in selection.records),
+            "integrity": run.integrity,
+            "is_disturbed": any(run.disturbances(record) for record in selection.records),
         },
         command=certificate.command,
         made=_now(),
@@ -243,22 +264,25 @@ def _copy_timed_inputs(
     place: Path, run: Run, selection: Selection, source: sources.ModelSource, store: ArtifactStore, timeout: float,
     say: Say,
 ) -> None:  # fmt: skip
-    """Copy the inputs of every promised shape, which lie with the run's references and are made again otherwise."""
-    shapes = tuple(record.shape for record in selection.records)
-    grid = replace(run.grid, contestants=(selection.contestant,), shapes=shapes)
-    timed = Preparation(grid, source, store, timeout, say)
-    timed.make(with_artifacts=False)
+    """Copy the inputs of every promised shape, which lie with the run's references or are made again."""
+    promised = envelope.envelope_of(run, selection.records)
+    settled = replace(promised.options, timeout=timeout, artifacts=str(store.root), device=run.options.kind)
+    promised.workload = Forward(replace(settled, threads=_threads(run)))
+    prepared = timed.Preparation(promised, source, store, say)
+    shapes = promised.workload.points()
+    prepared.make(shapes)
     for shape in shapes:
-        making.copy_timed_inputs(timed, shape, place)
+        for name in promised.workload.cases(shape, source):
+            making.copy_timed_inputs(prepared.references.stored_inputs(name), shape, place)
 
 
-def _command_of(run: Run, folder: Path, choose: str | None, constraints: Constraints, format: str) -> str:
+def _command_of(run: Run, folder: Path, choose: str | None, constraints: Constraints, layout: str) -> str:
     """The command line that makes such a bundle."""
     words = ["bench", "deploy", str(run.path or "RUN"), "--output", str(folder)]
     words += ["--choose", choose] if choose else []
     for name, value in constraints.others.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join([*words, "--min-parity", constraints.min_parity, "--format", format])
+    return shlex.join([*words, "--min-parity", constraints.min_parity, "--layout", layout])
 
 
 def _now() -> str:

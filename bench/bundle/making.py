@@ -14,7 +14,6 @@ from bench.bundle import manifest
 from bench.bundle.samples import folder_of, timed_folder
 from bench.errors import BenchError, UserError
 from bench.parity.judging import inputs_file
-from bench.parity.references import REFERENCE_PRECISION
 from bench.preparation import Preparation
 from bench.spec import Shape
 from exporters.store import MANIFEST, Artifact
@@ -97,19 +96,18 @@ def copy_artifact(artifact: Artifact, place: Path) -> None:
 
 def copy_samples(prepared: Preparation, place: Path) -> None:
     """Copy the reference's and eager's outputs of every shape of `prepared`, with their inputs."""
-    (contestant,) = prepared.grid.contestants
+    (candidate,) = prepared.grid.contestants
     for shape in prepared.grid.shapes:
-        pair = prepared.judged_by.pair(contestant.precision, shape)
+        pair = prepared.judged_by.pair(candidate.precision, shape)
         if isinstance(pair, str):
             raise BenchError(f"{pair}, so the bundle could not prove itself")
         for artifact, whose in zip(pair, ("reference", "eager"), strict=True):
             copy_artifact(artifact, place / folder_of(shape, whose))
 
 
-def copy_timed_inputs(prepared: Preparation, shape: Shape, place: Path) -> None:
-    """Copy the inputs that a shape was timed on, where the model makes them itself."""
-    stored = prepared.judged_by.found.get((REFERENCE_PRECISION, shape), "none were made")
-    if isinstance(stored, str):
+def copy_timed_inputs(stored: Artifact | str | None, shape: Shape, place: Path) -> None:
+    """Copy the inputs that a shape was timed on, of a model that makes them itself; raises BenchError without them."""
+    if not isinstance(stored, Artifact):
         raise BenchError(f"the inputs of {shape} are not there ({stored}), so its time could not be measured again")
     folder = place / timed_folder(shape)
     folder.mkdir(parents=True)

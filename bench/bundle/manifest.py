@@ -1,6 +1,6 @@
 """A bundle's manifest: checksums and sizes of every file, and where all of it came from; and what is wrong with one.
 
-Schema 1: as in `Manifest`; `checksum` is over everything else in the file, whose every byte is told by its content.
+Schema 2: as in `Manifest`; `checksum` is over everything else in the file, whose every byte is told by its content.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from exporters.store import file_checksum
 
 FILE = "manifest.json"
 KIND = "bundle"
-SCHEMA = 1
+SCHEMA = 2
 CERTIFICATE = "certificate.json"
 #: Faults that are told one by one; the rest are counted.
 MOST_FAULTS = 12
@@ -39,7 +39,7 @@ class Manifest:
     checkpoint: str
     """Key of the checkpoint, the same as the run's."""
     weights_checksum: str
-    contestant: Candidate
+    candidate: Candidate
     device: str
     threads: int
     artifact_folder: str
@@ -71,7 +71,7 @@ class Manifest:
     @property
     def label(self) -> str:
         """`onnx fp32`."""
-        return f"{self.contestant.label} {self.contestant.precision}"
+        return f"{self.candidate.label} {self.candidate.precision}"
 
     def text(self) -> str:
         """The file's content."""
@@ -83,7 +83,7 @@ class Manifest:
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
         """The manifest of a file's content."""
         values = {name: data[name] for name in cls.__dataclass_fields__}
-        values["contestant"] = Candidate(**data["contestant"])
+        values["candidate"] = Candidate(**data["candidate"])
         values["samples"] = Samples.from_json(data["samples"])
         values["chosen"] = tuple(data["chosen"])
         return cls(**values)

@@ -12,7 +12,9 @@ import backends
 from bench import __version__
 from bench.bundle.selection import plain
 from bench.errors import UserError
-from bench.spec import MODULE, Candidate, Grid
+from bench.process.environments.stored import parse_pythons
+from bench.run.record import Run
+from bench.spec import MODULE, Candidate
 
 #: Template of run.py by backend, and by variant where that needs one of its own.
 TEMPLATES = {
@@ -50,9 +52,9 @@ COMPUTES_IN = {"fp32": "f32", "bf16": "bf16"}
 MOST_COMPILED_SHAPES = 64
 
 
-def check(contestant: Candidate, grid: Grid) -> None:
-    """Raise UserError where no bundle can carry `contestant`, with what to choose in its place."""
-    label, backend = contestant.label, contestant.backend
+def check(candidate: Candidate, run: Run) -> None:
+    """Raise UserError if no bundle can carry `candidate`, with what to choose in its place."""
+    label, backend = candidate.label, candidate.backend
     if backend == "aoti":
         raise UserError(
             f"{label} cannot be bundled: it was compiled for this machine's processor; --choose torchscript or onnx"
@@ -62,40 +64,40 @@ def check(contestant: Candidate, grid: Grid) -> None:
             f"{label} is a backend of another package, whose code a bundle does not carry; "
             f"--choose one of {', '.join(DISTRIBUTIONS)}"
         )
-    if grid.tf32:
+    if run.options.tf32:
         raise UserError("the run measured with --tf32, which a bundle's run.py does not set; measure again without it")
-    if contestant.environment or contestant.place in dict(grid.pythons):
+    if candidate.environment or candidate.place in dict(parse_pythons(run.options.python)):
         raise UserError(
             f"{label} ran in an environment of its own, whose libraries a bundle's run.py would not find; "
             f"--choose {backend} of a run in this one"
         )
-    if backend in ("eager", "compile") and grid.weights == MODULE:
+    if backend in ("eager", "compile") and run.model.weights == MODULE:
         raise UserError(
-            f"{label} runs the code in {grid.model!r}, which a bundle does not carry; "
+            f"{label} runs the code in {run.model.name!r}, which a bundle does not carry; "
             "--choose onnx or torchscript, which need none of it"
         )
-    if contestant.label in ("eager:math", "torchscript:optimized"):
+    if candidate.label in ("eager:math", "torchscript:optimized"):
         raise UserError(f"{label} is for comparison and a bundle does not set it; --choose {backend}")
-    if contestant.variant == "grad":
+    if candidate.variant == "grad":
         raise UserError(f"{label} shows what autograd costs and is not for serving; --choose eager")
     if label in NOT_CARRIED:
         raise UserError(f"{label} cannot be bundled: run.py does not set it up; --choose onnx")
-    if backend == "onnx" and contestant.precision == "bf16":
+    if backend == "onnx" and candidate.precision == "bf16":
         raise UserError(f"{label} bf16 cannot be bundled: NumPy has no bf16; --choose fp16, or torchscript/bf16")
-    if backend == "openvino" and contestant.precision not in COMPUTES_IN:
+    if backend == "openvino" and candidate.precision not in COMPUTES_IN:
         raise UserError(
-            f"{label} {contestant.precision} cannot be bundled: its weights are rounded by bench's own code at load; "
+            f"{label} {candidate.precision} cannot be bundled: its weights are rounded by bench's own code at load; "
             "--choose openvino/fp32 or openvino/bf16"
         )
 
 
-def requirements(contestant: Candidate, device: str, versions: Mapping[str, str]) -> dict[str, str]:
-    """Distribution -> exact version of what run.py imports; raises UserError where the run does not tell one."""
+def requirements(candidate: Candidate, device: str, versions: Mapping[str, str]) -> dict[str, str]:
+    """Distribution -> exact version of what run.py imports; raises UserError if the run does not say one."""
     found = {}
-    for name in DISTRIBUTIONS[contestant.backend]:
+    for name in DISTRIBUTIONS[candidate.backend]:
         on_device = "onnxruntime-gpu" if (name, device) == ("onnxruntime", "cuda") else name
         if not (version := versions.get(on_device) or versions.get(name)):
-            raise UserError(f"the run does not tell the version of {on_device}; measure again with this bench")
+            raise UserError(f"the run does not say the version of {on_device}; measure again with this bench")
         found[on_device] = version
     if "onnxruntime-gpu" in found:
         found |= {name: version for name, version in versions.items() if CUDA_LIBRARIES.fullmatch(name)}
@@ -112,15 +114,15 @@ def requirements_text(pins: Mapping[str, str], python: str) -> str:
 
 
 def run_text(
-    contestant: Candidate, grid: Grid, metadata: Mapping[str, Any], inputs: Sequence[str], artifact_folder: str
+    candidate: Candidate, run: Run, metadata: Mapping[str, Any], inputs: Sequence[str], artifact_folder: str
 ) -> str:
     """run.py for an artifact with the exporter's `metadata`, which lies in `artifact_folder` of the bundle."""
-    device, options = grid.device, _options(contestant)
+    device, options = run.options.kind, _options(candidate)
     values = {
-        "title": f"{plain(grid.model)} ({contestant.precision}) on {TITLES[contestant.backend]}, {device}",
+        "title": f"{plain(run.model.name)} ({candidate.precision}) on {TITLES[candidate.backend]}, {device}",
         "version": __version__,
         "folder": artifact_folder,
-        "threads": grid.threads,
+        "threads": run.options.settled_threads,
         "device": device,
         "inputs": _listed(inputs),
         "outputs": _listed(metadata["outputs"]),
@@ -129,19 +131,19 @@ def run_text(
         "providers": _providers(device),
         "preload": "    ort.preload_dlls()\n" if device == "cuda" else "",
         "class_name": metadata.get("class", ""),
-        "dtype": DTYPES[contestant.precision],
-        "computes_in": COMPUTES_IN.get(contestant.precision, ""),
-        "imports": _imports(contestant, options),
-        "settings": _settings(contestant, options),
-        "compiled": _compiled(contestant, options, f'model.to("{device}").eval().requires_grad_(False)'),
+        "dtype": DTYPES[candidate.precision],
+        "computes_in": COMPUTES_IN.get(candidate.precision, ""),
+        "imports": _imports(candidate, options),
+        "settings": _settings(candidate, options),
+        "compiled": _compiled(candidate, options, f'model.to("{device}").eval().requires_grad_(False)'),
     }
-    template = TEMPLATES.get(f"{contestant.backend}:{contestant.variant}", TEMPLATES[contestant.backend])
+    template = TEMPLATES.get(f"{candidate.backend}:{candidate.variant}", TEMPLATES[candidate.backend])
     file = resources.files(__package__) / "templates" / template
     return string.Template(file.read_text(encoding="utf-8")).substitute(values)
 
 
-def _options(contestant: Candidate) -> Mapping[str, Any]:
-    return backends.load_class(contestant.backend).spec.variants[contestant.variant]
+def _options(candidate: Candidate) -> Mapping[str, Any]:
+    return backends.load_class(candidate.backend).spec.variants[candidate.variant]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -155,16 +157,16 @@ def _providers(device: str) -> str:
     return '[("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"}), "CPUExecutionProvider"]'
 
 
-def _imports(contestant: Candidate, options: Mapping[str, Any]) -> str:
+def _imports(candidate: Candidate, options: Mapping[str, Any]) -> str:
     """Modules whose settings `_settings` sets; nothing for other backends than torch.compile."""
-    if contestant.backend != "compile":
+    if candidate.backend != "compile":
         return ""
     return "import torch._dynamo\n" + ("import torch._inductor.config\n" if options.get("freezing") else "")
 
 
-def _settings(contestant: Candidate, options: Mapping[str, Any]) -> str:
+def _settings(candidate: Candidate, options: Mapping[str, Any]) -> str:
     """Statements by which torch.compile is set as it was measured; nothing for other backends."""
-    if contestant.backend != "compile":
+    if candidate.backend != "compile":
         return ""
     lines = [
         "    torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it would run as plain eager",
@@ -174,9 +176,9 @@ def _settings(contestant: Candidate, options: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _compiled(contestant: Candidate, options: Mapping[str, Any], model: str) -> str:
+def _compiled(candidate: Candidate, options: Mapping[str, Any], model: str) -> str:
     """What `load` returns of `model`."""
-    if contestant.backend != "compile":
+    if candidate.backend != "compile":
         return model
     mode = f', mode="{options["mode"]}"' if options.get("mode") else ""
     return f"torch.compile({model}, dynamic={bool(options.get('dynamic'))}{mode})"

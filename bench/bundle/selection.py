@@ -10,11 +10,12 @@ from typing import Any
 from bench.bundle.errors import NothingQualifiesError, NotTheSameModelError
 from bench.errors import UserError
 from bench.parity.verdict import OUTCOMES
-from bench.records import Record, Run
+from bench.run.record import Record, Run
 from bench.spec import Candidate, nearest
 
 #: What `min_parity` may be: verdicts of a model that was judged and is not broken.
 PARITIES = ("exact", "equivalent", "lossy")
+CUT = "the run's file has no seal: it was killed or goes on, and further records may be missing"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Constraints:
 class Selection:
     """The runtime to bundle, its measured cells, and why it was taken."""
 
-    contestant: Candidate
+    candidate: Candidate
     records: tuple[Record, ...]
     """Those with status ok and a median that the machine can do."""
     reasons: tuple[str, ...]
@@ -55,59 +56,64 @@ def select(run: Run, name: str | None, constraints: Constraints) -> Selection:
         given = ", ".join(f"--{option.replace('_', '-')}" for option in constraints.others)
         raise UserError(f"--choose {name} names the runtime, so {given} would decide nothing; leave one of them out")
     if name is None:
-        contestant, reasons = winner(run, constraints)
+        candidate, reasons = winner(run, constraints)
     else:
-        contestant, reasons = named(run, name), (f"named by --choose {name}",)
-    found = _measured(run, contestant, reasons)
+        candidate, reasons = named(run, name), (f"named by --choose {name}",)
+    found = _measured(run, candidate, reasons)
     check_parity_of(found.label, found.verdict, constraints.min_parity, _worst_reason(found))
     return found
 
 
 def winner(run: Run, constraints: Constraints) -> tuple[Candidate, tuple[str, ...]]:
-    """The contestant that `choose` takes, and its reasons; raises NothingQualifiesError."""
+    """The candidate that `choose` takes, and its reasons; raises NothingQualifiesError."""
     from bench.choice.api import choose
     from bench.report.choice_lines import headline, lines
 
     choice = choose(run, min_parity=constraints.min_parity, **constraints.others)
     if choice.chosen is None:
         raise NothingQualifiesError(f"{headline(choice)}; `bench choose` says why, and --choose NAME overrules it")
-    return choice.chosen.contestant, (headline(choice), *lines(choice))
+    return choice.chosen.candidate, (headline(choice), *lines(choice))
 
 
 def named(run: Run, name: str) -> Candidate:
-    """The contestant of `run` that the user calls `backend[:variant][/precision]`; raises UserError."""
+    """The candidate of `run` that the user calls `backend[:variant][/precision]`; raises UserError."""
     label, slash, precision = name.partition("/")
-    known = {f"{contestant.label}/{contestant.precision}": contestant for contestant in run.grid.contestants}
-    alike = [contestant for contestant in known.values() if contestant.label == label]
+    known = {f"{one.label}/{one.precision}": one for one in run.candidates}
+    alike = [one for one in known.values() if one.label == label]
     if slash:
-        alike = [contestant for contestant in alike if contestant.precision == precision]
+        alike = [one for one in alike if one.precision == precision]
     if not alike:
-        labels = [contestant.label for contestant in known.values()]
+        labels = [one.label for one in known.values()]
         near = nearest(name, known) or nearest(label, labels)
         raise UserError(f"--choose {name[:60]!r} is none of this run{near}; it has {', '.join(known)}")
     if len(alike) > 1:
-        choices = " or ".join(f"{contestant.label}/{contestant.precision}" for contestant in alike)
+        choices = " or ".join(f"{one.label}/{one.precision}" for one in alike)
         raise UserError(f"--choose {name} was measured at {len(alike)} precisions; write {choices}")
     return alike[0]
 
 
-def _measured(run: Run, contestant: Candidate, reasons: Sequence[str]) -> Selection:
-    """The cells of `contestant` that a bundle can promise something of; raises UserError where there is none."""
-    label = f"{contestant.label} {contestant.precision}"
-    records = [record for record in run.records if record.contestant == contestant]
-    if records and not any(record.judged for record in records):
+def _measured(run: Run, candidate: Candidate, reasons: Sequence[str]) -> Selection:
+    """The cells of `candidate` that a bundle can promise something of; raises UserError if there are none."""
+    label = f"{candidate.label} {candidate.precision}"
+    records = [
+        record for record in run.records if record.candidate == candidate and not run.workload.is_left_out(record)
+    ]
+    if records and not any(record.is_judged for record in records):
         raise UserError(f"{label} computes no model, so there is nothing to deploy; --choose another")
-    sound = [record for record in records if record.status == "ok" and not run.is_implausible(record)]
+    sound = [
+        record for record in records if record.status == "ok" and record.samples and not run.is_implausible(record)
+    ]
     if not sound:
         why = next((f"{record.status}: {record.reason}" for record in records if record.reason), "no cell of it is ok")
         raise UserError(f"{label} was not measured ({why}); --choose another, or measure it again")
-    left_out = [str(record.shape) for record in records if record not in sound]
+    left_out = [str(record.point) for record in records if record not in sound]
     notes = [f"not promised, as they were not measured: {', '.join(left_out)}"] if left_out else []
-    return Selection(contestant, tuple(sound), (*reasons, *notes), label)
+    notes += [CUT] if run.integrity == "cut" and run.path is not None else []
+    return Selection(candidate, tuple(sound), (*reasons, *notes), label)
 
 
 def check_parity_of(label: str, verdict: str, least: str, reason: str) -> None:
-    """Raise NotTheSameModelError where `verdict` is worse than `least`."""
+    """Raise NotTheSameModelError if `verdict` is worse than `least`."""
     if OUTCOMES.index(verdict) <= OUTCOMES.index(least):
         return
     remedy = "; --min-parity lossy bundles it all the same" if verdict == "lossy" else ""
@@ -117,7 +123,7 @@ def check_parity_of(label: str, verdict: str, least: str, reason: str) -> None:
 
 def _worst_reason(found: Selection) -> str:
     worst = max(found.records, key=lambda record: OUTCOMES.index(record.verdict or "unjudged"))
-    return f"{worst.shape}: {worst.parity.get('reason', 'it was not judged')}"
+    return f"{worst.point}: {worst.parity.get('reason', 'it was not judged')}"
 
 
 def plain(name: str, most: int = 60) -> str:

@@ -15,7 +15,8 @@ from bench.bundle.samples import folder_of, tensors_in
 from bench.bundle.selection import plain
 from bench.errors import UserError
 from bench.parity.judging import inputs_file, outputs_file
-from bench.spec import Candidate, Grid, Shape
+from bench.run.record import Run
+from bench.spec import Candidate, Shape
 
 FOLDER = "triton"
 VERSION = "1"
@@ -29,12 +30,12 @@ TYPES = {
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
-def check(contestant: Candidate) -> None:
+def check(candidate: Candidate) -> None:
     """Raise UserError for a runtime that Triton has no backend of its own for."""
-    if contestant.backend not in BACKENDS:
+    if candidate.backend not in BACKENDS:
         raise UserError(
-            f"--format triton is for {' and '.join(BACKENDS)}, and {contestant.label} was chosen; "
-            "--choose one of them, or leave --format out"
+            f"--layout triton is for {' and '.join(BACKENDS)}, and {candidate.label} was chosen; "
+            "--choose one of them, or leave --layout out"
         )
 
 
@@ -54,33 +55,33 @@ def config_file(model: str) -> str:
 
 
 def config_text(
-    contestant: Candidate, grid: Grid, metadata: Mapping[str, Any], folder: Path, shapes: Sequence[Shape]
+    candidate: Candidate, run: Run, metadata: Mapping[str, Any], folder: Path, shapes: Sequence[Shape]
 ) -> str:
     """config.pbtxt for the artifact with the exporter's `metadata`; its tensors are those of the samples in `folder`.
 
     The largest batch is the largest that was measured, and threads are those that it was measured with.
     """
-    backend, platform = BACKENDS[contestant.backend]
+    backend, platform = BACKENDS[candidate.backend]
     cases = {shape: folder / folder_of(shape, "eager") for shape in shapes}
     case = _case(next(iter(cases.values())))
     inputs = _tensors(cases, lambda place: tensors_in(inputs_file(place, case)))
     outputs = _tensors(cases, lambda place: tensors_in(outputs_file(place, case)))
-    is_named = contestant.backend == "onnx"
+    is_named = candidate.backend == "onnx"
     wants_inputs = metadata["inputs"] if is_named else [f"INPUT__{index}" for index in range(len(inputs))]
     wants_outputs = metadata["outputs"] if is_named else [f"OUTPUT__{index}" for index in range(len(outputs))]
     lines = [
-        f"name: {_quoted(name_of(grid.model))}",
+        f"name: {_quoted(name_of(run.model.name))}",
         f"backend: {_quoted(backend)}",
         f"platform: {_quoted(platform)}",
-        f"max_batch_size: {max(shape.batch for shape in grid.shapes)}",
+        f"max_batch_size: {max(shape.batch for shape in run.workload.points())}",
     ]
     for name, own in zip(wants_inputs, metadata["inputs"], strict=True):
         lines += _entry("input", name, own, *inputs[own], shapes, "fp32")
     for name, own in zip(wants_outputs, metadata["outputs"], strict=True):
-        lines += _entry("output", name, own, *outputs[own], shapes, contestant.precision)
-    kind = "KIND_GPU" if grid.device == "cuda" else "KIND_CPU"
+        lines += _entry("output", name, own, *outputs[own], shapes, candidate.precision)
+    kind = "KIND_GPU" if run.options.kind == "cuda" else "KIND_CPU"
     lines.append(f"instance_group [ {{ count: 1 kind: {kind} }} ]")
-    for key, value in _parameters(contestant, grid.threads).items():
+    for key, value in _parameters(candidate, run.options.settled_threads).items():
         lines.append(f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}")
     return "\n".join(lines) + "\n"
 
@@ -105,7 +106,7 @@ def _entry(
 ) -> list[str]:
     """One `input` or `output`; the batch is left out of its dims, as max_batch_size stands for it."""
     if kind not in TYPES:
-        raise UserError(f"{own} has elements of {kind}, which Triton has no type for; leave --format out")
+        raise UserError(f"{own} has elements of {kind}, which Triton has no type for; leave --layout out")
     # NumPy has no bf16, so the samples hold it as float32.
     triton_type = "TYPE_BF16" if precision == "bf16" and kind == "float32" else TYPES[kind]
     dims = []
@@ -118,8 +119,8 @@ def _entry(
     return [f"{what} [ {{ {values} }} ]{remark}"]
 
 
-def _parameters(contestant: Candidate, threads: int) -> dict[str, str]:
-    if contestant.backend == "onnx":
+def _parameters(candidate: Candidate, threads: int) -> dict[str, str]:
+    if candidate.backend == "onnx":
         return {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"}
     return {"INFERENCE_MODE": "true", "INTRA_OP_THREAD_COUNT": str(threads)}
 

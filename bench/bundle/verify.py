@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import machine, options
 from bench.bundle import envelope as envelopes
 from bench.bundle import manifest as manifests
-from bench.bundle.envelope import THRESHOLD, Envelope, Kept, held
+from bench.bundle.envelope import THRESHOLD, Kept, held
 from bench.bundle.manifest import CERTIFICATE, Manifest
 from bench.bundle.samples import folder_of, source_from_json, timed_folder
 from bench.errors import BenchError, UserError
@@ -22,10 +22,14 @@ from bench.parity.examination import Examination
 from bench.parity.judging import inputs_file
 from bench.parity.references import REFERENCE_PRECISION, YARDSTICKS, Say
 from bench.parity.verdict import OUTCOMES
-from bench.passes import Passes
 from bench.preparation import Preparation
-from bench.records import Run
-from bench.spec import Grid, check_timeout, nearest
+from bench.run import preparation as timed
+from bench.run.experiment import measure_prepared
+from bench.run.file import read_run
+from bench.run.listener import Listener
+from bench.run.record import Run
+from bench.spec import Grid, nearest
+from bench.workloads.forward import Forward
 from exporters.store import Artifact, ArtifactStore
 
 #: What is asked of the envelope: to be kept on the run's machine and told elsewhere; to be kept; nothing.
@@ -41,18 +45,18 @@ class BundleVerification:
     faults: list[str] = field(default_factory=list)
     """Files that are altered, missing or extra; with any of them nothing of the bundle was run."""
     judgement: Judgement | None = None
-    """Parity on the samples, as found now; None where nothing was run."""
+    """Parity on the samples, as found now; None if nothing was run."""
     stated: str = ""
     """The certificate's verdict."""
     kept: list[Kept] = field(default_factory=list)
     threshold: float = THRESHOLD
     counts_time: bool = False
-    """True where a promise that is not kept makes the verification fail."""
+    """True if a promise that is not kept makes the verification fail."""
     notes: list[str] = field(default_factory=list)
 
     @property
     def is_worse(self) -> bool:
-        """True where parity is worse than the certificate says, or broken."""
+        """True if parity is worse than the certificate says, or broken."""
         if self.judgement is None or self.judgement.verdict == "unjudged":
             return False
         return self.judgement.verdict == "broken" or _rank(self.judgement.verdict) > _rank(self.stated)
@@ -80,16 +84,16 @@ def verify_bundle(
     envelope: str = "auto",
     threshold: float = THRESHOLD,
     manifest_sha256: str | None = None,
-    timeout: float = 900.0,
+    timeout: str | float = 900.0,
     say: Say = lambda line: None,
 ) -> BundleVerification:
     """Check every file of the bundle in `folder`, then parity on its samples, then the time of each promised shape.
 
     A median may exceed the promised one by the share `threshold`. With `envelope` "auto" that counts on the machine
     of the run and is a note on another; "strict" makes it count anywhere, "off" measures nothing. Raises UserError
-    where there is no bundle.
+    if there is no bundle.
     """
-    check_timeout(timeout)
+    seconds = options.seconds(example="60s")(timeout, "--timeout")
     if envelope not in ENVELOPES:
         raise UserError(f"unknown --envelope {envelope!r}{nearest(envelope, ENVELOPES)}; use {', '.join(ENVELOPES)}")
     if not 0 < threshold < 100:
@@ -104,7 +108,7 @@ def verify_bundle(
     if manifest is None or found.faults:
         return found
     try:
-        certificate, envelope_found = _papers(place, manifest)
+        certificate, promised = _papers(place, manifest)
     except (UserError, KeyError, TypeError, ValueError, StopIteration) as error:
         found.faults = [f"altered: certificate or envelope do not fit the manifest ({error})"]
         return found
@@ -113,31 +117,35 @@ def verify_bundle(
     found.counts_time = envelope == "strict" or (envelope == "auto" and not others)
     found.notes = _notes(manifest, others, envelope)
     with tempfile.TemporaryDirectory(prefix="bench-verify-") as root:
-        opened = Opened(place, manifest, certificate, ArtifactStore(Path(root)), timeout, say)
+        opened = Opened(place, manifest, certificate, ArtifactStore(Path(root)), seconds, say)
         found.stated = certificate.judgements[0].verdict
         found.judgement = opened.judgement()
         say(f"parity: {found.judgement.verdict} (certified {found.stated}): {found.judgement.reason}")
         if envelope != "off" and not found.is_worse and found.judgement.verdict != "unjudged":
-            run = opened.measured(envelope_found)
-            records = {record.shape: record for record in run.records}
-            found.kept = [held(promise, records.get(promise.shape), threshold) for promise in envelope_found.promises]
-            found.notes += dict.fromkeys(line for record in run.records for line in run.taint(record))
+            run = opened.measured(promised)
+            records = {record.point: record for record in run.records}
+            found.kept = [held(record, records.get(record.point), threshold) for record in promised.records]
+            found.notes += dict.fromkeys(line for record in run.records for line in run.disturbances(record))
     return found
 
 
-def _papers(place: Path, manifest: Manifest) -> tuple[Certificate, Envelope]:
-    """Certificate and envelope of a bundle whose files are sound; raises where they are of something else."""
+def _papers(place: Path, manifest: Manifest) -> tuple[Certificate, Run]:
+    """Certificate and envelope of a bundle whose files are sound; raises if they are of something else."""
     certificate = read_certificate(place / CERTIFICATE)
     (judgement,) = certificate.judgements
-    if judgement.artifact["checksum"] != manifest.artifact["checksum"] or judgement.contestant != manifest.contestant:
+    if judgement.artifact["checksum"] != manifest.artifact["checksum"] or judgement.contestant != manifest.candidate:
         raise ValueError("the certificate is of another artifact")
     for name, checksum in judgement.artifact["files"].items():
         if manifest.files[f"{manifest.artifact_folder}/{name}"]["sha256"] != checksum:
             raise ValueError(f"{name} is not the one that was certified")
-    found = envelopes.read(place / envelopes.FILE)
-    if not found.promises:
+    promised = read_run(place / envelopes.FILE)
+    if promised.integrity != "sealed" or not isinstance(promised.workload, Forward):
+        raise ValueError("the envelope is no sealed run of bench compare")
+    if promised.candidates != (manifest.candidate,) or not all(record.samples for record in promised.records):
+        raise ValueError("the envelope is of another runtime, or has cells without times")
+    if not promised.records:
         raise ValueError("the envelope promises nothing")
-    return certificate, found
+    return certificate, promised
 
 
 def _notes(manifest: Manifest, others: Sequence[str], envelope: str) -> list[str]:
@@ -173,42 +181,60 @@ class Opened:
             raise BenchError(f"the artifact of {place.name!r} has no readable manifest; deploy it again")
         self.artifact: Artifact = artifact
 
-    def _grid(self, **changes: Any) -> Grid:
-        threads = min(self.manifest.threads, machine.usable_cpus())
-        return replace(self.certificate.grid, device=self.manifest.device, threads=threads, **changes)
+    @property
+    def threads(self) -> int:
+        """Those of the run, as far as this machine has them."""
+        return min(self.manifest.threads, machine.usable_cpus())
 
-    def _prepared(self, grid: Grid, has_samples: bool) -> Preparation:
-        matrix = self.manifest.samples.matrix() if has_samples else None
-        prepared = Preparation(grid, self.source, self.store, self.timeout, self.say, matrix)
-        prepared.artifacts[self.manifest.contestant] = self.artifact
+    def _prepared(self, grid: Grid) -> Preparation:
+        prepared = Preparation(grid, self.source, self.store, self.timeout, self.say, self.manifest.samples.matrix())
+        prepared.artifacts[self.manifest.candidate] = self.artifact
         return prepared
 
     def judgement(self) -> Judgement:
         """Parity of the bundle's artifact on the bundle's samples."""
-        contestant = self.manifest.contestant
-        prepared = self._prepared(self._grid(shapes=self.manifest.samples.shapes), has_samples=True)
-        yardstick = YARDSTICKS.get(contestant.precision, contestant.precision)
+        candidate = self.manifest.candidate
+        prepared = self._prepared(
+            replace(
+                self.certificate.grid,
+                device=self.manifest.device,
+                threads=self.threads,
+                shapes=self.manifest.samples.shapes,
+            )
+        )
+        yardstick = YARDSTICKS.get(candidate.precision, candidate.precision)
         for shape in prepared.grid.shapes:
             for precision, whose in ((REFERENCE_PRECISION, "reference"), (yardstick, "eager")):
                 stored = self.store.read(self.place / folder_of(shape, whose))
                 prepared.judged_by.found[precision, shape] = stored or f"{folder_of(shape, whose)} is unreadable"
-        tolerance = self.certificate.tolerances[contestant.precision]
-        return Examination(prepared, contestant, tolerance, self.artifact).judgement()
+        tolerance = self.certificate.tolerances[candidate.precision]
+        return Examination(prepared, candidate, tolerance, self.artifact).judgement()
 
-    def measured(self, envelope: Envelope) -> Run:
-        """Every promised shape, timed as the run timed it."""
-        shapes = tuple(promise.shape for promise in envelope.promises)
-        prepared = self._prepared(self._grid(shapes=shapes, boundary=envelope.boundary), has_samples=False)
-        for shape in shapes if self.source.makes_inputs else ():
-            folder = self.place / timed_folder(shape)
+    def measured(self, promised: Run) -> Run:
+        """Every promised cell, timed as the run timed it."""
+        settings = replace(
+            promised.options, device=self.manifest.device, threads=self.threads, timeout=self.timeout, python=()
+        )
+        run = replace(
+            promised,
+            workload=Forward(settings),
+            fingerprint={},
+            records=[],
+            turns={},
+            notes={},
+            path=self.store.root / "measured.jsonl",
+            is_complete=False,
+            integrity="cut",
+        )
+        prepared = timed.Preparation(run, self.source, self.store, self.say)
+        prepared.artifacts[self.manifest.candidate] = self.artifact
+        for point in run.workload.points() if self.source.makes_inputs else ():
+            folder = self.place / timed_folder(point)
             is_there = inputs_file(folder, "timed").is_file()
-            stored = replace(self.artifact, path=folder) if is_there else f"{timed_folder(shape)} has none"
-            prepared.judged_by.found[REFERENCE_PRECISION, shape] = stored
-        plan = replace(envelope.plan, timeout_seconds=self.timeout)
-        run = Run(prepared.grid, plan, {}, self.manifest.origin, self.manifest.checkpoint, "", "")
-        passes = Passes(run, prepared, lambda line: None, self.say)
-        passes.measure(lambda: None, lambda records: None)
-        return run
+            stored = replace(self.artifact, path=folder) if is_there else f"{timed_folder(point)} has none"
+            for name in run.workload.cases(point, self.source):
+                prepared.references.found[REFERENCE_PRECISION, name] = stored
+        return measure_prepared(run, prepared, Listener(say=self.say))
 
 
 def _rank(verdict: str) -> int:

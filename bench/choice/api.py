@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
-from bench import comparison, statistics
-from bench.choice.candidates import Weighed, places_of, weigh
+from bench import statistics
+from bench.choice.candidates import Weighed, is_of_shapes, places_of, weigh
 from bench.choice.choice import Choice, decide
 from bench.choice.constraints import Constraints, parse_constraints
 from bench.choice.failures import is_sound
 from bench.choice.grid import place
 from bench.errors import UserError
-from bench.records import Run
-from bench.runfile import read_run
+from bench.run import alike
+from bench.run.file import read_run
+from bench.run.record import Run
 from bench.spec import Shape
 from bench.traffic import Traffic, even, even_in_time, read_traffic
-
-#: What runs must share whatever machine they are from.
-SHARED = ("model", "task", "boundary")
 
 
 def choose(
@@ -46,6 +45,8 @@ def choose(
     found = [run if isinstance(run, Run) else read_run(Path(run)) for run in given]
     if not found:
         raise UserError("no run was given; name a file that bench compare wrote")
+    for run in found:
+        check_run(run)
     constraints = parse_constraints(
         runs=len(found), objective=objective, slo=slo, max_memory=max_memory, min_parity=min_parity,
         requests_per_restart=requests_per_restart, price=price,
@@ -55,31 +56,37 @@ def choose(
     inside, outside = _within(settled, found, objective != "latency")
     candidates = _weighed(found, inside, constraints, sum(share for _, share in outside))
     if not candidates:
-        raise UserError(
-            f"{comparison.name_of(found[0])} has no runtime that computes the model; measure e.g. eager,onnx"
-        )
+        raise UserError(f"{alike.name_of(found[0])} has no runtime that computes the model; measure e.g. eager,onnx")
     return decide(candidates, constraints, settled, outside, device_map)
 
 
-def _check_together(runs: Sequence[Run], device_map: bool) -> None:
-    """Raise UserError where one choice among all `runs` would mean nothing."""
-    if not device_map:
-        if found := comparison.obstacles(runs):
+def check_run(run: Run) -> None:
+    """Raise UserError for a run that no choice can rest on: of another workload, or altered."""
+    if not is_of_shapes(run.workload):
+        raise UserError(
+            f"{alike.name_of(run)} is a run of bench {run.options.command}, which does not time one call at each "
+            "shape; give a run of bench compare"
+        )
+    if run.integrity == "altered":
+        raise UserError(
+            f"{alike.name_of(run)} was altered after it was written (its seal does not match), so no choice can rest "
+            "on it; measure again, or restore the file"
+        )
+
+
+def _check_together(runs: Sequence[Run], is_across_machines: bool) -> None:
+    """Raise UserError if one choice among all `runs` would mean nothing."""
+    if not is_across_machines:
+        if found := alike.obstacles(runs):
             hint = "; --device-map chooses among machines" if "machine" in found[0] else ""
             raise UserError(f"{found[0]}, so one choice among them means nothing{hint or '; give runs that agree'}")
         return
-    if same := [line for line in comparison.obstacles(runs) if line.endswith("are the same run")]:
-        raise UserError(f"{same[0]}; give each once")
+    for one, other in combinations(runs, 2):
+        if alike.is_same(one, other):
+            raise UserError(f"{alike.name_of(one)} and {alike.name_of(other)} are the same run; give each once")
     for run in runs[1:]:
-        for name in SHARED:
-            mine, its = getattr(runs[0].grid, name), getattr(run.grid, name)
-            if mine != its:
-                raise UserError(f"the runs differ in {name} ({mine} and {its}); --device-map is for one model")
-        weights = [comparison.weights_of(each) for each in (runs[0], run)]
-        if weights[0] != weights[1]:
-            raise UserError(
-                f"the runs differ in weights ({weights[0]} and {weights[1]}); --device-map is for one model"
-            )
+        if found := alike.differences(runs[0], run, is_across_machines=True):
+            raise UserError(f"the runs differ in {found[0]}; --device-map is for one model")
 
 
 def _traffic(given: Traffic | str | Path | None, runs: Sequence[Run], min_parity: str) -> Traffic:
@@ -90,12 +97,12 @@ def _traffic(given: Traffic | str | Path | None, runs: Sequence[Run], min_parity
     for is_asked in (True, False):
         for run in runs:
             for record in run.records:
-                if record.status != "ok" or not record.judged or (record.shape in least and not is_asked):
+                if record.status != "ok" or not record.is_judged or (record.point in least and not is_asked):
                     continue
                 if is_asked and not is_sound(run, record, min_parity):
                     continue
                 median = statistics.median(record.samples) / 1e9
-                least[record.shape] = min(median, least.get(record.shape, median))
+                least[record.point] = min(median, least.get(record.point, median))
     shapes = {shape: seconds for shape, seconds in least.items() if all(place(shape, places_of(run)) for run in runs)}
     return even_in_time(shapes) if shapes else even(places_of(runs[0]))
 
@@ -105,7 +112,7 @@ def _within(
 ) -> tuple[list[tuple[Shape, float]], list[tuple[Shape, float]]]:
     """The traffic that every run's grid tells of, its shares scaled to 1; and the rest, with shares of all of it.
 
-    Where requests are `is_rebatched`, their lengths alone must lie on the grid.
+    If requests are `is_rebatched`, their lengths alone must lie on the grid.
     """
 
     def is_inside(shape: Shape) -> bool:
@@ -133,16 +140,17 @@ def _within(
 def _weighed(
     runs: Sequence[Run], shares: Sequence[tuple[Shape, float]], constraints: Constraints, outside_share: float
 ) -> list[Weighed]:
-    """Every contestant of every run that computes the model; second copies of one tell of noise alone."""
-    candidates = []
+    """Every candidate of every run that computes the model; A/A copies are excluded."""
+    weighed = []
+    has_precisions = len({one.precision for run in runs for one in run.candidates}) > 1
     for index, run in enumerate(runs):
-        not_judged = {record.contestant for record in run.records if not record.judged}
-        contestants = [c for c in run.grid.contestants if c.copy == 1 and c not in not_judged]
-        has_precisions = len({c.precision for other in runs for c in other.grid.contestants}) > 1
-        for contestant in contestants:
-            label = contestant.label + (f" {contestant.precision}" if has_precisions else "")
+        not_judged = {record.candidate for record in run.records if not record.is_judged}
+        for candidate in run.candidates:
+            if candidate.copy > 1 or candidate in not_judged:
+                continue
+            label = candidate.label + (f" {candidate.precision}" if has_precisions else "")
             if len(runs) > 1:
                 label += f" (run {index + 1})"
             price = constraints.prices[index] if constraints.prices else None
-            candidates.append(weigh(run, contestant, label, shares, constraints, price, outside_share))
-    return candidates
+            weighed.append(weigh(run, candidate, label, shares, constraints, price, outside_share))
+    return weighed

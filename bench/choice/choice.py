@@ -40,14 +40,14 @@ class Choice:
     constraints: Constraints
     traffic: Traffic
     candidates: tuple[Weighed, ...]
-    """In the order of the runs and their contestants."""
+    """In the order of the runs and their candidates."""
     outside: tuple[tuple[Shape, float], ...]
     """Shapes of the traffic beyond what was measured, with their shares of the requests."""
     chosen: Weighed | None
     best: Weighed | None
     """Who is fastest (cheapest) by the figures alone, ties aside."""
     runner_up: Weighed | None
-    """The best if another was taken, else the next one; None where nobody else qualifies."""
+    """The best if another was taken, else the next one; None if nobody else qualifies."""
     tied: tuple[Weighed, ...]
     """Who ties with the best, itself left out; best first."""
     is_device_map: bool = False
@@ -59,25 +59,25 @@ class Choice:
 
     @property
     def is_tie(self) -> bool:
-        """True where the measurement does not tell the best from another, and simplicity decided."""
+        """True if the measurement does not tell the best from another, and simplicity decided."""
         return bool(self.tied)
 
     @property
     def tied_with_chosen(self) -> list[Weighed]:
-        """Who else is in the tie; empty where there is none."""
+        """Who else is in the tie; empty if there is none."""
         if not self.tied or self.best is None:
             return []
         return [candidate for candidate in (self.best, *self.tied) if candidate is not self.chosen]
 
     @property
     def is_simplest(self) -> bool:
-        """True where nobody who ties with the chosen one is simpler."""
+        """True if nobody who ties with the chosen one is simpler."""
         others = self.tied_with_chosen
         return self.chosen is not None and all(_simplicity(self.chosen) < _simplicity(other) for other in others)
 
     @property
     def exit_code(self) -> int:
-        """0, or 5 where nothing qualifies."""
+        """0, or 5 if nothing qualifies."""
         return 0 if self.chosen is not None else NOTHING_QUALIFIES_EXIT_CODE
 
     @property
@@ -95,7 +95,7 @@ class Choice:
     def pays_back_after(self, other: Weighed) -> float | None:
         """Units of work (requests, sequences) after which the chosen one's costlier start has paid for itself.
 
-        0 where it starts no later than `other`; None where it never does, and where a start was not timed. A start's
+        0 if it starts no later than `other`; None if it never does, and where a start was not timed. A start's
         share is no part of this, whatever `--requests-per-restart` says.
         """
         mine, its = (None if c is None else c.one_time_seconds for c in (self.chosen, other))
@@ -103,7 +103,7 @@ class Choice:
             return None
         if mine <= its:
             return 0.0
-        saved_ns = other.workload.time_ns(other.records) - self.chosen.workload.time_ns(self.chosen.records)
+        saved_ns = other.demand.time_ns(other.records) - self.chosen.demand.time_ns(self.chosen.records)
         return (mine - its) * 1e9 / saved_ns if saved_ns > 0 else None
 
 
@@ -145,7 +145,7 @@ def _price(candidate: Weighed) -> float:
 
 
 def ratio_between(one: Weighed, other: Weighed) -> Ratio | None:
-    """How many times better `other` is than `one`; None where either is not measured.
+    """How many times better `other` is than `one`; None if either is not measured.
 
     Within rounds where both took turns in one run, else of intervals apart. It is of prices times seconds where
     prices are given.
@@ -172,26 +172,26 @@ def ratio_between(one: Weighed, other: Weighed) -> Ratio | None:
 
 
 def _is_apart(candidate: Weighed) -> bool:
-    return any(record.turns == "sequential" for record in candidate.records.values())
+    return any(not record.is_interleaved for record in candidate.records.values())
 
 
 def _beats(best: Weighed, other: Weighed) -> bool:
-    """True where the interval says so; a single round has none, and then the figure alone decides."""
+    """True if the interval says so; a single round has none, and then the figure alone decides."""
     ratio = ratio_between(other, best)
     return ratio is not None and (ratio.interval is None or ratio.verdict == "faster")
 
 
 def _is_near(best: Weighed, other: Weighed) -> bool:
-    """True where taking `other` gives up no more than simplicity is worth, by the figures alone."""
+    """True if taking `other` gives up no more than simplicity is worth, by the figures alone."""
     least, its = score(best), score(other)
     return least is not None and its is not None and its <= least * (1 + WORTH_OF_SIMPLICITY)
 
 
-def _simplicity(candidate: Weighed) -> tuple[int, int, bool, str]:
+def _simplicity(weighed: Weighed) -> tuple[int, int, bool, str]:
     """Lower is simpler: the backend's place, fp32 before the others, no variant before one."""
-    contestant = candidate.contestant
-    is_known = contestant.backend in SIMPLICITY
-    place = SIMPLICITY.index(contestant.backend) if is_known else len(SIMPLICITY)
+    runtime = weighed.candidate
+    is_known = runtime.backend in SIMPLICITY
+    place = SIMPLICITY.index(runtime.backend) if is_known else len(SIMPLICITY)
     precisions = {name: index for index, name in enumerate(PRECISIONS)}
-    precision = precisions.get(contestant.precision, len(PRECISIONS))
-    return place, precision, contestant.variant != "default", contestant.label
+    precision = precisions.get(runtime.precision, len(PRECISIONS))
+    return place, precision, runtime.variant != "default", runtime.label

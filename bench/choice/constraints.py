@@ -24,7 +24,7 @@ class Constraints:
     min_parity: str = "equivalent"
     requests_per_restart: int | None = None
     prices: tuple[float, ...] = ()
-    """US dollars an hour, of each run; empty where none is given."""
+    """US dollars an hour, of each run; empty if none is given."""
 
 
 def parse_constraints(
@@ -43,7 +43,7 @@ def parse_constraints(
             raise UserError(f"{option} {value[:40]!r} is not known{nearest(value, known)}; use {', '.join(known)}")
     memory = None if max_memory is None else parse_size(max_memory, "--max-memory")
     if memory is not None and memory < 1:
-        raise UserError(f"--max-memory {str(max_memory)[:40]!r} is no memory at all; write e.g. --max-memory 2GB")
+        raise UserError(f"--max-memory {str(max_memory)[:40]!r} must be positive; write e.g. --max-memory 2GB")
     if requests_per_restart is not None and requests_per_restart < 1:
         raise UserError(f"--requests-per-restart {requests_per_restart} is below 1; write e.g. 100000")
     prices = _prices(price, runs)
@@ -58,7 +58,7 @@ def _prices(price: str | float | None, runs: int) -> tuple[float, ...]:
         return ()
     words = [part.strip() for part in str(price).split(",")]
     if not all(re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", word) and float(word) > 0 for word in words):
-        raise UserError(f"--price {str(price)[:40]!r} is no price; write US dollars an hour, e.g. --price 0.40")
+        raise UserError(f"--price {str(price)[:40]!r} is not a price; write US dollars an hour, e.g. --price 0.40")
     if len(words) not in (1, runs):
         runs_given = f"{runs} run{'' if runs == 1 else 's'}"
         raise UserError(f"--price names {len(words)} prices for {runs_given}; give one, or one a run in their order")

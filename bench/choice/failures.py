@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench import statistics
 from bench.choice.constraints import PARITIES, Constraints
-from bench.records import Record, Run
+from bench.run.record import Record, Run
 from bench.spec import Shape
 from bench.traffic import Slo, duration
 
@@ -25,7 +25,7 @@ class Failure:
     reason: str
     """In one line, with by how much."""
     is_unknown: bool = False
-    """True where it is not known whether it keeps it, and a longer measurement may tell."""
+    """True if it is not known whether it keeps it, and a longer measurement may tell."""
 
 
 def not_measured(shape: Shape, record: Record | None, cells: Mapping[Shape, float], run: Run) -> Failure:
@@ -44,7 +44,7 @@ def percent(share: float) -> str:
 
 
 def is_sound(run: Run, record: Record, min_parity: str) -> bool:
-    """True where a measured cell keeps the parity that is asked, and is no faster than the machine can be."""
+    """True if a measured cell keeps the parity that is asked, and is no faster than the machine can be."""
     return record.verdict in PARITIES[: PARITIES.index(min_parity) + 1] and not run.is_implausible(record)
 
 
@@ -68,8 +68,8 @@ def _of_parity(candidate: Weighed, least: str) -> list[Failure]:
         return []
     worst = max(bad, key=lambda record: float(record.parity.get("max_abs_error") or 0.0))
     error = worst.parity.get("max_abs_error")
-    off = f", max |Δ| {error:.1e} at {worst.shape}" if error is not None else ""
-    places = "every shape" if len(bad) == len(candidate.records) > 1 else ", ".join(str(r.shape) for r in bad)
+    off = f", max |Δ| {error:.1e} at {worst.point}" if error is not None else ""
+    places = "every shape" if len(bad) == len(candidate.records) > 1 else ", ".join(str(r.point) for r in bad)
     verdicts = " and ".join(sorted({record.verdict or "unjudged" for record in bad}))
     return [Failure("parity", f"parity {verdicts} at {places}{off}; {least} is asked")]
 
@@ -79,16 +79,16 @@ def _of_slo(candidate: Weighed, slo: Slo, outside_share: float) -> list[Failure]
 
     Requests beyond the grid count as longer than any limit: they are larger than all that was measured, or in a hole.
     """
-    workload, records = candidate.workload, candidate.records
+    demand, records = candidate.demand, candidate.records
     name, limit = f"p{slo.rank}", duration(slo.limit_ns)
     rank = slo.rank / (1 - outside_share)
     if rank > 100:
         return [
             Failure(name, f"{name} not known: {percent(outside_share)} of the requests lie off the measured grid", True)
         ]
-    told = workload.mixture(records)
-    # Where samples are means of several calls, a level is kept only if those calls cannot have missed it.
-    judged = told if workload.are_single_calls(records) else workload.mixture(records, is_bounded=True)
+    told = demand.mixture(records)
+    # If samples are means of several calls, a level is kept only if those calls cannot have missed it.
+    judged = told if demand.are_single_calls(records) else demand.mixture(records, is_bounded=True)
     found, middle = judged.percentile_ns(rank), told.percentile_ns(50)
     if middle > slo.limit_ns:
         return [Failure(name, f"p50 {duration(middle)}: {middle / slo.limit_ns - 1:.0%} above {limit}")]

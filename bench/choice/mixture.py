@@ -10,7 +10,7 @@ from itertools import pairwise
 from operator import itemgetter
 
 from bench.choice.grid import Place
-from bench.records import Record
+from bench.run.record import Record
 from bench.spec import Shape
 
 #: Quantiles that stand for a cell's calls: the middles of steps of 2 % up to 90 %, and of 0.1 % in the tail, where
@@ -35,7 +35,7 @@ class Mixture:
         self.calls = calls
         self.records = records
         cells = {cell for _, _, place in calls for cell, _ in place.cells}
-        factors = {cell: records[cell].calls_per_sample if is_bounded else 1 for cell in cells}
+        factors = {cell: records[cell].once.calls_per_sample if is_bounded else 1 for cell in cells}
         self.ordered = {cell: sorted(sample * factors[cell] for sample in records[cell].samples) for cell in cells}
 
     @cached_property
@@ -83,7 +83,7 @@ class Mixture:
         total = math.fsum(weights.values())
         kish = tail = 0.0
         for cell, weight in weights.items():
-            count = len(self.ordered[cell]) * self.records[cell].calls_per_sample
+            count = len(self.ordered[cell]) * self.records[cell].once.calls_per_sample
             below = _share_below(self.ordered[cell], value)
             below = min(max(below, 1 / (count + 2)), (count + 1) / (count + 2))
             kish += (weight / total) ** 2 / count

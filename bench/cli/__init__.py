@@ -30,6 +30,7 @@ from bench.cli import (
     parity,
     report,
     show,
+    spellings,
     study,
     tune,
     verify,
@@ -50,13 +51,13 @@ app = typer.Typer(
 app.command("compare")(compare.command)
 app.command("corpus")(corpus.command)
 app.command("choose")(choose.command)
-app.command("tune")(tune.command)
+app.command("tune", cls=spellings.taking(tune.OLD_SPELLINGS))(tune.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
-app.command("deploy")(deploy.command)
-app.command("report")(report.command)
+app.command("deploy", cls=spellings.taking(deploy.OLD_SPELLINGS))(deploy.command)
+app.command("report", cls=spellings.taking(report.OLD_SPELLINGS))(report.command)
 app.command("show")(show.command)
-app.command("diff")(diff.command)
+app.command("diff", cls=spellings.taking(diff.OLD_SPELLINGS))(diff.command)
 app.command("study")(study.command)
 app.command("doctor")(doctor.command)
 app.add_typer(list_.app, name="list")

@@ -100,7 +100,7 @@ def command(
     """Time backends against each other on one grid, and check each against a float64 reference."""
     from bench import api
     from bench.errors import BenchError
-    from bench.report import ending, table
+    from bench.report import table
     from bench.report.columns import parse_columns
 
     further = parse_columns(columns)
@@ -152,7 +152,6 @@ def command(
             print(table.render(screen.run, further))
         raise
     print(table.render(run, further))
-    print(ending.render(run), end="")
     raise typer.Exit(run.exit_code)
 
 

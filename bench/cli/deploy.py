@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Quiet, Timeout
+from bench.cli.options import Quiet, Silence
 from bench.cli.streams import tell
+
+#: Older spellings of its options.
+OLD_SPELLINGS = {"--format": "--layout"}
 
 
 def command(
@@ -31,10 +34,10 @@ def command(
         int | None, typer.Option(help="Requests that pay for starting, as for bench choose.")
     ] = None,
     price: Annotated[str | None, typer.Option(help="US dollars an hour, as for bench choose.")] = None,
-    format: Annotated[
+    layout: Annotated[
         str, typer.Option(help="folder, or triton: with a model repository of Triton Inference Server.")
     ] = "folder",
-    timeout: Timeout = 900.0,
+    timeout: Silence = "15m",
     artifacts: Annotated[Path, typer.Option(help="Folder for exported models and references.")] = Path("artifacts"),
     quiet: Quiet = False,
 ) -> None:
@@ -54,7 +57,7 @@ def command(
             objective=objective,
             requests_per_restart=requests_per_restart,
             price=price,
-            format=format,
+            layout=layout,
             timeout=timeout,
             artifacts=artifacts,
             say=(lambda line: None) if quiet else tell,
@@ -62,4 +65,4 @@ def command(
     except KeyboardInterrupt:
         tell("bench: stopped; exported models and references are kept, no bundle was written")
         raise typer.Exit(130) from None
-    print(bundle.told(made.lines), end="")
+    print(bundle.made(made), end="")

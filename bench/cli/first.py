@@ -9,7 +9,7 @@ STEPS = (
     ("bench doctor", "what is missing, what would disturb a run"),
     ("bench compare --model bert", "time and judge eager, onnx and torchscript"),
     ("bench choose RUN --traffic FILE", "which one to deploy for your requests"),
-    ("bench report RUN --html FILE", "one page that defends the choice"),
+    ("bench report RUN --output RUN.html", "one page that defends the choice"),
 )
 
 
@@ -22,7 +22,9 @@ def steps(artifacts: Path) -> str:
 
 
 def _newest(artifacts: Path) -> list[str]:
-    from bench.cli.report import KINDS
+    from bench.choice.candidates import is_of_shapes
+    from bench.cli.report import writer_of
+    from bench.run import registry
     from bench.saved import look, saved
 
     for path in saved(artifacts):
@@ -30,12 +32,15 @@ def _newest(artifacts: Path) -> list[str]:
             found = look(path)
         except OSError:
             continue
-        if found.kind not in KINDS:
+        writer = writer_of(found)
+        if not writer:
             continue
         file = shlex.quote(str(path))
-        what = f"The newest results are of {KINDS[found.kind].writer} ({found.model or 'no model'}):"
+        what = f"The newest results are of {writer} ({found.model or 'no model'}):"
         following = ["  bench show"]
-        if found.kind == "run":
-            following.append(f"  bench choose {file}" if found.has_ended else f"  bench compare --resume {file}")
+        if found.kind == "run" and not found.has_ended:
+            following.append(f"  {writer} --resume {file}")
+        elif found.kind == "run" and is_of_shapes(registry.load_class(found.workload)):
+            following.append(f"  bench choose {file}")
         return [what, f"  {path}", *following, ""]
     return []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 from bench.cli.screen import Screen
 from bench.cli.spellings import negated
 from bench.described import default_shown, metavar
-from bench.options import declaration, spelling
+from bench.options import Options, declaration, spelling
 
 if TYPE_CHECKING:
     from bench.run.record import Run
@@ -49,13 +50,22 @@ def command_for(workload: type[Workload]) -> Callable[..., None]:
                 f"workload {workload.name!r} declares {spelling(one.name)}, which every command has; rename it"
             )
 
-    def command(context: typer.Context, **given: Any) -> None:
-        asked = {name: given.pop(name) for name in OF_THE_COMMAND}
-        given = {name: tuple(one) or None if isinstance(one, list) else one for name, one in given.items()}
-        raise typer.Exit(_run(workload, context, given, **asked))
+    return made_of(workload.Options, OF_THE_COMMAND, partial(_run, workload))
 
-    annotations = {one.name: _annotation(one) for one in declared} | OF_THE_COMMAND
-    command.__doc__ = workload.Options.summary
+
+def made_of(options: type[Options], further: Mapping[str, Any], run: Callable[..., int]) -> Callable[..., None]:
+    """The function that typer makes a command from, of declared options and of `further` ones as typer has them.
+
+    It ends with the exit code that `run(context, given, **further)` returns; `given` are words by option.
+    """
+
+    def command(context: typer.Context, **given: Any) -> None:
+        asked = {name: given.pop(name) for name in further}
+        given = {name: tuple(one) or None if isinstance(one, list) else one for name, one in given.items()}
+        raise typer.Exit(run(context, given, **asked))
+
+    annotations = {one.name: _annotation(one) for one in options.declared()} | dict(further)
+    command.__doc__ = options.summary
     command.__annotations__ = {"context": typer.Context, **annotations, "return": None}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
@@ -144,6 +154,8 @@ def _print(run: Run, columns: str | None, as_json: bool) -> None:
 
         print(documents.as_json(run).rstrip("\n"))
     else:
-        from bench.report import console
+        from bench.report import console, ending
 
         print(console.render(run, columns or ()).rstrip("\n"))
+        if text := ending.render(run):
+            print(f"\n{text}", end="")

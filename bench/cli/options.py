@@ -34,6 +34,9 @@ Pythons = Annotated[
     ),
 ]
 Timeout = Annotated[float, typer.Option(help="Seconds of silence after which a worker is taken for hung.")]
+Silence = Annotated[
+    str, typer.Option("--timeout", metavar="TIME", help="Silence after which a worker is taken for hung, e.g. 60s.")
+]
 RecordsFile = Annotated[
     Path | None, typer.Option(help="File for the records (JSON Lines). [default: a new one under ARTIFACTS/runs]")
 ]

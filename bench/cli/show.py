@@ -41,13 +41,13 @@ def command(
     path = paths[number - 1]
     print(f"{path}\n")
     report.command([path])
-    if look(path).kind == "run" and not report.is_of_a_workload(path):
+    if look(path).kind == "run":
         _print_ending(path)
 
 
 def _print_ending(path: Path) -> None:
     from bench.report import ending
-    from bench.runfile import read_run
+    from bench.run.file import read_run
 
     if text := ending.render(read_run(path)):
         print(f"\n{text}", end="")
@@ -55,9 +55,9 @@ def _print_ending(path: Path) -> None:
 
 def _described(found: Saved) -> str:
     """`2026-11-23 20:51  bench compare   bert  artifacts/runs/….jsonl`, with what is left to do."""
-    from bench.cli.report import KINDS
+    from bench.cli.report import writer_of
 
-    is_known = found.kind in KINDS or bool(found.command)
-    writer = f"bench {found.command}" if found.command else KINDS[found.kind].writer if is_known else "no results"
-    state = "" if found.has_ended or not is_known else "  (interrupted, or going on)"
-    return f"{found.started[:16].replace('T', ' '):<16}  {writer:<14} {found.model}{state}\n    {found.path}"
+    writer = writer_of(found)
+    state = "" if found.has_ended or not writer else "  (interrupted, or going on)"
+    started = found.started[:16].replace("T", " ")
+    return f"{started:<16}  {writer or 'no results':<14} {found.model}{state}\n    {found.path}"

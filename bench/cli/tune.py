@@ -1,93 +1,49 @@
-"""`bench tune`: the fastest runtime, variant, precision and number of threads for one shape or one traffic."""
+"""`bench tune`: the fastest backend, variant, precision and number of threads for one shape or one traffic."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.compare import count
-from bench.cli.options import Artifacts, Device, Pythons, Quiet, Task, Tf32, Timeout, Weights
+from bench.cli import measure, spellings
 from bench.cli.streams import tell
+from bench.columns import count
+from bench.options import shown_seconds
+from bench.tuning.options import TuneOptions
 
 if TYPE_CHECKING:
     from bench.tuning.results import Outcome, Tuning
     from bench.tuning.space import Space, Trial
 
+#: Options of the command that say how to report.
+OF_THE_COMMAND = {
+    "json": measure.OF_THE_COMMAND["json"],
+    "format": Annotated[str | None, typer.Option(hidden=True, help="table or json.")],
+    "quiet": measure.OF_THE_COMMAND["quiet"],
+}
+OLD_SPELLINGS = spellings.of_options(TuneOptions)
 
-def command(
-    model: Annotated[
-        str,
-        typer.Option(help="Built-in name (`bench list models`), folder of a saved model, Hub id, or file.py:function."),
-    ] = "bert",
-    batch: Annotated[int, typer.Option(help="Batch size of the one shape.")] = 1,
-    length: Annotated[int, typer.Option(help="Its sequence length, in tokens.")] = 128,
-    traffic: Annotated[
-        Path | None, typer.Option(help="In place of one shape: CSV or JSON Lines with batch, length[, count].")
-    ] = None,
-    budget: Annotated[str, typer.Option(help="Time for the whole search, e.g. 10m; what has begun is ended.")] = "10m",
-    max_loss: Annotated[
-        str | None,
-        typer.Option(help="Largest RMSE over the output's RMS, e.g. 2%; lets other precisions in."),
-    ] = None,
-    backends: Annotated[
-        str | None, typer.Option(help="Comma-separated backend[:variant]. [default: all that are installed]")
-    ] = None,
-    precisions: Annotated[
-        str | None, typer.Option(help="Any of fp32, fp16, bf16, int8. [default: fp32; all with --max-loss]")
-    ] = None,
-    tf32: Tf32 = False,
-    threads: Annotated[
-        int | None, typer.Option(help="Most threads that are tried. [default: the CPUs this process may use]")
-    ] = None,
-    device: Device = "auto",
-    weights: Weights = "auto",
-    task: Task = "base",
-    seed: Annotated[int, typer.Option(help="Seed of random weights, ids and turns.")] = 0,
-    timeout: Timeout = 900.0,
-    output: Annotated[
-        Path | None, typer.Option(help="File for the search (JSON). [default: in a new folder under ARTIFACTS/runs]")
-    ] = None,
-    format: Annotated[str, typer.Option(help="table or json.")] = "table",
-    python: Pythons = None,
-    artifacts: Artifacts = Path("artifacts"),
-    quiet: Quiet = False,
-) -> None:
-    """Search for the fastest way to run one shape, or one traffic, that is still the same model."""
+
+def _run(context: typer.Context, given: dict[str, Any], json: bool, format: str | None, quiet: bool) -> int:
     from bench.report import check_format
     from bench.report import tuning as report
     from bench.tuning import api
 
-    check_format(format, report.FORMATS)
+    wanted = format or ("json" if json else "table")
+    check_format(wanted, report.FORMATS)
     screen = _Screen(quiet)
+    listener = api.TuneListener(screen.say, screen.plan, screen.progress)
     try:
-        found = api.tune(
-            model,
-            batch=batch,
-            length=length,
-            traffic=traffic,
-            budget=budget,
-            max_loss=max_loss,
-            backends=backends,
-            precisions=precisions,
-            tf32=tf32,
-            threads=threads,
-            device=device,
-            weights=weights,
-            task=task,
-            seed=seed,
-            timeout=timeout,
-            output=output,
-            python=python or (),
-            artifacts=artifacts,
-            listener=api.TuneListener(screen.say, screen.plan, screen.progress),
-        )
+        found = api.search(TuneOptions.parsed(given), listener=listener)
     except KeyboardInterrupt:
         screen.interrupted()
-        raise typer.Exit(130) from None
-    print(report.render(found, format), end="")
-    raise typer.Exit(found.exit_code)
+        return 130
+    print(report.render(found, wanted), end="")
+    return found.exit_code
+
+
+command = measure.made_of(TuneOptions, OF_THE_COMMAND, _run)
 
 
 class _Screen:
@@ -103,8 +59,9 @@ class _Screen:
 
     def plan(self, tuning: Tuning, space: Space) -> None:
         self.tuning = tuning
+        budget = shown_seconds(tuning.budget_seconds)
         self.say(f"{tuning.model} on {tuning.device}, for {tuning.goal.source}")
-        self.say(f"space: {count(len(space.contestants), 'runtime')}, then threads; within {tuning.budget}")
+        self.say(f"space: {count(len(space.candidates), 'candidate')}, then threads; within {budget}")
         self.say(f"search: {tuning.path}")
 
     def progress(self, rung: int, trial: Trial, outcome: Outcome) -> None:

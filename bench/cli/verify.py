@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import Quiet, Timeout
+from bench.cli.options import Quiet, Silence
 from bench.cli.streams import tell
 from bench.errors import UserError
 
@@ -33,7 +33,10 @@ def command(
         ),
     ] = None,
     threshold: Annotated[
-        str | None, typer.Option(help="Share by which a bundle's median may exceed the envelope's. [default: 20%]")
+        str | None,
+        typer.Option(
+            metavar="SHARE", help="Share by which a bundle's median may exceed the envelope's. [default: 20%]"
+        ),
     ] = None,
     manifest_sha256: Annotated[
         str | None, typer.Option("--manifest-sha256", help="SHA-256 that bench deploy printed of the manifest.")
@@ -44,7 +47,7 @@ def command(
     tokenizer: Annotated[Path | None, typer.Option(help="Where the tokenizer lies now, if it has moved.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: the certificate's]")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads. [default: the certificate's]")] = None,
-    timeout: Timeout = 900.0,
+    timeout: Silence = "15m",
     format: Annotated[str, typer.Option(help="table, json or markdown.")] = "table",
     artifacts: Annotated[
         Path | None, typer.Option(help="Folder for the model and references. [default: artifacts]")
@@ -58,6 +61,7 @@ def command(
         _check_none(of_certificates | {"--artifacts": artifacts}, "a certificate with its artifact", "a bundle alone")
         raise typer.Exit(_verify_bundle(target, envelope, threshold, manifest_sha256, timeout, format, quiet))
     _check_none(of_bundles, "a bundle", "a certificate")
+    from bench import options
     from bench.parity.verify import verify
     from bench.report import check_format, parity
 
@@ -70,7 +74,7 @@ def command(
             text_tokenizer=tokenizer,
             device=device,
             threads=threads,
-            timeout=timeout,
+            timeout=options.seconds(example="60s")(timeout, "--timeout"),
             artifacts=artifacts or Path("artifacts"),
             say=(lambda line: None) if quiet else tell,
         )
@@ -87,7 +91,7 @@ def command(
 
 
 def _check_none(options: dict[str, Any], whose: str, given: str) -> None:
-    """Raise UserError where an option of the other way to verify was given."""
+    """Raise UserError if an option of the other way to verify was given."""
     if wrong := [name for name, value in options.items() if value is not None]:
         raise UserError(f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} for {whose}, and {given} takes none")
 
@@ -97,7 +101,7 @@ def _verify_bundle(
     envelope: str | None,
     threshold: str | None,
     manifest_sha256: str | None,
-    timeout: float,
+    timeout: str,
     format: str,
     quiet: bool,
 ) -> int:

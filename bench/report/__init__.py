@@ -7,9 +7,20 @@ from importlib import import_module
 
 from bench.errors import UserError
 from bench.records import Run
+from bench.run.record import Run as NewRun
 from bench.spec import nearest
 
 FORMATS = ("table", "csv", "json", "markdown")
+
+
+def of_run(run: NewRun, format: str, columns: str | Sequence[str] = ()) -> str:
+    """A run of any workload in one of `FORMATS`, tables with further `columns`; raises UserError for another format."""
+    from bench.report import console, documents
+
+    check_format(format, FORMATS)
+    if format in WITH_COLUMNS:
+        return console.render(run, columns) if format == "table" else documents.as_markdown(run, columns)
+    return documents.as_csv(run) if format == "csv" else documents.as_json(run)
 
 
 #: Formats that show chosen figures; the others hold all of them.

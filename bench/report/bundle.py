@@ -1,13 +1,15 @@
-"""What `bench verify DIR` found of a bundle, as lines of at most 80 columns, or JSON."""
+"""What `bench deploy` wrote and what `bench verify DIR` found of a bundle, for a terminal or as JSON."""
 
 from __future__ import annotations
 
 import json
-import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterator
 
+from bench.bundle.api import Bundle
 from bench.bundle.envelope import Kept
 from bench.bundle.verify import BundleVerification
+from bench.columns import DASH, Section, Table, milliseconds
+from bench.report import console
 
 FORMATS = ("table", "json")
 ENDINGS = {
@@ -16,49 +18,53 @@ ENDINGS = {
     3: "the bundle does not hold",
     4: "the bundle is slower than its envelope",
 }
-WIDTH = 80
+
+
+def made(bundle: Bundle) -> str:
+    """What was written and why."""
+    return console.render_sections(bundle.lines, ())
 
 
 def render(found: BundleVerification, format: str) -> str:
     """The verification in one of `FORMATS`."""
     if format == "json":
         return json.dumps(found.to_json(), indent=2) + "\n"
-    lines = [f"{found.folder}", *found.faults]
+    return console.render_sections([found.folder], sections(found))
+
+
+def sections(found: BundleVerification) -> Iterator[Section]:
+    """Faults of the files, parity, times, notes, and the ending."""
     if found.faults:
-        lines.append("nothing of it was run")
+        yield Section("Files", ("nothing of it was run",), items=found.faults)
     if found.judgement is not None:
         judgement = found.judgement
-        now = f"parity: {judgement.verdict} now, certified as {found.stated} ({len(judgement.cases)} cases)"
-        lines += [now, f"worst: {judgement.reason}"]
+        now = f"{judgement.verdict} now, certified as {found.stated} ({len(judgement.cases)} cases)"
+        yield Section("Parity", (now, f"worst: {judgement.reason}"))
     if found.kept:
-        held = "held" if found.counts_time else "told, not held"
-        lines.append(f"times, {held}: at most {found.threshold:.0%} over the envelope's median")
-        lines += [_line(kept) for kept in found.kept]
-        if any(kept.verdict == "undecided" for kept in found.kept):
-            lines.append(
-                "undecided: the interval lies across the limit; quieten the machine (bench doctor) or allow more by "
-                "--threshold"
-            )
-    lines += [f"note: {note}" for note in found.notes]
-    lines.append(ENDINGS[found.exit_code])
-    return told(lines)
+        counts = "held" if found.counts_time else "told, not held"
+        limit = f"{counts}: at most {found.threshold:.0%} over the envelope's median"
+        yield Section("Times", (limit,), _times(found.kept), tuple(_hints(found.kept)))
+    yield Section("Notes", items=found.notes)
+    yield Section("Result", (ENDINGS[found.exit_code],), style="red" if found.exit_code else "green")
 
 
-def told(lines: Iterable[str]) -> str:
-    """Lines as text of at most 80 columns, as far as no single word is longer."""
-    wrapped = (
-        textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-        if len(line) > WIDTH
-        else [line]
-        for line in lines
-    )
-    return "\n".join(piece for pieces in wrapped for piece in pieces) + "\n"
+def _times(kept: list[Kept]) -> Table:
+    rows = []
+    for one in kept:
+        interval = f"{one.low:.2f}–{one.high:.2f}" if one.low is not None and one.high is not None else DASH
+        now = DASH if one.measured_ns is None else milliseconds(one.measured_ns)
+        ratio = DASH if one.ratio is None else f"{one.ratio:.2f}×"
+        rows.append((f"{one.batch}×{one.length}", now, milliseconds(one.promised_ns), ratio, interval, one.verdict))
+    titles = ("shape", "ms", "promised ms", "ratio", "interval", "verdict")
+    return Table(titles, tuple(rows), (True, False, False, False, False, True))
 
 
-def _line(kept: Kept) -> str:
-    where = f"  {kept.batch}×{kept.length}"
-    if kept.measured_ns is None:
-        return f"{where:<12} {kept.verdict}: {kept.reason}"
-    interval = f" ({kept.low:.2f}–{kept.high:.2f})" if kept.low is not None and kept.high is not None else ""
-    times = f"{kept.measured_ns / 1e6:.4g} ms, promised {kept.promised_ns / 1e6:.4g}"
-    return f"{where:<12} {times}: {kept.ratio:.2f}×{interval} {kept.verdict}"
+def _hints(kept: list[Kept]) -> Iterator[str]:
+    for one in kept:
+        if one.reason:
+            yield f"{one.batch}×{one.length} {one.verdict}: {one.reason}"
+    if any(one.verdict == "undecided" for one in kept):
+        yield (
+            "undecided: the interval lies across the limit; quieten the machine (bench doctor) or allow more by "
+            "--threshold"
+        )

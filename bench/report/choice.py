@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import sys
-import textwrap
 from typing import Any
 
 from bench import statistics
 from bench.choice.candidates import Weighed
 from bench.choice.choice import Choice
 from bench.choice.failures import size
-from bench.records import Run
-from bench.report import summary
+from bench.columns import DASH, Section, Table, milliseconds
+from bench.columns import percent as in_percent
+from bench.report import console, parts
 from bench.report.choice_lines import (
     DEPRECATION_MARK,
     UNIT,
@@ -26,8 +25,7 @@ from bench.report.choice_lines import (
     runs_of,
 )
 from bench.report.crossover import crossover, render_map
-from bench.report.table import WIDTH, item, machine_line, milliseconds
-from bench.report.table import percent as in_percent
+from bench.run.record import Run
 from bench.traffic import duration
 
 FORMATS = ("table", "json")
@@ -47,8 +45,8 @@ def _map_json(run: Run) -> list[dict[str, Any]]:
             "run": str(run.path) if run.path else None,
             "batch": cell.shape.batch,
             "length": cell.shape.length,
-            "fastest": summary.name(run, cell.winner) if cell.winner else None,
-            "next": summary.name(run, cell.runner_up) if cell.runner_up else None,
+            "fastest": run.name(cell.winner.candidate) if cell.winner else None,
+            "next": run.name(cell.runner_up.candidate) if cell.runner_up else None,
             "ratio": cell.ratio.value if cell.ratio else None,
             **_ends(cell.ratio.interval if cell.ratio else None),
             "is_tie": cell.is_tie,
@@ -83,30 +81,38 @@ def to_json(choice: Choice) -> dict[str, Any]:
             "source": choice.traffic.source,
             "outside_share": sum(share for _, share in choice.outside),
         },
+        "runs": [
+            {
+                "path": str(run.path) if run.path else None,
+                "is_complete": run.is_complete,
+                "integrity": run.integrity,
+            }
+            for run in runs_of(choice)
+        ],
         "exit_code": choice.exit_code,
         "candidates": [_candidate_json(choice, candidate) for candidate in choice.candidates],
     }
 
 
-def _candidate_json(choice: Choice, candidate: Weighed) -> dict[str, Any]:
+def _candidate_json(choice: Choice, weighed: Weighed) -> dict[str, Any]:
     return {
-        "label": candidate.label,
-        "backend": candidate.contestant.label,
-        "precision": candidate.contestant.precision,
-        "machine": machine(candidate.run),
-        "run": str(candidate.run.path) if candidate.run.path else None,
-        "qualifies": candidate.is_qualified,
-        "failures": [{"constraint": f.constraint, "reason": f.reason} for f in candidate.failures],
-        f"ns_per_{UNIT[choice.objective]}": candidate.mean_ns,
-        **_ends(candidate.interval),
-        "tokens_per_second": candidate.tokens_per_second,
-        "tokens_per_dollar": candidate.tokens_per_dollar,
-        "one_time_seconds": candidate.one_time_seconds,
-        "pays_back_after": choice.pays_back_after(candidate),
-        "peak_bytes": candidate.peak_bytes,
-        "parity": candidate.verdict or None,
-        "batches": dict(candidate.batches),
-        "notes": candidate.notes,
+        "label": weighed.label,
+        "backend": weighed.candidate.label,
+        "precision": weighed.candidate.precision,
+        "machine": parts.machine(weighed.run),
+        "run": str(weighed.run.path) if weighed.run.path else None,
+        "qualifies": weighed.is_qualified,
+        "failures": [{"constraint": f.constraint, "reason": f.reason} for f in weighed.failures],
+        f"ns_per_{UNIT[choice.objective]}": weighed.mean_ns,
+        **_ends(weighed.interval),
+        "tokens_per_second": weighed.tokens_per_second,
+        "tokens_per_dollar": weighed.tokens_per_dollar,
+        "one_time_seconds": weighed.one_time_seconds,
+        "pays_back_after": choice.pays_back_after(weighed),
+        "peak_bytes": weighed.peak_bytes,
+        "parity": weighed.verdict or None,
+        "batches": dict(weighed.batches),
+        "notes": weighed.notes,
     }
 
 
@@ -115,33 +121,24 @@ def _ends(interval: statistics.Interval | None) -> dict[str, float | None]:
 
 
 def _text(choice: Choice, with_map: bool) -> str:
-    from rich.console import Console
-    from rich.text import Text
+    text = console.render_sections(_heading(choice), _sections(choice))
+    width = min(max(console.WIDTH, shutil.get_terminal_size((console.WIDTH, 24)).columns), console.WIDE)
+    return text + "".join(f"\n{_map(choice, run, width)}" for run in runs_of(choice) if with_map)
 
-    width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), 108)
-    text = io.StringIO()
-    console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
-    for line in _heading(choice):
-        console.print(Text(textwrap.fill(line, width, break_on_hyphens=False)))
-    console.print()
-    style = "bold green" if choice.chosen else "bold red"
-    console.print(Text(textwrap.fill(headline(choice), width, break_on_hyphens=False), style=style))
-    console.print()
-    console.print(_table(choice))
-    for line in deprecations(choice):
-        console.print(Text(textwrap.fill(line, width, break_on_hyphens=False)))
-    sections = (("Why", lines(choice)), ("Does not qualify", failures(choice)), ("Not measured", not_measured(choice)))
-    for title, found in sections:
-        if found:
-            console.print(Text(f"\n{title}", style="bold"))
-            for line in found:
-                console.print(Text(item(line, width)))
-    maps = "".join(f"\n{_map(choice, run, width)}" for run in runs_of(choice)) if with_map else ""
-    return text.getvalue() + maps
+
+def _sections(choice: Choice) -> list[Section]:
+    return [
+        Section("", [headline(choice)], style="bold green" if choice.chosen else "bold red"),
+        Section("", table=_table(choice)),
+        Section("", deprecations(choice)),
+        Section("Why", items=lines(choice)),
+        Section("Does not qualify", items=failures(choice)),
+        Section("Not measured", items=not_measured(choice)),
+    ]
 
 
 def _map(choice: Choice, run: Run, width: int) -> str:
-    """One run's crossover map, under its name where there are several."""
+    """One run's crossover map, under its name if there are several."""
     name = f"{_name(run)}\n" if len(runs_of(choice)) > 1 else ""
     left_out = "lossy runtimes are not on this map\n" if choice.constraints.min_parity == "lossy" else ""
     return (name + left_out) + (
@@ -151,12 +148,12 @@ def _map(choice: Choice, run: Run, width: int) -> str:
 
 def _heading(choice: Choice) -> list[str]:
     runs = runs_of(choice)
-    grid = runs[0].grid
-    found = [f"{grid.model} ({grid.output})"]
+    model = runs[0].model
+    found = [f"{model.name} ({model.output})"]
     if len(runs) > 1:
-        found += [f"run {number}: {_name(run)}, {machine(run)}" for number, run in enumerate(runs, start=1)]
+        found += [f"run {number}: {_name(run)}, {parts.machine(run)}" for number, run in enumerate(runs, start=1)]
     else:
-        found[0] += f", {machine_line(grid, runs[0].fingerprint)}"
+        found[0] += f", {parts.machine(runs[0])}"
     asked = [f"least {choice.objective}" if choice.objective != "throughput" else "most throughput"]
     asked += [f"p{slo.rank} at most {duration(slo.limit_ns)}" for slo in choice.constraints.slos]
     if choice.constraints.max_memory_bytes is not None:
@@ -167,43 +164,36 @@ def _heading(choice: Choice) -> list[str]:
     return [*found, f"traffic: {choice.traffic.source}", f"asked: {', '.join(asked)}"]
 
 
-def _table(choice: Choice) -> Any:
+def _table(choice: Choice) -> Table:
     """A row a runtime, best first, those that do not qualify last."""
-    from rich import box
-    from rich.table import Table
-
+    has_prices = bool(choice.constraints.prices)
     unit = "req" if choice.objective == "latency" else "seq"
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    table.add_column("runtime", overflow="fold")
-    titles = [f"ms/{unit}", "±", "tokens/s", *(["Mtok/$"] if choice.constraints.prices else [])]
-    for title in (*titles, "start s", "memory", "parity"):
-        table.add_column(title, justify="right", no_wrap=True)
-    qualified = choice.qualified
-    out = [candidate for candidate in choice.candidates if not candidate.is_qualified]
-    for candidate in (*qualified, *out):
-        mean, interval = candidate.mean_ns, candidate.interval
-        mark = " ←" if candidate is choice.chosen else "" if candidate.is_qualified else " ✗"
-        half = (interval.high - interval.low) / 2 / mean if interval and mean else None
-        cells = [milliseconds(mean) if mean else "–", in_percent(half)]
-        cells.append(_count(candidate.tokens_per_second))
-        if choice.constraints.prices:
-            per_dollar = candidate.tokens_per_dollar
-            cells.append(f"{per_dollar / 1e6:.3g}" if per_dollar else "–")
-        start = candidate.one_time_seconds
-        cells += [f"{start:.1f}" if start is not None else "–"]
-        cells += [size(candidate.peak_bytes) if candidate.peak_bytes is not None else "–", candidate.verdict or "–"]
-        dagger = f" {DEPRECATION_MARK}" if candidate.is_deprecated else ""
-        table.add_row(candidate.label + dagger + mark, *cells)
-    return table
+    titles = ["runtime", f"ms/{unit}", "±", "tokens/s", *(["Mtok/$"] if has_prices else [])]
+    out = [weighed for weighed in choice.candidates if not weighed.is_qualified]
+    rows = [_row(choice, weighed, has_prices) for weighed in (*choice.qualified, *out)]
+    return Table((*titles, "start s", "memory", "parity"), tuple(rows))
+
+
+def _row(choice: Choice, weighed: Weighed, has_prices: bool) -> tuple[str, ...]:
+    mean, interval, start = weighed.mean_ns, weighed.interval, weighed.one_time_seconds
+    dagger = f" {DEPRECATION_MARK}" if weighed.is_deprecated else ""
+    mark = " ←" if weighed is choice.chosen else "" if weighed.is_qualified else " ✗"
+    half = (interval.high - interval.low) / 2 / mean if interval and mean else None
+    per_dollar = weighed.tokens_per_dollar
+    return (
+        weighed.label + dagger + mark,
+        milliseconds(mean) if mean else DASH,
+        in_percent(half),
+        _count(weighed.tokens_per_second),
+        *([f"{per_dollar / 1e6:.3g}" if per_dollar else DASH] if has_prices else []),
+        f"{start:.1f}" if start is not None else DASH,
+        size(weighed.peak_bytes) if weighed.peak_bytes is not None else DASH,
+        weighed.verdict or DASH,
+    )
 
 
 def _count(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def machine(run: Run) -> str:
-    """The device that a run was measured on, in short."""
-    return machine_line(run.grid, run.fingerprint)
+    return DASH if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _name(run: Run) -> str:

@@ -11,8 +11,9 @@ from bench.choice.candidates import DEPRECATED, Weighed, places_of
 from bench.choice.choice import CONFIDENCE, SIMPLICITY, WORTH_OF_SIMPLICITY, Choice
 from bench.choice.failures import percent
 from bench.choice.grid import INTERPOLATED, ROUNDED_UP
-from bench.records import SAME_MODEL, UNSTEADY, Run, is_unsteady
-from bench.report import summary
+from bench.columns import factor
+from bench.report import parts
+from bench.run.record import SAME_MODEL, UNSTEADY, Run, is_unsteady
 from bench.spec import Shape
 from bench.traffic import duration
 
@@ -43,9 +44,9 @@ def headline(choice: Choice) -> str:
     assert ratio is not None
     disturbed = ", on a disturbed machine" if _is_disturbed(chosen) else ""
     if ratio.interval is not None and is_unsteady(ratio):
-        ends = f"{summary.factor(ratio.interval.low)}–{summary.factor(ratio.interval.high)}×"
+        ends = f"{factor(ratio.interval.low)}–{factor(ratio.interval.high)}×"
         return f"take {chosen.label}: {LEADS[choice.objective]} {other.label}, the next ({ends}){disturbed}"
-    by = f"{summary.factor(ratio.value)}× {BETTER[choice.objective]} {other.label}"
+    by = f"{factor(ratio.value)}× {BETTER[choice.objective]} {other.label}"
     return f"take {chosen.label}: {by}, the next{disturbed}"
 
 
@@ -58,7 +59,7 @@ def _simplest(choice: Choice) -> str:
 
 def _is_disturbed(candidate: Weighed) -> bool:
     """True where other work disturbed every cell that it rests on."""
-    return all(candidate.run.taint(record) for record in candidate.records.values())
+    return all(candidate.run.disturbances(record) for record in candidate.records.values())
 
 
 def lines(choice: Choice) -> list[str]:
@@ -80,7 +81,7 @@ def lines(choice: Choice) -> list[str]:
         shown = [f"{batch} at length {length}" for length, batch in sorted(chosen.batches.items())]
         found.append(f"its best batches: {_some(shown)}")
     worst = chosen.worst_parity
-    off = f", max |Δ| {worst.parity['max_abs_error']:.1e} at {worst.shape}" if worst else ""
+    off = f", max |Δ| {worst.parity['max_abs_error']:.1e} at {worst.point}" if worst else ""
     same = "the same model" if chosen.verdict in SAME_MODEL else "not the same model any more, as --min-parity lets it"
     found.append(f"{same}: {chosen.verdict}{off}")
     return found + chosen.notes
@@ -98,11 +99,10 @@ def failures(choice: Choice) -> list[str]:
 def not_measured(choice: Choice) -> list[str]:
     """What the choice does not know, one line each, with the command that would tell."""
     runs = runs_of(choice)
-    found = [
-        f"the run is incomplete: bench compare --resume {run.path} goes on with it"
-        for run in runs
-        if not run.is_complete
-    ]
+    found = []
+    for number, run in enumerate(runs, start=1):
+        of_run = f"run {number}: " if len(runs) > 1 else ""
+        found += [of_run + line for line in (parts.state(run), parts.incomplete(run)) if line]
     if choice.outside:
         share = sum(share for _, share in choice.outside)
         most = sorted(choice.outside, key=lambda entry: -entry[1])
@@ -111,25 +111,23 @@ def not_measured(choice: Choice) -> list[str]:
             "in the time here: "
             f"{_some([str(shape) for shape, _ in most])}; {_command(runs[0], [shape for shape, _ in choice.outside])}"
         )
-    workload = next(
-        (c.workload for c in (choice.chosen, *choice.candidates) if c is not None and c.workload.calls), None
-    )
-    if workload is not None:
-        if between := workload.share_of(INTERPOLATED):
+    demand = next((c.demand for c in (choice.chosen, *choice.candidates) if c is not None and c.demand.calls), None)
+    if demand is not None:
+        if between := demand.share_of(INTERPOLATED):
             found.append(
                 f"{percent(between)} of the calls lie between measured shapes: their times are interpolated, linearly "
                 "over batch and length"
             )
-        if above := workload.share_of(ROUNDED_UP):
+        if above := demand.share_of(ROUNDED_UP):
             found.append(
                 f"{percent(above)} of the calls are smaller than the smallest measured shape, and taken for that"
             )
-    measured = {contestant.backend for run in runs for contestant in run.grid.contestants}
+    measured = {candidate.backend for run in runs for candidate in run.candidates}
     if others := [name for name in BUILT_IN if name not in measured and name != "null"]:
         found.append(f"not among the runtimes: {', '.join(others)}; bench compare --backends …,{others[0]}")
     if not choice.traffic.is_given:
         found.append("your traffic: --traffic FILE weighs the shapes as they come")
-    if all("random" in run.origin for run in runs):
+    if all("random" in run.model.origin for run in runs):
         found.append("pretrained weights: parity was judged on seeded random ones")
     waits = "in a queue" if choice.objective == "latency" else "for their batch to fill"
     found.append(f"how long requests wait {waits}: calls were made one after another; bench load says it")
@@ -138,7 +136,7 @@ def not_measured(choice: Choice) -> list[str]:
 
 def deprecations(choice: Choice) -> list[str]:
     """What upstream says of backends among the candidates, behind the mark that their labels have."""
-    found = dict.fromkeys(c.contestant.backend for c in choice.candidates if c.is_deprecated)
+    found = dict.fromkeys(c.candidate.backend for c in choice.candidates if c.is_deprecated)
     return [f"{DEPRECATION_MARK} {DEPRECATED[backend]}" for backend in found]
 
 
@@ -167,7 +165,7 @@ def _if_wrong(choice: Choice) -> list[str]:
 
 
 def _more(times: float) -> str:
-    return f"up to {times - 1:.0%} more" if times < UNSTEADY else f"up to {summary.factor(times - 1)} times more"
+    return f"up to {times - 1:.0%} more" if times < UNSTEADY else f"up to {factor(times - 1)} times more"
 
 
 def _starts(choice: Choice) -> list[str]:
@@ -177,7 +175,7 @@ def _starts(choice: Choice) -> list[str]:
         return []
     first = "its first call"
     if chosen.has_static_shapes:
-        shapes = len(chosen.workload.calls)
+        shapes = len(chosen.demand.calls)
         first = "the first call of its one shape" if shapes == 1 else f"the first call of each of {shapes} shapes"
     found = f"starts in {chosen.one_time_seconds:,.1f} s (loading and {first})"
     others = [other for other in choice.qualified if other is not chosen and _is_on_its_machine(chosen, other)]

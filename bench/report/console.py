@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -41,11 +41,8 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
 
 
 def _rendered(run: Run, asked: Sequence[Column]) -> str:
-    from rich.console import Console
-
-    text = io.StringIO()
-    width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
-    console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
+    text, console = _terminal()
+    width = console.width
     if wrong := parts.state(run):
         _print_filled(console, wrong, "bold red")
     for line in parts.heading(run):
@@ -75,8 +72,32 @@ def _rendered(run: Run, asked: Sequence[Column]) -> str:
     return text.getvalue()
 
 
+def render_sections(heading: Iterable[str], sections: Iterable[Section]) -> str:
+    """Lines and sections that are not those of one run, coloured if standard output is a terminal."""
+    text, console = _terminal()
+    for line in heading:
+        _print_filled(console, line)
+    for section in sections:
+        if section.is_empty:
+            continue
+        if not section.title:
+            console.print()
+        _print_section(console, section, "bold")
+    return text.getvalue()
+
+
+def _terminal() -> tuple[io.StringIO, Console]:
+    """A text, and the console that writes to it at the terminal's width."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    width = min(max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), WIDE)
+    return text, Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
+
+
 def _print_filled(console: Console, line: str, style: str = "") -> None:
-    console.print(_plain(textwrap.fill(line, console.width, break_on_hyphens=False), style))
+    filled = textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(_plain(filled, style), soft_wrap=True)
 
 
 def _print_section(console: Console, section: Section, title_style: str) -> None:
@@ -245,12 +266,13 @@ def _table(columns: Sequence[_Cells]) -> Any:
         else:
             table.add_column(column.title, justify="left" if column.is_left else "right", no_wrap=True)
     for at in range(len(columns[0].texts)):
-        table.add_row(*(_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns))
+        cells = (_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns)
+        table.add_row(*cells)
     return table
 
 
 def _section_tables(table: Table, width: int) -> Iterator[Any]:
-    """The table of a section; titles and text are broken at blanks if it is too wide."""
+    """The table of a section; if it is too wide, its one column of text is wrapped, or titles and texts are broken."""
     columns = [
         _Cells(
             title,
@@ -260,7 +282,12 @@ def _section_tables(table: Table, width: int) -> Iterator[Any]:
         )
         for at, title in enumerate(table.titles)
     ]
-    if _width(columns) > width:
+    texts = [one for one in columns if one.is_left]
+    missing = _width(columns) - width
+    if missing > 0 and len(texts) == 1 and texts[0].width - missing >= texts[0].folded.width:
+        yield _table(columns)  # rich wraps the text to the room that figures leave
+        return
+    if missing > 0:
         columns = [
             _Cells(
                 one.title.replace(" ", "\n"), one.folded.texts if one.is_left else one.texts, one.styles, one.is_left

@@ -1,4 +1,4 @@
-"""The crossover map: which contestant is fastest at each batch × length, and how far ahead of the next it is."""
+"""The crossover map: which candidate is fastest at each batch × length, and how far ahead of the next it is."""
 
 from __future__ import annotations
 
@@ -10,58 +10,64 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import statistics
-from bench.records import Record, Run, is_unsteady, ratio_between
-from bench.report import summary
+from bench.choice.candidates import places_of
+from bench.columns import DASH, factor
+from bench.run import sections
+from bench.run.record import Record, Run, is_unsteady, ratio_between
 from bench.spec import Candidate, Shape
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-#: Background and text by contestant, in the order of the run; told apart under every common colour blindness (Okabe and
+#: Background and text by candidate, in the order of the run; told apart under every common colour blindness (Okabe and
 #: Ito 2008, "Color Universal Design"), each with a contrast of text above 4.5 (WCAG 2.1).
 COLOURS = (
     ("#56b4e9", "black"), ("#e69f00", "black"), ("#009e73", "black"), ("#f0e442", "black"),
     ("#0072b2", "white"), ("#d55e00", "black"), ("#cc79a7", "black"), ("#bbbbbb", "black"),
 )  # fmt: skip
-#: Stands where nobody's time can be compared.
-NOBODY = "–"
+#: Stands for a shape at which no time can be compared.
+NO_WINNER = DASH
 
 
 @dataclass(frozen=True)
 class MapCell:
-    """Who is fastest at one planned shape among those that are still the same model."""
+    """The fastest candidate at one planned shape among those that are still the same model."""
 
     shape: Shape
     winner: Record | None
-    """None where nobody was measured whose time means something."""
+    """None if no time can be compared."""
     runner_up: Record | None
-    """The next fastest by its median; None where there is nobody else."""
+    """The next fastest by its median, if there is one."""
     ratio: statistics.Ratio | None
     """How many times faster the winner is than the runner-up, with its interval."""
     is_tie: bool
-    """True where somebody cannot be told from the winner."""
+    """True if another cannot be told from the winner."""
 
     @property
     def lead(self) -> str:
-        """`1.42×`, `tie`, `faster` where the rounds disagree on a middle, or `alone`; "" without a winner."""
+        """`1.42×`, `tie`, `faster` if the rounds disagree on a middle, or `alone`; "" without a winner."""
         if self.winner is None:
             return ""
         if self.runner_up is None:
             return "alone"
         if self.is_tie or self.ratio is None:
             return "tie"
-        return "faster" if is_unsteady(self.ratio) else f"{summary.factor(self.ratio.value)}×"
+        return "faster" if is_unsteady(self.ratio) else f"{factor(self.ratio.value)}×"
 
 
 def crossover(run: Run) -> list[MapCell]:
     """One cell for each planned shape that has records, but for those that the run left out whole."""
-    measured = [found for found in summary.shapes(run) if not summary.is_left_out(run, found[1])]
-    return [_cell(run, shape, [record for record in records if record.copy == 1]) for shape, records in measured]
+    places = set(places_of(run))
+    return [
+        _cell(run, shape, [record for record in records if record.candidate.copy == 1])
+        for shape, records in run.by_point()
+        if shape in places
+    ]
 
 
 def _cell(run: Run, shape: Shape, records: list[Record]) -> MapCell:
-    comparable = summary.comparable(run, records)
-    won = summary.winner(run, records)
+    comparable = sections.rivals(run, records)
+    won = sections.winner(run, records)
     if won is None:
         return MapCell(shape, comparable[0] if comparable else None, None, None, False)
     others = [record for record in comparable if record is not won.record]
@@ -82,7 +88,7 @@ def render_map(run: Run, width: int = 80, colour: bool = False) -> str:
     winners = [cell.winner for cell in cells.values() if cell.winner is not None]
     if len(winners) < 2:
         return ""
-    names = {record.contestant: summary.name(run, record) for record in winners}
+    names = {record.candidate: run.name(record.candidate) for record in winners}
     batches = sorted({shape.batch for shape in cells})
     lengths = sorted({shape.length for shape in cells})
     first = max(len("batch"), *(len(str(batch)) for batch in batches))
@@ -134,15 +140,15 @@ def _blocks(columns: Mapping[int, int], room: int) -> list[list[int]]:
 
 def _letters(run: Run, names: Mapping[Candidate, str]) -> dict[Candidate, str]:
     """A, B, C … for those who win somewhere, in the order of the run; numbers after Z."""
-    winners = [contestant for contestant in run.grid.contestants if contestant in names]
+    winners = [candidate for candidate in run.candidates if candidate in names]
     return {
-        contestant: string.ascii_uppercase[index] if index < 26 else str(index)
-        for index, contestant in enumerate(winners)
+        candidate: string.ascii_uppercase[index] if index < 26 else str(index)
+        for index, candidate in enumerate(winners)
     }
 
 
 def _text(cell: MapCell, names: Mapping[Candidate, str]) -> str:
-    return NOBODY if cell.winner is None else f"{names[cell.winner.contestant]} {cell.lead}"
+    return NO_WINNER if cell.winner is None else f"{names[cell.winner.candidate]} {cell.lead}"
 
 
 def _shown(
@@ -152,13 +158,13 @@ def _shown(
     from rich.text import Text
 
     if cell is None or cell.winner is None:
-        return Text(("" if cell is None else NOBODY).rjust(column))
-    fill, ink = styles[cell.winner.contestant]
+        return Text(("" if cell is None else NO_WINNER).rjust(column))
+    fill, ink = styles[cell.winner.candidate]
     return Text(_text(cell, names).rjust(column), style=fill if cell.is_tie else f"{ink} on {fill}")
 
 
 def _styles(run: Run) -> dict[Candidate, tuple[str, str]]:
-    return {contestant: COLOURS[index % len(COLOURS)] for index, contestant in enumerate(run.grid.contestants)}
+    return {candidate: COLOURS[index % len(COLOURS)] for index, candidate in enumerate(run.candidates)}
 
 
 def _legend(
@@ -166,14 +172,14 @@ def _legend(
 ) -> list[str]:
     lines = []
     if letters:
-        lines.append("; ".join(f"{letter} {names[contestant]}" for contestant, letter in letters.items()))
+        lines.append("; ".join(f"{letter} {names[candidate]}" for candidate, letter in letters.items()))
     told = {
         "tie": "tie: another cannot be told from it",
         "faster": "faster: the rounds disagree on how much",
-        "alone": "alone: nobody else was measured there as the same model",
+        "alone": "alone: no other was measured there as the same model",
     }
     leads = {cell.lead for cell in cells.values()}
     notes = [note for lead, note in told.items() if lead in leads]
     if any(cell.winner is None for cell in cells.values()):
-        notes.append(f"{NOBODY}: nobody was")
+        notes.append(f"{NO_WINNER}: none was")
     return [*lines, *(["; ".join(notes)] if notes else [])]

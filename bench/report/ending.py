@@ -7,30 +7,33 @@ import shlex
 import sys
 import textwrap
 
+from bench.choice.candidates import is_of_shapes
 from bench.errors import UserError
-from bench.records import Run
+from bench.report.console import WIDTH
 from bench.report.crossover import render_map
-from bench.report.table import WIDTH
+from bench.run.record import Run
 
 
 def render(run: Run) -> str:
-    """Text of at most 80 columns, but for a file's name that is longer; coloured where standard output is a terminal.
+    """Text of at most 80 columns, but for a file's name that is longer; coloured if standard output is a terminal.
 
-    "" for a run that measured no model.
+    "" for a run that measured no model, and for one that no choice can rest on.
     """
+    if not is_of_shapes(run.workload) or run.integrity == "altered":
+        return ""
     parts = [render_map(run, WIDTH, sys.stdout.isatty()), _choice(run)]
     return "\n".join(part for part in parts if part)
 
 
 def _choice(run: Run) -> str:
-    """Which runtime to take where all measured shapes count alike, and how to weigh them otherwise."""
+    """Which runtime to take if all measured shapes count alike, and how to weigh them otherwise."""
     from rich.console import Console
     from rich.text import Text
 
     from bench.choice.api import choose
     from bench.report.choice_lines import headline
 
-    if not any(record.status == "ok" and record.judged for record in run.records):
+    if not any(record.status == "ok" and record.is_judged for record in run.records):
         return ""
     try:
         choice = choose(run)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.options import shown_seconds
-from bench.run.record import Point
+from bench.run.record import Point, Record, Run
 from bench.run.schedule import State
 from bench.spec import Shape
 
 #: Share of the budget above which one point is left for what the others leave over: it would cost many.
 LARGE_SHARE = 0.25
+#: How the reason of a cell begins that there was no time for.
+LEFT_OUT = "left out by --budget"
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Budget:
     @property
     def reason(self) -> str:
         """Why a cell was not measured."""
-        return f"left out by --budget {shown_seconds(self.seconds)}"
+        return f"{LEFT_OUT} {shown_seconds(self.seconds)}"
 
     def order(self, points: Sequence[Point]) -> tuple[Point, ...]:
         """Every point, in the order to take them."""
@@ -63,6 +65,17 @@ class Budget:
         """Note what a point took."""
         count, spent = self.measured.get(point, (0, 0.0))
         self.measured[point] = (count + candidates, spent + seconds)
+
+
+def kept_points(run: Run) -> tuple[Point, ...]:
+    """The points that a run's budget was given to, in the order to take them; all of them without a budget."""
+    points = run.workload.points()
+    return tuple(points[place] for place in run.notes.get("budget", range(len(points))))
+
+
+def is_left_out(record: Record) -> bool:
+    """True for a cell that the budget had no time for."""
+    return record.status == "skipped" and record.reason.startswith(LEFT_OUT)
 
 
 def choose(

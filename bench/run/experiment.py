@@ -13,12 +13,13 @@ from typing import Any
 from bench import machine
 from bench.errors import UserError
 from bench.options import CommonOptions
+from bench.parity.reference import Say
 from bench.process.environments.asking import changed_versions, environments_of
 from bench.process.environments.stored import parse_pythons, settle_candidates
 from bench.run import budget as budgets
 from bench.run.budget import Budget
 from bench.run.driver import Driver
-from bench.run.file import RunFile, read_run
+from bench.run.file import RunFile, check_unaltered, read_run
 from bench.run.listener import Listener
 from bench.run.model import MakeInputs, find_source, introduced
 from bench.run.preparation import Preparation
@@ -49,7 +50,7 @@ def measure(
     with leaves_translated():
         candidates, options = settle(workload, options)
         store = ArtifactStore(Path(options.artifacts))
-        source = _find_source(options, store, listener, model, make_inputs)
+        source = source_of(options, store, listener.say, model, make_inputs)
         options = workload.settle(replace(options, model=source.name, task=source.task), source)
         run = _planned(workload(options), source, candidates)
         environments_of(candidates, options.kind, parse_pythons(options.python), store.root, dict.fromkeys(candidates))
@@ -82,6 +83,22 @@ def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: L
             file.go_on()
             budget = _kept_budget(run, source)
             return _measure(run, source, store, listener, file, budget, began - run.notes.get("spent_seconds", 0.0))
+
+
+def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None = None) -> Run:
+    """Measure a run whose artifacts are at hand, e.g. in a bundle: nothing is exported, and what has no reference is
+    unjudged.
+
+    Raises UserError if its file cannot be made, and BenchError if the run cannot go on.
+    """
+    file = RunFile(run)
+    file.create()
+    try:
+        Driver(run, prepared, file, listener or Listener(), None, time.monotonic()).measure()
+        run.is_complete = True
+    finally:
+        file.seal()
+    return run
 
 
 def _measure(
@@ -145,14 +162,15 @@ def settle(workload: type[Workload], options: CommonOptions) -> tuple[tuple[Cand
     return candidates, settled
 
 
-def _find_source(
-    options: CommonOptions, store: ArtifactStore, listener: Listener, model: Any, make_inputs: MakeInputs | None
+def source_of(
+    options: CommonOptions, store: ArtifactStore, say: Say, model: Any = None, make_inputs: MakeInputs | None = None
 ) -> ModelSource:
+    """The model that settled options name, or `model` in memory."""
     named = options.module if options.module is not None else options.model
     return find_source(
         named if model is None else model, store, make_inputs=make_inputs,
         weights=MODULE if options.module is not None else options.weights, task=options.task, seed=options.seed,
-        threads=options.settled_threads, say=listener.say,
+        threads=options.settled_threads, say=say,
     )  # fmt: skip
 
 
@@ -208,9 +226,7 @@ def _kept_budget(run: Run, source: ModelSource) -> Budget | None:
     """The choice that a run was begun with."""
     if run.options.budget is None:
         return None
-    points = run.workload.points()
-    kept = tuple(points[place] for place in run.notes.get("budget", range(len(points))))
-    return _with_guess(Budget(run.options.budget, kept, lambda point: 0.0), run, source)
+    return _with_guess(Budget(run.options.budget, budgets.kept_points(run), lambda point: 0.0), run, source)
 
 
 def _with_guess(budget: Budget, run: Run, source: ModelSource) -> Budget:
@@ -236,10 +252,7 @@ def _same_source(run: Run, store: ArtifactStore, listener: Listener) -> ModelSou
         raise UserError(
             f"{str(run.path)!r} was begun on another machine ({', '.join(differing)} differ); start a new run there"
         )
-    if run.integrity == "altered":
-        raise UserError(
-            f"{str(run.path)!r} was altered after it was written (its seal does not match); start a new run"
-        )
+    check_unaltered(run)
     weights = MODULE if run.model.weights == MODULE else options.weights
     found = sources.resolve(options.module or run.model.name, weights=weights, task=run.model.task, seed=options.seed)
     if found.origin != run.model.origin or recipe_key(checkpoint.recipe(found)) != run.model.checkpoint:

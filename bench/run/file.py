@@ -164,7 +164,7 @@ def read_run(path: str | Path) -> Run:
     if not found.lines:
         raise UserError(f"{str(path)!r} holds no run; give a .jsonl file that bench wrote")
     header = _header(path, found.lines[0])
-    integrity = _integrity(found)
+    integrity = integrity_of(found)
     workload_class = registry.load_class(header.workload)
     try:
         options = msgspec.convert(header.options, workload_class.Options)
@@ -191,6 +191,14 @@ def read_run(path: str | Path) -> Run:
     return run
 
 
+def check_unaltered(run: Run) -> None:
+    """Raise UserError if the file of a run was changed since it was written, so that nothing may be decided by it."""
+    if run.integrity == "altered":
+        raise UserError(
+            f"{str(run.path)!r} was altered after it was written (its seal does not match); measure again or restore it"
+        )
+
+
 def _header(path: Path, line: bytes) -> Header:
     try:
         found = msgspec.json.decode(line)
@@ -213,7 +221,8 @@ def _header(path: Path, line: bytes) -> Header:
         raise UserError(f"{str(path)!r} is damaged (header: {str(error)[:LONGEST_CAUSE]}); measure again") from None
 
 
-def _integrity(found: Lines) -> Integrity:
+def integrity_of(found: Lines) -> Integrity:
+    """Whether lines are as they were written, by their seal."""
     if found.seal is None:
         return "cut"
     try:

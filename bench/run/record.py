@@ -226,6 +226,13 @@ class Run:
             if records:
                 yield point, sorted(records, key=lambda record: order[record.candidate])
 
+    def planned(self) -> list[tuple[Point, Candidate]]:
+        """Cells that were to be measured, without those that turned out not to be wanted."""
+        cells = dict.fromkeys((point, candidate) for point in self.workload.points() for candidate in self.candidates)
+        cells |= dict.fromkeys(record.cell for record in self.records)
+        unwanted = {record.cell for record in self.records if self.workload.is_left_out(record)}
+        return [cell for cell in cells if cell not in unwanted]
+
     def repeat(self, record: Record) -> str:
         """The command line that measures one cell again, alone."""
         return self.workload.repeated(record.point, record.candidate).command_line()

@@ -30,14 +30,19 @@ class Winner:
     """Against the baseline."""
 
 
+def rivals(run: Run, records: Sequence[Record]) -> list[Record]:
+    """Those of one point's `records` whose times can be compared."""
+    sound = [one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one)]
+    return [one for one in sound if one.samples]
+
+
 def winner(run: Run, records: Sequence[Record]) -> Winner | None:
     """The fastest of one point's `records`; None if fewer than two can be compared."""
-    rivals = [one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one)]
-    rivals = [one for one in rivals if one.samples]
-    if len(rivals) < 2:
+    found = rivals(run, records)
+    if len(found) < 2:
         return None
-    fastest = min(rivals, key=lambda record: statistics.median(record.samples))
-    others = (record for record in rivals if record is not fastest)
+    fastest = min(found, key=lambda record: statistics.median(record.samples))
+    others = (record for record in found if record is not fastest)
     ties = tuple(record for record in others if not _is_beaten(fastest, record))
     return Winner(fastest, ties, run.speedup(fastest))
 

@@ -49,6 +49,10 @@ class Workload(ABC):
     """What a sample times, one and several."""
     point_title: ClassVar[str] = ""
     """Heading of a column of points; the noun if empty."""
+    headline: ClassVar[str] = WALL
+    """The kind of time by which cells of two runs are compared."""
+    decisive: ClassVar[tuple[str, ...]] = ()
+    """Options of its own that two runs must share for their times to be compared."""
     has_roofline: ClassVar[bool] = False
     """True if medians are held against this machine's peaks, which are measured before the run."""
     roofline_kind: ClassVar[str] = WALL

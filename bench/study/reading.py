@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +13,6 @@ from bench.errors import UserError
 from bench.linesfile import kind_of
 from bench.machine import same_machine
 from bench.records import SAME_MODEL, Record, Run
-from bench.saved import workload_of
 from bench.study.figures import (
     CORPUS,
     CPU,
@@ -64,7 +64,10 @@ def obstacles(sources: Sequence[Source]) -> list[str]:
 
 def _read(path: Path) -> Figures:
     writers = [writer for writer, _ in READERS.values()]
-    kind = workload_of(path) or kind_of(path, writers)
+    kind = kind_of(path, writers)
+    if kind == "run":
+        with path.open("rb") as file:
+            kind = str(json.loads(file.readline()).get("workload", kind))
     if kind not in READERS:
         raise UserError(f"{str(path)!r} is no run of {' or '.join(writers)}; give .jsonl files that they wrote")
     return READERS[kind][1](path)

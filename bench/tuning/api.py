@@ -1,48 +1,44 @@
-"""`tune`: search runtimes × variants × precisions × threads for the fastest way to run one shape or one traffic."""
+"""`tune`: search backends × variants × precisions × threads for the fastest way to run one shape or one traffic."""
 
 from __future__ import annotations
 
-import json
-import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from bench import api, machine
-from bench.budget import parse_budget
+from bench import machine
 from bench.choice.api import choose
 from bench.choice.choice import ratio_between
-from bench.errors import BenchError, UserError
+from bench.errors import UserError
+from bench.options import shown_seconds
 from bench.process.environments.stored import parse_pythons
-from bench.records import Run
-from bench.run.model import find_source
-from bench.spec import (
-    DEFAULT_ARTIFACTS,
-    PRECISIONS,
-    Candidate,
-    Shape,
-    TimingPlan,
-    artifacts_option,
-    check_lengths,
-    check_seed,
-    command_of,
-    parse_names,
-    parse_share,
-    parse_sizes,
-)
+from bench.run.experiment import default_output, leaves_translated, measure, source_of
+from bench.run.listener import Listener
+from bench.run.record import Run
+from bench.spec import DEFAULT_BATCHES, PRECISIONS, Shape, check_lengths
 from bench.statistics import Ratio
-from bench.traffic import Traffic, read_traffic
+from bench.traffic import Traffic, even, read_traffic
+from bench.tuning.file import write_tuning
 from bench.tuning.halving import FINAL_ROUNDS, FINAL_SECONDS_PER_CELL, FINAL_TURNS, RUNGS, Rung, survivors
-from bench.tuning.results import Goal, Outcome, Tuning, means, outcome_of
+from bench.tuning.options import TuneOptions
+from bench.tuning.results import Goal, Outcome, Tried, Tuning, means, outcome_of
 from bench.tuning.space import Space, Trial, asked_space, thread_counts, whole_space
+from bench.workloads.forward import Forward, ForwardOptions
 from exporters.store import ArtifactStore
 
-DEFAULT_BUDGET = "10m"
 #: Shapes that stand for a traffic of more.
 MOST_SHAPES = 6
+#: Options of a search that its runs have too.
+OF_EVERY_RUN = ("model", "module", "weights", "task", "device", "tf32", "seed", "timeout", "artifacts")
+
+
+class Trying(Forward):
+    """Forward without rooflines, as the peaks that they rest on take seconds for each number of threads."""
+
+    has_roofline: ClassVar[bool] = False
 
 
 @dataclass
@@ -55,106 +51,84 @@ class TuneListener:
 
 
 def tune(
-    model: str,
+    model: str | Path | None = None,
     *,
-    batch: int = 1,
-    length: int = 128,
     traffic: Traffic | str | Path | None = None,
-    budget: str | float = DEFAULT_BUDGET,
-    max_loss: str | float | None = None,
-    backends: str | Iterable[str] | None = None,
-    precisions: str | Iterable[str] | None = None,
-    tf32: bool = False,
-    threads: int | None = None,
-    device: str = "auto",
-    weights: str = "auto",
-    task: str = "base",
-    seed: int = 0,
-    timeout: float = TimingPlan.timeout_seconds,
-    python: str | Iterable[str] = (),
-    output: str | Path | None = None,
-    artifacts: str | Path = DEFAULT_ARTIFACTS,
     listener: TuneListener | None = None,
+    **options: Any,
 ) -> Tuning:
-    """Search for the fastest way to run `model` at `batch` × `length` (tokens), or for `traffic` (a file, or Traffic).
+    """Search for the fastest way to run `model` at `batches` × `lengths`, or for `traffic` (a file, or Traffic).
 
-    Short comparisons of everything that is installed, longer ones of who is left (bench/tuning/halving.py), at last one
-    under the usual rules; whoever is not the same model any more is out. `max_loss` is the largest RMSE over the
-    reference's RMS that may be lost (0.02 or "2%"); without it fp32 alone is tried, and only what is exact or
-    equivalent qualifies. `backends` are all that are installed unless named; `threads` the most that are tried.
-    `budget` ("10m", or seconds): nothing begins that it has no time for, and what has begun is ended. `tf32` lets fp32
-    products on a GPU round their inputs to TF32; `python` ("onnx@old=PATH", or several) has a backend tried in another
-    environment. Raises UserError for wrong input.
+    Short runs of everything that is installed, longer ones of what is left (bench/tuning/halving.py), at last one under
+    the usual rules; what is not the same model is out. `max_loss` is the largest RMSE over the reference's RMS that may
+    be lost (0.02 or "2%"); without it fp32 alone is tried, and only what is exact or equivalent qualifies. `backends`
+    are all that are installed unless named; `threads` the most that are tried. Nothing begins that `budget` ("10m", or
+    seconds) has no time for, and what has begun is ended. Further `options` are those of `bench tune`. Raises UserError
+    for wrong input.
     """
-    begun = time.monotonic()
-    text, seconds = parse_budget(budget)
-    loss = None if max_loss is None else parse_share(max_loss, "--max-loss")
-    if loss is not None and not 0 < loss < 1:
-        raise UserError(f"--max-loss {loss:g} is not above 0 and below 1; use e.g. 2%")
-    check_seed(seed)
-    most_threads = machine.thread_budget(threads)
-    settled = machine.settle_device(device)
-    machine.check_tf32(tf32, settled)
-    given = _precisions(precisions, settled, loss)
-    pythons = parse_pythons(python)
-    space = (
-        whole_space(settled, given, Path(artifacts), pythons)
-        if backends is None
-        else asked_space(backends, settled, given, Path(artifacts), pythons)
-    )
-    if not space.contestants:
-        raise UserError(f"no backend can be tried on {settled}; `bench list backends` shows what each needs")
-    listener = listener or TuneListener()
-    store = ArtifactStore(Path(artifacts))
-    source = find_source(model, store, weights=weights, task=task, seed=seed, threads=most_threads, say=listener.say)
-    goal = _goal(batch, length, traffic, loss)
-    check_lengths(goal.shapes, source.name, source.positions)
-    now = datetime.now(UTC)
-    folder = api.default_output(Path(artifacts), f"{Path(model).name}-tune", now).with_suffix("")
-    path = Path(output) if output else folder / "tuning.json"
-    if path.exists():
-        raise UserError(f"{str(path)!r} exists; give another --output")
-    tuning = Tuning(
-        source.name, settled, goal, text, now.isoformat(timespec="seconds"), "", machine.fingerprint(),
-        not_tried=dict(space.left_out), path=path,
-    )  # fmt: skip
-    options = {
-        "device": settled, "tf32": tf32, "weights": weights, "task": task, "seed": seed, "timeout": timeout,
-    }  # fmt: skip
-    tuning.command = _command(
-        model, goal, batch, length, traffic, text, loss, backends, given, most_threads, options, pythons
-    )
-    search = _Search(tuning, model, folder, Path(artifacts), options, pythons, listener, begun, seconds)
-    store.prepare()
-    _check_output(path)
-    listener.plan(tuning, space)
-    try:
-        search.run(space, thread_counts(most_threads, settled))
-    finally:
-        tuning.seconds = round(time.monotonic() - begun, 1)
-        if tuning.rungs:
-            _write(tuning)
+    named = None if traffic is None else traffic.source if isinstance(traffic, Traffic) else str(traffic)
+    given = {"model": None if model is None else str(model), "traffic": named, **options}
+    asked = TuneOptions.parsed(given)
+    return search(asked, traffic if isinstance(traffic, Traffic) else None, listener)
+
+
+def search(options: TuneOptions, traffic: Traffic | None = None, listener: TuneListener | None = None) -> Tuning:
+    """The search that `options` ask for; `traffic` is in place of the file that they name."""
+    begun, listener = time.monotonic(), listener or TuneListener()
+    with leaves_translated():
+        options = replace(
+            options,
+            device=machine.settle_device(options.device),
+            threads=machine.thread_budget(options.threads),
+            precisions=options.precisions or (("fp32",) if options.max_loss is None else PRECISIONS),
+            python=tuple(f"{place}={path}" for place, path in parse_pythons(options.python)),
+        )
+        machine.check_tf32(options.tf32, options.kind)
+        space = _space(options)
+        goal = _goal(options, traffic)
+        store = ArtifactStore(Path(options.artifacts))
+        source = source_of(options, store, listener.say)
+        check_lengths(goal.shapes, source.name, source.positions)
+        now = datetime.now(UTC)
+        folder = default_output(options, "tune", now).with_suffix("")
+        tuning = Tuning(
+            source.name, options.device, goal, options.budget, now.isoformat(timespec="seconds"),
+            options.command_line(), machine.fingerprint(), not_tried=dict(space.left_out),
+            path=Path(options.output) if options.output else folder / "tuning.json",
+        )  # fmt: skip
+        store.prepare()
+        _check_output(tuning)
+        listener.plan(tuning, space)
+        try:
+            _Search(tuning, options, folder, listener, begun).run(space)
+        finally:
+            tuning.seconds = round(time.monotonic() - begun, 1)
+            if tuning.rungs:
+                write_tuning(tuning)
     return tuning
 
 
-def _precisions(asked: str | Iterable[str] | None, device: str, max_loss: float | None) -> tuple[str, ...]:
-    """What is tried: as asked, else fp32, and all of them where something may be lost."""
-    if asked is None:
-        return ("fp32",) if max_loss is None else PRECISIONS
-    found = parse_names(asked, "--precisions")
-    if unknown := [name for name in found if name not in PRECISIONS]:
-        raise UserError(f"unknown precision {unknown[0]!r}; use {','.join(PRECISIONS)}")
+def _space(options: TuneOptions) -> Space:
+    """What can be tried here; raises UserError if nothing can."""
+    where = (options.kind, options.precisions, Path(options.artifacts), parse_pythons(options.python))
+    found = asked_space(options.backends, *where) if options.backends else whole_space(*where)
+    if not found.candidates:
+        raise UserError(f"no backend can be tried on {options.kind}; `bench list backends` shows what each needs")
     return found
 
 
-def _goal(batch: int, length: int, traffic: Traffic | str | Path | None, max_loss: float | None) -> Goal:
+def _goal(options: TuneOptions, traffic: Traffic | None) -> Goal:
+    if traffic is None and options.traffic is not None:
+        traffic = read_traffic(Path(options.traffic))
     if traffic is None:
-        shape = Shape(parse_sizes([batch], "--batch")[0], parse_sizes([length], "--length")[0])
-        return Goal(((shape, 1.0),), f"{shape} alone", max_loss)
-    found = traffic if isinstance(traffic, Traffic) else read_traffic(Path(traffic))
-    shares = representatives(found)
-    told = found.source if len(shares) == len(found.counts) else f"{found.source}, by {len(shares)} shapes of it"
-    return Goal(shares, told, max_loss)
+        traffic = even(Shape(batch, length) for batch in options.batches for length in options.lengths)
+    shares = representatives(traffic)
+    if len(traffic.counts) == 1 and not traffic.is_given:
+        return Goal(shares, f"{shares[0][0]} alone", options.max_loss)
+    is_whole = len(shares) == len(traffic.counts)
+    return Goal(
+        shares, traffic.source if is_whole else f"{traffic.source}, by {len(shares)} shapes of it", options.max_loss
+    )
 
 
 def representatives(traffic: Traffic, most: int = MOST_SHAPES) -> tuple[tuple[Shape, float], ...]:
@@ -187,55 +161,51 @@ class _Search:
     """The rungs, one after another, within the budget."""
 
     def __init__(
-        self, tuning: Tuning, model: str, folder: Path, artifacts: Path, options: dict[str, Any],
-        pythons: Sequence[tuple[str, str]], listener: TuneListener, begun: float, seconds: float,
-    ) -> None:  # fmt: skip
-        self.tuning, self.model, self.folder, self.artifacts = tuning, model, folder, artifacts
-        self.options, self.pythons, self.listener = options, pythons, listener
-        self.begun, self.seconds = begun, seconds
+        self, tuning: Tuning, options: TuneOptions, folder: Path, listener: TuneListener, begun: float
+    ) -> None:
+        self.tuning, self.options, self.folder, self.listener, self.begun = tuning, options, folder, listener, begun
 
-    def run(self, space: Space, counts: Sequence[int]) -> None:
+    def run(self, space: Space) -> None:
         """Search, and settle the winner."""
-        most = counts[0]
-        left = self._rung(0, RUNGS[0], [Trial(contestant, most) for contestant in space.contestants])
+        counts = thread_counts(self.options.settled_threads, self.options.kind)
+        left = self._rung(0, RUNGS[0], [Trial(candidate, counts[0]) for candidate in space.candidates])
         for number, rung in enumerate(RUNGS[1:], start=1):
-            # Threads are tried from here on, by those that are left: who is far behind with all of them stays behind.
-            wanted = [Trial(trial.contestant, count) for trial in left for count in counts]
+            # Threads are tried from here on, by those that are left: what is far behind with all of them stays behind.
+            wanted = [Trial(trial.candidate, count) for trial in left for count in counts]
             left = self._rung(number, rung, list(dict.fromkeys(wanted))) or left
         if left:
             self._finals(left)
 
     def _rung(self, number: int, rung: Rung, trials: Sequence[Trial]) -> list[Trial]:
-        """Measure `trials` and return who goes on."""
-        found: dict[Trial, Outcome] = {}
-        self.tuning.rungs.append(found)
-        plan = self._plan(rung.rounds, rung.seconds_per_cell)
+        """Measure `trials` and return those that go on."""
+        tried: list[Tried] = []
+        self.tuning.rungs.append(tried)
         for group in _together(trials, one_by_one=number == 0):
-            if self._spent() > rung.until and found:
+            if self._spent() > rung.until and tried:
+                reason = f"--budget {shown_seconds(self.options.budget)} had no time for it"
                 for trial in group:
-                    self.tuning.not_tried.setdefault(trial.label, f"--budget {self.tuning.budget} had no time for it")
+                    self.tuning.not_tried.setdefault(trial.label, reason)
                 continue
-            outcomes = self._compared(group, plan, f"rung-{number + 1}", is_final=False)[0]
-            found.update(outcomes)
-            for trial, outcome in outcomes.items():
+            run = self._measured(Trying, group, rung.rounds, rung.seconds_per_cell, f"rung-{number + 1}")
+            for trial in group:
+                outcome = outcome_of(run, trial.candidate, self.tuning.goal, is_final=False)
+                tried.append(Tried(trial, outcome))
                 self.listener.progress(number, trial, outcome)
-        scores = {trial: outcome.score_ns for trial, outcome in found.items() if outcome.score_ns is not None}
+        scores = {one.trial: one.outcome.score_ns for one in tried if one.outcome.score_ns is not None}
         return survivors(scores, rung)
 
     def _finals(self, finalists: Sequence[Trial]) -> None:
-        """The finalists under the usual rules; in turns of groups where they differ in threads."""
-        plan = self._plan(FINAL_ROUNDS, FINAL_SECONDS_PER_CELL)
-        groups = _together(finalists, one_by_one=False)
-        turns = FINAL_TURNS if len(groups) > 1 else 1
+        """The finalists under the usual rules; in turns of groups if they differ in threads."""
+        groups, goal = _together(finalists, one_by_one=False), self.tuning.goal
         taken: list[dict[Trial, Outcome]] = []
         last: dict[Trial, Run] = {}
-        for turn in range(turns):
+        for turn in range(FINAL_TURNS if len(groups) > 1 else 1):
             for group in groups if turn % 2 == 0 else list(reversed(groups)):
-                outcomes, run = self._compared(group, plan, f"final-{turn + 1}", is_final=True)
-                taken.append(outcomes)
+                run = self._measured(Forward, group, FINAL_ROUNDS, FINAL_SECONDS_PER_CELL, f"final-{turn + 1}")
+                taken.append({trial: outcome_of(run, trial.candidate, goal, is_final=True) for trial in group})
                 last.update(dict.fromkeys(group, run))
         found = means(taken)
-        self.tuning.rungs.append(found)
+        self.tuning.rungs.append([Tried(trial, outcome) for trial, outcome in found.items()])
         self.tuning.is_decided = True
         for trial, outcome in found.items():
             self.listener.progress(len(self.tuning.rungs) - 1, trial, outcome)
@@ -248,129 +218,77 @@ class _Search:
         tuning.winner, tuning.runner_up = winner, order[1] if len(order) > 1 else None
         if tuning.runner_up is not None:
             tuning.ratio = self._ratio(winner, tuning.runner_up, runs, scores)
-        run = runs[winner]
-        tuning.reproduce = command_of(
-            run.grid, run.plan, [winner.contestant], run.grid.shapes, artifacts_option(self.artifacts)
-        )
+        again = runs[winner].workload.repeated(tuning.goal.shapes[0], winner.candidate)
+        if len(tuning.goal.shapes) > 1:
+            again = replace(again, batches=DEFAULT_BATCHES, lengths=(), shapes=_pairs(tuning.goal))  # type: ignore[call-arg]
+        tuning.reproduce = again.command_line()
 
     def _ratio(self, winner: Trial, other: Trial, runs: dict[Trial, Run], scores: dict[Trial, float]) -> Ratio:
-        """How many times faster the winner is: with an interval where both took turns in one comparison."""
+        """How many times faster the winner is: with an interval if both took turns in one run."""
         if runs[winner] is runs[other]:
             traffic = Traffic(dict(self.tuning.goal.shares), self.tuning.goal.source)
-            weighed = {c.contestant: c for c in choose(runs[winner], traffic=traffic, min_parity="lossy").candidates}
-            found = ratio_between(weighed[other.contestant], weighed[winner.contestant])
+            weighed = {
+                one.candidate: one for one in choose(runs[winner], traffic=traffic, min_parity="lossy").candidates
+            }
+            found = ratio_between(weighed[other.candidate], weighed[winner.candidate])
             if found is not None:
                 return found
         return Ratio(scores[other] / scores[winner], None, FINAL_TURNS)
 
-    def _compared(
-        self, group: Sequence[Trial], plan: TimingPlan, name: str, is_final: bool
-    ) -> tuple[dict[Trial, Outcome], Run]:
-        """What one comparison says of trials that share their number of threads."""
-        goal, threads = self.tuning.goal, group[0].threads
-        contestants = [trial.contestant for trial in group]
-        used = {contestant.place for contestant in contestants}
-        python = [f"{place}={path}" for place, path in self.pythons if place in used]
-        runs = []
-        for batch in dict.fromkeys(shape.batch for shape in goal.shapes):  # a grid is a product, a traffic is none
-            lengths = [shape.length for shape in goal.shapes if shape.batch == batch]
-            output = self.folder / f"{len(self.tuning.runs) + 1:03}-{name}.jsonl"
-            run = api.compare(
-                self.model, backends=_labels(contestants), precisions=_precisions_of(contestants), batches=[batch],
-                lengths=lengths, threads=threads, plan=plan, output=output, artifacts=self.artifacts,
-                floors=is_final, listener=api.Listener(say=self.listener.say), **self.options, python=python,
-            )  # fmt: skip
-            self.tuning.runs.append(str(output))
-            runs.append(run)
-        merged = _joined(runs)
-        return {trial: outcome_of(merged, trial.contestant, goal, is_final) for trial in group}, merged
-
-    def _plan(self, rounds: int, seconds_per_cell: float) -> TimingPlan:
-        precision = 0.02 if self.tuning.device == "cpu" else 0.01
-        return TimingPlan(
-            rounds, seconds_per_cell, timeout_seconds=float(str(self.options["timeout"])), target_precision=precision
+    def _measured(
+        self, workload: type[Forward], group: Sequence[Trial], rounds: int, seconds_per_cell: float, name: str
+    ) -> Run:
+        """A run of trials that share their number of threads, at the shapes of the goal."""
+        candidates = [trial.candidate for trial in group]
+        used = {candidate.place for candidate in candidates}
+        pythons = parse_pythons(self.options.python)
+        output = self.folder / f"{len(self.tuning.runs) + 1:03}-{name}.jsonl"
+        asked = ForwardOptions(
+            **{name: getattr(self.options, name) for name in OF_EVERY_RUN},
+            backends=tuple(dict.fromkeys(candidate.label for candidate in candidates)),
+            precisions=tuple(dict.fromkeys(candidate.precision for candidate in candidates)),
+            shapes=_pairs(self.tuning.goal),
+            rounds=rounds,
+            max_seconds_per_cell=seconds_per_cell,
+            threads=group[0].threads,
+            python=tuple(f"{place}={path}" for place, path in pythons if place in used),
+            output=str(output),
         )
+        run = measure(workload, asked, Listener(say=self.listener.say))
+        self.tuning.runs.append(str(output))
+        return run
 
     def _spent(self) -> float:
         """Share of the budget that is gone."""
-        return (time.monotonic() - self.begun) / self.seconds
+        return (time.monotonic() - self.begun) / self.options.budget
+
+
+def _pairs(goal: Goal) -> tuple[tuple[int, int], ...]:
+    return tuple(sorted((shape.batch, shape.length) for shape in goal.shapes))
 
 
 def _together(trials: Sequence[Trial], one_by_one: bool) -> list[list[Trial]]:
-    """Trials that one comparison measures: of one number of threads, and of one precision.
+    """Trials that one run measures: of one number of threads, and of one precision.
 
-    `one_by_one`: of one backend and variant as well, so that a dear export or compilation costs nobody else its turn.
+    `one_by_one`: of one backend and variant as well, so that a long export or compilation costs no other its turn.
     """
     groups: dict[tuple[object, ...], list[Trial]] = {}
     for trial in trials:
-        key: tuple[object, ...] = (trial.threads, trial.contestant.precision)
-        groups.setdefault((*key, trial.contestant) if one_by_one else key, []).append(trial)
+        key: tuple[object, ...] = (trial.threads, trial.candidate.precision)
+        groups.setdefault((*key, trial.candidate) if one_by_one else key, []).append(trial)
     return list(groups.values())
 
 
-def _labels(contestants: Sequence[Candidate]) -> list[str]:
-    return list(dict.fromkeys(contestant.label for contestant in contestants))
-
-
-def _precisions_of(contestants: Sequence[Candidate]) -> list[str]:
-    return list(dict.fromkeys(contestant.precision for contestant in contestants))
-
-
-def _joined(runs: Sequence[Run]) -> Run:
-    """Comparisons of the same trials at different batches as one run."""
-    first = runs[0]
-    if len(runs) == 1:
-        return first
-    from dataclasses import replace
-
-    shapes = tuple(shape for run in runs for shape in run.grid.shapes)
-    records = [record for run in runs for record in run.records]
-    return replace(first, grid=replace(first.grid, shapes=shapes), records=records)
-
-
-def _command(
-    model: str, goal: Goal, batch: int, length: int, traffic: Traffic | str | Path | None, budget: str,
-    max_loss: float | None, backends: str | Iterable[str] | None, precisions: Sequence[str], threads: int,
-    options: dict[str, Any], pythons: Sequence[tuple[str, str]],
-) -> str:  # fmt: skip
-    words = ["bench", "tune", "--model", model]
-    words += ["--batch", str(batch), "--length", str(length)] if traffic is None else ["--traffic", str(traffic)]
-    words += ["--budget", budget, "--precisions", ",".join(precisions), "--threads", str(threads)]
-    words += [] if max_loss is None else ["--max-loss", f"{max_loss:g}"]
-    if backends is not None:
-        words += ["--backends", backends if isinstance(backends, str) else ",".join(backends)]
-    for name, value in options.items():
-        if isinstance(value, bool):
-            words += [f"--{name}"] if value else []
-        else:
-            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-    words += [word for place, path in pythons for word in ("--python", f"{place}={path}")]
-    return shlex.join(words)
-
-
-def _check_output(path: Path) -> None:
-    """Raise UserError where the search, which is written at its end, could not be."""
-    aside = _aside(path)
+def _check_output(tuning: Tuning) -> None:
+    """Raise UserError if the search, which is written at its end, could not be."""
+    path = tuning.path
+    assert path is not None
+    if path.exists():
+        raise UserError(f"{str(path)!r} exists; give another --output")
+    aside = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.touch()
         aside.unlink()
     except OSError as error:
         raise UserError(f"output file {str(path)!r} cannot be made ({error.strerror}); give another --output") from None
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
-
-
-def _write(tuning: Tuning) -> None:
-    """The search as JSON, whole or not at all."""
-    assert tuning.path is not None
-    aside = _aside(tuning.path)
-    try:
-        tuning.path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(tuning.to_json()) + "\n")  # one line, as every kind of results begins
-        aside.replace(tuning.path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise BenchError(f"{str(tuning.path)!r} cannot be written ({error.strerror}); give another --output") from None

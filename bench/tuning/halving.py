@@ -1,7 +1,7 @@
 """Successive halving: short measurements of many, longer ones of those that are left. Pure functions.
 
 Jamieson and Talwalkar, Non-stochastic best arm identification and hyperparameter optimization (AISTATS 2016); but
-whoever is near the best stays, whatever its rank, as a short measurement on a noisy machine may err by that much.
+what is near the best stays, whatever its rank, as a short measurement on a noisy machine may err by that much.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(frozen=True)
 class Rung:
-    """How one round of the search measures, and who goes on from it."""
+    """How one round of the search measures, and what goes on from it."""
 
     seconds_per_cell: float
     rounds: int
@@ -24,7 +24,7 @@ class Rung:
     """Of those measured, the best such share goes on."""
     least_kept: int
     near: float
-    """Whoever takes at most this many times the best one's time goes on as well."""
+    """What takes at most this many times the best one's time goes on as well."""
     most_kept: int
     until: float
     """Share of the budget after which nothing more begins in this rung."""
@@ -34,14 +34,14 @@ RUNGS = (
     Rung(0.5, 5, 0.5, 3, 1.3, 12, 0.6),
     Rung(1.5, 7, 0.5, 2, 1.1, 5, 0.8),
 )
-#: The last rung is a comparison under the usual rules, and nobody is dropped.
+#: The last rung is a run under the usual rules, and none is dropped.
 FINAL_SECONDS_PER_CELL, FINAL_ROUNDS = 5.0, 10
-#: How often groups of finalists that differ in threads take turns, as one comparison has one number of threads.
+#: How often groups of finalists that differ in threads take turns, as one run has one number of threads.
 FINAL_TURNS = 3
 
 
 def survivors(scores: Mapping[T, float], rung: Rung) -> list[T]:
-    """Who goes on, best first: the best share, whoever is near the best, never below or above the rung's numbers."""
+    """What goes on, best first: the best share, what is near the best, never below or above the rung's numbers."""
     order: Sequence[T] = sorted(scores, key=lambda one: scores[one])
     if not order:
         return []

@@ -1,19 +1,19 @@
-"""What a search found: every trial's figures by rung, who is taken and by how much, and what was not tried."""
+"""What a search found: every trial's figures by rung, what is taken and by how much, and what was not tried."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import statistics
-from bench.records import SAME_MODEL, Record, Run
+from bench.parity.verdict import OUTCOMES
+from bench.run.record import SAME_MODEL, Record, Run
 from bench.spec import Candidate, Shape
 from bench.statistics import Ratio
 from bench.tuning.space import Trial
 
-SCHEMA = 1
 NOTHING_QUALIFIES_EXIT_CODE = 5
 
 
@@ -26,7 +26,7 @@ class Goal:
     source: str
     """Where they are from, in one line."""
     max_loss: float | None = None
-    """Largest RMSE over the reference's RMS; None where only the same model may be taken (exact, equivalent)."""
+    """Largest RMSE over the reference's RMS; None if only the same model may be taken (exact, equivalent)."""
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -39,12 +39,20 @@ class Outcome:
     """One trial in one rung."""
 
     score_ns: float | None = None
-    """Mean nanoseconds of a request: the shapes' medians by their shares; None where it does not qualify."""
+    """Mean nanoseconds of a request: the shapes' medians by their shares; None if it does not qualify."""
     reason: str = ""
     """Why not."""
     verdict: str = ""
     loss: float | None = None
-    """Largest RMSE over the reference's RMS of all cases, e.g. 1e-6; None where nothing was judged."""
+    """Largest RMSE over the reference's RMS of all cases, e.g. 1e-6; None if nothing was judged."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A trial and what became of it in a rung."""
+
+    trial: Trial
+    outcome: Outcome
 
 
 @dataclass
@@ -54,15 +62,15 @@ class Tuning:
     model: str
     device: str
     goal: Goal
-    budget: str
+    budget_seconds: float
     started: str
     """UTC, ISO 8601."""
     command: str
     fingerprint: dict[str, Any]
-    rungs: list[dict[Trial, Outcome]] = field(default_factory=list)
-    """By rung; the last one is the finalists' comparison, unless the budget ended before."""
+    rungs: list[list[Tried]] = field(default_factory=list)
+    """The last one is the finalists' comparison, unless the budget ended before."""
     is_decided: bool = False
-    """True where the last rung is the finalists' comparison."""
+    """True if the last rung is the finalists' comparison."""
     not_tried: dict[str, str] = field(default_factory=dict)
     """Reason by what was left out."""
     winner: Trial | None = None
@@ -72,93 +80,68 @@ class Tuning:
     reproduce: str = ""
     """The command that measures the winner again."""
     runs: list[str] = field(default_factory=list)
-    """Files of the comparisons that were made."""
+    """Files of the runs that were made."""
     seconds: float = 0.0
     path: Path | None = None
-    """Where the search lies as JSON."""
+    """The file of the search."""
 
     @property
     def exit_code(self) -> int:
-        """0, or 5 where nothing qualifies."""
+        """0, or 5 if nothing qualifies."""
         return 0 if self.winner is not None else NOTHING_QUALIFIES_EXIT_CODE
 
+    def outcomes(self) -> list[dict[Trial, Outcome]]:
+        """What became of each trial, by rung."""
+        return [{tried.trial: tried.outcome for tried in rung} for rung in self.rungs]
+
     def order(self) -> list[Trial]:
-        """Every trial: who came furthest first, then by its last figure."""
+        """Every trial: those that came furthest first, then by their last figure."""
         last: dict[Trial, tuple[int, float]] = {}
-        for number, rung in enumerate(self.rungs):
+        for number, rung in enumerate(self.outcomes()):
             for trial, outcome in rung.items():
                 score = float("inf") if outcome.score_ns is None else outcome.score_ns
                 last[trial] = (-number, score)
         return sorted(last, key=lambda trial: (last[trial], trial))
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return {
-            "kind": "tuning", "schema": SCHEMA, "model": self.model, "device": self.device, "goal": asdict(self.goal),
-            "budget": self.budget, "started": self.started, "command": self.command, "seconds": self.seconds,
-            "rungs": [[_row(trial, outcome) for trial, outcome in rung.items()] for rung in self.rungs],
-            "is_decided": self.is_decided, "not_tried": self.not_tried,
-            "winner": None if self.winner is None else asdict(self.winner),
-            "runner_up": None if self.runner_up is None else asdict(self.runner_up),
-            "ratio": None if self.ratio is None else asdict(self.ratio),
-            "reproduce": self.reproduce, "runs": self.runs, "exit_code": self.exit_code,
-            "fingerprint": self.fingerprint,
-        }  # fmt: skip
 
+def outcome_of(run: Run, candidate: Candidate, goal: Goal, is_final: bool) -> Outcome:
+    """What `run` says of a candidate: its mean time by the goal's shares, or why it does not qualify.
 
-def _row(trial: Trial, outcome: Outcome) -> dict[str, Any]:
-    return {**asdict(trial.contestant), "threads": trial.threads, **asdict(outcome)}
-
-
-def outcome_of(run: Run, contestant: Candidate, goal: Goal, is_final: bool) -> Outcome:
-    """What `run` says of a contestant: its mean time by the goal's shares, or why it does not qualify.
-
-    A cell's time is its median; before the final that of its best round, as a disturbance must throw nobody out.
+    A cell's time is its median; before the final that of its best round, so that no disturbance decides.
     """
-    records = {record.shape: record for record in run.records if record.contestant == contestant}
+    records = []
     for shape in goal.shapes:
-        record = records.get(shape)
+        record = run.record(shape, candidate)
         if record is None or record.status != "ok":
-            told = "was not measured" if record is None else f"{record.status}: {record.reason}"
-            return Outcome(reason=f"{shape} {told}")
+            why = "was not measured" if record is None else f"{record.status}: {record.reason}"
+            return Outcome(reason=f"{shape} {why}")
         if run.is_implausible(record):
-            return Outcome(reason=f"{shape} came out below this machine's floor", verdict=record.verdict)
-    verdict, loss = _worst(records.values()), _loss(records.values())
+            return Outcome(reason=f"{shape} came out below this machine's roofline", verdict=record.verdict)
+        records.append(record)
+    verdict = max((record.verdict or "unjudged" for record in records), key=OUTCOMES.index)
+    loss = max((share for record in records for share in _losses(record)), default=None)
     if reason := _too_lossy(verdict, loss, goal.max_loss):
         return Outcome(reason=reason, verdict=verdict, loss=loss)
-    score = sum(share * _time_ns(records[shape], is_final) for shape, share in goal.shares)
+    score = sum(share * _time_ns(record, is_final) for record, (_, share) in zip(records, goal.shares, strict=True))
     return Outcome(score, verdict=verdict, loss=loss)
 
 
 def _time_ns(record: Record, is_final: bool) -> float:
     if is_final:
         return statistics.median(record.samples)
-    return min(statistics.median(samples) for samples in record.rounds if samples)
+    return min(statistics.median(samples) for samples in record.rounds)
 
 
-def _worst(records: Any) -> str:
-    from bench.parity.verdict import OUTCOMES
-
-    return max((record.verdict or "unjudged" for record in records), key=OUTCOMES.index)
-
-
-def _loss(records: Any) -> float | None:
-    shares = [share for record in records for share in _shares(record)]
-    return max(shares) if shares else None
-
-
-def _shares(record: Record) -> list[float]:
+def _losses(record: Record) -> Iterable[float]:
     """RMSE over the reference's RMS, of every output in every case of a record."""
-    found = []
     for entries in record.parity.get("cases", {}).values():
         for entry in entries if isinstance(entries, list) else [entries]:
             if entry.get("rms_reference") and entry.get("rmse") is not None:
-                found += [entry["rmse"] / entry["rms_reference"]]
-    return found
+                yield entry["rmse"] / entry["rms_reference"]
 
 
 def _too_lossy(verdict: str, loss: float | None, max_loss: float | None) -> str:
-    """Why parity keeps a trial out; "" where it does not."""
+    """Why parity keeps a trial out; "" if it does not."""
     if max_loss is None:
         return "" if verdict in SAME_MODEL else f"parity is {verdict}; --max-loss lets a lossy one in"
     if verdict not in (*SAME_MODEL, "lossy"):
@@ -169,7 +152,7 @@ def _too_lossy(verdict: str, loss: float | None, max_loss: float | None) -> str:
 
 
 def means(outcomes: Sequence[Mapping[Trial, Outcome]]) -> dict[Trial, Outcome]:
-    """Of the turns that groups of trials took, each trial's median score; whoever failed once has failed."""
+    """Of the turns that groups of trials took, each trial's median score; one that failed once has failed."""
     found: dict[Trial, list[Outcome]] = {}
     for turn in outcomes:
         for trial, outcome in turn.items():

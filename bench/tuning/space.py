@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import backends as registry
 from backends.base import Backend
+from bench.columns import count
 from bench.errors import UserError
 from bench.process.environments.asking import environment_of
 from bench.process.environments.stored import check_all_used, places, unfinished
@@ -18,26 +19,26 @@ from bench.spec import PRECISIONS, Candidate, parse_candidates
 class Trial:
     """One point of the searched space."""
 
-    contestant: Candidate
+    candidate: Candidate
     threads: int
 
     @property
     def label(self) -> str:
         """As a table calls it."""
-        return f"{self.contestant.label} {self.contestant.precision}, {self.threads} thread{'s'[: self.threads > 1]}"
+        return f"{self.candidate.label} {self.candidate.precision}, {count(self.threads, 'thread')}"
 
 
 @dataclass(frozen=True)
 class Space:
-    """Who is tried, those that cost least to try first, and who is not, with the reason."""
+    """What is tried, the cheapest first, and what is not, with the reason."""
 
-    contestants: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
     left_out: tuple[tuple[str, str], ...]
     """Label and reason."""
 
 
 def whole_space(device: str, precisions: Sequence[str], root: Path, pythons: Sequence[tuple[str, str]] = ()) -> Space:
-    """Every backend that computes the model and is installed, in every variant that anybody would deploy.
+    """Every backend that computes the model and is installed, in every variant that is meant to be deployed.
 
     `root` is the folder of the store, whose environments are asked what runs in them; `pythons` are interpreters of the
     user's own by place, and a backend is tried in each that is given for it.
@@ -59,7 +60,7 @@ def whole_space(device: str, precisions: Sequence[str], root: Path, pythons: Seq
 
 
 def asked_space(
-    names: str | Iterable[str],
+    names: Sequence[str],
     device: str,
     precisions: Sequence[str],
     root: Path,
@@ -70,20 +71,17 @@ def asked_space(
     "onnx" stands for all of its variants, "onnx:default" and "onnx:fused" for one each, "onnx@old" for all of them in
     another environment. `root` and `pythons` are those of `whole_space`.
     """
-    asked = list(names.split(",")) if isinstance(names, str) else list(names)
     found, left_out, used = list[Candidate](), list[tuple[str, str]](), set[str]()
     known = {*places(root), *dict(pythons)}
-    for name in (part.strip() for part in asked if part.strip()):
-        contestants = parse_candidates([name], precisions, places=known)
-        backend = registry.load_class(contestants[0].backend)
+    for name in names:
+        asked = parse_candidates([name], precisions, places=known)
+        backend = registry.load_class(asked[0].backend)
         if not backend.spec.computes_the_model:
-            raise UserError(
-                f"backend {contestants[0].backend} computes no model, so there is nothing to tune; leave it out"
-            )
-        used.add(contestants[0].place)
-        kept, refused = _of_backend(backend, contestants[0].environment, device, precisions, root, pythons)
+            raise UserError(f"backend {asked[0].backend} computes no model, so there is nothing to tune; leave it out")
+        used.add(asked[0].place)
+        kept, refused = _of_backend(backend, asked[0].environment, device, precisions, root, pythons)
         if ":" in name:
-            kept = [c for c in kept if c in contestants]
+            kept = [c for c in kept if c in asked]
             refused = [(label, reason) for label, reason in refused if label.split()[0] in (name, backend.spec.name)]
         found += kept
         left_out += refused
@@ -130,12 +128,12 @@ def _of_backend(
     return [one for one in wanted if not reasons[one]], list(refused)
 
 
-def _cost(contestant: Candidate) -> tuple[bool, int, str, bool, str]:
+def _cost(candidate: Candidate) -> tuple[bool, int, str, bool, str]:
     """What is tried first: runtimes that compile no shape, fp32, plain variants."""
-    backend = registry.load_class(contestant.backend)
-    precision = PRECISIONS.index(contestant.precision)
-    is_dear = backend.spec.compiles_every_shape(contestant.variant)
-    return is_dear, precision, contestant.backend, contestant.variant != "default", contestant.variant
+    backend = registry.load_class(candidate.backend)
+    precision = PRECISIONS.index(candidate.precision)
+    is_dear = backend.spec.compiles_every_shape(candidate.variant)
+    return is_dear, precision, candidate.backend, candidate.variant != "default", candidate.variant
 
 
 def thread_counts(most: int, device: str) -> tuple[int, ...]:

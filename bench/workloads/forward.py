@@ -121,6 +121,7 @@ class Forward(TimedWorkload):
     point_title = "batch × length"
     cell = "bench.workloads.forward:ForwardCell"
     has_roofline = True
+    decisive = ("boundary",)
     columns: ClassVar[tuple[Column, ...]] = (
         *columns.point_columns(Shape),
         *columns.TIMES,

@@ -159,6 +159,8 @@ class Load(Workload):
     Options = LoadOptions
     point_type = Rate
     point_noun = "rate"
+    headline = "latency"
+    decisive = ("served", "batching", "bucket")
     cell = "bench.workloads.load:LoadCell"
     columns: ClassVar[tuple[Column, ...]] = (
         *columns.point_columns(Rate),

@@ -7,22 +7,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from bench import machine
 from bench.process import channel
-from bench.records import Record, Run
-from bench.runfile import RunFile, record_line
-from bench.spec import Candidate, Grid, Shape, TimingPlan
-from exporters import checkpoint, sources
-from exporters.store import recipe_key
+from bench.run.experiment import model_of
+from bench.run.record import Record, Run
+from bench.spec import Candidate, Shape
+from exporters import sources
+from tests import made
 from tests.in_process import InThisProcess
 
 MS = 1_000_000
+ONNX, TORCHSCRIPT, EAGER = (made.candidate(name) for name in ("onnx", "torchscript", "eager"))
 SHAPES = (Shape(1, 16), Shape(4, 8))
-PLAN = TimingPlan(rounds=2, seconds_per_cell=0.02, warmup_seconds=0.001, warmup_most_seconds=0.01)
+QUICK = {"rounds": 2, "max_seconds_per_cell": 0.02, "warmup": "1ms", "max_warmup": "10ms"}
 
 
 @cache
@@ -31,45 +31,26 @@ def fingerprint() -> dict[str, Any]:
     return machine.fingerprint()
 
 
-def record(contestant: Candidate, shape: Shape, ms: float = 5.0, **values: Any) -> Record:
+def record(candidate: Candidate, point: Shape, ms: float = 5.0, **values: Any) -> Record:
     """A measured cell: ten rounds of 20 calls, all alike."""
-    fields: dict[str, Any] = {
-        "rounds": [[round(ms * MS)] * 20] * 10, "parity": {"verdict": "equivalent", "reason": "like eager"},
-        "facts": {"versions": {}},
-    }  # fmt: skip
-    return Record(
-        "bert-tiny", contestant.backend, contestant.variant, contestant.precision, "cpu", shape.batch, shape.length,
-        values.pop("status", "ok"), copy=contestant.copy, **(fields | values),
-    )  # fmt: skip
+    found = made.record(candidate.label, point, ms=values.pop("rounds", [[ms] * 20] * 10), **values)
+    return replace(found, candidate=candidate, is_judged=candidate.backend != "null")
 
 
 def run_of(
     model: str = "bert-tiny",
-    contestants: Sequence[Candidate] = (Candidate("onnx", "default", "fp32"),),
+    candidates: Sequence[Candidate] = (ONNX,),
     shapes: Sequence[Shape] = SHAPES,
     task: str = "base",
-    **values: Any,
+    **options: Any,
 ) -> Run:
     """A run of `model` on this machine as `bench compare` would leave it, but for its figures."""
-    source = sources.resolve(model, task=task)
-    grid = Grid(model, tuple(contestants), tuple(shapes), "cpu", 1, source.weights, task, 0)
-    records = [record(contestant, shape) for shape in shapes for contestant in contestants]
-    run = Run(
-        grid, PLAN, fingerprint(), source.origin, recipe_key(checkpoint.recipe(source)), "bench compare",
-        "2026-01-01T00:00:00+00:00", records,
-    )  # fmt: skip
-    run.is_complete = True
-    return replace(run, **values)
-
-
-def write(run: Run, path: Path) -> Path:
-    """The run's file."""
-    file = RunFile(path)
-    file.create(run)
-    for entry in run.records:
-        file.append(record_line(entry))
-    file.append({"kind": "end", "seconds": 1.0, "parent_cpu_share": 0.0})
-    return path
+    records = [record(candidate, shape) for shape in shapes for candidate in candidates]
+    described = model_of(sources.resolve(model, task=task))
+    options = {"task": task, "threads": 1, **QUICK, **options}
+    run = made.run_of(records, fingerprint=fingerprint(), model=described, **options)
+    run.workload.options = replace(run.workload.options, model=model)
+    return run
 
 
 @contextmanager

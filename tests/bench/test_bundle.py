@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from backends.onnx import Onnx
-from bench import BenchError, UserError, deploy, machine, verify_bundle
+from bench import BenchError, UserError, deploy, machine, statistics, verify_bundle
 from bench.bundle import envelope as envelopes
 from bench.bundle import making, runtimes, selection
 from bench.bundle import verify as verify_module
 from bench.bundle.api import Bundle
-from bench.bundle.envelope import Envelope, envelope_of, held
+from bench.bundle.envelope import envelope_of, held
 from bench.bundle.errors import NothingQualifiesError, NotTheSameModelError
 from bench.bundle.manifest import CERTIFICATE, FILE, Manifest, checksums
 from bench.bundle.manifest import read as read_manifest
@@ -33,15 +33,16 @@ from bench.parity.certificate import Judgement
 from bench.parity.certificate import read as read_certificate
 from bench.parity.verify import verify
 from bench.process.channel import WorkerError
-from bench.records import Run
 from bench.report import bundle as report
+from bench.run.file import read_run
+from bench.run.record import Run
 from bench.spec import Candidate, Shape
+from bench.workloads.load import Load, Rate
 from exporters.sources import resolve
 from exporters.store import MANIFEST
-from tests.bench.bundle_cases import MS, in_this_process, record, run_of, write
+from tests import made as builder
+from tests.bench.bundle_cases import EAGER, MS, ONNX, in_this_process, record, run_of
 from tests.in_process import InThisProcess
-
-ONNX, TORCHSCRIPT, EAGER = (Candidate(name, "default", "fp32") for name in ("onnx", "torchscript", "eager"))
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def machine_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_name_is_one_of_the_runs_own() -> None:
     half = replace(ONNX, precision="fp16")
-    run = run_of(contestants=(EAGER, ONNX, half, replace(EAGER, variant="grad")))
+    run = run_of(candidates=(EAGER, ONNX, half, replace(EAGER, variant="grad")))
     assert selection.named(run, "eager") == EAGER
     assert selection.named(run, "onnx/fp16") == half
     assert selection.named(run, "eager:grad").variant == "grad"
@@ -68,12 +69,12 @@ def test_a_name_is_one_of_the_runs_own() -> None:
 
 
 def test_without_a_name_the_choice_decides_and_its_reasons_are_kept() -> None:
-    run = run_of(contestants=(EAGER, ONNX))
+    run = run_of(candidates=(EAGER, ONNX))
     run.records = [record(EAGER, Shape(1, 16), 9.0), record(ONNX, Shape(1, 16), 3.0)]
     found = select(run, None, Constraints())
-    assert found.contestant == ONNX
+    assert found.candidate == ONNX
     assert found.reasons[0].startswith("take onnx: 3.00")
-    assert select(run, None, Constraints(others={"slo": "p50=5ms"})).contestant == ONNX
+    assert select(run, None, Constraints(others={"slo": "p50=5ms"})).candidate == ONNX
 
 
 def test_where_nothing_qualifies_nothing_is_bundled() -> None:
@@ -111,25 +112,25 @@ def test_exact_can_be_asked_for() -> None:
 
 def test_what_was_not_measured_is_not_deployed_and_what_partly_was_says_so() -> None:
     run = run_of()
-    run.records[1] = replace(run.records[1], status="oom", reason="12 GiB were asked for", rounds=[], parity={})
+    run.records[1] = replace(run.records[1], status="oom", reason="12 GiB were asked for", turns=(), parity={})
     found = select(run, "onnx", Constraints())
-    assert [entry.shape for entry in found.records] == [Shape(1, 16)]
+    assert [entry.point for entry in found.records] == [Shape(1, 16)]
     assert "not promised, as they were not measured: 4×8" in found.reasons
-    run.records[0] = replace(run.records[1], batch=1, length=16)
+    run.records[0] = replace(run.records[1], point=Shape(1, 16))
     with pytest.raises(UserError, match=r"was not measured \(oom: 12 GiB were asked for\)"):
         select(run, "onnx", Constraints())
 
 
 def test_what_computes_no_model_is_not_deployed() -> None:
     null = Candidate("null", "default", "fp32")
-    run = run_of(contestants=(null,))
-    run.records = [replace(entry, judged=False, parity={}) for entry in run.records]
+    run = run_of(candidates=(null,))
+    run.records = [replace(entry, parity={}) for entry in run.records]
     with pytest.raises(UserError, match="computes no model"):
         select(run, "null", Constraints())
 
 
 @pytest.mark.parametrize(
-    ("contestant", "weights", "words"),
+    ("candidate", "weights", "words"),
     [
         (Candidate("numpy_bert", "default", "fp32"), "random", "of another package"),
         (Candidate("eager", "grad", "fp32"), "random", "--choose eager"),
@@ -142,9 +143,11 @@ def test_what_computes_no_model_is_not_deployed() -> None:
         (Candidate("openvino", "default", "int8"), "random", "--choose openvino/fp32 or openvino/bf16"),
     ],
 )
-def test_what_a_bundle_cannot_carry_is_refused_with_a_remedy(contestant: Candidate, weights: str, words: str) -> None:
+def test_what_a_bundle_cannot_carry_is_refused_with_a_remedy(candidate: Candidate, weights: str, words: str) -> None:
+    run = run_of()
+    run.model = replace(run.model, weights=weights)
     with pytest.raises(UserError, match=words):
-        runtimes.check(contestant, replace(run_of().grid, weights=weights))
+        runtimes.check(candidate, run)
 
 
 def test_versions_are_pinned_as_they_were_measured() -> None:
@@ -160,7 +163,7 @@ def test_versions_are_pinned_as_they_were_measured() -> None:
     text = runtimes.requirements_text(pins, "3.11.7")
     assert "torch==2.13.0  # measured as 2.13.0+cpu\n" in text
     assert "transformers==5.23.0\n" in text
-    with pytest.raises(UserError, match="does not tell the version of numpy"):
+    with pytest.raises(UserError, match="does not say the version of numpy"):
         runtimes.requirements(ONNX, "cpu", {"onnxruntime": "1"})
 
 
@@ -177,11 +180,12 @@ def programs() -> dict[str, str]:
             if f"{backend}:{variant}" in runtimes.NOT_CARRIED:
                 continue
             for device in ("cpu", "cuda"):
-                contestant = Candidate(backend, variant, "fp16" if device == "cuda" else "fp32")
-                grid = replace(run_of().grid, device=device, model='"""\nimport os # \\')
+                candidate = Candidate(backend, variant, "fp16" if device == "cuda" else "fp32")
+                run = run_of(device=device)
+                run.model = replace(run.model, name='"""\nimport os # \\')
                 metadata = {"outputs": ["a", 'odd "name\\'], "class": "BertModel"}
                 name = f"{backend}-{variant}-{device}.py"
-                found[name] = runtimes.run_text(contestant, grid, metadata, ["ids", "features"], "model")
+                found[name] = runtimes.run_text(candidate, run, metadata, ["ids", "features"], "model")
     return found
 
 
@@ -239,14 +243,18 @@ def test_the_tensors_of_a_file_are_read_without_numpy(tmp_path: Path, dtype: str
     assert tensors_in(tmp_path / "file.npz") == {"ids": (dtype, (2, 7, 3)), "scalar": (dtype, ())}
 
 
-def test_the_envelope_is_what_the_run_measured() -> None:
-    run = run_of()
-    found = envelope_of(run, run.records)
-    first = found.promises[0]
-    assert (first.shape, first.median_ns, first.low_ns, first.samples) == (Shape(1, 16), 5 * MS, 5 * MS, 200)
-    assert first.percentiles_ns == {"50": 5 * MS, "90": 5 * MS, "95": 5 * MS, "99": None}
-    assert first.round_medians_ns == (5 * MS,) * 10
-    assert Envelope.from_json(json.loads(json.dumps(found.to_json()))) == found
+def test_the_envelope_is_what_the_run_measured(tmp_path: Path) -> None:
+    run = run_of(candidates=(EAGER, ONNX), baseline="eager", output="run.jsonl")
+    run.records.append(record(ONNX, Shape(8, 16), status="oom"))
+    promised = [one for one in run.records if one.candidate == ONNX and one.samples]
+    envelopes.write(envelope_of(run, promised), tmp_path / envelopes.FILE)
+    found = read_run(tmp_path / envelopes.FILE)
+    assert (found.integrity, found.is_complete, found.candidates) == ("sealed", True, (ONNX,))
+    assert found.records == promised
+    assert found.workload.points() == (Shape(1, 16), Shape(4, 8))
+    assert "--backends onnx --device cpu --threads 1" in found.command
+    for word in ("--baseline", "--output"):
+        assert word not in found.command
 
 
 @pytest.mark.parametrize(
@@ -254,28 +262,26 @@ def test_the_envelope_is_what_the_run_measured() -> None:
     [(1.0, "within"), (5.0, "within"), (5.9, "within"), (6.1, "slower"), (50.0, "slower")],
 )
 def test_a_promise_is_kept_up_to_its_threshold(ms: float, verdict: str) -> None:
-    run = run_of()
-    promise = envelope_of(run, run.records).promises[0]
-    found = held(promise, record(ONNX, promise.shape, ms), 0.2)
+    promise = run_of().records[0]
+    found = held(promise, record(ONNX, promise.point, ms), 0.2)
     assert found.verdict == verdict
     assert found.ratio == pytest.approx(ms / 5)
 
 
 def test_noise_across_the_limit_is_undecided_and_no_record_is_unmeasured() -> None:
-    run = run_of()
-    promise = envelope_of(run, run.records).promises[0]
-    noisy = replace(run.records[0], rounds=[[3 * MS], [9 * MS], [4 * MS], [8 * MS], [5 * MS], [7 * MS]])
+    promise = run_of().records[0]
+    noisy = record(ONNX, promise.point, rounds=[[3], [9], [4], [8], [5], [7]])
     assert held(promise, noisy, 0.2).verdict == "undecided"
-    assert held(promise, replace(run.records[0], rounds=[[5 * MS]]), 0.2).verdict == "undecided"
+    assert held(promise, record(ONNX, promise.point, rounds=[[5]]), 0.2).verdict == "undecided"
     assert held(promise, None, 0.2).verdict == "unmeasured"
-    failed = replace(run.records[0], status="failed", reason="killed", rounds=[])
+    failed = record(ONNX, promise.point, status="failed", reason="killed")
     assert held(promise, failed, 0.2).reason == "failed: killed"
 
 
 def found_with(
     *verdicts: str, parity: str = "equivalent", stated: str = "equivalent", **values: Any
 ) -> BundleVerification:
-    kept = [replace(held(envelope_of(run_of(), run_of().records).promises[0], None, 0.2), verdict=v) for v in verdicts]
+    kept = [replace(held(record(ONNX, Shape(1, 16)), None, 0.2), verdict=v) for v in verdicts]
     fields: dict[str, Any] = {
         "counts_time": True,
         "kept": kept,
@@ -317,7 +323,7 @@ def test_exit_codes(found: BundleVerification, code: int) -> None:
 @pytest.fixture(scope="module")
 def made(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("made")
-    path = write(run_of(contestants=(EAGER, ONNX)), folder / "run.jsonl")
+    path = builder.write(run_of(candidates=(EAGER, ONNX)), folder / "run.jsonl")
     with in_this_process():
         return deploy(path, folder / "bundle", choose="onnx", artifacts=artifacts)
 
@@ -333,10 +339,10 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Have every promised shape measured as so many times what was promised."""
 
     def measure(factor: float) -> None:
-        def measured(self: Any, envelope: Envelope) -> Run:
-            run = run_of(shapes=[promise.shape for promise in envelope.promises])
+        def measured(self: Any, promised: Run) -> Run:
+            run = run_of()
             run.records = [
-                record(ONNX, promise.shape, factor * promise.median_ns / MS) for promise in envelope.promises
+                record(ONNX, one.point, factor * statistics.median(one.samples) / MS) for one in promised.records
             ]
             return run
 
@@ -353,7 +359,7 @@ def verified(folder: Path, **options: Any) -> BundleVerification:
 def test_a_bundle_holds_what_it_needs_and_says_where_it_came_from(made: Bundle) -> None:
     names = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
     wanted = {
-        "manifest.json", "run.py", "requirements.txt", "certificate.json", "envelope.json", "model/model.onnx",
+        "manifest.json", "run.py", "requirements.txt", "certificate.json", "envelope.jsonl", "model/model.onnx",
         "model/model.onnx.data", "model/artifact.json", "samples/2x37/reference/random-left.npz",
         "samples/2x37/eager/zipf-full.inputs.npz",
     }  # fmt: skip
@@ -369,9 +375,9 @@ def test_a_bundle_holds_what_it_needs_and_says_where_it_came_from(made: Bundle) 
     with np.load(made.folder / "samples/2x37/reference/random-left.npz") as reference:
         assert reference["last_hidden_state"].dtype == np.float64
         assert reference["last_hidden_state"].shape == (2, 37, 64)
-    for path in made.folder.rglob("*.json"):
+    for path in (*made.folder.rglob("*.json"), made.folder / "envelope.jsonl"):
         assert str(Path.home()) + "/" not in path.read_text().replace(str(made.folder.parent), "")
-    assert max(len(line) for line in report.told([line for line in made.lines if "/" not in line]).splitlines()) <= 80
+    assert max(len(line) for line in report.made(made).splitlines() if "/" not in line) <= 80
 
 
 def test_the_certificate_belongs_to_the_artifact_and_holds_with_the_model_too(made: Bundle, artifacts: Path) -> None:
@@ -512,11 +518,17 @@ def test_a_certificate_of_another_artifact_is_no_certificate(copied: Path) -> No
     assert verified(copied).exit_code == 3
 
 
-def test_an_envelope_that_promises_nothing_proves_nothing(copied: Path) -> None:
-    papers = json.loads((copied / envelopes.FILE).read_text())
-    making.write_json(copied / envelopes.FILE, papers | {"promises": []})
+def test_an_envelope_that_promises_nothing_or_was_altered_proves_nothing(copied: Path) -> None:
+    path = copied / envelopes.FILE
+    text = path.read_text()
+    run = read_run(path)
+    run.records = []
+    envelopes.write(run, path)
     forged(copied)
-    assert verified(copied).exit_code == 3
+    assert "promises nothing" in verified(copied).faults[0]
+    path.write_text(text.replace("5000000", "9000000", 1))
+    forged(copied)
+    assert "no sealed run" in verified(copied).faults[0]
 
 
 def test_a_worker_that_dies_leaves_it_unproven(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -600,10 +612,24 @@ def test_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_other_weights_than_were_measured_are_not_bundled(tmp_path: Path) -> None:
-    run = run_of(checkpoint="0123456789abcdef")
-    with pytest.raises(UserError, match="another artifact would be bundled than was measured"):
-        deploy(run, tmp_path / "bundle", choose="onnx", artifacts=tmp_path / "artifacts")
+def test_what_was_not_measured_so_is_not_bundled(tmp_path: Path) -> None:
+    def refused(run: Run, words: str) -> None:
+        with pytest.raises(UserError, match=words):
+            deploy(run, tmp_path / "bundle", choose="onnx", artifacts=tmp_path / "artifacts")
+
+    other = run_of()
+    other.model = replace(other.model, checkpoint="0123456789abcdef")
+    refused(other, "another artifact would be bundled than was measured")
+    altered = run_of()
+    altered.integrity = "altered"
+    refused(altered, "was altered after it was written")
+    refused(builder.run_of([builder.record("onnx", Rate(0, 1.0))], Load), "a run of bench load; give one of bench comp")
+
+
+def test_a_run_that_was_cut_says_so(tmp_path: Path) -> None:
+    run = run_of()
+    run.integrity, run.path = "cut", tmp_path / "run.jsonl"
+    assert selection.CUT in select(run, "onnx", Constraints()).reasons
 
 
 def test_a_damaged_copy_is_found(
@@ -632,7 +658,7 @@ def test_deploy_and_verify_by_command(
     kept: Callable[[float], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write(run_of(contestants=(EAGER, ONNX)), tmp_path / "run.jsonl")
+    builder.write(run_of(candidates=(EAGER, ONNX)), tmp_path / "run.jsonl")
     kept(1.0)
     with in_this_process():
         done = cli_here("deploy", "run.jsonl", "--choose", "onnx", "--output", "out", "--artifacts", str(artifacts))
@@ -658,9 +684,9 @@ def test_deploy_and_verify_by_command(
     ("arguments", "words"),
     [
         (("deploy", "run.jsonl"), "Missing option '--output'"),
-        (("deploy", "run.jsonl", "--output", "new", "--format", "tritn"), "did you mean 'triton'"),
+        (("deploy", "run.jsonl", "--output", "new", "--layout", "tritn"), "did you mean 'triton'"),
         (("deploy", "nowhere.jsonl", "--output", "new"), "nowhere.jsonl"),
-        (("deploy", "run.jsonl", "--output", "new", "--choose", "eager", "--format", "triton"), "--format triton is for onnx and torchscript"),
+        (("deploy", "run.jsonl", "--output", "new", "--choose", "eager", "--layout", "triton"), "--layout triton is for onnx and torchscript"),
         (("deploy", "run.jsonl", "--output", "new", "--choose", "onnx", "--slo", "p95=1ms"), "--slo would decide nothing"),
         (("verify", "run.jsonl"), "give a bundle's folder"),
         (("verify", ".", "--model", "bert"), "--model is for a certificate with its artifact"),
@@ -672,7 +698,7 @@ def test_deploy_and_verify_by_command(
 def test_mistakes_are_one_line_and_exit_code_2(
     cli_here: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    write(run_of(contestants=(EAGER, ONNX)), tmp_path / "run.jsonl")
+    builder.write(run_of(candidates=(EAGER, ONNX)), tmp_path / "run.jsonl")
     done = cli_here(*arguments)
     assert done.returncode == 2
     assert words in done.stderr

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from bench import deploy, verify_bundle
 from bench.bundle import samples
 from bench.spec import Candidate, Shape
-from tests.bench.bundle_cases import in_this_process, run_of
+from tests.bench.bundle_cases import TORCHSCRIPT, in_this_process, run_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -57,10 +58,10 @@ def differences(python: str, folder: Path, blocked: Sequence[str] = ()) -> dict[
 def bundle_of(
     artifacts: Path, folder: Path, backend: str, model: str = "bert-tiny", task: str = "base", variant: str = "default"
 ) -> Path:
-    contestant = Candidate(backend, variant, "fp32")
-    run = run_of(model, (contestant,), (Shape(1, 16),), task)
+    candidate = Candidate(backend, variant, "fp32")
+    run = run_of(model, (candidate,), (Shape(1, 16),), task)
     with in_this_process():
-        return deploy(run, folder, choose=contestant.label, artifacts=artifacts).folder
+        return deploy(run, folder, choose=candidate.label, artifacts=artifacts).folder
 
 
 def test_a_fresh_environment_with_the_requirements_alone_runs_it(artifacts: Path, tmp_path: Path) -> None:
@@ -107,21 +108,20 @@ def test_run_py_of_the_other_runtimes_agrees_with_the_references(
 
 
 def test_a_module_of_the_users_own_is_bundled_without_its_code(tmp_path: Path) -> None:
+    from bench.run.experiment import model_of
     from bench.run.model import find_source
-    from exporters import checkpoint
-    from exporters.store import ArtifactStore, recipe_key
+    from exporters.store import ArtifactStore
 
     own = tmp_path / "own"
     own.mkdir()
     shutil.copy(Path(__file__).parent.parent / "exporters" / "own_cases.py", own / "own_cases.py")
     model = f"{own / 'own_cases.py'}:two"
     store = ArtifactStore(tmp_path / "artifacts")
-    contestant = Candidate("torchscript", "default", "fp32")
     with in_this_process():
         source = find_source(model, store, threads=1)
-        run = run_of("bert-tiny", (contestant,), (Shape(1, 16), Shape(3, 5)))
-        run.grid = run.grid.from_json(run.grid.to_json() | {"model": model, "weights": "module", "task": source.task})
-        run.origin, run.checkpoint = source.origin, recipe_key(checkpoint.recipe(source))
+        run = run_of("bert-tiny", (TORCHSCRIPT,), (Shape(1, 16), Shape(3, 5)))
+        run.model = model_of(source)
+        run.workload.options = replace(run.workload.options, module=model)
         made = deploy(run, tmp_path / "bundle", choose="torchscript", artifacts=tmp_path / "artifacts")
         shutil.rmtree(own)
         shutil.rmtree(tmp_path / "artifacts")
@@ -135,5 +135,5 @@ def test_a_module_of_the_users_own_is_bundled_without_its_code(tmp_path: Path) -
     assert max(held.values()) < 1e-5
     assert not list(made.folder.rglob("own_cases.py"))
     for path in (*made.folder.rglob("*.json"), made.folder / "run.py"):
-        if path.name != "manifest.json" and path.name != "certificate.json":  # these tell the model as it was named
+        if path.name not in ("manifest.json", "certificate.json"):  # these name the model as the user did
             assert str(own) not in path.read_text(), path

@@ -29,7 +29,7 @@ FILES = {
 def manifest_of(folder: Path) -> Manifest:
     return Manifest(
         model="bert", task="base", weights="random", origin="seeded random (seed 0)", checkpoint="c0ffee",
-        weights_checksum="ab", contestant=Candidate("onnx", "default", "fp32"), device="cpu", threads=2,
+        weights_checksum="ab", candidate=Candidate("onnx", "default", "fp32"), device="cpu", threads=2,
         artifact_folder="model", artifact={"format": "onnx", "key": "k", "checksum": "c"}, verdict="equivalent",
         chosen=("named",), run={"file": "run.jsonl"}, command="bench deploy", made="2026-01-01T00:00:00+00:00",
         fingerprint={"cpu": "A CPU", "memory_bytes": 2**40}, requirements={"numpy": "2.0"}, made_with={}, source={},
@@ -176,7 +176,7 @@ def test_another_kind_or_schema_is_no_bundle_of_this_bench(bundle: Path, field: 
 
 def test_a_field_that_is_missing_is_a_fault(bundle: Path) -> None:
     data = json.loads((bundle / FILE).read_text())
-    del data["contestant"], data["checksum"]
+    del data["candidate"], data["checksum"]
     (bundle / FILE).write_text(manifests._canonical(data | {"checksum": manifests._checksum(data)}))
     manifest, (fault,) = read(bundle)
     assert manifest is None

@@ -17,9 +17,8 @@ from bench import UserError, deploy, machine, verify_bundle
 from bench.bundle import triton
 from bench.bundle.samples import folder_of
 from bench.spec import Candidate, Shape
-from tests.bench.bundle_cases import in_this_process, run_of
+from tests.bench.bundle_cases import ONNX, TORCHSCRIPT, in_this_process, run_of
 
-ONNX, TORCHSCRIPT = (Candidate(name, "default", "fp32") for name in ("onnx", "torchscript"))
 SHAPES = (Shape(1, 16), Shape(2, 37))
 DATA_TYPES = {
     "TYPE_INVALID": 0, "TYPE_BOOL": 1, "TYPE_UINT8": 2, "TYPE_INT8": 6, "TYPE_INT16": 7, "TYPE_INT32": 8,
@@ -101,9 +100,10 @@ def samples_in(folder: Path, kind: str = "float32") -> Path:
 METADATA = {"inputs": ["features", "ids"], "outputs": ["states", "pooled"]}
 
 
-def config_of(contestant: Candidate, folder: Path, **grid: Any) -> Any:
-    made = replace(run_of(shapes=(Shape(8, 16), Shape(1, 64))).grid, threads=3, **grid)
-    return parsed(triton.config_text(contestant, made, METADATA, folder, SHAPES))
+def config_of(candidate: Candidate, folder: Path, model: str = "bert-tiny", **options: Any) -> Any:
+    run = run_of(shapes=(Shape(8, 16), Shape(1, 64)), threads=3, **options)
+    run.model = replace(run.model, name=model)
+    return parsed(triton.config_text(candidate, run, METADATA, folder, SHAPES))
 
 
 def test_onnx_keeps_its_own_names(tmp_path: Path) -> None:
@@ -147,15 +147,15 @@ def test_what_triton_has_no_type_for_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["eager", "compile"])
 def test_only_runtimes_with_a_backend_of_tritons_own(backend: str) -> None:
-    with pytest.raises(UserError, match="--format triton is for onnx and torchscript"):
+    with pytest.raises(UserError, match="--layout triton is for onnx and torchscript"):
         triton.check(Candidate(backend, "default", "fp32"))
 
 
-@pytest.mark.parametrize("contestant", [ONNX, TORCHSCRIPT], ids=["onnx", "torchscript"])
-def test_a_model_repository_is_a_bundle_too(artifacts: Path, tmp_path: Path, contestant: Candidate) -> None:
+@pytest.mark.parametrize("candidate", [ONNX, TORCHSCRIPT], ids=["onnx", "torchscript"])
+def test_a_model_repository_is_a_bundle_too(artifacts: Path, tmp_path: Path, candidate: Candidate) -> None:
     with in_this_process():
         made = deploy(
-            run_of(contestants=(contestant,)), tmp_path / "out", choose=contestant.backend, format="triton",
+            run_of(candidates=(candidate,)), tmp_path / "out", choose=candidate.backend, layout="triton",
             artifacts=artifacts,
         )  # fmt: skip
         found = verify_bundle(tmp_path / "out", envelope="off")
@@ -165,7 +165,7 @@ def test_a_model_repository_is_a_bundle_too(artifacts: Path, tmp_path: Path, con
     assert (model.name, made.manifest.artifact_folder) == ("bert-tiny", "triton/bert-tiny/1")
     names = {path.name for path in (model / "1").iterdir()}
     assert names == {"artifact.json"} | (
-        {"model.pt"} if contestant == TORCHSCRIPT else {"model.onnx", "model.onnx.data"}
+        {"model.pt"} if candidate == TORCHSCRIPT else {"model.onnx", "model.onnx.data"}
     )
     config = parsed((model / "config.pbtxt").read_text())
     assert config.name == model.name

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import Record, Run
+from bench.choice.candidates import places_of
 from bench.report.crossover import COLOURS, crossover, render_map
-from bench.runfile import read_run
-from bench.spec import Candidate, Grid, Shape, TimingPlan
+from bench.run.file import read_run
+from bench.run.record import Run
+from bench.spec import Shape
+from tests import made
 
 ESCAPES = re.compile("\x1b\\[[0-9;]*m")
 
@@ -24,27 +26,15 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
 
 
-def record(who: Candidate, shape: Shape, ms: float, **values) -> Record:
-    fields = {
-        "model": "bert", "backend": who.backend, "variant": who.variant, "precision": who.precision, "device": "cpu",
-        "batch": shape.batch, "length": shape.length, "status": "ok", "rounds": [[round(ms * 1e6)] * 3] * 6,
-        "parity": {"verdict": "equivalent"},
-    }  # fmt: skip
-    return Record(**(fields | values))
-
-
-def run_of(names: list[str], ms: dict[Shape, list[float | None]], **values) -> Run:
+def run_of(names: list[str], ms: dict[Shape, list[float | None]]) -> Run:
     """Medians by shape in the order of `names`; None for a cell that failed."""
-    contestants = tuple(Candidate(*[*name.split(":"), "default"][:2], "fp32") for name in names)
-    records = [
-        record(who, shape, time, **values)
-        if time is not None
-        else record(who, shape, 1, status="failed", rounds=[], parity={})
-        for shape, times in ms.items()
-        for who, time in zip(contestants, times, strict=True)
-    ]
-    grid = Grid("bert", contestants, tuple(ms), "cpu", 2)
-    return Run(grid, TimingPlan(), {}, "random", "c0ffee", "bench compare", "2026-01-01", records, is_complete=True)
+    return made.run_of(
+        [
+            made.record(name, shape, ms=[[time or 1] * 3] * 6, status="failed" if time is None else "ok")
+            for shape, times in ms.items()
+            for name, time in zip(names, times, strict=True)
+        ]
+    )
 
 
 def test_each_cell_names_the_fastest_and_its_lead() -> None:
@@ -56,15 +46,25 @@ def test_each_cell_names_the_fastest_and_its_lead() -> None:
     }
     cells = crossover(run_of(["eager", "onnx"], times))
     assert [cell.lead for cell in cells] == ["2.00×", "tie", "alone", ""]
-    assert [cell.winner.backend if cell.winner else None for cell in cells] == ["onnx", "eager", "eager", None]
-    assert [cell.runner_up.backend if cell.runner_up else None for cell in cells] == ["eager", "onnx", None, None]
+    assert [cell.winner.candidate.backend if cell.winner else None for cell in cells] == [
+        "onnx",
+        "eager",
+        "eager",
+        None,
+    ]
+    assert [cell.runner_up.candidate.backend if cell.runner_up else None for cell in cells] == [
+        "eager",
+        "onnx",
+        None,
+        None,
+    ]
     lines = render_map(run_of(["eager", "onnx"], times)).splitlines()
     assert lines[1:] == [
         "batch           16        128",
         "    1   onnx 2.00×  eager tie",
         "    8  eager alone          –",
-        "tie: another cannot be told from it; alone: nobody else was measured there as",
-        "  the same model; –: nobody was",
+        "tie: another cannot be told from it; alone: no other was measured there as the",
+        "  same model; –: none was",
     ]
 
 
@@ -72,16 +72,20 @@ def test_another_model_and_an_impossible_time_win_nothing() -> None:
     """A broken backend is the fastest of all, and no figure of it may stand in the map."""
     run = run_of(["eager", "onnx", "compile"], {Shape(1, 16): [2.0, 1.0, 0.1], Shape(1, 128): [2.0, 1.0, 0.1]})
     run.records = [
-        replace(entry, parity={"verdict": "broken"}) if entry.backend == "compile" else entry for entry in run.records
+        replace(entry, parity={"verdict": "broken"}) if entry.candidate.backend == "compile" else entry
+        for entry in run.records
     ]
-    assert {cell.winner.backend for cell in crossover(run) if cell.winner} == {"onnx"}
+    assert {cell.winner.candidate.backend for cell in crossover(run) if cell.winner} == {"onnx"}
     assert "compile" not in render_map(run)
 
 
 def test_rounds_that_disagree_give_no_middle() -> None:
     run = run_of(["eager", "onnx"], {Shape(1, 16): [9.0, 1.0], Shape(1, 128): [9.0, 1.0]})
-    wild = [[1_000_000 * times] * 3 for times in (4, 40, 5, 50, 6, 60)]
-    run.records = [replace(entry, rounds=wild) if entry.backend == "eager" else entry for entry in run.records]
+    wild = [[times] * 3 for times in (4, 40, 5, 50, 6, 60)]
+    run.records = [
+        made.record("eager", entry.point, ms=wild) if entry.candidate.backend == "eager" else entry
+        for entry in run.records
+    ]
     assert [cell.lead for cell in crossover(run)] == ["faster", "faster"]
     assert "onnx faster" in render_map(run)
 
@@ -115,9 +119,7 @@ def test_colour_adds_nothing_but_colour() -> None:
     assert backgrounds == [("230;159;0", "onnx")]  # the tie has none
 
 
-@pytest.mark.parametrize(
-    "times", [{}, {Shape(1, 16): [2.0, 1.0]}, {Shape(1, 16): [None, None], Shape(1, 8): [None, None]}]
-)
+@pytest.mark.parametrize("times", [{Shape(1, 16): [2.0, 1.0]}, {Shape(1, 16): [None, None], Shape(1, 8): [None, None]}])
 def test_there_is_no_map_of_fewer_than_two_winners(times: dict) -> None:
     assert render_map(run_of(["eager", "onnx"], times)) == ""
 
@@ -127,8 +129,7 @@ def test_the_committed_runs_have_maps(root: Path) -> None:
         run = read_run(next((root / "artifacts" / "reference").glob(f"*{name}.jsonl")))
         text = render_map(run)
         assert max(map(len, text.splitlines())) <= 80
-        left_out = {record.shape for record in run.records if run.is_left_out(record)}
-        assert {cell.shape for cell in crossover(run)} == set(run.grid.shapes) - left_out
+        assert [cell.shape for cell in crossover(run)] == sorted(places_of(run))
 
 
 @pytest.mark.parametrize("colours", COLOURS)

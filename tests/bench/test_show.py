@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.report import ending
-from bench.runfile import read_run
+from bench.run.file import read_run
 from bench.saved import look, saved
 
 OLDEST_FIRST = ("gpt2-memory", "bert-corpus", "gpt2-generate-512", "bert-default-grid")
@@ -88,12 +88,14 @@ def test_a_bare_bench_says_where_to_begin(cli_here) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_a_bare_bench_names_the_newest_results_and_what_to_do_with_them(cli_here, runs: Path) -> None:
+def test_a_bare_bench_names_the_newest_results_and_what_to_do_with_them(cli_here, root: Path, runs: Path) -> None:
     newest = runs / "bert-default-grid.jsonl"
     assert "bench choose artifacts/runs/bert-default-grid.jsonl" in cli_here().stdout
     lines = newest.read_text().splitlines(keepends=True)
     newest.write_text("".join(lines[:4]))
     assert "bench compare --resume artifacts/runs/bert-default-grid.jsonl" in cli_here().stdout
+    shutil.copy(root / "tests" / "golden" / "runs" / "load.jsonl", newest)
+    assert "choose artifacts" not in cli_here().stdout
     newest.unlink()
     text = cli_here().stdout
     assert "bench generate (gpt2)" in text
@@ -121,15 +123,15 @@ def test_compare_ends_with_the_map_and_the_choice(root: Path) -> None:
     assert [line.split()[0] for line in lines[-3:]] == ["take", "by", "bench"]
     assert lines[-1] == "  bench choose 'my runs/one.jsonl' --traffic FILE"
     assert max(map(len, lines)) <= 80
-    run.records = [record for record in run.records if record.shape == run.grid.shapes[0]]
+    run.records = [record for record in run.records if record.point == run.workload.points()[0]]
     assert ending.render(run).startswith("take ")  # one shape is no map
 
 
 def test_nothing_stands_at_the_end_of_a_run_that_measured_no_model(root: Path) -> None:
     run = read_run(next((root / "artifacts" / "reference").glob("*bert-default-grid.jsonl")))
-    run.records = [replace(record, judged=False) for record in run.records]
+    run.records = [replace(record, is_judged=False) for record in run.records]
     assert ending.render(run) == ""
-    run.records = [replace(record, status="failed", rounds=[]) for record in run.records]
+    run.records = [replace(record, status="failed", turns=()) for record in run.records]
     assert ending.render(run) == ""
 
 

@@ -67,16 +67,14 @@ def _ended(found: Called) -> dict[str, object]:
 def _runs() -> dict[str, int]:
     """The exit code that the command which wrote a file ended with."""
     from bench.corpora.runfile import read_corpus_run
-    from bench.generation.records import read_generation
     from bench.parity import certificate
     from bench.run.file import read_run as read_any
-    from bench.runfile import read_run
-    from bench.tuning.reading import read_tuning
+    from bench.tuning.file import read_tuning
 
     readers: dict[str, Callable[[Path], Any]] = {
-        "compare": read_run,
+        "compare": read_any,
         "corpus": read_corpus_run,
-        "generate": read_generation,
+        "generate": read_any,
         "load": read_any,
         "memory": read_any,
         "tune": read_tuning,
@@ -136,7 +134,7 @@ def _deployed() -> str:
         made, _ = manifest.read(path)
         assert made is not None
         digest = hashlib.sha256((path / manifest.FILE).read_bytes()).hexdigest()
-        return bundle.told(Bundle(Path("bundle"), made, digest).lines)
+        return bundle.made(Bundle(Path("bundle"), made, digest))
 
 
 def main(word: str = "") -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from bench import statistics
 from bench.records import Run
 from bench.report import summary
-from bench.report.crossover import NOBODY, MapCell
+from bench.report.crossover import NO_WINNER, MapCell
 from bench.report.crossover import crossover as crossover_of
 from bench.report.old_page.entries import Entry, evenly, labels, series_name, shapes
 from bench.report.old_page.sections import Section
@@ -44,16 +44,16 @@ def crossover(runs: Sequence[Run], keys: Sequence[Key]) -> Section:
 def _map_cell(run: Run, cell: MapCell, label: str) -> dict[str, Any]:
     made: dict[str, Any] = {"batch": cell.shape.batch, "length": cell.shape.length, "shape": str(cell.shape)}
     if cell.winner is None:
-        return made | {"winner": NOBODY, "next": NOBODY, "lead": NOBODY, "factor": None, "interval": NOBODY}
+        return made | {"winner": NO_WINNER, "next": NO_WINNER, "lead": NO_WINNER, "factor": None, "interval": NO_WINNER}
     is_told = cell.ratio is not None and not cell.is_tie
     factor = cell.ratio.value if cell.ratio is not None and is_told else 1.0
     ends = cell.ratio.interval if cell.ratio else None
     return made | {
         "winner": series_name(run, cell.winner, label),
-        "next": NOBODY if cell.runner_up is None else series_name(run, cell.runner_up, label),
+        "next": NO_WINNER if cell.runner_up is None else series_name(run, cell.runner_up, label),
         "factor": factor,
         "lead": cell.lead,
-        "interval": f"{summary.factor(ends.low)}–{summary.factor(ends.high)}" if ends else NOBODY,
+        "interval": f"{summary.factor(ends.low)}–{summary.factor(ends.high)}" if ends else NO_WINNER,
         "ms": milliseconds(statistics.median(cell.winner.samples)),
         "strength": 0.1 + 0.45 * min(1.0, max(0.0, factor - 1) / (STRONGEST - 1)),
     }

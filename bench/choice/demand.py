@@ -11,13 +11,13 @@ from itertools import pairwise
 from bench import statistics
 from bench.choice.grid import Place
 from bench.choice.mixture import Mixture
-from bench.records import Record
+from bench.run.record import Record
 from bench.spec import Shape
 from bench.statistics import Interval
 
 
 @dataclass(frozen=True)
-class Workload:
+class Demand:
     """Calls by shape, and where each shape's time is read off the grid."""
 
     calls: tuple[tuple[Shape, float, Place], ...]
@@ -63,8 +63,8 @@ class Workload:
         return Mixture(self.calls, records, is_bounded)
 
     def are_single_calls(self, records: Mapping[Shape, Record]) -> bool:
-        """True where every sample is one call, so that there are percentiles of calls."""
-        return all(records[shape].calls_per_sample == 1 for shape in self.cells)
+        """True if every sample is one call, so that there are percentiles of calls."""
+        return all(records[shape].once.calls_per_sample == 1 for shape in self.cells)
 
 
 def _folded(rounds: Sequence[Sequence[int]], count: int) -> list[float]:
@@ -78,17 +78,17 @@ def interval_of(rounds_ns: Sequence[float]) -> Interval | None:
     return statistics.median_interval([[value] for value in rounds_ns])
 
 
-def as_requests(shares: Sequence[tuple[Shape, float]], places: Mapping[Shape, Place]) -> Workload:
+def as_requests(shares: Sequence[tuple[Shape, float]], places: Mapping[Shape, Place]) -> Demand:
     """Every request is one call, as it comes: the unit of work is a request."""
-    return Workload(tuple((shape, share, places[shape]) for shape, share in shares))
+    return Demand(tuple((shape, share, places[shape]) for shape, share in shares))
 
 
 def as_sequences(
     shares: Sequence[tuple[Shape, float]], batches: Mapping[int, tuple[int, Place]]
-) -> tuple[Workload, Mapping[int, int]]:
+) -> tuple[Demand, Mapping[int, int]]:
     """The requests' sequences in batches of our own: the unit of work is a sequence.
 
-    `batches` has the batch for each length, with its place. Returns the workload and the batch by length.
+    `batches` has the batch for each length, with its place. Returns the demand and the batch by length.
     """
     sequences: dict[int, float] = {}
     for shape, share in shares:
@@ -98,4 +98,4 @@ def as_sequences(
         (Shape(batches[length][0], length), count / total / batches[length][0], batches[length][1])
         for length, count in sequences.items()
     )
-    return Workload(calls), {length: batches[length][0] for length in sequences}
+    return Demand(calls), {length: batches[length][0] for length in sequences}
