@@ -7,7 +7,6 @@ the unit of every interval is the round: its median, or its ratio of two medians
 from __future__ import annotations
 
 import math
-import random
 import statistics as _stdlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +20,9 @@ RATIO_CONFIDENCE = 0.99
 #: Two processes of one program differ by up to this for good (where their memory came to lie, and on
 #: which core they began); a ratio is a verdict only beyond it. See docs/accuracy.md.
 TIE_MARGIN = 0.01
-#: Rounds from which a bootstrap can give an interval at `RATIO_CONFIDENCE`: all of 7 fall on one side
+#: Rounds from which ranks give an interval at `RATIO_CONFIDENCE`: all of 7 fall on one side
 #: of the truth with probability 2/2**7 = 1.6 %, all of 8 with 0.8 %.
-BOOTSTRAP_FROM = 8
-RESAMPLES = 2000
+RANKS_FROM = 8
 #: Samples that a percentile needs (MLPerf LoadGen, early stopping).
 PERCENTILE_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
 #: Confidence of each median where two that were measured apart make a ratio.
@@ -176,23 +174,16 @@ def student_interval(values: Sequence[float], confidence: float) -> Interval:
     return Interval(math.exp(max(centre - half, -700)), math.exp(min(centre + half, 700)))
 
 
-def bootstrap_interval(values: Sequence[float], confidence: float, seed: int = 0) -> Interval:
-    """Expanded percentile bootstrap interval of the median of 8 or more `values`, `RESAMPLES` seeded resamples.
+def rank_interval(values: Sequence[float], confidence: float) -> Interval:
+    """Interval of the median of `values` by order statistics (David and Nagaraja, Order Statistics, 7.1).
 
-    The plain percentile interval is too narrow for few values; this one takes the percentiles that
-    make it as wide as Student's t is against the normal (Hesterberg 2015, What Teachers Should
-    Know About the Bootstrap, 5.3).
+    It assumes nothing of the distribution and holds the median at `confidence` or more. Raises ValueError for too few
+    values.
     """
-    return _bootstrap(tuple(values), confidence, seed)
-
-
-@lru_cache(maxsize=1024)
-def _bootstrap(values: tuple[float, ...], confidence: float, seed: int) -> Interval:
-    draw = random.Random(seed)
-    count = len(values)
-    medians = sorted(median(draw.choices(values, k=count)) for _ in range(RESAMPLES))
-    tail = _stdlib.NormalDist().cdf(-math.sqrt(count / (count - 1)) * _student(confidence, count - 1))
-    return Interval(medians[math.floor(tail * (RESAMPLES - 1))], medians[math.ceil((1 - tail) * (RESAMPLES - 1))])
+    ordered = sorted(values)
+    if (rank := _order_statistic(len(ordered), confidence)) is None:
+        raise ValueError(f"{len(ordered)} values have no interval at {confidence:.0%}")
+    return Interval(ordered[rank], ordered[-1 - rank])
 
 
 def _student(confidence: float, freedom: int) -> float:
@@ -204,13 +195,13 @@ def _student(confidence: float, freedom: int) -> float:
 
 
 def ratio_interval(ratios: Sequence[float], confidence: float = RATIO_CONFIDENCE) -> Interval | None:
-    """Interval of the ratio from the rounds' ratios: bootstrap, or Student's t over logarithms below 8 rounds."""
+    """Interval of the ratio from the rounds' ratios: by ranks, or Student's t over logarithms below 8 rounds."""
     if len(ratios) < 2:
         return None
-    if len(ratios) < BOOTSTRAP_FROM:
+    if len(ratios) < RANKS_FROM:
         found = student_interval(ratios, confidence)
     else:
-        found = bootstrap_interval(ratios, confidence)
+        found = rank_interval(ratios, confidence)
     middle = median(ratios)
     return Interval(min(found.low, middle), max(found.high, middle))
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from bench import statistics
 from bench.statistics import (
     Interval,
-    bootstrap_interval,
     drift,
     is_stable,
     median,
@@ -21,6 +20,7 @@ from bench.statistics import (
     percentile,
     precision,
     quartiles,
+    rank_interval,
     ratio_interval,
     ratio_of_runs,
     ratio_within_rounds,
@@ -139,11 +139,17 @@ def test_the_interval_of_a_ratio_holds_it_and_repeats_itself(ratios: list[float]
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=8, max_size=20), st.floats(0.01, 100))
-def test_a_bootstrap_interval_scales_with_its_values(values: list[float], factor: float) -> None:
-    plain, scaled = bootstrap_interval(values, 0.99), bootstrap_interval([value * factor for value in values], 0.99)
-    assert scaled.low == pytest.approx(plain.low * factor)
-    assert scaled.high == pytest.approx(plain.high * factor)
-    assert min(values) <= plain.low <= plain.high <= max(values)
+def test_an_interval_by_ranks_scales_with_its_values(values: list[float], factor: float) -> None:
+    plain, scaled = rank_interval(values, 0.99), rank_interval([value * factor for value in values], 0.99)
+    assert (scaled.low, scaled.high) == (plain.low * factor, plain.high * factor)
+    assert plain.low in values
+    assert plain.low <= median(values) <= plain.high
+
+
+def test_seven_rounds_have_no_interval_by_ranks_and_twelve_leave_out_their_ends() -> None:
+    with pytest.raises(ValueError, match="7 values have no interval at 99%"):
+        rank_interval([1.0] * 7, 0.99)
+    assert rank_interval([float(one) for one in range(1, 13)], 0.99) == Interval(2.0, 11.0)
 
 
 @pytest.mark.parametrize("count", [3, 5, 7, 8, 10, 20])
