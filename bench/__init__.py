@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from bench.choice.api import choose
     from bench.choice.choice import Choice
     from bench.errors import BenchError, UserError
-    from bench.footprint.measure import measure_memory
-    from bench.footprint.results import MemoryRun
-    from bench.measuring import generate, measure_corpus, measure_load
+    from bench.measuring import generate, measure_corpus, measure_load, measure_memory
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
@@ -37,7 +35,6 @@ __all__ = [
     "BundleVerification",
     "Certificate",
     "Choice",
-    "MemoryRun",
     "Record",
     "Run",
     "Study",
@@ -74,8 +71,7 @@ _HOMES = {
     "generate": "bench.measuring",
     "measure_corpus": "bench.measuring",
     "measure_load": "bench.measuring",
-    "measure_memory": "bench.footprint.measure",
-    "MemoryRun": "bench.footprint.results",
+    "measure_memory": "bench.measuring",
     "Certificate": "bench.parity.certificate",
     "check_parity": "bench.parity.check",
     "verify": "bench.parity.verify",

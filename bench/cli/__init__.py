@@ -26,7 +26,6 @@ from bench.cli import (
     doctor,
     env,
     list_,
-    memory,
     parity,
     report,
     show,
@@ -54,7 +53,6 @@ app.command("tune", cls=spellings.taking(tune.OLD_SPELLINGS))(tune.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
 app.command("deploy", cls=spellings.taking(deploy.OLD_SPELLINGS))(deploy.command)
-app.command("memory")(memory.command)
 app.command("report", cls=spellings.taking(report.OLD_SPELLINGS))(report.command)
 app.command("show")(show.command)
 app.command("diff", cls=spellings.taking(diff.OLD_SPELLINGS))(diff.command)

@@ -154,13 +154,6 @@ def writer_of(found: Saved) -> str:
         return f"bench {found.workload}"
 
 
-def _memory_page(file: Path, format: str) -> str:
-    from bench.footprint.results import read_memory
-    from bench.report import memory
-
-    return memory.render(read_memory(file), format)
-
-
 def _tuning_page(file: Path, format: str) -> str:
     from bench.report import tuning
     from bench.tuning.file import read_tuning
@@ -170,6 +163,5 @@ def _tuning_page(file: Path, format: str) -> str:
 
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
-    "memory": Kind("bench memory", _memory_page),
     "tuning": Kind("bench tune", _tuning_page),
 }
