@@ -99,7 +99,7 @@ def _draw(files: Sequence[Path], page: Path | None, png: Path | None) -> None:
     """Write a page of all runs, and their plots to the folder `png`."""
     from bench.errors import UserError
     from bench.files import check_absent, write_all
-    from bench.report.old_page import images, render
+    from bench.report.page import images, render
     from bench.run.file import read_run
 
     for option, path in (("--output", page), ("--png", png)):

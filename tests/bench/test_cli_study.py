@@ -18,7 +18,7 @@ from bench.records import Record, Run
 from bench.run.record import Model, Turn
 from bench.run.record import Record as RunRecord
 from bench.runfile import peaks_line, record_line
-from bench.spec import Grid, TimingPlan
+from bench.spec import Candidate, Grid, TimingPlan
 from bench.study import plots
 from bench.study.reading import read_figures
 from bench.workloads.corpus import Corpus

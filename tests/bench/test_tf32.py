@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from bench.generation.api import generate
 
 import backends
 import bench

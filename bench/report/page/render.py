@@ -1,4 +1,4 @@
-"""The page as text: sections into the template, styles, scripts and the plotting library within."""
+"""The page as text: chapters into the template, styles, scripts and the plotting library within."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import gzip
 import json
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
 
 from bench import __version__
 from bench.errors import BenchError, UserError
-from bench.records import Run
-from bench.report.old_page import cost_plots, facts, grid_plots, trust_plots
-from bench.report.old_page.answer import answer
-from bench.report.old_page.entries import Entry, entries, names
-from bench.report.old_page.sections import Section
-from bench.report.page import charts
+from bench.report import parts
+from bench.report.page import charts, costs, facts, figures, trust
+from bench.report.page.answer import answer
+from bench.report.page.chapters import Chapter
+from bench.report.page.entries import Entry, entries, names
+from bench.run.record import Run
 
 #: A page is not larger than this, whatever the run.
 MOST_BYTES = 1_500_000
@@ -27,59 +28,27 @@ FOLDER = "bench.report.page"
 
 
 def check_available(option: str) -> None:
-    """Raise UserError where what `option` needs is not installed; imports nothing."""
+    """Raise UserError if what `option` needs is not installed; imports nothing."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UserError(f"{option} needs {' and '.join(missing)}, which is not installed; {REMEDY}")
 
 
-def sections(runs: Sequence[Run]) -> list[Section]:
-    """All parts of the page below its first screen."""
-    of = entries(runs)
-    return [*plots(runs, of), *_texts(runs, of)]
-
-
-def plots(runs: Sequence[Run], of: Sequence[Entry]) -> list[Section]:
-    """The parts that have plots."""
-    keys = charts.legend(names(of))
-    if not any(entry.is_measured for entry in of):
-        return []
-    made = [
-        grid_plots.crossover(runs, keys),
-        grid_plots.latency(of, keys),
-        grid_plots.throughput(of, keys),
-        cost_plots.memory(runs, keys),
-        cost_plots.one_time(of, keys),
-        trust_plots.parity(of, keys),
-        trust_plots.floor(of, keys),
-        trust_plots.rounds(of, keys),
-    ]
-    return [section for section in made if section is not None]
-
-
-def _texts(runs: Sequence[Run], of: Sequence[Entry]) -> list[Section]:
-    beside = facts.beside_each_other(runs)
-    return [
-        *([beside] if beside else []),
-        *facts.best_batches(runs),
-        *facts.others_figures(runs),
-        facts.results(of),
-        *facts.findings(runs),
-        facts.machine(runs),
-        facts.commands(runs, of),
-    ]
-
-
 def page(runs: Sequence[Run]) -> str:
-    """One HTML document of `runs`, with nothing outside of it.
+    """One HTML document of runs of one workload, with nothing outside of it.
 
-    Raises UserError without the extra `page`, BenchError where so many cells are no page of `MOST_BYTES`.
+    Raises UserError for runs of several workloads, for damaged files whose figures make no sense, and without the extra
+    `page`; BenchError if so many cells make no page of `MOST_BYTES`.
     """
     check_available("--html")
-    parts = sections(runs)
-    text = _document(runs, parts, has_tables=True)
-    if len(text.encode()) > MOST_BYTES:  # the table of all cells has the same figures
-        text = _document(runs, parts, has_tables=False)
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(parts.readable(run))
+        of = _entries(runs)
+        found = _chapters(runs, of)
+        text = _document(runs, of, found, has_tables=True)
+        if len(text.encode()) > MOST_BYTES:  # the table of all cells has the same figures
+            text = _document(runs, of, found, has_tables=False)
     if len(text.encode()) > MOST_BYTES:
         cells = sum(len(run.records) for run in runs)
         raise BenchError(
@@ -89,28 +58,58 @@ def page(runs: Sequence[Run]) -> str:
     return text
 
 
-def _document(runs: Sequence[Run], parts: Sequence[Section], has_tables: bool) -> str:
+def chapters(runs: Sequence[Run]) -> list[Chapter]:
+    """All parts of the page below its first screen."""
+    return _chapters(runs, _entries(runs))
+
+
+def _entries(runs: Sequence[Run]) -> list[Entry]:
+    workloads = list(dict.fromkeys(run.workload.name for run in runs))
+    if len(workloads) > 1:
+        raise UserError(f"these runs are of {' and '.join(workloads)}; give runs of one workload for a page")
+    return entries(runs)
+
+
+def _chapters(runs: Sequence[Run], of: Sequence[Entry]) -> list[Chapter]:
+    keys = charts.legend(names(of))
+    drawn: list[Chapter | None] = []
+    if any(entry.is_measured for entry in of):
+        drawn = [
+            figures.crossover(runs, keys),
+            *figures.figures(of, keys),
+            figures.throughput(of, keys),
+            costs.one_time(of, keys),
+            trust.parity(of, keys),
+            trust.roofline(of, keys),
+            trust.rounds(of, keys),
+        ]
+    drawn += [costs.memory(runs, keys), facts.beside_each_other(runs, of)]
+    told = [facts.results(of), *facts.sections(runs, keys), facts.machine(runs), facts.commands(runs, of)]
+    return [*(chapter for chapter in drawn if chapter is not None), *told]
+
+
+def _document(runs: Sequence[Run], of: Sequence[Entry], found: Sequence[Chapter], has_tables: bool) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    specs = {chart.name: chart.spec for part in parts for chart in part.charts}
-    assert len(specs) == sum(len(part.charts) for part in parts), "two plots of one name"
+    specs = {chart.name: chart.spec for chapter in found for chart in chapter.charts}
+    assert len(specs) == sum(len(chapter.charts) for chapter in found), "two plots of one name"
     own = {name: Markup(files(FOLDER).joinpath(f"templates/{name}").read_text()) for name in ("page.css", "page.js")}
     config = dict(charts.CONFIG) | {"legend": {"disable": True}}  # the page has its own, which wrap
-    first = answer(runs)
+    first = answer(runs, of)
     text: str = environment.get_template("page.html").render(
-        models=", ".join(dict.fromkeys(run.grid.model for run in runs)),
-        output=runs[0].grid.output,
+        models=", ".join(dict.fromkeys(run.model.name for run in runs)),
+        output=runs[0].model.output,
         names=[run.path.name if run.path else run.started for run in runs],
         headline=first.headline,
         facts=first.facts,
         alarms=first.alarms,
-        lines=first.told.lines,
-        details=[("Does not qualify", first.told.failures), ("What this does not know", first.told.unknown)],
-        parts=parts,
+        lines=first.lines,
+        details=first.details,
+        parts=found,
         has_tables=has_tables,
         always=("cells", "runs", "machine", "commands"),
         specs=_packed(json.dumps({"config": config, "charts": specs})),

@@ -1,15 +1,15 @@
-"""What a section of the page is made of."""
+"""What a chapter of the page is made of."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bench.report.page.charts import Chart, Key
 from bench.report.page.tables import Table
 
 
 @dataclass(frozen=True)
-class Section:
+class Chapter:
     """A part of the page with a title."""
 
     anchor: str
@@ -20,4 +20,4 @@ class Section:
     legend: tuple[Key, ...] = ()
     table: Table | None = None
     table_title: str = "the figures"
-    lines: tuple[str, ...] = field(default=())
+    lines: tuple[str, ...] = ()

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.records import Run
-from bench.report.old_page.entries import entries
-from bench.report.old_page.render import check_available, plots
 from bench.report.page import charts
 from bench.report.page.charts import Chart
+from bench.report.page.render import chapters, check_available
+from bench.run.record import Run
 
 #: Width of a plot's inside in pixels, and pixels of the image for each.
 WIDTH = 620
@@ -28,9 +27,9 @@ def png(chart: Chart) -> bytes:
 
 
 def images(runs: Sequence[Run], folder: Path) -> dict[Path, bytes]:
-    """Every plot of `runs` by its place in `folder`; raises UserError where there is none, or no extra `page`."""
+    """Every plot of `runs` by its place in `folder`; raises UserError if there is none, or no extra `page`."""
     check_available("--png")
-    found = [chart for section in plots(runs, entries(runs)) for chart in section.charts]
+    found = [chart for chapter in chapters(runs) for chart in chapter.charts]
     if not found:
         raise UserError("no cell of these runs was measured, so there is nothing to plot; use --format table")
     return {folder / f"{chart.name}.png": png(chart) for chart in found}
