@@ -259,9 +259,10 @@ def _table(columns: Sequence[_Cells]) -> Any:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.show_header = any(column.title for column in columns)
     for column in columns:
         longest = max((len(word) for text in column.texts for word in text.split()), default=0)
-        if column.is_left and not column.styles:
+        if column.is_left:
             table.add_column(column.title, overflow="fold", min_width=min(longest, LONGEST_WORD))
         else:
             table.add_column(column.title, justify="left" if column.is_left else "right", no_wrap=True)
@@ -292,7 +293,7 @@ def _section_tables(table: Table, width: int) -> Iterator[Any]:
 
 
 def _has_room(columns: Sequence[_Cells], width: int) -> bool:
-    """True if columns fit, or if one column of text alone can be wrapped to the room that the others leave."""
-    texts = [one for one in columns if one.is_left]
+    """True if columns fit, or if the widest column of text can be wrapped to the room that the others leave."""
+    widest = max((one for one in columns if one.is_left), key=lambda one: one.width, default=None)
     missing = _width(columns) - width
-    return missing <= 0 or (len(texts) == 1 and texts[0].width - missing >= texts[0].folded.width)
+    return missing <= 0 or (widest is not None and widest.width - missing >= widest.folded.width)

@@ -11,7 +11,6 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from bench.generation.api import generate
 
 import backends
 import bench
