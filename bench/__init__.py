@@ -15,13 +15,8 @@ if TYPE_CHECKING:
     from bench.bundle.verify import BundleVerification, verify_bundle
     from bench.choice.api import choose
     from bench.choice.choice import Choice
-    from bench.corpora.api import measure_corpus
-    from bench.corpora.records import CorpusRecord, CorpusRun
-    from bench.corpora.runfile import read_corpus_run
     from bench.errors import BenchError, UserError
-    from bench.footprint.measure import measure_memory
-    from bench.footprint.results import MemoryRun
-    from bench.measuring import generate, measure_load
+    from bench.measuring import generate, measure_corpus, measure_load, measure_memory
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
@@ -40,9 +35,6 @@ __all__ = [
     "BundleVerification",
     "Certificate",
     "Choice",
-    "CorpusRecord",
-    "CorpusRun",
-    "MemoryRun",
     "Record",
     "Run",
     "Study",
@@ -59,7 +51,6 @@ __all__ = [
     "measure_corpus",
     "measure_load",
     "measure_memory",
-    "read_corpus_run",
     "read_run",
     "resume",
     "tune",
@@ -78,13 +69,9 @@ _HOMES = {
     "BundleVerification": "bench.bundle.verify",
     "verify_bundle": "bench.bundle.verify",
     "generate": "bench.measuring",
-    "CorpusRecord": "bench.corpora.records",
-    "CorpusRun": "bench.corpora.records",
-    "measure_corpus": "bench.corpora.api",
-    "read_corpus_run": "bench.corpora.runfile",
+    "measure_corpus": "bench.measuring",
     "measure_load": "bench.measuring",
-    "measure_memory": "bench.footprint.measure",
-    "MemoryRun": "bench.footprint.results",
+    "measure_memory": "bench.measuring",
     "Certificate": "bench.parity.certificate",
     "check_parity": "bench.parity.check",
     "verify": "bench.parity.verify",

@@ -61,8 +61,8 @@ COLUMNS = (
 )
 
 
-def table(run: Run, records: Sequence[Record]) -> Section:
-    """What each of `records` holds."""
+def tables(run: Run, records: Sequence[Record]) -> Iterator[Section]:
+    """What each of `records` holds, and what the columns are."""
     shown = [record for record in records if record.status == "ok"]
     has_unread = any(unread_bytes(run, record) for record in shown)
     titles = ("parameters", "allocated", "reserved", "process", *(["unread"] if has_unread else []), "context")
@@ -72,8 +72,9 @@ def table(run: Run, records: Sequence[Record]) -> Section:
         held += [run.process_bytes(record), *([unread_bytes(run, record)] if has_unread else [])]
         held.append(context_bytes(run, record))
         rows.append((run.name(record.candidate), *map(mebibytes, held)))
-    legend = (_legend(run),) if rows else ()
-    return Section("Once loaded, before any input, MiB", legend, Table(("backend", *titles), tuple(rows)))
+    if rows:
+        yield Section("Once loaded, before any input, MiB", table=Table(("backend", *titles), tuple(rows)))
+        yield Section("", (_legend(run),))
 
 
 def _legend(run: Run) -> str:

@@ -73,7 +73,7 @@ class MemoryOptions(CommonOptions):
         "Also find the largest batch that fits, with and without gradients.", options.flag, default=False
     )
     memory_limit: int | None = option(
-        "What a worker may hold in that search, e.g. 8GiB.", limit, default=None,
+        "What a worker may hold in that search, e.g. 8GiB.", limit, default=None, metavar="SIZE",
         default_shown="what is free, less a margin",
     )  # fmt: skip
     max_batch: int = option(
@@ -262,11 +262,11 @@ class Memory(Workload):
         loaded = [record for record in run.records if record.point.length is None]
         searched = [(record, found) for record in run.records if (found := self.boundary(record)) is not None]
         positions = run.model.positions
-        yield held.table(run, loaded)
+        yield from held.tables(run, loaded)
         yield held.explanation(run, loaded, published.memory_beside(run))
         yield held.keys_and_values(run, sorted({*self.options.lengths, *([positions] if positions else [])}))
         if searched:
-            yield batch_search.table(run, searched, self.options.memory_limit or 0, LIMITS[self.options.kind])
+            yield from batch_search.tables(run, searched, self.options.memory_limit or 0, LIMITS[self.options.kind])
             yield Section("With and without gradients", items=list(_with_gradients(run, searched)))
             yield batch_search.endings(run, searched)
 
