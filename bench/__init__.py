@@ -10,19 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.api import compare, resume
     from bench.bundle.api import Bundle, deploy
     from bench.bundle.verify import BundleVerification, verify_bundle
     from bench.choice.api import choose
     from bench.choice.choice import Choice
     from bench.errors import BenchError, UserError
-    from bench.measuring import generate, measure_corpus, measure_load, measure_memory
+    from bench.measuring import compare, generate, measure_corpus, measure_load, measure_memory
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
-    from bench.records import Record, Run
-    from bench.runfile import read_run
-    from bench.spec import TimingPlan
+    from bench.run.experiment import resume
+    from bench.run.file import read_run
+    from bench.run.record import Record, Run
     from bench.study.api import Study, judge_study
     from bench.traffic import Traffic
     from bench.tuning.api import tune
@@ -38,7 +37,6 @@ __all__ = [
     "Record",
     "Run",
     "Study",
-    "TimingPlan",
     "Traffic",
     "Tuning",
     "UserError",
@@ -59,8 +57,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "compare": "bench.api",
-    "resume": "bench.api",
+    "compare": "bench.measuring",
+    "resume": "bench.run.experiment",
     "choose": "bench.choice.api",
     "Choice": "bench.choice.choice",
     "Traffic": "bench.traffic",
@@ -77,10 +75,9 @@ _HOMES = {
     "verify": "bench.parity.verify",
     "BenchError": "bench.errors",
     "UserError": "bench.errors",
-    "Record": "bench.records",
-    "Run": "bench.records",
-    "read_run": "bench.runfile",
-    "TimingPlan": "bench.spec",
+    "Record": "bench.run.record",
+    "Run": "bench.run.record",
+    "read_run": "bench.run.file",
     "Study": "bench.study.api",
     "judge_study": "bench.study.api",
     "tune": "bench.tuning.api",
