@@ -386,7 +386,7 @@ def test_the_example_goes_through_a_corpus_and_has_its_memory_told(artifacts: Pa
     assert passes.records[0].verdict in ("exact", "equivalent")
     assert passes.command.startswith("bench corpus --module ")
     held = bench.measure_memory(which, backends="eager", output=tmp_path / "memory.jsonl", **options)
-    assert held.loaded[0].status == "ok"
+    assert held.records[0].status == "ok"
     assert " --module " in held.command
 
 

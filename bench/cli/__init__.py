@@ -20,13 +20,11 @@ from bench import __version__
 from bench.cli import (
     artifacts,
     choose,
-    compare,
     deploy,
     diff,
     doctor,
     env,
     list_,
-    memory,
     parity,
     report,
     show,
@@ -48,13 +46,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("compare")(compare.command)
 app.command("choose")(choose.command)
 app.command("tune", cls=spellings.taking(tune.OLD_SPELLINGS))(tune.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
 app.command("deploy", cls=spellings.taking(deploy.OLD_SPELLINGS))(deploy.command)
-app.command("memory")(memory.command)
 app.command("report", cls=spellings.taking(report.OLD_SPELLINGS))(report.command)
 app.command("show")(show.command)
 app.command("diff", cls=spellings.taking(diff.OLD_SPELLINGS))(diff.command)

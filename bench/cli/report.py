@@ -99,7 +99,7 @@ def _draw(files: Sequence[Path], page: Path | None, png: Path | None) -> None:
     """Write a page of all runs, and their plots to the folder `png`."""
     from bench.errors import UserError
     from bench.files import check_absent, write_all
-    from bench.report.old_page import images, render
+    from bench.report.page import images, render
     from bench.run.file import read_run
 
     for option, path in (("--output", page), ("--png", png)):
@@ -154,13 +154,6 @@ def writer_of(found: Saved) -> str:
         return f"bench {found.workload}"
 
 
-def _memory_page(file: Path, format: str) -> str:
-    from bench.footprint.results import read_memory
-    from bench.report import memory
-
-    return memory.render(read_memory(file), format)
-
-
 def _tuning_page(file: Path, format: str) -> str:
     from bench.report import tuning
     from bench.tuning.file import read_tuning
@@ -170,6 +163,5 @@ def _tuning_page(file: Path, format: str) -> str:
 
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
-    "memory": Kind("bench memory", _memory_page),
     "tuning": Kind("bench tune", _tuning_page),
 }

@@ -117,8 +117,8 @@ def _markdown(run: Run, asked: Sequence[Column]) -> str:
     groups, behind = parts.groups(run)
     sections = [section for group in groups for section in group.sections] + behind
     shown = parts.columns(run, groups, asked=asked)
-    heading = [*_heading(run), *_titles(run, shown)]
     rows = [_table_row(run, record, shown) for group in groups for record in group.records]
+    heading = [*_heading(run), *(_titles(run, shown) if rows else [])]
     lines = _sections(run, sections, None)
     if _length(heading, rows, lines) > MOST_CHARACTERS:
         lines = _sections(run, sections, FEWER_LINES)

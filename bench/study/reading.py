@@ -208,34 +208,36 @@ def _of_generation(path: Path) -> Figures:
 
 
 def _of_memory(path: Path) -> Figures:
-    from bench.footprint.results import read_memory
+    from bench.run.batch_search import bytes_per_sequence
+    from bench.run.file import read_run
+    from bench.run.held import context_bytes, loaded
+    from exporters.sources import KeysAndValues
 
-    run = read_memory(path)
-    models = ", ".join(subject.name for subject in run.subjects)
-    source = _source(run, path, "bench memory", models, run.device, run.threads)
+    run = read_run(path)
+    options: Any = run.options
+    source = _source(run, path, "bench memory", run.model.name, options.kind, options.settled_threads)
+    measured = [record for record in run.records if record.candidate.copy == 1]
     held = tuple(
         Held(
-            source,
-            entry.model,
-            entry.label,
-            entry.precision,
-            entry.memory["parameters_bytes"],
-            entry.process_bytes(run.device),
-            entry.context_bytes(run.device),
+            source, run.model.name, record.candidate.label, record.candidate.precision, parameters,
+            run.process_bytes(record), context_bytes(run, record),
         )
-        for entry in run.loaded
-        if entry.status == "ok" and "parameters_bytes" in entry.memory
-    )
+        for record in measured
+        if record.point.length is None and (parameters := loaded(record, "parameters_bytes")) is not None
+    )  # fmt: skip
     stored = tuple(
-        Stored(source, entry.model, entry.length, entry.stored_bytes_per_sequence)
-        for entry in run.largest
-        if entry.has_gradients and entry.precision == PRECISION and entry.stored_bytes_per_sequence is not None
+        Stored(source, run.model.name, record.point.length, found)
+        for record in measured
+        if record.point.length is not None
+        and (record.candidate.variant, record.candidate.precision) == ("grad", PRECISION)
+        and (found := bytes_per_sequence(record, "stored_bytes")) is not None
     )
+    noted = run.notes.get("keys_and_values")
+    decoder = KeysAndValues(**noted) if noted else None
     cached = tuple(
-        Cached(subject.name, length, subject.cached.bytes(length, PRECISION))
-        for subject in run.subjects
-        if subject.cached is not None
-        for length in subject.lengths
+        Cached(run.model.name, length, decoder.bytes(length, PRECISION))
+        for length in options.lengths
+        if decoder is not None
     )
     return Figures((source,), held=held, stored=stored, cached=cached)
 

@@ -11,21 +11,19 @@ import pytest
 
 import bench
 from bench.errors import BenchError, UserError
-from bench.footprint.boundary import Boundary
-from bench.footprint.results import Largest, Loaded, MemoryRun, Subject, Try, as_line
-from bench.generation.plan import Decoding, GenerationPlan
-from bench.generation.records import GenerationRecord, GenerationRun
-from bench.generation.records import record_line as generation_line
 from bench.linesfile import LinesFile
 from bench.machine.roofline import Peaks
 from bench.packing import Packing, Summary
 from bench.records import Record, Run
+from bench.run.record import Model, Turn
+from bench.run.record import Record as RunRecord
 from bench.runfile import peaks_line, record_line
-from bench.spec import Candidate, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, TimingPlan
 from bench.study import plots
 from bench.study.reading import read_figures
 from bench.workloads.corpus import Corpus
-from exporters.sources import KeysAndValues
+from bench.workloads.generate import Batch, Generate
+from bench.workloads.memory import Extent, Memory
 from tests import made
 
 MS = 1_000_000
@@ -80,33 +78,27 @@ def corpus_run(path: Path, times: dict[tuple[str, int, str], float], is_complete
 
 
 def generation_run(path: Path, **values: Any) -> str:
-    who = Candidate("eager", "default", "fp32")
-    run = GenerationRun(
-        Grid("gpt2", (who,), (Shape(1, 1),), "cpu", 2, "random", "lm"), (1,), GenerationPlan(16, 512, Decoding("sample")),
-        TimingPlan(), MACHINE, "seeded random (seed 0)", "c0ffee", f"bench generate {path.stem}", "2026-01-03",
+    found = made.record(
+        "eager", Batch(1), ms=[[5_400]] * 5, times={"first_token": 100, "decode": 10}, figures={"way": "cache"},
+        parity=EQUIVALENT, **values,
     )  # fmt: skip
-    fields: dict[str, Any] = {
-        "status": "ok", "way": "cache", "parity": EQUIVALENT, "rounds": [[5_400 * MS]] * 5,
-        "first_token_rounds": [[100 * MS]] * 5, "decode_rounds": [[10 * MS]] * 5,
-    }  # fmt: skip
-    found = GenerationRecord("eager", "default", "fp32", 1, 1, **(fields | values))
-    return write(path, run, [generation_line(found)])
+    model = Model("gpt2", "seeded random (seed 0)", "random", "c0ffee", "lm")
+    run = made.run_of([found], Generate, model=model, fingerprint=MACHINE, new_tokens=512, decoding="sample")
+    return made.write(run, path).name
 
 
 def memory_run(path: Path) -> str:
-    run = MemoryRun(
-        (Subject("gpt", "seeded random", 512, (512,), KeysAndValues(12, 12, 64)),), "cpu", 2, ("fp32",), "base", MACHINE,
-        f"bench memory {path.stem}", "2026-01-04", 2**33,
+    bytes_held = {"parameters_bytes": 466_139_136, "process_bytes": 2**30, "reserved_bytes": 2**29}
+    loaded = RunRecord(Extent(), Candidate("eager", "default", "fp32"), "ok", memory={"loaded": bytes_held})
+    tries = [{"batch": batch, "fits": True, "stored_bytes": batch * 680_000_000 + 12_345} for batch in (4, 10)]
+    turns = tuple(Turn(place, figures=figures, seconds=1.0) for place, figures in enumerate(tries))
+    searched = RunRecord(Extent(512), Candidate("eager", "grad", "fp32"), "ok", turns=turns)
+    run = made.run_of(
+        [loaded, searched], Memory, fingerprint=MACHINE, lengths=[512], largest_batch=True, memory_limit="8GiB",
+        notes={"keys_and_values": {"layers": 12, "heads": 12, "head_width": 64}},
+        model=Model("gpt", "seeded random", "random", "c0ffee", "base", 512),
     )  # fmt: skip
-    loaded = Loaded(
-        "gpt", "eager", "default", "fp32",
-        memory={"parameters_bytes": 466_139_136, "process_bytes": 2**30, "reserved_bytes": 2**29},
-    )  # fmt: skip
-    largest = Largest(
-        "gpt", "eager", "grad", "fp32", length=512, limit_bytes=2**33, boundary=Boundary(10, 11, "boundary", True, True),
-        tries=[Try(batch, True, 1.0, stored_bytes=batch * 680_000_000 + 12_345) for batch in (4, 10)],
-    )  # fmt: skip
-    return write(path, run, [as_line(loaded), as_line(largest)])
+    return made.write(run, path).name
 
 
 def all_kinds(folder: Path) -> list[str]:

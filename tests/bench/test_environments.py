@@ -17,11 +17,11 @@ import backends
 from bench import testing
 from bench.cli.env import app
 from bench.errors import BenchError, UserError
-from bench.footprint.results import read_memory
 from bench.preparation import Preparation
 from bench.process import export
 from bench.process.environments import asking, making, stored
 from bench.process.environments.asking import Interpreter
+from bench.run.file import read_run as read_any
 from bench.runfile import read_run
 from bench.spec import Candidate, Grid, Shape, TimingPlan, command_of, parse_candidates
 from exporters import sources
@@ -184,17 +184,17 @@ def test_memory_is_read_in_the_other_environment(cli_here: Cli, tmp_path: Path) 
     done = cli_here(*common, *search, "--backends", "null,null@old", "--output", "m.jsonl")
     assert done.returncode == 0, done.stderr
     python = ".".join(map(str, sys.version_info[:3]))
-    assert "Environments of their own" in done.stdout and "null@old: in an environment with" in done.stdout
+    assert "null@old at every point: in an environment with" in done.stdout
     assert cli_here("report", "m.jsonl").stdout == done.stdout
-    run = read_memory(tmp_path / "m.jsonl")
+    run = read_any(tmp_path / "m.jsonl")
     assert f"--python null@old={old}" in run.command
-    assert [entry.label for entry in run.loaded] == [entry.label for entry in run.largest] == ["null", "null@old"]
-    here, there = run.loaded
-    assert "python" not in here.versions
-    assert there.versions["python"] == python
+    here, there, _, searched = run.records
+    assert [record.candidate.label for record in run.records] == ["null", "null@old", "null", "null@old"]
+    assert "python" not in here.facts["versions"]
+    assert there.facts["versions"]["python"] == python
     # one that is loaded, and one a try
     started = sum("bench.worker --backend null" in line for line in log.read_text().splitlines())
-    assert started == 1 + len(run.largest[1].tries)
+    assert started == 1 + len(searched.turns)
 
     done = cli_here(*common, "--backends", "null", "--output", "other.jsonl")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

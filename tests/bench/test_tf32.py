@@ -20,9 +20,8 @@ from backends.null import Null
 from bench import comparison, machine
 from bench.bundle import runtimes
 from bench.errors import UserError
-from bench.generation.api import generate
 from bench.machine.roofline import Peaks
-from bench.measuring import measure_corpus, measure_load
+from bench.measuring import generate, measure_corpus, measure_load
 from bench.parity import check, examination
 from bench.parity.matrix import Matrix
 from bench.parity.references import References

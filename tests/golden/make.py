@@ -66,7 +66,6 @@ def _ended(found: Called) -> dict[str, object]:
 
 def _runs() -> dict[str, int]:
     """The exit code that the command which wrote a file ended with."""
-    from bench.footprint.results import read_memory
     from bench.parity import certificate
     from bench.run.file import read_run as read_any
     from bench.tuning.file import read_tuning
@@ -76,7 +75,7 @@ def _runs() -> dict[str, int]:
         "corpus": read_any,
         "generate": read_any,
         "load": read_any,
-        "memory": read_memory,
+        "memory": read_any,
         "tune": read_tuning,
     }
     runs = HERE / "runs"
