@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import choose, statistics
-from bench.choice.candidates import Weighed
-from bench.choice.choice import Choice
-from bench.choice.grid import INTERPOLATED, MEASURED, ROUNDED_UP, place
-from bench.choice.mixture import Mixture
+from bench.choose.candidates import Weighed
+from bench.choose.choice import Choice
+from bench.choose.grid import INTERPOLATED, MEASURED, ROUNDED_UP, place
+from bench.choose.mixture import Mixture
 from bench.cli import main
 from bench.errors import UserError
 from bench.report import choice_lines as report
