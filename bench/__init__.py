@@ -10,22 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.api import compare, resume
     from bench.bundle.api import Bundle, deploy
     from bench.bundle.verify import BundleVerification, verify_bundle
     from bench.choice.api import choose
     from bench.choice.choice import Choice
-    from bench.corpora.api import measure_corpus
-    from bench.corpora.records import CorpusRecord, CorpusRun
-    from bench.corpora.runfile import read_corpus_run
     from bench.errors import BenchError, UserError
-    from bench.measuring import generate, measure_load, measure_memory
+    from bench.measuring import compare, generate, measure_corpus, measure_load, measure_memory
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
-    from bench.records import Record, Run
-    from bench.runfile import read_run
-    from bench.spec import TimingPlan
+    from bench.run.experiment import resume
+    from bench.run.file import read_run
+    from bench.run.record import Record, Run
     from bench.study.api import Study, judge_study
     from bench.traffic import Traffic
     from bench.tuning.api import tune
@@ -38,12 +34,9 @@ __all__ = [
     "BundleVerification",
     "Certificate",
     "Choice",
-    "CorpusRecord",
-    "CorpusRun",
     "Record",
     "Run",
     "Study",
-    "TimingPlan",
     "Traffic",
     "Tuning",
     "UserError",
@@ -56,7 +49,6 @@ __all__ = [
     "measure_corpus",
     "measure_load",
     "measure_memory",
-    "read_corpus_run",
     "read_run",
     "resume",
     "tune",
@@ -65,8 +57,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "compare": "bench.api",
-    "resume": "bench.api",
+    "compare": "bench.measuring",
+    "resume": "bench.run.experiment",
     "choose": "bench.choice.api",
     "Choice": "bench.choice.choice",
     "Traffic": "bench.traffic",
@@ -75,10 +67,7 @@ _HOMES = {
     "BundleVerification": "bench.bundle.verify",
     "verify_bundle": "bench.bundle.verify",
     "generate": "bench.measuring",
-    "CorpusRecord": "bench.corpora.records",
-    "CorpusRun": "bench.corpora.records",
-    "measure_corpus": "bench.corpora.api",
-    "read_corpus_run": "bench.corpora.runfile",
+    "measure_corpus": "bench.measuring",
     "measure_load": "bench.measuring",
     "measure_memory": "bench.measuring",
     "Certificate": "bench.parity.certificate",
@@ -86,10 +75,9 @@ _HOMES = {
     "verify": "bench.parity.verify",
     "BenchError": "bench.errors",
     "UserError": "bench.errors",
-    "Record": "bench.records",
-    "Run": "bench.records",
-    "read_run": "bench.runfile",
-    "TimingPlan": "bench.spec",
+    "Record": "bench.run.record",
+    "Run": "bench.run.record",
+    "read_run": "bench.run.file",
     "Study": "bench.study.api",
     "judge_study": "bench.study.api",
     "tune": "bench.tuning.api",

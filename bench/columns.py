@@ -60,6 +60,8 @@ class Column:
     """True for a column that tables have only if it is asked for."""
     is_optional: bool = False
     """True for a column that tables leave out if no record has its figure."""
+    interval: tuple[str, str] | None = None
+    """Names of the columns that hold the ends of its interval."""
     help: str = ""
     """What the figure is, with its unit, for the reference page and the page's tooltips."""
 
@@ -88,6 +90,32 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """One figure of a plot."""
+
+    series: str
+    x: float | str
+    """A number if all marks of the plot have one."""
+    y: float
+    low: float | None = None
+    high: float | None = None
+    """Ends of its interval."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Figures to be drawn on the page: lines over an axis of numbers, points over one of names."""
+
+    title: str
+    x: str
+    y: str
+    """Titles of the axes, with units."""
+    marks: tuple[Mark, ...]
+    is_x_logarithmic: bool = False
+    is_y_logarithmic: bool = False
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a report: a title, then a table, sentences and a list, each if it has any."""
 
@@ -97,6 +125,8 @@ class Section:
     table: Table | None = None
     items: Sequence[str] = ()
     """Entries of a list."""
+    plots: Sequence[Plot] = ()
+    """What the page draws; other formats have the table."""
     style: str = ""
     """Colour of the lines on a terminal."""
     point: Any = None

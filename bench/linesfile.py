@@ -78,7 +78,7 @@ def read_lines(path: Path, kind: str, schema: int, writer: str) -> list[dict[str
     Raises UserError when it is no such file, damaged, or of a later schema than `schema`.
     """
     lines = _lines(path, writer)
-    if not lines or lines[0].get("kind") != kind:
+    if not lines or lines[0].get("kind") != kind or "workload" in lines[0]:
         raise UserError(f"{str(path)!r} is no run of {writer}; give a .jsonl file that it wrote")
     found = lines[0].get("schema")
     if not isinstance(found, int):

@@ -13,19 +13,24 @@ import argparse
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.packing import Packing, Summary
 from bench.process.decoding import Decoding
 from bench.run.file import RunFile
 from bench.run.record import Model, Once, Record, Run, Turn
 from bench.spec import AUTO, MODULE, Candidate, Shape
+from bench.workloads.corpus import Corpus, CorpusOptions
 from bench.workloads.forward import Forward, ForwardOptions
 from bench.workloads.generate import Batch, Generate, GenerateOptions
 from bench.workloads.load import Load, LoadOptions, Rate
 from bench.workloads.memory import Extent, Memory, MemoryOptions
+from bench.workloads.one_by_one import OneByOne
+from exporters import sources
 
 Lines = list[dict[str, Any]]
 #: Conditions of a cell that a turn names otherwise.
@@ -118,6 +123,60 @@ def forward(header: Mapping[str, Any], lines: Lines) -> Run:
     for line in records:
         run.records.append(record_of(line, Shape(line["batch"], line["length"]), kinds))
     return ended(run, lines)
+
+
+def corpus(header: Mapping[str, Any], lines: Lines) -> Run:
+    """A run of `bench corpus`; raises UserError if its sentences come out in other batches than it had."""
+    plan, told = header["corpus_plan"], header["corpus"]
+    records = [line for line in lines if line["kind"] == "record"]
+    given = given_in(header["command"])
+    architecture = sources.ARCHITECTURES.get(header["grid"]["model"])
+    summary = Summary(**{**told, "lengths": tuple(told["lengths"])})
+    options = CorpusOptions(
+        **common(header) | {"baseline": None},
+        texts=given.get("--texts"),
+        lengths_from=given.get("--lengths-from"),
+        synthetic=int(given["--synthetic"]) if "--synthetic" in given else None,
+        sentences=int(given["--sentences"]) if "--sentences" in given else None,
+        tokenizer=given.get("--tokenizer"),
+        max_tokens=int(given["--max-tokens"]) if "--max-tokens" in given else None,
+        batches=tuple(plan["batches"]),
+        orders=tuple(plan["orders"]),
+        bucket=plan["bucket"],
+        max_shapes=plan["most_shapes"],
+        rounds=plan["rounds"],
+        boundary=header["grid"].get("boundary", "device"),
+        warmup=header["plan"]["warmup_seconds"],
+        cpu_run=given.get("--baseline"),
+        corpus=summary,
+        positions=architecture.positions if architecture else summary.most_tokens,
+        one_by_one=one_by_one(header["baseline"]) if header["baseline"] else None,
+    )
+    run = begun(Corpus(options), header, records)
+    run.model = replace(run.model, positions=options.positions)
+    for line in records:
+        point = Packing(line["batch"], line["order"])
+        packed = options.packed(point)
+        if (packed.positions, len(packed.batches)) != (line["positions"], line["batches"]):
+            raise UserError(f"the sentences make other batches at {point} than the run had")
+        record = record_of(line | {"rounds": [[ns] for ns in line["rounds_ns"]]}, point, {"wall": "rounds"})
+        run.records.append(record)
+    return ended(run, lines)
+
+
+def one_by_one(data: Mapping[str, Any]) -> OneByOne:
+    """Eager at batch 1 on the CPU, as a header held it."""
+    line = data["record"]
+    rounds = tuple((ns,) for ns in line["rounds_ns"])
+    verdict = line["parity"].get("verdict", "")
+    judged = line.get("judged", True)
+    return OneByOne(candidate_of(line), rounds, verdict, judged, data["machine"], data["threads"], data["started"])
+
+
+def given_in(command: str) -> dict[str, str]:
+    """Options of a command line with their values."""
+    words = shlex.split(command)
+    return {option: value for option, value in pairwise(words) if option.startswith("--")}
 
 
 def load(header: Mapping[str, Any], lines: Lines) -> Run:
@@ -265,6 +324,7 @@ def searched(line: Mapping[str, Any]) -> Record:
 #: By the word under "kind" in a header.
 KINDS: dict[str, Callable[[Mapping[str, Any], Lines], Run | list[Run]]] = {
     "run": forward,
+    "corpus": corpus,
     "load": load,
     "generation": generate,
     "memory": memory,

@@ -57,8 +57,8 @@ def screenshot(browser: Any, width: int, height: int) -> bytes:
 
 def main() -> int:
     """Write `IMAGE`."""
-    from bench.report.old_page.render import page
-    from bench.runfile import read_run
+    from bench.report.page.render import page
+    from bench.run.file import read_run
 
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:

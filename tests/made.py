@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from bench.columns import Column, Section, Table
 from bench.run.file import RunFile
 from bench.run.record import Model, Once, Record, Run, Turn
+from bench.run.schedule import Enough, Grid, Schedule
 from bench.run.workload import Workload
 from bench.spec import Candidate, Shape
 from bench.workloads.forward import Forward
@@ -75,7 +78,7 @@ def run_of(
     """A whole run of `records`, in memory, under options as an API's caller gives them."""
     candidates = tuple(dict.fromkeys(one.candidate for one in records))
     given: dict[str, Any] = {
-        "model": "bert",
+        "model": "bert" if model is None else model.name,
         "backends": tuple(dict.fromkeys(one.label for one in candidates)),
         "precisions": tuple(dict.fromkeys(one.precision for one in candidates)),
         "device": "cpu",
@@ -110,3 +113,56 @@ def write(run: Run, path: Path, *, is_sealed: bool = True) -> Path:
     if is_sealed:
         file.seal()
     return path
+
+
+@dataclass(frozen=True, order=True)
+class Step:
+    number: int
+
+    def __str__(self) -> str:
+        return f"step {self.number}"
+
+
+class Steps(Workload):
+    """A workload with figures that are no times, one table for all, and a section of its own."""
+
+    name = "steps"
+    point_type = Step
+    point_noun = "step"
+    cell = "tests:None"
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("score", lambda run, one: one.figures.get("score"), title="score"),
+        Column("note", lambda run, one: one.figures.get("note"), title="note", is_left=True),
+        Column("joined", lambda run, one: one.figures.get("joined"), title="joined", is_optional=True),
+    )
+
+    def points(self) -> Sequence[Step]:
+        return [Step(1), Step(2)]
+
+    def schedule(self) -> Schedule:
+        return Grid(lambda point: Enough(1))
+
+    def begin(self, point: Any, source: Any) -> dict[str, Any]:
+        return {}
+
+    def turn(self, point: Any, candidate: Any, taken: Any) -> dict[str, Any]:
+        return {}
+
+    def table_title(self, one: Record) -> str | None:
+        return None if one.figures.get("is_trial") else ""
+
+    def sections(self, run: Run) -> Iterable[Section]:
+        rows = (("eager with a very long explanation that goes on", "1", "2"), ("onnx", "3", "4"))
+        titles = ("who", "a title of many words in one cell", "another title that is about as long")
+        yield Section("Of its own", ("A sentence.",), Table(titles, rows), ["an entry"])
+        yield Section("Empty")
+
+
+def of_steps() -> Run:
+    figures = [{"score": 1234.5}, {"score": 3, "note": "three"}, {}, {"score": 0.25}]
+    names = [("eager", 1), ("onnx", 1), ("eager", 2), ("onnx", 2)]
+    records = [
+        record(name, Step(number), ms=[], verdict="", figures=one)
+        for (name, number), one in zip(names, figures, strict=True)
+    ]
+    return run_of(records, Steps)

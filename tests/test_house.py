@@ -55,10 +55,10 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
     "code",
     [
         "import bench",
-        "import bench.api, bench.driver, bench.generation.api, bench.report.generation, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
-        "import bench.corpora.api, bench.report.corpus, bench.cli.corpus, bench.workloads.load, bench.cli.measure",
+        "import bench.api, bench.driver, bench.workloads.generate, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
+        "import bench.workloads.corpus, bench.workloads.load, bench.cli.measure",
         "import bench.bundle.api, bench.bundle.verify, bench.report.bundle, bench.cli.deploy, bench.cli.verify",
-        "import bench.workloads.memory, bench.diff, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choose.api, bench.report.choice, bench.report.old_page.render, bench.report.old_page.images, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
+        "import bench.workloads.memory, bench.diff, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choose.api, bench.report.choice, bench.report.page.render, bench.report.page.images, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
         "import bench.measuring, bench.cli.measure, bench.cli.screen, bench.cli.reference; bench.measuring.compare, bench.measuring.measure_load",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
@@ -78,9 +78,9 @@ def test_public_names() -> None:
     import bench
 
     assert set(bench.__all__) == {
-        "BenchError", "Bundle", "BundleVerification", "Certificate", "Choice", "CorpusRecord", "CorpusRun", "GenerationRun", "Record", "Run",
-        "Study", "TimingPlan", "Traffic", "Tuning", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_load", "measure_memory",
-        "read_corpus_run", "read_run", "resume", "tune", "verify", "verify_bundle",
+        "BenchError", "Bundle", "BundleVerification", "Certificate", "Choice", "Record", "Run",
+        "Study", "Traffic", "Tuning", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_load", "measure_memory",
+        "read_run", "resume", "tune", "verify", "verify_bundle",
     }  # fmt: skip
     for name in bench.__all__:
         assert getattr(bench, name) is not None
@@ -190,26 +190,23 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
     }
     templates |= {f"bench/report/page/templates/page.{suffix}" for suffix in ("html", "css", "js")}
     templates.add("backends/requirements/optimum.txt")
-    assert names == expected | templates | {f"bench/presets/{name}" for name in presets}
+    assert names == expected | templates | {f"bench/workloads/presets/{name}" for name in presets}
     assert licences
 
 
 def test_every_committed_run_can_be_read_and_says_how_it_was_made(root: Path) -> None:
-    from bench.corpora.runfile import read_corpus_run
     from bench.run.file import read_run
-    from bench.saved import look
 
     paths = sorted((root / "artifacts" / "reference").glob("*.jsonl"))
     assert paths
     for path in paths:
-        found = look(path)
-        if found.kind == "regret":  # of benchmarks/regret.py: the grid that it chose from lies beside it
-            header = json.loads(path.read_text().splitlines()[0])
+        header = json.loads(path.read_text().splitlines()[0])
+        if header["kind"] == "regret":  # of benchmarks/regret.py: the grid that it chose from lies beside it
             assert (path.parent / Path(header["grid"]).name).is_file()
             assert header["command"].startswith("bench compare --model")
             continue
-        run = read_run(path) if found.workload else read_corpus_run(path)
+        run = read_run(path)
+        command = run.options.command
         assert run.is_complete
-        command = run.options.command if found.workload else "corpus"
         assert run.command.startswith(f"bench {command} --model")
         assert run.fingerprint["versions"]["torch"]

@@ -379,7 +379,7 @@ def test_the_example_goes_through_a_corpus_and_has_its_memory_told(artifacts: Pa
     which = f"{EXAMPLE}:tiny"
     options: dict[str, Any] = {"device": "cpu", "threads": 1, "artifacts": artifacts}
     passes = bench.measure_corpus(
-        which, backends="eager", synthetic=6, batches="3", order="sorted", rounds=1, output=tmp_path / "corpus.jsonl",
+        which, backends="eager", synthetic=6, batches="3", orders="sorted", rounds=1, output=tmp_path / "corpus.jsonl",
         **options,
     )  # fmt: skip
     assert [record.status for record in passes.records] == ["ok"]

@@ -99,7 +99,7 @@ def _draw(files: Sequence[Path], page: Path | None, png: Path | None) -> None:
     """Write a page of all runs, and their plots to the folder `png`."""
     from bench.errors import UserError
     from bench.files import check_absent, write_all
-    from bench.report.old_page import images, render
+    from bench.report.page import images, render
     from bench.run.file import read_run
 
     for option, path in (("--output", page), ("--png", png)):
@@ -154,13 +154,6 @@ def writer_of(found: Saved) -> str:
         return f"bench {found.workload}"
 
 
-def _corpus_page(file: Path, format: str) -> str:
-    from bench.corpora.runfile import read_corpus_run
-    from bench.report import corpus
-
-    return corpus.render(read_corpus_run(file), format)
-
-
 def _tuning_page(file: Path, format: str) -> str:
     from bench.report import tuning
     from bench.tuning.file import read_tuning
@@ -170,6 +163,5 @@ def _tuning_page(file: Path, format: str) -> str:
 
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
-    "corpus": Kind("bench corpus", _corpus_page),
     "tuning": Kind("bench tune", _tuning_page),
 }

@@ -24,7 +24,8 @@ from bench.report.choice_lines import (
     not_measured,
     runs_of,
 )
-from bench.report.crossover import crossover, render_map
+from bench.report.crossover import render_map
+from bench.run.leads import leads
 from bench.run.record import Run
 from bench.traffic import duration
 
@@ -43,15 +44,15 @@ def _map_json(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "run": str(run.path) if run.path else None,
-            "batch": cell.shape.batch,
-            "length": cell.shape.length,
-            "fastest": run.name(cell.winner.candidate) if cell.winner else None,
-            "next": run.name(cell.runner_up.candidate) if cell.runner_up else None,
-            "ratio": cell.ratio.value if cell.ratio else None,
-            **_ends(cell.ratio.interval if cell.ratio else None),
-            "is_tie": cell.is_tie,
+            "batch": lead.point.batch,
+            "length": lead.point.length,
+            "fastest": run.name(lead.winner.candidate) if lead.winner else None,
+            "next": run.name(lead.runner_up.candidate) if lead.runner_up else None,
+            "ratio": lead.ratio.value if lead.ratio else None,
+            **_ends(lead.ratio.interval if lead.ratio else None),
+            "is_tie": lead.is_tie,
         }
-        for cell in crossover(run)
+        for lead in leads(run)
     ]
 
 

@@ -6,14 +6,11 @@ import io
 import string
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench import statistics
-from bench.choice.candidates import places_of
-from bench.columns import DASH, factor
-from bench.run import sections
-from bench.run.record import Record, Run, is_unsteady, ratio_between
+from bench.columns import DASH
+from bench.run.leads import Lead, leads
+from bench.run.record import Run
 from bench.spec import Candidate, Shape
 
 if TYPE_CHECKING:
@@ -29,52 +26,6 @@ COLOURS = (
 NO_WINNER = DASH
 
 
-@dataclass(frozen=True)
-class MapCell:
-    """The fastest candidate at one planned shape among those that are still the same model."""
-
-    shape: Shape
-    winner: Record | None
-    """None if no time can be compared."""
-    runner_up: Record | None
-    """The next fastest by its median, if there is one."""
-    ratio: statistics.Ratio | None
-    """How many times faster the winner is than the runner-up, with its interval."""
-    is_tie: bool
-    """True if another cannot be told from the winner."""
-
-    @property
-    def lead(self) -> str:
-        """`1.42×`, `tie`, `faster` if the rounds disagree on a middle, or `alone`; "" without a winner."""
-        if self.winner is None:
-            return ""
-        if self.runner_up is None:
-            return "alone"
-        if self.is_tie or self.ratio is None:
-            return "tie"
-        return "faster" if is_unsteady(self.ratio) else f"{factor(self.ratio.value)}×"
-
-
-def crossover(run: Run) -> list[MapCell]:
-    """One cell for each planned shape that has records, but for those that the run left out whole."""
-    places = set(places_of(run))
-    return [
-        _cell(run, shape, [record for record in records if record.candidate.copy == 1])
-        for shape, records in run.by_point()
-        if shape in places
-    ]
-
-
-def _cell(run: Run, shape: Shape, records: list[Record]) -> MapCell:
-    comparable = sections.rivals(run, records)
-    won = sections.winner(run, records)
-    if won is None:
-        return MapCell(shape, comparable[0] if comparable else None, None, None, False)
-    others = [record for record in comparable if record is not won.record]
-    following = min(others, key=lambda record: statistics.median(record.samples))
-    return MapCell(shape, won.record, following, ratio_between(following, won.record), bool(won.ties))
-
-
 def render_map(run: Run, width: int = 80, colour: bool = False) -> str:
     """The map as text of at most `width` columns, one line a batch; lengths that do not fit stand in further tables.
 
@@ -84,7 +35,7 @@ def render_map(run: Run, width: int = 80, colour: bool = False) -> str:
     from rich.console import Console
     from rich.text import Text
 
-    cells = {cell.shape: cell for cell in crossover(run)}
+    cells = {lead.point: lead for lead in leads(run)}
     winners = [cell.winner for cell in cells.values() if cell.winner is not None]
     if len(winners) < 2:
         return ""
@@ -117,11 +68,11 @@ def render_map(run: Run, width: int = 80, colour: bool = False) -> str:
     return text.getvalue()
 
 
-def _columns(cells: Mapping[Shape, MapCell], lengths: Sequence[int], names: Mapping[Candidate, str]) -> dict[int, int]:
+def _columns(cells: Mapping[Shape, Lead], lengths: Sequence[int], names: Mapping[Candidate, str]) -> dict[int, int]:
     """Width of each length's column."""
     widths = {length: len(str(length)) for length in lengths}
     for cell in cells.values():
-        widths[cell.shape.length] = max(widths[cell.shape.length], len(_text(cell, names)))
+        widths[cell.point.length] = max(widths[cell.point.length], len(_text(cell, names)))
     return widths
 
 
@@ -147,12 +98,12 @@ def _letters(run: Run, names: Mapping[Candidate, str]) -> dict[Candidate, str]:
     }
 
 
-def _text(cell: MapCell, names: Mapping[Candidate, str]) -> str:
-    return NO_WINNER if cell.winner is None else f"{names[cell.winner.candidate]} {cell.lead}"
+def _text(cell: Lead, names: Mapping[Candidate, str]) -> str:
+    return NO_WINNER if cell.winner is None else f"{names[cell.winner.candidate]} {cell.text}"
 
 
 def _shown(
-    cell: MapCell | None, names: Mapping[Candidate, str], column: int, styles: Mapping[Candidate, tuple[str, str]]
+    cell: Lead | None, names: Mapping[Candidate, str], column: int, styles: Mapping[Candidate, tuple[str, str]]
 ) -> Text:
     """The cell's text, filled up to its column's width; nothing for a shape that was not measured."""
     from rich.text import Text
@@ -168,7 +119,7 @@ def _styles(run: Run) -> dict[Candidate, tuple[str, str]]:
 
 
 def _legend(
-    run: Run, cells: Mapping[Shape, MapCell], letters: Mapping[Candidate, str], names: Mapping[Candidate, str]
+    run: Run, cells: Mapping[Shape, Lead], letters: Mapping[Candidate, str], names: Mapping[Candidate, str]
 ) -> list[str]:
     lines = []
     if letters:
@@ -178,8 +129,8 @@ def _legend(
         "faster": "faster: the rounds disagree on how much",
         "alone": "alone: no other was measured there as the same model",
     }
-    leads = {cell.lead for cell in cells.values()}
-    notes = [note for lead, note in told.items() if lead in leads]
+    texts = {cell.text for cell in cells.values()}
+    notes = [note for lead, note in told.items() if lead in texts]
     if any(cell.winner is None for cell in cells.values()):
         notes.append(f"{NO_WINNER}: none was")
     return [*lines, *(["; ".join(notes)] if notes else [])]

@@ -171,6 +171,7 @@ def median_cell(kind: str) -> Callable[[Run, Record], str]:
 
 MEDIAN = Column(
     "median_ms", median_ms(WALL), title="median ms", cell=median_cell(WALL),
+    interval=("median_low_ms", "median_high_ms"),
     help="median of synchronised wall time of one call, ms; ! marks a disturbed cell",
 )  # fmt: skip
 PRECISION = Column(
@@ -249,7 +250,13 @@ def ratio_columns(
         return found
 
     return (
-        Column(f"speedup{suffix}", of(lambda ratio: None if is_unsteady(ratio) else ratio.value), help=help, **shown),
+        Column(
+            f"speedup{suffix}",
+            of(lambda ratio: None if is_unsteady(ratio) else ratio.value),
+            help=help,
+            interval=(f"speedup{suffix}_low", f"speedup{suffix}_high"),
+            **shown,
+        ),
         Column(f"speedup{suffix}_low", of(lambda ratio: ratio.interval and ratio.interval.low)),
         Column(f"speedup{suffix}_high", of(lambda ratio: ratio.interval and ratio.interval.high)),
         Column(f"verdict{suffix}", of(lambda ratio: ratio.verdict), help="faster, slower or tie"),

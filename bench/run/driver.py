@@ -65,10 +65,12 @@ class Driver:
         points = self.workload.points()
         self.state = State(
             run.candidates,
+            run.candidates,
             points if budget is None else budget.order(points),
             {record.cell: record for record in run.records},
             {cell: OpenCell(list(turns)) for cell, turns in run.turns.items()},
             lambda: time.monotonic() - began,
+            run.is_implausible,
         )
         self.begun: dict[Candidate, dict[Point, _Begun]] = {}
         self.out_of_memory: dict[Candidate, list[Point]] = {}
@@ -104,6 +106,7 @@ class Driver:
     def _measure(self, schedule: Schedule, group: Sequence[Candidate], groups_left: int = 1) -> None:
         """Have the candidates of `group` take turns until the schedule is done."""
         self.state.candidates = group
+        self.state.peers = self.run.candidates if self.is_alone else group
         if self.budget is not None:
             self.budget.begin_group(groups_left, self.state.elapsed_seconds())
         while turns := schedule.next_turns(self.state):

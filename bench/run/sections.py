@@ -98,15 +98,20 @@ def of_columns(run: Run, title: str, point: Any, records: Sequence[Record], colu
     return Section(title, table=Table(("backend", *titles), rows, (True, *is_left), styles), point=point)
 
 
-def memory(run: Run) -> Section:
-    """Per candidate: what it held once loaded, and at the peak of one call at its last point."""
+def largest_with_memory(run: Run) -> list[Record]:
+    """Each candidate's record at the last point that it was measured at, if memory was noted."""
     found: dict[Any, Record] = {}
     for record in run.records:
         is_better = record.status == "ok" or record.candidate not in found
         if record.memory.get("loaded") and record.is_judged and is_better:
             found[record.candidate] = record
+    return sorted(found.values(), key=lambda record: run.candidates.index(record.candidate))
+
+
+def memory(run: Run) -> Section:
+    """Per candidate: what it held once loaded, and at the peak of one call at its last point."""
     rows = []
-    for record in sorted(found.values(), key=lambda record: run.candidates.index(record.candidate)):
+    for record in largest_with_memory(run):
         loaded = record.memory["loaded"]
         held = [loaded.get(name) for name in ("parameters_bytes", "allocated_bytes", "reserved_bytes")]
         held += [run.process_bytes(record), run.peak_bytes(record)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.columns import Column, Section
 from bench.options import CommonOptions
+from bench.run import leads
 from bench.run.columns import COMMON_COLUMNS
 from bench.run.record import WALL, Point, Record, Run, Turn, exit_code_of
 from bench.run.sections import outcome
@@ -40,6 +41,8 @@ class Workload(ABC):
     """A frozen dataclass with a `__str__`; its fields are columns."""
     columns: ClassVar[tuple[Column, ...]] = ()
     """Beside those that every workload has, in the order of its tables."""
+    plotted: ClassVar[tuple[str, ...]] = ()
+    """Names of the columns that the page plots over the points; the first with a title if empty."""
     cell: ClassVar[str]
     """The class of its worker side, e.g. "bench.workloads.forward:ForwardCell"."""
     fresh_process: ClassVar[bool] = False
@@ -199,6 +202,10 @@ class Workload(ABC):
     def sections(self, run: Run) -> Iterable[Section]:
         """What its report has beside the common sections."""
         return ()
+
+    def answer(self, run: Run) -> str:
+        """The answer of a run in one sentence, as the page begins."""
+        return leads.headline(run)
 
     def heading(self, run: Run) -> Iterable[str]:
         """Lines above the tables, behind model and machine."""

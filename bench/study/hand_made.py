@@ -6,18 +6,19 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench import presets, published, statistics
-from bench.published import JudgedRow
+from bench import statistics
 from bench.study.claims import BY_HAND, CARD, NAMES, Claim, shown, span
 from bench.study.figures import CUDA, PRECISION, Figure, Figures
 from bench.study.findings import ABOUT, REFUTED, WITHIN_ABOUT, Finding, about, not_tested
 from bench.study.hand_made_memory import GIB, out_of_memory
+from bench.workloads import published
+from bench.workloads.published import JudgedRow
 
 GENERATED_TOKENS, GENERATED_SECONDS = 512, 5.41
 
 
 def _rows() -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((presets.FIGURES / "rtx3090.json").read_text())
+    data: dict[str, Any] = json.loads((published.FIGURES / "rtx3090.json").read_text())
     return data
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
-from bench import presets
-from bench.published import JudgedRow
 from bench.study.claims import BY_HAND, CARD, NAMES, Claim
 from bench.study.figures import CUDA, Figures, Held
 from bench.study.findings import ABOUT, CONFIRMED, REFUTED, UNDECIDED, WITHIN_ABOUT, Finding, not_tested
+from bench.workloads import published
+from bench.workloads.published import JudgedRow
 
 GIB, MIB, FP32_BYTES = 2**30, 2**20, 4
 #: Millions, as they were given there.
@@ -21,7 +21,7 @@ MEMORY_NEEDS = "bench memory --model gpt2 --device cuda; bench memory --model gp
 
 def _published_process_mib() -> dict[str, int]:
     """MB of the whole process on the card by model, once it was loaded: a tool's word for MiB."""
-    data = json.loads((presets.FIGURES / "rtx3090-memory.json").read_text())
+    data = json.loads((published.FIGURES / "rtx3090-memory.json").read_text())
     return {model: held["process_mib"] for model, held in data["loaded"].items()}
 
 

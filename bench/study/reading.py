@@ -29,10 +29,9 @@ from bench.study.figures import (
 )
 
 if TYPE_CHECKING:
-    from bench.corpora.records import CorpusRecord
     from bench.run import record as new
 
-    Timed = Record | CorpusRecord | new.Record
+    Timed = Record | new.Record
 
 COMPUTES_NOTHING = "computes nothing"
 
@@ -150,28 +149,30 @@ def _of_record(run: Run, source: Source, record: Record) -> Figure:
 
 
 def _of_corpus(path: Path) -> Figures:
-    from bench.corpora.runfile import read_corpus_run
+    from bench.run.file import read_run
 
-    run = read_corpus_run(path)
-    source = _source(run, path, "bench corpus", run.grid.model, run.grid.device, run.grid.threads)
+    run = read_run(path)
+    options: Any = run.options
+    source = _source(run, path, "bench corpus", run.model.name, options.kind, options.settled_threads)
+    sentences = len(options.corpus.lengths)
     cells = tuple(
         Figure(
             source=source,
             kind=CORPUS,
-            model=record.model,
-            backend=record.contestant.label,
-            precision=record.precision,
-            batch=record.batch,
+            model=run.model.name,
+            backend=record.candidate.label,
+            precision=record.candidate.precision,
+            batch=record.point.batch,
             length=None,
-            order=record.order,
+            order=record.point.order,
             status=record.status,
-            rounds_ms=_milliseconds(record.rounds),
-            is_interleaved=record.turns == "interleaved",
-            is_tainted=bool(run.taint(record)),
-            fault=_fault(record, record.judged, False, run.grid.boundary),
+            rounds_ms=_milliseconds([[ns / sentences for ns in round_] for round_ in record.rounds]),
+            is_interleaved=record.is_interleaved,
+            is_tainted=bool(run.disturbances(record)),
+            fault=_fault(record, record.is_judged, False, options.boundary),
         )
         for record in run.records
-        if record.copy == 1
+        if record.candidate.copy == 1
     )
     return Figures((source,), cells)
 

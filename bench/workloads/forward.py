@@ -94,7 +94,7 @@ class ForwardOptions(TimedOptions):
         found = super().parsed(given)
         if found.preset is None:
             return found
-        from bench import presets
+        from bench.workloads import presets
 
         named = {name for name, value in given.items() if value is not None}
         of_preset = presets.load(found.preset).options(named)

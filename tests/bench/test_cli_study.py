@@ -10,23 +10,19 @@ from typing import Any
 import pytest
 
 import bench
-from bench.corpora.plan import CorpusPlan
-from bench.corpora.records import CorpusRecord, CorpusRun
-from bench.corpora.runfile import record_line as corpus_line
-from bench.corpora.sentences import CorpusSummary
 from bench.errors import BenchError, UserError
-from bench.generation.plan import Decoding, GenerationPlan
-from bench.generation.records import GenerationRecord, GenerationRun
-from bench.generation.records import record_line as generation_line
 from bench.linesfile import LinesFile
 from bench.machine.roofline import Peaks
+from bench.packing import Packing, Summary
 from bench.records import Record, Run
 from bench.run.record import Model, Turn
 from bench.run.record import Record as RunRecord
 from bench.runfile import peaks_line, record_line
-from bench.spec import Candidate, Grid, Shape, TimingPlan
+from bench.spec import Candidate, Grid, TimingPlan
 from bench.study import plots
 from bench.study.reading import read_figures
+from bench.workloads.corpus import Corpus
+from bench.workloads.generate import Batch, Generate
 from bench.workloads.memory import Extent, Memory
 from tests import made
 
@@ -69,39 +65,26 @@ def compare_run(
 
 def corpus_run(path: Path, times: dict[tuple[str, int, str], float], is_complete: bool = True, **values: Any) -> str:
     """A run over 10 sentences of 5 tokens; `times` are ms a sentence by backend, batch and order."""
-    who = tuple(Candidate(name, "default", "fp32") for name in FORMATS)
-    batches = tuple(sorted({batch for _, batch, _ in times}))
-    plan = CorpusPlan(batches, ("unsorted", "sorted"))
-    run = CorpusRun(
-        Grid("bert", who, tuple(Shape(batch, 5) for batch in batches), "cpu", 2), TimingPlan(), plan,
-        CorpusSummary.from_json({"source": "ten", "lengths": [5] * 10, "checksum": "a", "truncated": 0, "most_tokens": 9,
-                                 "tokenizer": None}),
-        MACHINE, "seeded random (seed 0)", "c0ffee", f"bench corpus {path.stem}", "2026-01-02",
-    )  # fmt: skip
     records = [
-        CorpusRecord(
-            model="bert", backend=backend, variant="default", precision="fp32", device="cpu", batch=batch, order=order,
-            status="ok", sentences=10, tokens=50, positions=50, batches=10, shapes=1, parity=EQUIVALENT,
-            rounds_ns=[round(10 * ms * MS * f) for f in SPREAD],
-        )
+        made.record(backend, Packing(batch, order), ms=[[10 * ms * f] for f in SPREAD])
         for (backend, batch, order), ms in times.items()
-    ]  # fmt: skip
+    ]
     records[0] = replace(records[0], **values)
-    return write(path, run, list(map(corpus_line, records)), is_complete)
+    batches = sorted({batch for _, batch, _ in times})
+    run = made.run_of(records, Corpus, fingerprint=MACHINE, is_complete=is_complete, batches=batches)
+    run.workload = Corpus(replace(run.options, corpus=Summary("ten", (5,) * 10, "a")))
+    run.started = "2026-01-02"
+    return made.write(run, path).name
 
 
 def generation_run(path: Path, **values: Any) -> str:
-    who = Candidate("eager", "default", "fp32")
-    run = GenerationRun(
-        Grid("gpt2", (who,), (Shape(1, 1),), "cpu", 2, "random", "lm"), (1,), GenerationPlan(16, 512, Decoding("sample")),
-        TimingPlan(), MACHINE, "seeded random (seed 0)", "c0ffee", f"bench generate {path.stem}", "2026-01-03",
+    found = made.record(
+        "eager", Batch(1), ms=[[5_400]] * 5, times={"first_token": 100, "decode": 10}, figures={"way": "cache"},
+        parity=EQUIVALENT, **values,
     )  # fmt: skip
-    fields: dict[str, Any] = {
-        "status": "ok", "way": "cache", "parity": EQUIVALENT, "rounds": [[5_400 * MS]] * 5,
-        "first_token_rounds": [[100 * MS]] * 5, "decode_rounds": [[10 * MS]] * 5,
-    }  # fmt: skip
-    found = GenerationRecord("eager", "default", "fp32", 1, 1, **(fields | values))
-    return write(path, run, [generation_line(found)])
+    model = Model("gpt2", "seeded random (seed 0)", "random", "c0ffee", "lm")
+    run = made.run_of([found], Generate, model=model, fingerprint=MACHINE, new_tokens=512, decoding="sample")
+    return made.write(run, path).name
 
 
 def memory_run(path: Path) -> str:
@@ -199,7 +182,8 @@ def test_the_page_names_every_claim_and_fits_a_terminal(cli_here, tmp_path: Path
         in_commands ^= line.startswith("```")
         assert in_commands or len(line) <= 80, line
     assert "| cpu, bert, unsorted sentences (3 runtimes) | 1 " in done.stdout
-    assert "bench corpus corpus  # file 2\n" in done.stdout
+    command = "bench corpus --model bert --backends eager,torchscript,onnx --device cpu --threads 2 --batches 1,8,64"
+    assert f"{command}  # file 2\n" in done.stdout
 
 
 def test_a_page_is_written_once_and_whole(cli_here, tmp_path: Path) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
@@ -13,11 +11,9 @@ from bench.columns import Column, Section, Table
 from bench.errors import UserError
 from bench.report import console
 from bench.run.file import read_run
-from bench.run.record import Record, Run
-from bench.run.schedule import Enough, Grid, Schedule
-from bench.run.workload import Workload
+from bench.run.record import Run
 from bench.spec import Shape
-from tests.made import record, run_of, write
+from tests.made import Steps, of_steps, record, run_of, write
 
 LARGE = Shape(16, 512)
 
@@ -231,58 +227,6 @@ def test_colours_are_for_terminals_alone(run: Run, monkeypatch: pytest.MonkeyPat
     assert "\x1b[" not in console.render(run)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert "\x1b[31mbroken" in console.render(run)
-
-
-@dataclass(frozen=True, order=True)
-class Step:
-    number: int
-
-    def __str__(self) -> str:
-        return f"step {self.number}"
-
-
-class Steps(Workload):
-    """A workload with figures that are no times, one table for all, and a section of its own."""
-
-    name = "steps"
-    point_type = Step
-    point_noun = "step"
-    cell = "tests:None"
-    columns: ClassVar[tuple[Column, ...]] = (
-        Column("score", lambda run, one: one.figures.get("score"), title="score"),
-        Column("note", lambda run, one: one.figures.get("note"), title="note", is_left=True),
-        Column("joined", lambda run, one: one.figures.get("joined"), title="joined", is_optional=True),
-    )
-
-    def points(self) -> Sequence[Step]:
-        return [Step(1), Step(2)]
-
-    def schedule(self) -> Schedule:
-        return Grid(lambda point: Enough(1))
-
-    def begin(self, point: Any, source: Any) -> dict[str, Any]:
-        return {}
-
-    def turn(self, point: Any, candidate: Any, taken: Any) -> dict[str, Any]:
-        return {}
-
-    def table_title(self, one: Record) -> str | None:
-        return None if one.figures.get("is_trial") else ""
-
-    def sections(self, run: Run) -> Iterable[Section]:
-        rows = (("eager with a very long explanation that goes on", "1", "2"), ("onnx", "3", "4"))
-        titles = ("who", "a title of many words in one cell", "another title that is about as long")
-        yield Section("Of its own", ("A sentence.",), Table(titles, rows), ["an entry"])
-        yield Section("Empty")
-
-
-def of_steps() -> Run:
-    figures = [{"score": 1234.5}, {"score": 3, "note": "three"}, {}, {"score": 0.25}]
-    names = [("eager", 1), ("onnx", 1), ("eager", 2), ("onnx", 2)]
-    records = [
-        record(name, Step(number), ms=[], figures=one) for (name, number), one in zip(names, figures, strict=True)
-    ]
-    return run_of(records, Steps)
 
 
 def test_points_of_one_title_share_a_table() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench.choice.candidates import places_of
-from bench.report.crossover import COLOURS, crossover, render_map
+from bench.report.crossover import COLOURS, render_map
 from bench.run.file import read_run
+from bench.run.leads import headline, leads
 from bench.run.record import Run
 from bench.spec import Shape
 from tests import made
@@ -37,6 +38,21 @@ def run_of(names: list[str], ms: dict[Shape, list[float | None]]) -> Run:
     )
 
 
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ({Shape(1, 16): [2.0, 1.0]}, "onnx is fastest, 2.00 times as fast as eager"),
+        ({Shape(1, 16): [2.0, 2.0]}, "No candidate is faster than all others"),
+        ({Shape(1, 16): [2.0, 1.0], Shape(1, 32): [2.0, 1.0]}, "onnx is fastest at 2 of 2 shapes"),
+        ({Shape(1, 16): [2.0, 2.0], Shape(1, 32): [1.0, 2.0]}, "eager is fastest at 1 of 2 shapes"),
+        ({Shape(1, 16): [2.0, 2.0], Shape(1, 32): [2.0, 2.0]}, "No candidate is faster than all others anywhere"),
+        ({Shape(1, 16): [2.0, None]}, "1 of 2 cells measured"),
+    ],
+)
+def test_the_headline_names_the_fastest(times: dict[Shape, list[float | None]], expected: str) -> None:
+    assert headline(run_of(["eager", "onnx"], times)) == expected
+
+
 def test_each_cell_names_the_fastest_and_its_lead() -> None:
     times = {
         Shape(1, 16): [2.0, 1.0],
@@ -44,8 +60,8 @@ def test_each_cell_names_the_fastest_and_its_lead() -> None:
         Shape(8, 16): [4.0, None],
         Shape(8, 128): [None, None],
     }
-    cells = crossover(run_of(["eager", "onnx"], times))
-    assert [cell.lead for cell in cells] == ["2.00×", "tie", "alone", ""]
+    cells = leads(run_of(["eager", "onnx"], times))
+    assert [cell.text for cell in cells] == ["2.00×", "tie", "alone", ""]
     assert [cell.winner.candidate.backend if cell.winner else None for cell in cells] == [
         "onnx",
         "eager",
@@ -75,7 +91,7 @@ def test_another_model_and_an_impossible_time_win_nothing() -> None:
         replace(entry, parity={"verdict": "broken"}) if entry.candidate.backend == "compile" else entry
         for entry in run.records
     ]
-    assert {cell.winner.candidate.backend for cell in crossover(run) if cell.winner} == {"onnx"}
+    assert {cell.winner.candidate.backend for cell in leads(run) if cell.winner} == {"onnx"}
     assert "compile" not in render_map(run)
 
 
@@ -86,7 +102,7 @@ def test_rounds_that_disagree_give_no_middle() -> None:
         made.record("eager", entry.point, ms=wild) if entry.candidate.backend == "eager" else entry
         for entry in run.records
     ]
-    assert [cell.lead for cell in crossover(run)] == ["faster", "faster"]
+    assert [cell.text for cell in leads(run)] == ["faster", "faster"]
     assert "onnx faster" in render_map(run)
 
 
@@ -129,7 +145,7 @@ def test_the_committed_runs_have_maps(root: Path) -> None:
         run = read_run(next((root / "artifacts" / "reference").glob(f"*{name}.jsonl")))
         text = render_map(run)
         assert max(map(len, text.splitlines())) <= 80
-        assert [cell.shape for cell in crossover(run)] == sorted(places_of(run))
+        assert [cell.point for cell in leads(run)] == sorted(places_of(run))
 
 
 @pytest.mark.parametrize("colours", COLOURS)

@@ -150,7 +150,7 @@ def test_a_run_is_not_gone_on_with_in_another_version(cli_here: Cli, tmp_path: P
     ("command", "options"),
     [
         ("generate", ["--model", "gpt2-tiny", "--prompt-length", "2", "--new-tokens", "2"]),
-        ("corpus", ["--model", "bert-tiny", "--synthetic", "4", "--batches", "2", "--order", "sorted"]),
+        ("corpus", ["--model", "bert-tiny", "--synthetic", "4", "--batches", "2", "--orders", "sorted"]),
         ("load", ["--model", "bert-tiny", "--rate", "50", "--duration", "0.2s"]),
     ],
 )

@@ -19,11 +19,9 @@ from backends.base import Backend
 from backends.null import Null
 from bench import comparison, machine
 from bench.bundle import runtimes
-from bench.corpora.api import measure_corpus
 from bench.errors import UserError
-from bench.generation.api import generate
 from bench.machine.roofline import Peaks
-from bench.measuring import measure_load
+from bench.measuring import generate, measure_corpus, measure_load
 from bench.parity import check, examination
 from bench.parity.matrix import Matrix
 from bench.parity.references import References

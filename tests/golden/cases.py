@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 SUFFIXES = {"table": "txt", "markdown": "md", "csv": "csv", "json": "json"}
 FORMATS: Mapping[str, Sequence[str]] = {
     "compare": ("table", "markdown", "csv", "json"),
-    "corpus": ("table", "csv", "json"),
-    "generate": ("table", "csv", "json"),
+    "corpus": ("table", "json", "csv", "markdown"),
+    "generate": ("table", "markdown", "csv", "json"),
     "load": ("table", "json", "csv", "markdown"),
     "memory": ("table", "json", "csv", "markdown"),
     "tune": ("table", "json"),
@@ -47,7 +47,7 @@ REFERENCES: Mapping[str, tuple[str, Sequence[str]]] = {
     "epyc2-20261128-peers-bert-8": ("compare", ("table", "markdown", "csv")),
     "h100-20261128-bert": ("compare", ("table", "markdown", "csv")),
     "epyc2-20261123-bert-corpus": ("corpus", ("table", "csv")),
-    "epyc2-20261123-gpt2-generate-512": ("generate", ("table", "csv", "json")),
+    "epyc2-20261123-gpt2-generate-512": ("generate", ("table", "markdown", "csv", "json")),
     "epyc2-20261123-gpt2-memory": ("memory", ("table", "json")),
     "epyc2-20261123-gpt2-medium-memory": ("memory", ("table",)),
 }

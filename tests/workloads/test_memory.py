@@ -19,7 +19,6 @@ from bench.files import read_lines
 from bench.machine import memory
 from bench.options import size_bytes
 from bench.process.channel import WorkerError
-from bench.published import memory as published
 from bench.report import console
 from bench.run import batch_search, held
 from bench.run.batch_search import Boundary
@@ -29,6 +28,7 @@ from bench.run.preparation import Preparation
 from bench.run.record import Model, Record, Run, Turn
 from bench.workloads import memory as workload
 from bench.workloads.memory import Extent, Memory, MemoryOptions, settled_limit
+from bench.workloads.published import memory as published
 from exporters import sources
 from exporters.sources import KeysAndValues
 from exporters.store import ArtifactStore

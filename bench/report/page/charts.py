@@ -157,10 +157,7 @@ def lines(
         further["detail"] = {"field": detail, "type": "nominal"}
     if order:
         further["order"] = {"field": order, "type": "quantitative"}
-    layers: list[dict[str, Any]] = []
-    if any(point.get("low") is not None for point in data):
-        bars = base | {"y": y.encoding() | {"field": "low"}, "y2": {"field": "high"}}
-        layers.append({"mark": {"type": "rule"}, "transform": [{"filter": "isValid(datum.low)"}], "encoding": bars})
+    layers = _intervals(data, base, y)
     layers.append({"mark": {"type": "line"}, "encoding": base | further})
     points = base | {"shape": shaped(keys), "tooltip": tooltip(shown), "opacity": faint_where_unsound()}
     layers.append({"mark": {"type": "point"}, "encoding": points})
@@ -175,13 +172,23 @@ def points(
     shown: Mapping[str, str],
     beneath: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """A point a cell over an axis of names, series beside each other, above the layers `beneath`."""
+    """A point a cell over an axis of names, series beside each other, above the layers `beneath`.
+
+    `low` and `high` of a value are bars.
+    """
     offset = {"field": "name", "type": "nominal", "sort": [key.label for key in keys]}
-    encoding = {
-        "x": x, "xOffset": offset, "y": y.encoding(), "color": coloured(keys), "shape": shaped(keys),
-        "tooltip": tooltip(shown), "opacity": faint_where_unsound(),
-    }  # fmt: skip
-    return spec(data, [*beneath, {"mark": {"type": "point"}, "encoding": encoding}])
+    base = {"x": x, "xOffset": offset, "y": y.encoding(), "color": coloured(keys)}
+    further = {"shape": shaped(keys), "tooltip": tooltip(shown), "opacity": faint_where_unsound()}
+    layers = [*beneath, *_intervals(data, base, y)]
+    return spec(data, [*layers, {"mark": {"type": "point"}, "encoding": base | further}])
+
+
+def _intervals(data: Sequence[Mapping[str, Any]], base: Mapping[str, Any], y: Axis) -> list[dict[str, Any]]:
+    """The layer of the bars from `low` to `high`; none if no value has them."""
+    if all(point.get("low") is None for point in data):
+        return []
+    bars = {**base, "y": y.encoding() | {"field": "low"}, "y2": {"field": "high"}}
+    return [{"mark": {"type": "rule"}, "transform": [{"filter": "isValid(datum.low)"}], "encoding": bars}]
 
 
 def ordinal(field: str, title: str, order: Sequence[str]) -> dict[str, Any]:
