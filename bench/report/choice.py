@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 from bench import statistics
-from bench.choice.candidates import Weighed
-from bench.choice.choice import Choice
-from bench.choice.failures import size
+from bench.choose.candidates import Weighed
+from bench.choose.choice import Choice
+from bench.choose.failures import size
 from bench.columns import DASH, Section, Table, milliseconds
 from bench.columns import percent as in_percent
 from bench.report import console, parts

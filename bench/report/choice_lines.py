@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from backends import BUILT_IN
 from bench import machine
-from bench.choice.candidates import DEPRECATED, Weighed, places_of
-from bench.choice.choice import CONFIDENCE, SIMPLICITY, WORTH_OF_SIMPLICITY, Choice
-from bench.choice.failures import percent
-from bench.choice.grid import INTERPOLATED, ROUNDED_UP
+from bench.choose.candidates import DEPRECATED, Weighed, places_of
+from bench.choose.choice import CONFIDENCE, SIMPLICITY, WORTH_OF_SIMPLICITY, Choice
+from bench.choose.failures import percent
+from bench.choose.grid import INTERPOLATED, ROUNDED_UP
 from bench.columns import factor
 from bench.report import parts
 from bench.run.record import SAME_MODEL, UNSTEADY, Run, is_unsteady

@@ -435,7 +435,7 @@ def test_what_cannot_be_made_ends_in_one_line(cli_here: Cli, tools: Tools) -> No
 
 
 def test_tuning_asks_the_environment_and_takes_no_other(tools: Tools, tmp_path: Path) -> None:
-    from bench.tuning.space import asked_space
+    from bench.tune.space import asked_space
 
     made = making.create(tmp_path, "eager", tmp_path / "needs.txt")
     found = asked_space("eager", "cpu", ("fp32", "int8"), tmp_path)
@@ -447,7 +447,7 @@ def test_tuning_asks_the_environment_and_takes_no_other(tools: Tools, tmp_path: 
 
 
 def test_tuning_takes_interpreters_of_the_users_own(tools: Tools, tmp_path: Path) -> None:
-    from bench.tuning.space import asked_space, whole_space
+    from bench.tune.space import asked_space, whole_space
 
     pythons = (("onnx@old", str(python_at(tmp_path / "old" / "python"))),)
     both = asked_space("onnx:default,onnx@old", "cpu", ("fp32",), tmp_path, pythons)

@@ -34,7 +34,7 @@ from bench.records import Record, Run
 from bench.report import diff, markdown, parity, table
 from bench.rows import row
 from bench.spec import Candidate, Grid, Shape, TimingPlan, command_of
-from bench.tuning.api import tune
+from bench.tune.api import tune
 from bench.workers import Workers
 from exporters import sources
 from exporters.store import ArtifactStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.choice.choice import CONFIDENCE, Choice
+from bench.choose.choice import CONFIDENCE, Choice
 from bench.columns import DASH, count, factor
 from bench.report import parts
 from bench.report.page.chosen import chosen
