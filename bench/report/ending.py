@@ -31,7 +31,7 @@ def _choice(run: Run) -> str:
     from rich.text import Text
 
     from bench.choose.api import choose
-    from bench.report.choice_lines import headline
+    from bench.choose.lines import headline
 
     if not any(record.status == "ok" and record.is_judged for record in run.records):
         return ""

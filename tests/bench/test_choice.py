@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import choose, statistics
+from bench.choose import lines as report
 from bench.choose.candidates import Weighed
 from bench.choose.choice import Choice
 from bench.choose.grid import INTERPOLATED, MEASURED, ROUNDED_UP, place
 from bench.choose.mixture import Mixture
 from bench.cli import main
 from bench.errors import UserError
-from bench.report import choice_lines as report
 from bench.report.choice import render as report_text
 from bench.run.record import Once, Record, Run
 from bench.spec import Candidate, Shape

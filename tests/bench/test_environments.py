@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.runfile import read_run
 
 import backends
 from bench import testing
@@ -22,7 +23,6 @@ from bench.process import export
 from bench.process.environments import asking, making, stored
 from bench.process.environments.asking import Interpreter
 from bench.run.file import read_run as read_any
-from bench.runfile import read_run
 from bench.spec import Candidate, Grid, Shape, TimingPlan, command_of, parse_candidates
 from exporters import sources
 from exporters.errors import UnsupportedModelError
