@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import statistics
 from bench.errors import UserError
-from bench.linesfile import kind_of
 from bench.machine import same_machine
-from bench.records import SAME_MODEL, Record, Run
+from bench.run.file import read_run
+from bench.run.record import SAME_MODEL, Record, Run
 from bench.study.figures import (
     CORPUS,
     CPU,
@@ -27,11 +27,6 @@ from bench.study.figures import (
     Source,
     Stored,
 )
-
-if TYPE_CHECKING:
-    from bench.run import record as new
-
-    Timed = Record | new.Record
 
 COMPUTES_NOTHING = "computes nothing"
 
@@ -62,25 +57,23 @@ def obstacles(sources: Sequence[Source]) -> list[str]:
 
 
 def _read(path: Path) -> Figures:
-    writers = [writer for writer, _ in READERS.values()]
-    kind = kind_of(path, writers)
-    if kind == "run":
-        with path.open("rb") as file:
-            kind = str(json.loads(file.readline()).get("workload", kind))
-    if kind not in READERS:
-        raise UserError(f"{str(path)!r} is no run of {' or '.join(writers)}; give .jsonl files that they wrote")
-    return READERS[kind][1](path)
+    run = read_run(path)
+    if run.workload.name not in READERS:
+        writers = " or ".join(writer for writer, _ in READERS.values())
+        raise UserError(f"{str(path)!r} is no run of {writers}; give .jsonl files that they wrote")
+    writer, read = READERS[run.workload.name]
+    return read(run, _source(run, path, writer))
 
 
-def _source(run: Any, path: Path, writer: str, model: str, device: str, threads: int) -> Source:
+def _source(run: Run, path: Path, writer: str) -> Source:
     return Source(
         path=str(path),
         writer=writer,
         command=run.command,
         started=run.started,
-        model=model,
-        device=device,
-        threads=threads,
+        model=run.model.name,
+        device=run.options.kind,
+        threads=run.options.settled_threads,
         fingerprint=run.fingerprint,
         is_complete=run.is_complete,
     )
@@ -90,101 +83,88 @@ def _milliseconds(rounds: Sequence[Sequence[float]]) -> tuple[tuple[float, ...],
     return tuple(tuple(ns / 1e6 for ns in round_) for round_ in rounds if round_)
 
 
-def _fault(record: Timed, is_judged: bool, is_implausible: bool, boundary: str) -> str:
+def _fault(run: Run, record: Record, boundary: str = "device") -> str:
     """Why the time of a measured cell is not that of the model on the device; "" where it is."""
     if record.status != "ok":
         return ""
-    if not is_judged:
+    if not record.is_judged:
         return COMPUTES_NOTHING
     if record.verdict not in SAME_MODEL:
         return f"parity {record.verdict or 'unjudged'}"
-    if is_implausible:
+    if run.is_implausible(record):
         return "implausible: below the time that this machine's peak allows"
     return "" if boundary == "device" else "its time holds the copies of --boundary host"
 
 
-def _of_compare(path: Path) -> Figures:
-    from bench.runfile import read_run
-
-    run = read_run(path)
-    source = _source(run, path, "bench compare", run.grid.model, run.grid.device, run.grid.threads)
-    records = [record for record in run.records if record.copy == 1]
-    cells = tuple(_of_record(run, source, record) for record in records)
+def _of_forward(run: Run, source: Source) -> Figures:
+    options: Any = run.options
+    records = [record for record in run.records if record.candidate.copy == 1]
+    cells = []
     held = {}
     cached = {}
     for record in records:
+        naive = statistics.pooled(record.rounds_ns("naive"))
+        peak = record.memory.get("peak", {})
+        figure = _timed(run, source, record, SHAPES, record.rounds, options.boundary)
+        cells.append(
+            replace(
+                figure,
+                length=record.point.length,
+                naive_ms=statistics.median(naive) / 1e6 if naive else None,
+                peak_bytes=peak.get("peak_allocated_bytes" if source.device == CUDA else "peak_process_bytes"),
+            )
+        )
         loaded = record.memory.get("loaded", {})
+        precision = record.candidate.precision
         if "parameters_bytes" in loaded:
             process = loaded.get("process_bytes" if source.device == CPU else "device_process_bytes")
-            label = record.contestant.label
-            held[label, record.precision] = Held(
-                source, record.model, label, record.precision, loaded["parameters_bytes"], process
+            held[figure.backend, precision] = Held(
+                source, run.model.name, figure.backend, precision, loaded["parameters_bytes"], process
             )
         size = record.memory.get("key_value_bytes_per_sequence")
-        if size is not None and record.precision == PRECISION:
-            cached[record.length] = Cached(record.model, record.length, size)
-    return Figures((source,), cells, held=tuple(held.values()), cached=tuple(cached.values()))
+        if size is not None and precision == PRECISION:
+            cached[figure.length] = Cached(run.model.name, record.point.length, size)
+    return Figures((source,), tuple(cells), held=tuple(held.values()), cached=tuple(cached.values()))
 
 
-def _of_record(run: Run, source: Source, record: Record) -> Figure:
-    naive = statistics.pooled(record.naive_rounds)
-    peak = record.memory.get("peak", {})
+def _timed(
+    run: Run, source: Source, record: Record, kind: str, rounds_ns: Sequence[Sequence[float]], boundary: str
+) -> Figure:
+    """What a timed cell of any workload says."""
     return Figure(
         source=source,
-        kind=SHAPES,
-        model=record.model,
-        backend=record.contestant.label,
-        precision=record.precision,
-        batch=record.batch,
-        length=record.length,
+        kind=kind,
+        model=run.model.name,
+        backend=record.candidate.label,
+        precision=record.candidate.precision,
+        batch=record.point.batch,
+        length=None,
         order=None,
         status=record.status,
-        rounds_ms=_milliseconds(record.rounds),
-        is_interleaved=record.turns == "interleaved",
-        is_tainted=bool(run.taint(record)),
-        fault=_fault(record, record.judged, run.is_implausible(record), run.grid.boundary),
-        naive_ms=statistics.median(naive) / 1e6 if naive else None,
-        peak_bytes=peak.get("peak_allocated_bytes" if source.device == CUDA else "peak_process_bytes"),
+        rounds_ms=_milliseconds(rounds_ns),
+        is_interleaved=record.is_interleaved,
+        is_tainted=bool(run.disturbances(record)),
+        fault=_fault(run, record, boundary),
     )
 
 
-def _of_corpus(path: Path) -> Figures:
-    from bench.run.file import read_run
-
-    run = read_run(path)
+def _of_corpus(run: Run, source: Source) -> Figures:
     options: Any = run.options
-    source = _source(run, path, "bench corpus", run.model.name, options.kind, options.settled_threads)
     sentences = len(options.corpus.lengths)
-    cells = tuple(
-        Figure(
-            source=source,
-            kind=CORPUS,
-            model=run.model.name,
-            backend=record.candidate.label,
-            precision=record.candidate.precision,
-            batch=record.point.batch,
-            length=None,
-            order=record.point.order,
-            status=record.status,
-            rounds_ms=_milliseconds([[ns / sentences for ns in round_] for round_ in record.rounds]),
-            is_interleaved=record.is_interleaved,
-            is_tainted=bool(run.disturbances(record)),
-            fault=_fault(record, record.is_judged, False, options.boundary),
-        )
-        for record in run.records
-        if record.candidate.copy == 1
-    )
-    return Figures((source,), cells)
+    cells = []
+    for record in run.records:
+        if record.candidate.copy == 1:
+            rounds = [[ns / sentences for ns in round_] for round_ in record.rounds]
+            figure = _timed(run, source, record, CORPUS, rounds, options.boundary)
+            cells.append(replace(figure, order=record.point.order))
+    return Figures((source,), tuple(cells))
 
 
-def _of_generation(path: Path) -> Figures:
-    from bench.run.file import read_run
+def _of_generation(run: Run, source: Source) -> Figures:
     from bench.workloads.generate import DECODE, Generate
 
-    run = read_run(path)
     assert isinstance(run.workload, Generate)
     asked = run.workload.options
-    source = _source(run, path, "bench generate", run.model.name, asked.kind, asked.settled_threads)
     generations = tuple(
         Generation(
             source=source,
@@ -199,7 +179,7 @@ def _of_generation(path: Path) -> Figures:
             rounds_ms=_milliseconds(record.rounds),
             step_rounds_ms=_milliseconds(record.rounds_ns(DECODE)),
             is_tainted=bool(run.disturbances(record)),
-            fault=_fault(record, record.is_judged, run.is_implausible(record), "device"),
+            fault=_fault(run, record),
         )
         for record in run.records
         if record.candidate.copy == 1
@@ -207,15 +187,12 @@ def _of_generation(path: Path) -> Figures:
     return Figures((source,), generations=generations)
 
 
-def _of_memory(path: Path) -> Figures:
+def _of_memory(run: Run, source: Source) -> Figures:
     from bench.run.batch_search import bytes_per_sequence
-    from bench.run.file import read_run
     from bench.run.held import context_bytes, loaded
     from exporters.sources import KeysAndValues
 
-    run = read_run(path)
     options: Any = run.options
-    source = _source(run, path, "bench memory", run.model.name, options.kind, options.settled_threads)
     measured = [record for record in run.records if record.candidate.copy == 1]
     held = tuple(
         Held(
@@ -242,9 +219,9 @@ def _of_memory(path: Path) -> Figures:
     return Figures((source,), held=held, stored=stored, cached=cached)
 
 
-#: By workload, or by the word under "kind" in an older file: the command that writes it, and what reads it.
-READERS: Mapping[str, tuple[str, Callable[[Path], Figures]]] = {
-    "run": ("bench compare", _of_compare),
+#: By workload: the command that measures it, and what reads its runs.
+READERS: Mapping[str, tuple[str, Callable[[Run, Source], Figures]]] = {
+    "forward": ("bench compare", _of_forward),
     "corpus": ("bench corpus", _of_corpus),
     "generate": ("bench generate", _of_generation),
     "memory": ("bench memory", _of_memory),

@@ -11,18 +11,15 @@ import pytest
 
 import bench
 from bench.errors import BenchError, UserError
-from bench.linesfile import LinesFile
 from bench.machine.roofline import Peaks
 from bench.packing import Packing, Summary
-from bench.records import Record, Run
-from bench.run.record import Model, Turn
-from bench.run.record import Record as RunRecord
-from bench.runfile import peaks_line, record_line
-from bench.spec import Candidate, Grid, TimingPlan
+from bench.run.record import Model, Record, Turn
+from bench.spec import Candidate, Shape
 from bench.study import plots
 from bench.study.reading import read_figures
 from bench.workloads.corpus import Corpus
 from bench.workloads.generate import Batch, Generate
+from bench.workloads.load import Load, Rate
 from bench.workloads.memory import Extent, Memory
 from tests import made
 
@@ -33,34 +30,15 @@ SPREAD = (0.998, 0.999, 1.0, 1.001, 1.002)
 EQUIVALENT = {"verdict": "equivalent"}
 
 
-def write(path: Path, run: Any, lines: list[dict[str, Any]], is_complete: bool = True) -> str:
-    file = LinesFile(path)
-    file.create(run.header())
-    for line in [*lines, *([{"kind": "end"}] if is_complete else [])]:
-        file.append(line)
-    return path.name
+def record(backend: str, batch: int, length: int, ms: float, **values: Any) -> Record:
+    held = {"loaded": {"parameters_bytes": 437_937_152, "process_bytes": 2**30}, "peak": {}}
+    return made.record(backend, Shape(batch, length), ms=[[ms * f] for f in SPREAD], **{"memory": held, **values})
 
 
-def record(backend: str, batch: int, length: int, ms: float, model: str = "bert", **values: Any) -> Record:
-    name, _, variant = backend.partition(":")
-    fields: dict[str, Any] = {
-        "model": model, "backend": name, "variant": variant or "default", "precision": "fp32", "device": "cpu",
-        "batch": batch, "length": length, "status": "ok", "rounds": [[round(ms * MS * f)] for f in SPREAD],
-        "parity": EQUIVALENT, "memory": {"loaded": {"parameters_bytes": 437_937_152, "process_bytes": 2**30}, "peak": {}},
-    }  # fmt: skip
-    return Record(**(fields | values))
-
-
-def compare_run(
-    path: Path, *records: Record, machine: dict[str, Any] = MACHINE, peaks: Peaks | None = None, **values: Any
-) -> str:
-    who = tuple(dict.fromkeys(one.contestant for one in records))
-    grid = Grid(records[0].model, who, tuple(dict.fromkeys(one.shape for one in records)), "cpu", 2)
-    grid = replace(grid, **values)
-    run = Run(
-        grid, TimingPlan(), machine, "seeded random (seed 0)", "c0ffee", f"bench compare {path.stem}", "2026-01-01"
-    )
-    return write(path, run, [*map(record_line, records), *([peaks_line(peaks)] if peaks else [])])
+def compare_run(path: Path, *records: Record, machine: dict[str, Any] = MACHINE, **values: Any) -> str:
+    run = made.run_of(records, fingerprint=machine, **values)
+    run.started = f"2026-01-01 {path.stem}"
+    return made.write(run, path).name
 
 
 def corpus_run(path: Path, times: dict[tuple[str, int, str], float], is_complete: bool = True, **values: Any) -> str:
@@ -89,10 +67,10 @@ def generation_run(path: Path, **values: Any) -> str:
 
 def memory_run(path: Path) -> str:
     bytes_held = {"parameters_bytes": 466_139_136, "process_bytes": 2**30, "reserved_bytes": 2**29}
-    loaded = RunRecord(Extent(), Candidate("eager", "default", "fp32"), "ok", memory={"loaded": bytes_held})
+    loaded = Record(Extent(), Candidate("eager", "default", "fp32"), "ok", memory={"loaded": bytes_held})
     tries = [{"batch": batch, "fits": True, "stored_bytes": batch * 680_000_000 + 12_345} for batch in (4, 10)]
     turns = tuple(Turn(place, figures=figures, seconds=1.0) for place, figures in enumerate(tries))
-    searched = RunRecord(Extent(512), Candidate("eager", "grad", "fp32"), "ok", turns=turns)
+    searched = Record(Extent(512), Candidate("eager", "grad", "fp32"), "ok", turns=turns)
     run = made.run_of(
         [loaded, searched], Memory, fingerprint=MACHINE, lengths=[512], largest_batch=True, memory_limit="8GiB",
         notes={"keys_and_values": {"layers": 12, "heads": 12, "head_width": 64}},
@@ -148,11 +126,11 @@ def test_a_cell_that_is_not_the_model_has_a_fault_and_no_claim_sees_it(tmp_path:
         "eager": {"parity": {"verdict": "broken"}},
         "torchscript": {"parity": {}},
         "compile": {"operations": {"flops": 10**18, "weight_bytes": 1}},
-        "null": {"judged": False, "parity": {}},
-        "onnx": {"conditions": {"other_cpu_share": 0.75, "other_cpu_seconds": 15.0}},
+        "null": {"parity": {}},
+        "onnx": {"conditions": {"cpu_seconds": 20.0, "other_cpu_seconds": 15.0, "wall_seconds": 10.0}},
     }
     cells = [record(name, 1, 8, 5.0, **loss) for name, loss in losses.items()]
-    name = compare_run(tmp_path / "run.jsonl", *cells, peaks=peaks)
+    name = compare_run(tmp_path / "run.jsonl", *cells, notes={"peaks": peaks.to_json()})
     found = {cell.backend: cell for cell in read_figures([tmp_path / name]).cells}
     assert [found[one].fault for one in losses] == [
         "parity broken", "parity unjudged", "implausible: below the time that this machine's peak allows",
@@ -198,10 +176,9 @@ def test_a_page_is_written_once_and_whole(cli_here, tmp_path: Path) -> None:
 
 
 def test_html_is_one_escaped_file(cli_here, tmp_path: Path) -> None:
-    cell = record(
-        "eager", 1, 8, 5.0, status="failed", rounds=[], parity={"verdict": "broken", "reason": "<b>"}, model="<i>bert"
-    )
-    name = compare_run(tmp_path / "run.jsonl", cell)
+    cell = record("eager", 1, 8, 5.0, status="failed", parity={"verdict": "broken", "reason": "<b>"})
+    model = Model("<i>bert", "seeded random (seed 0)", "random", "c0ffee", "base", 512)
+    name = compare_run(tmp_path / "run.jsonl", cell, model=model)
     assert cli_here("study", name, "--output", "page.html", "--plots", "none").returncode == 0
     text = (tmp_path / "page.html").read_text()
     assert text.startswith("<!doctype html>") and text.count("<table>") >= 2
@@ -253,8 +230,9 @@ def test_a_png_is_one_and_nothing_is_drawn_of_single_points(tmp_path: Path) -> N
     ("arguments", "said"),
     [
         (["missing.jsonl"], "cannot be read"),
-        (["text.txt"], "is not JSON"),
-        (["other.jsonl"], "is no run of bench compare or bench corpus or bench generate or bench memory"),
+        (["text.txt"], "is no run of bench"),
+        (["other.jsonl"], "is no run of bench"),
+        (["load.jsonl"], "is no run of bench compare or bench corpus or bench generate or bench memory"),
         (["grid.jsonl", "grid.jsonl"], "are the same run"),
         (["grid.jsonl", "elsewhere.jsonl"], "are of different machines (cpu differ)"),
         (["grid.jsonl", "--output", "page.pdf"], "ends neither in .md nor in .html"),
@@ -268,6 +246,7 @@ def test_bad_input_is_one_line_and_exit_code_2(cli_here, tmp_path: Path, argumen
     compare_run(tmp_path / "elsewhere.jsonl", record("eager", 1, 8, 5.0), machine={**MACHINE, "cpu": "Another CPU"})
     (tmp_path / "text.txt").write_text("text\nmore\n")
     (tmp_path / "other.jsonl").write_text('{"kind": "novel"}\n')
+    made.write(made.run_of([made.record("eager", Rate(0, 1.0))], Load), tmp_path / "load.jsonl")
     before = set(tmp_path.iterdir())
     done = cli_here("study", *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
