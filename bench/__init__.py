@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.bundle.api import Bundle, deploy
     from bench.bundle.verify import BundleVerification, verify_bundle
-    from bench.choice.api import choose
-    from bench.choice.choice import Choice
+    from bench.choose.api import choose
+    from bench.choose.choice import Choice
     from bench.errors import BenchError, UserError
     from bench.measuring import compare, generate, measure_corpus, measure_load, measure_memory
     from bench.parity.certificate import Certificate
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from bench.run.record import Record, Run
     from bench.study.api import Study, judge_study
     from bench.traffic import Traffic
-    from bench.tuning.api import tune
-    from bench.tuning.results import Tuning
+    from bench.tune.api import tune
+    from bench.tune.results import Tuning
 
 __version__ = "0.1.0"
 __all__ = [
@@ -59,8 +59,8 @@ __all__ = [
 _HOMES = {
     "compare": "bench.measuring",
     "resume": "bench.run.experiment",
-    "choose": "bench.choice.api",
-    "Choice": "bench.choice.choice",
+    "choose": "bench.choose.api",
+    "Choice": "bench.choose.choice",
     "Traffic": "bench.traffic",
     "Bundle": "bench.bundle.api",
     "deploy": "bench.bundle.api",
@@ -80,8 +80,8 @@ _HOMES = {
     "read_run": "bench.run.file",
     "Study": "bench.study.api",
     "judge_study": "bench.study.api",
-    "tune": "bench.tuning.api",
-    "Tuning": "bench.tuning.results",
+    "tune": "bench.tune.api",
+    "Tuning": "bench.tune.results",
 }
 
 

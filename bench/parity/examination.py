@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.parity.bisect import bisect
+from bench.parity.bisect.search import bisect
 from bench.parity.certificate import Judgement
 from bench.parity.inputs import kinds_of
 from bench.parity.judging import inputs_file

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError
-from bench.report.files import check_absent, write_all
+from bench.files import check_absent, write_all
 from bench.study import html, markdown, plots
 from bench.study.page import Block, blocks
 

@@ -24,7 +24,7 @@ from bench.process.environments.asking import Interpreter
 from bench.run.file import read_run
 from bench.run.preparation import Preparation
 from bench.spec import Candidate, parse_candidates
-from bench.tuning.space import asked_space, whole_space
+from bench.tune.space import asked_space, whole_space
 from exporters.errors import UnsupportedModelError
 from exporters.store import Artifact
 from tests.in_process import preparation

@@ -11,6 +11,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from bench.records import Record, Run
+from bench.rows import row
+from bench.workers import Workers
+from tests.bench.test_records import record, run_of
 
 import backends
 import bench
@@ -30,16 +34,12 @@ from bench.preparation import Preparation
 from bench.process.channel import Worker
 from bench.process.loop import parser
 from bench.process.session import Session
-from bench.records import Record, Run
 from bench.report import diff, markdown, parity, table
-from bench.rows import row
 from bench.spec import Candidate, Grid, Shape, TimingPlan, command_of
-from bench.tuning.api import tune
-from bench.workers import Workers
+from bench.tune.api import tune
 from exporters import sources
 from exporters.store import ArtifactStore
 from tests.bench.test_certificate import certificate as a_certificate
-from tests.bench.test_records import record, run_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch and onnxruntime warn about themselves
 

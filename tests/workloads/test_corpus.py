@@ -16,6 +16,7 @@ from bench.errors import UserError
 from bench.packing import UNSORTED, Packing
 from bench.parity import inputs, judging
 from bench.parity.verdict import TOLERANCES, Tolerance, verdict, worst_case
+from bench.process import channel
 from bench.process.channel import Worker
 from bench.run import driver as driver_module
 from bench.run.experiment import measure, resume
@@ -24,6 +25,7 @@ from bench.run.listener import Listener
 from bench.run.record import Record, Run
 from bench.workloads import one_by_one
 from bench.workloads.corpus import Corpus, CorpusCell, CorpusOptions
+from tests.in_process import InThisProcess
 
 BATCH_1 = Packing(1, UNSORTED)
 EXACT = {"atol": 0.0, "rtol": 0.0}
@@ -364,10 +366,12 @@ def test_a_budget_leaves_packings_out(tmp_path: Path) -> None:
     assert done.is_complete
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch.export's own, as the export runs here too
 def test_timed_passes_are_judged_and_a_broken_model_gets_no_speed_up(
     tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under a tolerance that nothing can keep ONNX is broken, and by its own figures equivalent under the real one."""
+    monkeypatch.setattr(channel, "Worker", InThisProcess)
     monkeypatch.setattr(driver_module, "tolerance_of", lambda precision, tf32: Tolerance(1e-9, 0.0, 0.0))
     done = run(tmp_path, "eager,onnx", artifacts=str(artifacts), batches="1,3", synthetic=7)
     assert [one.verdict for one in done.records] == ["exact", "broken"] * 2
