@@ -242,9 +242,11 @@ class Workload(ABC):
     def repeated(self, point: Point, candidate: Candidate) -> CommonOptions:
         """The options that measure one cell again."""
         options: CommonOptions = self.options
+        pythons = tuple(one for one in options.python if one.partition("=")[0] == candidate.place)
         return replace(
-            options, backends=(candidate.label,), precisions=(candidate.precision,), budget=None, baseline=None
-        )
+            options, backends=(candidate.label,), precisions=(candidate.precision,), python=pythons, budget=None,
+            baseline=None,
+        )  # fmt: skip
 
     def exit_code(self, run: Run) -> int:
         """What the command ends with."""
