@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
     from bench.records import Record, Run
+    from bench.report.study import write_study
     from bench.runfile import read_run
     from bench.spec import TimingPlan
     from bench.study.api import Study, judge_study
@@ -56,6 +57,7 @@ __all__ = [
     "tune",
     "verify",
     "verify_bundle",
+    "write_study",
 ]
 
 _HOMES = {
@@ -83,6 +85,7 @@ _HOMES = {
     "TimingPlan": "bench.spec",
     "Study": "bench.study.api",
     "judge_study": "bench.study.api",
+    "write_study": "bench.report.study",
     "tune": "bench.tuning.api",
     "Tuning": "bench.tuning.results",
 }
