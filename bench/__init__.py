@@ -10,24 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.api import compare, resume
     from bench.bundle.api import Bundle, deploy
     from bench.bundle.verify import BundleVerification, verify_bundle
-    from bench.choice.api import choose
-    from bench.choice.choice import Choice
+    from bench.choose.api import choose
+    from bench.choose.choice import Choice
     from bench.errors import BenchError, UserError
-    from bench.measuring import generate, measure_corpus, measure_load, measure_memory
+    from bench.measuring import compare, generate, measure_corpus, measure_load, measure_memory
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
-    from bench.records import Record, Run
     from bench.report.study import write_study
-    from bench.runfile import read_run
-    from bench.spec import TimingPlan
+    from bench.run.experiment import resume
+    from bench.run.file import read_run
+    from bench.run.record import Record, Run
     from bench.study.api import Study, judge_study
     from bench.traffic import Traffic
-    from bench.tuning.api import tune
-    from bench.tuning.results import Tuning
+    from bench.tune.api import tune
+    from bench.tune.results import Tuning
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,7 +38,6 @@ __all__ = [
     "Record",
     "Run",
     "Study",
-    "TimingPlan",
     "Traffic",
     "Tuning",
     "UserError",
@@ -61,10 +59,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "compare": "bench.api",
-    "resume": "bench.api",
-    "choose": "bench.choice.api",
-    "Choice": "bench.choice.choice",
+    "compare": "bench.measuring",
+    "resume": "bench.run.experiment",
+    "choose": "bench.choose.api",
+    "Choice": "bench.choose.choice",
     "Traffic": "bench.traffic",
     "Bundle": "bench.bundle.api",
     "deploy": "bench.bundle.api",
@@ -79,15 +77,14 @@ _HOMES = {
     "verify": "bench.parity.verify",
     "BenchError": "bench.errors",
     "UserError": "bench.errors",
-    "Record": "bench.records",
-    "Run": "bench.records",
-    "read_run": "bench.runfile",
-    "TimingPlan": "bench.spec",
+    "Record": "bench.run.record",
+    "Run": "bench.run.record",
+    "read_run": "bench.run.file",
     "Study": "bench.study.api",
     "judge_study": "bench.study.api",
     "write_study": "bench.report.study",
-    "tune": "bench.tuning.api",
-    "Tuning": "bench.tuning.results",
+    "tune": "bench.tune.api",
+    "Tuning": "bench.tune.results",
 }
 
 

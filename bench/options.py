@@ -23,9 +23,11 @@ from bench.words import number as number
 from bench.words import one_of as one_of
 from bench.words import paths as paths
 from bench.words import seconds as seconds
+from bench.words import shapes as shapes
 from bench.words import share as share
 from bench.words import shown as shown
 from bench.words import shown_seconds as shown_seconds
+from bench.words import shown_shapes as shown_shapes
 from bench.words import shown_share as shown_share
 from bench.words import size_bytes as size_bytes
 from bench.words import sizes as sizes

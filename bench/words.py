@@ -40,6 +40,11 @@ def shown_share(value: float) -> str:
     return f"{shown(float(f'{100 * value:.12g}'))}%"
 
 
+def shown_shapes(value: Iterable[tuple[int, int]]) -> str:
+    """`1x512,16x512`."""
+    return ",".join(f"{batch}x{length}" for batch, length in value)
+
+
 # From words.
 
 
@@ -153,6 +158,17 @@ def names(value: Any, option: str) -> tuple[str, ...]:
 def paths(value: Any, option: str) -> tuple[str, ...]:
     """One string or several, as an option that may be given several times gives them."""
     return (value,) if isinstance(value, str) else tuple(str(one) for one in value)
+
+
+def shapes(value: Any, option: str) -> tuple[tuple[int, int], ...]:
+    """`1x512,16x512` or pairs, sorted and distinct."""
+    found = []
+    for part in value.split(",") if isinstance(value, str) else value:
+        given = part if isinstance(part, str) else "x".join(map(str, part))
+        if not (pair := re.fullmatch(r"\s*([0-9]{1,9})\s*[x×]\s*([0-9]{1,9})\s*", given)):
+            raise UserError(f"{option} {given[:40]!r} is not batch×length; write e.g. {option} 1x128,8x512")
+        found.append((sizes(pair[1], option)[0], sizes(pair[2], option)[0]))
+    return tuple(sorted(set(found)))
 
 
 def _short(value: Any) -> str:

@@ -79,7 +79,7 @@ def test_public_names() -> None:
 
     assert set(bench.__all__) == {
         "BenchError", "Bundle", "BundleVerification", "Certificate", "Choice", "Record", "Run",
-        "Study", "TimingPlan", "Traffic", "Tuning", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_load", "measure_memory",
+        "Study", "Traffic", "Tuning", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_load", "measure_memory",
         "read_run", "resume", "tune", "verify", "verify_bundle",
     }  # fmt: skip
     for name in bench.__all__:

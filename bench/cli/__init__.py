@@ -20,7 +20,6 @@ from bench import __version__
 from bench.cli import (
     artifacts,
     choose,
-    compare,
     deploy,
     diff,
     doctor,
@@ -47,7 +46,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("compare")(compare.command)
 app.command("choose")(choose.command)
 app.command("tune", cls=spellings.taking(tune.OLD_SPELLINGS))(tune.command)
 app.command("parity")(parity.command)

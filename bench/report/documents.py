@@ -14,7 +14,7 @@ from typing import Any
 from bench import statistics
 from bench.columns import Column, Section, Table, count
 from bench.report import parts
-from bench.run import warnings
+from bench.run import state, warnings
 from bench.run.record import Record, Run
 
 #: Characters that a comment on GitHub may have.
@@ -132,7 +132,7 @@ def _markdown(run: Run, asked: Sequence[Column]) -> str:
 
 
 def _heading(run: Run) -> list[str]:
-    wrong = [line for line in (parts.state(run), parts.incomplete(run)) if line]
+    wrong = [line for line in (state.of_file(run), state.incomplete(run)) if line]
     first, *rest = parts.heading(run)
     model = run.model.name
     lines = [f"**{_escape(line)}**" for line in wrong]

@@ -106,7 +106,7 @@ def test_a_file_is_known_by_its_ends(runs: Path) -> None:
     found = [look(path) for path in saved(runs.parent)]
     assert [(one.kind, one.model, one.has_ended) for one in found] == [
         ("run", "bert", True),
-        ("generation", "gpt2", True),
+        ("run", "gpt2", True),
         ("run", "bert", True),
         ("run", "gpt2", True),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from bench.errors import UserError
 from bench.packing import UNSORTED, Packing
 from bench.parity import inputs, judging
 from bench.parity.verdict import TOLERANCES, Tolerance, verdict, worst_case
+from bench.process import channel
 from bench.process.channel import Worker
 from bench.run import driver as driver_module
 from bench.run.experiment import measure, resume
@@ -24,6 +26,7 @@ from bench.run.listener import Listener
 from bench.run.record import Record, Run
 from bench.workloads import one_by_one
 from bench.workloads.corpus import Corpus, CorpusCell, CorpusOptions
+from tests.in_process import InThisProcess
 
 BATCH_1 = Packing(1, UNSORTED)
 EXACT = {"atol": 0.0, "rtol": 0.0}
@@ -364,10 +367,12 @@ def test_a_budget_leaves_packings_out(tmp_path: Path) -> None:
     assert done.is_complete
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch.export's own, as the export runs here too
 def test_timed_passes_are_judged_and_a_broken_model_gets_no_speed_up(
     tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under a tolerance that nothing can keep ONNX is broken, and by its own figures equivalent under the real one."""
+    monkeypatch.setattr(channel, "Worker", InThisProcess)
     monkeypatch.setattr(driver_module, "tolerance_of", lambda precision, tf32: Tolerance(1e-9, 0.0, 0.0))
     done = run(tmp_path, "eager,onnx", artifacts=str(artifacts), batches="1,3", synthetic=7)
     assert [one.verdict for one in done.records] == ["exact", "broken"] * 2
@@ -383,6 +388,24 @@ def test_timed_passes_are_judged_and_a_broken_model_gets_no_speed_up(
         assert all(case["compared"] > 0 for case in record.parity["cases"].values())
         assert record.memory["peak"]
         assert verdict(record.parity, TOLERANCES["fp32"])[0] in ("exact", "equivalent")
+
+
+def test_the_command_takes_older_spellings_and_goes_on_with_a_run(cli_here: Any, tmp_path: Path) -> None:
+    words = "corpus --model bert-tiny --backends null --synthetic 6 --batches 2 --rounds 1 --warmup 1ms --device cpu"
+    done = cli_here(*words.split(), "--order", "sorted", "--most-shapes", "4", "--output", "run.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "bench: --order is now --orders; it ends with 0.3.0" in done.stderr
+    assert "bench: --most-shapes is now --max-shapes; it ends with 0.3.0" in done.stderr
+    assert "corpus: 6 lengths drawn log-normally like sentences'" in done.stderr
+    assert "2 sorted" in done.stdout
+    lines = (tmp_path / "run.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "run.jsonl").write_bytes(lines[0])
+    report = cli_here("report", "run.jsonl")
+    assert "Incomplete: 0 of 1 cell; bench corpus --resume run.jsonl" in " ".join(report.stdout.split())
+    again = cli_here("corpus", "--resume", "run.jsonl", "--json")
+    assert again.returncode == 0, again.stderr
+    (row,) = json.loads(again.stdout)["rows"]
+    assert (row["order"], row["status"], row["sentences"]) == ("sorted", "ok", 6)
 
 
 # Compiled shapes.

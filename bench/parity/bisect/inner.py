@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.parity.findings import STATE_AXES
+from bench.parity.bisect.findings import STATE_AXES
 from bench.parity.inputs import kept as kept_positions
 from bench.parity.verdict import LOCAL_FACTOR, TOLERANCES
 

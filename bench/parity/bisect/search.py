@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import backends
-from bench.parity.findings import STATE_AXES, Figures, Findings, Value, chunks, operations, told, values_between
-from bench.process import session
+from bench.parity.bisect.findings import (
+    STATE_AXES,
+    Figures,
+    Findings,
+    Value,
+    chunks,
+    operations,
+    told,
+    values_between,
+)
+from bench.process import pool
 from bench.process.channel import Worker
 from bench.spec import Candidate
 
@@ -92,14 +101,12 @@ class Search:
             ("eager", "default", self.precision, device, weights, None),
             (ours.backend, ours.variant, self.precision, device, artifact.resolve(), python),
         ):
-            self.workers.append(
-                session.start(backend, variant, precision, place, path, threads, root, python=interpreter)
-            )
+            self.workers.append(pool.start(backend, variant, precision, place, path, threads, root, python=interpreter))
             self.workers[-1].send({"op": "hello"})
         for process in self.workers:
             process.receive(self.timeout_seconds)
         for process in self.workers:
-            self.ask(process, "load")
+            process.request({"op": "load"}, self.timeout_seconds)
         self.reference, self.yardstick, self.ours = self.workers
 
     def close(self) -> None:
@@ -107,9 +114,9 @@ class Search:
         for process in self.workers:
             process.kill()
 
-    def ask(self, process: Worker, op: str, **arguments: Any) -> dict[str, Any]:
-        """One request and its reply."""
-        return process.request({"op": op, **arguments}, self.timeout_seconds)
+    def ask(self, process: Worker, function: str, **arguments: Any) -> dict[str, Any]:
+        """The reply of a function of `bench.parity.bisect.calls`."""
+        return process.request(_call(function, arguments), self.timeout_seconds)
 
     def path(self, name: str) -> str:
         """A file in the folder between the workers."""
@@ -268,19 +275,15 @@ class Search:
         paths = {name: self.path(f"{name}.npz") for name in ("ours", "reference", "yardstick")}
         for chunk in chunks(values, self.chunk_bytes):
             names = [value.name for value in chunk]
-            ours = {
-                "op": "run_inner",
-                "names": list(dict.fromkeys(value.ours for value in chunk)),
-                "path": paths["ours"],
-            }
-            op = {"op": "run_program", "program": program} if program else {"op": "run_inner"}
+            ours = {"names": list(dict.fromkeys(value.ours for value in chunk)), "path": paths["ours"]}
+            run, given = ("run_program", {"program": program}) if program else ("run_inner", {})
             requests = [
-                (self.ours, ours),
-                *((eager, {**op, "names": names, "path": paths[name]}) for eager, name in self._eagers()),
+                (self.ours, "run_inner", ours),
+                *((eager, run, {**given, "names": names, "path": paths[name]}) for eager, name in self._eagers()),
             ]
-            for process, request in requests:
-                process.send({**request, "inputs": self.inputs})
-            changed, *_ = [process.receive(self.timeout_seconds) for process, _ in requests]
+            for process, function, arguments in requests:
+                process.send(_call(function, {**arguments, "inputs": self.inputs}))
+            changed, *_ = [process.receive(self.timeout_seconds) for process, _, _ in requests]
             self._note_changes(changed, len(chunk))
             self.findings.chunk_bytes = max(self.findings.chunk_bytes, sum(value.bytes for value in chunk))
             described = [value.to_json() for value in chunk]
@@ -296,3 +299,8 @@ class Search:
         for operator, count in changed["undone"].items():
             self.findings.undone[operator] = max(count, self.findings.undone.get(operator, 0))
         self.findings.most_marked = max(marked, self.findings.most_marked)
+
+
+def _call(function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A request for a function of `bench.parity.bisect.calls`."""
+    return {"op": "call", "function": f"bench.parity.bisect.calls:{function}", "arguments": dict(arguments)}

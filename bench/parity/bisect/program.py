@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.parity.inner import mask_of, sample
+from bench.parity.bisect.inner import mask_of, sample
 
 if TYPE_CHECKING:
     import torch
