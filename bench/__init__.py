@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
+    from bench.report.study import write_study
     from bench.run.experiment import resume
     from bench.run.file import read_run
     from bench.run.record import Record, Run
@@ -54,6 +55,7 @@ __all__ = [
     "tune",
     "verify",
     "verify_bundle",
+    "write_study",
 ]
 
 _HOMES = {
@@ -80,6 +82,7 @@ _HOMES = {
     "read_run": "bench.run.file",
     "Study": "bench.study.api",
     "judge_study": "bench.study.api",
+    "write_study": "bench.report.study",
     "tune": "bench.tune.api",
     "Tuning": "bench.tune.results",
 }
