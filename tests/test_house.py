@@ -58,7 +58,7 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         "import bench.api, bench.driver, bench.workloads.generate, bench.report.table, bench.report.csv, bench.report.markdown, bench.report.json",
         "import bench.workloads.corpus, bench.workloads.load, bench.cli.measure",
         "import bench.bundle.api, bench.bundle.verify, bench.report.bundle, bench.cli.deploy, bench.cli.verify",
-        "import bench.workloads.memory, bench.diff, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choose.api, bench.report.choice, bench.report.page.render, bench.report.page.images, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.output, bench.study.reading, bench.cli.study",
+        "import bench.workloads.memory, bench.diff, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choose.api, bench.report.choice, bench.report.page.render, bench.report.page.images, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.reading, bench.report.study, bench.cli.study",
         "import bench.measuring, bench.cli.measure, bench.cli.screen, bench.cli.reference; bench.measuring.compare, bench.measuring.measure_load",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
@@ -80,7 +80,7 @@ def test_public_names() -> None:
     assert set(bench.__all__) == {
         "BenchError", "Bundle", "BundleVerification", "Certificate", "Choice", "Record", "Run",
         "Study", "Traffic", "Tuning", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_load", "measure_memory",
-        "read_run", "resume", "tune", "verify", "verify_bundle",
+        "read_run", "resume", "tune", "verify", "verify_bundle", "write_study",
     }  # fmt: skip
     for name in bench.__all__:
         assert getattr(bench, name) is not None
@@ -199,7 +199,7 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
         for name in ("checkpoint", "onnx", "openvino", "openvino_static", "torchscript")
     }
     templates |= {f"bench/report/page/templates/page.{suffix}" for suffix in ("html", "css", "js")}
-    templates.add("backends/requirements/optimum.txt")
+    templates |= {"backends/requirements/optimum.txt", "bench/study/claims.toml"}
     assert names == expected | templates | {f"bench/workloads/presets/{name}" for name in presets}
     assert licences
 
