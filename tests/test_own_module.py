@@ -289,7 +289,6 @@ def test_a_timed_cell_takes_the_inputs_that_the_module_made(tmp_path: Path) -> N
     run = bench.compare(module=f"{CASES}:two", backends="eager,null", artifacts=tmp_path / "store", **quick(tmp_path))
     eager, null = run.records
     assert (eager.status, eager.verdict, set(eager.parity["cases"])) == ("ok", "exact", {"timed"})
-    print(eager.parity)
     assert eager.operations["flops"] == 2 * 2 * 8 * 12 * 8
     assert (null.status, null.operations) == ("ok", {})
 
@@ -304,7 +303,7 @@ def test_without_the_inputs_that_the_module_makes_only_who_computes_nothing_is_t
     monkeypatch.setattr(evaluation, "evaluate", refuse)
     run = bench.compare(module=f"{CASES}:two", backends="eager,null", artifacts=tmp_path / "store", **quick(tmp_path))
     eager, null = run.records
-    assert (eager.status, null.status, null.reason) == ("failed", "ok", "")
+    assert (eager.status, null.status) == ("failed", "ok")
     assert "the module's own inputs are not there: eager at fp64 on cpu: out of memory" in eager.reason
 
 
