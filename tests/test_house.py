@@ -80,6 +80,18 @@ def sources(root: Path, *parts: str) -> list[Path]:
     return found
 
 
+def test_the_path_of_one_batch_is_true(root: Path) -> None:
+    """Each hop that CONTRIBUTING.md lists names a function that is there."""
+    text = (root / "CONTRIBUTING.md").read_text()
+    hops = re.findall(r"^[0-9]+\. `([a-z_/]+\.py)`: `(\w+)`", text, re.MULTILINE)
+    assert 10 < len(hops) <= 20
+    for file, function in hops:
+        defined = {
+            node.name for node in ast.walk(ast.parse((root / file).read_text())) if isinstance(node, ast.FunctionDef)
+        }
+        assert function in defined, f"{file} has no {function}"
+
+
 def test_no_workload_is_known_by_name_outside_workloads(root: Path) -> None:
     """A question for a workload's name is a hook that the interface lacks; design.md."""
     for path in sources(root, "bench"):
