@@ -7,6 +7,8 @@ run.rows()
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
+    from bench.report.study import write_study
     from bench.run.experiment import resume
     from bench.run.file import read_run
     from bench.run.record import Record, Run
@@ -54,6 +57,7 @@ __all__ = [
     "tune",
     "verify",
     "verify_bundle",
+    "write_study",
 ]
 
 _HOMES = {
@@ -80,6 +84,7 @@ _HOMES = {
     "read_run": "bench.run.file",
     "Study": "bench.study.api",
     "judge_study": "bench.study.api",
+    "write_study": "bench.report.study",
     "tune": "bench.tune.api",
     "Tuning": "bench.tune.results",
 }
@@ -95,3 +100,14 @@ def __getattr__(name: str) -> Any:
         if found is not None:
             return found
     raise AttributeError(f"module 'bench' has no attribute {name!r}")
+
+
+class _Roof(ModuleType):
+    """Importing `bench.choose.api` would bind `bench.choose` to that package; the function of the API stays."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Roof

@@ -88,6 +88,16 @@ def test_public_names() -> None:
         _ = bench.nonsense
 
 
+def test_packages_do_not_hide_the_functions_of_the_api() -> None:
+    import bench
+    import bench.choose.api
+    import bench.tune.api
+
+    for name in ("choose", "tune"):
+        first, second = getattr(bench, name), getattr(bench, name)
+        assert callable(first) and first is second
+
+
 def test_one_version_everywhere(root: Path) -> None:
     import bench
 

@@ -169,8 +169,20 @@ def _sections(run: Run, sections: Iterable[Section], most: int | None) -> list[s
     return lines
 
 
-def _section(run: Run, section: Section, most: int | None) -> list[str]:
-    at = "" if section.point is None else f" at {run.workload.row_title(section.point)}"
+def sections_as_markdown(title: str, heading: Sequence[str], sections: Iterable[Section]) -> str:
+    """Sections that are of no run, under a title."""
+    lines = [f"# {_escape(title)}"]
+    for line in heading:
+        lines += ["", _escape(line)]
+    for section in sections:
+        if not section.is_empty:
+            lines += _section(None, section, None)
+    return "\n".join(lines) + "\n"
+
+
+def _section(run: Run | None, section: Section, most: int | None) -> list[str]:
+    """A section; `run` is None if it is of no run and so of no point."""
+    at = "" if run is None or section.point is None else f" at {run.workload.row_title(section.point)}"
     lines = ["", f"**{_escape(section.title + at)}**"] if section.title else []
     for line in section.lines:
         lines += ["", _escape(line)]
