@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import api, machine, statistics
+from bench import machine, options, statistics
 from bench.errors import BenchError, UserError
 from bench.machine import conditions
 from bench.machine.conditions import Disturbance
@@ -22,9 +22,12 @@ from bench.machine.otherwork import other_work
 from bench.machine.roofline import Peaks
 from bench.process import peaks
 from bench.process.installed import Part, backend_parts, cuda_part, package_parts
-from bench.records import Record, Run
-from bench.spec import DEFAULT_ARTIFACTS, PRECISIONS, TimingPlan
+from bench.run.experiment import leaves_translated, measure
+from bench.run.listener import Listener
+from bench.run.record import Record, Run
+from bench.spec import DEFAULT_ARTIFACTS, PRECISIONS
 from bench.statistics import Ratio
+from bench.workloads.forward import Forward, ForwardOptions
 from exporters import sources
 from exporters.store import ArtifactStore
 
@@ -38,8 +41,11 @@ TWINS_BATCHES = (1, 8)
 TWINS_LENGTHS = (16, 128)
 TIMEOUT_SECONDS = 300.0
 #: Turns as `bench compare` takes them, but a fixed number of them however wide the intervals, to end within a minute.
-TWINS_PLAN = TimingPlan(rounds=15, target_precision=0.99, timeout_seconds=TIMEOUT_SECONDS)
-NULL_PLAN = TimingPlan(rounds=5, seconds_per_cell=0.5, timeout_seconds=TIMEOUT_SECONDS)
+OF_TWINS = {"backends": TWINS, "batches": TWINS_BATCHES, "rounds": 15, "target_precision": 0.99}
+OF_NULL = {
+    "model": DEFAULT_MODEL, "weights": "random", "device": "cpu", "backends": "null:instant", "batches": 1,
+    "lengths": 1, "rounds": 5, "max_seconds_per_cell": 0.5,
+}  # fmt: skip
 #: Noise floor above which a run seldom tells runtimes apart, as these often differ by less.
 LARGE_FLOOR = 0.1
 
@@ -55,7 +61,7 @@ class Twins:
     spread: float
     """The larger interquartile range of the two, as a share of its median."""
     ratio: Ratio
-    taint: tuple[str, ...] = ()
+    disturbances: tuple[str, ...] = ()
     """What disturbed the machine meanwhile."""
 
     @property
@@ -72,7 +78,7 @@ class Twins:
 
     @property
     def is_tie(self) -> bool:
-        """True where bench tells no difference between a thing and itself, as it must."""
+        """True if bench finds no difference between a thing and itself, as it must."""
         return self.ratio.verdict == "tie"
 
 
@@ -125,7 +131,7 @@ class Findings:
     threads: int
     model: str
     is_quick: bool
-    """True where peaks and noise were left out, as asked."""
+    """True if peaks and noise were left out, as asked."""
     started: str
     """UTC, ISO 8601."""
     machine: Mapping[str, Any]
@@ -147,7 +153,7 @@ class Findings:
 
     @property
     def exit_code(self) -> int:
-        """1 where something could not be measured, else 0: what is missing or disturbs is a finding."""
+        """1 if something could not be measured, else 0: what is missing or disturbs is a finding."""
         return 1 if self.unmeasured else 0
 
     def to_json(self) -> dict[str, Any]:
@@ -198,22 +204,24 @@ def examine(
     """Look at this machine, and measure its peaks, its noise and bench's overhead; `is_quick` leaves out the first two.
 
     Leaves nothing behind but artifacts and peaks under `artifacts`. What cannot be measured is in `unmeasured`.
-    Raises UserError, ModelError or StoreError for wrong input.
+    Raises UserError for wrong input.
     """
-    settled = machine.settle_device(device)
+    settled = machine.settle_device(options.device(device, "--device"))
+    kind = settled.partition(":")[0]
     budget = machine.thread_budget(threads)
-    lengths = _lengths(sources.resolve(model).positions)
     root = Path(artifacts)
-    if not is_quick:
-        ArtifactStore(root).prepare()
+    with leaves_translated():
+        lengths = _lengths(sources.resolve(model).positions)
+        if not is_quick:
+            ArtifactStore(root).prepare()
     # What else runs comes first, since all that follows keeps the machine busy itself.
     say("looking at what is installed and what else runs")
     fingerprint = machine.fingerprint()
-    disturbances = (*conditions.disturbances(settled), *other_work(fingerprint.get("busy_share") or 0.0))
-    parts = (cuda_part(fingerprint["gpus"]), *backend_parts(settled, root), *package_parts())
+    disturbances = (*conditions.disturbances(kind), *other_work(fingerprint.get("busy_share") or 0.0))
+    parts = (cuda_part(fingerprint["gpus"]), *backend_parts(kind, root), *package_parts())
     started = datetime.now(UTC).isoformat(timespec="seconds")
     measuring = _Measuring(model, settled, budget, root, say)
-    limits = peaks.known(root, settled, budget) if is_quick else measuring.measure_peaks(parts)
+    limits = peaks.known(root, kind, budget) if is_quick else measuring.measure_peaks(parts)
     with tempfile.TemporaryDirectory(prefix="bench-doctor-") as folder:
         noise = None if is_quick else measuring.measure_noise(lengths, Path(folder))
         overhead = measuring.measure_overhead(Path(folder))
@@ -251,39 +259,32 @@ class _Measuring:
 
     def __init__(self, model: str, device: str, threads: int, root: Path, say: Say) -> None:
         self.model, self.device, self.threads, self.root, self.say = model, device, threads, root, say
+        self.kind = device.partition(":")[0]
         self.unmeasured: list[Unmeasured] = []
         self.parent_cpu_shares: list[float] = []
 
     def measure_peaks(self, parts: Sequence[Part]) -> Peaks | None:
-        """The machine's peaks at every precision that some backend has here; what is known where they fail."""
+        """The machine's peaks at every precision that some backend has here; what is known if they fail."""
         wanted = [one for one in PRECISIONS if any(one in part.precisions for part in parts)]
         try:
-            found = peaks.measure(self.root, self.device, wanted, self.threads, TIMEOUT_SECONDS, self.say)
+            found = peaks.measure(self.root, self.kind, wanted, self.threads, TIMEOUT_SECONDS, self.say)
         except BenchError as error:
             self._note("peaks", str(error))
-            return peaks.known(self.root, self.device, self.threads)
+            return peaks.known(self.root, self.kind, self.threads)
         for precision in wanted:
             if precision in found.unmeasured:
                 self._note(f"the peak at {precision}", found.unmeasured[precision])
         return found
 
     def measure_noise(self, lengths: tuple[int, ...], folder: Path) -> Noise | None:
-        """An A/A run, whose file goes to `folder`; None where no shape gave a ratio."""
+        """An A/A run, whose file goes to `folder`; None if no shape gave a ratio."""
         shapes = [f"{batch}×{length}" for batch in TWINS_BATCHES for length in lengths]
         self.say(f"timing {TWINS[0]} against itself: {self.model} at {', '.join(shapes)}")
         try:
-            run = api.compare(
-                self.model,
-                backends=TWINS,
-                batches=TWINS_BATCHES,
-                lengths=lengths,
-                device=self.device,
-                threads=self.threads,
-                plan=TWINS_PLAN,
-                output=folder / "twins.jsonl",
-                artifacts=self.root,
-                listener=api.Listener(say=self.say, progress=self._progress),
-            )
+            run = self._measured(
+                {"model": self.model, "device": self.device, "lengths": lengths, **OF_TWINS},
+                folder / "twins.jsonl", self.root, Listener(say=self.say, record=self._progress),
+            )  # fmt: skip
         except UserError:
             raise
         except BenchError as error:
@@ -299,18 +300,7 @@ class _Measuring:
         """What the harness costs a call, with its store and its file in `folder`."""
         self.say("timing the harness itself")
         try:
-            run = api.compare(
-                DEFAULT_MODEL,
-                backends="null:instant",
-                batches=(1,),
-                lengths=(1,),
-                device="cpu",
-                threads=self.threads,
-                weights="random",
-                plan=NULL_PLAN,
-                output=folder / "null.jsonl",
-                artifacts=folder,
-            )
+            run = self._measured(OF_NULL, folder / "null.jsonl", folder)
         except BenchError as error:
             self._note("the overhead of the harness", str(error))
             return None
@@ -321,40 +311,45 @@ class _Measuring:
             return None
         return Overhead(statistics.median(record.samples), max(self.parent_cpu_shares, default=None))
 
-    def _progress(self, records: list[Record], seconds_left: float) -> None:
-        left = f"about {seconds_left:.0f} s left" if seconds_left >= 1 else "done"
-        self.say(f"{records[0].shape} timed ({left})")
+    def _measured(
+        self, given: Mapping[str, Any], output: Path, artifacts: Path, listener: Listener | None = None
+    ) -> Run:
+        settings = {"threads": self.threads, "timeout": TIMEOUT_SECONDS, "output": output, "artifacts": artifacts}
+        return measure(Forward, ForwardOptions.parsed({**given, **settings}), listener)
+
+    def _progress(self, run: Run, record: Record) -> None:
+        if record.candidate == run.candidates[-1]:
+            self.say(f"{record.point} timed")
 
     def _note(self, what: str, reason: str) -> None:
         self.unmeasured.append(Unmeasured(what, reason))
 
     def _note_share(self, run: Run) -> None:
-        if run.parent_cpu_share is not None:
-            self.parent_cpu_shares.append(run.parent_cpu_share)
+        if (share := run.notes.get("parent_cpu_share")) is not None:
+            self.parent_cpu_shares.append(share)
 
 
 def twins_of(run: Run) -> tuple[tuple[Twins, ...], dict[str, str]]:
     """Each shape of an A/A run with its ratio; and, by shape, why there is none."""
-    first, second = run.grid.contestants
-    records = {(record.shape, record.contestant): record for record in run.records}
+    first, second = run.candidates
     found, reasons = [], {}
-    for shape in run.grid.shapes:
-        pair = [records[shape, first], records[shape, second]]
-        if any(record.turns == "sequential" for record in pair):
-            reasons[str(shape)] = "memory did not hold both copies, so they could not take turns; free some"
-        elif (ratio := run.ratio(pair[1])) is not None:
-            taint = dict.fromkeys(line for record in pair for line in run.taint(record))
+    for point in run.workload.points():
+        pair = [record for one in (first, second) if (record := run.record(point, one)) is not None]
+        if not all(record.is_interleaved for record in pair):
+            reasons[str(point)] = "memory did not hold both copies, so they could not take turns; free some"
+        elif len(pair) == 2 and (ratio := run.ratio(pair[1])) is not None:
+            disturbances = dict.fromkeys(line for record in pair for line in run.disturbances(record))
             median_ns = statistics.median(pair[0].samples)
             spread = max(statistics.spread(record.samples) for record in pair)
-            found.append(Twins(shape.batch, shape.length, median_ns, spread, ratio, tuple(taint)))
+            found.append(Twins(point.batch, point.length, median_ns, spread, ratio, tuple(disturbances)))
         else:
-            reasons[str(shape)] = "; ".join(filter(None, (_why_none(run, record) for record in pair)))
+            reasons[str(point)] = "; ".join(filter(None, (_why_none(run, record) for record in pair)))
     return tuple(found), reasons
 
 
 def _why_none(run: Run, record: Record) -> str:
-    """Why `record` can have no ratio; "" where the other twin is the reason."""
-    name = record.contestant.label
+    """Why `record` can have no ratio; "" if the other twin is the reason."""
+    name = record.candidate.label
     if record.status != "ok":
         return f"{name}: {record.status}: {record.reason}"
     if run.is_implausible(record):

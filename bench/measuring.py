@@ -34,9 +34,20 @@ if TYPE_CHECKING:
 
     compare: Measuring
     generate: Measuring
+    measure_corpus: Measuring
     measure_load: Measuring
+    measure_memory: Measuring
 
-__all__ = ["compare", "function_for", "generate", "measure_load", "read_run", "resume"]
+__all__ = [
+    "compare",
+    "function_for",
+    "generate",
+    "measure_corpus",
+    "measure_load",
+    "measure_memory",
+    "read_run",
+    "resume",
+]
 
 _DOCUMENTATION = """{summary}
 

@@ -52,13 +52,10 @@ def look(path: Path) -> Saved:
 
 def _model(header: dict[str, Any]) -> str:
     """What was measured, by a header of any kind; "" if it does not say."""
-    model, grid, subjects = header.get("model"), header.get("grid"), header.get("subjects")
+    model, grid = header.get("model"), header.get("grid")
     if isinstance(model, dict | str):
         return str(model.get("name", "") if isinstance(model, dict) else model)
-    if isinstance(grid, dict):
-        return str(grid.get("model", ""))
-    names = [str(entry.get("name")) for entry in subjects or [] if isinstance(entry, dict)]
-    return ", ".join(dict.fromkeys(names))
+    return str(grid.get("model", "")) if isinstance(grid, dict) else ""
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

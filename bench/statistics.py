@@ -198,10 +198,7 @@ def ratio_interval(ratios: Sequence[float], confidence: float = RATIO_CONFIDENCE
     """Interval of the ratio from the rounds' ratios: by ranks, or Student's t over logarithms below 8 rounds."""
     if len(ratios) < 2:
         return None
-    if len(ratios) < RANKS_FROM:
-        found = student_interval(ratios, confidence)
-    else:
-        found = rank_interval(ratios, confidence)
+    found = (rank_interval if len(ratios) >= RANKS_FROM else student_interval)(ratios, confidence)
     middle = median(ratios)
     return Interval(min(found.low, middle), max(found.high, middle))
 

@@ -11,18 +11,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.packing import Packing, Summary
 from bench.process.decoding import Decoding
 from bench.run.file import RunFile
 from bench.run.record import Model, Once, Record, Run, Turn
 from bench.spec import AUTO, MODULE, Candidate, Shape
+from bench.workloads.corpus import Corpus, CorpusOptions
 from bench.workloads.forward import Forward, ForwardOptions
 from bench.workloads.generate import Batch, Generate, GenerateOptions
-from bench.workloads.load import Load, LoadOptions, Rate
+from bench.workloads.load import Load
+from bench.workloads.load_options import LoadOptions, Rate
+from bench.workloads.memory import Extent, Memory, MemoryOptions
+from bench.workloads.one_by_one import OneByOne
+from exporters import sources
 
 Lines = list[dict[str, Any]]
 #: Conditions of a cell that a turn names otherwise.
@@ -117,6 +126,60 @@ def forward(header: Mapping[str, Any], lines: Lines) -> Run:
     return ended(run, lines)
 
 
+def corpus(header: Mapping[str, Any], lines: Lines) -> Run:
+    """A run of `bench corpus`; raises UserError if its sentences come out in other batches than it had."""
+    plan, told = header["corpus_plan"], header["corpus"]
+    records = [line for line in lines if line["kind"] == "record"]
+    given = given_in(header["command"])
+    architecture = sources.ARCHITECTURES.get(header["grid"]["model"])
+    summary = Summary(**{**told, "lengths": tuple(told["lengths"])})
+    options = CorpusOptions(
+        **common(header) | {"baseline": None},
+        texts=given.get("--texts"),
+        lengths_from=given.get("--lengths-from"),
+        synthetic=int(given["--synthetic"]) if "--synthetic" in given else None,
+        sentences=int(given["--sentences"]) if "--sentences" in given else None,
+        tokenizer=given.get("--tokenizer"),
+        max_tokens=int(given["--max-tokens"]) if "--max-tokens" in given else None,
+        batches=tuple(plan["batches"]),
+        orders=tuple(plan["orders"]),
+        bucket=plan["bucket"],
+        max_shapes=plan["most_shapes"],
+        rounds=plan["rounds"],
+        boundary=header["grid"].get("boundary", "device"),
+        warmup=header["plan"]["warmup_seconds"],
+        cpu_run=given.get("--baseline"),
+        corpus=summary,
+        positions=architecture.positions if architecture else summary.most_tokens,
+        one_by_one=one_by_one(header["baseline"]) if header["baseline"] else None,
+    )
+    run = begun(Corpus(options), header, records)
+    run.model = replace(run.model, positions=options.positions)
+    for line in records:
+        point = Packing(line["batch"], line["order"])
+        packed = options.packed(point)
+        if (packed.positions, len(packed.batches)) != (line["positions"], line["batches"]):
+            raise UserError(f"the sentences make other batches at {point} than the run had")
+        record = record_of(line | {"rounds": [[ns] for ns in line["rounds_ns"]]}, point, {"wall": "rounds"})
+        run.records.append(record)
+    return ended(run, lines)
+
+
+def one_by_one(data: Mapping[str, Any]) -> OneByOne:
+    """Eager at batch 1 on the CPU, as a header held it."""
+    line = data["record"]
+    rounds = tuple((ns,) for ns in line["rounds_ns"])
+    verdict = line["parity"].get("verdict", "")
+    judged = line.get("judged", True)
+    return OneByOne(candidate_of(line), rounds, verdict, judged, data["machine"], data["threads"], data["started"])
+
+
+def given_in(command: str) -> dict[str, str]:
+    """Options of a command line with their values."""
+    words = shlex.split(command)
+    return {option: value for option, value in pairwise(words) if option.startswith("--")}
+
+
 def load(header: Mapping[str, Any], lines: Lines) -> Run:
     """A run of `bench load`."""
     asked, traffic = header["load"], header["traffic"]
@@ -174,10 +237,98 @@ def generate(header: Mapping[str, Any], lines: Lines) -> Run:
     return ended(run, lines)
 
 
-KINDS: dict[str, Callable[[Mapping[str, Any], Lines], Run]] = {
+def memory(header: Mapping[str, Any], lines: Lines) -> list[Run]:
+    """A run of `bench memory`, one for each of its models."""
+    words = shlex.split(header["command"])
+    asked = dict(pairwise(words))
+    is_module = "--module" in asked
+    found = []
+    for subject in header["subjects"]:
+        name, of_model = subject["name"], [line for line in lines if line.get("model") == subject["name"]]
+        candidates = tuple(dict.fromkeys(candidate_of(line) for line in of_model))
+        options = MemoryOptions(
+            model=name,
+            module=name if is_module else None,
+            backends=tuple(asked["--backends"].split(",")),
+            precisions=tuple(header["precisions"]),
+            device=header["device"],
+            threads=header["threads"],
+            weights=asked.get("--weights", "auto"),
+            task=header["task"],
+            tf32=header.get("tf32", False),
+            seed=int(asked["--seed"]),
+            timeout=float(asked["--timeout"]),
+            python=tuple(after for word, after in pairwise(words) if word == "--python"),
+            lengths=tuple(subject["lengths"]),
+            largest_batch=header["limit_bytes"] is not None,
+            memory_limit=header["limit_bytes"],
+            max_batch=int(asked.get("--most-batch", 4096)),
+            max_seconds_per_search=float(asked.get("--max-seconds-per-search", 900.0)),
+        )
+        origin = subject["origin"]
+        weights = MODULE if is_module else "random" if origin.startswith("seeded random") else "pretrained"
+        model = Model(name, origin, weights, "", header["task"], subject["positions"])
+        run = Run(Memory(options), model, candidates, header["fingerprint"], header["started"])
+        run.notes["keys_and_values"] = subject["cached"]
+        run.records = [loaded(line) if line["kind"] == "loaded" else searched(line) for line in of_model]
+        found.append(ended(run, lines))
+    return found
+
+
+def loaded(line: Mapping[str, Any]) -> Record:
+    """What a model held once it was loaded."""
+    before = line["before"].get("process_bytes")
+    held = line["memory"] | ({} if before is None else {"process_before_bytes": before})
+    return Record(
+        point=Extent(),
+        candidate=candidate_of(line),
+        status=line["status"],
+        reason=line["reason"],
+        turns=(Turn(0),) if line["status"] == "ok" else (),
+        once=Once(load_seconds=line["load_seconds"]),
+        memory={"loaded": held} if held else {},
+        facts={"versions": line.get("versions", {})},
+        failure=line["failure"],
+        is_judged=line["backend"] != "null",
+    )
+
+
+def searched(line: Mapping[str, Any]) -> Record:
+    """A search for the largest batch; why a batch did not fit was noted of the smallest alone."""
+    is_above = line["status"] == "above-limit"
+    boundary, taken = line["boundary"] or {}, {"taken_bytes": line["taken_bytes"]}
+    tries: Lines = [{"batch": 1, "fits": False, "seconds": 0.0}] if is_above else line["tries"]
+    turns = []
+    for place, one in enumerate(tries):
+        figures = {
+            name: one[name] for name in ("batch", "fits", "peak_bytes", "stored_bytes") if one.get(name) is not None
+        }
+        if one["fits"]:
+            figures |= taken
+        else:
+            is_told = is_above or one["batch"] == boundary.get("too_large")
+            figures |= {"is_above_limit": is_above, "reason": line["reason"] if is_told else ""}
+            figures["failure"] = {**line["failure"], **(taken if is_above else {})} if is_told else {}
+        turns.append(Turn(place, figures=figures, seconds=one["seconds"]))
+    is_ok = line["status"] == "ok" or is_above
+    return Record(
+        point=Extent(line["length"]),
+        candidate=candidate_of(line),
+        status="ok" if is_ok else line["status"],
+        reason="" if is_ok else line["reason"],
+        turns=tuple(turns),
+        failure={} if is_ok else line["failure"],
+        is_judged=line["backend"] != "null",
+    )
+
+
+#: By the word under "kind" in a header.
+KINDS: dict[str, Callable[[Mapping[str, Any], Lines], Run | list[Run]]] = {
     "run": forward,
+    "corpus": corpus,
     "load": load,
     "generation": generate,
+    "memory": memory,
 }
 
 
@@ -261,8 +412,8 @@ def of_one_turn(summary: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def convert(path: Path) -> Run:
-    """Replace the file at `path`; raises UserError for one of no kind that was."""
+def convert(path: Path) -> list[Run]:
+    """Replace the file at `path`, of several models by one file each; raises UserError for one of no kind that was."""
     lines: Lines = []
     for text in path.read_text().splitlines():
         try:
@@ -272,21 +423,23 @@ def convert(path: Path) -> Run:
     header = lines[0] if lines else {}
     if header.get("kind") not in KINDS or "workload" in header:
         raise UserError(f"{str(path)!r} is of no kind that is converted; known are {', '.join(KINDS)}")
-    run = KINDS[header["kind"]](header, lines[1:])
-    run.path = path
+    made = KINDS[header["kind"]](header, lines[1:])
+    runs = [made] if isinstance(made, Run) else made
     path.rename(path.with_name(f"{path.name}.old"))
-    file = RunFile(run)
-    file.go_on()
-    if run.is_complete:
-        file.seal()
-    return run
+    for run in runs:
+        run.path = path if len(runs) == 1 else path.with_name(f"{path.stem}-{Path(run.model.name).name}{path.suffix}")
+        file = RunFile(run)
+        file.go_on()
+        if run.is_complete:
+            file.seal()
+    return runs
 
 
 def main(paths: Iterable[str]) -> None:
     """Convert every file, and say what became of it."""
     for name in paths:
-        run = convert(Path(name))
-        print(f"{name}: {run.workload.name}, {len(run.records)} records")
+        for run in convert(Path(name)):
+            print(f"{run.path}: {run.workload.name}, {len(run.records)} records")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/published_rows.py [FILE]
 
-Puts every row of a file of figures (default: the hand-made ones of an RTX 3090) through the floor that live cells go
-through, and prints its operations, the rate that its median implies, and whether the card can do that.
+Holds every row of a file of figures (default: the hand-made ones of an RTX 3090) against the roofline, as live cells
+are, and prints its operations, the rate that its median implies, and whether the card can do that.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
-from bench import presets
-from bench.published import JudgedRow, judge
+from bench.workloads.published import FIGURES, JudgedRow, judge
 
-DATA = presets.FIGURES / "rtx3090.json"
+DATA = FIGURES / "rtx3090.json"
 
 
 def line(row: JudgedRow) -> str:
@@ -42,11 +41,13 @@ def main() -> None:
             f"{str(path)!r} holds no rows that can be read ({error!r}); write it as {DATA.name} is written"
         ) from None
     print(f"{title}, {card['bytes_per_second'] / 1e9:.0f} GB/s; times are medians in ms")
-    print(f"{'model':12} {'b×len':>7} {'GFLOP':>8} {'ms':>8} {'TFLOP/s':>8} {'peak':>6}  {'floor':>8} {'by':8} verdict")
+    print(
+        f"{'model':12} {'b×len':>7} {'GFLOP':>8} {'ms':>8} {'TFLOP/s':>8} {'peak':>6}  {'roofline':>8} {'by':8} verdict"
+    )
     for row in rows:
         print(line(row))
     impossible = sum(row.verdict == "implausible" for row in rows)
-    print(f"{impossible} of {sum(row.median_ms is not None for row in rows)} timed rows lie below the floor")
+    print(f"{impossible} of {sum(row.median_ms is not None for row in rows)} timed rows lie below their roofline")
 
 
 if __name__ == "__main__":

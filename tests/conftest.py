@@ -16,6 +16,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # Else every process of a test compiles this project's modules anew, which takes longer than most that it does.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# A script's background ignores Ctrl-C, and so would every process that a test starts and stops.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

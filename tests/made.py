@@ -78,7 +78,7 @@ def run_of(
     """A whole run of `records`, in memory, under options as an API's caller gives them."""
     candidates = tuple(dict.fromkeys(one.candidate for one in records))
     given: dict[str, Any] = {
-        "model": "bert",
+        "model": "bert" if model is None else model.name,
         "backends": tuple(dict.fromkeys(one.label for one in candidates)),
         "precisions": tuple(dict.fromkeys(one.precision for one in candidates)),
         "device": "cpu",

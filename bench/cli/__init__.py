@@ -20,14 +20,11 @@ from bench import __version__
 from bench.cli import (
     artifacts,
     choose,
-    compare,
-    corpus,
     deploy,
     diff,
     doctor,
     env,
     list_,
-    memory,
     parity,
     report,
     show,
@@ -49,18 +46,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("compare")(compare.command)
-app.command("corpus")(corpus.command)
 app.command("choose")(choose.command)
 app.command("tune", cls=spellings.taking(tune.OLD_SPELLINGS))(tune.command)
 app.command("parity")(parity.command)
 app.command("verify")(verify.command)
 app.command("deploy", cls=spellings.taking(deploy.OLD_SPELLINGS))(deploy.command)
-app.command("memory")(memory.command)
 app.command("report", cls=spellings.taking(report.OLD_SPELLINGS))(report.command)
 app.command("show")(show.command)
 app.command("diff", cls=spellings.taking(diff.OLD_SPELLINGS))(diff.command)
-app.command("study")(study.command)
+app.command("study", cls=spellings.taking(study.OLD_SPELLINGS))(study.command)
 app.command("doctor")(doctor.command)
 app.add_typer(list_.app, name="list")
 app.add_typer(artifacts.app, name="artifacts")

@@ -85,8 +85,6 @@ def prune(
 
 
 def _shape(inputs: Mapping[str, Any]) -> str:
-    """What a reference's inputs are: a shape, single sequences of a length, or batches of a corpus."""
-    if "cases" in inputs and "corpus_version" in inputs:
-        return "of " + ", ".join(f"{one['batch']}×{one['length']}" for one in inputs["cases"].values())
+    """What a reference's inputs are: a shape, or single sequences of a length."""
     plan = inputs.get("inputs", inputs)
     return f"{plan['batch']}×{plan['length']}" if {"batch", "length"} <= set(plan) else ""

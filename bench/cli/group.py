@@ -52,6 +52,8 @@ class Commands(TyperGroup):
             found = registry.load_class(workload)
             name = found.Options.command
             if name in self.commands:
+                if workload not in registry.BUILT_IN and name not in self.of_workloads:
+                    tell(f"bench: workload {workload!r} has no command, as bench {name} is another's; rename it")
                 return
             app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
             app.command(name, cls=spellings.taking(spellings.of_options(found.Options)))(measure.command_for(found))

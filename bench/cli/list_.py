@@ -80,8 +80,8 @@ def devices() -> None:
 @app.command()
 def presets() -> None:
     """Grids by name, for `bench compare --preset`."""
-    from bench import presets as registry
-    from bench.published import of_model
+    from bench.workloads import presets as registry
+    from bench.workloads.published import of_model
 
     for name in registry.names():
         preset = registry.load(name)

@@ -154,30 +154,14 @@ def writer_of(found: Saved) -> str:
         return f"bench {found.workload}"
 
 
-def _corpus_page(file: Path, format: str) -> str:
-    from bench.corpora.runfile import read_corpus_run
-    from bench.report import corpus
-
-    return corpus.render(read_corpus_run(file), format)
-
-
-def _memory_page(file: Path, format: str) -> str:
-    from bench.footprint.results import read_memory
-    from bench.report import memory
-
-    return memory.render(read_memory(file), format)
-
-
 def _tuning_page(file: Path, format: str) -> str:
     from bench.report import tuning
-    from bench.tuning.file import read_tuning
+    from bench.tune.file import read_tuning
 
     return tuning.render(read_tuning(file), format)
 
 
 #: By the word under "kind" in the header.
 KINDS: Mapping[str, Kind] = {
-    "corpus": Kind("bench corpus", _corpus_page),
-    "memory": Kind("bench memory", _memory_page),
     "tuning": Kind("bench tune", _tuning_page),
 }

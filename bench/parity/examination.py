@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.parity.bisect import bisect
+from bench.parity.bisect.search import bisect
 from bench.parity.certificate import Judgement
 from bench.parity.inputs import kinds_of
 from bench.parity.judging import inputs_file
@@ -14,8 +14,8 @@ from bench.parity.verdict import Tolerance, badness, judge, judge_generation
 from bench.preparation import Preparation
 from bench.process import session
 from bench.process.channel import Worker, WorkerError
+from bench.process.pool import STRIKES
 from bench.spec import Candidate, Shape
-from bench.workers import STRIKES
 from exporters.store import Artifact
 
 #: A broken case of at most this many tokens is bisected, where there is one.

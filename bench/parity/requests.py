@@ -1,4 +1,4 @@
-"""What a worker answers about parity: references written, outputs checked, values inside the model for bisection."""
+"""What a worker answers about parity: references written, and outputs checked."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.parity import generation, inner, judging
-from bench.parity import program as programs
+from bench.parity import generation, judging
 from bench.parity.inputs import InputPlan, judged_rows
-from bench.process import abilities
 
 if TYPE_CHECKING:
     from backends.base import Backend
-    from backends.protocols import InnerValues
 
 
 class ParityRequests:
-    """Requests: evaluate, check, evaluate_generation, check_generation; and for bisection inner_values, measure_inner,
-    run_inner, probe_inner, sample_inner, liken_inner, compare_inner, save_program, survey_program, run_program.
-    """
+    """Requests: evaluate, check, evaluate_generation, check_generation."""
 
     args: argparse.Namespace
     backend: Backend
@@ -88,60 +83,3 @@ class ParityRequests:
 
     def _module(self) -> Any:
         return getattr(self.backend, "module")  # noqa: B009 - asked of eager alone, which has one
-
-    def _inner(self) -> InnerValues:
-        return abilities.inner_values(self.backend)
-
-    def do_inner_values(self) -> dict[str, Any]:
-        """Values inside the model, in execution order, as name -> [operation, names that it reads]; and the outputs."""
-        values = self._inner().inner_values()
-        return {
-            "values": {name: [value.operation, list(value.inputs)] for name, value in values.items()},
-            "outputs": getattr(self.backend, "output_names", []),
-        }
-
-    def do_measure_inner(self, inputs: str, names: list[str]) -> dict[str, Any]:
-        """Shapes of inner values."""
-        return {"shapes": inner.shapes(self._inner(), Path(inputs), names)}
-
-    def do_run_inner(self, inputs: str, names: list[str], path: str) -> dict[str, Any]:
-        """Write inner values to `path`."""
-        return inner.run(self._inner(), Path(inputs), names, Path(path))
-
-    def do_probe_inner(self, inputs: str, names: list[str], width: int) -> dict[str, Any]:
-        """Those of `names` that are hidden states of `width`."""
-        return {"names": inner.probe(self._inner(), Path(inputs), names, width)}
-
-    def do_sample_inner(self, inputs: str, names: list[str], path: str, width: int) -> dict[str, Any]:
-        """Write samples of hidden states of `width` to `path`."""
-        inner.write(Path(path), inner.samples(self._inner(), Path(inputs), names, width))
-        return {}
-
-    def do_liken_inner(self, states: str, candidates: list[str]) -> dict[str, Any]:
-        """The candidate nearest to each sampled state."""
-        return {"nearest": inner.likeness(Path(states), [Path(path) for path in candidates])}
-
-    def do_compare_inner(
-        self, ours: str, reference: str, yardstick: str, inputs: str, values: list[dict[str, Any]], precision: str
-    ) -> dict[str, Any]:
-        """Figures of each of `values`."""
-        paths = (Path(ours), Path(reference), Path(yardstick), Path(inputs))
-        return {"figures": inner.compare(*paths, values, precision)}
-
-    def do_save_program(self, precision: str, path: str) -> dict[str, Any]:
-        """Write the program that the checkpoint's ONNX file was translated from."""
-        from exporters import onnx
-
-        onnx.save_program(Path(self.args.artifact), precision, Path(path))
-        return {}
-
-    def do_survey_program(self, path: str, inputs: str, layers: list[str], width: int) -> dict[str, Any]:
-        """Every tensor of the program, with the hidden states of `layers` that it equals."""
-        states = inner.samples(self._inner(), Path(inputs), layers, width)
-        return {"values": programs.survey(self._module(), Path(path), inner.read_inputs(Path(inputs)), states)}
-
-    def do_run_program(self, program: str, inputs: str, names: list[str], path: str) -> dict[str, Any]:
-        """Write values `names` of the program, computed with this backend's weights, to `path`."""
-        batch = inner.read_inputs(Path(inputs))
-        inner.write(Path(path), programs.run(self._module(), Path(program), batch, names))
-        return {}

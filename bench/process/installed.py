@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: PCI's numbers for the maker and for the class of display controllers, as /sys shows them.
 NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
 #: Packages that one feature needs and nothing requires: module, feature, what to give to `pip install`.
-OPTIONAL = (("pandas", "Run.frame()", "pandas"),)
+OPTIONAL = (("pandas", "Run.to_frame()", "pandas"),)
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,12 @@ CACHE, FULL_PASSES = WAYS = ("cache", "no-cache")
 
 
 class Loop:
-    """Requests: hello, load, survey, begin, turn, judge, end, call."""
+    """Requests: hello, load, begin, turn, judge, end, call."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.backend: Backend
         self.cells: dict[str, Any] = {}
-        self.device_free_before: int | None = None
-        """Free bytes of the device before the model was loaded."""
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The reply to one request: {"ok": …} or {"error": {"status", "reason", "details"}}."""
@@ -72,7 +70,7 @@ class Loop:
 
     def do_load(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
         """Load the artifact, with `options` beside the variant's; returns seconds and the memory that is held then."""
-        free_before = self.device_free_before = self._device_free_bytes()
+        free_before = self._device_free_bytes()
         before = memory.resident_bytes().get("process_bytes")
         started = time.perf_counter()
         self.backend.load(

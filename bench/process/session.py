@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.corpora.requests import CorpusRequests
-from bench.footprint.requests import MemoryRequests
 from bench.machine import gpu, memory
 from bench.parity import inputs, judging
 from bench.parity.requests import ParityRequests
@@ -25,11 +23,10 @@ if TYPE_CHECKING:
     pass
 
 
-class Session(Loop, ParityRequests, CorpusRequests, MemoryRequests):
+class Session(Loop, ParityRequests):
     """The state between requests: a backend, and the cell at hand with the outputs of its last timed call.
 
-    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`,
-    `CorpusRequests` and `MemoryRequests`.
+    Requests: hello, load, begin, turn, judge, end, and those of `ParityRequests`.
     """
 
     def _operation(self, request: dict[str, Any]) -> Callable[..., dict[str, Any]]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 
 from bench.errors import UserError
-from bench.records import Run
-from bench.run.record import Run as NewRun
+from bench.run.record import Run
 from bench.spec import nearest
 
 FORMATS = ("table", "csv", "json", "markdown")
 
 
-def of_run(run: NewRun, format: str, columns: str | Sequence[str] = ()) -> str:
+def of_run(run: Run, format: str, columns: str | Sequence[str] = ()) -> str:
     """A run of any workload in one of `FORMATS`, tables with further `columns`; raises UserError for another format."""
     from bench.report import console, documents
 
@@ -25,16 +23,6 @@ def of_run(run: NewRun, format: str, columns: str | Sequence[str] = ()) -> str:
 
 #: Formats that show chosen figures; the others hold all of them.
 WITH_COLUMNS = ("table", "markdown")
-
-
-def render(run: Run, format: str, columns: Sequence[str] = ()) -> str:
-    """`run` in one of `FORMATS`, tables with further `columns` of bench/report/columns.py.
-
-    Raises UserError for another format.
-    """
-    check_format(format, FORMATS)
-    renderer: Callable[..., str] = import_module(f"bench.report.{format}").render
-    return renderer(run, columns) if format in WITH_COLUMNS else renderer(run)
 
 
 def check_format(format: str, formats: Sequence[str]) -> None:

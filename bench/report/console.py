@@ -7,12 +7,13 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bench.columns import Column, Section, Table
 from bench.report import parts
+from bench.run import state
 from bench.run.record import Record, Run
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
 def _rendered(run: Run, asked: Sequence[Column]) -> str:
     text, console = _terminal()
     width = console.width
-    if wrong := parts.state(run):
+    if wrong := state.of_file(run):
         _print_filled(console, wrong, "bold red")
     for line in parts.heading(run):
         _print_filled(console, line)
@@ -65,7 +66,7 @@ def _rendered(run: Run, asked: Sequence[Column]) -> str:
     for section in behind:
         _print_section(console, section, "bold")
     console.print()
-    if unfinished := parts.incomplete(run):
+    if unfinished := state.incomplete(run):
         console.print(_plain(unfinished), soft_wrap=True)
     if run.path is not None:
         console.print(_plain(f"records: {run.path}"), soft_wrap=True)
@@ -259,9 +260,10 @@ def _table(columns: Sequence[_Cells]) -> Any:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.show_header = any(column.title for column in columns)
     for column in columns:
         longest = max((len(word) for text in column.texts for word in text.split()), default=0)
-        if column.is_left and not column.styles:
+        if column.is_left:
             table.add_column(column.title, overflow="fold", min_width=min(longest, LONGEST_WORD))
         else:
             table.add_column(column.title, justify="left" if column.is_left else "right", no_wrap=True)
@@ -272,7 +274,7 @@ def _table(columns: Sequence[_Cells]) -> Any:
 
 
 def _section_tables(table: Table, width: int) -> Iterator[Any]:
-    """The table of a section; if it is too wide, its one column of text is wrapped, or titles and texts are broken."""
+    """The table of a section; if it is too wide, titles are broken at blanks, and text is wrapped or broken."""
     columns = [
         _Cells(
             title,
@@ -282,16 +284,17 @@ def _section_tables(table: Table, width: int) -> Iterator[Any]:
         )
         for at, title in enumerate(table.titles)
     ]
-    texts = [one for one in columns if one.is_left]
-    missing = _width(columns) - width
-    if missing > 0 and len(texts) == 1 and texts[0].width - missing >= texts[0].folded.width:
-        yield _table(columns)  # rich wraps the text to the room that figures leave
+    if not _has_room(columns, width):
+        columns = [replace(one, title=one.title.replace(" ", "\n")) for one in columns]
+    if _has_room(columns, width):
+        yield _table(columns)
         return
-    if missing > 0:
-        columns = [
-            _Cells(
-                one.title.replace(" ", "\n"), one.folded.texts if one.is_left else one.texts, one.styles, one.is_left
-            )
-            for one in columns
-        ]
+    columns = [one.folded if one.is_left else one for one in columns]
     yield from _split(columns[:1], columns[1:], width)
+
+
+def _has_room(columns: Sequence[_Cells], width: int) -> bool:
+    """True if columns fit, or if the widest column of text can be wrapped to the room that the others leave."""
+    widest = max((one for one in columns if one.is_left), key=lambda one: one.width, default=None)
+    missing = _width(columns) - width
+    return missing <= 0 or (widest is not None and widest.width - missing >= widest.folded.width)

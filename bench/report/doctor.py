@@ -1,36 +1,29 @@
-"""What `bench doctor` found out, as one page for a terminal of 80 columns or as JSON.
+"""What `bench doctor` found out, as one page for a terminal or as JSON.
 
 The page ends with the verdict, since a terminal shows the end of what was printed.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 from bench import statistics
+from bench.columns import DASH, Section, Table, count, milliseconds
 from bench.doctor import LARGE_FLOOR, TWINS, Findings, Noise, Overhead, Twins
 from bench.machine.roofline import Peaks
 from bench.process.installed import Lack, Part
-from bench.report import check_format
-from bench.report.table import WIDTH, milliseconds
+from bench.report import check_format, console
+from bench.run.columns import DISTURBED
 from bench.spec import PRECISIONS
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.table import Table
-
 FORMATS = ("table", "json")
-LABEL_WIDTH = 12
 REMEDY = "→"
 DISTRIBUTIONS = ("torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino")
-#: Stands before a shape that was disturbed while it was timed.
-TAINTED = "!"
 #: Stands behind a peak that other work disturbed.
 LOW = "  (disturbed, may read low)"
+
+Rows = Iterable[tuple[str, str]]
 
 
 def render(findings: Findings, format: str) -> str:
@@ -38,80 +31,40 @@ def render(findings: Findings, format: str) -> str:
     check_format(format, FORMATS)
     if format == "json":
         return json.dumps(findings.to_json(), indent=2) + "\n"
-    return _page(findings)
+    heading = f"bench doctor: this machine, on {findings.device} with {count(findings.threads, 'thread')}"
+    return console.render_sections([heading], sections(findings))
 
 
-def _page(findings: Findings) -> str:
-    from rich.console import Console
-    from rich.text import Text
-
-    text = io.StringIO()
-    console = Console(file=text, width=WIDTH, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
-    threads = f"{findings.threads} thread" + ("" if findings.threads == 1 else "s")
-    console.print(Text(f"bench doctor: this machine, on {findings.device} with {threads}", style="bold"))
-    _section(console, "Machine", _labelled(_machine_rows(findings)))
-    _section(console, "Installed", _labelled(row for part in findings.parts for row in _part_rows(part)))
+def sections(findings: Findings) -> Iterator[Section]:
+    """The page."""
+    yield _labelled("Machine", _machine_rows(findings))
+    yield _labelled("Installed", (row for part in findings.parts for row in _part_rows(part)))
     disturbances = [Lack(one.what, one.remedy) for one in findings.disturbances]
-    _section(console, "Would disturb a measurement", _remedied(disturbances, "nothing that can be seen from here"))
-    _section(console, "Peaks", _labelled(_peak_rows(findings)))
-    _section(console, f"Noise: {TWINS[0]} against itself, {findings.model}", _noise(findings))
-    _section(console, "Overhead of bench itself", _labelled(_overhead_rows(findings.overhead, findings.noise)))
-    if findings.unmeasured:
-        _section(
-            console, "Could not be measured", _remedied([Lack(f"{u.what}: {u.reason}") for u in findings.unmeasured])
-        )
-    console.print()
-    for line, style in verdict(findings):
-        console.print(Text(line, style=style))
-    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
+    yield Section(
+        "Would disturb a measurement", items=_remedied(disturbances) or ["nothing that can be seen from here"]
+    )
+    yield _labelled("Peaks", _peak_rows(findings))
+    yield _noise(findings)
+    yield _labelled("Overhead of bench itself", _overhead_rows(findings.overhead, findings.noise))
+    lacks = [Lack(f"{one.what}: {one.reason}") for one in findings.unmeasured]
+    yield Section("Could not be measured", items=_remedied(lacks))
+    lines, style = verdict(findings)
+    yield Section("Verdict", lines, style=style)
 
 
-def _section(console: Console, title: str, content: RenderableType) -> None:
-    from rich.text import Text
-
-    console.print()
-    console.print(Text(title, style="bold"))
-    console.print(content)
-
-
-def _labelled(rows: Iterable[tuple[str, str]]) -> Table:
+def _labelled(title: str, rows: Rows) -> Section:
     """A label and what it says, wrapped beside it."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 1, 0, 0))
-    table.add_column(width=LABEL_WIDTH, overflow="fold")
-    table.add_column(overflow="fold")
-    for label, content in rows:
-        table.add_row(Text(label), _colored(content))
-    return table
+    found = tuple(rows)
+    styles = tuple(("", "yellow" if text.startswith("missing") else "") for _, text in found)
+    return Section(title, table=Table(("", ""), found, (True, True), styles))
 
 
-def _remedied(lacks: Iterable[Lack], otherwise: str = "") -> Table:
-    """Each thing behind a dash, and its remedy below it."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 1, 0, 0))
-    table.add_column(width=1)
-    table.add_column(overflow="fold")
-    for lack in lacks:
-        table.add_row(Text("-"), Text(lack.what))
-        if lack.remedy:
-            table.add_row(Text(""), _colored(f"{REMEDY} {lack.remedy}"))
-    if not table.row_count:
-        table.add_row(Text("-"), Text(otherwise))
-    return table
+def _remedied(lacks: Iterable[Lack]) -> list[str]:
+    """Each thing with its remedy."""
+    return [f"{lack.what} {REMEDY} {lack.remedy}" if lack.remedy else lack.what for lack in lacks]
 
 
-def _colored(content: str) -> RenderableType:
-    from rich.text import Text
-
-    style = "cyan" if content.startswith(REMEDY) else "yellow" if content.startswith("missing") else ""
-    return Text(content, style=style)
-
-
-def _machine_rows(findings: Findings) -> Iterable[tuple[str, str]]:
+def _machine_rows(findings: Findings) -> Rows:
     facts = findings.machine
     around = ["virtual machine"] if facts.get("hypervisor") else []
     around += ["container"] if facts.get("container") else []
@@ -126,20 +79,18 @@ def _machine_rows(findings: Findings) -> Iterable[tuple[str, str]]:
     yield "versions", ", ".join([f"Python {facts.get('python', '?')}", *named])
 
 
-def _part_rows(part: Part) -> Iterable[tuple[str, str]]:
+def _part_rows(part: Part) -> Rows:
     there = ", ".join(filter(None, [part.detail, *part.precisions]))
     label = part.name
     if there:
         yield label, there
         label = ""
-    for lack in part.lacks:
-        yield label, f"missing: {lack.what}"
-        if lack.remedy:
-            yield "", f"{REMEDY} {lack.remedy}"
+    for line in _remedied(part.lacks):
+        yield label, f"missing: {line}"
         label = ""
 
 
-def _peak_rows(findings: Findings) -> Iterable[tuple[str, str]]:
+def _peak_rows(findings: Findings) -> Rows:
     limits = findings.peaks
     if limits is None:
         yield "unknown", "left out (--quick)" if findings.is_quick else "see below"
@@ -167,35 +118,27 @@ def operations(rate: float, unit: str) -> str:
     return f"{value:.{0 if value >= 100 else 1}f} {prefix}{unit}/s"
 
 
-def _noise(findings: Findings) -> RenderableType:
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    noise = findings.noise
+def _noise(findings: Findings) -> Section:
+    title, noise = f"Noise: {TWINS[0]} against itself, {findings.model}", findings.noise
     if noise is None:
-        return _labelled([("unknown", "left out (--quick)" if findings.is_quick else "see below")])
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("shape", "median ms", "spread", "ratio", f"{statistics.RATIO_CONFIDENCE:.0%} interval"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("must be a tie", no_wrap=True)
+        return _labelled(title, [("unknown", "left out (--quick)" if findings.is_quick else "see below")])
+    rows, styles = [], []
+    where: dict[str, list[str]] = {}
     for twin in noise.twins:
         interval = twin.ratio.interval
-        span = "–" if interval is None else f"{interval.low:.3f}–{interval.high:.3f}"
-        mark = TAINTED if twin.taint else ""
-        cells = [mark + twin.shape, milliseconds(twin.median_ns), f"{twin.spread:.1%}", f"{twin.ratio.value:.3f}", span]
-        said = Text("tie") if twin.is_tie else Text(f"{twin.ratio.verdict.upper()} THAN ITSELF", style="bold red")
-        table.add_row(*map(Text, cells), said)
-    taint: dict[str, list[str]] = {}
-    for twin in noise.twins:
-        for line in twin.taint:
-            taint.setdefault(line, []).append(twin.shape)
-    notes = [Lack(f"{TAINTED}{', '.join(where)}: {line}") for line, where in taint.items()]
-    return Group(table, _remedied(notes)) if notes else table
+        span = DASH if interval is None else f"{interval.low:.3f}–{interval.high:.3f}"
+        shape = (DISTURBED if twin.disturbances else "") + twin.shape
+        said = "tie" if twin.is_tie else f"{twin.ratio.verdict.upper()} THAN ITSELF"
+        rows.append((shape, milliseconds(twin.median_ns), f"{twin.spread:.1%}", f"{twin.ratio.value:.3f}", span, said))
+        styles.append(("",) * 5 + ("" if twin.is_tie else "bold red",))
+        for line in twin.disturbances:
+            where.setdefault(line, []).append(twin.shape)
+    titles = ("shape", "median ms", "spread", "ratio", f"{statistics.RATIO_CONFIDENCE:.0%} interval", "must be a tie")
+    table = Table(titles, tuple(rows), (False, False, False, False, False, True), tuple(styles))
+    return Section(title, (), table, [f"{DISTURBED}{', '.join(at)}: {line}" for line, at in where.items()])
 
 
-def _overhead_rows(overhead: Overhead | None, noise: Noise | None) -> Iterable[tuple[str, str]]:
+def _overhead_rows(overhead: Overhead | None, noise: Noise | None) -> Rows:
     if overhead is None:
         yield "unknown", "see below"
         return
@@ -208,43 +151,41 @@ def _overhead_rows(overhead: Overhead | None, noise: Noise | None) -> Iterable[t
         yield "the parent", f"{overhead.parent_cpu_share:.1%} of one CPU while a worker was timing"
 
 
-def verdict(findings: Findings) -> list[tuple[str, str]]:
-    """The page's last lines with their colours: what may be believed here now, and what is left to do."""
-    lines = [_verdict_on_noise(findings)]
+def verdict(findings: Findings) -> tuple[list[str], str]:
+    """The page's last lines and their colour: what may be believed here now, and what is left to do."""
+    lines, style = _verdict_on_noise(findings)
     todo = [
         (len(findings.lacking), "part lacks something", "parts lack something"),
         (len(findings.disturbances), "disturbance", "disturbances"),
         (len(findings.unmeasured), "thing could not be measured", "things could not be measured"),
     ]
     said = [f"{number} {one if number == 1 else many}" for number, one, many in todo if number]
-    lines.append(
-        (f"{', '.join(said)}; {REMEDY} above says what helps" if said else "Nothing is missing, nothing disturbs.", "")
-    )
-    return lines
+    left = f"{', '.join(said)}; {REMEDY} above says what helps" if said else "Nothing is missing, nothing disturbs."
+    return [*lines, left], style
 
 
-def _verdict_on_noise(findings: Findings) -> tuple[str, str]:
+def _verdict_on_noise(findings: Findings) -> tuple[list[str], str]:
     noise = findings.noise
     if noise is None and findings.is_quick:
-        return "Peaks and noise were left out: `bench doctor` without --quick measures them.", "bold"
+        return ["Peaks and noise were left out: `bench doctor` without --quick measures them."], "bold"
     if noise is None:
-        return "NOTHING IS KNOWN OF THE NOISE: trust no small difference on this machine.", "bold red"
+        return ["NOTHING IS KNOWN OF THE NOISE: trust no small difference on this machine."], "bold red"
     least = difference(noise.least_difference)
     if noise.false_verdicts:
         return _false_verdicts(noise.false_verdicts, least), "bold red"
     if noise.floor > LARGE_FLOOR:
-        return f"NOISY NOW: believe no difference below {least}; stop what disturbs, try again.", "bold yellow"
-    return f"Fit to measure: differences above {least} can be believed here now.", "bold green"
+        return [f"NOISY NOW: believe no difference below {least}; stop what disturbs, try again."], "bold yellow"
+    return [f"Fit to measure: differences above {least} can be believed here now."], "bold green"
 
 
-def _false_verdicts(twins: Iterable[Twins], least: str) -> str:
+def _false_verdicts(twins: Iterable[Twins], least: str) -> list[str]:
     where = ", ".join(f"{twin.ratio.verdict} at {twin.shape}" for twin in twins)
-    return (
-        f"NOT FIT FOR SMALL DIFFERENCES: {TWINS[0]} came out {where} than itself.\n"
-        f"Believe no difference below {least} now; stop what disturbs, and run this again."
-    )
+    return [
+        f"NOT FIT FOR SMALL DIFFERENCES: {TWINS[0]} came out {where} than itself.",
+        f"Believe no difference below {least} now; stop what disturbs, and run this again.",
+    ]
 
 
 def difference(share: float) -> str:
-    """A share as `2.3 %`, or as `3.1-fold` where it is one or more."""
+    """A share as `2.3 %`, or as `3.1-fold` if it is one or more."""
     return f"{share:.1%}" if share < 1 else f"{1 + share:.1f}-fold"

@@ -14,7 +14,7 @@ from bench.parity.certificate import Certificate, Judgement
 from bench.parity.inputs import OWN
 from bench.parity.verdict import LOCAL_FACTOR, Tolerance, told
 from bench.report import check_format
-from bench.report.table import PARITY_STYLES, WIDTH
+from bench.run.columns import PARITY_STYLES
 
 FORMATS = ("table", "json", "markdown")
 #: Cases of each backend that are printed; all are in the JSON.
@@ -37,7 +37,7 @@ def _table(certificate: Certificate) -> str:
     from rich.console import Console
     from rich.text import Text
 
-    width = max(WIDTH, min(shutil.get_terminal_size((WIDTH, 24)).columns, 120))
+    width = max(80, min(shutil.get_terminal_size((80, 24)).columns, 120))
     text = io.StringIO()
     console = Console(file=text, width=width, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -256,8 +256,8 @@ def columns(boundary: Callable[[Run, Record], Boundary | None]) -> tuple[Column,
 Searched = Sequence[tuple[Record, Boundary]]
 
 
-def table(run: Run, searched: Searched, limit_bytes: int, limits: str) -> Section:
-    """The largest batch of each search, and what a sequence takes; `limits` says what the limit counts."""
+def tables(run: Run, searched: Searched, limit_bytes: int, limits: str) -> Iterator[Section]:
+    """The largest batch of each search and what a sequence takes; `limits` says what the limit counts."""
     rows = [
         (
             run.name(record.candidate),
@@ -274,7 +274,9 @@ def table(run: Run, searched: Searched, limit_bytes: int, limits: str) -> Sectio
         "while the outputs are kept. asked for: the allocation at which the first batch too large failed"
     )
     titles = ("backend", "length", "largest batch", "MiB/sequence", "stored", "asked for")
-    return Section(f"Largest batch within {size(limit_bytes)}", (legend,), Table(titles, tuple(rows)))
+    if rows:
+        yield Section(f"Largest batch within {size(limit_bytes)}", table=Table(titles, tuple(rows)))
+        yield Section("", (legend,))
 
 
 def endings(run: Run, searched: Searched) -> Section:

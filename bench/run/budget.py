@@ -97,7 +97,7 @@ def choose(
     else:
         order = affordable
     large = [point for point in points if point not in set(affordable)]
-    order += sorted(large, key=lambda point: seconds[point])
+    order += sorted(large, key=lambda point: (seconds[point], shapes.get(point, Shape(0, 0))))
     kept: list[Point] = []
     left = budget_seconds
     for point in order:

@@ -38,7 +38,6 @@ class Doubling:
     """Length by length within a batch, batch after batch; a length that has ended is refused."""
 
     enough: Callable[[Point], Enough]
-    is_implausible: Callable[[Record], bool] = lambda record: False
 
     def next_turns(self, state: State) -> Sequence[tuple[Point, Candidate]]:
         for point in state.points:
@@ -50,7 +49,7 @@ class Doubling:
         return not self.enough(point).is_reached([state.cell(point, one) for one in state.left(point)])
 
     def refusal(self, state: State, point: Point) -> str:
-        return ending(list(state.records.values()), point, state.candidates, self.is_implausible)
+        return ending(list(state.records.values()), point, state.peers, state.is_implausible)
 
 
 @dataclass(frozen=True)

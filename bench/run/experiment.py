@@ -58,8 +58,6 @@ def measure(
             file = RunFile(run)
             budget = _budget(run, source, store, listener)
             file.create()
-            for name, value in run.workload.notes(source).items():
-                file.note(name, value)
             return _measure(run, source, store, listener, file, budget, began)
 
 

@@ -5,7 +5,7 @@ is the last line of a run that ended or was stopped. What follows a kill is a fi
 goes on.
 
 Schema history
-1-4  (0.1.0)  A format for each command. benchmarks/convert_runs.py converts runs of compare, generate and load to 5.
+1-4  (0.1.0)  A format for each command. benchmarks/convert_runs.py converts compare, generate, load and memory.
 5    (0.2.0)  One format for every workload.
 """
 

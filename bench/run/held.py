@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bench import published
 from bench.columns import DASH, Column, Section, Table
 from bench.run.record import Record, Run
 
@@ -62,8 +61,8 @@ COLUMNS = (
 )
 
 
-def table(run: Run, records: Sequence[Record]) -> Section:
-    """What each of `records` holds."""
+def tables(run: Run, records: Sequence[Record]) -> Iterator[Section]:
+    """What each of `records` holds, and what the columns are."""
     shown = [record for record in records if record.status == "ok"]
     has_unread = any(unread_bytes(run, record) for record in shown)
     titles = ("parameters", "allocated", "reserved", "process", *(["unread"] if has_unread else []), "context")
@@ -73,8 +72,9 @@ def table(run: Run, records: Sequence[Record]) -> Section:
         held += [run.process_bytes(record), *([unread_bytes(run, record)] if has_unread else [])]
         held.append(context_bytes(run, record))
         rows.append((run.name(record.candidate), *map(mebibytes, held)))
-    legend = (_legend(run),) if rows else ()
-    return Section("Once loaded, before any input, MiB", legend, Table(("backend", *titles), tuple(rows)))
+    if rows:
+        yield Section("Once loaded, before any input, MiB", table=Table(("backend", *titles), tuple(rows)))
+        yield Section("", (_legend(run),))
 
 
 def _legend(run: Run) -> str:
@@ -91,10 +91,10 @@ def _legend(run: Run) -> str:
     )
 
 
-def explanation(run: Run, records: Sequence[Record]) -> Section:
-    """Why a process is larger than its model."""
+def explanation(run: Run, records: Sequence[Record], beside: Sequence[str]) -> Section:
+    """Why a process is larger than its model; `beside` is what others found."""
     found = [line for record in records if record.status == "ok" and (line := _parts(run, record))]
-    return Section("Why a process is larger than its model", items=[*found, *_published(run)])
+    return Section("Why a process is larger than its model", items=[*found, *beside])
 
 
 def _parts(run: Run, record: Record) -> str:
@@ -111,17 +111,6 @@ def _parts(run: Run, record: Record) -> str:
     if run.options.kind == "cuda" or before is None:
         return line
     return f"{line}; {mebibytes(before)} were there before it loaded anything"
-
-
-def _published(run: Run) -> Iterator[str]:
-    for one in published.memory():
-        if run.model.name in one.loaded and one.precision in {candidate.precision for candidate in run.candidates}:
-            held = one.loaded[run.model.name]
-            process, weights = held["process_mib"], held["weights_and_rounding_mib"]
-            yield (
-                f"published, {one.device}: {process} MiB of process, of which {weights} are weights, masks and the "
-                f"allocator's rounding, and {process - weights} CUDA context and kernels"
-            )
 
 
 def keys_and_values(run: Run, lengths: Sequence[int]) -> Section:

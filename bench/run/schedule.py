@@ -41,12 +41,16 @@ class State:
 
     candidates: Sequence[Candidate]
     """Those that take turns with each other now; all of the run, or one where memory does not hold all."""
+    peers: Sequence[Candidate] = ()
+    """Those and the ones that they took turns with, if they are measured alone now for want of memory."""
     points: Sequence[Point] = ()
     """Points that are known beforehand, in the order to take them."""
     records: dict[tuple[Point, Candidate], Record] = field(default_factory=dict)
     open: dict[tuple[Point, Candidate], OpenCell] = field(default_factory=dict)
     elapsed_seconds: Callable[[], float] = lambda: 0.0
     """Since the run began, all its sessions together."""
+    is_implausible: Callable[[Record], bool] = lambda record: False
+    """True for a median that this machine's peaks forbid."""
 
     def left(self, point: Point) -> list[Candidate]:
         """Candidates that take turns now and have no record at `point` yet."""

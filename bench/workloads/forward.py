@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,17 +40,6 @@ def batches(value: Any, name: str) -> str | tuple[int, ...]:
     return AUTO if isinstance(value, str) and value.strip() == AUTO else options.sizes(value, name)
 
 
-def shapes(value: Any, name: str) -> tuple[tuple[int, int], ...]:
-    """`1x512,16x512` or pairs, sorted and distinct."""
-    found = []
-    for part in value.split(",") if isinstance(value, str) else value:
-        text = part if isinstance(part, str) else "x".join(map(str, part))
-        if not (pair := re.fullmatch(r"\s*([0-9]{1,9})\s*[x×]\s*([0-9]{1,9})\s*", text)):
-            raise UserError(f"{name} {text[:40]!r} is not batch×length; write e.g. {name} 1x128,8x512")
-        found.append((options.sizes(pair[1], name)[0], options.sizes(pair[2], name)[0]))
-    return tuple(sorted(set(found)))
-
-
 def boundary(value: Any, name: str) -> str:
     """`device` or `host`."""
     return str(options.one_of(("device", "host"))(value, name))
@@ -76,8 +64,8 @@ class ForwardOptions(TimedOptions):
         "Sequence lengths in tokens.", options.sizes, default=(), default_shown="16,128,512 as far as the model goes"
     )
     shapes: tuple[tuple[int, int], ...] = option(
-        "Batch×length pairs in place of batches and lengths, e.g. 1x512,16x512.", shapes, default=(),
-        show=lambda value: ",".join(f"{batch}x{length}" for batch, length in value),
+        "Batch×length pairs in place of batches and lengths, e.g. 1x512,16x512.", options.shapes, default=(),
+        show=options.shown_shapes,
     )  # fmt: skip
     boundary: str = option(
         "device (inputs and outputs stay on it) or host (host arrays in and out, copies timed).", boundary,
@@ -94,7 +82,7 @@ class ForwardOptions(TimedOptions):
         found = super().parsed(given)
         if found.preset is None:
             return found
-        from bench import presets
+        from bench.workloads import presets
 
         named = {name for name, value in given.items() if value is not None}
         of_preset = presets.load(found.preset).options(named)

@@ -63,8 +63,8 @@ class GenerateOptions(TimedOptions):
         "greedy, sample, or beam:4 for four beams.", options.checked(lambda text, _: parse_decoding(text)),
         default="greedy",
     )  # fmt: skip
-    top_k: int = option("Likeliest tokens that sample draws from.", options.whole(1, 1_000_000, 40), default=40)
-    temperature: float = option("Temperature of sample.", options.number(0, 1000, "0.7"), default=0.7)
+    top_k: int = option("Tokens that --decoding sample draws from.", options.whole(1, 1_000_000, 40), default=40)
+    temperature: float = option("Of --decoding sample.", options.number(0, 1000, "0.7"), default=0.7)
 
     @property
     def choice(self) -> Decoding:

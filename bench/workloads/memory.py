@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench import machine, options, published
+from bench import machine, options
 from bench.columns import Column, Section
 from bench.errors import UserError
 from bench.machine import gpu, memory
@@ -24,6 +24,7 @@ from bench.run.record import Record, Run, Turn
 from bench.run.schedule import OpenCell, Schedule
 from bench.run.workload import Workload
 from bench.spec import Candidate, Shape, check_lengths
+from bench.workloads import published
 
 if TYPE_CHECKING:
     from bench.machine.roofline import Peaks
@@ -72,7 +73,7 @@ class MemoryOptions(CommonOptions):
         "Also find the largest batch that fits, with and without gradients.", options.flag, default=False
     )
     memory_limit: int | None = option(
-        "What a worker may hold in that search, e.g. 8GiB.", limit, default=None,
+        "What a worker may hold in that search, e.g. 8GiB.", limit, default=None, metavar="SIZE",
         default_shown="what is free, less a margin",
     )  # fmt: skip
     max_batch: int = option(
@@ -261,11 +262,11 @@ class Memory(Workload):
         loaded = [record for record in run.records if record.point.length is None]
         searched = [(record, found) for record in run.records if (found := self.boundary(record)) is not None]
         positions = run.model.positions
-        yield held.table(run, loaded)
-        yield held.explanation(run, loaded)
+        yield from held.tables(run, loaded)
+        yield held.explanation(run, loaded, published.memory_beside(run))
         yield held.keys_and_values(run, sorted({*self.options.lengths, *([positions] if positions else [])}))
         if searched:
-            yield batch_search.table(run, searched, self.options.memory_limit or 0, LIMITS[self.options.kind])
+            yield from batch_search.tables(run, searched, self.options.memory_limit or 0, LIMITS[self.options.kind])
             yield Section("With and without gradients", items=list(_with_gradients(run, searched)))
             yield batch_search.endings(run, searched)
 

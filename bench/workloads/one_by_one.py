@@ -121,16 +121,16 @@ COLUMNS = (
 
 
 def section(run: Run) -> Section:
-    """Speed-ups against batch 1, here and on the CPU, of every cell that was measured."""
+    """Speed-ups against batch 1, here and on the CPU, of every cell that can be compared."""
     cpu = _on_cpu(run)
     titles = ["batch", "order", "backend", "here", *(["on the CPU"] if cpu is not None else [])]
     rows = []
     for point, records in run.by_point():
         for record in records:
-            if record.status == "ok":
-                is_itself = record is _batch_1(run)
-                cells = ["1×" if is_itself else _shown(ratio_to_batch_1(run, record))]
-                cells += [_shown(ratio_to_cpu(run, record))] if cpu is not None else []
+            found = [ratio_to_batch_1(run, record), *([ratio_to_cpu(run, record)] if cpu is not None else [])]
+            if any(found):
+                cells = [_shown(ratio) for ratio in found]
+                cells[0] = "1×" if record is _batch_1(run) else cells[0]
                 rows.append((str(point.batch), point.order, run.name(record.candidate), *cells))
     is_left = (False, *(True for _ in titles[1:]))
     title = f"Times faster a sentence than {run.baseline_candidate.label} at batch 1"

@@ -39,10 +39,7 @@ def _interval_ms(run: Run, record: Record, end: str) -> float | None:
 
 
 def _shown_ms(run: Run, record: Record) -> str:
-    ms = _ms_per_sample(run, record)
-    if record.status != "ok" or ms is None:
-        return record.status
-    return (columns.DISTURBED if run.disturbances(record) else "") + milliseconds(ms * 1e6)
+    return columns.headline_cell(run, record, _ms_per_sample(run, record), lambda ms: milliseconds(ms * 1e6))
 
 
 def _pass_seconds(run: Run, record: Record) -> float | None:

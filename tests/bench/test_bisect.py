@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.parity import bisect as bisection
-from bench.parity import inner, inputs
-from bench.parity.bisect import CHUNK_BYTES, STATE_AXES, Search
-from bench.parity.findings import Value, chunks, operations, values_between
+from bench.parity import inputs
+from bench.parity.bisect import inner
+from bench.parity.bisect import search as bisection
+from bench.parity.bisect.findings import STATE_AXES, Value, chunks, operations, values_between
+from bench.parity.bisect.search import CHUNK_BYTES, Search
 from bench.process import channel
 from bench.process.channel import WorkerError
 from bench.spec import Candidate

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
-from bench.generation.plan import GenerationPlan, check_sizes, parse_decoding
 
 from bench.errors import UserError
-from bench.process.decoding import Beam, Chooser, Decoding, Forced, Greedy, Sample, chooser
+from bench.process.decoding import Beam, Chooser, Decoding, Forced, Greedy, Sample, chooser, parse_decoding
 
 VOCABULARY = 5
 #: Logits of the next token behind each token: a chain whose every continuation can be counted out.
@@ -124,36 +124,17 @@ def test_tokens_are_forced_on_the_first_sequences_alone() -> None:
 def test_decodings_are_read_and_written_alike(text: str, kind: str, beams: int) -> None:
     found = parse_decoding(text, 40, 0.7)
     assert (found.kind, found.beams, found.option) == (kind, beams, text)
-    plan = GenerationPlan(4, 8, found)
-    assert GenerationPlan.from_json(plan.to_json()) == plan
-    assert plan.room == 12
+    assert Decoding(**asdict(found)) == found
 
 
 @pytest.mark.parametrize(
-    ("text", "top_k", "temperature", "words"),
+    ("text", "words"),
     [
-        ("beams:4", 40, 0.7, "unknown decoding 'beams:4'; use greedy, sample or beam:4"),
-        ("beam:1", 40, 0.7, "1 is not within 2 and 64 beams"),
-        ("beam:65", 40, 0.7, "65 is not within 2 and 64 beams"),
-        ("sample", 0, 0.7, "--top-k 0 is below 1"),
-        ("sample", 40, 0.0, "--temperature 0.0 is not above 0"),
-        ("sample", 40, float("nan"), "--temperature nan is not above 0"),
+        ("beams:4", "unknown decoding 'beams:4'; use greedy, sample or beam:4"),
+        ("beam:1", "1 is not within 2 and 64 beams"),
+        ("beam:65", "65 is not within 2 and 64 beams"),
     ],
 )
-def test_what_cannot_be_decoded_so_is_refused(text: str, top_k: int, temperature: float, words: str) -> None:
+def test_what_cannot_be_decoded_so_is_refused(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        parse_decoding(text, top_k, temperature)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "new", "words"),
-    [
-        (0, 8, "--prompt-length 0 is below 1"),
-        (8, 0, "--new-tokens 0 is below 1"),
-        (16, 120, "exceed the 128 positions of gpt2-tiny; use --new-tokens ≤ 112"),
-    ],
-)
-def test_sizes_that_no_position_is_there_for_are_refused(prompt: int, new: int, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        check_sizes(prompt, new, "gpt2-tiny", 128)
-    check_sizes(16, 112, "gpt2-tiny", 128)
+        parse_decoding(text)

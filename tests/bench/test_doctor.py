@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import backends
 import exporters
 from backends.base import Backend, Spec
-from bench import api, doctor, machine
+from bench import doctor, machine
 from bench.doctor import Findings, Noise, Overhead, Twins, Unmeasured
 from bench.errors import BenchError, UserError
 from bench.machine import otherwork
@@ -27,11 +27,14 @@ from bench.machine.conditions import Disturbance
 from bench.machine.roofline import Peaks
 from bench.process import installed, peaks
 from bench.process.installed import Lack, Part
-from bench.records import Record, Run
 from bench.report import doctor as page
-from bench.spec import Candidate, Grid, TimingPlan
+from bench.run.listener import Listener
+from bench.run.record import Record, Run
+from bench.spec import DEFAULT_ARTIFACTS, Shape
 from bench.statistics import TIE_MARGIN, Interval, Ratio
 from bench.testing import HEAVY
+from bench.workloads.forward import Forward, ForwardOptions
+from tests import made
 
 MS = 1_000_000
 FINGERPRINT = {
@@ -44,21 +47,13 @@ PEAKS = Peaks("cpu", 2, {"fp32": 226e9, "bf16": 1.2e12}, ((2**20, 80e9), (2**28,
 # Twins.
 
 
-def twin_record(copy: int, rounds: list[float], **values: Any) -> Record:
-    fields = {
-        "model": "bert-tiny", "backend": "eager", "variant": "default", "precision": "fp32", "device": "cpu", "batch": 1,
-        "length": 16, "status": "ok", "rounds": [[round(ms * MS)] * 3 for ms in rounds], "parity": {"verdict": "exact"},
-    }  # fmt: skip
-    return Record(**(fields | {"copy": copy} | values))
+def twin_record(copy: int, rounds: list[float], batch: int = 1, **values: Any) -> Record:
+    label = values.pop("label", "eager" if copy == 1 else f"eager@{copy}")
+    return made.record(label, Shape(batch, 16), ms=[[ms] * 3 for ms in rounds], verdict="exact", **values)
 
 
-def twins_run(*records: Record) -> Run:
-    contestants = tuple(Candidate("eager", "default", "fp32", copy) for copy in (1, 2))
-    shapes = tuple(dict.fromkeys(record.shape for record in records))
-    grid = Grid("bert-tiny", contestants, shapes, "cpu", 2)
-    run = Run(grid, TimingPlan(), FINGERPRINT, "seeded random", "c0ffee", "", "2026-01-01", list(records))
-    run.parent_cpu_share = 0.004
-    return run
+def twins_run(*records: Record, **notes: Any) -> Run:
+    return made.run_of(records, fingerprint=FINGERPRINT, notes={"parent_cpu_share": 0.004} | notes)
 
 
 def alike(copy: int) -> list[float]:
@@ -98,38 +93,34 @@ def test_the_floor_is_the_largest_bound_of_any_shape_on_either_side_of_one() -> 
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"status": "oom", "reason": "no memory", "rounds": [], "parity": {}}, "eager@2: oom: no memory"),
-        (
-            {"parity": {"verdict": "broken", "reason": "another model"}},
-            "eager@2: parity is broken: another model",
-        ),
-        ({"turns": "sequential"}, "memory did not hold both copies"),
+        ({"status": "oom", "reason": "no memory"}, "eager@2: oom: no memory"),
+        ({"parity": {"verdict": "broken", "reason": "another model"}}, "eager@2: parity is broken: another model"),
+        ({"is_interleaved": False}, "memory did not hold both copies"),
     ],
 )
 def test_a_shape_without_a_ratio_says_why_and_is_no_noise(values: dict[str, Any], reason: str) -> None:
     records = [twin_record(1, alike(1)), twin_record(2, alike(2))]
-    bad = [replace(record, batch=8, **(values if record.copy == 2 else {})) for record in records]
+    bad = [twin_record(1, alike(1), 8), twin_record(2, alike(2), 8, **values)]
     found, reasons = doctor.twins_of(twins_run(*records, *bad))
     assert [twin.shape for twin in found] == ["1×16"]
     assert list(reasons) == ["8×16"]
     assert reasons["8×16"].startswith(reason)
 
 
-def test_a_median_below_the_floor_is_no_noise_either() -> None:
+def test_a_median_below_the_roofline_is_no_noise_either() -> None:
     operations = {"flops": 10**12, "weight_bytes": 10**9}
-    run = twins_run(*(twin_record(copy, alike(copy), operations=operations) for copy in (1, 2)))
-    run.peaks = PEAKS
-    found, reasons = doctor.twins_of(run)
+    records = [twin_record(copy, alike(copy), operations=operations) for copy in (1, 2)]
+    found, reasons = doctor.twins_of(twins_run(*records, peaks=PEAKS.to_json()))
     assert found == ()
     assert "a median below what this machine's peaks allow" in reasons["1×16"]
 
 
 def test_what_disturbed_either_copy_is_told_with_the_shape() -> None:
-    conditions = {"other_cpu_share": 0.3, "other_cpu_seconds": 2.0, "wall_seconds": 3.0}
-    run = twins_run(twin_record(1, alike(1)), twin_record(2, alike(2), conditions=conditions))
-    (twin,), _ = doctor.twins_of(run)
-    assert len(twin.taint) == 1
-    assert "by other work" in twin.taint[0]
+    names = ("steal_seconds", "thermal_events", "throttled_periods", "quota_periods")
+    busy = {"wall_seconds": 5.0, "cpu_seconds": 10.0, "other_cpu_seconds": 3.0, **dict.fromkeys(names)}
+    (twin,), _ = doctor.twins_of(twins_run(twin_record(1, alike(1)), twin_record(2, alike(2), conditions=busy)))
+    assert len(twin.disturbances) == 1
+    assert "by other work" in twin.disturbances[0]
 
 
 # What is installed.
@@ -256,7 +247,7 @@ def test_compile_needs_a_compiler_and_headers(
 def test_an_optional_package_says_what_for(monkeypatch: pytest.MonkeyPatch, is_there: bool) -> None:
     monkeypatch.setattr(installed, "is_installed", lambda module: is_there)
     (pandas,) = installed.package_parts()
-    assert pandas.lacks == (() if is_there else (Lack("not installed; Run.frame() needs it", "pip install pandas"),))
+    assert pandas.lacks == (() if is_there else (Lack("not installed; Run.to_frame() needs it", "pip install pandas"),))
 
 
 # GPUs.
@@ -354,29 +345,29 @@ def test_a_process_cannot_write_to_the_terminal_by_its_name(monkeypatch: pytest.
 # The whole examination, with everything that takes time replaced.
 
 
-class Compares:
-    """Stands for `api.compare`: keeps what it was asked and answers with given runs, or raises."""
+class Measures:
+    """Stands for `measure`: keeps what it was asked and answers with given runs, or raises."""
 
     def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[ForwardOptions] = []
         self.twins: Run | BaseException = twins_run(*(twin_record(copy, alike(copy)) for copy in (1, 2)))
-        null = twin_record(1, [0.00025] * 5, backend="null", variant="instant", judged=False, parity={})
-        self.null: Run | BaseException = twins_run(null)
+        self.null: Run | BaseException = twins_run(twin_record(1, [0.00025] * 5, label="null:instant", parity={}))
 
-    def __call__(self, model: str, **options: Any) -> Run:
-        self.asked.append({"model": model, **options})
-        options["output"].write_text("a run")
-        answer = self.null if options["backends"] == "null:instant" else self.twins
+    def __call__(self, workload: type[Forward], options: ForwardOptions, listener: Listener | None) -> Run:
+        assert workload is Forward
+        self.asked.append(options)
+        Path(str(options.output)).write_text("a run")
+        answer = self.null if options.backends == ("null:instant",) else self.twins
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
 
 @pytest.fixture
-def compares(monkeypatch: pytest.MonkeyPatch) -> Compares:
+def measures(monkeypatch: pytest.MonkeyPatch) -> Measures:
     """A machine of which everything is known at once."""
-    fake = Compares()
-    monkeypatch.setattr(api, "compare", fake)
+    fake = Measures()
+    monkeypatch.setattr(doctor, "measure", fake)
     monkeypatch.setattr(peaks, "measure", lambda root, device, precisions, threads, timeout, say: PEAKS)
     monkeypatch.setattr(machine, "fingerprint", lambda: FINGERPRINT)
     monkeypatch.setattr(otherwork, "busy_processes", list)
@@ -388,7 +379,7 @@ def examined(tmp_path: Path, **options: Any) -> Findings:
     return doctor.examine(device="cpu", threads=1, artifacts=tmp_path, **options)
 
 
-def test_an_examination_finds_everything_and_leaves_no_file_of_its_own(compares: Compares, tmp_path: Path) -> None:
+def test_an_examination_finds_everything_and_leaves_no_file_of_its_own(measures: Measures, tmp_path: Path) -> None:
     said: list[str] = []
     found = examined(tmp_path, say=said.append)
     assert found.exit_code == 0
@@ -397,30 +388,31 @@ def test_an_examination_finds_everything_and_leaves_no_file_of_its_own(compares:
     assert found.peaks is PEAKS
     assert found.disturbances == (Disturbance("heat", "cool it"),)
     assert found.parts[0] == Part("cuda", "device", "no NVIDIA GPU answers", lacks=found.parts[0].lacks)
-    twins, null = compares.asked
-    assert (twins["backends"], twins["batches"], twins["lengths"]) == (("eager", "eager@2"), (1, 8), (16, 128))
-    assert (twins["device"], twins["threads"], twins["artifacts"]) == ("cpu", 1, tmp_path)
-    assert null["artifacts"] != tmp_path
-    for asked in compares.asked:
-        assert not asked["output"].parent.exists()
-        assert tmp_path not in asked["output"].parents
+    twins, null = measures.asked
+    assert (twins.backends, twins.batches, twins.lengths) == (("eager", "eager@2"), (1, 8), (16, 128))
+    assert (twins.device, twins.threads, twins.artifacts) == ("cpu", 1, str(tmp_path))
+    assert null.artifacts != str(tmp_path)
+    for asked in measures.asked:
+        folder = Path(str(asked.output)).parent
+        assert not folder.exists()
+        assert tmp_path not in folder.parents
     assert any("eager against itself" in line for line in said)
 
 
 def test_a_quick_examination_measures_neither_peaks_nor_noise(
-    compares: Compares, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    measures: Measures, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(peaks, "measure", None)
     found = examined(tmp_path / "none", is_quick=True)
     assert (found.peaks, found.noise, found.exit_code) == (None, None, 0)
-    assert [asked["backends"] for asked in compares.asked] == ["null:instant"]
+    assert [asked.backends for asked in measures.asked] == [("null:instant",)]
     assert not (tmp_path / "none").exists()
     monkeypatch.setattr(peaks, "known", lambda root, device, threads: PEAKS)
     assert examined(tmp_path, is_quick=True).peaks is PEAKS
 
 
 def test_the_peaks_are_those_of_every_precision_that_some_backend_has(
-    compares: Compares, registry: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    measures: Measures, registry: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def measure(root: Path, device: str, precisions: list[str], *rest: Any) -> Peaks:
         assert (root, device, precisions) == (tmp_path, "cpu", ["fp32", "fp16", "bf16"])
@@ -433,14 +425,16 @@ def test_the_peaks_are_those_of_every_precision_that_some_backend_has(
 
 
 def test_each_thing_that_fails_is_noted_and_the_rest_goes_on(
-    compares: Compares, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    measures: Measures, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def lost(*arguments: Any) -> Peaks:
         raise BenchError("the process was lost")
 
     monkeypatch.setattr(peaks, "measure", lost)
-    compares.twins = BenchError("the checkpoint export failed")
-    compares.null = twins_run(twin_record(1, [], status="timeout", reason="no answer within 300 s"))
+    measures.twins = BenchError("the checkpoint export failed")
+    measures.null = twins_run(
+        twin_record(1, [], label="null:instant", status="timeout", reason="no answer within 300 s")
+    )
     found = examined(tmp_path)
     assert found.unmeasured == (
         Unmeasured("peaks", "the process was lost"),
@@ -454,30 +448,30 @@ def test_each_thing_that_fails_is_noted_and_the_rest_goes_on(
     assert "NOTHING IS KNOWN OF THE NOISE" in text
 
 
-def test_a_shape_that_gave_no_ratio_is_noted(compares: Compares, tmp_path: Path) -> None:
-    failed = twin_record(2, [], batch=8, status="failed", reason="killed by SIGSEGV", parity={})
-    pairs = [twin_record(1, alike(1)), twin_record(2, alike(2)), twin_record(1, alike(1), batch=8), failed]
-    compares.twins = twins_run(*pairs)
+def test_a_shape_that_gave_no_ratio_is_noted(measures: Measures, tmp_path: Path) -> None:
+    failed = twin_record(2, [], 8, status="failed", reason="killed by SIGSEGV")
+    pairs = [twin_record(1, alike(1)), twin_record(2, alike(2)), twin_record(1, alike(1), 8), failed]
+    measures.twins = twins_run(*pairs)
     found = examined(tmp_path)
     assert found.unmeasured == (Unmeasured("the noise at 8×16", "eager@2: failed: killed by SIGSEGV"),)
     assert found.noise is not None
-    compares.twins = twins_run(*pairs[2:])
+    measures.twins = twins_run(*pairs[2:])
     assert examined(tmp_path).noise is None
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
 def test_a_stopped_examination_leaves_no_file_of_its_own(
-    compares: Compares, tmp_path: Path, stop: BaseException
+    measures: Measures, tmp_path: Path, stop: BaseException
 ) -> None:
-    compares.twins = stop
+    measures.twins = stop
     with pytest.raises(type(stop)):
         examined(tmp_path)
-    assert len(compares.asked) == 1
-    assert not compares.asked[0]["output"].parent.exists()
+    assert len(measures.asked) == 1
+    assert not Path(str(measures.asked[0].output)).parent.exists()
 
 
-def test_wrong_input_found_late_is_still_wrong_input(compares: Compares, tmp_path: Path) -> None:
-    compares.twins = UserError("length 128 exceeds the 64 positions of it; use --lengths ≤ 64")
+def test_wrong_input_found_late_is_still_wrong_input(measures: Measures, tmp_path: Path) -> None:
+    measures.twins = UserError("length 128 exceeds the 64 positions of it; use --lengths ≤ 64")
     with pytest.raises(UserError, match="exceeds the 64 positions"):
         examined(tmp_path)
 
@@ -487,13 +481,13 @@ def test_no_length_exceeds_the_models_positions(positions: int | None, lengths: 
     assert doctor._lengths(positions) == lengths
 
 
-def test_a_gpu_is_examined_like_a_cpu(compares: Compares, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_gpu_is_examined_like_a_cpu(measures: Measures, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "settle_device", lambda asked: "cuda")
     monkeypatch.setattr(machine, "fingerprint", lambda: FINGERPRINT | {"gpus": [CARD]})
     monkeypatch.setattr(installed, "torch_cuda_version", lambda: "12.6")
     found = doctor.examine(artifacts=tmp_path, threads=1)
     assert found.device == "cuda"
-    assert [asked["device"] for asked in compares.asked] == ["cuda", "cpu"]  # null computes on the host alone
+    assert [asked.device for asked in measures.asked] == ["cuda", "cpu"]  # null computes on the host alone
     text = page.render(found, "table")
     assert "on cuda with 1 thread\n" in text
     assert "NVIDIA H100 80GB HBM3, 79.0 GiB free" in text
@@ -528,7 +522,7 @@ def words(text: str) -> str:
 def test_the_page_fits_80_columns_and_says_it_all(findings: Findings) -> None:
     text = page.render(findings, "table")
     assert max(map(len, text.splitlines())) <= 80
-    assert len(text.splitlines()) <= 45
+    assert len(text.splitlines()) <= 46
     for said in (
         "A CPU, 2 CPUs usable, virtual machine",
         "4.0 of 8.0 GiB free",
@@ -625,18 +619,18 @@ def test_rates_are_short(rate: float, text: str) -> None:
 # The command.
 
 
-def test_the_command_prints_a_page_and_takes_the_exit_code_of_the_findings(compares: Compares, tmp_path: Path) -> None:
+def test_the_command_prints_a_page_and_takes_the_exit_code_of_the_findings(measures: Measures, tmp_path: Path) -> None:
     from bench.cli import app
 
     options = ["doctor", "--device", "cpu", "--threads", "1", "--artifacts", str(tmp_path)]
     done = CliRunner().invoke(app, options)
     assert done.exit_code == 0, done.output
     assert "bench doctor: this machine, on cpu with 1 thread\n" in done.stdout
-    compares.twins = BenchError("no room")
+    measures.twins = BenchError("no room")
     done = CliRunner().invoke(app, [*options, "--format", "json"])
     assert done.exit_code == 1
     assert json.loads(done.stdout)["unmeasured"] == [{"what": "the noise floor", "reason": "no room"}]
-    compares.twins = KeyboardInterrupt()
+    measures.twins = KeyboardInterrupt()
     done = CliRunner().invoke(app, options)
     assert (done.exit_code, done.stdout) == (130, "")
     assert "stopped; exported models and peaks are kept" in done.stderr
@@ -649,7 +643,7 @@ def test_the_default_model_needs_no_long_export() -> None:
 
     defaults = {name: parameter.default for name, parameter in inspect.signature(command.command).parameters.items()}
     assert defaults["model"] == doctor.DEFAULT_MODEL == "bert-tiny"
-    assert str(defaults["artifacts"]) == api.DEFAULT_ARTIFACTS
+    assert str(defaults["artifacts"]) == DEFAULT_ARTIFACTS
 
 
 @pytest.fixture
@@ -695,7 +689,7 @@ def test_a_quick_look_as_json(quick) -> None:
     ("arguments", "message"),
     [
         (["--format", "tabel"], "unknown format 'tabel'; did you mean 'table'?"),
-        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
         (["--threads", "0"], "--threads 0"),
         (["--model", "brt-tiny"], "unknown model 'brt-tiny'; did you mean 'bert-tiny'"),
         (["--artifacts", "/dev/null/x"], "artifact folder '/dev/null/x' cannot be written"),

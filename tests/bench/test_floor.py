@@ -183,15 +183,15 @@ def test_the_script_prints_every_row(root: Path, rows: dict) -> None:
         ["bert", "32×512", "3096.4", "29.05", "106.6", "299%"],
         ["gpt", "32×512", "3096.3", "29.54", "104.8", "294%"],
     ]
-    assert lines[-1] == "3 of 15 timed rows lie below the floor"
+    assert lines[-1] == "3 of 15 timed rows lie below their roofline"
 
 
 def test_the_script_takes_a_file_and_says_in_one_line_that_one_is_none(root: Path, tmp_path: Path) -> None:
-    data = json.loads((root / "bench" / "presets" / "figures" / "rtx3090.json").read_text())
+    data = json.loads((root / "bench" / "workloads" / "presets" / "figures" / "rtx3090.json").read_text())
     data["rows"] = [{"model": "gpt", "batch": 1, "length": 8, "status": "ok", "ms": [1e-3]}]
     own = tmp_path / "own.json"
     own.write_text(json.dumps(data))
-    assert script(root, str(own)).stdout.splitlines()[-1] == "1 of 1 timed rows lie below the floor"
+    assert script(root, str(own)).stdout.splitlines()[-1] == "1 of 1 timed rows lie below their roofline"
     del data["card"]
     own.write_text(json.dumps(data))
     done = script(root, str(own))

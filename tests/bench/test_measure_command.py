@@ -76,6 +76,17 @@ def test_a_workload_that_cannot_be_loaded_costs_no_other_command(cli_here, monke
     assert "reinstall it" in asked.stderr
 
 
+def test_a_workload_does_not_take_the_command_of_another(cli_here, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = type(
+        "Other", (toy.Toy,), {"Options": type("O", (toy.ToyOptions,), {"command": "diff", "summary": "Mine."})}
+    )
+    monkeypatch.setattr(toy, "Other", other, raising=False)
+    monkeypatch.setattr(registry, "names", lambda: registry.BUILT_IN | {"mine": "tests.toy:Other"})
+    listed = cli_here("--help")
+    assert listed.stderr == "bench: workload 'mine' has no command, as bench diff is another's; rename it\n"
+    assert "Mine." not in cli_here("diff", "--help").stdout
+
+
 def test_a_workload_has_no_option_that_every_command_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy.ToyOptions, "__dataclass_fields__", dict(toy.ToyOptions.__dataclass_fields__))
     field = option("Taken.", text, default=None)

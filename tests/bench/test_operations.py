@@ -195,7 +195,9 @@ def test_real_models_agree_with_the_figures_of_the_seed(root: Path, name: str, d
 
     source = sources.resolve(name, weights="random")
     module = models.wrap(models.build(source)).to(getattr(torch, dtype))
-    data = json.loads((root / "bench" / "presets" / "figures" / "rtx3090.json").read_text())["models"][name]
+    data = json.loads((root / "bench" / "workloads" / "presets" / "figures" / "rtx3090.json").read_text())["models"][
+        name
+    ]
     assert (source.layers, source.width) == (data["layers"], data["width"])
     for batch, length in ((1, 1), (1, 64), (8, 128)):
         counted = count(module, ids_and_mask(batch, length), batch)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-import bench
-from bench import presets
 from bench.errors import UserError
-from bench.published import of_model
-from bench.runfile import read_run
-from bench.spec import Shape, TimingPlan
+from bench.run.experiment import settle
+from bench.spec import Shape
+from bench.workloads import presets
+from bench.workloads.forward import Forward, ForwardOptions
+from bench.workloads.published import FIGURES, notes, of_model
+from exporters import sources
 
-FAST = {"max_seconds_per_cell": 0.02, "device": "cpu", "threads": 1}
 OWN = """
 title = "Mine"
 source = "nobody"
@@ -32,7 +32,7 @@ figures = "mine.json"
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     """A preset and figures of a user's own."""
-    figures = json.loads((presets.FIGURES / "rtx3090.json").read_text())
+    figures = json.loads((FIGURES / "rtx3090.json").read_text())
     figures["models"]["bert-tiny"] = figures["models"]["bert"]
     figures["rows"] = [{"model": "bert-tiny", "batch": 2, "length": 8, "status": "ok", "ms": [3.0, 1.0, 2.0]}]
     (tmp_path / "mine.json").write_text(json.dumps(figures))
@@ -64,83 +64,50 @@ def test_the_seeds_presets_have_all_its_rows_and_what_explains_them(name: str) -
     assert {Shape(row["batch"], row["length"]) for row in of_this_model} == set(preset.shapes)
 
 
-def test_a_preset_gives_what_the_call_leaves_open(own: Path, tmp_path: Path) -> None:
-    done = bench.compare(preset=own, artifacts=tmp_path / "store", output=tmp_path / "run.jsonl", **FAST)
-    assert [str(shape) for shape in done.grid.shapes] == ["1×16", "2×8"]
-    assert [contestant.label for contestant in done.grid.contestants] == ["null", "null:instant"]
-    assert (done.grid.model, done.plan.rounds, done.plan.naive_timer) == ("bert-tiny", 1, True)
-    assert done.preset == {"name": str(own), "title": "Mine", "source": "nobody"}
-    words = shlex.split(done.command)
-    assert words[:4] == ["bench", "compare", "--model", "bert-tiny"]
-    assert words[words.index("--preset") + 1] == str(own)
-    assert "--batches" not in words  # 1×8 and 2×16 would come with them
-    again = read_run(tmp_path / "run.jsonl")
-    assert (again.preset, again.published, again.schema) == (done.preset, done.published, 4)
-    row = next(row for row in again.rows() if row["batch"] == 2)
-    assert (row["published_ms"], row["published_verdict"]) == (2.0, "possible")
-    repeat = shlex.split(next(record.repeat for record in done.records if record.batch == 2))
-    assert "--preset" not in repeat
-    assert repeat[repeat.index("--lengths") + 1] == "8"
+def options_of(**given: Any) -> ForwardOptions:
+    return ForwardOptions.parsed({"device": "cpu", "threads": 1} | given)
 
 
-def test_what_is_given_beside_a_preset_wins_and_the_command_says_both(own: Path, tmp_path: Path) -> None:
-    done = bench.compare(
-        "gpt-tiny", preset=own, backends="null", lengths=[4], rounds=2, naive_timer=False, budget="1h",
-        artifacts=tmp_path / "store", output=tmp_path / "run.jsonl", **FAST,
+def test_a_preset_gives_what_the_call_leaves_open(own: Path) -> None:
+    found = options_of(preset=str(own))
+    assert [str(point) for point in Forward(found).points()] == ["1×16", "2×8"]
+    assert (found.model, found.backends, found.rounds, found.naive_timer) == (
+        "bert-tiny", ("null", "null:instant"), 1, True,
     )  # fmt: skip
-    assert [str(shape) for shape in done.grid.shapes] == ["1×4", "2×4"]
-    assert (done.plan.rounds, done.plan.naive_timer, len(done.grid.contestants)) == (2, False, 1)
-    assert done.published == {}  # they are of another model
-    words = shlex.split(done.command)
-    given = {"--model": "gpt-tiny", "--preset": str(own), "--backends": "null", "--lengths": "4", "--batches": "1,2"}
-    given |= {"--rounds": "2", "--budget": "1h"}
-    assert {name: words[words.index(name) + 1] for name in given} == given
-    assert "--no-naive-timer" in words
-    assert "--naive-timer" not in words
+    noted = notes(found.preset, sources.resolve("bert-tiny"), Forward(found).points())
+    assert noted["preset"] == {"name": str(own), "title": "Mine", "source": "nobody"}
+    assert [row["ms"] for row in noted["published"]["rows"]] == [[3.0, 1.0, 2.0]]
+    # The command goes on to say both, so that it stays right if the preset changes.
+    assert f"--preset {own}" in found.command_line()
+    assert "--shapes 1x16,2x8" in found.command_line()
 
 
-def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **options) -> bench.Run:
-    """The run that a call would measure."""
-
-    class StopError(Exception):
-        pass
-
-    found = []
-
-    def stop(run, *rest, **more):
-        found.append(run)
-        raise StopError
-
-    monkeypatch.setattr("bench.api._measure", stop)
-    with pytest.raises(StopError):
-        bench.compare(device="cpu", threads=1, weights="random", artifacts=tmp_path, **options)
-    return found[0]
+def test_what_is_given_beside_a_preset_wins(own: Path) -> None:
+    found = options_of(preset=str(own), model="gpt-tiny", backends="null", lengths=[4], rounds=2, naive_timer=False)
+    assert [str(point) for point in Forward(found).points()] == ["1×4", "2×4"]
+    assert (found.model, found.rounds, found.naive_timer, found.backends) == ("gpt-tiny", 2, False, ("null",))
+    assert set(notes(found.preset, sources.resolve("gpt-tiny"), Forward(found).points())) == {"preset"}
 
 
-def test_autograd_of_a_preset_goes_with_eager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def labels(**options) -> list[str]:
-        run = planned(monkeypatch, tmp_path, preset="seed-bert", **options)
-        return [contestant.label for contestant in run.grid.contestants]
+def test_autograd_of_a_preset_goes_with_its_own_backends() -> None:
+    def labels(**given: Any) -> list[str]:
+        candidates, _ = settle(Forward, options_of(preset="seed-bert", **given))
+        return [candidate.label for candidate in candidates]
 
     assert labels() == ["eager", "eager:grad", "torchscript", "onnx"]
     assert labels(backends="onnx") == ["onnx"]
-    assert labels(backends="onnx,eager") == ["onnx", "eager", "eager:grad"]
+    assert labels(backends="onnx,eager", grad=True) == ["onnx", "eager", "eager:grad"]
     assert labels(grad=False) == ["eager", "torchscript", "onnx"]
     with pytest.raises(UserError, match="--grad is eager's alone"):
-        bench.compare(preset="seed-bert", backends="onnx", grad=True)
-    without = planned(monkeypatch, tmp_path, preset="seed-bert", grad=False)
-    assert "--no-grad" in shlex.split(without.command)
-    assert len(without.published["rows"]) == 5
-    assert len(planned(monkeypatch, tmp_path, preset="seed-bert", batches=[1]).published["rows"]) == 2
+        labels(backends="onnx", grad=True)
 
 
-def test_the_defaults_without_a_preset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    run = planned(monkeypatch, tmp_path, model="bert-tiny")
-    assert [contestant.label for contestant in run.grid.contestants] == ["eager", "onnx", "torchscript"]
-    assert [str(shape) for shape in run.grid.shapes] == ["1×16", "1×128", "8×16", "8×128"]
-    assert (run.plan, run.preset, run.published, run.budget) == (TimingPlan(), {}, {}, None)
-    with pytest.raises(UserError, match="no model was given"):
-        bench.compare()
+def test_published_figures_are_of_the_shapes_that_are_measured() -> None:
+    def rows(**given: Any) -> int:
+        found = options_of(preset="seed-bert", **given)
+        return len(notes(found.preset, sources.resolve("bert"), Forward(found).points())["published"]["rows"])
+
+    assert (rows(), rows(batches=[1])) == (5, 2)
 
 
 @pytest.mark.parametrize(
@@ -206,28 +173,11 @@ def test_figures_that_are_none_are_refused(own: Path) -> None:
             presets.load(own)
 
 
-def test_presets_are_listed_and_their_command_line_lets_options_win(cli: Callable, own: Path, tmp_path: Path) -> None:
-    listed = cli("list", "presets")
+def test_presets_are_listed(cli_here: Callable[..., Any]) -> None:
+    listed = cli_here("list", "presets")
     assert listed.returncode == 0, listed.stderr
     for name in presets.names():
         assert f"\n{name} " in f"\n{listed.stdout}"
     assert "1×1 1×512 16×512 32×512 64×512" in listed.stdout
     assert "batches 1,2,4,8,16,32,64; lengths 8,16,32,64,128,256,512" in listed.stdout
     assert "beside ours: 9 published rows, NVIDIA GeForce RTX 3090" in listed.stdout
-    arguments = [
-        "--preset",
-        str(own),
-        "--backends",
-        "null:instant",
-        "--device",
-        "cpu",
-        "--max-seconds-per-cell",
-        "0.02",
-    ]
-    done = cli("compare", *arguments, "--no-naive-timer", "--columns", "us-per-step", "--output", "run.jsonl")
-    assert done.returncode == 0, done.stderr
-    assert "us/step" in done.stdout
-    assert "Published: NVIDIA GeForce RTX 3090" in done.stdout
-    run = read_run(tmp_path / "run.jsonl")
-    assert [contestant.label for contestant in run.grid.contestants] == ["null:instant"]
-    assert (run.plan.naive_timer, run.plan.rounds, len(run.grid.shapes)) == (False, 1, 2)

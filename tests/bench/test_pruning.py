@@ -141,13 +141,9 @@ def test_the_command_says_what_it_removed_kept_and_left(cli_here, store: Artifac
     [
         ({"batch": 2, "length": 8}, "2×8"),
         ({"load_version": 1, "inputs": {"batch": 1, "length": 16}}, "1×16"),
-        (
-            {"corpus_version": 1, "cases": {"last": {"batch": 4, "length": 7}, "largest": {"batch": 2, "length": 9}}},
-            "of 4×7, 2×9",
-        ),
         ({"of": "a plugin"}, "of 0"),
     ],
-    ids=["compare", "load", "corpus", "plugin"],
+    ids=["compare", "load", "plugin"],
 )
 def test_references_of_every_command_are_listed(cli_here, tmp_path: Path, inputs: dict, shown: str) -> None:
     store = ArtifactStore(tmp_path / "other")

@@ -43,7 +43,7 @@ def test_bf16_generates_on_a_gpu(artifacts: Path, tmp_path: Path) -> None:
 
 def test_a_corpus_passes_through_every_backend_on_a_gpu(artifacts: Path, tmp_path: Path) -> None:
     run = bench.measure_corpus(
-        "bert-tiny", backends="eager,compile,torchscript", synthetic=24, batches="8", order="bucketed", rounds=2,
+        "bert-tiny", backends="eager,compile,torchscript", synthetic=24, batches="8", orders="bucketed", rounds=2,
         device="cuda", artifacts=artifacts, output=tmp_path / "run.jsonl",
     )  # fmt: skip
     assert [record.status for record in run.records] == ["ok"] * 3

@@ -58,7 +58,7 @@ def test_show_lists_what_there_is(cli_here, runs: Path) -> None:
     first = done.stdout.splitlines()[0]
     assert "bench compare" in first
     assert first.endswith("bert  (interrupted, or going on)")
-    assert "gpt2, gpt2-medium" in done.stdout
+    assert "bench memory   gpt2\n" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert cli_here("show", "5").returncode == 2
 
@@ -106,9 +106,9 @@ def test_a_file_is_known_by_its_ends(runs: Path) -> None:
     found = [look(path) for path in saved(runs.parent)]
     assert [(one.kind, one.model, one.has_ended) for one in found] == [
         ("run", "bert", True),
-        ("generation", "gpt2", True),
-        ("corpus", "bert", True),
-        ("memory", "gpt2, gpt2-medium", True),
+        ("run", "gpt2", True),
+        ("run", "bert", True),
+        ("run", "gpt2", True),
     ]
     assert all(one.started.startswith("2026-11-23T") for one in found)
     (runs / "empty.jsonl").write_text("")

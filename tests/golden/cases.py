@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 SUFFIXES = {"table": "txt", "markdown": "md", "csv": "csv", "json": "json"}
 FORMATS: Mapping[str, Sequence[str]] = {
     "compare": ("table", "markdown", "csv", "json"),
-    "corpus": ("table", "csv", "json"),
-    "generate": ("table", "csv", "json"),
+    "corpus": ("table", "json", "csv", "markdown"),
+    "generate": ("table", "markdown", "csv", "json"),
     "load": ("table", "json", "csv", "markdown"),
-    "memory": ("table", "json"),
+    "memory": ("table", "json", "csv", "markdown"),
     "tune": ("table", "json"),
 }
 #: Runs that are reported in every format of their kind. The first word of a name is the kind.
@@ -32,7 +32,8 @@ RUNS = (
     "load",
     "load-rate",
     "memory",
-    "memory-two",
+    "memory-decoder",
+    "memory-failed",
     "tune",
 )
 #: Committed runs of artifacts/reference, with their kind and the formats that are small enough to be kept.
@@ -46,8 +47,9 @@ REFERENCES: Mapping[str, tuple[str, Sequence[str]]] = {
     "epyc2-20261128-peers-bert-8": ("compare", ("table", "markdown", "csv")),
     "h100-20261128-bert": ("compare", ("table", "markdown", "csv")),
     "epyc2-20261123-bert-corpus": ("corpus", ("table", "csv")),
-    "epyc2-20261123-gpt2-generate-512": ("generate", ("table", "csv", "json")),
+    "epyc2-20261123-gpt2-generate-512": ("generate", ("table", "markdown", "csv", "json")),
     "epyc2-20261123-gpt2-memory": ("memory", ("table", "json")),
+    "epyc2-20261123-gpt2-medium-memory": ("memory", ("table",)),
 }
 #: Certificates: `bench parity` printed them, and no command prints a saved one again.
 CERTIFICATES = ("parity", "parity-broken", "parity-lm")
@@ -57,7 +59,15 @@ SHOWN = ("compare", "load", "corpus", "generate", "memory", "compare-interrupted
 _REFERENCE = "reference/epyc2-"
 _STUDY = " ".join(
     f"{_REFERENCE}20261123-{name}.jsonl"
-    for name in ("seed-bert-1", "seed-bert-16", "seed-gpt", "bert-corpus", "gpt2-generate-512", "gpt2-memory")
+    for name in (
+        "seed-bert-1",
+        "seed-bert-16",
+        "seed-gpt",
+        "bert-corpus",
+        "gpt2-generate-512",
+        "gpt2-memory",
+        "gpt2-medium-memory",
+    )
 )
 #: Reports that are not `bench report FILE --format FORMAT`, by the path of their golden file.
 OTHER_REPORTS: Mapping[str, str] = {
@@ -94,7 +104,7 @@ OTHER_REPORTS: Mapping[str, str] = {
     "choose/devices.json": f"choose {_REFERENCE}20261128-peers-bert-8.jsonl reference/h100-20261128-bert.jsonl --device-map --price 0.4,3.5 --format json",
     "choose/broken.txt": "choose runs/compare-broken.jsonl",
     "choose/faults.txt": "choose runs/compare-faults.jsonl",
-    "study/study.md": f"study {_STUDY}",
+    "study/study.txt": f"study {_STUDY}",
     "verify/altered.txt": "verify runs/bundle",
     "verify/altered.json": "verify runs/bundle --format json",
 }

@@ -66,20 +66,16 @@ def _ended(found: Called) -> dict[str, object]:
 
 def _runs() -> dict[str, int]:
     """The exit code that the command which wrote a file ended with."""
-    from bench.generation.records import read_generation
-
-    from bench.corpora.runfile import read_corpus_run
-    from bench.footprint.results import read_memory
     from bench.parity import certificate
     from bench.run.file import read_run as read_any
-    from bench.tuning.file import read_tuning
+    from bench.tune.file import read_tuning
 
     readers: dict[str, Callable[[Path], Any]] = {
         "compare": read_any,
-        "corpus": read_corpus_run,
-        "generate": read_generation,
+        "corpus": read_any,
+        "generate": read_any,
         "load": read_any,
-        "memory": read_memory,
+        "memory": read_any,
         "tune": read_tuning,
     }
     runs = HERE / "runs"

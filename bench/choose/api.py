@@ -1,0 +1,156 @@
+"""`choose`: from runs on disk or in memory to a decision. The command line is a thin layer over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+from bench import statistics
+from bench.choose.candidates import Weighed, is_of_shapes, places_of, weigh
+from bench.choose.choice import Choice, decide
+from bench.choose.constraints import Constraints, parse_constraints
+from bench.choose.failures import is_sound
+from bench.choose.grid import place
+from bench.errors import UserError
+from bench.run import alike
+from bench.run.file import read_run
+from bench.run.record import Run
+from bench.spec import Shape
+from bench.traffic import Traffic, even, even_in_time, read_traffic
+
+
+def choose(
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    *,
+    traffic: Traffic | str | Path | None = None,
+    objective: str = "latency",
+    slo: str | None = None,
+    max_memory: str | int | None = None,
+    min_parity: str = "equivalent",
+    requests_per_restart: int | None = None,
+    price: str | float | None = None,
+    device_map: bool = False,
+) -> Choice:
+    """Which runtime of `runs` (files, or Runs of one model) to deploy for `traffic` (a file, or Traffic).
+
+    `objective` is "latency" (time of a request as it comes), "throughput" (sequences a second, in the batches that suit
+    each runtime best) or "cost" (the same for a dollar, with `price` in US dollars an hour: one, or one a run as
+    "0.4,2.5"). `slo` is e.g. "p95=20ms", `max_memory` bytes or "2GB", `min_parity` exact, equivalent or lossy.
+    `requests_per_restart` spreads the one-time costs over so many requests. With `device_map` the runs may be from
+    several machines. Raises UserError for wrong input, for runs that cannot be compared, and for traffic of which no
+    shape lies within what was measured.
+    """
+    given = [runs] if isinstance(runs, Run | str | Path) else list(runs)
+    found = [run if isinstance(run, Run) else read_run(Path(run)) for run in given]
+    if not found:
+        raise UserError("no run was given; name a file that bench compare wrote")
+    for run in found:
+        check_run(run)
+    constraints = parse_constraints(
+        runs=len(found), objective=objective, slo=slo, max_memory=max_memory, min_parity=min_parity,
+        requests_per_restart=requests_per_restart, price=price,
+    )  # fmt: skip
+    _check_together(found, device_map)
+    settled = _traffic(traffic, found, min_parity)
+    inside, outside = _within(settled, found, objective != "latency")
+    candidates = _weighed(found, inside, constraints, sum(share for _, share in outside))
+    if not candidates:
+        raise UserError(f"{alike.name_of(found[0])} has no runtime that computes the model; measure e.g. eager,onnx")
+    return decide(candidates, constraints, settled, outside, device_map)
+
+
+def check_run(run: Run) -> None:
+    """Raise UserError for a run that no choice can rest on: of another workload, or altered."""
+    if not is_of_shapes(run.workload):
+        raise UserError(
+            f"{alike.name_of(run)} is a run of bench {run.options.command}, which does not time one call at each "
+            "shape; give a run of bench compare"
+        )
+    if run.integrity == "altered":
+        raise UserError(
+            f"{alike.name_of(run)} was altered after it was written (its seal does not match), so no choice can rest "
+            "on it; measure again, or restore the file"
+        )
+
+
+def _check_together(runs: Sequence[Run], is_across_machines: bool) -> None:
+    """Raise UserError if one choice among all `runs` would mean nothing."""
+    if not is_across_machines:
+        if found := alike.obstacles(runs):
+            hint = "; --device-map chooses among machines" if "machine" in found[0] else ""
+            raise UserError(f"{found[0]}, so one choice among them means nothing{hint or '; give runs that agree'}")
+        return
+    for one, other in combinations(runs, 2):
+        if alike.is_same(one, other):
+            raise UserError(f"{alike.name_of(one)} and {alike.name_of(other)} are the same run; give each once")
+    for run in runs[1:]:
+        if found := alike.differences(runs[0], run, is_across_machines=True):
+            raise UserError(f"the runs differ in {found[0]}; --device-map is for one model")
+
+
+def _traffic(given: Traffic | str | Path | None, runs: Sequence[Run], min_parity: str) -> Traffic:
+    """What was given, or every measured shape for the same share of the time of whoever may win there."""
+    if given is not None:
+        return given if isinstance(given, Traffic) else read_traffic(Path(given))
+    least: dict[Shape, float] = {}
+    for is_asked in (True, False):
+        for run in runs:
+            for record in run.records:
+                if record.status != "ok" or not record.is_judged or (record.point in least and not is_asked):
+                    continue
+                if is_asked and not is_sound(run, record, min_parity):
+                    continue
+                median = statistics.median(record.samples) / 1e9
+                least[record.point] = min(median, least.get(record.point, median))
+    shapes = {shape: seconds for shape, seconds in least.items() if all(place(shape, places_of(run)) for run in runs)}
+    return even_in_time(shapes) if shapes else even(places_of(runs[0]))
+
+
+def _within(
+    traffic: Traffic, runs: Sequence[Run], is_rebatched: bool
+) -> tuple[list[tuple[Shape, float]], list[tuple[Shape, float]]]:
+    """The traffic that every run's grid tells of, its shares scaled to 1; and the rest, with shares of all of it.
+
+    If requests are `is_rebatched`, their lengths alone must lie on the grid.
+    """
+
+    def is_inside(shape: Shape) -> bool:
+        if not is_rebatched:
+            return all(place(shape, places_of(run)) is not None for run in runs)
+        return all(
+            any(place(Shape(batch, shape.length), places_of(run)) for batch in {s.batch for s in places_of(run)})
+            for run in runs
+        )
+
+    inside: list[tuple[Shape, float]] = []
+    outside: list[tuple[Shape, float]] = []
+    for shape, share in traffic.shares():
+        (inside if is_inside(shape) else outside).append((shape, share))
+    if not inside:
+        shape = max(outside, key=lambda entry: entry[1])[0]
+        raise UserError(
+            f"no request of the traffic lies within what was measured, e.g. batch {shape.batch} × length {shape.length}"
+            f"; measure it: bench compare --batches … --lengths … up to those"
+        )
+    total = sum(share for _, share in inside)
+    return [(shape, share / total) for shape, share in inside], outside
+
+
+def _weighed(
+    runs: Sequence[Run], shares: Sequence[tuple[Shape, float]], constraints: Constraints, outside_share: float
+) -> list[Weighed]:
+    """Every candidate of every run that computes the model; A/A copies are excluded."""
+    weighed = []
+    has_precisions = len({one.precision for run in runs for one in run.candidates}) > 1
+    for index, run in enumerate(runs):
+        not_judged = {record.candidate for record in run.records if not record.is_judged}
+        for candidate in run.candidates:
+            if candidate.copy > 1 or candidate in not_judged:
+                continue
+            label = candidate.label + (f" {candidate.precision}" if has_precisions else "")
+            if len(runs) > 1:
+                label += f" (run {index + 1})"
+            price = constraints.prices[index] if constraints.prices else None
+            weighed.append(weigh(run, candidate, label, shares, constraints, price, outside_share))
+    return weighed

@@ -1,0 +1,247 @@
+"""Presets: grids with a name, as data. `NAME.toml` beside this file, or a file of the user's own.
+
+Keys, of which title, source, model, backends and the shapes must be there: `title` and `source` (where it comes from),
+`model`, `backends`, either `shapes` ([batch, length] pairs) or `batches` and `lengths` (their product), `rounds`,
+`precisions`, `grad`, `naive_timer`, `task`, and `figures`: published ones to stand beside ours, by the name of a file
+in `figures/` or the path of one, relative to the preset.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.run import doubling
+from bench.spec import (
+    AUTO,
+    DEFAULT_BATCHES,
+    DEFAULT_LENGTHS,
+    LARGEST_SIZE,
+    MOST_ROUNDS,
+    Grid,
+    Shape,
+    nearest,
+    parse_candidates,
+    parse_sizes,
+)
+from bench.workloads.published import FIGURES, check, of_model
+from exporters.sources import TASKS
+
+FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a preset says of a run; options given beside it replace its own."""
+
+    name: str
+    """As the user gave it: a built-in name or a path."""
+    title: str
+    source: str
+    model: str
+    backends: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    """By batch, then length: smaller cells first, so that memory can be foreseen."""
+    rounds: int = 10
+    precisions: tuple[str, ...] = ("fp32",)
+    grad: bool = False
+    naive_timer: bool = False
+    task: str = "base"
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """Published figures as `bench.workloads.published` reads them; empty for none."""
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Distinct batch sizes."""
+        return tuple(sorted({shape.batch for shape in self.shapes}))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Distinct lengths."""
+        return tuple(sorted({shape.length for shape in self.shapes}))
+
+    def options(self, named: Collection[str]) -> dict[str, Any]:
+        """What the preset says as options of a run, but for those that are `named` on the command line.
+
+        Its shapes give way to batches or lengths that are named, completed by its own.
+        """
+        found: dict[str, Any] = {"model": self.model, "backends": self.backends, "rounds": self.rounds}
+        found |= {"precisions": self.precisions, "task": self.task, "naive_timer": self.naive_timer}
+        found["grad"] = self.grad and ("backends" not in named)
+        if {"module"} & set(named):
+            found.pop("model")
+            found.pop("task")
+        if {"batches", "lengths"} & set(named):
+            found |= {"batches": self.batches, "lengths": self.lengths}
+        elif "shapes" not in named:
+            found["shapes"] = tuple((shape.batch, shape.length) for shape in self.shapes)
+        return {name: value for name, value in found.items() if name not in named}
+
+    def published(self, grid: Grid) -> dict[str, Any]:
+        """The published figures of `grid`; {} for another model or task, of which they say nothing."""
+        if not self.figures or (grid.model, grid.task) != (self.model, self.task):
+            return {}
+        return of_model(self.figures, grid.model, grid.shapes)
+
+
+def names() -> tuple[str, ...]:
+    """Presets that can be asked for by name."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+def load(name: str | Path) -> Preset:
+    """The preset of a built-in name or in a file; raises UserError in one line with file, key and cause."""
+    text = str(name)
+    if text in names():
+        return _read(FOLDER / f"{text}.toml", text)
+    if not text.endswith(".toml") and "/" not in text:
+        known = names()
+        raise UserError(
+            f"unknown preset {text[:80]!r}{nearest(text, known)}; use one of {', '.join(known)}, or a .toml file"
+        )
+    return _read(Path(text), text)
+
+
+def shapes_of(
+    given: Preset | None,
+    batches: str | Iterable[int] | None,
+    lengths: str | Iterable[int] | None,
+    positions: int | None,
+) -> tuple[Shape, ...]:
+    """The preset's shapes, or the product of what is asked for, of the preset's sizes and of the defaults."""
+    if given is not None and batches is None and lengths is None:
+        return given.shapes
+    if batches is None:
+        batches = given.batches if given else DEFAULT_BATCHES
+    if lengths is None:
+        lengths = given.lengths if given else [n for n in DEFAULT_LENGTHS if positions is None or n <= positions]
+    batch_sizes = doubling.BATCHES if is_auto(batches) else parse_sizes(batches, "--batches")
+    length_sizes = parse_sizes(lengths, "--lengths")
+    return tuple(Shape(batch, length) for batch in batch_sizes for length in length_sizes)
+
+
+def is_auto(batches: str | Iterable[int] | None) -> bool:
+    """True for batches that are doubled as long as that gains throughput."""
+    return isinstance(batches, str) and batches.strip() == AUTO
+
+
+def _read(path: Path, name: str) -> Preset:
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no TOML
+        cause = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"preset file {_shown(name)} cannot be read ({cause}); write it as the README shows") from None
+    for key in data:
+        if key not in KEYS:
+            raise _mistake(name, key, f"no such key{nearest(key, KEYS)}; a preset has {', '.join(KEYS)}")
+    for key in ("title", "source", "model", "backends"):
+        if key not in data:
+            raise _mistake(name, key, "it is missing")
+    values = {key: _checked(name, key, value) for key, value in data.items()}
+    try:
+        parse_candidates(values["backends"], ("fp32",))
+    except UserError as error:
+        raise _mistake(name, "backends", str(error)) from None
+    try:
+        parse_candidates(values["backends"], values.get("precisions", Preset.precisions))
+    except UserError as error:
+        raise _mistake(name, "precisions", str(error)) from None
+    figures_name = values.pop("figures", "")
+    figures = _figures(path, name, figures_name) if figures_name else {}
+    shapes = _shapes(name, values)
+    settled = {key: value for key, value in values.items() if key not in ("shapes", "batches", "lengths")}
+    return Preset(name=name, shapes=shapes, figures=figures, **settled)
+
+
+def _shapes(name: str, values: Mapping[str, Any]) -> tuple[Shape, ...]:
+    """The explicit shapes, or the product of batches and lengths, sorted and distinct."""
+    has_product = "batches" in values or "lengths" in values
+    if "shapes" in values:
+        if has_product:
+            raise _mistake(name, "shapes", "it is given beside batches or lengths; give either")
+        return tuple(sorted({Shape(*pair) for pair in values["shapes"]}))
+    for key in ("batches", "lengths"):
+        if key not in values:
+            raise _mistake(name, key if has_product else "shapes", "it is missing")
+    return tuple(sorted({Shape(batch, length) for batch in values["batches"] for length in values["lengths"]}))
+
+
+def _figures(preset: Path, name: str, figures_name: str) -> dict[str, Any]:
+    """Published figures by the name of a built-in file, or in a file beside the preset."""
+    built_in = {path.stem: path for path in FIGURES.glob("*.json")}
+    is_path = figures_name.endswith(".json")
+    if not is_path and figures_name not in built_in:
+        known = ", ".join(built_in)
+        cause = f"no figures {figures_name[:80]!r}{nearest(figures_name, built_in)}; use {known}, or a .json file"
+        raise _mistake(name, "figures", cause)
+    path = preset.parent / figures_name if is_path else built_in[figures_name]
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+        check(data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        cause = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise _mistake(name, "figures", f"{_shown(figures_name)} holds none that can be read ({cause[:160]})") from None
+    return data
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 500 and value.isprintable()
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIZE
+
+
+def _is_list(is_one: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and bool(value) and all(map(is_one, value))
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_size, value))
+
+
+def _is_rounds(value: Any) -> bool:
+    return _is_size(value) and value <= MOST_ROUNDS
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+#: What each key holds, and what is said where it holds something else.
+KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "title": (_is_text, "one line of text"),
+    "source": (_is_text, "one line of text"),
+    "model": (_is_text, "a model's name"),
+    "backends": (_is_list(_is_text), "a list of backends"),
+    "shapes": (_is_list(_is_pair), "a list of [batch, length] pairs of positive integers"),
+    "batches": (_is_list(_is_size), "a list of positive integers"),
+    "lengths": (_is_list(_is_size), "a list of positive integers"),
+    "rounds": (_is_rounds, "a number of rounds"),
+    "precisions": (_is_list(_is_text), "a list of precisions"),
+    "grad": (_is_truth, "true or false"),
+    "naive_timer": (_is_truth, "true or false"),
+    "task": (lambda value: value in TASKS, f"one of {', '.join(TASKS)}"),
+    "figures": (_is_text, "the name of a file of figures"),
+}
+
+
+def _checked(name: str, key: str, value: Any) -> Any:
+    """`value`, lists as tuples; raises UserError where it is none of its key's."""
+    is_right, expected = KEYS[key]
+    if not is_right(value):
+        raise _mistake(name, key, f"{repr(value)[:60]} is not {expected}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _mistake(name: str, key: str, cause: str) -> UserError:
+    return UserError(f"preset file {_shown(name)}: {key}: {cause}")
+
+
+def _shown(name: str) -> str:
+    return repr(name) if len(name) < 200 else f"{name[:100]!r}…"
