@@ -7,25 +7,28 @@ run.rows()
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.bundle.api import Bundle, deploy
     from bench.bundle.verify import BundleVerification, verify_bundle
-    from bench.choice.api import choose
-    from bench.choice.choice import Choice
+    from bench.choose.api import choose
+    from bench.choose.choice import Choice
     from bench.errors import BenchError, UserError
     from bench.measuring import compare, generate, measure_corpus, measure_load, measure_memory
     from bench.parity.certificate import Certificate
     from bench.parity.check import check_parity
     from bench.parity.verify import verify
+    from bench.report.study import write_study
     from bench.run.experiment import resume
     from bench.run.file import read_run
     from bench.run.record import Record, Run
     from bench.study.api import Study, judge_study
     from bench.traffic import Traffic
-    from bench.tuning.api import tune
-    from bench.tuning.results import Tuning
+    from bench.tune.api import tune
+    from bench.tune.results import Tuning
 
 __version__ = "0.1.0"
 __all__ = [
@@ -54,13 +57,14 @@ __all__ = [
     "tune",
     "verify",
     "verify_bundle",
+    "write_study",
 ]
 
 _HOMES = {
     "compare": "bench.measuring",
     "resume": "bench.run.experiment",
-    "choose": "bench.choice.api",
-    "Choice": "bench.choice.choice",
+    "choose": "bench.choose.api",
+    "Choice": "bench.choose.choice",
     "Traffic": "bench.traffic",
     "Bundle": "bench.bundle.api",
     "deploy": "bench.bundle.api",
@@ -80,8 +84,9 @@ _HOMES = {
     "read_run": "bench.run.file",
     "Study": "bench.study.api",
     "judge_study": "bench.study.api",
-    "tune": "bench.tuning.api",
-    "Tuning": "bench.tuning.results",
+    "write_study": "bench.report.study",
+    "tune": "bench.tune.api",
+    "Tuning": "bench.tune.results",
 }
 
 
@@ -95,3 +100,14 @@ def __getattr__(name: str) -> Any:
         if found is not None:
             return found
     raise AttributeError(f"module 'bench' has no attribute {name!r}")
+
+
+class _Roof(ModuleType):
+    """Importing `bench.choose.api` would bind `bench.choose` to that package; the function of the API stays."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Roof

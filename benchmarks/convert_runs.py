@@ -27,7 +27,8 @@ from bench.spec import AUTO, MODULE, Candidate, Shape
 from bench.workloads.corpus import Corpus, CorpusOptions
 from bench.workloads.forward import Forward, ForwardOptions
 from bench.workloads.generate import Batch, Generate, GenerateOptions
-from bench.workloads.load import Load, LoadOptions, Rate
+from bench.workloads.load import Load
+from bench.workloads.load_options import LoadOptions, Rate
 from bench.workloads.memory import Extent, Memory, MemoryOptions
 from bench.workloads.one_by_one import OneByOne
 from exporters import sources

@@ -22,9 +22,9 @@ from bench.run.listener import Listener
 from bench.run.record import Run, ratio_between
 from bench.spec import Candidate, Shape
 from bench.statistics import Ratio
-from bench.tuning.api import TuneListener, tune
-from bench.tuning.results import Goal, Outcome, outcome_of
-from bench.tuning.space import Space, Trial, thread_counts
+from bench.tune.api import TuneListener, tune
+from bench.tune.results import Goal, Outcome, outcome_of
+from bench.tune.space import Space, Trial, thread_counts
 from bench.workloads.forward import Forward, ForwardOptions
 
 GOAL = 0.03

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bench import machine
-from bench.preparation import Preparation
 from bench.process import channel, export
 from bench.process.channel import WorkerError
 from bench.process.loop import parser
 from bench.process.session import Session
-from bench.spec import Grid, Shape, parse_candidates
-from exporters import sources
+from bench.run import experiment
+from bench.run.preparation import Preparation
+from bench.run.record import Run
+from bench.workloads.forward import Forward
 from exporters.store import ArtifactStore
 
 
@@ -58,22 +58,24 @@ class InThisProcess:
             self.session.backend.close()
 
 
+def preparation(artifacts: Path, **options: Any) -> Preparation:
+    """What `bench compare` with `options` on the CPU needs of the store `artifacts`; nothing of it is made."""
+    store = ArtifactStore(artifacts)
+    given = {"device": "cpu", "artifacts": str(artifacts), **options}
+    candidates, settled = experiment.settle(Forward, Forward.Options.parsed(given))
+    source = experiment.source_of(settled, store, lambda line: None)
+    workload = Forward(Forward.settle(settled, source))
+    run = Run(workload, experiment.model_of(source), candidates, fingerprint={}, started="")
+    return Preparation(run, source, store, lambda line: None)
+
+
 def prepare(
     artifacts: Path, model: str, backends: str, batches: tuple[int, ...], lengths: tuple[int, ...], task: str = "base"
 ) -> None:
     """Have `bench compare` with these options find its exports and references in the store `artifacts`."""
-    shapes = tuple(Shape(batch, length) for batch in batches for length in lengths)
-    contestants = parse_candidates(backends, ("fp32",))
-    grid = Grid(model, contestants, shapes, "cpu", machine.thread_budget(None), "auto", task, 0)
-    store = ArtifactStore(artifacts)
-    store.prepare()
-    source = sources.resolve(model, weights="auto", task=task, seed=0)
-    prepared = Preparation(grid, source, store, 600.0, lambda line: None)
-    with (
-        store.in_use(),
-        mock.patch.object(channel, "Worker", InThisProcess),
-        warnings.catch_warnings(),
-    ):
+    with mock.patch.object(channel, "Worker", InThisProcess), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit and torch.export warn about themselves
-        prepared.make()
+        prepared = preparation(artifacts, model=model, backends=backends, batches=batches, lengths=lengths, task=task)
+        with prepared.store.in_use():
+            prepared.make(prepared.workload.points())
     assert not prepared.refused, prepared.refused

@@ -8,8 +8,8 @@ import pytest
 
 from bench.run.record import Run
 from bench.spec import Candidate, Shape
-from bench.tuning.results import Goal
-from bench.tuning.space import Trial
+from bench.tune.results import Goal
+from bench.tune.space import Trial
 from tests import made
 
 GOAL = Goal(((Shape(1, 8), 1.0),), "1×8 alone", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.choice.choice import NOTHING_QUALIFIES_EXIT_CODE
+from bench.choose.choice import NOTHING_QUALIFIES_EXIT_CODE
 from bench.errors import BenchError
 
 

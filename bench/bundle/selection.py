@@ -66,8 +66,8 @@ def select(run: Run, name: str | None, constraints: Constraints) -> Selection:
 
 def winner(run: Run, constraints: Constraints) -> tuple[Candidate, tuple[str, ...]]:
     """The candidate that `choose` takes, and its reasons; raises NothingQualifiesError."""
-    from bench.choice.api import choose
-    from bench.report.choice_lines import headline, lines
+    from bench.choose.api import choose
+    from bench.choose.lines import headline, lines
 
     choice = choose(run, min_parity=constraints.min_parity, **constraints.others)
     if choice.chosen is None:

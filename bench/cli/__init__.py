@@ -54,7 +54,7 @@ app.command("deploy", cls=spellings.taking(deploy.OLD_SPELLINGS))(deploy.command
 app.command("report", cls=spellings.taking(report.OLD_SPELLINGS))(report.command)
 app.command("show")(show.command)
 app.command("diff", cls=spellings.taking(diff.OLD_SPELLINGS))(diff.command)
-app.command("study")(study.command)
+app.command("study", cls=spellings.taking(study.OLD_SPELLINGS))(study.command)
 app.command("doctor")(doctor.command)
 app.add_typer(list_.app, name="list")
 app.add_typer(artifacts.app, name="artifacts")

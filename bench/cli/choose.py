@@ -36,7 +36,7 @@ def command(
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
     """Say which runtime to deploy for your traffic and limits, and why; exit code 5 when nothing qualifies."""
-    from bench.choice.api import choose
+    from bench.choose.api import choose
     from bench.report import check_format, choice
 
     check_format(format, choice.FORMATS)

@@ -22,7 +22,7 @@ def steps(artifacts: Path) -> str:
 
 
 def _newest(artifacts: Path) -> list[str]:
-    from bench.choice.candidates import is_of_shapes
+    from bench.choose.candidates import is_of_shapes
     from bench.cli.report import writer_of
     from bench.run import registry
     from bench.saved import look, saved

@@ -156,7 +156,7 @@ def writer_of(found: Saved) -> str:
 
 def _tuning_page(file: Path, format: str) -> str:
     from bench.report import tuning
-    from bench.tuning.file import read_tuning
+    from bench.tune.file import read_tuning
 
     return tuning.render(read_tuning(file), format)
 

@@ -10,11 +10,11 @@ from bench.cli import measure, spellings
 from bench.cli.streams import tell
 from bench.columns import count
 from bench.options import shown_seconds
-from bench.tuning.options import TuneOptions
+from bench.tune.options import TuneOptions
 
 if TYPE_CHECKING:
-    from bench.tuning.results import Outcome, Tuning
-    from bench.tuning.space import Space, Trial
+    from bench.tune.results import Outcome, Tuning
+    from bench.tune.space import Space, Trial
 
 #: Options of the command that say how to report.
 OF_THE_COMMAND = {
@@ -28,7 +28,7 @@ OLD_SPELLINGS = spellings.of_options(TuneOptions)
 def _run(context: typer.Context, given: dict[str, Any], json: bool, format: str | None, quiet: bool) -> int:
     from bench.report import check_format
     from bench.report import tuning as report
-    from bench.tuning import api
+    from bench.tune import api
 
     wanted = format or ("json" if json else "table")
     check_format(wanted, report.FORMATS)

@@ -8,13 +8,10 @@ import sys
 from typing import Any
 
 from bench import statistics
-from bench.choice.candidates import Weighed
-from bench.choice.choice import Choice
-from bench.choice.failures import size
-from bench.columns import DASH, Section, Table, milliseconds
-from bench.columns import percent as in_percent
-from bench.report import console, parts
-from bench.report.choice_lines import (
+from bench.choose.candidates import Weighed
+from bench.choose.choice import Choice
+from bench.choose.failures import size
+from bench.choose.lines import (
     DEPRECATION_MARK,
     UNIT,
     deprecations,
@@ -24,6 +21,9 @@ from bench.report.choice_lines import (
     not_measured,
     runs_of,
 )
+from bench.columns import DASH, Section, Table, milliseconds
+from bench.columns import percent as in_percent
+from bench.report import console, parts
 from bench.report.crossover import render_map
 from bench.run.leads import leads
 from bench.run.record import Run

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.columns import Column, Section, Table
 from bench.report import parts
+from bench.run import state
 from bench.run.record import Record, Run
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
 def _rendered(run: Run, asked: Sequence[Column]) -> str:
     text, console = _terminal()
     width = console.width
-    if wrong := parts.state(run):
+    if wrong := state.of_file(run):
         _print_filled(console, wrong, "bold red")
     for line in parts.heading(run):
         _print_filled(console, line)
@@ -65,7 +66,7 @@ def _rendered(run: Run, asked: Sequence[Column]) -> str:
     for section in behind:
         _print_section(console, section, "bold")
     console.print()
-    if unfinished := parts.incomplete(run):
+    if unfinished := state.incomplete(run):
         console.print(_plain(unfinished), soft_wrap=True)
     if run.path is not None:
         console.print(_plain(f"records: {run.path}"), soft_wrap=True)

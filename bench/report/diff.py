@@ -12,7 +12,8 @@ from typing import Any
 from bench import statistics
 from bench.columns import DASH, Section, Table, count, milliseconds
 from bench.diff import Cell, Comparison, changes
-from bench.report import check_format, console, parts
+from bench.report import check_format, console
+from bench.run import state
 from bench.run.alike import weights_of
 from bench.run.columns import DISTURBED
 from bench.run.record import Point, Run
@@ -163,7 +164,7 @@ def _joined(texts: Sequence[str]) -> str:
 
 def _of_the_runs(comparison: Comparison) -> Iterator[str]:
     for label, run in zip(comparison.labels, comparison.runs, strict=True):
-        if wrong := parts.state(run):
+        if wrong := state.of_file(run):
             yield f"{label}: {wrong}"
         if not run.is_complete:
             yield f"{label} is incomplete: {len(run.records)} of {len(run.planned())} cells have a record"

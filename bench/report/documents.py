@@ -14,7 +14,7 @@ from typing import Any
 from bench import statistics
 from bench.columns import Column, Section, Table, count
 from bench.report import parts
-from bench.run import warnings
+from bench.run import state, warnings
 from bench.run.record import Record, Run
 
 #: Characters that a comment on GitHub may have.
@@ -132,7 +132,7 @@ def _markdown(run: Run, asked: Sequence[Column]) -> str:
 
 
 def _heading(run: Run) -> list[str]:
-    wrong = [line for line in (parts.state(run), parts.incomplete(run)) if line]
+    wrong = [line for line in (state.of_file(run), state.incomplete(run)) if line]
     first, *rest = parts.heading(run)
     model = run.model.name
     lines = [f"**{_escape(line)}**" for line in wrong]
@@ -169,8 +169,20 @@ def _sections(run: Run, sections: Iterable[Section], most: int | None) -> list[s
     return lines
 
 
-def _section(run: Run, section: Section, most: int | None) -> list[str]:
-    at = "" if section.point is None else f" at {run.workload.row_title(section.point)}"
+def sections_as_markdown(title: str, heading: Sequence[str], sections: Iterable[Section]) -> str:
+    """Sections that are of no run, under a title."""
+    lines = [f"# {_escape(title)}"]
+    for line in heading:
+        lines += ["", _escape(line)]
+    for section in sections:
+        if not section.is_empty:
+            lines += _section(None, section, None)
+    return "\n".join(lines) + "\n"
+
+
+def _section(run: Run | None, section: Section, most: int | None) -> list[str]:
+    """A section; `run` is None if it is of no run and so of no point."""
+    at = "" if run is None or section.point is None else f" at {run.workload.row_title(section.point)}"
     lines = ["", f"**{_escape(section.title + at)}**"] if section.title else []
     for line in section.lines:
         lines += ["", _escape(line)]

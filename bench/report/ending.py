@@ -7,7 +7,7 @@ import shlex
 import sys
 import textwrap
 
-from bench.choice.candidates import is_of_shapes
+from bench.choose.candidates import is_of_shapes
 from bench.errors import UserError
 from bench.report.console import WIDTH
 from bench.report.crossover import render_map
@@ -30,8 +30,8 @@ def _choice(run: Run) -> str:
     from rich.console import Console
     from rich.text import Text
 
-    from bench.choice.api import choose
-    from bench.report.choice_lines import headline
+    from bench.choose.api import choose
+    from bench.choose.lines import headline
 
     if not any(record.status == "ok" and record.is_judged for record in run.records):
         return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from bench.columns import Column, Section, count
 from bench.errors import BenchError, UserError
 from bench.run import sections as of_every_run
 from bench.run.record import Record, Run
-from bench.spec import DEFAULT_ARTIFACTS, nearest, parse_names
+from bench.spec import nearest, parse_names
 
 #: Units that a column may be asked for without.
 UNITS = ("_ms", "_s", "_bytes")
@@ -26,21 +25,6 @@ class Group:
     title: str
     records: tuple[Record, ...]
     sections: tuple[Section, ...]
-
-
-def state(run: Run) -> str:
-    """What is wrong with the file of a run, in plain words; "" if it is as it was written."""
-    if run.integrity == "altered":
-        return (
-            "ALTERED: the lines of this file do not match its seal, so it was changed or damaged after it was written. "
-            "Trust none of its figures; measure again, or restore the file"
-        )
-    if run.integrity == "cut":
-        return (
-            "CUT: this file has no seal. Its run is still going on or was killed, or the end of the file is lost; "
-            "records may be missing"
-        )
-    return ""
 
 
 @contextmanager
@@ -58,20 +42,6 @@ def readable(run: Run) -> Iterator[None]:
             f"{str(run.path)!r} {wrong}, and what it holds makes no report ({type(error).__name__}: {error}); "
             "measure again"
         ) from error
-
-
-def incomplete(run: Run) -> str:
-    """How far an unfinished run came, and the command that goes on with it; "" for a complete one."""
-    if run.is_complete:
-        return ""
-    planned, done = len(run.workload.points()) * len(run.candidates), len(run.records)
-    came = f"{count(done, 'cell')} so far" if run.workload.is_open_ended else f"{done} of {count(planned, 'cell')}"
-    if run.path is None or run.integrity == "altered":
-        return f"Incomplete: {came}; measure again with: {run.command}"
-    store = run.options.artifacts
-    words = ["bench", run.options.command, "--resume", str(run.path)]
-    words += [] if store == DEFAULT_ARTIFACTS else ["--artifacts", store]
-    return f"Incomplete: {came}; {shlex.join(words)} goes on"
 
 
 def machine(run: Run) -> str:

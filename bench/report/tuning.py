@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from bench.columns import Section, Table, factor, milliseconds
 from bench.options import shown_seconds
 from bench.report import check_format, console
-from bench.tuning.file import as_json
-from bench.tuning.results import Tuning
-from bench.tuning.space import Trial
+from bench.tune.file import as_json
+from bench.tune.results import Tuning
+from bench.tune.space import Trial
 
 FORMATS = ("table", "json")
 

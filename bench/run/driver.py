@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import machine
 from bench.errors import BenchError
-from bench.machine import capacity, conditions
+from bench.machine import conditions
 from bench.machine.conditions import Snapshot
 from bench.parity.verdict import tolerance_of
 from bench.process.channel import WorkerError
 from bench.process.pool import Pool
 from bench.run.budget import Budget
 from bench.run.file import RunFile
+from bench.run.foresight import foreseen
 from bench.run.listener import Listener
 from bench.run.preparation import Preparation
 from bench.run.record import Once, Point, Record, Run, Turn
@@ -197,31 +197,7 @@ class Driver:
         deferred = (at for (at, who), cell in self.state.open.items() if who == candidate and cell.is_deferred)
         if any(self.workload.is_larger(point, smaller) for smaller in deferred):
             return WorkerError("oom", "a smaller cell ran out of memory beside the others")
-        return self._foreseen(point, candidate)
-
-    def _foreseen(self, point: Point, candidate: Candidate) -> WorkerError | None:
-        """Why a cell would exceed the host's memory, as far as its peaks at smaller shapes foretell it.
-
-        "skipped" if it would even alone, "oom" if it would beside the others. A GPU's allocator refuses at once and
-        harms nobody; the host's kernel first takes the memory of everything else, and may swap for hours.
-        """
-        shape = self.workload.shape_of(point)
-        if self.run.options.kind != "cpu" or shape is None:
-            return None
-        peaks = {}
-        for record in self.run.records:
-            peak = record.memory.get("peak", {}).get("peak_process_bytes")
-            if record.candidate == candidate and peak and (of_point := self.workload.shape_of(record.point)):
-                peaks[of_point] = peak
-        if capacity.foreseen_bytes(peaks, shape) is None:
-            return None
-        held = {who: self.pool.memory.get(who, {}).get("process_bytes", 0) for who in self.pool.loaded}
-        free = machine.available_memory_bytes()
-        if reason := capacity.refusal(peaks, shape, free + sum(held.values())):
-            return WorkerError("skipped", reason)
-        if reason := capacity.refusal(peaks, shape, free + held.get(candidate, 0)):
-            return WorkerError("oom", reason)
-        return None
+        return foreseen(self.run, self.pool, point, candidate)
 
     def _begin(self, point: Point, candidate: Candidate) -> None:
         begun = self.begun.setdefault(candidate, {})

@@ -5,7 +5,7 @@ Plain dataclasses, so that a worker in an environment of its own can import them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -383,20 +383,6 @@ class Run:
     def exit_code(self) -> int:
         """What the command ends with; parity.md, rule 12."""
         return self.workload.exit_code(self)
-
-
-def exit_code_of(records: Sequence[Record]) -> int:
-    """3 if something is broken, 0 if all that was measured is equivalent or better, else 1.
-
-    Cells that the machine or the runtime cannot do (unsupported, oom, skipped) are findings and not failures, as long
-    as some cell was measured.
-    """
-    if any(record.verdict == "broken" for record in records):
-        return 3
-    measured = [record for record in records if record.status == "ok"]
-    failed = any(record.status in ("failed", "timeout") for record in records)
-    sound = all(record.is_comparable or not record.is_judged for record in measured)
-    return 0 if measured and not failed and sound else 1
 
 
 def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:

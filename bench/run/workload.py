@@ -12,7 +12,7 @@ from bench.columns import Column, Section
 from bench.options import CommonOptions
 from bench.run import leads
 from bench.run.columns import COMMON_COLUMNS
-from bench.run.record import WALL, Point, Record, Run, Turn, exit_code_of
+from bench.run.record import WALL, Point, Record, Run, Turn
 from bench.run.sections import outcome
 from bench.spec import check_lengths
 
@@ -246,10 +246,26 @@ class Workload(ABC):
     def repeated(self, point: Point, candidate: Candidate) -> CommonOptions:
         """The options that measure one cell again."""
         options: CommonOptions = self.options
+        pythons = tuple(one for one in options.python if one.partition("=")[0] == candidate.place)
         return replace(
-            options, backends=(candidate.label,), precisions=(candidate.precision,), budget=None, baseline=None
-        )
+            options, backends=(candidate.label,), precisions=(candidate.precision,), python=pythons, budget=None,
+            baseline=None,
+        )  # fmt: skip
 
     def exit_code(self, run: Run) -> int:
         """What the command ends with."""
         return exit_code_of(run.records)
+
+
+def exit_code_of(records: Sequence[Record]) -> int:
+    """3 if something is broken, 0 if all that was measured is equivalent or better, else 1.
+
+    Cells that the machine or the runtime cannot do (unsupported, oom, skipped) are findings and not failures, as long
+    as some cell was measured.
+    """
+    if any(record.verdict == "broken" for record in records):
+        return 3
+    measured = [record for record in records if record.status == "ok"]
+    failed = any(record.status in ("failed", "timeout") for record in records)
+    sound = all(record.is_comparable or not record.is_judged for record in measured)
+    return 0 if measured and not failed and sound else 1

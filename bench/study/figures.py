@@ -61,7 +61,7 @@ class Figure:
     """Samples by round: milliseconds of one call, for `CORPUS` of one sentence."""
     is_interleaved: bool = True
     """Timed in turns with the other backends of its source."""
-    is_tainted: bool = False
+    is_disturbed: bool = False
     fault: str = ""
     """Why no claim may rest on its time; "" where one may."""
     naive_ms: float | None = None
@@ -129,7 +129,7 @@ class Generation:
     """Of a whole generation."""
     step_rounds_ms: tuple[tuple[float, ...], ...] = ()
     """Of one decoding step behind the first token."""
-    is_tainted: bool = False
+    is_disturbed: bool = False
     fault: str = ""
 
     @property
@@ -198,7 +198,7 @@ class Figures:
             and (cell.backend, cell.device, cell.precision) == (backend, device, PRECISION)
             and not cell.fault
         ]
-        return max(found, key=lambda cell: (cell.is_usable, not cell.is_tainted, len(cell.rounds_ms)), default=None)
+        return max(found, key=lambda cell: (cell.is_usable, not cell.is_disturbed, len(cell.rounds_ms)), default=None)
 
     def held_by_eager(self, model: str, device: str | None = None) -> Held | None:
         """What eager holds of `model`; an entry with the runtime's context before one without."""

@@ -1,6 +1,6 @@
 """Outcomes of a claim, and the rules that draw them from intervals; pure functions.
 
-An outcome is drawn from the whole interval: where a threshold lies within it, the runs do not decide.
+An outcome is drawn from the whole interval: if a threshold lies within it, the runs do not decide.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.statistics import Interval
+from bench.statistics import Interval, Ratio
 
 CONFIRMED, REFUTED = "confirmed", "refuted"
 UNDECIDED = "not decided by these runs"
@@ -16,7 +16,6 @@ NOT_TESTED = "not tested"
 OUTCOMES = (CONFIRMED, REFUTED, UNDECIDED, NOT_TESTED)
 #: A figure that a claim gives as "about", or that somebody read off another machine, holds within this factor.
 ABOUT = 1.25
-WITHIN_ABOUT = f"within a factor of {ABOUT:g}"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def not_tested(*evidence: str) -> Finding:
 
 
 def inside(interval: Interval | None, low: float, high: float) -> str:
-    """Confirmed where all of `interval` lies within `low` and `high`, refuted where none of it does."""
+    """Confirmed if all of `interval` lies within `low` and `high`, refuted if none of it does."""
     if interval is None:
         return UNDECIDED
     if low <= interval.low and interval.high <= high:
@@ -52,19 +51,36 @@ def outside(interval: Interval | None, low: float, high: float) -> str:
 
 
 def above(interval: Interval | None, limit: float) -> str:
-    """Confirmed where all of `interval` lies above `limit`, refuted where none of it does."""
+    """Confirmed if all of `interval` lies above `limit`, refuted if none of it does."""
     return outside(interval, float("-inf"), limit)
 
 
 def about(interval: Interval | None, value: float) -> str:
-    """Confirmed where all of `interval` lies within a factor of `ABOUT` of `value`, refuted where none of it does."""
+    """Confirmed if all of `interval` lies within a factor of `ABOUT` of `value`, refuted if none of it does."""
     return inside(interval, value / ABOUT, value * ABOUT)
 
 
 def every(outcomes: Iterable[str]) -> str:
-    """Refuted where one is, else not decided where one is not, else confirmed; not tested where there is none."""
+    """Refuted if one is, else not decided if one is not, else confirmed; not tested if there is none."""
     found = set(outcomes) - {NOT_TESTED}
     for outcome in (REFUTED, UNDECIDED, CONFIRMED):
         if outcome in found:
             return outcome
     return NOT_TESTED
+
+
+def factor(ratio: Ratio | None) -> str:
+    """`1.23× (1.10–1.40)`."""
+    return "no interval" if ratio is None else f"{shown(ratio.value)}×{span(ratio.interval)}"
+
+
+def span(interval: Interval | None, scale: float = 1.0) -> str:
+    """` (1.10–1.40)`, or a word that there is none."""
+    if interval is None:
+        return " (no interval)"
+    return f" ({shown(interval.low * scale)}–{shown(interval.high * scale)})"
+
+
+def shown(value: float) -> str:
+    """Three significant digits, and no exponent."""
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"

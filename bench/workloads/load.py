@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench import options, statistics
+from bench import statistics
 from bench.columns import DASH, Column, Section, Table
 from bench.errors import UserError
 from bench.machine import conditions
-from bench.options import CommonOptions, option
-from bench.parity import inputs, judging
-from bench.parity.cell import Cell, settle
-from bench.parity.inputs import InputPlan
-from bench.process.queue import KEPT, MISSED, UNJUDGED, Batching, Slice, Slices, called_shapes, parse_batching
-from bench.process.serving import LAST, SEQUENCES, Server, judged_calls
+from bench.options import CommonOptions
+from bench.parity import inputs
+from bench.process.queue import KEPT, MISSED, UNJUDGED, Slice, Slices, called_shapes, parse_batching
+from bench.process.serving import SEQUENCES, judged_calls
 from bench.run import columns, search
-from bench.run.record import Record, Run, Turn, exit_code_of
+from bench.run.record import Record, Run, Turn
 from bench.run.schedule import Schedule
 from bench.run.search import Found, RateSearch, Trial, bracket
-from bench.run.workload import Workload
+from bench.run.workload import Workload, exit_code_of
 from bench.spec import DEFAULT_LENGTHS, Candidate, Shape, check_lengths
-from bench.traffic import Slo, Traffic, arrivals, even, parse_slo, read_traffic
+from bench.traffic import Traffic, arrivals, even, read_traffic
+from bench.workloads.load_options import MOST_REQUESTS, LoadOptions, Rate
 
 if TYPE_CHECKING:
     from bench.machine.roofline import Peaks
     from bench.parity.reference import Inputs
     from exporters.sources import ModelSource
 
-#: Requests of one rate above which a run and its file are no use to anybody.
-MOST_REQUESTS = 200_000
 #: Fewest requests of each rate of a search, and how many times what the percentile needs.
 SEARCH_REQUESTS, SEARCH_FACTOR = 200, 2
 #: A slice ends when it has lasted this many times as long as its requests took to arrive, and some seconds.
@@ -40,72 +36,6 @@ MOST_OF_A_SLICE, SECONDS_BESIDE = 2.0, 1.0
 STYLES = {KEPT: "green", MISSED: "red", UNJUDGED: "yellow"}
 #: The exit code if no sound candidate keeps the service levels at the rate that was asked for.
 NOTHING_KEEPS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadOptions(CommonOptions):
-    """Options of `bench load`."""
-
-    command: ClassVar[str] = "load"
-    summary: ClassVar[str] = (
-        "Serve requests that arrive at a rate: latency with queueing, and the largest rate that keeps --slo."
-    )
-
-    rate: float = option("Requests a second.", options.number(0, 1_000_000, "20"), default=10.0)
-    duration: float = option(
-        "How long requests arrive, about.", options.seconds(3600.0), default=30.0, show=options.shown_seconds
-    )
-    traffic: str | None = option(
-        "CSV or JSON Lines with batch, length and maybe count.",
-        lambda value, name: value if isinstance(value, Traffic) else options.text(value, name),
-        default=None,
-        default_shown="single sequences of the usual lengths",
-    )
-    batching: str = option(
-        "none, or dynamic:MAX_BATCH:MAX_DELAY: join queued requests.", options.checked(parse_batching), default="none"
-    )
-    slo: str | None = option(
-        "Service levels to keep, e.g. p95=20ms,p99=50ms.", options.checked(parse_slo), default=None
-    )
-    search: bool = option("Look for the largest rate that keeps --slo.", options.flag, default=True)
-    search_requests: int | None = option(
-        "Requests of each rate of the search.",
-        options.whole(1, MOST_REQUESTS, 400),
-        default=None,
-        default_shown="twice what the percentile needs",
-    )
-    rounds: int = option("Slices that the requests are served in.", options.whole(1, 100, 5), default=5)
-    bucket: int | None = option("Round lengths up to a multiple of this.", options.whole(1, 100_000, 16), default=None)
-    max_shapes: int = option(
-        "Shapes that a backend may have to compile.",
-        options.whole(1, 100_000, 16),
-        default=16,
-        aliases=("--most-shapes",),
-    )
-    served: tuple[tuple[int, int, float], ...] = options.settled(())
-    """Batch, length and count of every shape of the traffic."""
-    served_from: str = options.settled("")
-
-    @property
-    def slos(self) -> tuple[Slo, ...]:
-        """Service levels."""
-        return () if self.slo is None else parse_slo(self.slo)
-
-    @property
-    def shapes(self) -> Traffic:
-        """The traffic, as it was settled."""
-        return Traffic({Shape(batch, length): count for batch, length, count in self.served}, self.served_from)
-
-
-@dataclass(frozen=True, order=True)
-class Rate:
-    """Requests a second: those that were asked for (step 0), or of a step of a candidate's search."""
-
-    step: int
-    rate: float
-
-    def __str__(self) -> str:
-        return f"{self.rate:.4g}/s"
 
 
 def _figure(name: str) -> Any:
@@ -161,7 +91,7 @@ class Load(Workload):
     point_noun = "rate"
     headline = "latency"
     decisive = ("served", "batching", "bucket")
-    cell = "bench.workloads.load:LoadCell"
+    cell = "bench.workloads.load_cell:LoadCell"
     columns: ClassVar[tuple[Column, ...]] = (
         *columns.point_columns(Rate),
         Column("requests", lambda run, record: _slices_of(run, record).requests),
@@ -411,77 +341,3 @@ class Load(Workload):
         assert isinstance(found, LoadOptions)
         seconds = self.requests(point) / point.rate if point.step else self.options.duration
         return replace(found, rate=point.rate, duration=seconds, search=not self.options.slos, search_requests=None)
-
-
-class LoadCell(Cell):
-    """Warms up every shape that a call can have, serves slices, and judges the last call and one more."""
-
-    def begin(
-        self,
-        ids: dict[str, Any],
-        shapes: list[list[int]],
-        static_shapes: list[list[int]],
-        batching: dict[str, Any],
-        padded_to: dict[str, int],
-        pad_token_id: int,
-        max_shapes: int,
-    ) -> dict[str, Any]:
-        """Take in sequences (`ids` by length) and call every shape that can occur."""
-        from backends.base import UnsupportedError
-
-        served = [ids, shapes, batching, padded_to]
-        if self.kept.get("served") != served:  # what was warmed up for the same requests stays so
-            server = Server(self.backend, ids, Batching(**batching), padded_to, pad_token_id)
-            self.kept |= {"served": served, "server": server}
-        self.server = server = self.kept["server"]
-        wanted = static_shapes if server.has_static_shapes else shapes
-        if server.has_static_shapes and len(wanted) > max_shapes:
-            raise UnsupportedError(
-                f"{self.backend.spec.name} would compile {len(wanted)} shapes, above --max-shapes {max_shapes}; "
-                "round lengths up with --bucket 16 or more, or raise it"
-            )
-        settle()
-        server.meet(wanted)
-        self.facts_before = self.backend.facts() | server.facts
-        figures = {"shapes": len(wanted), "warmed": server.met}
-        return {"once": {"first_call_ns": server.first_calls_ns}, "facts": self.facts_before, "figures": figures}
-
-    def turn(self, due_ns: list[int], shapes: list[list[int]], most_seconds: float) -> dict[str, Any]:
-        cpu_started = time.process_time()
-        served = self.server.serve(due_ns, shapes, most_seconds)
-        times = {"due": due_ns, "waits": served.waits_ns, "latency": served.latency_ns}
-        return {"times_ns": times, "cpu_seconds": time.process_time() - cpu_started}
-
-    def judge(
-        self,
-        units: Mapping[str, Any],
-        atol: float,
-        rtol: float,
-        **further: Any,
-    ) -> dict[str, Any]:
-        """Figures of up to three rows of each call; a row has its reference by itself, which must not matter."""
-        facts, server, rows_before = self.facts_after(), self.server, further["rows_before"]
-        figures: dict[str, Any] = {}
-        for name, sequences in sorted(further["calls"].items(), key=lambda one: one[0] != LAST):
-            last, first_row = server.last_call if name == LAST else None, 0
-            if last is not None and last.first + last.count == len(rows_before):
-                first_row = sum(rows_before[last.first : -1])
-                shape, outputs = last.shape, self.backend.fetch(last.outputs)
-            else:
-                batch = server.joined(sequences)
-                facts["judged_by_further_calls"] = facts.get("judged_by_further_calls", 0) + 1
-                shape, outputs = batch["input_ids"].shape, self.backend.fetch(server.call(batch))
-            for row in sorted({0, len(sequences) // 2, len(sequences) - 1}) if units else ():
-                length, draw = sequences[row]
-                asked = units[f"sequences of {length}"]
-                if "reference" in asked:
-                    figures.setdefault(name, [])
-                    figures[name] += judging.figures_of_row(
-                        outputs, shape, first_row + row, InputPlan.from_json(asked["plan"]), f"sequence{draw}", asked,
-                        precision=self.args.precision, atol=atol, rtol=rtol,
-                    )  # fmt: skip
-        server.forget()
-        return {"cases": figures, "facts": facts}
-
-    def end(self) -> None:
-        self.server.forget()

@@ -37,7 +37,8 @@ from bench.report import bundle as report
 from bench.run.file import read_run
 from bench.run.record import Run
 from bench.spec import Candidate, Shape
-from bench.workloads.load import Load, Rate
+from bench.workloads.load import Load
+from bench.workloads.load_options import Rate
 from exporters.sources import resolve
 from exporters.store import MANIFEST
 from tests import made as builder

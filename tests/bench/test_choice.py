@@ -15,18 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import choose, statistics
-from bench.choice.candidates import Weighed
-from bench.choice.choice import Choice
-from bench.choice.grid import INTERPOLATED, MEASURED, ROUNDED_UP, place
-from bench.choice.mixture import Mixture
+from bench.choose import lines as report
+from bench.choose.candidates import Weighed
+from bench.choose.choice import Choice
+from bench.choose.grid import INTERPOLATED, MEASURED, ROUNDED_UP, place
+from bench.choose.mixture import Mixture
 from bench.cli import main
 from bench.errors import UserError
-from bench.report import choice_lines as report
 from bench.report.choice import render as report_text
 from bench.run.record import Once, Record, Run
 from bench.spec import Candidate, Shape
 from bench.traffic import Traffic, even, even_in_time, parse_slo, read_traffic
-from bench.workloads.load import Load, Rate
+from bench.workloads.load import Load
+from bench.workloads.load_options import Rate
 from tests import made
 
 MS = 1_000_000

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.runfile import read_run
+from bench.run.file import read_run
 from tests.in_process import prepare
 
 QUICK = ["--rounds", "3", "--max-seconds-per-cell", "0.1", "--device", "cpu"]
@@ -36,7 +36,7 @@ def compared(root: Path, artifacts: Path, tmp_path_factory: pytest.TempPathFacto
 def test_the_main_job_on_all_four_runtimes(compared) -> None:
     done, run = compared
     assert done.returncode == 0, done.stderr
-    assert [r.backend for r in run.records] == ["eager", "onnx", "torchscript", "compile"]
+    assert [r.candidate.backend for r in run.records] == ["eager", "onnx", "torchscript", "compile"]
     assert {r.status for r in run.records} == {"ok"}
     assert {r.verdict for r in run.records} <= {"exact", "equivalent"}
     for record, row in zip(run.records, run.rows(), strict=True):
@@ -48,10 +48,10 @@ def test_every_record_says_what_really_ran(compared) -> None:
     for record in run.records:
         assert set(record.parity["cases"]) == {"timed", "padded"}
         assert record.parity["cases"]["padded"]["compared"] > 0
-        assert min(record.export_seconds, record.load_seconds, record.first_call_ns) > 0
-        assert record.facts["threads"] == run.grid.threads
-        assert record.weights == "random"
-    facts = {record.backend: record.facts for record in run.records}
+        assert min(record.once.export_seconds, record.once.load_seconds, record.once.first_call_ns) > 0
+        assert record.facts["threads"] == run.options.threads
+        assert run.model.weights == "random"
+    facts = {record.candidate.backend: record.facts for record in run.records}
     assert facts["onnx"]["providers"] == ["CPUExecutionProvider"]
     assert facts["onnx"]["nodes_per_provider"]["CPUExecutionProvider"] > 20
     assert facts["compile"]["graphs"] == 1
@@ -73,15 +73,15 @@ def test_every_figure_has_an_interval_a_floor_and_its_memory(compared) -> None:
         assert row["speedup_low"] <= row["speedup_high"]
         assert row["gflop"] == pytest.approx(2 * (2 * (12 * 64**2) * 2 * 16 + 4 * 16**2 * 64 * 2) / 1e9, rel=0.05)
         if run.peaks.is_disturbed("fp32"):  # other work ran while the peaks were measured
-            assert row["floor_share"] is None
+            assert row["roofline_share"] is None
         else:
-            assert 0 < row["floor_share"] < 1
+            assert 0 < row["roofline_share"] < 1
             assert row["implausible"] is False
         assert row["peak_process_bytes"] > row["parameters_bytes"] > 500_000
         assert row["key_value_bytes_per_sequence"] is None
         assert row["rounds"] >= 3
         assert row["p99_ms"] is None
-    assert all(record.conditions["turns"] == len(record.rounds) for record in run.records)
+    assert all(record.conditions["turns"] == len(record.turns) for record in run.records)
 
 
 def test_the_other_boundary_the_naive_timer_a_copy_and_autograd(cli, artifacts: Path, tmp_path: Path) -> None:
@@ -93,24 +93,24 @@ def test_the_other_boundary_the_naive_timer_a_copy_and_autograd(cli, artifacts: 
     assert "to export: nothing, all in the store" in done.stderr
     assert "computing" not in done.stderr
     run = read_run(tmp_path / "run.jsonl")
-    assert [record.contestant.label for record in run.records] == ["eager", "eager:grad", "eager@2", "onnx"]
+    assert [record.candidate.label for record in run.records] == ["eager", "eager:grad", "eager@2", "onnx"]
     assert {record.verdict for record in run.records} <= {"exact", "equivalent"}
     plain, grad, *_ = run.records
     # A cache of keys and values: 2 · 2 layers · 64 wide · 64 tokens · 4 bytes.
     assert plain.memory["key_value_bytes_per_sequence"] == 65536
     assert grad.memory["peak"]["peak_process_bytes"] > plain.memory["peak"]["peak_process_bytes"]
     assert grad.facts["grad"] is True
-    assert all(record.naive_rounds and not record.device_rounds for record in run.records)
+    assert all(record.rounds_ns("naive") and not record.rounds_ns("device") for record in run.records)
     for words in ("host arrays in and out, copies timed", "naive (wrong)", "65,536 bytes"):
         assert words in " ".join(done.stdout.split()), words
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "--boundary host" in run.records[0].repeat
-    assert "--naive-timer" in run.records[0].repeat
+    assert "--boundary host" in run.repeat(run.records[0])
+    assert "--naive-timer" in run.repeat(run.records[0])
 
 
 def test_the_plan_and_the_progress_are_told(compared) -> None:
     done, run = compared
-    for words in ("seeded random (seed 0)", "plan: 4 cells (4 contestants × 1 shape)", "records: run.jsonl"):
+    for words in ("seeded random (seed 0)", "plan: 4 cells (4 candidates × 1 shape)", "records: run.jsonl"):
         assert words in done.stderr, words
     assert sum(line.startswith("[") and "2×16" in line for line in done.stderr.splitlines()) == len(run.records)
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -153,13 +153,14 @@ def test_a_cell_that_cannot_run_says_why_and_its_repeat_command_repeats_it(cli, 
     first = cli(
         "compare", "--model", "bert-tiny", "--backends", "onnx", "--precisions", "bf16", "--output", "a.jsonl", *QUICK
     )
-    record = read_run(tmp_path / "a.jsonl").records[0]
-    again = cli(*record.repeat.split()[1:], "--output", "b.jsonl")
+    before = read_run(tmp_path / "a.jsonl")
+    record = before.records[0]
+    again = cli(*before.repeat(record).split()[1:], "--output", "b.jsonl")
     for done in (first, again):
         assert done.returncode == 1
         assert "cannot run: onnx bf16: onnx has no bf16 on cpu; use --precisions fp32,fp16" in done.stderr
     repeated = read_run(tmp_path / "b.jsonl").records
-    assert [(r.shape, r.contestant, r.status) for r in repeated] == [(record.shape, record.contestant, "unsupported")]
+    assert [(*r.cell, r.status) for r in repeated] == [(*record.cell, "unsupported")]
 
 
 @pytest.mark.parametrize("format", ["table", "csv", "json", "markdown"])

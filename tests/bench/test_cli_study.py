@@ -1,8 +1,7 @@
-"""`bench study` from files to page: what is read of each kind of file, what stands on the page, what is refused."""
+"""`bench study` from files to page: what is read of each kind of run, what stands on the page, what is refused."""
 
 from __future__ import annotations
 
-from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,56 +10,35 @@ import pytest
 
 import bench
 from bench.errors import BenchError, UserError
-from bench.linesfile import LinesFile
 from bench.machine.roofline import Peaks
 from bench.packing import Packing, Summary
-from bench.records import Record, Run
-from bench.run.record import Model, Turn
-from bench.run.record import Record as RunRecord
-from bench.runfile import peaks_line, record_line
-from bench.spec import Candidate, Grid, TimingPlan
-from bench.study import plots
+from bench.report import study as page
+from bench.report.page import render
+from bench.run.record import Model, Record, Turn
+from bench.spec import Shape
 from bench.study.reading import read_figures
 from bench.workloads.corpus import Corpus
 from bench.workloads.generate import Batch, Generate
+from bench.workloads.load import Load, Rate
 from bench.workloads.memory import Extent, Memory
 from tests import made
 
-MS = 1_000_000
 MACHINE = {"cpu": "A CPU", "cpus": 2, "gpus": [], "versions": {"torch": "2.13.0", "rich": "15.0.0"}}
 FORMATS = ("eager", "torchscript", "onnx")
 SPREAD = (0.998, 0.999, 1.0, 1.001, 1.002)
 EQUIVALENT = {"verdict": "equivalent"}
+LOADED = {"loaded": {"parameters_bytes": 437_937_152, "process_bytes": 2**30}, "peak": {}}
 
 
-def write(path: Path, run: Any, lines: list[dict[str, Any]], is_complete: bool = True) -> str:
-    file = LinesFile(path)
-    file.create(run.header())
-    for line in [*lines, *([{"kind": "end"}] if is_complete else [])]:
-        file.append(line)
-    return path.name
+def record(backend: str, batch: int, length: int, ms: float, **values: Any) -> Record:
+    fields = {"memory": LOADED} | values
+    return made.record(backend, Shape(batch, length), ms=[[ms * factor] for factor in SPREAD], **fields)
 
 
-def record(backend: str, batch: int, length: int, ms: float, model: str = "bert", **values: Any) -> Record:
-    name, _, variant = backend.partition(":")
-    fields: dict[str, Any] = {
-        "model": model, "backend": name, "variant": variant or "default", "precision": "fp32", "device": "cpu",
-        "batch": batch, "length": length, "status": "ok", "rounds": [[round(ms * MS * f)] for f in SPREAD],
-        "parity": EQUIVALENT, "memory": {"loaded": {"parameters_bytes": 437_937_152, "process_bytes": 2**30}, "peak": {}},
-    }  # fmt: skip
-    return Record(**(fields | values))
-
-
-def compare_run(
-    path: Path, *records: Record, machine: dict[str, Any] = MACHINE, peaks: Peaks | None = None, **values: Any
-) -> str:
-    who = tuple(dict.fromkeys(one.contestant for one in records))
-    grid = Grid(records[0].model, who, tuple(dict.fromkeys(one.shape for one in records)), "cpu", 2)
-    grid = replace(grid, **values)
-    run = Run(
-        grid, TimingPlan(), machine, "seeded random (seed 0)", "c0ffee", f"bench compare {path.stem}", "2026-01-01"
-    )
-    return write(path, run, [*map(record_line, records), *([peaks_line(peaks)] if peaks else [])])
+def compare_run(path: Path, *records: Record, model: str = "bert", **values: Any) -> str:
+    run = made.run_of(records, **({"fingerprint": MACHINE} | values))
+    run.started, run.model = f"2026-01-01 {path.stem}", replace(run.model, name=model)
+    return made.write(run, path).name
 
 
 def corpus_run(path: Path, times: dict[tuple[str, int, str], float], is_complete: bool = True, **values: Any) -> str:
@@ -89,10 +67,10 @@ def generation_run(path: Path, **values: Any) -> str:
 
 def memory_run(path: Path) -> str:
     bytes_held = {"parameters_bytes": 466_139_136, "process_bytes": 2**30, "reserved_bytes": 2**29}
-    loaded = RunRecord(Extent(), Candidate("eager", "default", "fp32"), "ok", memory={"loaded": bytes_held})
+    loaded = Record(Extent(), made.candidate("eager"), "ok", memory={"loaded": bytes_held})
     tries = [{"batch": batch, "fits": True, "stored_bytes": batch * 680_000_000 + 12_345} for batch in (4, 10)]
     turns = tuple(Turn(place, figures=figures, seconds=1.0) for place, figures in enumerate(tries))
-    searched = RunRecord(Extent(512), Candidate("eager", "grad", "fp32"), "ok", turns=turns)
+    searched = Record(Extent(512), made.candidate("eager:grad"), "ok", turns=turns)
     run = made.run_of(
         [loaded, searched], Memory, fingerprint=MACHINE, lengths=[512], largest_batch=True, memory_limit="8GiB",
         notes={"keys_and_values": {"layers": 12, "heads": 12, "head_width": 64}},
@@ -143,24 +121,24 @@ def test_every_kind_of_file_becomes_flat_figures(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_is_not_the_model_has_a_fault_and_no_claim_sees_it(tmp_path: Path) -> None:
-    peaks = Peaks("cpu", 2, {"fp32": 1e11}, ((10**8, 1e10),), "2026-01-01")
-    losses = {
+    names = ("steal_seconds", "thermal_events", "throttled_periods", "quota_periods")
+    busy = {"wall_seconds": 5.0, "cpu_seconds": 10.0, "other_cpu_seconds": 7.5, **dict.fromkeys(names)}
+    losses: dict[str, dict[str, Any]] = {
         "eager": {"parity": {"verdict": "broken"}},
         "torchscript": {"parity": {}},
         "compile": {"operations": {"flops": 10**18, "weight_bytes": 1}},
-        "null": {"judged": False, "parity": {}},
-        "onnx": {"conditions": {"other_cpu_share": 0.75, "other_cpu_seconds": 15.0}},
+        "null": {"parity": {}},
+        "onnx": {"conditions": busy},
     }
     cells = [record(name, 1, 8, 5.0, **loss) for name, loss in losses.items()]
-    name = compare_run(tmp_path / "run.jsonl", *cells, peaks=peaks)
+    peaks = Peaks("cpu", 2, {"fp32": 1e11}, ((10**8, 1e10),), "2026-01-01").to_json()
+    name = compare_run(tmp_path / "run.jsonl", *cells, notes={"peaks": peaks})
     found = {cell.backend: cell for cell in read_figures([tmp_path / name]).cells}
     assert [found[one].fault for one in losses] == [
-        "parity broken", "parity unjudged", "implausible: below the time that this machine's peak allows",
-        "computes nothing", "",
+        "parity broken", "parity unjudged", "implausible: below the roofline", "computes nothing", "",
     ]  # fmt: skip
-    assert found["onnx"].is_usable and found["onnx"].is_tainted
-    page = bench.judge_study([tmp_path / name]).markdown()
-    assert "- cpu, bert, eager fp32: parity broken (1 cell)" in page
+    assert found["onnx"].is_usable and found["onnx"].is_disturbed
+    assert "- cpu, bert, eager fp32: parity broken (1 cell)" in page.text(bench.judge_study([tmp_path / name]))
     host = compare_run(tmp_path / "host.jsonl", record("eager", 1, 8, 5.0), boundary="host")
     assert "--boundary host" in read_figures([tmp_path / host]).cells[0].fault
 
@@ -175,15 +153,11 @@ def test_the_page_names_every_claim_and_fits_a_terminal(cli_here, tmp_path: Path
     for claim, finding in study.findings:
         assert any(claim.title in line and finding.outcome in line for line in done.stdout.splitlines())
     assert sum(study.counts.values()) == len(study.findings)
-    assert "GPT has 124 M parameters" in done.stdout
-    assert "**45. Refuted.**" in done.stdout
-    in_commands = False
-    for line in done.stdout.splitlines():
-        in_commands ^= line.startswith("```")
-        assert in_commands or len(line) <= 80, line
-    assert "| cpu, bert, unsorted sentences (3 runtimes) | 1 " in done.stdout
+    assert "45. Refuted: GPT has 124 M parameters" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "cpu, bert, unsorted sentences (3 runtimes) 1" in " ".join(done.stdout.split())
     command = "bench corpus --model bert --backends eager,torchscript,onnx --device cpu --threads 2 --batches 1,8,64"
-    assert f"{command}  # file 2\n" in done.stdout
+    assert f"- file 2: {command}" in " ".join(done.stdout.split())
 
 
 def test_a_page_is_written_once_and_whole(cli_here, tmp_path: Path) -> None:
@@ -191,59 +165,53 @@ def test_a_page_is_written_once_and_whole(cli_here, tmp_path: Path) -> None:
     done = cli_here("study", *files, "--output", "pages/page.md", "--plots", "none")
     assert (done.returncode, done.stdout) == (0, "")
     assert [path.name for path in (tmp_path / "pages").iterdir()] == ["page.md"]
-    assert (tmp_path / "pages/page.md").read_text() == cli_here("study", *files).stdout
+    text = (tmp_path / "pages/page.md").read_text()
+    assert text.startswith("# What the study would be today\n")
+    assert "| 45 | GPT has 124 M parameters | refuted |" in text
     again = cli_here("study", *files, "--output", "pages/page.md")
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
     assert "exists; remove it" in again.stderr
 
 
-def test_html_is_one_escaped_file(cli_here, tmp_path: Path) -> None:
-    cell = record(
-        "eager", 1, 8, 5.0, status="failed", rounds=[], parity={"verdict": "broken", "reason": "<b>"}, model="<i>bert"
-    )
-    name = compare_run(tmp_path / "run.jsonl", cell)
-    assert cli_here("study", name, "--output", "page.html", "--plots", "none").returncode == 0
+def test_html_is_one_escaped_file_with_its_plots_within(cli_here, tmp_path: Path) -> None:
+    cells = [record("eager", batch, 8, 5.0) for batch in (1, 8)]
+    name = compare_run(tmp_path / "run.jsonl", *cells, model="<i>bert")
+    assert cli_here("study", name, "--output", "page.html").returncode == 0
     text = (tmp_path / "page.html").read_text()
     assert text.startswith("<!doctype html>") and text.count("<table>") >= 2
+    assert text.count('<figure class="chart') == 1
     assert "&lt;i&gt;bert" in text and "<i>" not in text
-    assert "src=" not in text and "http" not in text
+    assert "src=" not in text and 'href="http' not in text
 
 
-def test_without_matplotlib_a_line_says_how_to_get_it(
-    cli_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_extra_a_line_says_how_to_get_it(cli_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = all_kinds(tmp_path)
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    monkeypatch.setattr(render, "find_spec", lambda name: None)
     done = cli_here("study", *files, "--output", "page.md")
     assert done.returncode == 0
-    assert done.stderr.splitlines()[0] == f"bench: no plots, as matplotlib is not installed; {plots.REMEDY}"
-    refused = cli_here("study", *files, "--output", "other.md", "--plots", "png")
-    assert refused.returncode == 2 and plots.REMEDY in refused.stderr
-    assert not (tmp_path / "other.md").exists()
+    assert done.stderr.splitlines()[0] == f"bench: no plots, as they need jinja2 and vl_convert; {render.REMEDY}"
+    for arguments in (("other.md", "--plots", "png"), ("other.html",)):
+        refused = cli_here("study", *files, "--output", *arguments)
+        assert refused.returncode == 2 and render.REMEDY in refused.stderr
+    assert not list(tmp_path.glob("other*"))
 
 
-def test_plots_stand_beside_markdown_and_within_html(cli_here, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    files = all_kinds(tmp_path)[:1]
-    done = cli_here("study", *files, "--output", "svg/page.md")
-    assert done.returncode == 0, done.stderr
-    names = {"page-ms-per-sample.svg", "page-latency.svg"}
-    assert {path.name for path in (tmp_path / "svg").iterdir()} == {*names, "page.md"}
-    assert cli_here("study", *files, "--output", "page.html").returncode == 0
-    for name in names:
-        assert f"]({name})" in (tmp_path / "svg/page.md").read_text()
-        # The same bytes again within the other page: one run makes one image.
-        again = b64encode((tmp_path / "svg" / name).read_bytes()).decode()
-        assert f'src="data:image/svg+xml;base64,{again}"' in (tmp_path / "page.html").read_text()
-
-
-def test_a_png_is_one_and_nothing_is_drawn_of_single_points(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    cells = [record("eager", batch, 8, 5.0) for batch in (1, 8)]
-    figures = read_figures([tmp_path / compare_run(tmp_path / "run.jsonl", *cells)])
-    (image,) = plots.draw(figures, "png", "page")
-    assert (image.name, image.content[:4]) == ("page-ms-per-sample.png", b"\x89PNG")
-    assert plots.draw(replace(figures, cells=figures.cells[:1]), "png", "page") == []
+def test_plots_stand_beside_markdown(tmp_path: Path) -> None:
+    pytest.importorskip("vl_convert")
+    cells = [record("eager", batch, length, 5.0) for batch in (1, 8) for length in (8, 64)]
+    name = compare_run(tmp_path / "run.jsonl", *cells)
+    study = bench.judge_study([tmp_path / name])
+    files = bench.write_study(study, tmp_path / "svg/page.md")
+    assert [path.name for path in files] == [*(f"page-{number}.svg" for number in (1, 2, 3, 4)), "page.md"]
+    text = files[-1].read_text()
+    for path in files[:-1]:
+        assert path.read_bytes().startswith(b"<svg")
+        assert f"]({path.name})" in text
+    single = bench.judge_study([tmp_path / compare_run(tmp_path / "one.jsonl", *cells[:1])])
+    assert [path.name for path in bench.write_study(single, tmp_path / "one.md", "png")] == ["one.md"]
+    few = bench.judge_study([tmp_path / compare_run(tmp_path / "few.jsonl", *cells[::2])])
+    image, _ = bench.write_study(few, tmp_path / "few.md", "png")
+    assert image.read_bytes()[:4] == b"\x89PNG"
 
 
 # Refusals.
@@ -253,10 +221,11 @@ def test_a_png_is_one_and_nothing_is_drawn_of_single_points(tmp_path: Path) -> N
     ("arguments", "said"),
     [
         (["missing.jsonl"], "cannot be read"),
-        (["text.txt"], "is not JSON"),
-        (["other.jsonl"], "is no run of bench compare or bench corpus or bench generate or bench memory"),
+        (["text.txt"], "is no run of bench"),
+        (["load.jsonl"], "is no run of bench compare or bench corpus or bench generate or bench memory"),
         (["grid.jsonl", "grid.jsonl"], "are the same run"),
         (["grid.jsonl", "elsewhere.jsonl"], "are of different machines (cpu differ)"),
+        (["altered.jsonl"], "was altered after it was written"),
         (["grid.jsonl", "--output", "page.pdf"], "ends neither in .md nor in .html"),
         (["grid.jsonl", "--output", "page.md", "--plots", "gif"], "unknown plots 'gif'"),
         (["grid.jsonl", "--plots", "svg"], "needs a place"),
@@ -265,9 +234,10 @@ def test_a_png_is_one_and_nothing_is_drawn_of_single_points(tmp_path: Path) -> N
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(cli_here, tmp_path: Path, arguments: list[str], said: str) -> None:
     compare_run(tmp_path / "grid.jsonl", record("eager", 1, 8, 5.0))
-    compare_run(tmp_path / "elsewhere.jsonl", record("eager", 1, 8, 5.0), machine={**MACHINE, "cpu": "Another CPU"})
+    compare_run(tmp_path / "elsewhere.jsonl", record("eager", 1, 8, 5.0), fingerprint={**MACHINE, "cpu": "Another CPU"})
+    (tmp_path / "altered.jsonl").write_text((tmp_path / "grid.jsonl").read_text().replace("5000000", "6000000"))
     (tmp_path / "text.txt").write_text("text\nmore\n")
-    (tmp_path / "other.jsonl").write_text('{"kind": "novel"}\n')
+    made.write(made.run_of([made.record("eager", Rate(0, 1.0))], Load), tmp_path / "load.jsonl")
     before = set(tmp_path.iterdir())
     done = cli_here("study", *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -277,8 +247,9 @@ def test_bad_input_is_one_line_and_exit_code_2(cli_here, tmp_path: Path, argumen
 
 def test_machines_stand_on_one_page_when_asked_to_and_the_page_says_so(cli_here, tmp_path: Path) -> None:
     here = compare_run(tmp_path / "here.jsonl", record("eager", 1, 8, 5.0))
-    there = compare_run(tmp_path / "there.jsonl", record("eager", 1, 8, 5.0), machine={**MACHINE, "cpu": "Another CPU"})
-    done = cli_here("study", here, there, "--anyway")
+    another = {**MACHINE, "cpu": "Another CPU"}
+    there = compare_run(tmp_path / "there.jsonl", record("eager", 1, 8, 5.0), fingerprint=another)
+    done = cli_here("study", here, there, "--force")
     assert done.returncode == 0
     assert "different machines" in done.stdout
     assert "A CPU, 2 CPUs" in done.stdout and "Another CPU, 2 CPUs" in done.stdout
@@ -287,19 +258,19 @@ def test_machines_stand_on_one_page_when_asked_to_and_the_page_says_so(cli_here,
 def test_a_stopped_run_and_other_threads_are_told(cli_here, tmp_path: Path) -> None:
     name = corpus_run(tmp_path / "corpus.jsonl", {("eager", 1, "unsorted"): 5.0}, is_complete=False)
     other = compare_run(tmp_path / "grid.jsonl", record("eager", 1, 8, 5.0), threads=1)
-    page = cli_here("study", name, other).stdout
-    assert f"- {name} is incomplete" in page
-    assert "different thread counts (1, 2)" in page
+    text = cli_here("study", name, other).stdout
+    assert f"- {name} is incomplete" in text
+    assert "different thread counts (1, 2)" in " ".join(text.split())
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = bench.judge_study([tmp_path / name for name in all_kinds(tmp_path)])
     (tmp_path / "file").write_text("")
     with pytest.raises(BenchError, match="cannot be written"):
-        study.write(tmp_path / "file/page.md", "none")
+        bench.write_study(study, tmp_path / "file/page.md", "none")
     monkeypatch.setattr(Path, "replace", lambda *names: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(BenchError, match="No space left"):
-        study.write(tmp_path / "folder/page.md", "none")
+        bench.write_study(study, tmp_path / "folder/page.md", "none")
     assert list((tmp_path / "folder").iterdir()) == []
 
 

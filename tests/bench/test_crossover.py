@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.choice.candidates import places_of
+from bench.choose.candidates import places_of
 from bench.report.crossover import COLOURS, render_map
 from bench.run.file import read_run
 from bench.run.leads import headline, leads

@@ -9,27 +9,31 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import backends
 from bench import testing
-from bench.cli.env import app
+from bench.bundle import runtimes
 from bench.errors import BenchError, UserError
-from bench.preparation import Preparation
-from bench.process import export
+from bench.process import channel, export
 from bench.process.environments import asking, making, stored
 from bench.process.environments.asking import Interpreter
-from bench.run.file import read_run as read_any
-from bench.runfile import read_run
-from bench.spec import Candidate, Grid, Shape, TimingPlan, command_of, parse_candidates
-from exporters import sources
+from bench.run.file import read_run
+from bench.run.preparation import Preparation
+from bench.spec import Candidate, parse_candidates
+from bench.tune.space import asked_space, whole_space
 from exporters.errors import UnsupportedModelError
-from exporters.store import ArtifactStore
+from exporters.store import Artifact
+from tests.in_process import preparation
+from tests.made import record, run_of
 
 Cli = Callable[..., Any]
-NULL = ("--model", "bert-tiny", "--batches", "1", "--lengths", "8", "--rounds", "2", "--max-seconds-per-cell", "0.1")
+NULL = ("--model", "bert-tiny", "--batches", "1", "--lengths", "8", "--rounds", "2")
+NULL += ("--max-seconds-per-cell", "0.1s", "--warmup", "1ms", "--max-warmup", "20ms")
+PYTHON = ".".join(map(str, sys.version_info[:3]))
 
 
 def python_at(path: Path, log: Path | None = None) -> Path:
@@ -88,62 +92,59 @@ def test_an_interpreter_stands_once_and_for_someone() -> None:
         stored.check_all_used((("onnx@old", "/a"),), ["onnx"])
 
 
-def test_the_grid_and_its_commands_carry_the_interpreters() -> None:
-    contestants = parse_candidates("null,null@old", "fp32", places={"null@old"})
-    grid = Grid("bert-tiny", contestants, (Shape(1, 8),), "cpu", 2, pythons=(("null@old", "/of old/python"),))
-    assert Grid.from_json(json.loads(json.dumps(grid.to_json()))) == grid
-    both = shlex.split(command_of(grid, TimingPlan(), contestants, grid.shapes))
-    assert both[both.index("--python") + 1] == "null@old=/of old/python"
-    assert "--python" not in command_of(grid, TimingPlan(), contestants[:1], grid.shapes)
-
-
 # Runs.
 
 
+def cut(file: Path, is_kept: Callable[[Any], bool]) -> list[Any]:
+    """A run's lines without its seal, as JSON: those that are kept, also written in place of the file."""
+    lines = [
+        line for line in map(json.loads, file.read_text().splitlines()) if line["kind"] != "seal" and is_kept(line)
+    ]
+    write(file, lines)
+    return lines
+
+
+def write(file: Path, lines: list[Any]) -> None:
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def test_a_run_in_two_environments_is_recorded_repeated_and_resumed(cli_here: Cli, tmp_path: Path) -> None:
-    log = tmp_path / "log"
+    log, file = tmp_path / "log", tmp_path / "run.jsonl"
     old = python_at(tmp_path / "old" / "python", log)
-    done = cli_here(
-        "compare", *NULL, "--backends", "null,null@old", "--python", f"null@old={old}", "--output", "run.jsonl"
-    )
+    backends = ["--backends", "null,null@old", "--python", f"null@old={old}", "--batches", "1,2"]
+    done = cli_here("compare", *NULL, *backends, "--output", "run.jsonl")
     assert done.returncode == 0, done.stderr
     assert "null@old" in done.stdout
-    started = log.read_text().splitlines()
-    assert sum("bench.worker --backend null" in line for line in started) == 1
-    run = read_run(tmp_path / "run.jsonl")
-    here, there = run.records
-    assert (here.environment, there.environment) == ("", "old")
+    assert sum("bench.worker --backend null" in line for line in log.read_text().splitlines()) == 1
+    run = read_run(file)
+    here, there = run.records[:2]
+    assert (here.candidate.environment, there.candidate.environment) == ("", "old")
     assert "python" not in here.facts["versions"]
-    assert there.facts["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert f"--python null@old={old}" in run.command and f"--python null@old={old}" in there.repeat
-    assert "--python" not in here.repeat
-    assert [row["environment"] for row in run.rows()] == ["", "old"]
+    assert there.facts["versions"]["python"] == PYTHON
+    assert f"--python null@old={old}" in run.command
+    assert f"--python null@old={old}" in run.repeat(there)
+    assert "--python" not in run.repeat(here)
+    assert [row["environment"] for row in run.rows()] == ["", "old"] * 2
+    for one in (here, there):
+        assert cli_here(*shlex.split(run.repeat(one))[1:]).returncode == 0
 
-    file = tmp_path / "run.jsonl"
-    lines = [line for line in file.read_text().splitlines() if json.loads(line)["kind"] != "end"]
-    file.write_text("\n".join(lines[:-1]) + "\n")
-    done = cli_here("compare", "--resume", "run.jsonl")
-    assert done.returncode == 0, done.stderr
-    assert [record.contestant.label for record in read_run(file).records] == ["null", "null@old"]
-    assert sum("bench.worker --backend null" in line for line in log.read_text().splitlines()) == 2
-
-
-def test_a_run_is_not_gone_on_with_in_another_version(cli_here: Cli, tmp_path: Path) -> None:
-    old = python_at(tmp_path / "old" / "python")
-    command = ["--backends", "null,null@old", "--python", f"null@old={old}", "--batches", "1,2"]
-    assert cli_here("compare", *NULL, *command, "--output", "run.jsonl").returncode == 0
-    file = tmp_path / "run.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    lines = [line for line in lines if not (line["kind"] == "end" or line.get("batch") == 2)]
-    told = next(line for line in lines if line.get("environment") == "old")["facts"]["versions"]
-    assert told["python"] == ".".join(map(str, sys.version_info[:3]))
+    lines = cut(file, lambda line: (line.get("candidate"), line.get("point")) != (1, {"batch": 2, "length": 8}))
+    told = next(line for line in lines if line["kind"] == "record" and line["candidate"] == 1)["facts"]["versions"]
     told["python"] = "3.11.0a1"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write(file, lines)
     before = file.read_bytes()
     done = cli_here("compare", "--resume", "run.jsonl")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "was begun with other versions (null@old ran with python 3.11.0a1 and would run with 3." in done.stderr
     assert file.read_bytes() == before
+
+    told["python"] = PYTHON
+    write(file, lines)
+    log.unlink()
+    done = cli_here("compare", "--resume", "run.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert [one.candidate.label for one in read_run(file).records] == ["null", "null@old"] * 2
+    assert sum("bench.worker --backend null" in line for line in log.read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -166,9 +167,9 @@ def test_the_other_measurements_take_another_environment_too(
     assert done.returncode == 0, done.stderr
     assert "null@old" in done.stdout
     assert sum("bench.worker --backend null" in line for line in log.read_text().splitlines()) == 1
-    header, *lines = (json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines())
-    assert f"--python null@old={old}" in header["command"]
-    assert {line.get("environment") for line in lines if line["kind"] == "record"} == {"", "old"}
+    run = read_run(tmp_path / "run.jsonl")
+    assert f"--python null@old={old}" in run.command
+    assert {one.candidate.environment for one in run.records} == {"", "old"}
 
     done = cli_here(command, *options, "--backends", "null", "--python", f"null@old={old}", "--output", "other.jsonl")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -180,18 +181,17 @@ def test_memory_is_read_in_the_other_environment(cli_here: Cli, tmp_path: Path) 
     log = tmp_path / "log"
     old = python_at(tmp_path / "old" / "python", log)
     common = ["memory", "--model", "bert-tiny", "--python", f"null@old={old}", "--threads", "1", "--device", "cpu"]
-    search = ["--largest-batch", "--most-batch", "2", "--length", "8"]
+    search = ["--largest-batch", "--max-batch", "2", "--lengths", "8"]
     done = cli_here(*common, *search, "--backends", "null,null@old", "--output", "m.jsonl")
     assert done.returncode == 0, done.stderr
-    python = ".".join(map(str, sys.version_info[:3]))
     assert "null@old at every point: in an environment with" in done.stdout
     assert cli_here("report", "m.jsonl").stdout == done.stdout
-    run = read_any(tmp_path / "m.jsonl")
+    run = read_run(tmp_path / "m.jsonl")
     assert f"--python null@old={old}" in run.command
     here, there, _, searched = run.records
-    assert [record.candidate.label for record in run.records] == ["null", "null@old", "null", "null@old"]
+    assert [one.candidate.label for one in run.records] == ["null", "null@old", "null", "null@old"]
     assert "python" not in here.facts["versions"]
-    assert there.facts["versions"]["python"] == python
+    assert there.facts["versions"]["python"] == PYTHON
     # one that is loaded, and one a try
     started = sum("bench.worker --backend null" in line for line in log.read_text().splitlines())
     assert started == 1 + len(searched.turns)
@@ -241,58 +241,64 @@ def test_a_path_that_is_no_file_ends_it_in_one_line(cli_here: Cli, tmp_path: Pat
         assert message in done.stderr
 
 
-def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interpreter: Interpreter) -> Preparation:
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path | None]]:
+    """Formats that were asked for and the interpreter that each was asked of; nothing is exported."""
+    asked: list[tuple[str, Path | None]] = []
+
+    def exported(store: Any, recipe: dict[str, Any], which: Any, exporting: export.Exporting, say: Any) -> Artifact:
+        asked.append((recipe["format"], exporting.python))
+        return Artifact(recipe["format"], "0" * 16, Path(), recipe, {"positions": 512}, {}, 0.0)
+
+    monkeypatch.setattr("bench.run.preparation.exported", exported)
+    return asked
+
+
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **answered: Any) -> Preparation:
     """`onnx` here and `onnx@old` there, with what its environment is said to have answered."""
-    contestants = parse_candidates("onnx,onnx@old", "fp32", places={"onnx@old"})
-    monkeypatch.setattr("bench.preparation.interpreters", lambda *rest: {contestants[1]: interpreter})
-    grid = Grid("bert-tiny", contestants, (Shape(1, 8),), "cpu", 2)
-    return Preparation(grid, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), 60, lambda line: None)
+    there = Interpreter(tmp_path / "old" / "python", {"python": "3.12.1"}, answered["reasons"], answered["libraries"])
+    old = Candidate("onnx", "default", "fp32", environment="old")
+    monkeypatch.setattr("bench.run.preparation.environments_of", lambda *rest: {old: there})
+    python = [f"onnx@old={there.python}"]
+    found = preparation(tmp_path, model="bert-tiny", backends="onnx,onnx@old", python=python)
+    found.make([])
+    return found
 
 
 def test_an_environment_that_has_the_exporters_libraries_exports_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[tuple[str, Path | None]]
 ) -> None:
     older = {"torch": "2.9", "transformers": "4.57.6", "onnx": "1.18", "onnxscript": "0.5"}
-    there = Interpreter(tmp_path / "python", {"python": "3.12.1"}, {}, {"onnx": older})
-    found = prepared(tmp_path, monkeypatch, there)
-    here_recipe, there_recipe = found._recipes("c0ffee").values()
-    assert there_recipe["libraries"] == older != here_recipe["libraries"]
-    assert [found._exporter(contestant) for contestant in found.grid.contestants] == [None, there]
+    here, there = prepared(tmp_path, monkeypatch, reasons={}, libraries={"onnx": older}).artifacts.values()
+    assert there.recipe["libraries"] == older != here.recipe["libraries"]
+    python = tmp_path / "old" / "python"
+    assert written == [("checkpoint", None), ("onnx", None), ("onnx", python)]
+
     commands: list[list[str]] = []
-
-    class Started:
-        def __init__(self, command: list[str], *rest: Any) -> None:
-            commands.append(command)
-
-        def request(self, *rest: Any) -> None: ...
-
-        def kill(self) -> None: ...
-
-    monkeypatch.setattr("bench.process.channel.Worker", Started)
-    with pytest.raises(BenchError, match="left nothing under its key"):
-        found._export(there_recipe, [], there.python)
-    assert commands[0][:4] == [str(there.python), "-P", "-m", "bench.process.export"]
+    monkeypatch.setattr(channel, "Worker", lambda command, *rest: commands.append(command))
+    export.start(tmp_path, [], 1, python)
+    assert commands[0][:4] == [str(python), "-P", "-m", "bench.process.export"]
 
 
 def test_an_environment_without_them_loads_what_this_one_exports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[tuple[str, Path | None]]
 ) -> None:
-    there = Interpreter(tmp_path / "python", {"python": "3.12.1"}, {}, {})
-    here_recipe, there_recipe = prepared(tmp_path, monkeypatch, there)._recipes("c0ffee").values()
-    assert there_recipe == here_recipe
+    here, there = prepared(tmp_path, monkeypatch, reasons={}, libraries={}).artifacts.values()
+    assert here.recipe == there.recipe
+    assert {python for _, python in written} == {None}
 
 
-def test_the_environment_says_what_cannot_run_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = Interpreter(tmp_path / "python", {"python": "3.12.1"}, {("default", "fp32"): "too old"}, {})
-    refused = prepared(tmp_path, monkeypatch, there).refused
-    assert {who.label: str(why) for who, why in refused.items()} == {"onnx@old": "too old"}
+def test_the_environment_says_what_cannot_run_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[tuple[str, Path | None]]
+) -> None:
+    found = prepared(tmp_path, monkeypatch, reasons={("default", "fp32"): "too old"}, libraries={})
+    assert {who.label: str(why) for who, why in found.refused.items()} == {"onnx@old": "too old"}
+    assert [one.label for one in found.artifacts] == ["onnx"]
 
 
 def test_another_interpreter_sees_of_an_installed_copy_our_packages_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.process import channel
-
     assert channel.project_for_others(tmp_path) == {}
     installed = tmp_path / "lib" / "site-packages"
     monkeypatch.setattr(channel, "__file__", str(installed / "bench" / "process" / "channel.py"))
@@ -317,8 +323,6 @@ class Tools:
         self.commands: list[list[str]] = []
 
     def __call__(self, command: list[str], **options: Any) -> Any:
-        from types import SimpleNamespace
-
         self.commands.append(command)
         if "venv" in command:
             python_at(Path(command[-1]) / "bin" / "python")
@@ -332,8 +336,6 @@ class Tools:
 
 @pytest.fixture
 def tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tools:
-    from types import SimpleNamespace
-
     found = Tools()
     monkeypatch.setattr(making, "subprocess", SimpleNamespace(run=found, DEVNULL=None))
     (tmp_path / "needs.txt").write_text("torch==2.13.0\n")
@@ -348,7 +350,7 @@ def test_a_backend_runs_in_the_environment_that_was_made_for_it(cli_here: Cli, t
     done = cli_here("compare", *NULL, "--backends", "null,null@old", "--output", "run.jsonl", "--quiet")
     assert done.returncode == 0, done.stderr
     run = read_run(tmp_path / "run.jsonl")
-    assert all("python" in record.facts["versions"] for record in run.records)
+    assert all("python" in one.facts["versions"] for one in run.records)
     assert "--python" not in run.command
     done = cli_here("env", "list")
     assert [line.split()[0] for line in done.stdout.splitlines() if "sound" in line] == ["null", "null@old"]
@@ -411,9 +413,9 @@ def test_an_environment_that_was_not_finished_is_never_taken_for_sound(
     assert "null         its environment was not finished; run: bench env create null" in listed
     done = cli_here("compare", *NULL, "--backends", "null", "--output", "run.jsonl")
     assert done.returncode == 1
-    (record,) = read_run(tmp_path / "run.jsonl").records
+    (found,) = read_run(tmp_path / "run.jsonl").records
     reason = "the environment 'null' was not finished; run: bench env create null"
-    assert (record.status, record.reason) == ("unsupported", reason)
+    assert (found.status, found.reason) == ("unsupported", reason)
     assert making.create(tmp_path / "artifacts", "null", tmp_path / "needs.txt").python.exists()
     assert tools.made == 2
     made.python.unlink()
@@ -431,34 +433,29 @@ def test_what_cannot_be_made_ends_in_one_line(cli_here: Cli, tools: Tools) -> No
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert message in done.stderr
     assert tools.made == 0
-    assert app is not None
 
 
 def test_tuning_asks_the_environment_and_takes_no_other(tools: Tools, tmp_path: Path) -> None:
-    from bench.tuning.space import asked_space
-
     made = making.create(tmp_path, "eager", tmp_path / "needs.txt")
-    found = asked_space("eager", "cpu", ("fp32", "int8"), tmp_path)
-    assert {contestant.precision for contestant in found.contestants} == {"fp32"}
+    found = asked_space(["eager"], "cpu", ("fp32", "int8"), tmp_path)
+    assert {candidate.precision for candidate in found.candidates} == {"fp32"}
     assert any("has no int8" in reason for _, reason in found.left_out)
     (made.path / stored.MARKER).unlink()
     with pytest.raises(UserError, match="its environment was not finished; run: bench env create eager"):
-        asked_space("eager", "cpu", ("fp32",), tmp_path)
+        asked_space(["eager"], "cpu", ("fp32",), tmp_path)
 
 
 def test_tuning_takes_interpreters_of_the_users_own(tools: Tools, tmp_path: Path) -> None:
-    from bench.tuning.space import asked_space, whole_space
-
     pythons = (("onnx@old", str(python_at(tmp_path / "old" / "python"))),)
-    both = asked_space("onnx:default,onnx@old", "cpu", ("fp32",), tmp_path, pythons)
-    labels = [contestant.label for contestant in both.contestants]
+    both = asked_space(["onnx:default", "onnx@old"], "cpu", ("fp32",), tmp_path, pythons)
+    labels = [candidate.label for candidate in both.candidates]
     assert {"onnx", "onnx@old", "onnx:fused@old"} <= set(labels) and "onnx:fused" not in labels
-    whole = {contestant.label for contestant in whole_space("cpu", ("fp32",), tmp_path, pythons).contestants}
+    whole = {candidate.label for candidate in whole_space("cpu", ("fp32",), tmp_path, pythons).candidates}
     assert {"onnx", "onnx:fused", "onnx@old", "onnx:fused@old"} <= whole
     with pytest.raises(UserError, match="--python onnx@old: no onnx@old is among --backends"):
-        asked_space("onnx", "cpu", ("fp32",), tmp_path, pythons)
+        asked_space(["onnx"], "cpu", ("fp32",), tmp_path, pythons)
     with pytest.raises(UserError, match="--python onnx@old=PATH"):
-        asked_space("onnx@old", "cpu", ("fp32",), tmp_path)
+        asked_space(["onnx@old"], "cpu", ("fp32",), tmp_path)
 
 
 # optimum.
@@ -507,13 +504,9 @@ def test_a_model_that_a_format_cannot_hold_is_unsupported_and_no_failure(monkeyp
     assert export.answer(args)["error"]["status"] == "unsupported"
 
 
-def test_a_bundle_is_not_made_of_another_environment() -> None:
-    from bench.bundle.runtimes import check
-
-    contestant = Candidate("onnx", "default", "fp32", environment="old")
-    grid = Grid("bert-tiny", (contestant,), (Shape(1, 8),), "cpu", 2)
-    with pytest.raises(UserError, match="onnx@old ran in an environment of its own"):
-        check(contestant, grid)
-    plain = replace(contestant, environment="")
-    with pytest.raises(UserError, match="onnx ran in an environment of its own"):
-        check(plain, replace(grid, contestants=(plain,), pythons=(("onnx", "/p"),)))
+@pytest.mark.parametrize(("place", "environment"), [("onnx@old", "old"), ("onnx", "")])
+def test_a_bundle_is_not_made_of_another_environment(place: str, environment: str) -> None:
+    of_it = Candidate("onnx", "default", "fp32", environment=environment)
+    run = run_of([replace(record("onnx"), candidate=of_it)], python=[f"{place}=/p"])
+    with pytest.raises(UserError, match=f"{place} ran in an environment of its own"):
+        runtimes.check(of_it, run)

@@ -1,4 +1,4 @@
-"""Which artifact a contestant loads, by the format and the precision that its class names."""
+"""Which artifact a candidate loads, by the format and the precision that its class names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import pytest
 
 import backends
 from backends.null import Null
-from bench import preparation, testing
-from bench.preparation import Preparation
-from bench.spec import Grid, Shape, parse_candidates
-from exporters import sources
+from bench import testing
 from exporters.store import Artifact, ArtifactStore
+from tests.in_process import preparation
 
 
 class Converting(Null):
@@ -38,7 +36,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
         found.append((recipe["format"], which))
         return Artifact(recipe["format"], "0" * 16, Path(), recipe, {"positions": 512}, {}, 0.0)
 
-    monkeypatch.setattr(preparation, "exported", exported)
+    monkeypatch.setattr("bench.run.preparation.exported", exported)
     monkeypatch.setattr(backends, "load_class", lambda name: Converting)
     return found
 
@@ -46,12 +44,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
 def test_an_artifact_is_exported_in_the_precision_that_the_backend_loads(
     tmp_path: Path, asked: list[tuple[str, list[str]]]
 ) -> None:
-    contestants = parse_candidates("null,null:traced", "fp32,bf16")
-    grid = Grid("bert-tiny", contestants, (Shape(1, 8),), "cpu", 1)
-    prepared = Preparation(grid, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), 1.0, lambda line: None)
-    prepared.make(with_references=False)
-    wanted = {contestant: recipe["precision"] for contestant, recipe in prepared._recipes("0" * 16).items()}
-    assert {(c.variant, c.precision): precision for c, precision in wanted.items()} == {
+    prepared = preparation(tmp_path, model="bert-tiny", backends="null,null:traced", precisions="fp32,bf16")
+    prepared.make([])
+    made = {(one.variant, one.precision): artifact.recipe for one, artifact in prepared.artifacts.items()}
+    assert {cell: recipe["precision"] for cell, recipe in made.items()} == {
         ("default", "fp32"): "fp32",
         ("default", "bf16"): "fp32",
         ("traced", "fp32"): "fp32",
@@ -59,13 +55,11 @@ def test_an_artifact_is_exported_in_the_precision_that_the_backend_loads(
     }
     precisions = [(name, which[which.index("--precision") + 1]) for name, which in asked if "--precision" in which]
     assert sorted(precisions) == [("onnx", "fp32"), ("onnx", "fp32"), ("torchscript", "bf16"), ("torchscript", "fp32")]
-    made = {(c.variant, c.precision): artifact.recipe for c, artifact in prepared.artifacts.items()}
     assert made["default", "fp32"] == made["default", "bf16"] != made["traced", "fp32"]
 
 
 def test_the_plan_names_such_an_export_once(tmp_path: Path, asked: list[tuple[str, list[str]]]) -> None:
-    grid = Grid("bert-tiny", parse_candidates("null", "fp32,bf16,int8"), (Shape(1, 8),), "cpu", 1)
-    prepared = Preparation(grid, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), 1.0, lambda line: None)
+    prepared = preparation(tmp_path, model="bert-tiny", backends="null", precisions="fp32,bf16,int8")
     assert prepared.missing_exports() == ["checkpoint", "onnx fp32"]
 
 

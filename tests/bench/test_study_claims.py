@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.statistics import Interval
-from bench.study.api import CLAIMS
-from bench.study.claims import BY_HAND, LONGEST_TITLE, STUDY, Claim
+from bench.study.claims import BY_HAND, LONGEST_TITLE, STUDY, Claim, claims
 from bench.study.figures import CORPUS, SHAPES, Cached, Figure, Figures, Generation, Held, Source, Stored, times_faster
 from bench.study.findings import (
     CONFIRMED,
@@ -30,6 +29,7 @@ from bench.study.findings import (
 from bench.study.series import crossover, growth, over_batches, over_lengths
 
 GIB, MIB = 2**30, 2**20
+CLAIMS = claims()
 #: On a busy machine an example may take long, and that is no failure of what is tested.
 unhurried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 STEADY, NOISY = (0.998, 0.999, 1.0, 1.001, 1.002), (0.7, 0.85, 1.0, 1.15, 1.4)
@@ -327,7 +327,7 @@ def test_what_is_not_the_model_is_left_out(loss) -> None:
 
 
 def test_disturbed_cells_count_and_are_marked() -> None:
-    cells = [replace(cell, is_tainted=True) for cell in [*forms(1, 50, 45, 20), *forms(8, 10, 9, 6)]]
+    cells = [replace(cell, is_disturbed=True) for cell in [*forms(1, 50, 45, 20), *forms(8, 10, 9, 6)]]
     found = judged("ONNX wins clearly below batch 32", *cells)
     assert found.outcome == CONFIRMED
     assert found.evidence[0].endswith("some cells were disturbed")
@@ -457,7 +457,7 @@ def test_memory_once_loaded_is_split_into_what_it_is() -> None:
     assert judged("1255 MB once loaded", held=(medium, small)).outcome == REFUTED
     more = judged("more than its 355 M need", held=(medium, small))
     assert (more.outcome, more.evidence[0]) == (CONFIRMED, "beside parameters and buffers the process holds 740 MiB")
-    assert more.evidence[-1] == "with GPT-2 small it holds 125 MiB beside"
+    assert more.evidence[-1] == "with gpt2 it holds 125 MiB beside"
     assert judged("more than its 355 M need", held=(replace(medium, process_bytes=1400 * MIB),)).outcome == REFUTED
     assert judged("2093 MB once loaded", held=(replace(medium, process_bytes=None),)).outcome == NOT_TESTED
 

@@ -16,11 +16,17 @@ from bench.run.listener import Listener
 from bench.run.record import Record, Run
 from bench.spec import Candidate, Shape, parse_candidates
 from bench.traffic import Traffic
-from bench.tuning import api
-from bench.tuning.file import as_json, read_tuning
-from bench.tuning.halving import RUNGS, Rung, survivors
-from bench.tuning.results import Goal, Outcome, Tuning, means, outcome_of
-from bench.tuning.space import Trial, asked_space, thread_counts, whole_space
+from bench.tune import api
+from bench.tune.file import as_json, read_tuning
+from bench.tune.halving import RUNGS, Rung, survivors
+from bench.tune.results import (
+    Goal,
+    Outcome,
+    Tuning,
+    means,
+    outcome_of,
+)
+from bench.tune.space import Trial, asked_space, thread_counts, whole_space
 from bench.workloads.forward import Forward, ForwardOptions
 from tests import made
 

@@ -104,7 +104,7 @@ OTHER_REPORTS: Mapping[str, str] = {
     "choose/devices.json": f"choose {_REFERENCE}20261128-peers-bert-8.jsonl reference/h100-20261128-bert.jsonl --device-map --price 0.4,3.5 --format json",
     "choose/broken.txt": "choose runs/compare-broken.jsonl",
     "choose/faults.txt": "choose runs/compare-faults.jsonl",
-    "study/study.md": f"study {_STUDY}",
+    "study/study.txt": f"study {_STUDY}",
     "verify/altered.txt": "verify runs/bundle",
     "verify/altered.json": "verify runs/bundle --format json",
 }

@@ -68,7 +68,7 @@ def _runs() -> dict[str, int]:
     """The exit code that the command which wrote a file ended with."""
     from bench.parity import certificate
     from bench.run.file import read_run as read_any
-    from bench.tuning.file import read_tuning
+    from bench.tune.file import read_tuning
 
     readers: dict[str, Callable[[Path], Any]] = {
         "compare": read_any,

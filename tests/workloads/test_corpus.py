@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -387,6 +388,24 @@ def test_timed_passes_are_judged_and_a_broken_model_gets_no_speed_up(
         assert all(case["compared"] > 0 for case in record.parity["cases"].values())
         assert record.memory["peak"]
         assert verdict(record.parity, TOLERANCES["fp32"])[0] in ("exact", "equivalent")
+
+
+def test_the_command_takes_older_spellings_and_goes_on_with_a_run(cli_here: Any, tmp_path: Path) -> None:
+    words = "corpus --model bert-tiny --backends null --synthetic 6 --batches 2 --rounds 1 --warmup 1ms --device cpu"
+    done = cli_here(*words.split(), "--order", "sorted", "--most-shapes", "4", "--output", "run.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "bench: --order is now --orders; it ends with 0.3.0" in done.stderr
+    assert "bench: --most-shapes is now --max-shapes; it ends with 0.3.0" in done.stderr
+    assert "corpus: 6 lengths drawn log-normally like sentences'" in done.stderr
+    assert "2 sorted" in done.stdout
+    lines = (tmp_path / "run.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "run.jsonl").write_bytes(lines[0])
+    report = cli_here("report", "run.jsonl")
+    assert "Incomplete: 0 of 1 cell; bench corpus --resume run.jsonl" in " ".join(report.stdout.split())
+    again = cli_here("corpus", "--resume", "run.jsonl", "--json")
+    assert again.returncode == 0, again.stderr
+    (row,) = json.loads(again.stdout)["rows"]
+    assert (row["order"], row["status"], row["sentences"]) == ("sorted", "ok", 6)
 
 
 # Compiled shapes.

@@ -21,6 +21,7 @@ from bench.machine.roofline import Peaks
 from bench.process import channel, generating
 from bench.process.generating import ByCache, Prompts
 from bench.report import console
+from bench.report.page import render
 from bench.run import driver, preparation
 from bench.run.experiment import measure, resume
 from bench.run.file import read_run
@@ -301,7 +302,7 @@ def test_mistakes_end_before_anything_starts(options: dict[str, Any], words: str
 # What records say.
 
 
-def record(label: str, total_ms: float, tokens: list[int], **more: Any) -> Record:
+def record(label: str, total_ms: float, tokens: list[int], point: Batch = Batch(2), **more: Any) -> Record:  # noqa: B008
     """Five rounds of 5 tokens: 100 ms to the first, the rest spread over the other four."""
     fields: dict[str, Any] = {
         "times": {"first_token": 100, "decode": (total_ms - 100) / 4},
@@ -309,7 +310,7 @@ def record(label: str, total_ms: float, tokens: list[int], **more: Any) -> Recor
         "memory": {"loaded": {}, "peak": {"peak_process_bytes": 2**30}, "key_value_bytes_per_token": 1000},
         "operations": {"flops": 10, "weight_bytes": 1_000_000},
     }
-    return made.record(label, Batch(2), ms=[[total_ms]] * 5, **(fields | more))
+    return made.record(label, point, ms=[[total_ms]] * 5, **(fields | more))
 
 
 def run_with(*records: Record, peaks: Peaks | None = None, **options: Any) -> Run:
@@ -407,6 +408,20 @@ def test_a_broken_model_gets_no_speed_up() -> None:
     run = run_with(record("eager", 500, [1] * 5), record("onnx", 300, [2] * 5, verdict="broken"))
     assert run.ratio(run.records[1]) is None
     assert run.rows()[1]["speedup"] is None
+
+
+def test_batches_have_a_page_without_a_map_of_lengths() -> None:
+    run = run_with(
+        *(
+            record(label, ms, [1] * 5, point=Batch(size))
+            for size in (2, 4)
+            for label, ms in (("eager", 500), ("onnx", 300))
+        ),
+        batches=[2, 4],
+    )
+    page = render.page([run])
+    assert "onnx is fastest at 2 of 2 batch sizes" in page
+    assert "until the first token is there" in page
 
 
 # The command.

@@ -25,7 +25,9 @@ from bench.run.record import Record, Run, Turn
 from bench.spec import Candidate, Shape
 from bench.traffic import Traffic
 from bench.workloads import load as load_module
-from bench.workloads.load import Load, LoadCell, LoadOptions, Rate
+from bench.workloads.load import Load
+from bench.workloads.load_cell import LoadCell
+from bench.workloads.load_options import LoadOptions, Rate
 from tests.in_process import InThisProcess
 from tests.made import candidate, run_of
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.choice.choice import CONFIDENCE, Choice
+from bench.choose.choice import CONFIDENCE, Choice
 from bench.columns import DASH, count, factor
 from bench.report import parts
 from bench.report.page.chosen import chosen
 from bench.report.page.entries import Entry, as_number, labels, names
 from bench.report.page.tables import TONES
-from bench.run import alike, leads
+from bench.run import alike, leads, state
 from bench.run.record import Run
 
 
@@ -148,7 +148,7 @@ def _disturbed(of: Sequence[Entry]) -> Fact:
 
 def _alarms(runs: Sequence[Run]) -> Iterator[str]:
     for run, label in zip(runs, labels(runs), strict=True):
-        found = [parts.state(run), parts.incomplete(run)]
+        found = [state.of_file(run), state.incomplete(run)]
         lost = sum(record.status != "ok" and not run.workload.is_left_out(record) for record in run.records)
         if lost:
             found.append(

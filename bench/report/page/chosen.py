@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.choice.api import choose
-from bench.choice.candidates import is_of_shapes
-from bench.choice.choice import Choice
+from bench.choose import lines as choice_lines
+from bench.choose.api import choose
+from bench.choose.candidates import is_of_shapes
+from bench.choose.choice import Choice
 from bench.errors import UserError
-from bench.report import choice_lines
 from bench.report.page.entries import labels
 from bench.run import alike
 from bench.run.record import Run

@@ -54,7 +54,7 @@ def _chapter(title: str, of: Sequence[tuple[str, Run, Section]], keys: Sequence[
             leading = [*([label] if label else []), *([at] if is_of_points else [])]
             rows += [[*leading, *map(_cell, row)] for row in section.table.rows]
         for plot in section.plots:
-            made.append(_plot(plot, keys, f"{anchor}-{len(made)}", before))
+            made.append(chart_of(plot, keys, f"{anchor}-{len(made)}", before))
     leading_titles = [*(["run"] if of[0][0] else []), *([parts.point_title(run)] if is_of_points else [])]
     found = table((*leading_titles, *titles), rows) if rows else None
     about = ""
@@ -62,6 +62,23 @@ def _chapter(title: str, of: Sequence[tuple[str, Run, Section]], keys: Sequence[
         about, lines = " ".join(of[0][2].lines), list(of[0][2].items)
     legend = tuple(dict.fromkeys(key for chart in made for key in chart.legend))
     return Chapter(anchor, title, about, tuple(made), legend, found, lines=tuple(lines))
+
+
+def chapter_of(section: Section, anchors: set[str]) -> Chapter:
+    """A section that is of no run; `anchors` are those of the chapters before it."""
+    anchor = _anchor(section.title, anchors)
+    made = tuple(chart_of(plot, (), f"{anchor}-{at}") for at, plot in enumerate(section.plots))
+    found = section.table
+    rows = [[_cell(text) for text in row] for row in found.rows] if found else []
+    return Chapter(
+        anchor,
+        section.title,
+        " ".join(section.lines),
+        made,
+        tuple(dict.fromkeys(key for chart in made for key in chart.legend)),
+        table(found.titles, rows) if found and rows else None,
+        lines=tuple(section.items),
+    )
 
 
 def _anchor(title: str, taken: set[str]) -> str:
@@ -83,7 +100,7 @@ def _cell(text: str) -> Cell:
     return Cell(text, float(found[1].replace(",", ""))) if found else Cell(text, tone=TONES.get(text, ""))
 
 
-def _plot(plot: Plot, keys: Sequence[Key], name: str, before: Sequence[str]) -> Chart:
+def chart_of(plot: Plot, keys: Sequence[Key], name: str, before: Sequence[str] = ()) -> Chart:
     """What a section has drawn; series that are no candidates have colours of their own."""
     known = {key.label: key for key in keys}
     series = list(dict.fromkeys(mark.series for mark in plot.marks))

@@ -37,8 +37,9 @@ def crossover(runs: Sequence[Run], keys: Sequence[Key]) -> Chapter | None:
         at = number(place, run.workload.row_title(lead.point))
         rows.append([at, *_names(run, lead, label), number(_times(lead), lead.text or DASH), span])
     for run, label in zip(runs, labels(runs), strict=True):
-        cells = [_map_cell(run, lead, label) for one, _, lead in found if one is run and lead.winner is not None]
-        if is_grid(run) and len(cells) > 1:
+        won = [lead for one, _, lead in found if one is run and lead.winner is not None]
+        if is_grid(run) and len(won) > 1:
+            cells = [_map_cell(run, lead, label) for lead in won]
             made.append(_map(cells, keys, f"map-{label.replace(' ', '-')}" if label else "map", label))
     about = (
         "The fastest at each point among those that still compute the same model, and how many times faster it is than "

@@ -1,4 +1,4 @@
-"""The plots as PNG files, drawn without a browser."""
+"""The plots as image files, drawn without a browser."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.columns import Plot
 from bench.errors import UserError
 from bench.report.page import charts
 from bench.report.page.charts import Chart
+from bench.report.page.facts import chart_of
 from bench.report.page.render import chapters, check_available
 from bench.run.record import Run
 
@@ -24,6 +26,18 @@ def png(chart: Chart) -> bytes:
     spec: dict[str, Any] = dict(chart.spec) | {"width": WIDTH, "background": "white"}
     image: bytes = vl_convert.vegalite_to_png(spec, scale=SCALE, config=dict(charts.CONFIG))
     return image
+
+
+def of_plot(plot: Plot, format: str) -> bytes:
+    """A section's plot as an "svg" or "png" image."""
+    import vl_convert
+
+    chart = chart_of(plot, (), "plot")
+    if format == "png":
+        return png(chart)
+    spec: dict[str, Any] = dict(chart.spec) | {"width": WIDTH, "background": "white"}
+    image: str = vl_convert.vegalite_to_svg(spec, config=dict(charts.CONFIG))
+    return image.encode()
 
 
 def images(runs: Sequence[Run], folder: Path) -> dict[Path, bytes]:

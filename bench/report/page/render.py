@@ -12,10 +12,11 @@ from importlib.resources import files
 from importlib.util import find_spec
 
 from bench import __version__
+from bench.columns import Section
 from bench.errors import BenchError, UserError
 from bench.report import parts
 from bench.report.page import charts, costs, facts, figures, trust
-from bench.report.page.answer import answer
+from bench.report.page.answer import Answer, answer
 from bench.report.page.chapters import Chapter
 from bench.report.page.entries import Entry, entries, names
 from bench.run.record import Run
@@ -32,6 +33,19 @@ def check_available(option: str) -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UserError(f"{option} needs {' and '.join(missing)}, which is not installed; {REMEDY}")
+
+
+def is_available() -> bool:
+    """True if plots can be drawn; imports nothing."""
+    return all(find_spec(name) is not None for name in NEEDED)
+
+
+def of_sections(title: str, heading: Sequence[str], sections: Sequence[Section]) -> str:
+    """One HTML document of sections that are of no run; raises UserError without the extra `page`."""
+    check_available("HTML")
+    anchors: set[str] = set()
+    found = [facts.chapter_of(section, anchors) for section in sections if not section.is_empty]
+    return _filled(found, Answer(title, (), (), tuple(heading)), models=title)
 
 
 def page(runs: Sequence[Run]) -> str:
@@ -89,6 +103,25 @@ def _chapters(runs: Sequence[Run], of: Sequence[Entry]) -> list[Chapter]:
 
 
 def _document(runs: Sequence[Run], of: Sequence[Entry], found: Sequence[Chapter], has_tables: bool) -> str:
+    return _filled(
+        found,
+        answer(runs, of),
+        models=", ".join(dict.fromkeys(run.model.name for run in runs)),
+        output=runs[0].model.output,
+        names=[run.path.name if run.path else run.started for run in runs],
+        has_tables=has_tables,
+    )
+
+
+def _filled(
+    found: Sequence[Chapter],
+    first: Answer,
+    models: str,
+    output: str = "",
+    names: Sequence[str] = (),
+    has_tables: bool = True,
+) -> str:
+    """The template with a first screen and chapters."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -99,11 +132,10 @@ def _document(runs: Sequence[Run], of: Sequence[Entry], found: Sequence[Chapter]
     assert len(specs) == sum(len(chapter.charts) for chapter in found), "two plots of one name"
     own = {name: Markup(files(FOLDER).joinpath(f"templates/{name}").read_text()) for name in ("page.css", "page.js")}
     config = dict(charts.CONFIG) | {"legend": {"disable": True}}  # the page has its own, which wrap
-    first = answer(runs, of)
     text: str = environment.get_template("page.html").render(
-        models=", ".join(dict.fromkeys(run.model.name for run in runs)),
-        output=runs[0].model.output,
-        names=[run.path.name if run.path else run.started for run in runs],
+        models=models,
+        output=output,
+        names=names,
         headline=first.headline,
         facts=first.facts,
         alarms=first.alarms,

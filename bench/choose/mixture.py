@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 from operator import itemgetter
 
-from bench.choice.grid import Place
+from bench.choose.grid import Place
 from bench.run.record import Record
 from bench.spec import Shape
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench import machine
-from bench.choice.api import choose
-from bench.choice.choice import ratio_between
+from bench.choose.api import choose
+from bench.choose.choice import ratio_between
 from bench.errors import UserError
 from bench.options import shown_seconds
 from bench.process.environments.stored import parse_pythons
@@ -21,11 +21,31 @@ from bench.run.record import Run
 from bench.spec import DEFAULT_BATCHES, PRECISIONS, Shape, check_lengths
 from bench.statistics import Ratio
 from bench.traffic import Traffic, even, read_traffic
-from bench.tuning.file import write_tuning
-from bench.tuning.halving import FINAL_ROUNDS, FINAL_SECONDS_PER_CELL, FINAL_TURNS, RUNGS, Rung, survivors
-from bench.tuning.options import TuneOptions
-from bench.tuning.results import Goal, Outcome, Tried, Tuning, means, outcome_of
-from bench.tuning.space import Space, Trial, asked_space, thread_counts, whole_space
+from bench.tune.file import write_tuning
+from bench.tune.halving import (
+    FINAL_ROUNDS,
+    FINAL_SECONDS_PER_CELL,
+    FINAL_TURNS,
+    RUNGS,
+    Rung,
+    survivors,
+)
+from bench.tune.options import TuneOptions
+from bench.tune.results import (
+    Goal,
+    Outcome,
+    Tried,
+    Tuning,
+    means,
+    outcome_of,
+)
+from bench.tune.space import (
+    Space,
+    Trial,
+    asked_space,
+    thread_counts,
+    whole_space,
+)
 from bench.workloads.forward import Forward, ForwardOptions
 from exporters.store import ArtifactStore
 

@@ -12,7 +12,7 @@ from bench.parity.verdict import OUTCOMES
 from bench.run.record import SAME_MODEL, Record, Run
 from bench.spec import Candidate, Shape
 from bench.statistics import Ratio
-from bench.tuning.space import Trial
+from bench.tune.space import Trial
 
 NOTHING_QUALIFIES_EXIT_CODE = 5
 

@@ -9,8 +9,8 @@ from functools import cached_property
 from itertools import pairwise
 
 from bench import statistics
-from bench.choice.grid import Place
-from bench.choice.mixture import Mixture
+from bench.choose.grid import Place
+from bench.choose.mixture import Mixture
 from bench.run.record import Record
 from bench.spec import Shape
 from bench.statistics import Interval

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench import statistics
-from bench.choice.candidates import Weighed
-from bench.choice.constraints import Constraints
+from bench.choose.candidates import Weighed
+from bench.choose.constraints import Constraints
 from bench.spec import PRECISIONS, Shape
 from bench.statistics import Ratio
 from bench.traffic import Traffic

@@ -9,11 +9,11 @@ from functools import cached_property
 
 from backends import load_class
 from bench import statistics
-from bench.choice import failures
-from bench.choice.constraints import PARITIES, Constraints
-from bench.choice.demand import Demand, as_requests, as_sequences, interval_of
-from bench.choice.failures import Failure
-from bench.choice.grid import Place, place
+from bench.choose import failures
+from bench.choose.constraints import PARITIES, Constraints
+from bench.choose.demand import Demand, as_requests, as_sequences, interval_of
+from bench.choose.failures import Failure
+from bench.choose.grid import Place, place
 from bench.run import budget
 from bench.run.record import Record, Run
 from bench.run.workload import Workload

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from backends import BUILT_IN
 from bench import machine
-from bench.choice.candidates import DEPRECATED, Weighed, places_of
-from bench.choice.choice import CONFIDENCE, SIMPLICITY, WORTH_OF_SIMPLICITY, Choice
-from bench.choice.failures import percent
-from bench.choice.grid import INTERPOLATED, ROUNDED_UP
+from bench.choose.candidates import DEPRECATED, Weighed, places_of
+from bench.choose.choice import CONFIDENCE, SIMPLICITY, WORTH_OF_SIMPLICITY, Choice
+from bench.choose.failures import percent
+from bench.choose.grid import INTERPOLATED, ROUNDED_UP
 from bench.columns import factor
-from bench.report import parts
+from bench.run import state
 from bench.run.record import SAME_MODEL, UNSTEADY, Run, is_unsteady
 from bench.spec import Shape
 from bench.traffic import duration
@@ -102,7 +102,7 @@ def not_measured(choice: Choice) -> list[str]:
     found = []
     for number, run in enumerate(runs, start=1):
         of_run = f"run {number}: " if len(runs) > 1 else ""
-        found += [of_run + line for line in (parts.state(run), parts.incomplete(run)) if line]
+        found += [of_run + line for line in (state.of_file(run), state.incomplete(run)) if line]
     if choice.outside:
         share = sum(share for _, share in choice.outside)
         most = sorted(choice.outside, key=lambda entry: -entry[1])

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import statistics
-from bench.choice.constraints import PARITIES, Constraints
+from bench.choose.constraints import PARITIES, Constraints
 from bench.run.record import Record, Run
 from bench.spec import Shape
 from bench.traffic import Slo, duration
 
 if TYPE_CHECKING:
-    from bench.choice.candidates import Weighed
+    from bench.choose.candidates import Weighed
 
 
 @dataclass(frozen=True)

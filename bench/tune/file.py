@@ -17,7 +17,7 @@ import msgspec
 from bench.errors import UserError
 from bench.files import read_lines, write_all
 from bench.run.file import LONGEST_CAUSE, SealLine, integrity_of
-from bench.tuning.results import Tuning
+from bench.tune.results import Tuning
 
 SCHEMA = 2
 

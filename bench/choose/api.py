@@ -7,11 +7,11 @@ from itertools import combinations
 from pathlib import Path
 
 from bench import statistics
-from bench.choice.candidates import Weighed, is_of_shapes, places_of, weigh
-from bench.choice.choice import Choice, decide
-from bench.choice.constraints import Constraints, parse_constraints
-from bench.choice.failures import is_sound
-from bench.choice.grid import place
+from bench.choose.candidates import Weighed, is_of_shapes, places_of, weigh
+from bench.choose.choice import Choice, decide
+from bench.choose.constraints import Constraints, parse_constraints
+from bench.choose.failures import is_sound
+from bench.choose.grid import place
 from bench.errors import UserError
 from bench.run import alike
 from bench.run.file import read_run

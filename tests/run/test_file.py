@@ -1,0 +1,147 @@
+"""The one run file and its reader: what is written is read again, and what was changed or lost is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.errors import BenchError, UserError
+from bench.files import LinesFile
+from bench.report import console, documents
+from bench.run.file import check_unaltered, read_run
+from bench.run.record import SCHEMA, Run
+from bench.spec import Shape
+from tests.made import record, run_of, write
+
+
+def a_run() -> Run:
+    """Four cells; one of them failed."""
+    small, large = Shape(1, 8), Shape(2, 8)
+    failed = record("onnx", large, status="failed", reason="it crashed", failure={"exit_code": -11})
+    return run_of([record("eager", small), record("onnx", small, ms=5), record("eager", large), failed])
+
+
+def same(one: Run, other: Run) -> bool:
+    return (one.options, one.model, one.candidates, one.records, one.notes) == (
+        other.options, other.model, other.candidates, other.records, other.notes,
+    )  # fmt: skip
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    run = a_run()
+    found = read_run(write(run, tmp_path / "run.jsonl"))
+    assert same(found, run)
+    assert (found.integrity, found.is_complete, found.schema) == ("sealed", True, SCHEMA)
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert kinds == ["run", *(["turn"] * 3 + ["record"]) * 3, "record", "seal"]
+
+
+def test_a_run_that_was_killed_keeps_its_turns_and_says_that_it_is_cut(tmp_path: Path) -> None:
+    lines = write(a_run(), tmp_path / "run.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "run.jsonl").write_bytes(b"".join(lines[:3]) + b'{"kind":"tu')
+    found = read_run(tmp_path / "run.jsonl")
+    assert (found.integrity, found.is_complete, len(found.records)) == ("cut", False, 0)
+    assert [len(turns) for turns in found.turns.values()] == [2]
+
+
+def test_an_edited_sample_is_named_in_every_format_and_decides_nothing(tmp_path: Path) -> None:
+    path = write(a_run(), tmp_path / "run.jsonl")
+    path.write_text(path.read_text().replace("5000000", "4000000", 1))
+    found = read_run(path)
+    assert found.integrity == "altered"
+    for text in (console.render(found), documents.as_markdown(found), documents.as_csv(found)):
+        assert "altered" in text.lower()
+    assert json.loads(documents.as_json(found))["integrity"] == "altered"
+    with pytest.raises(UserError, match="altered after it was written"):
+        check_unaltered(found)
+
+
+def test_lines_behind_the_seal_are_an_alteration(tmp_path: Path) -> None:
+    path = write(a_run(), tmp_path / "run.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    for more in (lines[1], b"x", b"\n"):
+        path.write_bytes(b"".join(lines) + more)
+        assert read_run(path).integrity == "altered"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no run"),
+        ("{}\n", "is no run of bench"),
+        ("[]\n", "is no run of bench"),
+        ('{"kind":"run"}\n', "has no schema number"),
+        ('{"kind":"run","schema":99}\n', "has schema 99 and this bench reads up to 5; upgrade"),
+        ('{"kind":"run","schema":4}\n', "has schema 4, of an older bench; run: python benchmarks/convert_runs.py"),
+        ('{"kind":"run","schema":5}\n', "is damaged .header: Object missing required field"),
+    ],
+)
+def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(UserError, match=message) as refused:
+        read_run(tmp_path / "a.jsonl")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"candidate":0', '"candidate":7'),
+        ('"candidate":0', '"candidate":"eager"'),
+        ('"calls_per_sample":1', '"calls_per_sample":0'),
+        ("10000000", "-1"),
+        ("10000000", "1.5"),
+        ('"status":"ok"', '"status":"fine"'),
+        ('"batch":1', '"batch":"one"'),
+        ('"kind":"record"', '"kind":"song"'),
+    ],
+)
+def test_a_line_that_no_measurement_writes_is_damage(tmp_path: Path, old: str, new: str) -> None:
+    path = write(a_run(), tmp_path / "run.jsonl")
+    header, *lines = path.read_text().splitlines(keepends=True)
+    place = next(number for number, line in enumerate(lines) if old in line)
+    lines[place] = lines[place].replace(old, new, 1)
+    path.write_text(header + "".join(lines))
+    with pytest.raises(UserError, match="is damaged"):
+        read_run(path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_no_damage_to_a_file_passes_for_the_run(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A fuzz: whatever is cut out, put in or changed, the reader refuses it in one line or says that it is not whole."""
+    path = tmp_path_factory.getbasetemp() / "fuzzed.jsonl"
+    path.unlink(missing_ok=True)
+    run = a_run()
+    content = write(run, path).read_bytes()
+    start = data.draw(st.integers(0, len(content) - 1))
+    length = data.draw(st.integers(0, 300))
+    put = data.draw(
+        st.one_of(st.binary(max_size=40), st.sampled_from([b"", b"\n", b"0", b'"', b"{}", b"null", b"1e9"]))
+    )
+    damaged = content[:start] + put + content[start + length :]
+    path.write_bytes(damaged)
+    try:
+        found = read_run(path)
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    assert (found.integrity == "sealed") == (damaged == content)
+    assert found.integrity != "sealed" or same(found, run)
+
+
+def test_a_file_that_exists_is_left_alone_and_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("mine")
+    with pytest.raises(UserError, match=r"a\.jsonl' exists; go on with --resume .*, or give another --output"):
+        LinesFile(path).create(b"{}")
+    assert path.read_text() == "mine"
+    with pytest.raises(BenchError, match=r"cannot be written \(No space left on device\); free some space"):
+        LinesFile(Path("/dev/full")).append(b"{}")
+    with pytest.raises(BenchError, match=r"cannot be written \(.*\); free some space"):
+        LinesFile(tmp_path / "no" / "a.jsonl").rewrite([b"{}"])
+    assert [one.name for one in tmp_path.iterdir()] == ["a.jsonl"]
