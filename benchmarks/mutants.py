@@ -82,7 +82,7 @@ class Chosen:
     def _take(self, report: pytest.CollectReport | pytest.TestReport) -> None:
         if report.failed and not self.failure:
             text = report.longreprtext
-            why = next((line for line in reversed(text.splitlines()) if line.startswith("E ")), text[-200:])
+            why = next((line for line in text.splitlines() if line.startswith("E ")), text[-200:])
             self.failure = {"failed": report.nodeid, "is_timeout": "Timeout (>" in text, "why": why[:200]}
 
     def pytest_sessionfinish(self) -> None:
