@@ -63,11 +63,13 @@ if os.environ.get("COVERAGE_PROCESS_START"):
 
 
 class Contexts:
-    """Pytest plugin that names the test or shared fixture at work to coverage, and times the tests."""
+    """Pytest plugin that names the test or shared fixture at work to coverage, and times both apart."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
         self.tests: dict[str, dict[str, Any]] = {}
+        self.fixtures: dict[str, float] = {}
+        """Seconds by context."""
         self.file = ""
 
     @contextlib.contextmanager
@@ -85,7 +87,7 @@ class Contexts:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """Time a test with its fixtures."""
+        """Time a test without the fixtures that it shares."""
         file = item.nodeid.partition("::")[0]
         if file != self.file:
             self.file = file
@@ -94,10 +96,11 @@ class Contexts:
             for entry in shared.iterdir() if shared.is_dir() else ():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         entry = self.tests[item.nodeid] = {"fixtures": sorted(getattr(item, "fixturenames", ()))}
-        started = time.perf_counter()
+        before, started = set(self.fixtures), time.perf_counter()
         with self.during(item.nodeid):
             result = yield
-        entry["seconds"] = round(time.perf_counter() - started, 3)
+        shared = sum(seconds for context, seconds in self.fixtures.items() if context not in before)
+        entry["seconds"] = round(time.perf_counter() - started - shared, 3)
         return result
 
     @pytest.hookimpl(wrapper=True)
@@ -105,8 +108,13 @@ class Contexts:
         """Book a shared fixture apart."""
         if fixturedef.scope == "function":
             return (yield)
-        with self.during(f"{'' if fixturedef.scope == 'session' else request.node.nodeid}>{fixturedef.argname}"):
-            return (yield)
+        context = f"{'' if fixturedef.scope == 'session' else request.node.nodeid}>{fixturedef.argname}"
+        started = time.perf_counter()
+        try:
+            with self.during(context):
+                return (yield)
+        finally:
+            self.fixtures[context] = round(time.perf_counter() - started, 3)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the outcome; a failed phase wins."""
@@ -118,7 +126,7 @@ class Contexts:
         """Write what is known so far, so that an interrupted run is of use."""
         if measured := coverage.Coverage.current():
             measured.save()
-        self.output.write_text(json.dumps(self.tests))
+        self.output.write_text(json.dumps({"tests": self.tests, "fixtures": self.fixtures}))
 
 
 def record(tree: Path, work: Path) -> None:
@@ -136,8 +144,9 @@ def record(tree: Path, work: Path) -> None:
 
 
 def combine(tree: Path, work: Path) -> dict[str, Any]:
-    """The map: tests with their times, and by file and line the tests that execute it."""
-    tests = json.loads((work / "tests.json").read_text())
+    """The map: tests and shared fixtures with their times, and by file and line the tests that execute it."""
+    recorded = json.loads((work / "tests.json").read_text())
+    tests = recorded["tests"]
     measured = coverage.Coverage(config_file=str(work / "coveragerc"))
     measured.combine(keep=True)
     data, order = measured.get_data(), {test: number for number, test in enumerate(tests)}
@@ -161,7 +170,8 @@ def combine(tree: Path, work: Path) -> dict[str, Any]:
             line: sorted({number for context in contexts for number in numbers(context)})
             for line, contexts in sorted(found.items())
         }
-    return {"tests": [{"id": test, **entry} for test, entry in tests.items()], "lines": lines}
+    listed = [{"id": test, **entry} for test, entry in tests.items()]
+    return {"tests": listed, "fixtures": recorded["fixtures"], "lines": lines}
 
 
 def main() -> None:

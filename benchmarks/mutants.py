@@ -4,11 +4,11 @@
     python benchmarks/mutants.py --tree DIR --map map.json --output mutants.jsonl [--seed 0] [--count 200]
 
 DIR is a scratch checkout that the script changes and restores. Each mutant of `mutations.py` is run against the tests
-that execute its line according to `coverage_map.py`: the fastest that together take `--limit` seconds, file by file,
-until one fails. Lines that run at import belong to no test; their tests are those that execute a function of the same
-file, then those that execute a function of a file that imports it. A test that fails is run again without the mutant.
-If it fails there too, it is left out from then on. The output has one line a mutant, in the order of the draw, so that
-its first lines are a uniform sample too. Outcomes:
+that execute its line according to `coverage_map.py`, until one fails: the fastest that together take `--share` of the
+suite's time, file by file. Lines that run at import belong to no test; their tests are those that execute a function
+of the same file, then those that execute a function of a file that imports it. A test that fails is run again without
+the mutant. If it fails there too, it is left out from then on. The output has one line a mutant, in the order of the
+draw, so that its first lines are a uniform sample too. Outcomes:
 
 - `killed`: a test fails with the mutant and passes without it;
 - `timeout`: as `killed`, by a test that took ten times its time and at least a minute;
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import ctypes
 import importlib
 import json
@@ -31,7 +32,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,14 @@ class Chosen:
 class Suite:
     """The tests of a tree, by the map: which of them cover a mutant, and what they say."""
 
-    def __init__(self, tree: Path, found: dict[str, Any], limit_seconds: float, work: Path) -> None:
-        self.tree, self.limit_seconds, self.work = tree, limit_seconds, work
+    def __init__(self, tree: Path, found: dict[str, Any], share: float, work: Path) -> None:
+        self.tree, self.work = tree, work
         self.tests: list[dict[str, Any]] = found["tests"]
         self.lines: dict[str, dict[str, list[int]]] = found["lines"]
-        self.seconds: dict[str, float] = {test["id"]: test["seconds"] for test in self.tests}
+        self.own: dict[str, float] = {test["id"]: test["seconds"] for test in self.tests}
+        self.shared = {test["id"]: _shared(test, found["fixtures"]) for test in self.tests}
+        self.seconds = {test: own + sum(self.shared[test].values()) for test, own in self.own.items()}
+        self.limit_seconds = share * (sum(self.own.values()) + sum(found["fixtures"].values()))
         self.left_out = {test["id"] for test in self.tests if test.get("outcome") == "skipped"}
         self.imports = {str(file.relative_to(tree)): _imports(file) for file in product_files(tree)}
 
@@ -124,15 +128,17 @@ class Suite:
         """The fastest within the limit, at least one; file by file, the fastest file first."""
         seconds = 0.0
         chosen: list[str] = []
-        for test in (test for group in covering for test in group):
-            if chosen and seconds + self.seconds[test] > self.limit_seconds:
-                break
-            chosen.append(test)
-            seconds += self.seconds[test]
         files: dict[str, float] = {}
-        for test in chosen:
-            files[_file(test)] = files.get(_file(test), 0.0) + self.seconds[test]
-        return sorted(chosen, key=lambda test: (files[_file(test)], _file(test), self.seconds[test]))
+        fixtures: set[str] = set()
+        for test in (test for group in covering for test in group):
+            cost = self.own[test] + sum(self.shared[test][name] for name in self.shared[test].keys() - fixtures)
+            if chosen and seconds + cost > self.limit_seconds:
+                continue
+            chosen.append(test)
+            fixtures |= self.shared[test].keys()
+            seconds += cost
+            files[_file(test)] = files.get(_file(test), 0.0) + cost
+        return sorted(chosen, key=lambda test: (files[_file(test)], _file(test), self.own[test]))
 
     def run(self, tests: Sequence[str]) -> Attempt:
         """Run `tests` until one fails, in a fork, with a time limit for each and for all."""
@@ -143,22 +149,17 @@ class Suite:
         child = os.fork()
         if not child:
             self._inside(tests, each, output)
-        while not os.waitpid(child, os.WNOHANG)[0]:
-            if time.monotonic() > until:
-                break
-            time.sleep(0.05)
-        for left in psutil.Process().children(recursive=True):
-            left.kill()
-        while True:
-            try:
-                os.waitpid(-1, 0)
-            except ChildProcessError:
-                break
+        try:
+            while not os.waitpid(child, os.WNOHANG)[0] and time.monotonic() < until:
+                time.sleep(0.05)
+        finally:
+            _end_children()
         if output.exists():
             return Attempt(**json.loads(output.read_text()))
         return Attempt(tests[0], time.monotonic() > until, 0, "the test process ended without a result")
 
     def _inside(self, tests: Sequence[str], each: float, output: Path) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         os.chdir(self.tree)
         log = os.open(self.work / "attempt.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -175,8 +176,27 @@ class Suite:
             os._exit(0)
 
 
+def _end_children() -> None:
+    for left in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.kill()
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+
+
 def _file(test: str) -> str:
     return test.partition("::")[0]
+
+
+def _shared(test: Mapping[str, Any], fixtures: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of the fixtures that a test shares with others."""
+    users = {context: context.partition(">") for context in fixtures}
+    return {
+        context: fixtures[context]
+        for context, (where, _, name) in users.items()
+        if test["id"].startswith(where) and name in test["fixtures"]
+    }
 
 
 def _imports(file: Path) -> set[str]:
@@ -245,7 +265,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds of tests that a mutant gets")
+    parser.add_argument("--share", type=float, default=0.02, help="of the suite's time, that a mutant gets")
     args = parser.parse_args()
     tree, work = args.tree.resolve(), args.output.resolve().with_suffix(".work")
     work.mkdir(parents=True, exist_ok=True)
@@ -255,7 +275,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *rest: sys.exit(1))
     os.environ |= {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1"}
     sys.path[0] = str(tree)
-    suite = Suite(tree, json.loads(args.map.read_text()), args.limit, work)
+    suite = Suite(tree, json.loads(args.map.read_text()), args.share, work)
     mutants = draw(tree, args.seed, args.count)
     for library in LIBRARIES:
         importlib.import_module(library)
