@@ -6,28 +6,24 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import bench
-from backends.base import BackendError
-from bench import preparation
+from backends.base import OutOfMemoryError
 from bench.errors import UserError
-from bench.parity import check as parity_check
-from bench.parity import judging, verdict
-from bench.parity import verify as parity_verify
+from bench.parity import evaluation, judging, verdict
 from bench.parity.inputs import InputPlan
-from bench.parity.references import References
-from bench.passes import Passes
-from bench.preparation import Preparation
-from bench.process import export
+from bench.process import channel
+from bench.run import driver
 from bench.run import model as introduction
-from bench.spec import Candidate, Grid, Shape, command_of
+from bench.run.preparation import Preparation
+from bench.spec import Shape
 from exporters import checkpoint, onnx, sources, torchscript
 from exporters.store import Artifact, ArtifactStore
+from tests.in_process import InThisProcess, preparation
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "own_gpt2.py"
@@ -46,30 +42,20 @@ def _same_path() -> Iterator[None]:
 
 
 @pytest.fixture
-def exports_here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The exporting process's work done in this one; returns the command lines that were asked for."""
-    asked: list[list[str]] = []
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers and exports in this process, no rooflines, and no pauses for the machine's sake."""
+    monkeypatch.setattr(channel, "Worker", InThisProcess)
+    monkeypatch.setattr(Preparation, "peaks", lambda self, again=False: None)
+    monkeypatch.setattr(driver, "REST_SECONDS", 0.0)
+    monkeypatch.setattr("bench.machine.busy_share", lambda: 0.0)
 
-    class Here:
-        def __init__(self, options: list[str]) -> None:
-            self.options, self.args = options, export.parser().parse_args(options)
 
-        def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
-            asked.append(message.get("options", self.options))
-            reply = export.answer(self.args, message.get("options"))
-            if "error" in reply:
-                raise preparation.WorkerError(reply["error"]["status"], reply["error"]["reason"])
-            return dict(reply["ok"])
-
-        def kill(self) -> None:
-            pass
-
-    def start(root: Path, options: list[str], threads: int, python: Path | None = None) -> Here:
-        assert python is None
-        return Here(options)
-
-    monkeypatch.setattr(preparation.export, "start", start)
-    return asked
+def quick(tmp_path: Path) -> dict[str, Any]:
+    """Options of a short run with records under `tmp_path`."""
+    return {
+        "device": "cpu", "threads": 1, "rounds": 1, "max_seconds_per_cell": "30ms", "warmup": "1ms",
+        "max_warmup": "5ms", "batches": "2", "lengths": "8", "output": tmp_path / "run.jsonl",
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -159,17 +145,18 @@ def test_the_example_goes_through_an_exporter(
 @pytest.mark.slow
 def test_the_example_from_the_command_line(cli: Callable[..., Any], artifacts: Path, tmp_path: Path) -> None:
     options = ["--batches", "2", "--lengths", "8", "--rounds", "1", "--max-seconds-per-cell", "0.05"]
-    backends = "compile"  # the others are judged in this process
     where = ["--artifacts", str(artifacts), "--device", "cpu", "--output", str(tmp_path / "run.jsonl")]
-    done = cli("compare", "--module", f"{EXAMPLE}:tiny", "--backends", backends, *options, *where)
-    run = bench.read_run(tmp_path / "run.jsonl")
+    # The other backends are judged in this process.
+    done = cli("compare", "--module", f"{EXAMPLE}:tiny", "--backends", "compile", *options, *where)
     assert done.returncode == 0, done.stderr
-    assert [record.verdict for record in run.records].count("broken") == 0
-    assert {record.status for record in run.records} == {"ok"}
-    assert {record.weights for record in run.records} == {"module"}
-    assert run.origin == f"module {EXAMPLE}:tiny (seed 0)"
-    assert all(f"--module {EXAMPLE}:tiny" in record.repeat for record in run.records)
-    assert all(set(record.parity["cases"]) == {"timed", "padded"} for record in run.records)
+    run = bench.read_run(tmp_path / "run.jsonl")
+    (record,) = run.records
+    assert record.status == "ok"
+    assert record.verdict in ("exact", "equivalent", "lossy")
+    assert set(record.parity["cases"]) == {"timed", "padded"}
+    assert (run.model.weights, run.model.origin) == ("module", f"module {EXAMPLE}:tiny (seed 0)")
+    assert f"--module {EXAMPLE}:tiny" in run.repeat(record)
+    assert not any(option in run.repeat(record) for option in ("--model ", "--weights", "--task"))
     assert max(len(line) for line in done.stdout.splitlines() if str(tmp_path) not in line) <= 80
 
 
@@ -187,16 +174,13 @@ def test_a_module_in_memory_is_timed_and_judged_on_its_own_inputs(artifacts: Pat
         generator = torch.Generator().manual_seed(seed)
         return {"signal": torch.rand(batch, length, 4, generator=generator)}
 
-    network = Net()
-    options: dict[str, Any] = {"device": "cpu", "artifacts": artifacts, "batches": [2], "lengths": [8]}
-    plan = bench.TimingPlan(rounds=1, seconds_per_cell=0.05)
-    output = tmp_path / "run.jsonl"
-    run = bench.compare(network, make_inputs=make_inputs, backends="eager,null", plan=plan, output=output, **options)
+    options = quick(tmp_path) | {"artifacts": artifacts}
+    run = bench.compare(Net(), make_inputs=make_inputs, backends="eager,null", **options)
     assert [record.status for record in run.records] == ["ok", "ok"]
     assert [record.verdict for record in run.records] == ["exact", ""]
-    assert run.grid.model.startswith("Net@")
-    assert any("no padded case" in warning for warning in run.records[0].warnings)
-    assert bench.resume(output, artifacts=artifacts).records == run.records
+    assert run.model.name.startswith("Net@")
+    assert any("no padded case" in warning for warning in run.workload.warnings(run, run.records[0]))
+    assert bench.resume(tmp_path / "run.jsonl", artifacts=artifacts).records == run.records
 
 
 def test_the_readmes_module_is_one(tmp_path: Path) -> None:
@@ -213,39 +197,39 @@ def test_the_readmes_module_is_one(tmp_path: Path) -> None:
 # What a command is told
 
 
-def test_a_factory_is_settled_before_anything_is_planned(exports_here: list[list[str]], tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
+@pytest.mark.usefixtures("in_this_process")
+def test_a_factory_is_settled_before_anything_is_planned(tmp_path: Path) -> None:
     said: list[str] = []
-    first = introduction.find_source(f"{CASES}:two", store, say=said.append)
-    again = introduction.find_source(f"{CASES}:two", store, say=said.append)
+    first = introduction.find_source(f"{CASES}:two", ArtifactStore(tmp_path), say=said.append)
+    again = introduction.find_source(f"{CASES}:two", ArtifactStore(tmp_path), say=said.append)
     assert first == again
     assert (first.outputs, first.makes_inputs, said) == (("states", "pooled"), True, ["exporting checkpoint"])
-    assert len(exports_here) == 1
-    grid = Grid(first.name, (Candidate("eager", "default", "fp32"),), (Shape(2, 8),), "cpu", 1, first.weights)
-    assert Preparation(grid, first, store, 60.0, said.append).missing_exports() == []
-    asked = References(grid, first, store, 60.0, said.append, parity_check.Matrix()).inputs(Shape(2, 8))
-    assert asked["cases"] == ("timed",)
-    assert InputPlan.from_json(asked).whole_outputs == ("pooled",)
-    assert f"--module {CASES}:two" in command_of(grid, bench.TimingPlan(), grid.contestants, grid.shapes)
-    assert "--weights" not in command_of(grid, bench.TimingPlan(), grid.contestants, grid.shapes)
+    prepared = preparation(tmp_path, module=f"{CASES}:two", backends="eager")
+    assert prepared.missing_exports() == []
+    (asked,) = prepared.workload.cases(Shape(2, 8), prepared.source).values()
+    assert (asked.plan.cases, asked.plan.whole_outputs) == (("timed",), ("pooled",))
+    assert prepared.run.command.startswith(f"bench compare --module {CASES}:two ")
+    assert not any(option in prepared.run.command for option in ("--model", "--weights", "--task"))
 
 
-def test_a_module_in_memory_is_kept_in_the_store(exports_here: list[list[str]], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_a_module_in_memory_is_kept_in_the_store(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     network = torch.nn.Linear(4, 3)
 
     def make_inputs(batch: int, length: int, seed: int) -> dict[str, torch.Tensor]:
         return {"x": torch.full((batch, length, 4), float(seed))}
 
-    source = introduction.find_source(network, store, make_inputs=make_inputs)
+    said: list[str] = []
+    source = introduction.find_source(network, store, make_inputs=make_inputs, say=said.append)
     assert source.name.startswith("Linear@")
     assert source.origin == f"module {source.name}, handed over in memory"
     assert [path.name.partition("-")[0] for path in store.paths()] == ["checkpoint"]
     assert store.leftovers() == []
     assert not list(store.folder.glob(".making-module-*"))
-    by_name = introduction.find_source(source.name, store, weights="module")
+    by_name = introduction.find_source(source.name, store, weights="module", say=said.append)
     assert by_name.traits == source.traits  # type: ignore[attr-defined]
-    assert len(exports_here) == 1
+    assert said == ["exporting checkpoint"]
     (artifact,) = (store.read(path) for path in store.paths())
     assert artifact is not None
     opened = checkpoint.open_checkpoint(artifact.path, "cpu", "fp32")
@@ -253,7 +237,8 @@ def test_a_module_in_memory_is_kept_in_the_store(exports_here: list[list[str]], 
     assert opened.make_inputs(1, 2, 5)["x"].tolist() == [[[5.0] * 4] * 2]
 
 
-def test_a_mistake_in_the_module_is_the_users(exports_here: list[list[str]], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_a_mistake_in_the_module_is_the_users(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no weights here"):
         introduction.find_source(f"{CASES}:raises", ArtifactStore(tmp_path))
     assert ArtifactStore(tmp_path).paths() == []
@@ -273,133 +258,84 @@ def test_what_is_no_model(model: Any, make_inputs: Any, message: str, tmp_path: 
         introduction.find_source(model, ArtifactStore(tmp_path), make_inputs=make_inputs)
 
 
-def test_a_certificates_module_is_known_where_it_moved_to_and_not_when_it_changed(
-    exports_here: list[list[str]], tmp_path: Path
-) -> None:
-    store = ArtifactStore(tmp_path / "store")
-    source = introduction.find_source(f"{CASES}:two", store)
-    grid = Grid(source.name, (Candidate("eager", "default", "fp32"),), (Shape(2, 8),), "cpu", 1, source.weights)
-    stated: Any = SimpleNamespace(
-        grid=grid, weights_checksum=source.weights_checksum(), tokenizer=None, ids=("own",), masks=("full",), new_tokens=0
-    )  # fmt: skip
+@pytest.mark.usefixtures("in_this_process")
+def test_a_certificates_module_is_known_where_it_moved_to_and_not_when_it_changed(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"device": "cpu", "threads": 1, "artifacts": tmp_path / "store"}
+    certificate = tmp_path / "two.json"
+    shown = bench.check_parity(f"{CASES}:two", backends="eager", batches="2", lengths="8", **options)
+    shown.write(certificate)
+    (artifact,) = (path for path in ArtifactStore(tmp_path / "store").paths() if path.name.startswith("checkpoint-"))
     moved = tmp_path / CASES.name
     moved.write_bytes(CASES.read_bytes())
     for name in (None, f"{moved}:two"):
-        found, matrix = parity_verify._model_of(stated, name, None, store, print)
-        assert (found.outputs, matrix.cases(Shape(2, 8), False)) == (source.outputs, ("own-full",))
+        assert bench.verify(certificate, artifact, model=name, **options).holds
     moved.write_text(moved.read_text() + "# more\n")
     with pytest.raises(UserError, match="has other weights than the certificate's"):
-        parity_verify._model_of(stated, f"{moved}:two", None, store, print)
+        bench.verify(certificate, artifact, model=f"{moved}:two", **options)
 
 
-@pytest.mark.parametrize("found", ["a folder", "eager at fp64: out of memory", None])
-def test_workers_are_told_where_the_modules_own_inputs_lie(found: str | None, tmp_path: Path) -> None:
-    stored: Any = SimpleNamespace(path=tmp_path) if found == "a folder" else found
-    judged_by = SimpleNamespace(inputs=lambda shape: {}, stored_inputs=lambda shape: stored)
-    passes: Any = SimpleNamespace(
-        prepared=SimpleNamespace(judged_by=judged_by), plan=bench.TimingPlan(), grid=SimpleNamespace(boundary="device")
-    )
-    told = set(Passes.begin_request(passes, Shape(1, 8))) - {"op", "inputs_plan", "plan", "boundary"}
-    assert told == {None: set(), "a folder": {"stored_inputs"}}.get(found, {"no_inputs"})
-
-
-def test_an_artifact_of_a_named_model_keeps_its_key(tmp_path: Path) -> None:
-    source = sources.resolve("bert-tiny", weights="random")
-    grid = Grid("bert-tiny", (Candidate("eager", "default", "fp32"),), (Shape(2, 8),), "cpu", 1)
-    asked = References(grid, source, ArtifactStore(tmp_path), 60.0, print, parity_check.Matrix()).inputs(Shape(2, 8))
-    assert set(asked) == {
+def test_a_named_model_keeps_its_keys(tmp_path: Path) -> None:
+    """What modules of a user's own added to plans and recipes is in no key of another model."""
+    prepared = preparation(tmp_path, model="bert-tiny", weights="random")
+    (asked,) = prepared.workload.cases(Shape(2, 8), prepared.source).values()
+    assert set(asked.plan.to_json()) == {
         "batch", "length", "vocab_size", "pad_token_id", "seed", "output_width", "cases", "most_rows",
     }  # fmt: skip
-    assert set(checkpoint.recipe(source)) == {"format", "exporter_version", "libraries", "source"}
+    assert set(checkpoint.recipe(prepared.source)) == {"format", "exporter_version", "libraries", "source"}
 
 
-def test_a_timed_cell_takes_the_inputs_that_the_module_made(
-    gpt2: tuple[ArtifactStore, sources.ModelSource, Artifact], tmp_path: Path
+@pytest.mark.usefixtures("in_this_process")
+def test_a_timed_cell_takes_the_inputs_that_the_module_made(tmp_path: Path) -> None:
+    run = bench.compare(module=f"{CASES}:two", backends="eager,null", artifacts=tmp_path / "store", **quick(tmp_path))
+    eager, null = run.records
+    assert (eager.status, eager.verdict, set(eager.parity["cases"])) == ("ok", "exact", {"timed"})
+    assert eager.operations["flops"] == 2 * 2 * 8 * 12 * 8
+    assert (null.status, null.operations) == ("ok", {})
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_without_the_inputs_that_the_module_makes_only_who_computes_nothing_is_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.process.loop import parser
-    from bench.process.session import Session
+    def refuse(*rest: Any, **request: Any) -> Any:
+        raise OutOfMemoryError("out of memory", {})
 
-    store = ArtifactStore(tmp_path)
-    source = sources.resolve(f"{CASES}:two")
-    weights = store.make(checkpoint.recipe(source), lambda folder: checkpoint.export(source, folder))
-    source = source.settled(weights.metadata)
-    plan = InputPlan(
-        2, 8, 1, 0, 0, source.output_width, ("timed",),
-        inputs=source.inputs, makes_inputs=True, whole_outputs=source.whole_outputs,
-    )  # fmt: skip
-    sessions = {}
-    for precision in ("fp64", "fp32"):
-        args = ["--backend", "eager", "--precision", precision, f"--artifact={weights.path}"]
-        session = sessions[precision] = Session(parser().parse_args(args))
-        (tmp_path / precision).mkdir()
-        session.do_hello()
-        session.do_load()
-        told = session.do_evaluate(plan.to_json(), str(tmp_path / precision))
-    assert told == {"rows": [0, 1]}
-    assert sessions["fp64"].do_evaluate(plan.to_json(), str(tmp_path / "fp64"))["flops"] == 2 * 2 * 8 * 12 * 8
-    timing = {"rounds": 1, "seconds_per_cell": 0.01, "warmup_seconds": 0.0}
-    with pytest.raises(BackendError, match="own inputs are not there: out of memory"):
-        session.do_begin(plan.to_json(), timing, no_inputs="out of memory")
-    session.do_begin(plan.to_json(), timing, stored_inputs=str(tmp_path / "fp64"))
-    session.do_turn(0.001)
-    judged = session.do_judge(str(tmp_path / "fp64"), str(tmp_path / "fp32"), 0.0, 0.0)
-    session.do_end()
-    (figures,) = judged["cases"].values()
-    assert [entry["identical_to_eager"] for entry in figures] == [True, True]
+    monkeypatch.setattr(evaluation, "evaluate", refuse)
+    run = bench.compare(module=f"{CASES}:two", backends="eager,null", artifacts=tmp_path / "store", **quick(tmp_path))
+    eager, null = run.records
+    assert (eager.status, null.status) == ("failed", "ok")
+    assert "the module's own inputs are not there: eager at fp64 on cpu: out of memory" in eager.reason
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["compare", "--module", "own.py:f", "--model", "bert"], "--model cannot be given with --module"),
+def test_a_command_line_that_names_no_factory_is_one_line_and_exit_code_2(cli_here: Callable[..., Any]) -> None:
+    for arguments, message in (
+        (["compare", "--module", "own.py:f", "--weights", "random"], "--weights cannot be given with --module"),
+        (["compare", "--module", "own.py:f", "--task", "lm"], "--task cannot be given with --module"),
         (["parity", "--module", "own.py:f", "--weights", "random"], "--weights cannot be given with --module"),
         (["parity", "--module", "own.py:f", "--task", "lm"], "--task cannot be given with --module"),
         (["compare", "--module", "nowhere.py:f"], "module file 'nowhere.py' does not exist"),
         (["compare", "--module", "nowhere.py"], "--module 'nowhere.py' names no factory"),
-    ],
-)
-def test_a_command_line_that_cannot_be_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:  # fmt: skip
-    from bench.cli import main
-
-    monkeypatch.setattr(sys, "argv", ["bench", *arguments, "--artifacts", str(tmp_path)])
-    monkeypatch.setattr("bench.cli.signal.signal", lambda number, function: None)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    lines = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2
-    assert len(lines) == 1
-    assert message in lines[0]
+    ):
+        done = cli_here(*arguments)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert message in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_the_example_goes_through_a_corpus_and_has_its_memory_told(artifacts: Path, tmp_path: Path) -> None:
     which = f"{EXAMPLE}:tiny"
-    options: dict[str, Any] = {"device": "cpu", "threads": 1, "artifacts": artifacts}
-    passes = bench.measure_corpus(
-        which, backends="eager", synthetic=6, batches="3", orders="sorted", rounds=1, output=tmp_path / "corpus.jsonl",
-        **options,
-    )  # fmt: skip
+    options: dict[str, Any] = {"device": "cpu", "threads": 1, "artifacts": artifacts, "backends": "eager"}
+    corpus = {"synthetic": 6, "batches": "3", "orders": "sorted", "rounds": 1, "output": tmp_path / "corpus.jsonl"}
+    passes = bench.measure_corpus(module=which, **corpus, **options)
     assert [record.status for record in passes.records] == ["ok"]
     assert passes.records[0].verdict in ("exact", "equivalent")
     assert passes.command.startswith("bench corpus --module ")
-    held = bench.measure_memory(which, backends="eager", output=tmp_path / "memory.jsonl", **options)
+    held = bench.measure_memory(module=which, output=tmp_path / "memory.jsonl", **options)
     assert held.records[0].status == "ok"
     assert " --module " in held.command
 
 
-def test_a_module_without_a_mask_is_no_subject_of_a_corpus(exports_here: list[list[str]], tmp_path: Path) -> None:
-    class Unmasked(torch.nn.Module):
-        vocab_size = 8
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.table = torch.nn.Embedding(8, 4)
-
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            return self.table(input_ids)
-
+@pytest.mark.usefixtures("in_this_process")
+def test_a_module_without_a_mask_is_no_subject_of_a_corpus(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="takes no attention mask, so sentences cannot be padded for it"):
-        bench.measure_corpus(Unmasked(), synthetic=4, device="cpu", artifacts=tmp_path)
+        bench.measure_corpus(module=f"{CASES}:maskless", synthetic=4, device="cpu", artifacts=tmp_path)

@@ -1,9 +1,10 @@
-"""A third party's backend, installed as its author would, found, checked and compared without a line of ours."""
+"""A third party's backend and workload, installed as its author would, found, checked and compared without a line of ours."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import shutil
@@ -53,6 +54,47 @@ def test_a_plugin_is_listed_checked_and_compared(cli, root: Path, site: Path, ar
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(io.StringIO(cli("report", "run.jsonl", "--format", "csv", **paths).stdout)))
     assert (rows[0]["backend"], rows[0]["status"], rows[0]["parity"]) == ("numpy", "ok", "equivalent")
+
+
+def test_a_workload_of_a_plugin_has_what_every_workload_has(
+    cli, root: Path, site: Path, artifacts: Path, tmp_path: Path
+) -> None:
+    paths = {"PYTHONPATH": os.pathsep.join([str(root), str(site)])}
+    assert "prepare" in cli("--help", **paths).stdout
+    assert "Tokens of each sequence." in cli("prepare", "--help", **paths).stdout
+    options = ["--model", "bert-tiny", "--backends", "eager,null", "--device", "cpu", "--output", "run.jsonl"]
+    options += ["--artifacts", str(artifacts), "--batches", "2", "--rounds", "3"]
+    done = cli("prepare", *options, **paths)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "run.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lost = ('"kind":"record"', '"kind":"seal"', '"round":2')
+    kept = [line for line in lines if not any(mark in line for mark in lost)]
+    assert len(lines) - len(kept) == 2 + 1 + 2
+    path.write_text("".join(kept))
+    resumed = cli("prepare", "--resume", "run.jsonl", "--artifacts", str(artifacts), **paths)
+    assert resumed.returncode == 0, resumed.stderr
+
+    def report(*more: str) -> str:
+        shown = cli("report", "run.jsonl", *more, **paths)
+        assert shown.returncode == 0, shown.stderr
+        return str(shown.stdout)
+
+    assert "median time to hand a batch over" in " ".join(report().split())
+    assert "median time to hand a batch over" in report("--format", "markdown")
+    (eager, null) = csv.DictReader(io.StringIO(report("--format", "csv")))
+    assert (eager["backend"], eager["batch"], eager["rounds"]) == ("eager", "2", "3")
+    assert (eager["status"], eager["parity"], null["parity"]) == ("ok", "exact", "")
+    assert json.loads(report("--format", "json"))["workload"] == "prepare"
+    report("--output", "page.html")
+    assert "prepare" in (tmp_path / "page.html").read_text()
+    code = (
+        "import bench; print(len(bench.measure_prepare('bert-tiny', backends='null', batches='1', rounds=3).records))"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path, env=os.environ | paths
+    )
+    assert asked.stdout == "1\n"
 
 
 def test_the_plugins_file_is_as_short_as_it_is_promised(root: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.parity.certificate import read
-from bench.records import Run
-from bench.runfile import read_run
+from bench.run.file import read_run
+from bench.run.record import Run
 from tests.in_process import prepare
 
 pytestmark = pytest.mark.slow
@@ -63,8 +63,8 @@ def test_trained_weights_in_a_folder(cli, tmp_path: Path, artifacts: Path) -> No
     folder = trained()
     prepare(artifacts, str(folder), "eager,onnx,torchscript", (1, 3), (1, 24))
     run = compared(cli, tmp_path, artifacts, "--model", str(folder), "--batches", "1,3", "--lengths", "1,24")
-    assert {record.weights for record in run.records} == {"pretrained"}
-    assert "safetensors" in run.origin
+    assert run.model.weights == "pretrained"
+    assert "safetensors" in run.model.origin
     assert len(run.records) == 12
 
 
@@ -88,7 +88,7 @@ def test_families_that_no_code_here_names(cli, root: Path, tmp_path: Path, artif
     prepare(artifacts, str(tmp_path / "saved"), backends, (1, 3), (2, 64))
     sizes = ["--batches", "1,3", "--lengths", "2,64"]
     run = compared(cli, tmp_path, artifacts, "--model", str(tmp_path / "saved"), "--backends", backends, *sizes)
-    assert {record.weights for record in run.records} == {"pretrained"}
+    assert run.model.weights == "pretrained"
     if family == "Roberta":
         beyond = cli("compare", "--model", str(tmp_path / "saved"), "--lengths", "65", "--artifacts", str(artifacts))
         assert beyond.returncode == 2

@@ -186,7 +186,8 @@ def _ids(
         frequency = 1 / (np.arange(plan.vocab_size - 1) + 1 + MANDELBROT_SHIFT)
         ids = rng.choice(plan.vocab_size - 1, size=shape, p=frequency / frequency.sum()).astype(np.int64)
     else:
-        ids = rng.integers(0, plan.vocab_size - 1, size=shape, dtype=np.int64)
+        # A module that makes its inputs has no vocabulary; `null` takes ids in their place.
+        ids = rng.integers(0, max(1, plan.vocab_size - 1), size=shape, dtype=np.int64)
     ids[ids >= plan.pad_token_id] += 1
     return ids
 

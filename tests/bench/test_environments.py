@@ -438,7 +438,7 @@ def test_what_cannot_be_made_ends_in_one_line(cli_here: Cli, tools: Tools) -> No
 def test_tuning_asks_the_environment_and_takes_no_other(tools: Tools, tmp_path: Path) -> None:
     made = making.create(tmp_path, "eager", tmp_path / "needs.txt")
     found = asked_space(["eager"], "cpu", ("fp32", "int8"), tmp_path)
-    assert {candidate.precision for candidate in found.contestants} == {"fp32"}
+    assert {candidate.precision for candidate in found.candidates} == {"fp32"}
     assert any("has no int8" in reason for _, reason in found.left_out)
     (made.path / stored.MARKER).unlink()
     with pytest.raises(UserError, match="its environment was not finished; run: bench env create eager"):
@@ -448,9 +448,9 @@ def test_tuning_asks_the_environment_and_takes_no_other(tools: Tools, tmp_path: 
 def test_tuning_takes_interpreters_of_the_users_own(tools: Tools, tmp_path: Path) -> None:
     pythons = (("onnx@old", str(python_at(tmp_path / "old" / "python"))),)
     both = asked_space(["onnx:default", "onnx@old"], "cpu", ("fp32",), tmp_path, pythons)
-    labels = [candidate.label for candidate in both.contestants]
+    labels = [candidate.label for candidate in both.candidates]
     assert {"onnx", "onnx@old", "onnx:fused@old"} <= set(labels) and "onnx:fused" not in labels
-    whole = {candidate.label for candidate in whole_space("cpu", ("fp32",), tmp_path, pythons).contestants}
+    whole = {candidate.label for candidate in whole_space("cpu", ("fp32",), tmp_path, pythons).candidates}
     assert {"onnx", "onnx:fused", "onnx@old", "onnx:fused@old"} <= whole
     with pytest.raises(UserError, match="--python onnx@old: no onnx@old is among --backends"):
         asked_space(["onnx"], "cpu", ("fp32",), tmp_path, pythons)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.process.environments.stored import read
-from bench.runfile import read_run
+from bench.run.file import read_run
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 CHECK = """
@@ -34,12 +34,12 @@ def test_eager_onnx_and_optimum_stand_in_one_table(cli: Cli, root: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     made = read(tmp_path / "artifacts", "optimum")
     assert made is not None
-    options = ("--batches", "3", "--lengths", "16", "--rounds", "2", "--max-seconds-per-cell", "0.2", "--quiet")
+    options = ("--batches", "3", "--lengths", "16", "--rounds", "2", "--max-seconds-per-cell", "0.2s", "--quiet")
 
     backends = "eager,onnx,optimum,optimum:O2,optimum:O4"
     done = cli("compare", "--model", "bert-tiny", "--backends", backends, *options, "--output", "b")
     run = read_run(tmp_path / "b")
-    cells = {record.contestant.label: record for record in run.records}
+    cells = {record.candidate.label: record for record in run.records}
     assert {cells[who].verdict for who in ("onnx", "optimum")} == {"equivalent"}, done.stdout
     # Found, and true of this version: of a mask the embeddings fused at O2 keep a length, which is right padding alone.
     assert (cells["optimum:O2"].verdict, done.returncode) == ("broken", 3)
