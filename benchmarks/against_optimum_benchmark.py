@@ -228,8 +228,8 @@ def compare(args: argparse.Namespace, backends: Sequence[str], versions: Mapping
     )
     title = (
         f"{args.model}, {run.options.threads} threads, fp32, {run.model.origin}; "
-        f"{run.fingerprint.get('cpu', 'unknown CPU')}; load average {loads_before['bench']:.2f} before bench, {loads_before['optimum-benchmark']:.2f} before "
-        "optimum-benchmark"
+        f"{run.fingerprint.get('cpu', 'unknown CPU')}; load average {loads_before['bench']:.2f} before "
+        f"bench, {loads_before['optimum-benchmark']:.2f} before optimum-benchmark"
     )
     walls_shown = wall_lines(walls, cells, made, args.launcher, args.iterations)
     print("\n".join([title, "", *table(cells), *LEGEND, "", *walls_shown]))
