@@ -113,7 +113,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Generation:
-    """One contestant of `bench generate` at one batch."""
+    """One candidate of `bench generate` at one batch."""
 
     source: Source
     model: str
