@@ -18,6 +18,7 @@ from bench.errors import UserError
 from bench.words import Parser as Parser
 from bench.words import checked as checked
 from bench.words import flag as flag
+from bench.words import from_0 as from_0
 from bench.words import names as names
 from bench.words import number as number
 from bench.words import one_of as one_of

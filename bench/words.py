@@ -116,6 +116,18 @@ def number(above: float, most: float, example: str) -> Parser:
     return parse
 
 
+def from_0(most: float, example: str) -> Parser:
+    """A parser of a finite number from 0 to `most`."""
+
+    def parse(value: Any, option: str) -> float:
+        found: float = number(-math.inf, math.inf, example)(value, option)
+        if not 0 <= found <= most:
+            raise UserError(f"{option} {found:g} is not from 0 to {most:,.12g}; use e.g. {example}")
+        return found
+
+    return parse
+
+
 def seconds(most: float = DAY_SECONDS, example: str = "30s") -> Parser:
     """A parser of a duration, "30s", "2m", "1h" or a number of seconds; above 0 and at most `most` seconds."""
 

@@ -94,6 +94,7 @@ def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None 
     file = RunFile(run)
     file.create()
     try:
+        file.note("artifacts", prepared.what_was_loaded())
         Driver(run, prepared, file, listener or Listener(), None, time.monotonic()).measure()
         run.is_complete = True
     finally:
@@ -115,8 +116,11 @@ def _measure(
         prepared = Preparation(run, source, store, listener.say)
         listener.plan(run, prepared)
         prepared.make(run.workload.first_points() if budget is None else budget.kept)
+        file.note("artifacts", prepared.what_was_loaded())
         _note_peaks(run, prepared, file)
         Driver(run, prepared, file, listener, budget, began).measure()
+        for name, value in run.workload.conclude(run, prepared).items():
+            file.note(name, value)
         if any(run.is_implausible(record) for record in run.records):
             listener.say("some medians lie below their roofline; the machine's peaks are measured again")
             _note_peaks(run, prepared, file, again=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
 from bench.parity.reference import Say, drop_damaged
 from bench.process.export import Exporting
 from bench.run.preparation import exported
-from exporters import checkpoint, module_source, pickled, sources
+from exporters import checkpoint, module_source, pickled, sources, tokenizer
 from exporters.store import ArtifactStore
 
 #: `make_inputs(batch, length, seed)` -> name to array or tensor, batch first, in the order of forward's arguments.
@@ -61,6 +62,15 @@ def introduced(source: sources.ModelSource, store: ArtifactStore, threads: int, 
         drop_damaged(store, [recipe], say)
         with closing(Exporting(store.root, threads)) as exporting:
             return source.settled(exported(store, recipe, source.export_options(), exporting, say).metadata)
+
+
+def tokenizer_of(source: sources.ModelSource, given: str | Path | None) -> Path | None:
+    """The tokenizer file that the user named, or the model's own; None if there is none."""
+    if given is None:
+        return tokenizer.find(source.folder) if source.folder else None
+    if (found := tokenizer.find(given)) is None:
+        raise UserError(f"--tokenizer {str(given)!r} is no tokenizer.json and has none; give a model folder with one")
+    return found
 
 
 def notes_on(source: sources.ModelSource) -> list[str]:

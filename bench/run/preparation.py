@@ -128,6 +128,16 @@ class Preparation:
         """Size of each candidate's artifact."""
         return {candidate: artifact.bytes for candidate, artifact in self.artifacts.items()}
 
+    def what_was_loaded(self) -> dict[str, dict[str, Any]]:
+        """Format, key, checksum and files (name to SHA-256) of each artifact, by its candidate's place in the run."""
+        found = {}
+        for place, candidate in enumerate(self.run.candidates):
+            if (artifact := self.artifacts.get(candidate)) is not None:
+                files = {name: str(entry["sha256"]) for name, entry in artifact.files.items()}
+                told = {"format": artifact.format, "key": artifact.key, "checksum": artifact.checksum}
+                found[str(place)] = {**told, "files": files}
+        return found
+
     # Artifacts and references.
 
     def make(self, points: Sequence[Point]) -> None:

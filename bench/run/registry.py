@@ -20,6 +20,7 @@ BUILT_IN = {
     "coldstart": "bench.workloads.coldstart:ColdStart",
     "generate": "bench.workloads.generate:Generate",
     "memory": "bench.workloads.memory:Memory",
+    "parity": "bench.workloads.parity:Parity",
 }
 
 

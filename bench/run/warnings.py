@@ -94,9 +94,11 @@ def _of_facts(record: Record) -> Iterator[str]:
 
 
 def _of_parity(record: Record) -> Iterator[str]:
-    if not record.is_judged and record.is_timed:
+    if not record.is_timed:
+        return
+    if not record.is_judged:
         yield f"{record.candidate.backend} computes nothing; its time is a script's plus the harness's own"
-    elif record.is_judged and record.parity and record.verdict not in SAME_MODEL:
+    elif record.parity and record.verdict not in SAME_MODEL:
         yield f"parity is {record.verdict}: {record.parity.get('reason', '')}"
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bench.parity.reference import Inputs
     from bench.parity.verdict import Tolerance
     from bench.process.channel import WorkerError
-    from bench.run.preparation import Loading
+    from bench.run.preparation import Loading, Preparation
     from bench.run.schedule import Schedule
     from bench.spec import Candidate, Shape
     from exporters.sources import ModelSource
@@ -182,6 +182,10 @@ class Workload(ABC):
     def least_work(self, record: Record) -> tuple[int, int]:
         """Operations, and bytes that must be read, of what the roofline bounds; `record` has counted operations."""
         return record.operations["flops"], record.operations["weight_bytes"]
+
+    def conclude(self, run: Run, prepared: Preparation) -> Mapping[str, Any]:
+        """What is found out once every cell has its record and all workers are gone; the run notes it."""
+        return {}
 
     # What is said of it.
 
