@@ -159,6 +159,16 @@ class Preparation:
             self._close_exports()
             self._clear_leftovers()
 
+    def make_references(self, points: Sequence[Point]) -> None:
+        """As `make`, for candidates whose artifacts are at hand."""
+        self.store.prepare()
+        try:
+            self.weights = self._make_checkpoint()
+            self._close_exports()
+            self.judge(points)
+        finally:
+            self._close_exports()
+
     def judge(self, points: Sequence[Point]) -> None:
         """Bring the references of further `points` into the store."""
         if self.weights is None:

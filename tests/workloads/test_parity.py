@@ -116,7 +116,12 @@ def test_the_file_says_the_same_and_its_command_asks_for_it_again(sound: Run) ->
 
 def test_the_report_has_a_table_for_each_candidate(sound: Run) -> None:
     text = words(sound)
-    for said in ("gpt2-tiny (logits), fp32, cpu", "1 thread", "ids random, zipf; masks full, left", "onnx fp32: equivalent"):
+    for said in (
+        "gpt2-tiny (logits), fp32, cpu",
+        "1 thread",
+        "ids random, zipf; masks full, left",
+        "onnx fp32: equivalent",
+    ):
         assert said in text
     assert "generation, zipf, full passes: " in text
     assert "ids are drawn by Zipf's law; --tokenizer names one" in text

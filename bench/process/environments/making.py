@@ -14,7 +14,7 @@ from pathlib import Path
 
 import backends
 from bench.errors import BenchError, UserError
-from bench.parity.references import Say
+from bench.parity.reference import Say
 from bench.process import channel
 from bench.process.environments.asking import ask, forget_answers
 from bench.process.environments.stored import (
