@@ -51,7 +51,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster one contestant is than another, within rounds."""
+    """How many times faster one candidate is than another, within rounds."""
 
     value: float
     interval: Interval | None

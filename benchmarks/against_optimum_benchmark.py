@@ -200,16 +200,18 @@ def compare(args: argparse.Namespace, backends: Sequence[str], versions: Mapping
     bench_filled, run = run_bench(bench_command, folder / "bench-filled")
     made = sorted(artifacts_in(store) - before)
 
-    checkpoint = (store / "store" / f"checkpoint-{run.checkpoint}").resolve()
+    checkpoint = (store / "store" / f"checkpoint-{run.model.checkpoint}").resolve()
     loads_before["optimum-benchmark"] = os.getloadavg()[0]
     exports, grid_wall, theirs = run_optimum(args, run, backends, checkpoint, folder)
     ours = {
-        (record.backend, record.shape): Measured(record.samples, record.load_seconds or 0.0)
+        (record.candidate.backend, record.point): Measured(record.samples, record.once.load_seconds or 0.0)
         for record in run.records
         if record.status == "ok"
     }
     cells = [
-        compared(run, backend, shape, theirs.get((backend, shape))) for shape in run.grid.shapes for backend in backends
+        compared(run, backend, shape, theirs.get((backend, shape)))
+        for shape in run.workload.points()
+        for backend in backends
     ]
     walls = Walls(
         bench_empty=bench_empty,
@@ -225,9 +227,9 @@ def compare(args: argparse.Namespace, backends: Sequence[str], versions: Mapping
         ),
     )
     title = (
-        f"{args.model}, {run.grid.threads} threads, fp32, {run.origin}; {run.fingerprint.get('cpu', 'unknown CPU')}; "
-        f"load average {loads_before['bench']:.2f} before bench, {loads_before['optimum-benchmark']:.2f} before "
-        "optimum-benchmark"
+        f"{args.model}, {run.options.threads} threads, fp32, {run.model.origin}; "
+        f"{run.fingerprint.get('cpu', 'unknown CPU')}; load average {loads_before['bench']:.2f} before "
+        f"bench, {loads_before['optimum-benchmark']:.2f} before optimum-benchmark"
     )
     walls_shown = wall_lines(walls, cells, made, args.launcher, args.iterations)
     print("\n".join([title, "", *table(cells), *LEGEND, "", *walls_shown]))
@@ -242,7 +244,7 @@ def compare(args: argparse.Namespace, backends: Sequence[str], versions: Mapping
             "made_in_the_filled_store": made,
             "load_average_before": loads_before,
             "fingerprint": run.fingerprint,
-            "bench_plan": asdict(run.plan),
+            "bench_command": run.command,
             "optimum_benchmark": {"versions": dict(versions), "launcher": args.launcher, "iterations": args.iterations},
         }
         args.output.write_text(json.dumps(result, indent=1) + "\n")
@@ -301,7 +303,7 @@ def run_optimum(
     args: argparse.Namespace, run: Run, backends: Sequence[str], checkpoint: Path, folder: Path
 ) -> tuple[float, float, dict[Cell, Measured]]:
     """Wall seconds of its exports and of its grid, and the cells that it left reports of."""
-    environment = offline() | {"OMP_NUM_THREADS": str(run.grid.threads)}
+    environment = offline() | {"OMP_NUM_THREADS": str(run.options.settled_threads)}
     exports = 0.0
     models = {"eager": checkpoint, "onnx": folder / "optimum-export"}
     if "onnx" in backends:
@@ -315,7 +317,9 @@ def run_optimum(
         sweep = folder / f"optimum-{backend}"
         sweep.mkdir()
         model_config = json.loads((checkpoint / "config.json").read_text())
-        config = config_of(backend, models[backend], model_config, run.grid.threads, args.launcher, args.iterations)
+        config = config_of(
+            backend, models[backend], model_config, run.options.settled_threads, args.launcher, args.iterations
+        )
         # JSON is YAML, which hydra reads.
         (sweep / "config.yaml").write_text(json.dumps(config | {"hydra": hydra_of(sweep)}, indent=1))
         launch = sweep / "launch.py"
@@ -323,8 +327,8 @@ def run_optimum(
         command = [str(args.python), str(launch), "--config-dir", str(sweep), "--config-name", "config", "--multirun"]
         # Not 0 where a cell fails, which ends its sweep; the cells before it have their reports.
         log = folder / f"optimum-{backend}.log"
-        grid_wall += timed([*command, *overrides_of(run.grid.shapes)], log, environment, allowed=(0, 1))
-        for shape in run.grid.shapes:
+        grid_wall += timed([*command, *overrides_of(run.workload.points())], log, environment, allowed=(0, 1))
+        for shape in run.workload.points():
             report = sweep / f"{shape.batch}x{shape.length}" / "benchmark_report.json"
             if report.is_file():
                 theirs[backend, shape] = parse_report(report.read_text())
@@ -401,7 +405,7 @@ def parse_report(text: str) -> Measured:
 
 def compared(run: Run, backend: str, shape: Shape, theirs: Measured | None) -> Compared:
     """One cell of the result, from bench's run and optimum-benchmark's report."""
-    record = next(record for record in run.records if (record.backend, record.shape) == (backend, shape))
+    record = next(one for one in run.records if (one.candidate.backend, one.point) == (backend, shape))
     rounds = record.rounds if record.status == "ok" else []
     precision = statistics.precision(rounds) if rounds else None
     samples = theirs.samples_ns if theirs else []

@@ -14,16 +14,16 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench import machine, statistics
-from bench.parity.inputs import InputPlan
-from bench.preparation import Preparation
 from bench.process.channel import Worker
-from bench.records import Run
-from bench.spec import Grid, Shape, TimingPlan, parse_candidates
-from bench.workers import Workers
+from bench.run.experiment import model_of, settle
+from bench.run.preparation import Preparation
+from bench.run.record import Run
+from bench.spec import Shape
+from bench.workloads.forward import Forward, ForwardOptions
 from exporters import sources
 from exporters.store import ArtifactStore
 
@@ -81,38 +81,43 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
     args = parser.parse_args()
 
-    threads, shape = machine.thread_budget(None), Shape(args.batch, args.length)
-    grid = Grid(args.model, parse_candidates("eager,onnx", "fp32"), (shape,), "cpu", threads)
+    given = {
+        "model": args.model, "backends": "eager,onnx", "batches": args.batch, "lengths": args.length, "device": "cpu",
+        "artifacts": args.artifacts,
+    }  # fmt: skip
+    candidates, options = settle(Forward, ForwardOptions.parsed(given))
     source = sources.resolve(args.model)
-    run = Run(grid, TimingPlan(), machine.fingerprint(), source.origin, "", "", "")
-    prepared = Preparation(grid, source, ArtifactStore(args.artifacts), run.plan.timeout_seconds, print)
-    prepared.make()
-    workers = Workers(prepared, run.plan.timeout_seconds)
-    plan = InputPlan(args.batch, args.length, source.vocab_size, source.pad_token_id, 0, source.width)
-    timing = asdict(TimingPlan(samples_per_turn=args.calls))
+    run = Run(Forward(Forward.settle(options, source)), model_of(source), candidates, machine.fingerprint(), "")
+    (shape,) = run.workload.points()
+    prepared = Preparation(run, source, ArtifactStore(args.artifacts), print)
+    prepared.make(())
+    sampling = asdict(replace(run.workload.options.sampling, samples_per_turn=args.calls))
+    request = run.workload.begin(shape, source) | {"sampling": sampling}
+    threads = options.settled_threads
     print(f"{args.model} {shape}, {threads} threads, {args.rounds} rounds of {args.calls} calls; {machine.cpu_name()}")
-    try:
-        for contestant in grid.contestants:
-            workers.load([contestant])
-            worker = workers.loaded[contestant]
-            worker.request({"op": "begin", "inputs_plan": asdict(plan), "plan": timing, "boundary": "device"}, 600)
-            bare = start_bare(
-                contestant.backend, prepared.artifacts[contestant].path, shape, source.vocab_size, threads, args.calls
-            )
+    for candidate in candidates:
+        worker = prepared.start(candidate)
+        bare = None
+        try:
+            for message in ({"op": "hello"}, {"op": "load"}):
+                worker.request(message, options.timeout)
+            worker.request({"op": "begin", "key": "0", "cell": Forward.cell, "request": request}, options.timeout)
+            folder = prepared.artifacts[candidate].path
+            bare = start_bare(candidate.backend, folder, shape, source.vocab_size, threads, args.calls)
             ours, theirs = take_turns(worker, bare, args.rounds)
-            ratio = statistics.ratio_within_rounds(ours, theirs)
-            assert ratio is not None
-            assert ratio.interval is not None
-            medians = [statistics.median(statistics.pooled(turns)) / 1e6 for turns in (ours, theirs)]
-            print(
-                f"{contestant.backend}: bench {medians[0]:.2f} ms, bare loop {medians[1]:.2f} ms, "
-                f"ratio within rounds {ratio.value:.3f} "
-                f"(99 % interval {ratio.interval.low:.3f} to {ratio.interval.high:.3f}, {ratio.verdict})"
-            )
-            bare.kill()
-            workers.close()
-    finally:
-        workers.close()
+        finally:
+            worker.kill()
+            if bare is not None:
+                bare.kill()
+        ratio = statistics.ratio_within_rounds(ours, theirs)
+        assert ratio is not None
+        assert ratio.interval is not None
+        medians = [statistics.median(statistics.pooled(turns)) / 1e6 for turns in (ours, theirs)]
+        print(
+            f"{candidate.backend}: bench {medians[0]:.2f} ms, bare loop {medians[1]:.2f} ms, "
+            f"ratio within rounds {ratio.value:.3f} "
+            f"(99 % interval {ratio.interval.low:.3f} to {ratio.interval.high:.3f}, {ratio.verdict})"
+        )
 
 
 def start_bare(
@@ -139,7 +144,8 @@ def take_turns(worker: Worker, bare: subprocess.Popen[str], rounds: int) -> tupl
     for _ in range(rounds):
         for who in order.sample(("bench", "bare"), 2):
             if who == "bench":
-                ours.append(worker.request({"op": "turn", "seconds": 3600.0}, 3600)["wall_ns"])
+                reply = worker.request({"op": "turn", "key": "0", "request": {"seconds": 3600.0}}, 3600)
+                ours.append(reply["times_ns"]["wall"])
             else:
                 bare.stdin.write("go\n")
                 bare.stdin.flush()

@@ -75,6 +75,7 @@ def prepare(
     with mock.patch.object(channel, "Worker", InThisProcess), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit and torch.export warn about themselves
         prepared = preparation(artifacts, model=model, backends=backends, batches=batches, lengths=lengths, task=task)
+        prepared.store.prepare()
         with prepared.store.in_use():
             prepared.make(prepared.workload.points())
     assert not prepared.refused, prepared.refused

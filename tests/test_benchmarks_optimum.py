@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.spec import Shape
+from tests import made
 
 SCRIPT = "against_optimum_benchmark"
 
@@ -116,9 +117,8 @@ def test_a_wider_interval_is_reached_earlier(script: ModuleType) -> None:
 
 def run_of(rounds: list[list[int]], status: str = "ok") -> Any:
     """As much of a run as the comparison reads: one cell, eager at 1×16."""
-    samples = [sample for round_ in rounds for sample in round_]
-    record = SimpleNamespace(backend="eager", shape=Shape(1, 16), status=status, rounds=rounds, samples=samples)
-    return SimpleNamespace(records=[record])
+    milliseconds = [[sample / 1e6 for sample in round_] for round_ in rounds]
+    return made.run_of([made.record("eager", Shape(1, 16), ms=milliseconds, status=status)])
 
 
 def test_a_cell_says_how_many_samples_each_took_and_the_ratio_of_the_medians(script: ModuleType) -> None:

@@ -29,7 +29,7 @@ TOKENIZER_FILES = (
 
 
 def check_output(folder: Path) -> None:
-    """Raise UserError where no bundle could be written to `folder`."""
+    """Raise UserError if no bundle could be written to `folder`."""
     name = f"--output {str(folder)!r}"
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{name} is no folder; give a new one")
@@ -45,7 +45,7 @@ def check_output(folder: Path) -> None:
 def aside(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder` that becomes it at the end of the block, or is gone with all that is in it.
 
-    Raises BenchError where it cannot be written, as on a full disk.
+    Raises BenchError if it cannot be written, as on a full disk.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve would follow a link, and `.` has no name
     _remove_abandoned(folder)
@@ -116,7 +116,7 @@ def copy_timed_inputs(stored: Artifact | str | None, shape: Shape, place: Path) 
 
 
 def copy_tokenizer(folder: Path | None, place: Path) -> None:
-    """Copy the tokenizer's files of a model's folder; nothing where it has none."""
+    """Copy the tokenizer's files of a model's folder; nothing if it has none."""
     for name in TOKENIZER_FILES if folder else ():
         if folder is not None and (folder / name).is_file():
             (place / TOKENIZER_FOLDER).mkdir(exist_ok=True)

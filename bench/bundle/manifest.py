@@ -64,7 +64,7 @@ class Manifest:
     """What decides the model's inputs."""
     samples: Samples
     model_repository: str | None = None
-    """Folder for `tritonserver --model-repository`, where there is one."""
+    """Folder for `tritonserver --model-repository`, if there is one."""
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Path in the bundle -> `sha256` and `bytes`."""
 
@@ -118,8 +118,8 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
 def read(folder: Path, expected: str | None = None) -> tuple[Manifest | None, list[str]]:
     """The manifest of the bundle in `folder`, and everything that differs from it; no faults for a sound bundle.
 
-    `expected` is the manifest's SHA-256, where the user has it from elsewhere. The manifest is None where it was
-    altered. Raises UserError where there is no bundle.
+    `expected` is the manifest's SHA-256, if the user has it from elsewhere. The manifest is None if it was
+    altered. Raises UserError if there is no bundle.
     """
     name = repr(str(folder))
     if not folder.is_dir():

@@ -16,7 +16,7 @@ from bench.process.environments.stored import parse_pythons
 from bench.run.record import Run
 from bench.spec import MODULE, Candidate
 
-#: Template of run.py by backend, and by variant where that needs one of its own.
+#: Template of run.py by backend, and by variant if that needs one of its own.
 TEMPLATES = {
     "onnx": "onnx.template",
     "openvino": "openvino.template",
@@ -40,7 +40,7 @@ TITLES = {
     "eager": "PyTorch",
     "compile": "torch.compile",
 }
-#: Libraries of NVIDIA's that onnxruntime-gpu loads, where the run's environment had them as packages.
+#: Libraries of NVIDIA's that onnxruntime-gpu loads, if the run's environment had them as packages.
 CUDA_LIBRARIES = re.compile(r"nvidia-(cublas|cuda-nvrtc|cuda-runtime|cudnn|cufft|curand|nvjitlink)(-cu\d+)?")
 #: Variants that need more than run.py has: libraries of their own, or addresses that stay.
 NOT_CARRIED = ("onnx:tensorrt", "onnx:cuda-graphs", "onnx:fused-cuda-graphs")
@@ -147,7 +147,7 @@ def _options(candidate: Candidate) -> Mapping[str, Any]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names as a Python list, in double quotes where they hold none, as ruff wants them."""
+    """Names as a Python list, in double quotes if they hold none, as ruff wants them."""
     return "[" + ", ".join(repr(name) if '"' in name else f'"{repr(name)[1:-1]}"' for name in names) + "]"
 
 

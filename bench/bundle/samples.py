@@ -48,7 +48,7 @@ class Samples:
 
 
 def samples_of(source: ModelSource, tokenizer: Path | None) -> Samples:
-    """The samples of a model: text where it has a tokenizer, its own inputs where it makes them."""
+    """The samples of a model: text if it has a tokenizer, its own inputs if it makes them."""
     kinds = (OWN,) if source.makes_inputs else ("random", "text" if tokenizer else "zipf")
     found = Samples(SHAPES, kinds, ("full",) if notes_on(source) else MASKS)
     tokens = sum(shape.batch * shape.length for shape in SHAPES) * len(kinds) * len(found.masks)

@@ -16,7 +16,7 @@ from bench import machine
 from bench.machine import gpu, host
 from bench.machine.host import ROOT
 
-#: Shares above which a cell is tainted: of all CPU time, by others and by the hypervisor; of the time, by throttling.
+#: Shares above which a cell is disturbed: of all CPU time, by others and by the hypervisor; of the time, by throttling.
 OTHER_CPU_SHARE = 0.05
 STEAL_SHARE = 0.02
 THROTTLED_SHARE = 0.05
@@ -155,7 +155,7 @@ def _summary_of_gpu(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def taint(conditions: dict[str, Any]) -> list[str]:
+def disturbed_by(conditions: dict[str, Any]) -> list[str]:
     """What disturbed a cell, from its `summary`: one line each, with the cause and what helps; [] if nothing did."""
     found = []
     for name, limit, cause in (

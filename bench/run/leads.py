@@ -70,8 +70,8 @@ def headline(run: Run) -> str:
             name = run.name(lead.winner.candidate)
             won[name] = won.get(name, 0) + 1
     if not found:
-        measured = sum(record.status == "ok" for record in run.records)
-        return f"{measured} of {count(len(run.records), 'cell')} measured"
+        cells = [record for _, records in sections.iter_points(run) for record in records]
+        return f"{sum(record.status == 'ok' for record in cells)} of {count(len(cells), 'cell')} measured"
     if not won:
         return "No candidate is faster than all others" + (" anywhere" if len(found) > 1 else "")
     best = max(won, key=lambda name: won[name])

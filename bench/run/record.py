@@ -333,7 +333,7 @@ class Run:
 
     def disturbances(self, record: Record) -> list[str]:
         """What disturbed the machine while this cell was timed, one line each; nothing for a cell without times."""
-        return conditions.taint(record.conditions) if record.conditions and record.is_timed else []
+        return conditions.disturbed_by(record.conditions) if record.conditions and record.is_timed else []
 
     # Memory.
 

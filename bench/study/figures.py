@@ -63,9 +63,9 @@ class Figure:
     """Timed in turns with the other backends of its source."""
     is_disturbed: bool = False
     fault: str = ""
-    """Why no claim may rest on its time; "" where one may."""
+    """Why no claim may rest on its time; "" if one may."""
     naive_ms: float | None = None
-    """Median of a clock that never waited for the device; None where none was read."""
+    """Median of a clock that never waited for the device; None if none was read."""
     peak_bytes: int | None = None
     """The most that was held during one call: by the allocator of a GPU, else resident."""
 
@@ -76,7 +76,7 @@ class Figure:
 
     @property
     def is_usable(self) -> bool:
-        """True where it was timed, and its time is that of the same model."""
+        """True if it was timed, and its time is that of the same model."""
         return self.status == "ok" and not self.fault and bool(self.rounds_ms)
 
     @property
@@ -113,7 +113,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Generation:
-    """One contestant of `bench generate` at one batch."""
+    """One candidate of `bench generate` at one batch."""
 
     source: Source
     model: str
@@ -134,12 +134,12 @@ class Generation:
 
     @property
     def is_usable(self) -> bool:
-        """True where it was timed, and its time is that of the same model."""
+        """True if it was timed, and its time is that of the same model."""
         return self.status == "ok" and not self.fault and bool(self.rounds_ms)
 
     @property
     def is_of_single_steps(self) -> bool:
-        """True where a decoding step is a pass over one token of each prompt."""
+        """True if a decoding step is a pass over one token of each prompt."""
         return self.way == "cache" and self.decoding != "beam"
 
 
@@ -154,7 +154,7 @@ class Held:
     parameters_bytes: int
     """Parameters and buffers."""
     process_bytes: int | None = None
-    """Of the device's memory on CUDA, else resident; None where it was not read."""
+    """Of the device's memory on CUDA, else resident; None if it was not read."""
     context_bytes: int | None = None
     """Beside the allocator's reserve: the runtime's own."""
 
@@ -190,7 +190,7 @@ class Figures:
     cached: tuple[Cached, ...] = ()
 
     def padded(self, model: str, batch: int, length: int, backend: str = "eager", device: str = CUDA) -> Figure | None:
-        """The cell of one padded batch, one with a time before one without; None where no run has it."""
+        """The cell of one padded batch, one with a time before one without; None if no run has it."""
         found = [
             cell
             for cell in self.cells
@@ -223,9 +223,9 @@ class Figures:
 
 
 def times_faster(slow: Figure, fast: Figure) -> Ratio | None:
-    """Time a sample of `slow` over that of `fast`; within rounds where both were timed in turns, else of medians apart.
+    """Time a sample of `slow` over that of `fast`; within rounds if both were timed in turns, else of medians apart.
 
-    None where nothing gives an interval.
+    None if nothing gives an interval.
     """
     in_turns = slow.is_interleaved and fast.is_interleaved
     if slow.source == fast.source and slow.place == fast.place and in_turns:

@@ -11,7 +11,7 @@ from bench.statistics import Interval, Ratio
 from bench.study.figures import CORPUS, PRECISION, Figure, Figures, Source, times_faster
 from bench.study.findings import CONFIRMED, every, inside
 
-#: Runtimes are together where none is more than this many times faster than another.
+#: Runtimes are together if none is more than this many times faster than another.
 TOGETHER = 1.10
 #: A padded batch of this length stands in for sentences, which are of about that many tokens.
 STAND_IN_LENGTH = 32
@@ -27,7 +27,7 @@ class Series:
     """E.g. "length 32", "unsorted sentences" or "batch 1"."""
     cells: Mapping[tuple[str, int], Figure]
     file: int | None = None
-    """Number of its file, from 1, where another file has a series of the same name."""
+    """Number of its file, from 1, if another file has a series of the same name."""
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ class Series:
 
     @property
     def name(self) -> str:
-        """Device, model, setting, and the number of its file where the others do not tell."""
+        """Device, model, setting, and the number of its file if the rest is not unique."""
         told = "" if self.file is None else f", file {self.file}"
         return f"{self.source.device}, {self.model}, {self.setting}{told}"
 
@@ -74,7 +74,7 @@ class Series:
 
 
 def over_batches(figures: Figures, device: str | None = None, models: Collection[str] | None = None) -> list[Series]:
-    """Every series over batches, in the order of the files; of `device` and `models` alone where they are given."""
+    """Every series over batches, in the order of the files; of `device` and `models` alone if they are given."""
     return list(_series(figures, device, models, over="batch"))
 
 
@@ -136,7 +136,7 @@ class Growth:
 
 
 def growth(series: Series, least_span: float) -> Growth | None:
-    """How time grows with length; None where no backend has lengths `least_span` times apart.
+    """How time grows with length; None if no backend has lengths `least_span` times apart.
 
     p = log(time of the longest / time of the shortest) / log(longest / shortest), its interval from that of the ratio.
     """
@@ -162,13 +162,13 @@ class Crossover:
 
     series: Series
     batch: int | None
-    """None where they are not at the largest batch, or these runs do not decide it."""
+    """None if they are not at the largest batch, or these runs do not decide it."""
     outcomes: Mapping[int, str]
     """By batch; batches with fewer than two runtimes are none."""
 
 
 def crossover(series: Series) -> Crossover | None:
-    """Where the runtimes of `series` come together; None where fewer than two batches have two runtimes."""
+    """Where the runtimes of `series` come together; None if fewer than two batches have two runtimes."""
     outcomes = {batch: series.together(batch) for batch in series.sizes if len(series.at(batch)) > 1}
     if len(outcomes) < 2:
         return None

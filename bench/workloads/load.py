@@ -159,7 +159,7 @@ class Load(Workload):
         for one in records:
             served, rate = self.slices(one), one.point.rate
             outcome = served.outcome(self.options.slos)
-            if outcome == MISSED and conditions.taint(one.conditions) and rate not in excused:
+            if outcome == MISSED and conditions.disturbed_by(one.conditions) and rate not in excused:
                 excused.add(rate)
             elif outcome != UNJUDGED:
                 found.append(Trial(rate, outcome == KEPT, served.is_hopeless(self.options.slos, rule)))

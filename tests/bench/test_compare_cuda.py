@@ -1,4 +1,4 @@
-"""`bench compare` and what stands on it, on a GPU: device times, floors, TF32, memory, taint. Skips where there is none."""
+"""`bench compare` and what stands on it, on a GPU: device times, rooflines, TF32, memory, conditions. Skips where there is none."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ import bench
 from backends.base import OutOfMemoryError, runtime_errors
 from bench import statistics
 from bench.process import peaks
-from bench.spec import TimingPlan
 
 pytestmark = pytest.mark.gpu
 
-QUICK = TimingPlan(rounds=3, seconds_per_cell=0.3, warmup_seconds=0.0, warmup_most_seconds=0.2, timeout_seconds=600)
+QUICK = {"rounds": 3, "max_seconds_per_cell": 0.3, "warmup": 0.001, "max_warmup": 0.2, "timeout": 600}
 HAS_ONNX = backends.load_class("onnx").supports("default", "cuda", "fp32") is None
 BACKENDS = "eager,torchscript,compile,compile:reduce-overhead" + (",onnx,onnx:cuda-graphs" if HAS_ONNX else "")
 
 
 def measured(artifacts: Path, output: Path, **options: object) -> bench.Run:
     run = bench.compare(
-        "bert-tiny", batches=(4,), lengths=(32,), device="cuda", plan=QUICK, artifacts=artifacts, output=output,
-        **{"backends": BACKENDS, **options},
+        "bert-tiny", batches=(4,), lengths=(32,), device="cuda", artifacts=artifacts, output=output,
+        **{"backends": BACKENDS, **QUICK, **options},
     )  # fmt: skip
     assert {record.status: record.reason for record in run.records} == {"ok": ""}
     return run
@@ -35,19 +34,19 @@ def test_every_record_has_what_a_gpu_tells(artifacts: Path, tmp_path: Path, tf32
     run = measured(artifacts, tmp_path / "run.jsonl", tf32=tf32)
     assert run.fingerprint["gpus"]
     for record in run.records:
-        label = record.contestant.label
+        label = record.candidate.label
         assert record.verdict in ("exact", "equivalent"), (label, record.parity)
         wall = statistics.median(record.samples)
         device, enqueue = (
-            statistics.median(statistics.pooled(rounds)) for rounds in (record.device_rounds, record.enqueue_rounds)
+            statistics.median(statistics.pooled(record.rounds_ns(kind))) for kind in ("device", "enqueue")
         )
         assert 0 < device <= 1.5 * wall, label
         assert 0 < enqueue <= 1.5 * wall, label
-        assert record.pipelined_rounds, label
+        assert record.rounds_ns("pipelined"), label
         assert record.facts["tf32"] is tf32, label
         assert not record.facts.get("copies_inserted"), (label, record.facts)
         assert not record.facts.get("recompiles_while_timing"), label
-        share = run.floor_share(record)
+        share = run.roofline_share(record)
         assert share is not None, label
         assert 0 < share < 1, label
         assert record.conditions["gpu"]["min_sm_clock_mhz"] > 0
@@ -58,30 +57,30 @@ def test_every_record_has_what_a_gpu_tells(artifacts: Path, tmp_path: Path, tf32
     json.loads((tmp_path / "run.jsonl").read_text().splitlines()[0])
 
 
-def test_half_precisions_have_floors_of_their_own(artifacts: Path, tmp_path: Path) -> None:
+def test_half_precisions_have_rooflines_of_their_own(artifacts: Path, tmp_path: Path) -> None:
     run = measured(artifacts, tmp_path / "run.jsonl", backends="eager", precisions="fp32,fp16,bf16")
     assert run.peaks is not None
     rates = run.peaks.flops_per_second
     assert rates["fp16"] > rates["fp32"] < rates["bf16"]
-    assert all(run.floor_share(record) for record in run.records)
+    assert all(run.roofline_share(record) for record in run.records)
 
 
 def test_host_arrays_cost_copies_on_a_gpu(artifacts: Path, tmp_path: Path) -> None:
     run = measured(artifacts, tmp_path / "run.jsonl", backends="eager", boundary="host")
-    assert not run.records[0].device_rounds
+    assert not run.records[0].rounds_ns("device")
 
 
 def test_a_clock_that_does_not_wait_is_shown_beside_the_right_one(artifacts: Path, tmp_path: Path) -> None:
     run = bench.compare(
-        "bert-tiny", backends="eager", batches=(512,), lengths=(128,), device="cuda", plan=QUICK, naive_timer=None,
-        artifacts=artifacts, output=tmp_path / "plain.jsonl",
+        "bert-tiny", backends="eager", batches=(512,), lengths=(128,), device="cuda", artifacts=artifacts,
+        output=tmp_path / "plain.jsonl", **QUICK,
     )  # fmt: skip
-    assert not run.records[0].naive_rounds
+    assert not run.records[0].rounds_ns("naive")
     run = bench.compare(
         "bert-tiny", backends="eager", batches=(512,), lengths=(128,), device="cuda", naive_timer=True, rounds=3,
         max_seconds_per_cell=1, artifacts=artifacts, output=tmp_path / "naive.jsonl",
     )  # fmt: skip
-    assert statistics.pooled(run.records[0].naive_rounds)
+    assert statistics.pooled(run.records[0].rounds_ns("naive"))
 
 
 def test_tf32_multiplies_faster_than_fp32(tmp_path: Path) -> None:
@@ -113,8 +112,8 @@ def test_a_limit_of_the_allocator_is_kept_and_told_as_out_of_memory(name: str, a
 
 def test_tuning_searches_what_a_gpu_has(artifacts: Path, tmp_path: Path) -> None:
     found = bench.tune(
-        "bert-tiny", batch=1, length=16, budget="120s", backends="eager,torchscript", device="cuda", artifacts=artifacts,
-        output=tmp_path / "tuning.json",
+        "bert-tiny", batches=1, lengths=16, budget="120s", backends="eager,torchscript", device="cuda", artifacts=artifacts,
+        output=tmp_path / "tuning.jsonl",
     )  # fmt: skip
     assert found.winner is not None
 

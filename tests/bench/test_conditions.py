@@ -64,7 +64,7 @@ def test_a_system_that_counts_nothing_taints_nothing(tmp_path: Path) -> None:
     assert turn["other_cpu_seconds"] is None
     found = conditions.summary([turn, turn])
     assert found["other_cpu_share"] is None
-    assert conditions.taint(found) == []
+    assert conditions.disturbed_by(found) == []
 
 
 # Turns.
@@ -94,7 +94,7 @@ def test_ticks_that_err_both_ways_even_out_over_turns() -> None:
     ]
     found = conditions.summary(turns)
     assert found["other_cpu_seconds"] == 0.0
-    assert conditions.taint(found) == []
+    assert conditions.disturbed_by(found) == []
 
 
 def on_gpu(**facts: Any) -> Snapshot:
@@ -175,7 +175,7 @@ def test_shares_lie_within_0_and_1_whatever_was_counted(turns: list[tuple[float 
     for name in ("other_cpu_share", "steal_share"):
         assert found[name] is None or 0 <= found[name] <= 1
     assert json.loads(json.dumps(found)) == found
-    assert isinstance(conditions.taint(found), list)
+    assert isinstance(conditions.disturbed_by(found), list)
 
 
 # Taint.
@@ -200,7 +200,7 @@ def test_shares_lie_within_0_and_1_whatever_was_counted(turns: list[tuple[float 
     ],
 )
 def test_taint_of_the_cpu(turns: list[dict[str, Any]], said: list[str]) -> None:
-    lines = conditions.taint(conditions.summary(turns))
+    lines = conditions.disturbed_by(conditions.summary(turns))
     assert len(lines) == len(said)
     for line, start in zip(lines, said, strict=True):
         assert line.startswith(start)
@@ -226,7 +226,7 @@ def test_taint_of_the_cpu(turns: list[dict[str, Any]], said: list[str]) -> None:
     ],
 )
 def test_taint_of_the_gpu(facts: dict[str, Any], said: list[str]) -> None:
-    lines = conditions.taint(conditions.summary([gpu_turn(**facts)]))
+    lines = conditions.disturbed_by(conditions.summary([gpu_turn(**facts)]))
     assert len(lines) == len(said)
     for line, part in zip(lines, said, strict=True):
         assert part in line
@@ -235,7 +235,7 @@ def test_taint_of_the_gpu(facts: dict[str, Any], said: list[str]) -> None:
 
 def test_a_long_cell_may_be_throttled_for_a_moment() -> None:
     turns = [gpu_turn(power_throttled_ns=3 * 10**8), *[gpu_turn()] * 19]
-    assert conditions.taint(conditions.summary(turns)) == []
+    assert conditions.disturbed_by(conditions.summary(turns)) == []
 
 
 def test_every_reason_that_taints_is_one_that_nvml_has() -> None:
@@ -243,13 +243,13 @@ def test_every_reason_that_taints_is_one_that_nvml_has() -> None:
 
 
 def test_conditions_of_an_older_record_taint_nothing() -> None:
-    assert conditions.taint({}) == []
-    assert conditions.taint({"turns": 3, "wall_seconds": 1.0, "gpu": {}}) == []
+    assert conditions.disturbed_by({}) == []
+    assert conditions.disturbed_by({"turns": 3, "wall_seconds": 1.0, "gpu": {}}) == []
 
 
 def test_similar_cells_get_the_same_line() -> None:
     """Reports group equal lines."""
-    lines = [conditions.taint(conditions.summary([turn(other_cpu_seconds=value)])) for value in (0.5, 0.6, 0.7)]
+    lines = [conditions.disturbed_by(conditions.summary([turn(other_cpu_seconds=value)])) for value in (0.5, 0.6, 0.7)]
     assert lines[0] == lines[1] == lines[2]
 
 

@@ -6,16 +6,22 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import backends
+from bench import testing
+from bench.process import export
 from bench.process.environments.stored import read
 from bench.run.file import read_run
+from exporters.errors import UnsupportedModelError
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 CHECK = """
 import warnings; warnings.simplefilter("ignore")
 from pathlib import Path
+from typing import Any
 from bench.testing import check_backend
 from exporters.errors import UnsupportedModelError
 assert len(check_backend("optimum", artifacts=Path("own"))) == 8
@@ -26,6 +32,49 @@ except UnsupportedModelError as error:
 else:
     raise AssertionError("optimum exports openai-gpt now")
 """
+
+
+def test_optimum_declares_its_environment_and_keeps_the_light_part_of_the_contract() -> None:
+    optimum = backends.load_class("optimum")
+    assert optimum.spec.requirements is not None
+    pins = [line for line in optimum.spec.requirements.read_text().splitlines() if line and not line.startswith("#")]
+    assert all(line.count("==") == 1 for line in pins)
+    assert {"torch==2.13.0", "transformers==4.57.6", "optimum-onnx==0.1.0"} <= set(pins)
+    testing._check_declaration("optimum", optimum, "O2")
+    testing._check_stays_light("optimum")
+
+
+def test_optimums_levels_load_files_of_their_own_and_o4_is_a_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.base.is_installed", lambda module: True)
+    monkeypatch.setattr("backends.base.distribution_version", lambda module: "1.0")
+    monkeypatch.setattr("backends.optimum.has_library_of", lambda provider: True)
+    monkeypatch.setattr("backends._torch.torch_cuda_version", lambda: "13.0")
+    optimum = backends.load_class("optimum")
+    formats = [optimum.spec.format_of(variant) for variant in optimum.spec.variants]
+    assert formats == ["optimum", "optimum-o1", "optimum-o2", "optimum-o3", "optimum-o4"]
+    assert [optimum.supports(variant, "cpu", "fp32") is None for variant in optimum.spec.variants] == [True] * 4 + [
+        False
+    ]
+    assert "--device cuda" in str(optimum.supports("O4", "cpu", "fp32"))
+    assert "--precisions fp16" in str(optimum.supports("O4", "cuda", "fp32"))
+    assert optimum.supports("O4", "cuda", "fp16") is None
+    assert "use optimum:O4" in str(optimum.supports("O2", "cuda", "fp16"))
+
+
+def test_the_list_of_backends_prints_what_adds_optimum(cli_here: Cli) -> None:
+    if not backends.load_class("optimum").spec.missing():
+        pytest.skip("optimum is installed beside the others here")
+    assert "add it with: bench env create optimum" in cli_here("list", "backends").stdout
+
+
+def test_a_model_that_a_format_cannot_hold_is_unsupported_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(args: Any) -> None:
+        raise UnsupportedModelError("optimum has no ONNX export of openai-gpt for this task; use onnx")
+
+    monkeypatch.setattr(export, "export", refuse)
+    monkeypatch.setattr(export.models, "import_libraries", lambda: None)
+    args = export.parser().parse_args(["--artifacts", "a", "--format", "optimum"])
+    assert export.answer(args)["error"]["status"] == "unsupported"
 
 
 @pytest.mark.slow

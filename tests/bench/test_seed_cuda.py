@@ -7,35 +7,34 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.spec import TimingPlan
 
 pytestmark = pytest.mark.gpu
 
-QUICK = TimingPlan(rounds=2, seconds_per_cell=0.2, warmup_seconds=0.0, warmup_most_seconds=0.01, timeout_seconds=600)
+QUICK = {"rounds": 2, "max_seconds_per_cell": 0.2, "warmup": 0.001, "max_warmup": 0.01, "timeout": 600}
 WAYS = "eager,eager:static,compile,compile:reduce-overhead,onnx,torchscript,eager:no-cache,onnx:no-cache"
 
 
 @pytest.mark.parametrize("decoding", ["greedy", "sample", "beam:3"])
 def test_every_way_writes_eagers_tokens_on_a_gpu(artifacts: Path, tmp_path: Path, decoding: str) -> None:
     run = bench.generate(
-        "gpt2-tiny", backends=WAYS, new_tokens=12, batches=(2,), decoding=decoding, device="cuda", plan=QUICK,
-        artifacts=artifacts, output=tmp_path / "run.jsonl",
+        "gpt2-tiny", backends=WAYS, new_tokens=12, batches=(2,), decoding=decoding, device="cuda",
+        artifacts=artifacts, output=tmp_path / "run.jsonl", **QUICK,
     )  # fmt: skip
-    for record in run.records:
+    for record, row in zip(run.records, run.rows(), strict=True):
         if record.status == "unsupported":  # a CPU build of onnxruntime
-            assert record.backend == "onnx"
+            assert record.candidate.backend == "onnx"
             continue
         assert record.status == "ok", record.reason
         assert record.verdict in ("exact", "equivalent"), record.parity
         assert not record.facts.get("copies_inserted")
         assert not record.facts.get("recompiles_while_timing")
-        assert run.tokens_as_eager(record) == 12
+        assert row["tokens_as_eager"] == 12
 
 
 def test_bf16_generates_on_a_gpu(artifacts: Path, tmp_path: Path) -> None:
     run = bench.generate(
         "gpt2-tiny", backends="eager,eager:static,torchscript", precisions="bf16", new_tokens=8, device="cuda",
-        plan=QUICK, artifacts=artifacts, output=tmp_path / "run.jsonl",
+        artifacts=artifacts, output=tmp_path / "run.jsonl", **QUICK,
     )  # fmt: skip
     assert [record.status for record in run.records] == ["ok"] * 3
     assert all(record.verdict in ("exact", "equivalent", "lossy") for record in run.records)
@@ -54,8 +53,8 @@ def test_four_figures_of_memory_on_a_gpu(artifacts: Path, tmp_path: Path) -> Non
     run = bench.measure_memory(
         "gpt2-tiny", backends="eager,torchscript", device="cuda", artifacts=artifacts, output=tmp_path / "run.jsonl"
     )
-    for entry in run.loaded:
+    for entry in run.records:
         assert entry.status == "ok", entry.reason
-        held = entry.memory
+        held = entry.memory["loaded"]
         assert 0 < held["parameters_bytes"] <= held["allocated_bytes"] <= held["reserved_bytes"]
         assert held["reserved_bytes"] < held["device_process_bytes"]

@@ -152,6 +152,7 @@ EXIT_CODES: Sequence[str] = (
     "compare --output text.txt",
     "compare --resume nothing.jsonl",
     "compare --resume runs/compare.jsonl --batches 2",
+    "compare --resume runs/compare.jsonl",
     "compare --resume runs/corpus.jsonl",
     "compare --artifacts /dev/null/x",
     "compare --python onnx",

@@ -133,13 +133,13 @@ def settle_candidates(
     """
     pythons = parse_pythons(python)
     known = {*places(root), *dict(pythons)}
-    contestants = parse_candidates(names, precisions, variants_of, known)
-    check_all_used(pythons, (contestant.place for contestant in contestants))
-    return contestants, pythons
+    candidates = parse_candidates(names, precisions, variants_of, known)
+    check_all_used(pythons, (candidate.place for candidate in candidates))
+    return candidates, pythons
 
 
 def check_all_used(pythons: Sequence[tuple[str, str]], used: Iterable[str]) -> None:
-    """Raise UserError for an interpreter that no contestant runs in."""
+    """Raise UserError for an interpreter that no candidate runs in."""
     known = set(used)
     for place, _ in pythons:
         if place not in known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,8 @@ class Axis:
     """Where its ticks are; chosen by the plotter where empty."""
     format: str = ",~f"
     from_zero: bool = False
+    is_narrow: bool = False
+    """True for figures within a decade, most of whose ticks a logarithmic axis would leave without a label."""
 
     def encoding(self, kind: str = "quantitative") -> dict[str, Any]:
         """As Vega-Lite has it."""
@@ -81,6 +83,8 @@ class Axis:
             axis["values"] = list(self.values)
         else:
             axis["tickCount"] = TICKS
+        if self.is_logarithmic and self.is_narrow:
+            axis["labelExpr"] = f"format(datum.value, '{self.format}')"
         scale: dict[str, Any] = {
             "zero": self.from_zero,
             "nice": self.from_zero,
@@ -91,6 +95,12 @@ class Axis:
         if len(set(self.values)) == 1:  # a logarithmic axis of one value has no extent
             scale |= {"domain": [self.values[0] / 2, self.values[0] * 2]}
         return {"field": self.field, "type": kind, "axis": axis, "scale": scale}
+
+
+def is_narrow(values: Iterable[float]) -> bool:
+    """True for positive figures within a decade."""
+    found = [value for value in values if value > 0]
+    return bool(found) and max(found) < 10 * min(found)
 
 
 def legend(names: Sequence[str]) -> tuple[Key, ...]:

@@ -56,16 +56,17 @@ def memory(runs: Sequence[Run], keys: Sequence[Key]) -> Chapter | None:
     y = charts.named_rows([key.label for key in keys])
     shared = {"y": y, "color": charts.coloured(keys), "tooltip": charts.tooltip(hover)}
     x = Axis("loaded", "MiB", from_zero=True).encoding()
+    bar: dict[str, Any] = {"type": "bar", "height": {"band": 0.62}, "opacity": 0.5}
+    line: dict[str, Any] = {"type": "tick", "thickness": 2, "height": {"band": 0.62}}
+    kinds = {
+        "loaded": (bar, {}),
+        "parameters": (line, {"color": {"value": charts.INK}}),
+        "peak": ({"type": "point", "size": 90}, {"shape": charts.shaped(keys)}),
+    }
     layers = [
-        {"mark": {"type": "bar", "height": {"band": 0.62}, "opacity": 0.5}, "encoding": shared | {"x": x}},
-        {
-            "mark": {"type": "tick", "thickness": 2, "height": {"band": 0.62}},
-            "encoding": shared | {"x": x | {"field": "parameters"}, "color": {"value": charts.INK}},
-        },
-        {
-            "mark": {"type": "point", "size": 90},
-            "encoding": shared | {"x": x | {"field": "peak"}, "shape": charts.shaped(keys)},
-        },
+        {"mark": mark, "encoding": shared | {"x": x | {"field": name}} | further}
+        for name, (mark, further) in kinds.items()
+        if any(one[name] is not None for one in data)
     ]
     plot = charts.spec(data, layers, height=AXIS + BAR * len(data))
     chart = Chart("memory", "Memory of each backend once loaded, and its peak during a call.", plot, tuple(keys), True)
@@ -102,9 +103,12 @@ def starts(of: Sequence[Entry]) -> dict[str, Start]:
 
 
 def one_time(of: Sequence[Entry], keys: Sequence[Key]) -> Chapter | None:
-    """Export, load and first calls of each series, and when it has paid them back; None if none was timed."""
+    """Export, load and first calls of each series, and when it has paid them back; None if none was timed.
+
+    None too for a workload whose turns are starts themselves.
+    """
     found = starts(of)
-    if not found:
+    if not found or of[0].run.workload.fresh_process:
         return None
     data = []
     for start in found.values():
@@ -153,10 +157,11 @@ def _break_even_charts(of: Sequence[Entry], found: Mapping[str, Start], keys: Se
                 data.append(point | {"calls": f"{calls:,.0f}", "total": f"{shown(seconds)} s"})
         if len(here) < 2:
             continue
-        axes = Axis("x", "calls", True, format=".4~s"), Axis("y", "seconds in all", True)
-        hover = {"name": "backend", "calls": "calls", "total": "start and calls"}
-        plot = charts.lines(data, keys, *axes, hover, f"start and calls at {at_first.at}")
-        text = f"Seconds of the start and of so many calls at {at_first.at}, a line a backend."
+        noun = at_first.run.workload.call_nouns[1]
+        axes = Axis("x", noun, True, format=".4~s"), Axis("y", "seconds in all", True)
+        hover = {"name": "backend", "calls": noun, "total": f"start and {noun}"}
+        plot = charts.lines(data, keys, *axes, hover, f"start and {noun} at {at_first.at}")
+        text = f"Seconds of the start and of so many {noun} at {at_first.at}, a line a backend."
         made.append(Chart(f"break-even-{at_first.place}", text, plot, tuple(keys)))
     return made
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from bench import statistics
 from bench.columns import DASH, Column, milliseconds
 from bench.report.page.tables import Cell, number
 from bench.run.record import Record, Run
@@ -63,7 +64,7 @@ class Entry:
     @cached_property
     def median_ms(self) -> float:
         """Median of a timed cell."""
-        return float(self.figures["median_ms"])
+        return statistics.median(self.record.samples) / 1e6
 
     @property
     def median_text(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import statistics
 from bench.columns import DASH, Plot, Section, factor, shown
+from bench.options import declaration, spelling
 from bench.report import parts
 from bench.report.page import charts
 from bench.report.page.chapters import Chapter
@@ -139,7 +140,8 @@ def results(of: Sequence[Entry]) -> Chapter:
     shown_columns = [
         column
         for column in ordered
-        if column is ordered[0] or any(entry.figures[column.name] is not None for entry in of)
+        if any(entry.figures[column.name] is not None for entry in of)
+        or (column is ordered[0] and not all(entry.is_measured for entry in of))
     ]
     rows = []
     for entry in of:
@@ -226,7 +228,9 @@ def _of_the_run(run: Run) -> dict[str, str]:
         "file": {"sealed": "as it was written", "cut": "without a seal", "altered": "altered"}[run.integrity],
         "schema": str(run.schema),
     }
-    facts |= {f"option {name}": shown(value) for name, value in run.options.to_json().items()}
+    for one in run.options.declared():
+        value = getattr(run.options, one.name)
+        facts[spelling(one.name)] = DASH if value is None else declaration(one).show(value) or DASH
     if run.peaks is not None:
         for precision, rate in run.peaks.flops_per_second.items():
             facts[f"measured peak, {precision}"] = f"{shown(rate / 1e9)} GFLOP/s"

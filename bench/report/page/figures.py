@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from bench.columns import DASH, Column, factor, shown
@@ -26,9 +28,9 @@ MANY_FOLD = 20.0
 
 
 def crossover(runs: Sequence[Run], keys: Sequence[Key]) -> Chapter | None:
-    """The fastest candidate at each point, and by how much; None if nothing was timed."""
+    """The fastest candidate at each point, and by how much; None if no two candidates compare."""
     found = [(run, label, lead) for run, label in zip(runs, labels(runs), strict=True) for lead in leads.leads(run)]
-    if all(lead.winner is None for _, _, lead in found):
+    if all(lead.runner_up is None for _, _, lead in found):
         return None
     rows, made = [], []
     for place, (run, label, lead) in enumerate(found):
@@ -116,12 +118,7 @@ def figures(of: Sequence[Entry], keys: Sequence[Key]) -> list[Chapter]:
 
 def _figures(of: Sequence[Entry], column: Column, keys: Sequence[Key]) -> Chapter:
     title = parts.title(column)
-    made = []
-    if is_grid(of[0].run):
-        for x, panel in (("length", "batch"), ("batch", "length")):
-            made += _panels(of, keys, column, x, panel)
-    if not made:
-        made = [_over_points(of, keys, column)]
+    made = _panels(of, keys, column) or [_over_points(of, keys, column)]
     rows = [
         [
             entry.at_cell, entry.name, number(entry.value(column), entry.text(column)), entry.interval_text(column),
@@ -151,25 +148,41 @@ def _hover(of: Sequence[Entry], column: Column) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _panels(of: Sequence[Entry], keys: Sequence[Key], column: Column, x: str, panel: str) -> list[Chart]:
-    """A chart for each `panel` (batch or length) at which there are two sizes of `x`, evenly chosen."""
-    sizes_of: dict[int, set[int]] = {}
-    for entry in of:
-        sizes_of.setdefault(getattr(entry.point, panel), set()).add(getattr(entry.point, x))
+def _panels(of: Sequence[Entry], keys: Sequence[Key], column: Column) -> list[Chart]:
+    """A chart over each size of the points, a panel for what else they have; none if no size has two values."""
+    names = [one.name for one in fields(of[0].point)]
     made = []
-    for size in evenly([size for size, found in sorted(sizes_of.items()) if len(found) > 1]):
-        data = [
-            _mark(entry, column) | {"x": getattr(entry.point, x)} for entry in of if getattr(entry.point, panel) == size
+    for x in reversed(names):
+        if not all(_is_size(getattr(entry.point, x)) for entry in of):
+            continue
+        panels: dict[tuple[Any, ...], list[Entry]] = {}
+        for entry in of:
+            panels.setdefault(tuple(getattr(entry.point, name) for name in names if name != x), []).append(entry)
+        several = {panel: here for panel, here in panels.items() if len({getattr(one.point, x) for one in here}) > 1}
+        others = [name for name in names if name != x]
+        made += [
+            _over_sizes(several[panel], keys, column, x, dict(zip(others, panel, strict=True)))
+            for panel in evenly(list(several))
         ]
-        axes = (
-            Axis("x", _with_unit(x), True, sorted(sizes_of[size])),
-            Axis("y", parts.title(column), _is_positive(data)),
-        )
-        text = f"{parts.title(column)} over {x} at {panel} {size}, a line a backend."
-        plot = charts.lines(data, keys, *axes, _hover(of, column), f"{panel} {size}{_unit(panel)}")
-        name = f"{column.name.replace('_', '-')}-over-{x}-{panel}-{size}"
-        made.append(Chart(name, text, plot, tuple(keys)))
     return made
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _over_sizes(of: Sequence[Entry], keys: Sequence[Key], column: Column, x: str, panel: Mapping[str, Any]) -> Chart:
+    """The figures over one size of the points, all else of them being equal."""
+    data = [_mark(entry, column) | {"x": getattr(entry.point, x)} for entry in of]
+    axes = (
+        Axis("x", _with_unit(x), True, sorted({one["x"] for one in data})),
+        Axis("y", parts.title(column), _is_positive(data), is_narrow=charts.is_narrow(one["y"] for one in data)),
+    )
+    title = ", ".join(f"{name} {value}{_unit(name)}" for name, value in panel.items())
+    plot = charts.lines(data, keys, *axes, _hover(of, column), title)
+    text = f"{parts.title(column)} over {x}{' at ' if title else ''}{title}, a line a backend."
+    anchor = "-".join([column.name, "over", x, *(f"{name}-{value}" for name, value in panel.items())])
+    return Chart(re.sub("[^A-Za-z0-9.]+", "-", anchor), text, plot, tuple(keys))
 
 
 def _with_unit(size: str) -> str:
@@ -202,15 +215,15 @@ def _over_points(of: Sequence[Entry], keys: Sequence[Key], column: Column) -> Ch
 
 
 def throughput(of: Sequence[Entry], keys: Sequence[Key]) -> Chapter | None:
-    """Tokens a second against the time of a call; None if the columns have no tokens a second."""
+    """Tokens a second against the time of a call, for points of batch and length; None without tokens a second."""
     timed = [entry for entry in of if entry.is_timed and entry.figures.get("tokens_per_second")]
-    if not timed:
+    if not timed or not is_grid(timed[0].run):
         return None
     data = []
     for entry in timed:
         tokens = entry.figures["tokens_per_second"]
         mark = entry.shown() | {"x": entry.median_ms, "y": tokens, "median": entry.median_text}
-        sizes = {size: getattr(entry.point, size) for size in ("batch", "length") if is_grid(entry.run)}
+        sizes = {"batch": entry.point.batch, "length": entry.point.length}
         data.append(mark | sizes | {"tokens": f"{tokens:,.0f}"})
     hover = {
         "name": "backend",
@@ -219,8 +232,7 @@ def throughput(of: Sequence[Entry], keys: Sequence[Key]) -> Chapter | None:
         "tokens": "tokens a second",
     }
     axes = Axis("x", "median ms a call", True), Axis("y", "tokens a second", True, format=".4~s")
-    detail, order = ("length", "batch") if is_grid(of[0].run) else ("at", "")
-    plot = charts.lines(data, keys, *axes, hover, detail=detail, order=order)
+    plot = charts.lines(data, keys, *axes, hover, detail="length", order="batch")
     text = "Tokens a second against the time of a call; a line joins the batches of one length."
     rows = [
         [

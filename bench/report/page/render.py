@@ -54,7 +54,7 @@ def page(runs: Sequence[Run]) -> str:
     Raises UserError for runs of several workloads, for damaged files whose figures make no sense, and without the extra
     `page`; BenchError if so many cells make no page of `MOST_BYTES`.
     """
-    check_available("--html")
+    check_available("--output")
     with ExitStack() as stack:
         for run in runs:
             stack.enter_context(parts.readable(run))

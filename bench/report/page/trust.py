@@ -42,7 +42,8 @@ def parity(of: Sequence[Entry], keys: Sequence[Key]) -> Chapter | None:
             "error": "max |Δ|",
             "where": "worst at",
         }
-        axis = Axis("y", "largest absolute difference", True, format=".1e")
+        is_narrow = charts.is_narrow(one["y"] for one in data)
+        axis = Axis("y", "largest absolute difference", True, format=".1e", is_narrow=is_narrow)
         plot = charts.points(data, keys, charts.ordinal("at", point_title, order), axis, hover)
         text = "Largest absolute difference from the float64 reference, a point a cell."
         made = (Chart("parity", text, plot, tuple(keys), len(order) > 4),)

@@ -10,26 +10,14 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.run import doubling
-from bench.spec import (
-    AUTO,
-    DEFAULT_BATCHES,
-    DEFAULT_LENGTHS,
-    LARGEST_SIZE,
-    MOST_ROUNDS,
-    Grid,
-    Shape,
-    nearest,
-    parse_candidates,
-    parse_sizes,
-)
-from bench.workloads.published import FIGURES, check, of_model
+from bench.spec import LARGEST_SIZE, MOST_ROUNDS, Shape, nearest, parse_candidates
+from bench.workloads.published import FIGURES, check
 from exporters.sources import TASKS
 
 FOLDER = Path(__file__).resolve().parent
@@ -82,12 +70,6 @@ class Preset:
             found["shapes"] = tuple((shape.batch, shape.length) for shape in self.shapes)
         return {name: value for name, value in found.items() if name not in named}
 
-    def published(self, grid: Grid) -> dict[str, Any]:
-        """The published figures of `grid`; {} for another model or task, of which they say nothing."""
-        if not self.figures or (grid.model, grid.task) != (self.model, self.task):
-            return {}
-        return of_model(self.figures, grid.model, grid.shapes)
-
 
 def names() -> tuple[str, ...]:
     """Presets that can be asked for by name."""
@@ -105,29 +87,6 @@ def load(name: str | Path) -> Preset:
             f"unknown preset {text[:80]!r}{nearest(text, known)}; use one of {', '.join(known)}, or a .toml file"
         )
     return _read(Path(text), text)
-
-
-def shapes_of(
-    given: Preset | None,
-    batches: str | Iterable[int] | None,
-    lengths: str | Iterable[int] | None,
-    positions: int | None,
-) -> tuple[Shape, ...]:
-    """The preset's shapes, or the product of what is asked for, of the preset's sizes and of the defaults."""
-    if given is not None and batches is None and lengths is None:
-        return given.shapes
-    if batches is None:
-        batches = given.batches if given else DEFAULT_BATCHES
-    if lengths is None:
-        lengths = given.lengths if given else [n for n in DEFAULT_LENGTHS if positions is None or n <= positions]
-    batch_sizes = doubling.BATCHES if is_auto(batches) else parse_sizes(batches, "--batches")
-    length_sizes = parse_sizes(lengths, "--lengths")
-    return tuple(Shape(batch, length) for batch in batch_sizes for length in length_sizes)
-
-
-def is_auto(batches: str | Iterable[int] | None) -> bool:
-    """True for batches that are doubled as long as that gains throughput."""
-    return isinstance(batches, str) and batches.strip() == AUTO
 
 
 def _read(path: Path, name: str) -> Preset:
@@ -213,7 +172,7 @@ def _is_truth(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-#: What each key holds, and what is said where it holds something else.
+#: What each key holds, and what is said if it holds something else.
 KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "title": (_is_text, "one line of text"),
     "source": (_is_text, "one line of text"),
@@ -232,7 +191,7 @@ KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _checked(name: str, key: str, value: Any) -> Any:
-    """`value`, lists as tuples; raises UserError where it is none of its key's."""
+    """`value`, lists as tuples; raises UserError if it is none of its key's."""
     is_right, expected = KEYS[key]
     if not is_right(value):
         raise _mistake(name, key, f"{repr(value)[:60]} is not {expected}")
