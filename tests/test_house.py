@@ -171,16 +171,21 @@ def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_readmes_commands_are_real(root: Path) -> None:
+#: The README and the guides; docs/reference is generated, and docs/study.md ends with a page that a command wrote.
+GUIDES = ("README.md", *sorted(f"docs/{path.name}" for path in (Path(__file__).parents[1] / "docs").glob("*.md")))
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_commands_of_the_readme_and_guides_are_real(root: Path, guide: str) -> None:
     """Every `bench …` line in a shell block parses: its subcommand exists and has each option given."""
-    readme = (root / "README.md").read_text()
+    text = (root / guide).read_text().partition("## The pages")[0]
     lines = [
         line
-        for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)
-        for line in block.splitlines()
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
         if line.startswith("bench ")
     ]
-    assert len(lines) >= 5
+    assert len(lines) >= 4 or guide != "README.md"
     for line in lines:
         words = line.split("#")[0].split()
         commands = [word for word in words[1:3] if not word.startswith("-") and "." not in word and "/" not in word]
@@ -189,8 +194,30 @@ def test_the_readmes_commands_are_real(root: Path) -> None:
             if done.returncode == 0:
                 break
         assert done.returncode == 0, line
-        for option in re.findall(r"--[a-z][a-z-]+", line):
+        for option in re.findall(r"--[a-z][a-z0-9-]+", line):
             assert option in done.stdout, f"{option} of {line!r}"
+
+
+def test_the_readme_is_short(root: Path) -> None:
+    assert len((root / "README.md").read_text().splitlines()) <= 200
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("guide", [*GUIDES, "CONTRIBUTING.md"])
+def test_links_of_the_readme_and_guides_resolve(root: Path, guide: str) -> None:
+    page = root / guide
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith(("https://", "http://")):
+            continue
+        name, _, anchor = target.partition("#")
+        found = page.parent / name if name else page
+        assert found.exists(), f"{target} of {guide}"
+        assert not anchor or anchor in anchors(found.read_text()), f"{target} of {guide}"
 
 
 def test_no_figure_of_the_documents_is_left_open(root: Path) -> None:

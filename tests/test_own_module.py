@@ -1,4 +1,4 @@
-"""A module of the user's own from the command line and from Python; the example that the README names."""
+"""A module of the user's own from the command line and from Python; the example that the guide names."""
 
 from __future__ import annotations
 
@@ -183,9 +183,9 @@ def test_a_module_in_memory_is_timed_and_judged_on_its_own_inputs(artifacts: Pat
     assert bench.resume(tmp_path / "run.jsonl", artifacts=artifacts).records == run.records
 
 
-def test_the_readmes_module_is_one(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "def tagger" in block)
+def test_the_guides_module_is_one(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "own-model.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "def tagger" in block)
     (tmp_path / "own_tagger.py").write_text(code)
     metadata = checkpoint.export(sources.resolve(f"{tmp_path / 'own_tagger.py'}:tagger"), tmp_path)
     told = {name: metadata[name] for name in ("inputs", "outputs", "whole_outputs", "output_width", "makes_inputs")}

@@ -94,7 +94,7 @@ def _read(path: Path, name: str) -> Preset:
         data = tomllib.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no TOML
         cause = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"preset file {_shown(name)} cannot be read ({cause}); write it as the README shows") from None
+        raise UserError(f"preset file {_shown(name)} cannot be read ({cause}); see docs/presets.md") from None
     for key in data:
         if key not in KEYS:
             raise _mistake(name, key, f"no such key{nearest(key, KEYS)}; a preset has {', '.join(KEYS)}")
