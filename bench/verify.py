@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine, options
-from bench.errors import BenchError, UserError
-from bench.parity.reference import Say
+from bench.errors import BenchError, Say, UserError
 from bench.parity.verdict import OUTCOMES
 from bench.run.experiment import leaves_translated, measure_prepared
 from bench.run.file import check_unaltered, read_run

@@ -14,8 +14,7 @@ from bench.bundle import envelope, making, manifest, runtimes, triton
 from bench.bundle.manifest import CERTIFICATE, Manifest
 from bench.bundle.samples import Samples, samples_of, source_to_json
 from bench.bundle.selection import Constraints, Selection, check_parity_of, select
-from bench.errors import BenchError, UserError
-from bench.parity.reference import Say
+from bench.errors import BenchError, Say, UserError
 from bench.run.experiment import leaves_translated, measure_prepared, model_of
 from bench.run.file import check_unaltered, read_run
 from bench.run.listener import Listener

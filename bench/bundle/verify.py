@@ -15,9 +15,9 @@ from bench.bundle import manifest as manifests
 from bench.bundle.envelope import THRESHOLD, Kept, held
 from bench.bundle.manifest import CERTIFICATE, Manifest
 from bench.bundle.samples import folder_of, source_from_json, timed_folder
-from bench.errors import BenchError, UserError
+from bench.errors import BenchError, Say, UserError
 from bench.parity.judging import inputs_file
-from bench.parity.reference import REFERENCE_PRECISION, YARDSTICKS, Say
+from bench.parity.reference import REFERENCE_PRECISION, YARDSTICKS
 from bench.run.experiment import measure_prepared
 from bench.run.file import read_run
 from bench.run.listener import Listener
