@@ -9,12 +9,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import backends
 from bench.errors import BenchError, UserError
-from bench.parity.reference import Say
 from bench.process import channel
 from bench.process.environments.asking import ask, forget_answers
 from bench.process.environments.stored import (
@@ -27,6 +27,8 @@ from bench.process.environments.stored import (
 )
 from bench.spec import nearest
 from exporters.store import FULL_BELOW_BYTES, ArtifactStore
+
+Say = Callable[[str], None]
 
 _LIST_VERSIONS = (
     "import json, platform; from importlib.metadata import distributions as all_of; "
