@@ -14,7 +14,7 @@ import backends
 from bench.errors import UserError
 from bench.process import channel
 from bench.process.environments.stored import python_of
-from bench.spec import Candidate, Grid
+from bench.spec import Candidate
 
 #: The Pythons that this project's code is written for, as pyproject.toml has them.
 OLDEST_PYTHON = (3, 11)
@@ -55,11 +55,6 @@ def environments_of(
     return found
 
 
-def interpreters(grid: Grid, root: Path, formats: Mapping[Candidate, str | None]) -> dict[Candidate, Interpreter]:
-    """`environments_of` the candidates of a grid."""
-    return environments_of(grid.contestants, grid.device, grid.pythons, root, formats)
-
-
 def environment_of(
     root: Path,
     wanted: Sequence[Candidate],
@@ -69,7 +64,7 @@ def environment_of(
 ) -> Interpreter | None:
     """The interpreter of the place that `wanted` have in common, asked about them; None where they run in this one.
 
-    `formats` are those of artifacts that it might write. Raises UserError as `interpreters` does.
+    `formats` are those of artifacts that it might write. Raises UserError as `environments_of` does.
     """
     place = wanted[0].place
     if (python := python_of(root, place, pythons)) is None:
@@ -77,12 +72,6 @@ def environment_of(
     whose = f"--python {place}={python}" if place in dict(pythons) else f"the environment {place!r}"
     pairs = [(contestant.variant, contestant.precision) for contestant in wanted]
     return ask(python, root, whose, wanted[0].backend, device, pairs, formats)
-
-
-def check_environments(grid: Grid, root: Path) -> None:
-    """Raise UserError where a contestant's environment is not there or does not work, before a run begins."""
-    formats = {who: backends.load_class(who.backend).spec.format_of(who.variant) for who in grid.contestants}
-    interpreters(grid, root, formats)
 
 
 def changed_versions(
@@ -94,7 +83,7 @@ def changed_versions(
 ) -> list[str]:
     """Libraries whose version is not the one that a contestant was `recorded` with, a line each.
 
-    What is asked is the interpreter that each contestant would run by now. Raises UserError as `interpreters` does.
+    What is asked is the interpreter that each contestant would run by now. Raises UserError as `environments_of` does.
     """
     there, found = environments_of(candidates, device, pythons, root, dict.fromkeys(candidates)), list[str]()
     for contestant, versions in recorded.items():
