@@ -117,10 +117,10 @@ def write(run: Run, path: Path, *, is_sealed: bool = True) -> Path:
 
 @dataclass(frozen=True, order=True)
 class Step:
-    number: int
+    name: str
 
     def __str__(self) -> str:
-        return f"step {self.number}"
+        return f"step {self.name}"
 
 
 class Steps(Workload):
@@ -137,7 +137,7 @@ class Steps(Workload):
     )
 
     def points(self) -> Sequence[Step]:
-        return [Step(1), Step(2)]
+        return [Step("1"), Step("2")]
 
     def schedule(self) -> Schedule:
         return Grid(lambda point: Enough(1))
@@ -160,9 +160,9 @@ class Steps(Workload):
 
 def of_steps() -> Run:
     figures = [{"score": 1234.5}, {"score": 3, "note": "three"}, {}, {"score": 0.25}]
-    names = [("eager", 1), ("onnx", 1), ("eager", 2), ("onnx", 2)]
+    names = [("eager", "1"), ("onnx", "1"), ("eager", "2"), ("onnx", "2")]
     records = [
-        record(name, Step(number), ms=[], verdict="", figures=one)
-        for (name, number), one in zip(names, figures, strict=True)
+        record(name, Step(step), ms=[], verdict="", figures=one)
+        for (name, step), one in zip(names, figures, strict=True)
     ]
     return run_of(records, Steps)

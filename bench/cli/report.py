@@ -12,6 +12,7 @@ import typer
 from bench.cli.streams import tell
 
 if TYPE_CHECKING:
+    from bench.run.record import Run
     from bench.saved import Saved
 
 #: Formats of files, by suffix.
@@ -89,10 +90,21 @@ def _rendered(file: Path, format: str, columns: str) -> str:
 
     kind = _kind(file)
     if kind == "run":
-        return report.of_run(read_run(file), format, columns)
+        run = read_run(file)
+        if format in ("csv", "json"):
+            _tell_state(run)
+        return report.of_run(run, format, columns)
     if columns:
         raise UserError(f"--columns is for runs, and {str(file)!r} is none; leave it out")
     return KINDS[kind].page(file, format)
+
+
+def _tell_state(run: Run) -> None:
+    """Say what is wrong with the file of a run whose report has no place for a sentence."""
+    from bench.run import state
+
+    if wrong := state.of_file(run):
+        tell(f"bench: {run.path}: {wrong}")
 
 
 def _draw(files: Sequence[Path], page: Path | None, png: Path | None) -> None:
@@ -115,6 +127,9 @@ def _draw(files: Sequence[Path], page: Path | None, png: Path | None) -> None:
     if len({file.resolve() for file in files}) < len(files):
         raise UserError("the same file is given twice; give each run once")
     runs = [read_run(file) for file in files]
+    if png is not None:
+        for run in runs:
+            _tell_state(run)
     made = images.images(runs, png) if png is not None else {}
     for path in made:
         check_absent(path, "--png")

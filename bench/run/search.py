@@ -9,13 +9,15 @@ for company longer than a middle one. A level that was missed bounds the search 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.columns import DASH, count
-from bench.run.record import Point, Record
+from bench.columns import DASH, Mark, Plot, count
+from bench.process.queue import Slices
+from bench.run.record import Point, Record, Run
 from bench.run.schedule import State, fewest_turns
 from bench.spec import Candidate
+from bench.traffic import Slo
 
 #: Rates are tried until the lowest that missed is within this factor of the largest that kept.
 RESOLUTION = 1.05
@@ -149,3 +151,27 @@ def line(found: Found, levels: str) -> str:
     missed = "no higher one was tried" if found.missed is None else f"{found.missed:.4g}/s missed it"
     open_ = "" if found.is_settled else "; the search ended before it was settled"
     return f"{found.kept:.4g}/s keeps {levels}, {missed} ({tried}{open_})"
+
+
+def answer(run: Run, found: Mapping[str, Found], levels: Sequence[Slo]) -> str:
+    """The sound candidate that serves most, in one sentence; "" if none keeps the service levels."""
+    unsound = {run.name(one.candidate) for one in run.records if not one.is_judged or one.verdict == "broken"}
+    kept = {name: one.kept for name, one in found.items() if one.kept is not None and name not in unsound}
+    if not kept:
+        return ""
+    best = max(kept, key=lambda name: kept[name])
+    most = ", the most of all" if len(kept) > 1 else ""
+    return f"{best} serves {kept[best]:.4g} requests/s within {' and '.join(map(str, levels))}{most}"
+
+
+def plots(levels: Sequence[Slo], served: Iterable[tuple[str, float, Slices]]) -> list[Plot]:
+    """For each service level, its percentile over the rates that were tried, by candidate."""
+    tried = list(served)
+    found = []
+    for level in levels:
+        marks = tuple(
+            Mark(name, rate, ns / 1e6) for name, rate, slices in tried if (ns := slices.percentile(level.rank))
+        )
+        if marks:
+            found.append(Plot(str(level), "requests a second", f"p{level.rank} ms", marks, True, True))
+    return found

@@ -154,6 +154,7 @@ class Generate(TimedWorkload):
     point_type = Batch
     point_noun = "batch size"
     point_title = "batch"
+    plotted = ("first_token_ms", "ms_per_token", "tokens_per_second")
     cell = "bench.workloads.generate:GenerateCell"
     has_roofline = True
     roofline_kind = DECODE

@@ -261,15 +261,22 @@ class Load(Workload):
     def sections(self, run: Run) -> Iterable[Section]:
         yield self._verdicts(run)
         levels = " and ".join(str(slo) for slo in self.options.slos)
-        found = {candidate: self._found(run, candidate) for candidate in run.candidates}
-        items = [f"{run.name(who)}: {search.line(one, levels)}" for who, one in found.items() if one is not None]
+        items = [f"{name}: {search.line(one, levels)}" for name, one in self._searched(run).items()]
         if items:
             items.append(
                 f"a rate keeps a level if the percentile of its {self.options.search_requests:,} requests is within it "
                 "and their calls take no longer than they took to arrive; rates are bisected, on the same draws, in "
                 "one slice that begins with no queue"
             )
-        yield Section("Largest rate", items=items)
+        served = [(run.name(one.candidate), one.point.rate, self.slices(one)) for one in run.records]
+        yield Section("Largest rate", items=items, plots=search.plots(self.options.slos, served) if items else ())
+
+    def answer(self, run: Run) -> str:
+        return search.answer(run, self._searched(run), self.options.slos) or super().answer(run)
+
+    def _searched(self, run: Run) -> dict[str, Found]:
+        found = {run.name(candidate): self._found(run, candidate) for candidate in run.candidates}
+        return {name: one for name, one in found.items() if one is not None}
 
     def _verdicts(self, run: Run) -> Section:
         """Parity, and which service levels each candidate keeps at the rate that was asked for."""

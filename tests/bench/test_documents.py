@@ -214,6 +214,21 @@ def test_every_format_names_an_incomplete_run(run: Run, tmp_path: Path) -> None:
     assert {row["is_complete"] for row in rows_of_csv(as_csv(stopped))} == {"False"}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--format", "csv"), ("--format", "json"), ("--output", "run.csv"), ("--png", "plots")],
+    ids=["csv", "json", "output", "png"],
+)
+def test_the_command_says_what_a_figure_cannot(
+    run: Run, tmp_path: Path, cli_here: Callable[..., Any], options: tuple[str, str]
+) -> None:
+    path = write(run, tmp_path / "run.jsonl")
+    path.write_text(path.read_text().replace("45600000,", "15600000,", 1))
+    done = cli_here("report", "run.jsonl", *options)
+    assert done.returncode == 0
+    assert done.stderr.startswith("bench: run.jsonl: ALTERED: the lines of this file do not match its seal")
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_format_speaks_of_the_seal_of_a_whole_file(run: Run, tmp_path: Path, name: str) -> None:
     text = FORMATS[name](read_run(write(run, tmp_path / "run.jsonl")))

@@ -10,7 +10,7 @@ import re
 import shutil
 from base64 import b64decode
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -326,6 +326,49 @@ def test_a_workload_without_shapes_has_its_headline_over_its_points() -> None:
     assert list(specs) == ["score"]
     values = {(point["at"], point["name"]): point["y"] for point in specs["score"]["data"]["values"]}
     assert values == {("step 1", "eager"): 1234.5, ("step 1", "onnx"): 3.0, ("step 2", "onnx"): 0.25}
+
+
+@dataclass(frozen=True)
+class Packing:
+    batch: int
+    order: str
+
+
+class Packings(Steps):
+    """Points of a size and a name."""
+
+    point_type = Packing
+
+    def points(self) -> list[Any]:
+        return [Packing(batch, order) for order in ("sorted", "unsorted") for batch in (1, 4)]
+
+
+def test_figures_lie_over_whatever_size_the_points_have() -> None:
+    records = [
+        made_record("eager", point, ms=[], verdict="", figures={"score": float(point.batch)})
+        for point in Packings(None).points()
+    ]
+    specs = specs_of(render.page([run_of(records, Packings)]))
+    assert list(specs) == ["score-over-batch-order-sorted", "score-over-batch-order-unsorted"]
+    assert [(one["x"], one["y"]) for one in specs["score-over-batch-order-sorted"]["data"]["values"]] == [
+        (1, 1),
+        (4, 4),
+    ]
+
+
+def test_figures_within_a_decade_have_labels_on_a_logarithmic_axis() -> None:
+    records = [
+        record(name, parity={"verdict": "exact", "max_abs_error": error})
+        for name, error in (("eager", 8e-7), ("onnx", 9e-7))
+    ]
+    (layer,) = specs_of(render.page([run_of(records)]))["parity"]["layer"]
+    assert layer["encoding"]["y"]["axis"]["labelExpr"] == "format(datum.value, '.1e')"
+
+
+def test_memory_without_a_peak_is_drawn_without_one() -> None:
+    run = run_of([record("eager", memory={"loaded": {"process_bytes": 2**28}})])
+    (bars,) = specs_of(render.page([run]))["memory"]["layer"]
+    assert bars["mark"]["type"] == "bar"
 
 
 def test_the_plotted_columns_are_the_workloads_choice(monkeypatch: pytest.MonkeyPatch) -> None:

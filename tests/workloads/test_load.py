@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,12 @@ def test_a_search_is_recorded_rate_by_rate(tmp_path: Path) -> None:
     assert 60 <= found.kept < 400
     assert run.exit_code == 0
     assert "Largest rate" in console.render(run)
+    assert run.workload.answer(run) == "1 of 1 cell measured"  # null computes nothing
+    run.records = [replace(one, is_judged=True, parity={"verdict": "exact"}) for one in run.records]
+    assert run.workload.answer(run) == f"null:5ms serves {found.kept:.4g} requests/s within p50 30 ms"
+    (plot,) = next(section.plots for section in run.workload.sections(run) if section.title == "Largest rate")
+    percentiles = {one.point.rate: of(run, one).percentile(50) for one in run.records}
+    assert {mark.x: mark.y * MS for mark in plot.marks} == pytest.approx({x: ns for x, ns in percentiles.items() if ns})
 
 
 def test_a_worker_that_dies_costs_its_rate_and_its_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,7 +230,8 @@ def _of_the_run(run: Run) -> dict[str, str]:
     }
     for one in run.options.declared():
         value = getattr(run.options, one.name)
-        facts[spelling(one.name)] = DASH if value is None else declaration(one).show(value) or DASH
+        is_plain = value is None or isinstance(value, bool)
+        facts[spelling(one.name)] = shown(value) if is_plain else declaration(one).show(value) or DASH
     if run.peaks is not None:
         for precision, rate in run.peaks.flops_per_second.items():
             facts[f"measured peak, {precision}"] = f"{shown(rate / 1e9)} GFLOP/s"
