@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from bench.choose.api import choose
     from bench.choose.choice import Choice
     from bench.errors import BenchError, UserError
-    from bench.measuring import compare, generate, measure_corpus, measure_load, measure_memory
-    from bench.parity.certificate import Certificate
-    from bench.parity.check import check_parity
-    from bench.parity.verify import verify
+    from bench.measuring import check_parity, compare, generate, measure_corpus, measure_load, measure_memory
     from bench.report.study import write_study
     from bench.run.experiment import resume
     from bench.run.file import read_run
@@ -29,13 +26,13 @@ if TYPE_CHECKING:
     from bench.traffic import Traffic
     from bench.tune.api import tune
     from bench.tune.results import Tuning
+    from bench.verify import verify
 
 __version__ = "0.1.0"
 __all__ = [
     "BenchError",
     "Bundle",
     "BundleVerification",
-    "Certificate",
     "Choice",
     "Record",
     "Run",
@@ -74,9 +71,8 @@ _HOMES = {
     "measure_corpus": "bench.measuring",
     "measure_load": "bench.measuring",
     "measure_memory": "bench.measuring",
-    "Certificate": "bench.parity.certificate",
-    "check_parity": "bench.parity.check",
-    "verify": "bench.parity.verify",
+    "check_parity": "bench.measuring",
+    "verify": "bench.verify",
     "BenchError": "bench.errors",
     "UserError": "bench.errors",
     "Record": "bench.run.record",

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench import machine, options, statistics
-from bench.errors import BenchError, UserError
+from bench.errors import BenchError, Say, UserError
 from bench.machine import conditions
 from bench.machine.conditions import Disturbance
 from bench.machine.otherwork import other_work
@@ -30,8 +30,6 @@ from bench.statistics import Ratio
 from bench.workloads.forward import Forward, ForwardOptions
 from exporters import sources
 from exporters.store import ArtifactStore
-
-Say = Callable[[str], None]
 
 DEFAULT_MODEL = "bert-tiny"
 #: The twins of the A/A run; speed-ups are against the first.

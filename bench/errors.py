@@ -6,6 +6,11 @@ BenchError          anything that stops a run                   exit code 1
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+#: Takes a line on what goes on, for the user.
+Say = Callable[[str], None]
+
 
 class BenchError(Exception):
     """Something stopped the run; what was measured so far is on disk."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
             **options: Any,
         ) -> Run: ...
 
+    check_parity: Measuring
     compare: Measuring
     generate: Measuring
     measure_corpus: Measuring
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     measure_memory: Measuring
 
 __all__ = [
+    "check_parity",
     "compare",
     "function_for",
     "generate",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
@@ -17,23 +15,16 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEFAULT_ARTIFACTS = "artifacts"
-#: `Grid.weights` of the user's own module.
+#: Weights of the user's own module.
 MODULE = "module"
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_BATCHES = (1, 8)
-#: `Grid.batches`, and what a user writes in place of sizes, where batches double as long as that gains.
+#: What a user writes in place of sizes, where batches double as long as that gains.
 AUTO = "auto"
 DEFAULT_LENGTHS = (16, 128, 512)
 MOST_ROUNDS = 10_000
-#: Fewest rounds from which an interval of a ratio is worth having (Student's t over 5).
-LEAST_ROUNDS = 5
-TURNS_OF_A_CEILING = 50
-#: What sampling stops by; a record names those that it ended without.
-CRITERIA = ("warm-up", "rounds", "precision")
 TARGET_PRECISION = {"cpu": 0.02, "cuda": 0.01}
-BOUNDARIES = ("device", "host")
 MOST_COPIES = 99
-DAY_SECONDS = 86_400.0
 #: Batches and lengths above this are mistakes.
 LARGEST_SIZE = 10_000_000
 LARGEST_SEED = 2**32 - 1
@@ -73,107 +64,6 @@ class Shape:
 
     def __str__(self) -> str:
         return f"{self.batch}×{self.length}"
-
-
-@dataclass(frozen=True)
-class TimingPlan:
-    """How each cell is timed: warm-up, turns, and when to stop."""
-
-    rounds: int = 10
-    """Rounds that every cell gets, as far as `seconds_per_cell` lets it; more follow until it is precise."""
-    seconds_per_cell: float = 5.0
-    """Ceiling of each contestant's turns at one shape, in seconds; `least_rounds` are taken whatever they last."""
-    warmup_calls: int = 1
-    warmup_seconds: float = 0.3
-    warmup_most_seconds: float = 3.0
-    """Ceiling of a warm-up that does not become stable."""
-    samples_per_turn: int = 1000
-    timeout_seconds: float = 900.0
-    """A worker that answers nothing for this long is taken for hung."""
-    target_precision: float = 0.02
-    """Half-width of the median's interval, as a share of the median, at which sampling may stop."""
-    naive_timer: bool = False
-    """Also time calls without any synchronisation, to explain figures that were taken so."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.rounds <= MOST_ROUNDS:
-            raise UserError(f"--rounds {self.rounds} is not within 1 and {MOST_ROUNDS}; use 10 or more")
-        if not 0 < self.target_precision < 1:
-            raise UserError(
-                f"--target-precision {100 * self.target_precision:g}% is not above 0 and below 100%; use e.g. 2%"
-            )
-        if not 0 < self.seconds_per_cell <= DAY_SECONDS:
-            raise UserError(
-                f"--max-seconds-per-cell {self.seconds_per_cell} is not above 0 and at most a day; use 5 or more"
-            )
-        check_timeout(self.timeout_seconds)
-
-    @property
-    def least_rounds(self) -> int:
-        """Rounds that every cell gets, however slow it is."""
-        return min(self.rounds, LEAST_ROUNDS)
-
-    @property
-    def turn_seconds(self) -> float:
-        """What one turn's samples take, where a call is shorter: a 50th of the ceiling, or less for many rounds."""
-        return self.seconds_per_cell / max(TURNS_OF_A_CEILING, self.rounds)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """All that one run measures: every contestant at every shape, from one set of weights."""
-
-    model: str
-    contestants: tuple[Candidate, ...]
-    shapes: tuple[Shape, ...]
-    device: str
-    threads: int
-    weights: str = "auto"
-    task: str = "base"
-    seed: int = 0
-    boundary: str = "device"
-    """"device": inputs and outputs stay on the device; "host": host arrays in and out, copies timed."""
-    batches: str = ""
-    """"auto" where `shapes` hold every batch that may be taken, and each length ends by its throughput."""
-    pythons: tuple[tuple[str, str], ...] = ()
-    """Interpreters of the user's own, as (`Candidate.place`, path); every other is found in the store."""
-    tf32: bool = False
-    """True where the contestants' fp32 products may round their inputs to TF32; references never do."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Grid:
-        """The grid that `to_json` wrote."""
-        known = {field.name for field in fields(cls)}
-        values = {key: value for key, value in data.items() if key in known}
-        values["contestants"] = tuple(Candidate(**entry) for entry in data["contestants"])
-        values["shapes"] = tuple(Shape(**entry) for entry in data["shapes"])
-        values["pythons"] = tuple((str(place), str(path)) for place, path in data.get("pythons", ()))
-        if not values["contestants"] or not values["shapes"]:
-            raise ValueError("a grid without contestants or shapes")
-        if not all(isinstance(n, int) and n > 0 for shape in values["shapes"] for n in (shape.batch, shape.length)):
-            raise ValueError("a batch or length that is no positive integer")
-        return cls(**values)
-
-    def computed_in(self, precision: str) -> str:
-        """Arithmetic that a contestant's products may be done in: "tf32" for fp32 under `tf32`, else its precision."""
-        return "tf32" if self.tf32 and precision == "fp32" else precision
-
-    @property
-    def output(self) -> str:
-        """What the model gives, in words."""
-        if self.weights == MODULE:
-            return "a module's logits" if self.task == "lm" else "a module's outputs"
-        return "last hidden state" if self.task == "base" else "logits"
-
-    def cells(self) -> Iterator[tuple[Shape, Candidate]]:
-        """Every planned cell, shapes outermost."""
-        for shape in self.shapes:
-            for contestant in self.contestants:
-                yield shape, contestant
 
 
 def parse_sizes(text: str | Iterable[int], option: str) -> tuple[int, ...]:
@@ -302,13 +192,6 @@ def parse_size(text: str | int, option: str) -> int:
     return int(float(found.group(1)) * _UNITS[found.group(2)])
 
 
-def parse_boundary(text: str) -> str:
-    """One of `BOUNDARIES`; raises UserError with the nearest."""
-    if text not in BOUNDARIES:
-        raise UserError(f"unknown boundary {text!r}{nearest(text, BOUNDARIES)}; use one of {', '.join(BOUNDARIES)}")
-    return text
-
-
 def check_lengths(shapes: Iterable[Shape], model: str, positions: int | None) -> None:
     """Raise UserError when a length exceeds the model's positions."""
     longest = max(shape.length for shape in shapes)
@@ -316,83 +199,7 @@ def check_lengths(shapes: Iterable[Shape], model: str, positions: int | None) ->
         raise UserError(f"length {longest} exceeds the {positions} positions of {model}; use --lengths ≤ {positions}")
 
 
-def check_timeout(seconds: float) -> None:
-    """Raise UserError for a time that no worker can be waited for."""
-    if not 0 < seconds <= DAY_SECONDS:
-        raise UserError(f"--timeout {seconds} is not above 0 and at most a day; use 60 or more")
-
-
-def check_seed(seed: int) -> None:
-    """Raise UserError for a seed that some library would not take."""
-    if not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"--seed {seed} is not within 0 and {LARGEST_SEED}; use e.g. 0")
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or nothing where no known name is near."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def model_option(grid: Grid) -> dict[str, str]:
-    """The option of a command line that names the grid's model."""
-    return {"--module" if grid.weights == MODULE else "--model": grid.model}
-
-
-def weights_options(grid: Grid) -> dict[str, str]:
-    """The options that say which weights and task; none for a module of the user's own, which settles both."""
-    return {} if grid.weights == MODULE else {"--weights": grid.weights, "--task": grid.task}
-
-
-def command_of(
-    grid: Grid,
-    plan: TimingPlan,
-    contestants: Sequence[Candidate],
-    shapes: Sequence[Shape],
-    beside: Sequence[str] = (),
-    has_sizes: bool = True,
-) -> str:
-    """The command line that measures `contestants` at `shapes` under the options of `grid` and `plan`.
-
-    `beside` are further words of it, e.g. a preset; where that gives the shapes, `has_sizes` is False.
-    """
-    sizes = {
-        "--batches": ",".join(str(batch) for batch in dict.fromkeys(shape.batch for shape in shapes)),
-        "--lengths": ",".join(str(length) for length in dict.fromkeys(shape.length for shape in shapes)),
-    }
-    if grid.batches and len(shapes) == len(grid.shapes):
-        sizes["--batches"] = grid.batches
-    options = {
-        **model_option(grid),
-        "--backends": ",".join(dict.fromkeys(contestant.label for contestant in contestants)),
-        **(sizes if has_sizes else {}),
-        "--device": grid.device,
-        "--precisions": ",".join(dict.fromkeys(contestant.precision for contestant in contestants)),
-        "--threads": grid.threads,
-        **weights_options(grid),
-        "--seed": grid.seed,
-        "--rounds": plan.rounds,
-        "--max-seconds-per-cell": f"{plan.seconds_per_cell:g}",
-        "--target-precision": f"{100 * plan.target_precision:g}%",
-        "--boundary": grid.boundary,
-        "--timeout": f"{plan.timeout_seconds:g}",
-    }
-    flags = [*tf32_option(grid), *(["--naive-timer"] if plan.naive_timer else [])]
-    words = (str(part) for option in options.items() for part in option)
-    return shlex.join(["bench", "compare", *words, *python_options(grid, contestants), *flags, *beside])
-
-
-def artifacts_option(folder: Path) -> list[str]:
-    """The words of a command line that name the store, whose environments it may need; none for the default one."""
-    return [] if folder == Path(DEFAULT_ARTIFACTS) else ["--artifacts", str(folder)]
-
-
-def tf32_option(grid: Grid) -> list[str]:
-    """The word of a command line that lets products be computed in TF32; none where it was not given."""
-    return ["--tf32"] if grid.tf32 else []
-
-
-def python_options(grid: Grid, contestants: Sequence[Candidate]) -> list[str]:
-    """The words of a command line that give `contestants` their interpreters."""
-    places = {contestant.place for contestant in contestants}
-    return [word for place, path in grid.pythons if place in places for word in ("--python", f"{place}={path}")]

@@ -340,7 +340,7 @@ class _Workbench:
         from backends.eager import Eager
         from bench.parity import metrics, verdict
         from bench.parity.inputs import make_batch
-        from bench.parity.references import YARDSTICKS
+        from bench.parity.reference import YARDSTICKS
         from exporters.checkpoint import open_checkpoint
 
         if self.weights is None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 
 from bench.process import channel
-from bench.process.loop import parser
-from bench.process.session import Session
+from bench.process.loop import Loop, parser
 
 
 def main() -> None:
@@ -18,7 +17,7 @@ def main() -> None:
     args = parser().parse_args()
     channel.take_up_work(args.parent)
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
-    channel.serve(Session(args).answer)
+    channel.serve(Loop(args).answer)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,14 @@ from bench.packing import Packing, Summary
 from bench.process.decoding import Decoding
 from bench.run.file import RunFile
 from bench.run.record import Model, Once, Record, Run, Turn
-from bench.spec import AUTO, MODULE, Candidate, Shape
+from bench.spec import AUTO, MODULE, Shape
 from bench.workloads.corpus import Corpus, CorpusOptions
 from bench.workloads.forward import Forward, ForwardOptions
 from bench.workloads.generate import Batch, Generate, GenerateOptions
 from bench.workloads.load import Load
 from bench.workloads.load_options import LoadOptions, Rate
-from bench.workloads.memory import Extent, Memory, MemoryOptions
 from bench.workloads.one_by_one import OneByOne
+from benchmarks.convert_untimed import candidate_of, memory, parity
 from exporters import sources
 
 Lines = list[dict[str, Any]]
@@ -43,12 +43,6 @@ RENAMED_OF_GPU = {
     "throttle_reasons": "throttle_reasons",
     "other_processes": "other_processes",
 }
-
-
-def candidate_of(data: Mapping[str, Any]) -> Candidate:
-    """The candidate that a record or an entry of a grid names."""
-    names = ("backend", "variant", "precision", "copy", "environment")
-    return Candidate(**{name: data[name] for name in names if name in data})
 
 
 def common(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,91 +231,6 @@ def generate(header: Mapping[str, Any], lines: Lines) -> Run:
     return ended(run, lines)
 
 
-def memory(header: Mapping[str, Any], lines: Lines) -> list[Run]:
-    """A run of `bench memory`, one for each of its models."""
-    words = shlex.split(header["command"])
-    asked = dict(pairwise(words))
-    is_module = "--module" in asked
-    found = []
-    for subject in header["subjects"]:
-        name, of_model = subject["name"], [line for line in lines if line.get("model") == subject["name"]]
-        candidates = tuple(dict.fromkeys(candidate_of(line) for line in of_model))
-        options = MemoryOptions(
-            model=name,
-            module=name if is_module else None,
-            backends=tuple(asked["--backends"].split(",")),
-            precisions=tuple(header["precisions"]),
-            device=header["device"],
-            threads=header["threads"],
-            weights=asked.get("--weights", "auto"),
-            task=header["task"],
-            tf32=header.get("tf32", False),
-            seed=int(asked["--seed"]),
-            timeout=float(asked["--timeout"]),
-            python=tuple(after for word, after in pairwise(words) if word == "--python"),
-            lengths=tuple(subject["lengths"]),
-            largest_batch=header["limit_bytes"] is not None,
-            memory_limit=header["limit_bytes"],
-            max_batch=int(asked.get("--most-batch", 4096)),
-            max_seconds_per_search=float(asked.get("--max-seconds-per-search", 900.0)),
-        )
-        origin = subject["origin"]
-        weights = MODULE if is_module else "random" if origin.startswith("seeded random") else "pretrained"
-        model = Model(name, origin, weights, "", header["task"], subject["positions"])
-        run = Run(Memory(options), model, candidates, header["fingerprint"], header["started"])
-        run.notes["keys_and_values"] = subject["cached"]
-        run.records = [loaded(line) if line["kind"] == "loaded" else searched(line) for line in of_model]
-        found.append(ended(run, lines))
-    return found
-
-
-def loaded(line: Mapping[str, Any]) -> Record:
-    """What a model held once it was loaded."""
-    before = line["before"].get("process_bytes")
-    held = line["memory"] | ({} if before is None else {"process_before_bytes": before})
-    return Record(
-        point=Extent(),
-        candidate=candidate_of(line),
-        status=line["status"],
-        reason=line["reason"],
-        turns=(Turn(0),) if line["status"] == "ok" else (),
-        once=Once(load_seconds=line["load_seconds"]),
-        memory={"loaded": held} if held else {},
-        facts={"versions": line.get("versions", {})},
-        failure=line["failure"],
-        is_judged=line["backend"] != "null",
-    )
-
-
-def searched(line: Mapping[str, Any]) -> Record:
-    """A search for the largest batch; why a batch did not fit was noted of the smallest alone."""
-    is_above = line["status"] == "above-limit"
-    boundary, taken = line["boundary"] or {}, {"taken_bytes": line["taken_bytes"]}
-    tries: Lines = [{"batch": 1, "fits": False, "seconds": 0.0}] if is_above else line["tries"]
-    turns = []
-    for place, one in enumerate(tries):
-        figures = {
-            name: one[name] for name in ("batch", "fits", "peak_bytes", "stored_bytes") if one.get(name) is not None
-        }
-        if one["fits"]:
-            figures |= taken
-        else:
-            is_told = is_above or one["batch"] == boundary.get("too_large")
-            figures |= {"is_above_limit": is_above, "reason": line["reason"] if is_told else ""}
-            figures["failure"] = {**line["failure"], **(taken if is_above else {})} if is_told else {}
-        turns.append(Turn(place, figures=figures, seconds=one["seconds"]))
-    is_ok = line["status"] == "ok" or is_above
-    return Record(
-        point=Extent(line["length"]),
-        candidate=candidate_of(line),
-        status="ok" if is_ok else line["status"],
-        reason="" if is_ok else line["reason"],
-        turns=tuple(turns),
-        failure={} if is_ok else line["failure"],
-        is_judged=line["backend"] != "null",
-    )
-
-
 #: By the word under "kind" in a header.
 KINDS: dict[str, Callable[[Mapping[str, Any], Lines], Run | list[Run]]] = {
     "run": forward,
@@ -329,6 +238,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], Lines], Run | list[Run]]] = {
     "load": load,
     "generation": generate,
     "memory": memory,
+    "parity": parity,
 }
 
 
@@ -414,12 +324,7 @@ def of_one_turn(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def convert(path: Path) -> list[Run]:
     """Replace the file at `path`, of several models by one file each; raises UserError for one of no kind that was."""
-    lines: Lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:  # torn: the writer was stopped half-way
-            break
+    lines = _lines(path.read_text())
     header = lines[0] if lines else {}
     if header.get("kind") not in KINDS or "workload" in header:
         raise UserError(f"{str(path)!r} is of no kind that is converted; known are {', '.join(KINDS)}")
@@ -427,12 +332,27 @@ def convert(path: Path) -> list[Run]:
     runs = [made] if isinstance(made, Run) else made
     path.rename(path.with_name(f"{path.name}.old"))
     for run in runs:
-        run.path = path if len(runs) == 1 else path.with_name(f"{path.stem}-{Path(run.model.name).name}{path.suffix}")
+        model = f"-{Path(run.model.name).name}" if len(runs) > 1 else ""
+        run.path = path.with_name(f"{path.stem}{model}.jsonl")
         file = RunFile(run)
         file.go_on()
         if run.is_complete:
             file.seal()
     return runs
+
+
+def _lines(text: str) -> Lines:
+    """Lines of JSON, or the one object of a certificate."""
+    try:
+        return [json.loads(text)]
+    except ValueError:
+        lines: Lines = []
+        for line in text.splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:  # torn: the writer was stopped half-way
+                break
+        return lines
 
 
 def main(paths: Iterable[str]) -> None:

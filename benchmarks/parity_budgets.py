@@ -12,7 +12,6 @@ near-ties.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import warnings
@@ -23,11 +22,13 @@ from typing import Any
 import backends
 from bench import check_parity, machine
 from bench.parity import judging
-from bench.parity.inputs import InputPlan
-from bench.parity.matrix import DEFAULT_BATCHES, Matrix
 from bench.parity.verdict import TOLERANCES, judge
-from bench.preparation import Preparation
-from bench.spec import Grid, Shape, parse_candidates
+from bench.run.experiment import model_of
+from bench.run.preparation import Preparation
+from bench.run.record import Run
+from bench.spec import parse_candidates
+from bench.workloads.judgements import judgements
+from bench.workloads.parity import Parity, ParityOptions
 from exporters import sources
 from exporters.store import ArtifactStore
 
@@ -55,8 +56,8 @@ def main() -> None:
                     model, backends=names, precisions=precision, task=task, lengths=args.lengths, new_tokens=0,
                     threads=args.threads, artifacts=args.artifacts,
                 )  # fmt: skip
-                for judgement in found.judgements:
-                    print(_line(model, task, judgement.contestant.label, precision, judgement.cases), flush=True)
+                for one in judgements(found):
+                    print(_line(model, task, one.candidate.label, precision, one.cases), flush=True)
             cases = quantised(model, task, args)
             print(_line(model, task, "onnx, dynamic", "int8", cases), flush=True)
 
@@ -66,14 +67,16 @@ def quantised(model: str, task: str, args: argparse.Namespace) -> list[dict[str,
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     source = sources.resolve(model, task=task)
-    shapes = tuple(Shape(batch, int(length)) for batch in DEFAULT_BATCHES for length in args.lengths.split(","))
-    contestants = parse_candidates("onnx", "fp32")
+    given = {"model": model, "task": task, "backends": "onnx", "lengths": args.lengths, "new_tokens": 0}
     threads = machine.thread_budget(args.threads)
-    grid = Grid(model, contestants, shapes, "cpu", threads, source.weights, task)
-    prepared = Preparation(grid, source, ArtifactStore(args.artifacts), 900.0, print, Matrix(ids=("random", "zipf")))
-    prepared.make()
-    assert contestants[0] not in prepared.refused, prepared.refused
-    artifact = prepared.artifacts[contestants[0]]
+    given |= {"device": "cpu", "threads": threads, "artifacts": args.artifacts}
+    workload = Parity(Parity.settle(ParityOptions.parsed(given), source))
+    (candidate,) = parse_candidates("onnx", "fp32")
+    run = Run(workload, model_of(source), (candidate,), {}, "")
+    prepared = Preparation(run, source, ArtifactStore(args.artifacts), print)
+    prepared.make(workload.points())
+    assert candidate not in prepared.refused, prepared.refused
+    artifact = prepared.artifacts[candidate]
     tolerance = TOLERANCES["int8"]
     cases = []
     with tempfile.TemporaryDirectory() as folder:
@@ -85,13 +88,13 @@ def quantised(model: str, task: str, args: argparse.Namespace) -> list[dict[str,
         shutil.copy(artifact.path / "artifact.json", place)
         backend = backends.load_class("onnx")()
         backend.load(place, device="cpu", precision="fp32", threads=threads, options={})
-        for shape in shapes:
-            pair = prepared.judged_by.pair("fp32", shape)
-            assert not isinstance(pair, str), pair
-            plan = InputPlan.from_json(json.loads(json.dumps(prepared.judged_by.inputs(shape))))
-            request = {"yardstick": str(pair[1].path), "precision": "int8", "atol": 0.0, "rtol": 0.0}
-            found = judging.check(backend, plan, pair[0].path, request)
-            cases += [judge(outputs, tolerance) for outputs in found.values()]
+        for point in workload.points():
+            for name, inputs in workload.cases(point, source).items():
+                pair = prepared.references.pair("fp32", name)
+                assert not isinstance(pair, str), pair
+                request = {"yardstick": str(pair[1].path), "precision": "int8", "atol": 0.0, "rtol": 0.0}
+                found = judging.check(backend, inputs.plan, pair[0].path, request)
+                cases += [judge(outputs, tolerance) for outputs in found.values()]
         backend.close()
     return cases
 

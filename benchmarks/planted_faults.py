@@ -32,7 +32,7 @@ import backends
 from backends.base import Backend
 from bench.parity import judging
 from bench.parity.inputs import InputPlan
-from bench.parity.matrix import DEFAULT_BATCHES, Matrix
+from bench.parity.matrix import DEFAULT_BATCHES, Matrix, most_rows
 from bench.parity.verdict import TOLERANCES, worst_case
 from bench.spec import Shape
 from benchmarks.faults import FAULTS, Fault, TwoOutputs
@@ -73,7 +73,7 @@ class Subject:
                 seed=seed,
                 output_width=self.source.vocab_size if self.source.task == "lm" else self.source.width,
                 cases=matrix.cases(shape),
-                most_rows=matrix.most_rows(shape),
+                most_rows=most_rows(shape),
             )
 
 

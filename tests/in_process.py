@@ -15,8 +15,7 @@ from unittest import mock
 
 from bench.process import channel, export
 from bench.process.channel import WorkerError
-from bench.process.loop import parser
-from bench.process.session import Session
+from bench.process.loop import Loop, parser
 from bench.run import experiment
 from bench.run.preparation import Preparation
 from bench.run.record import Run
@@ -33,7 +32,7 @@ class InThisProcess:
         self.pid, self.session = os.getpid(), None
         self.replies: list[dict[str, Any]] = []
         if module == "bench.worker":
-            self.session = Session(parser().parse_args(arguments))
+            self.session = Loop(parser().parse_args(arguments))
             self.answer = self.session.answer
         else:
             assert module == "bench.process.export", module

@@ -261,9 +261,8 @@ def test_what_is_no_model(model: Any, make_inputs: Any, message: str, tmp_path: 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_certificates_module_is_known_where_it_moved_to_and_not_when_it_changed(tmp_path: Path) -> None:
     options: dict[str, Any] = {"device": "cpu", "threads": 1, "artifacts": tmp_path / "store"}
-    certificate = tmp_path / "two.json"
-    shown = bench.check_parity(f"{CASES}:two", backends="eager", batches="2", lengths="8", **options)
-    shown.write(certificate)
+    certificate = tmp_path / "two.jsonl"
+    bench.check_parity(module=f"{CASES}:two", backends="eager", batches="2", lengths="8", output=certificate, **options)
     (artifact,) = (path for path in ArtifactStore(tmp_path / "store").paths() if path.name.startswith("checkpoint-"))
     moved = tmp_path / CASES.name
     moved.write_bytes(CASES.read_bytes())

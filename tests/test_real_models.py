@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.parity.certificate import read
 from bench.run.file import read_run
 from bench.run.record import Run
+from bench.workloads.judgements import judgements
 from tests.in_process import prepare
 
 pytestmark = pytest.mark.slow
@@ -50,11 +50,11 @@ def trained() -> Path:
 
 def test_trained_weights_are_the_same_model_on_text(cli, tmp_path: Path, artifacts: Path) -> None:
     options = ["--model", str(trained()), "--backends", "onnx,torchscript", "--lengths", "1,37", "--device", "cpu"]
-    done = cli("parity", *options, "--artifacts", str(artifacts), "--output", "c.json", timeout=900)
+    done = cli("parity", *options, "--artifacts", str(artifacts), "--output", "c.jsonl", timeout=900)
     assert done.returncode == 0, done.stderr + done.stdout
-    certificate = read(tmp_path / "c.json")
-    assert certificate.ids == ("random", "text")
-    for judgement in certificate.judgements:
+    certificate = read_run(tmp_path / "c.jsonl")
+    assert certificate.options.ids == ("random", "text")
+    for judgement in judgements(certificate):
         assert len(judgement.cases) == 2 * (2 + 8)
         assert judgement.verdict in ("exact", "equivalent")
 

@@ -14,21 +14,19 @@ from bench.bundle import envelope, making, manifest, runtimes, triton
 from bench.bundle.manifest import CERTIFICATE, Manifest
 from bench.bundle.samples import Samples, samples_of, source_to_json
 from bench.bundle.selection import Constraints, Selection, check_parity_of, select
-from bench.errors import BenchError, UserError
-from bench.parity.certificate import Certificate
-from bench.parity.check import tokenizer_of, tolerances
-from bench.parity.examination import Examination
-from bench.parity.references import Say
-from bench.preparation import Preparation
-from bench.run import preparation as timed
-from bench.run.experiment import leaves_translated
+from bench.errors import BenchError, Say, UserError
+from bench.run.experiment import leaves_translated, measure_prepared, model_of
 from bench.run.file import check_unaltered, read_run
-from bench.run.model import introduced, notes_on
+from bench.run.listener import Listener
+from bench.run.model import introduced, tokenizer_of
+from bench.run.preparation import Preparation
 from bench.run.record import Run
-from bench.spec import MODULE, Candidate, Grid, Shape, nearest
+from bench.spec import MODULE, nearest
 from bench.workloads.forward import Forward
+from bench.workloads.judgements import Judgement, judgement
+from bench.workloads.parity import Parity, ParityOptions
 from exporters import checkpoint, sources
-from exporters.store import Artifact, ArtifactStore, file_checksum, recipe_key
+from exporters.store import ArtifactStore, file_checksum, recipe_key
 
 LAYOUTS = ("folder", "triton")
 ARTIFACT_FOLDER = "model"
@@ -109,23 +107,22 @@ def deploy(
     with leaves_translated():
         source = _source_of(measured, store, say)
         command = _command_of(measured, folder, choose, constraints, layout)
-        tokenizer = tokenizer_of(source, None)
-        samples = samples_of(source, tokenizer)
+        samples = samples_of(source, tokenizer_of(source, None))
         store.prepare()
-        with store.in_use():
-            prepared = _prepared(measured, selection, source, samples, tokenizer, store, seconds, say)
-            certificate = _certified(prepared, selection, command)
-            judgement = certificate.judgements[0]
-            check_parity_of(selection.label, judgement.verdict, min_parity, judgement.reason)
-            say(f"{selection.label}: {judgement.verdict} on the samples")
-            artifact = prepared.artifacts[selection.candidate]
-            with making.aside(folder) as place:
-                made = _write(place, measured, selection, prepared, artifact, certificate, samples, pins, layout)
-                if source.makes_inputs:
-                    _copy_timed_inputs(place, measured, selection, source, store, seconds, say)
-                made = replace(made, files=manifest.checksums(place))
-                (place / manifest.FILE).write_text(made.text())
-                checksum = file_checksum(place / manifest.FILE)
+        with store.in_use(), making.aside(folder) as place:
+            certificate = _certificate(measured, selection, source, samples, seconds)
+            certificate.path = place / CERTIFICATE
+            prepared = _prepared(certificate, source, store, say)
+            judged = judgement(measure_prepared(certificate, prepared, Listener(say=say)), selection.candidate)
+            check_parity_of(selection.label, judged.verdict, min_parity, judged.reason)
+            say(f"{selection.label}: {judged.verdict} on the samples")
+            made = _write(place, measured, selection, prepared, judged, samples, pins, layout)
+            made = replace(made, command=command)
+            if source.makes_inputs:
+                _copy_timed_inputs(place, measured, selection, source, store, seconds, say)
+            made = replace(made, files=manifest.checksums(place))
+            (place / manifest.FILE).write_text(made.text())
+            checksum = file_checksum(place / manifest.FILE)
     return Bundle(folder, made, checksum)
 
 
@@ -161,64 +158,52 @@ def _threads(run: Run) -> int:
     return min(run.options.settled_threads, machine.usable_cpus())
 
 
-def _grid_of(run: Run, candidate: Candidate, shapes: tuple[Shape, ...]) -> Grid:
-    """What the certificate says of model, candidate and machine."""
-    settings = run.options
-    return Grid(
-        run.model.name, (candidate,), shapes, machine.settle_device(settings.kind), _threads(run), run.model.weights,
-        run.model.task, settings.seed,
-    )  # fmt: skip
+def _certificate(run: Run, selection: Selection, source: sources.ModelSource, samples: Samples, timeout: float) -> Run:
+    """The run of parity that checks the candidate on the samples, still without records."""
+    settings, candidate = run.options, selection.candidate
+    options = ParityOptions(
+        model=settings.model,
+        module=settings.module,
+        backends=(candidate.label,),
+        precisions=(candidate.precision,),
+        device=machine.settle_device(settings.kind),
+        threads=_threads(run),
+        weights=settings.weights,
+        task=run.model.task,
+        seed=settings.seed,
+        timeout=timeout,
+        shapes=tuple((shape.batch, shape.length) for shape in samples.shapes),
+        masks=samples.masks,
+        ids=samples.ids,
+    )
+    workload = Parity(options)
+    notes = dict(workload.notes(source))
+    return Run(workload, model_of(source), (candidate,), machine.fingerprint(), _now(), notes=notes)
 
 
-def _prepared(
-    run: Run, selection: Selection, source: sources.ModelSource, samples: Samples, tokenizer: Path | None,
-    store: ArtifactStore, timeout: float, say: Say,
-) -> Preparation:  # fmt: skip
+def _prepared(certificate: Run, source: sources.ModelSource, store: ArtifactStore, say: Say) -> Preparation:
     """The artifact, made again if the store has it no more, and references for the samples."""
-    grid = _grid_of(run, selection.candidate, samples.shapes)
-    prepared = Preparation(grid, source, store, timeout, say, samples.matrix(tokenizer))
-    prepared.make()
-    if refusal := prepared.refused.get(selection.candidate):
-        raise BenchError(f"{selection.label} cannot be bundled here: {refusal.reason}")
+    (candidate,) = certificate.candidates
+    prepared = Preparation(certificate, source, store, say)
+    prepared.make(certificate.workload.points())
+    if refusal := prepared.refused.get(candidate):
+        raise BenchError(f"{candidate.label} cannot be bundled here: {refusal.reason}")
     return prepared
 
 
-def _certified(prepared: Preparation, selection: Selection, command: str) -> Certificate:
-    """The certificate of the artifact on the samples, as `bench verify CERTIFICATE ARTIFACT` reads it too."""
-    source, matrix = prepared.source, prepared.judged_by.matrix
-    allowed = tolerances([selection.candidate], {})
-    judgement = Examination(prepared, selection.candidate, allowed[selection.candidate.precision]).judgement()
-    return Certificate(
-        grid=prepared.grid,
-        ids=matrix.ids,
-        masks=matrix.masks,
-        tokenizer=file_checksum(matrix.tokenizer) if matrix.tokenizer else None,
-        new_tokens=0,
-        overrides={},
-        tolerances=allowed,
-        origin=source.origin,
-        weights_checksum=source.weights_checksum(),
-        fingerprint=machine.fingerprint(),
-        command=command,
-        started=_now(),
-        judgements=[judgement],
-        notes=notes_on(source),
-    )
-
-
 def _write(
-    place: Path, run: Run, selection: Selection, prepared: Preparation, artifact: Artifact, certificate: Certificate,
-    samples: Samples, pins: Mapping[str, str], layout: str,
+    place: Path, run: Run, selection: Selection, prepared: Preparation, judged: Judgement, samples: Samples,
+    pins: Mapping[str, str], layout: str,
 ) -> Manifest:  # fmt: skip
-    """Write every file but the manifest; returns that, still without its files."""
+    """Write every file but certificate and manifest; returns the manifest, still without its files and command."""
     candidate, source, model = selection.candidate, prepared.source, run.model
+    artifact = prepared.artifacts[candidate]
     promised = envelope.envelope_of(run, selection.records)
     is_triton = layout == "triton"
     artifact_folder = triton.artifact_folder(model.name) if is_triton else ARTIFACT_FOLDER
     making.copy_artifact(artifact, place / artifact_folder)
     making.copy_samples(prepared, place)
     making.copy_tokenizer(Path(source.folder) if source.folder else None, place)
-    certificate.write(place / CERTIFICATE)
     envelope.write(promised, place / envelope.FILE)
     text = runtimes.run_text(candidate, run, artifact.metadata, source.inputs, artifact_folder)
     (place / "run.py").write_text(text, encoding="utf-8")
@@ -233,13 +218,13 @@ def _write(
         weights=model.weights,
         origin=model.origin,
         checkpoint=model.checkpoint,
-        weights_checksum=certificate.weights_checksum,
+        weights_checksum=source.weights_checksum(),
         candidate=candidate,
         device=run.options.kind,
         threads=run.options.settled_threads,
         artifact_folder=artifact_folder,
         artifact={"format": artifact.format, "key": artifact.key, "checksum": artifact.checksum},
-        verdict=certificate.judgements[0].verdict,
+        verdict=judged.verdict,
         chosen=selection.reasons,
         run={
             "file": run.path.name if run.path else None,
@@ -249,7 +234,7 @@ def _write(
             "integrity": run.integrity,
             "is_disturbed": any(run.disturbances(record) for record in selection.records),
         },
-        command=certificate.command,
+        command="",
         made=_now(),
         fingerprint=run.fingerprint,
         requirements=pins,
@@ -268,7 +253,7 @@ def _copy_timed_inputs(
     promised = envelope.envelope_of(run, selection.records)
     settled = replace(promised.options, timeout=timeout, artifacts=str(store.root), device=run.options.kind)
     promised.workload = Forward(replace(settled, threads=_threads(run)))
-    prepared = timed.Preparation(promised, source, store, say)
+    prepared = Preparation(promised, source, store, say)
     shapes = promised.workload.points()
     prepared.make(shapes)
     for shape in shapes:

@@ -14,7 +14,7 @@ from bench.bundle import manifest
 from bench.bundle.samples import folder_of, timed_folder
 from bench.errors import BenchError, UserError
 from bench.parity.judging import inputs_file
-from bench.preparation import Preparation
+from bench.run.preparation import Preparation
 from bench.spec import Shape
 from exporters.store import MANIFEST, Artifact
 
@@ -95,10 +95,11 @@ def copy_artifact(artifact: Artifact, place: Path) -> None:
 
 
 def copy_samples(prepared: Preparation, place: Path) -> None:
-    """Copy the reference's and eager's outputs of every shape of `prepared`, with their inputs."""
-    (candidate,) = prepared.grid.contestants
-    for shape in prepared.grid.shapes:
-        pair = prepared.judged_by.pair(candidate.precision, shape)
+    """Copy the reference's and eager's outputs of every shape of a run of parity, with their inputs."""
+    (candidate,) = prepared.run.candidates
+    for point in prepared.workload.points():
+        shape = Shape(point.batch, point.length)
+        pair = prepared.references.pair(candidate.precision, str(point))
         if isinstance(pair, str):
             raise BenchError(f"{pair}, so the bundle could not prove itself")
         for artifact, whose in zip(pair, ("reference", "eager"), strict=True):

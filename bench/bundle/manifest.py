@@ -22,7 +22,7 @@ from exporters.store import file_checksum
 FILE = "manifest.json"
 KIND = "bundle"
 SCHEMA = 2
-CERTIFICATE = "certificate.json"
+CERTIFICATE = "certificate.jsonl"
 #: Faults that are told one by one; the rest are counted.
 MOST_FAULTS = 12
 

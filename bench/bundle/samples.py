@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.parity.inputs import JUDGED_ELEMENTS, MASKS, OWN
-from bench.parity.matrix import Matrix
 from bench.run.model import notes_on
 from bench.spec import Shape
 from exporters.module_source import ModuleSource
@@ -40,10 +39,6 @@ class Samples:
     shapes: tuple[Shape, ...]
     ids: tuple[str, ...]
     masks: tuple[str, ...]
-
-    def matrix(self, tokenizer: Path | None = None) -> Matrix:
-        """As the judge takes it."""
-        return Matrix(ids=self.ids, masks=self.masks, tokenizer=tokenizer)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Samples:

@@ -15,21 +15,19 @@ from bench.bundle import manifest as manifests
 from bench.bundle.envelope import THRESHOLD, Kept, held
 from bench.bundle.manifest import CERTIFICATE, Manifest
 from bench.bundle.samples import folder_of, source_from_json, timed_folder
-from bench.errors import BenchError, UserError
-from bench.parity.certificate import Certificate, Judgement
-from bench.parity.certificate import read as read_certificate
-from bench.parity.examination import Examination
+from bench.errors import BenchError, Say, UserError
 from bench.parity.judging import inputs_file
-from bench.parity.references import REFERENCE_PRECISION, YARDSTICKS, Say
-from bench.parity.verdict import OUTCOMES
-from bench.preparation import Preparation
-from bench.run import preparation as timed
+from bench.parity.reference import REFERENCE_PRECISION, YARDSTICKS
 from bench.run.experiment import measure_prepared
 from bench.run.file import read_run
 from bench.run.listener import Listener
+from bench.run.preparation import Preparation
 from bench.run.record import Run
-from bench.spec import Grid, nearest
+from bench.spec import Shape, nearest
+from bench.verify import again, rank, read_certificate
 from bench.workloads.forward import Forward
+from bench.workloads.judgements import Judgement, judgement
+from bench.workloads.parity import ParityOptions
 from exporters.store import Artifact, ArtifactStore
 
 #: What is asked of the envelope: to be kept on the run's machine and told elsewhere; to be kept; nothing.
@@ -59,7 +57,7 @@ class BundleVerification:
         """True if parity is worse than the certificate says, or broken."""
         if self.judgement is None or self.judgement.verdict == "unjudged":
             return False
-        return self.judgement.verdict == "broken" or _rank(self.judgement.verdict) > _rank(self.stated)
+        return self.judgement.verdict == "broken" or rank(self.judgement.verdict) > rank(self.stated)
 
     @property
     def exit_code(self) -> int:
@@ -118,8 +116,8 @@ def verify_bundle(
     found.notes = _notes(manifest, others, envelope)
     with tempfile.TemporaryDirectory(prefix="bench-verify-") as root:
         opened = Opened(place, manifest, certificate, ArtifactStore(Path(root)), seconds, say)
-        found.stated = certificate.judgements[0].verdict
-        found.judgement = opened.judgement()
+        found.stated = judgement(certificate, manifest.candidate).verdict
+        found.judgement = opened.judged()
         say(f"parity: {found.judgement.verdict} (certified {found.stated}): {found.judgement.reason}")
         if envelope != "off" and not found.is_worse and found.judgement.verdict != "unjudged":
             run = opened.measured(promised)
@@ -129,13 +127,13 @@ def verify_bundle(
     return found
 
 
-def _papers(place: Path, manifest: Manifest) -> tuple[Certificate, Run]:
+def _papers(place: Path, manifest: Manifest) -> tuple[Run, Run]:
     """Certificate and envelope of a bundle whose files are sound; raises if they are of something else."""
     certificate = read_certificate(place / CERTIFICATE)
-    (judgement,) = certificate.judgements
-    if judgement.artifact["checksum"] != manifest.artifact["checksum"] or judgement.contestant != manifest.candidate:
+    loaded = judgement(certificate, certificate.candidates[0]).artifact
+    if loaded["checksum"] != manifest.artifact["checksum"] or certificate.candidates != (manifest.candidate,):
         raise ValueError("the certificate is of another artifact")
-    for name, checksum in judgement.artifact["files"].items():
+    for name, checksum in loaded["files"].items():
         if manifest.files[f"{manifest.artifact_folder}/{name}"]["sha256"] != checksum:
             raise ValueError(f"{name} is not the one that was certified")
     promised = read_run(place / envelopes.FILE)
@@ -171,7 +169,7 @@ class Opened:
     """A bundle whose files are sound, as the judge and the driver take what they need from a store."""
 
     def __init__(
-        self, place: Path, manifest: Manifest, certificate: Certificate, store: ArtifactStore, timeout: float, say: Say
+        self, place: Path, manifest: Manifest, certificate: Run, store: ArtifactStore, timeout: float, say: Say
     ) -> None:
         self.place, self.manifest, self.certificate = place.resolve(), manifest, certificate
         self.store, self.timeout, self.say = store, timeout, say
@@ -186,29 +184,23 @@ class Opened:
         """Those of the run, as far as this machine has them."""
         return min(self.manifest.threads, machine.usable_cpus())
 
-    def _prepared(self, grid: Grid) -> Preparation:
-        prepared = Preparation(grid, self.source, self.store, self.timeout, self.say, self.manifest.samples.matrix())
-        prepared.artifacts[self.manifest.candidate] = self.artifact
-        return prepared
-
-    def judgement(self) -> Judgement:
+    def judged(self) -> Judgement:
         """Parity of the bundle's artifact on the bundle's samples."""
-        candidate = self.manifest.candidate
-        prepared = self._prepared(
-            replace(
-                self.certificate.grid,
-                device=self.manifest.device,
-                threads=self.threads,
-                shapes=self.manifest.samples.shapes,
-            )
+        candidate, stated = self.manifest.candidate, self.certificate.options
+        assert isinstance(stated, ParityOptions)
+        settled = replace(
+            stated, device=self.manifest.device, threads=self.threads, timeout=self.timeout, python=(), bisect=False
         )
+        run = again(self.certificate, settled, [candidate], self.store.root)
+        prepared = Preparation(run, self.source, self.store, self.say)
+        prepared.artifacts[candidate] = self.artifact
         yardstick = YARDSTICKS.get(candidate.precision, candidate.precision)
-        for shape in prepared.grid.shapes:
+        for point in run.workload.points():
             for precision, whose in ((REFERENCE_PRECISION, "reference"), (yardstick, "eager")):
-                stored = self.store.read(self.place / folder_of(shape, whose))
-                prepared.judged_by.found[precision, shape] = stored or f"{folder_of(shape, whose)} is unreadable"
-        tolerance = self.certificate.tolerances[candidate.precision]
-        return Examination(prepared, candidate, tolerance, self.artifact).judgement()
+                folder = folder_of(Shape(point.batch, point.length), whose)
+                stored = self.store.read(self.place / folder)
+                prepared.references.found[precision, str(point)] = stored or f"{folder} is unreadable"
+        return judgement(measure_prepared(run, prepared, Listener(say=self.say)), candidate)
 
     def measured(self, promised: Run) -> Run:
         """Every promised cell, timed as the run timed it."""
@@ -226,7 +218,7 @@ class Opened:
             is_complete=False,
             integrity="cut",
         )
-        prepared = timed.Preparation(run, self.source, self.store, self.say)
+        prepared = Preparation(run, self.source, self.store, self.say)
         prepared.artifacts[self.manifest.candidate] = self.artifact
         for point in run.workload.points() if self.source.makes_inputs else ():
             folder = self.place / timed_folder(point)
@@ -235,8 +227,3 @@ class Opened:
             for name in run.workload.cases(point, self.source):
                 prepared.references.found[REFERENCE_PRECISION, name] = stored
         return measure_prepared(run, prepared, Listener(say=self.say))
-
-
-def _rank(verdict: str) -> int:
-    """How bad a verdict is; whether rounding errors are eager's bit for bit is the machine's doing."""
-    return max(OUTCOMES.index("equivalent"), OUTCOMES.index(verdict))

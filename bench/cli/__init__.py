@@ -25,7 +25,6 @@ from bench.cli import (
     doctor,
     env,
     list_,
-    parity,
     report,
     show,
     spellings,
@@ -48,7 +47,6 @@ app = typer.Typer(
 )
 app.command("choose")(choose.command)
 app.command("tune", cls=spellings.taking(tune.OLD_SPELLINGS))(tune.command)
-app.command("parity")(parity.command)
 app.command("verify")(verify.command)
 app.command("deploy", cls=spellings.taking(deploy.OLD_SPELLINGS))(deploy.command)
 app.command("report", cls=spellings.taking(report.OLD_SPELLINGS))(report.command)

@@ -12,6 +12,9 @@ from bench.cli.options import Quiet, Silence
 from bench.cli.streams import tell
 from bench.errors import UserError
 
+#: Of the check of a certificate; a bundle has no Markdown.
+FORMATS = ("table", "json", "markdown")
+
 
 def command(
     target: Annotated[
@@ -61,20 +64,19 @@ def command(
         _check_none(of_certificates | {"--artifacts": artifacts}, "a certificate with its artifact", "a bundle alone")
         raise typer.Exit(_verify_bundle(target, envelope, threshold, manifest_sha256, timeout, format, quiet))
     _check_none(of_bundles, "a bundle", "a certificate")
-    from bench import options
-    from bench.parity.verify import verify
-    from bench.report import check_format, parity
+    from bench.report import check_format, console, documents
+    from bench.verify import verify
 
-    check_format(format, parity.FORMATS)
+    check_format(format, FORMATS)
     try:
         found = verify(
             target,
             artifact,
             model=model,
-            text_tokenizer=tokenizer,
+            tokenizer=tokenizer,
             device=device,
             threads=threads,
-            timeout=options.seconds(example="60s")(timeout, "--timeout"),
+            timeout=timeout,
             artifacts=artifacts or Path("artifacts"),
             say=(lambda line: None) if quiet else tell,
         )
@@ -84,7 +86,7 @@ def command(
     if format == "json":
         print(json.dumps(found.to_json(), indent=2))
     else:
-        print(parity.render(found.repeated, format), end="")
+        print((documents.as_markdown if format == "markdown" else console.render)(found.repeated), end="")
         for line in found.lines:
             tell(line)
     raise typer.Exit(found.exit_code)

@@ -23,9 +23,9 @@ from bench.spec import DEVICES, nearest
 #: Distributions whose version a fingerprint carries where they are installed, beside NVIDIA's own (nvidia-*).
 DISTRIBUTIONS = (
     "cloudpickle", "filelock", "huggingface-hub", "intel-openmp", "jinja2", "matplotlib", "mkl", "neural-compressor",
-    "nncf", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxscript", "openvino",
-    "optimum", "optimum-intel", "optimum-onnx", "psutil", "py-cpuinfo", "rich", "runtimebench", "safetensors",
-    "tensorrt", "tokenizers", "torch", "torch-tensorrt", "torchao", "transformers", "triton", "typer",
+    "msgspec", "nncf", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxscript",
+    "openvino", "optimum", "optimum-intel", "optimum-onnx", "psutil", "py-cpuinfo", "rich", "runtimebench",
+    "safetensors", "tensorrt", "tokenizers", "torch", "torch-tensorrt", "torchao", "transformers", "triton", "typer",
     "vl-convert-python",
 )  # fmt: skip
 #: Variables by which a user settles threads, allocators and arithmetic.

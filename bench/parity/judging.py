@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from backends.base import BackendError
 from bench.parity import inputs, metrics
 from bench.parity.inputs import InputPlan
-from bench.process import abilities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,14 +68,6 @@ def check(backend: Backend, plan: InputPlan, reference: Path, request: Mapping[s
         case: figures(run(backend, _read(inputs_file(reference, case))), plan, case, reference, **request)
         for case in plan.cases
     }
-
-
-def watch(backend: Backend, plan: InputPlan, reference: Path) -> dict[str, Any]:
-    """Facts on one call that is not judged, on the first case's inputs."""
-    outputs, facts = abilities.watched(backend, backend.prepare(_read(inputs_file(reference, plan.cases[0]))))
-    backend.synchronize()
-    del outputs
-    return facts
 
 
 def figures(

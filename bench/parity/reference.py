@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.errors import UserError
+from bench.errors import Say, UserError
 from bench.parity import texts
 from bench.parity.inputs import VERSION as INPUTS_VERSION
 from bench.parity.inputs import InputPlan
@@ -16,7 +16,6 @@ from bench.process.channel import Worker, WorkerError
 from exporters.store import Artifact, ArtifactStore, recipe_key
 from exporters.tokenizer import encode
 
-Say = Callable[[str], None]
 #: The precision of the reference, which is computed on the CPU.
 REFERENCE_PRECISION = "fp64"
 #: The precision of eager that stands for one that eager does not have; int8 keeps activations in fp32.

@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +20,12 @@ from typing import Any
 
 from backends.base import distribution_version, one_line, parse_out_of_memory
 from bench import machine
-from bench.errors import BenchError
+from bench.errors import BenchError, Say
 from bench.machine import readings
 from bench.machine.readings import Effort
 from bench.machine.roofline import Peaks
 from bench.process import channel
 from exporters.store import recipe_key
-
-Say = Callable[[str], None]
 
 #: Raise when the same machine would give other figures; part of the key.
 VERSION = 1

@@ -166,6 +166,8 @@ class Pool:
     def groups(self, candidates: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
         """Candidates that take turns: all of them, loaded now, or each alone if memory does not hold all."""
         usable = [one for one in candidates if one not in self.refused]
+        if not usable:  # perhaps as there is no such device
+            return [tuple(candidates)]
         needed = sum(2 * self.weight_bytes.get(one, 0) + PROCESS_BYTES[self.device] for one in usable)
         available = free_device_bytes() if self.device == "cuda" else machine.available_memory_bytes()
         fits = len(usable) < 2 or needed <= ROOM_SHARE * available

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bench import statistics
 
@@ -37,21 +37,6 @@ class Sampling:
     samples_per_turn: int = 1000
     naive_timer: bool = False
     """True to time calls without any synchronisation too, which explains figures that were taken so."""
-
-
-class Plan(Protocol):
-    """What has the fields of `Sampling`."""
-
-    @property
-    def warmup_calls(self) -> int: ...
-    @property
-    def warmup_seconds(self) -> float: ...
-    @property
-    def warmup_most_seconds(self) -> float: ...
-    @property
-    def samples_per_turn(self) -> int: ...
-    @property
-    def naive_timer(self) -> bool: ...
 
 
 @dataclass
@@ -153,7 +138,7 @@ class WarmUp:
         return asdict(self)
 
 
-def warm_up(step: Step, plan: Plan, clock: Clock = time.perf_counter_ns) -> WarmUp:
+def warm_up(step: Step, plan: Sampling, clock: Clock = time.perf_counter_ns) -> WarmUp:
     """Call until the sliding window of the last calls is stable, within the plan's floor and ceiling."""
     samples: list[int] = []
     lasted: list[int] = []
@@ -182,7 +167,7 @@ def _window(lasted: list[int], seconds: float) -> int:
     return count
 
 
-def take_turn(step: Step, seconds: float, warm: WarmUp, plan: Plan, clock: Clock = time.perf_counter_ns) -> Samples:
+def take_turn(step: Step, seconds: float, warm: WarmUp, plan: Sampling, clock: Clock = time.perf_counter_ns) -> Samples:
     """One turn: at least one sample, at most the plan's, for about `seconds` of the primary time.
 
     A turn of short calls first settles. The other kinds of time are taken after the primary one,

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.errors import UserError
+from bench.errors import Say, UserError
 from bench.options import CommonOptions
-from bench.parity.reference import Say
 from bench.process.environments.asking import changed_versions, environments_of
 from bench.process.environments.stored import parse_pythons, settle_candidates
 from bench.run import budget as budgets

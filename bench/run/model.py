@@ -11,8 +11,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
-from bench.parity.reference import Say, drop_damaged
+from bench.errors import Say, UserError
+from bench.parity.reference import drop_damaged
 from bench.process.export import Exporting
 from bench.run.preparation import exported
 from exporters import checkpoint, module_source, pickled, sources, tokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import backends
 import exporters
 from backends.base import module_folder
-from bench.errors import BenchError, UserError
+from bench.errors import BenchError, Say, UserError
 from bench.machine.roofline import WEIGHT_BYTES, Peaks
 from bench.options import CommonOptions
 from bench.parity.reference import Inputs, References, Setting, drop_damaged
@@ -24,7 +24,6 @@ from exporters import checkpoint
 from exporters.sources import ModelSource
 from exporters.store import Artifact, ArtifactStore
 
-Say = Callable[[str], None]
 EXPORT_TIMEOUT_SECONDS = 3600.0
 
 
@@ -158,6 +157,16 @@ class Preparation:
         finally:
             self._close_exports()
             self._clear_leftovers()
+
+    def make_references(self, points: Sequence[Point]) -> None:
+        """As `make`, for candidates whose artifacts are at hand."""
+        self.store.prepare()
+        try:
+            self.weights = self._make_checkpoint()
+            self._close_exports()
+            self.judge(points)
+        finally:
+            self._close_exports()
 
     def judge(self, points: Sequence[Point]) -> None:
         """Bring the references of further `points` into the store."""

@@ -208,9 +208,8 @@ class Parity(Workload):
         return {name: Inputs(self._plan(point, source), steps=point.new_tokens)}
 
     def _plan(self, point: Check, source: ModelSource) -> InputPlan:
-        most_rows = self.options.matrix.most_rows(Shape(point.batch, point.length))
-        cases = self._cases(point, source)
-        return inputs.plan_of(source, point.batch, point.length, self.options.seed, cases, most_rows)
+        rows = matrix.most_rows(Shape(point.batch, point.length))
+        return inputs.plan_of(source, point.batch, point.length, self.options.seed, self._cases(point, source), rows)
 
     def _cases(self, point: Check, source: ModelSource) -> tuple[str, ...]:
         takes_mask = "attention_mask" in source.inputs and not source.makes_inputs

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from backends.onnx import Onnx
-from bench import BenchError, UserError, deploy, machine, statistics, verify_bundle
+from bench import BenchError, UserError, deploy, machine, statistics, verify, verify_bundle
 from bench.bundle import envelope as envelopes
 from bench.bundle import making, runtimes, selection
 from bench.bundle import verify as verify_module
@@ -29,14 +29,13 @@ from bench.bundle.manifest import read as read_manifest
 from bench.bundle.samples import MOST_BYTES, SHAPES, WIDE_SHAPES, samples_of, tensors_in
 from bench.bundle.selection import Constraints, check_parity_of, plain, select
 from bench.bundle.verify import BundleVerification
-from bench.parity.certificate import Judgement
-from bench.parity.certificate import read as read_certificate
-from bench.parity.verify import verify
 from bench.process.channel import WorkerError
 from bench.report import bundle as report
-from bench.run.file import read_run
+from bench.run.file import RunFile, read_run
 from bench.run.record import Run
 from bench.spec import Candidate, Shape
+from bench.verify import read_certificate
+from bench.workloads.judgements import Judgement, judgements
 from bench.workloads.load import Load
 from bench.workloads.load_options import Rate
 from exporters.sources import resolve
@@ -360,7 +359,7 @@ def verified(folder: Path, **options: Any) -> BundleVerification:
 def test_a_bundle_holds_what_it_needs_and_says_where_it_came_from(made: Bundle) -> None:
     names = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
     wanted = {
-        "manifest.json", "run.py", "requirements.txt", "certificate.json", "envelope.jsonl", "model/model.onnx",
+        "manifest.json", "run.py", "requirements.txt", "certificate.jsonl", "envelope.jsonl", "model/model.onnx",
         "model/model.onnx.data", "model/artifact.json", "samples/2x37/reference/random-left.npz",
         "samples/2x37/eager/zipf-full.inputs.npz",
     }  # fmt: skip
@@ -376,15 +375,16 @@ def test_a_bundle_holds_what_it_needs_and_says_where_it_came_from(made: Bundle) 
     with np.load(made.folder / "samples/2x37/reference/random-left.npz") as reference:
         assert reference["last_hidden_state"].dtype == np.float64
         assert reference["last_hidden_state"].shape == (2, 37, 64)
-    for path in (*made.folder.rglob("*.json"), made.folder / "envelope.jsonl"):
+    for path in (*made.folder.rglob("*.json"), *made.folder.glob("*.jsonl")):
         assert str(Path.home()) + "/" not in path.read_text().replace(str(made.folder.parent), "")
     assert max(len(line) for line in report.made(made).splitlines() if "/" not in line) <= 80
 
 
 def test_the_certificate_belongs_to_the_artifact_and_holds_with_the_model_too(made: Bundle, artifacts: Path) -> None:
     certificate = read_certificate(made.folder / CERTIFICATE)
-    assert certificate.judgements[0].artifact["checksum"] == made.manifest.artifact["checksum"]
-    assert len(certificate.judgements[0].cases) == 16
+    (one,) = judgements(certificate)
+    assert one.artifact["checksum"] == made.manifest.artifact["checksum"]
+    assert len(one.cases) == 16
     with in_this_process():
         found = verify(made.folder / CERTIFICATE, made.folder / "model", artifacts=artifacts)
     assert found.holds
@@ -440,7 +440,7 @@ def test_slower_is_exit_code_4_on_the_runs_machine_and_a_note_on_another(
     made: Bundle, kept: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept(3.0)
-    monkeypatch.setattr(verify_module.Opened, "judgement", lambda opened: opened.certificate.judgements[0])
+    monkeypatch.setattr(verify_module.Opened, "judged", lambda opened: judgements(opened.certificate)[0])
     assert verified(made.folder).exit_code == 4
     assert verified(made.folder, threshold=2.5).exit_code == 0
     assert verified(made.folder, envelope="off").exit_code == 0
@@ -489,8 +489,10 @@ def test_another_model_with_papers_made_up_to_fit_is_broken(copied: Path) -> Non
         for entry in [checksums(copied / "model")[path.name]]
     }
     papers = read_certificate(copied / CERTIFICATE)
-    papers.judgements[0].artifact |= {"checksum": "made up", "files": names}
-    papers.write(copied / CERTIFICATE)
+    papers.notes["artifacts"]["0"] |= {"checksum": "made up", "files": names}
+    file_of = RunFile(papers)
+    file_of.go_on()
+    file_of.seal()
     forged(copied, artifact={"format": "onnx", "key": "", "checksum": "made up"})
     found = verified(copied, envelope="off")
     assert found.faults == []
@@ -536,7 +538,7 @@ def test_a_worker_that_dies_leaves_it_unproven(made: Bundle, monkeypatch: pytest
     answer = InThisProcess.request
 
     def die(self: InThisProcess, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
-        if message["op"] == "check":
+        if message["op"] == "judge":
             raise WorkerError("failed", "the worker was killed by SIGKILL after 1.0 s", {}, is_gone=True)
         return answer(self, message, timeout_seconds)
 
@@ -670,7 +672,7 @@ def test_deploy_and_verify_by_command(
         done = cli_here("verify", "out", "--manifest-sha256", sha256)
         assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the bundle holds"), done.stderr
         kept(2.0)
-        monkeypatch.setattr(verify_module.Opened, "judgement", lambda opened: opened.certificate.judgements[0])
+        monkeypatch.setattr(verify_module.Opened, "judged", lambda opened: judgements(opened.certificate)[0])
         assert json.loads(cli_here("verify", "out", "--format", "json").stdout)["exit_code"] == 4
         assert cli_here("verify", "out", "--threshold", "200%").returncode == 0
     (tmp_path / "out" / "extra").write_text("")

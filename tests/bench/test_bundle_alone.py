@@ -135,5 +135,5 @@ def test_a_module_of_the_users_own_is_bundled_without_its_code(tmp_path: Path) -
     assert max(held.values()) < 1e-5
     assert not list(made.folder.rglob("own_cases.py"))
     for path in (*made.folder.rglob("*.json"), made.folder / "run.py"):
-        if path.name not in ("manifest.json", "certificate.json"):  # these name the model as the user did
+        if path.name not in ("manifest.json", "certificate.jsonl"):  # these name the model as the user did
             assert str(own) not in path.read_text(), path

@@ -22,7 +22,7 @@ from bench.spec import Candidate, Shape
 
 FILES = {
     "run.py": b"print('hello')\n", "model/model.onnx": bytes(range(256)), "model/artifact.json": b"{}\n",
-    "certificate.json": b"{}\n", "empty": b"",
+    "certificate.jsonl": b"{}\n", "empty": b"",
 }  # fmt: skip
 
 

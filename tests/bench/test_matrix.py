@@ -6,7 +6,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.parity.inputs import MASKS
-from bench.parity.matrix import LONG, Matrix, default_lengths, parse_masks
+from bench.parity.matrix import LONG, Matrix, default_lengths, most_rows, parse_masks
 from bench.spec import Shape
 
 
@@ -16,7 +16,6 @@ def test_every_kind_of_ids_meets_every_mask() -> None:
         "random-full", "random-right", "random-left", "random-holes",
         "text-full", "text-right", "text-left", "text-holes",
     )  # fmt: skip
-    assert matrix.prompts() == ("random-full", "text-full")
 
 
 def test_a_single_token_is_judged_unmasked_whatever_masks_are_asked_for() -> None:
@@ -24,16 +23,8 @@ def test_a_single_token_is_judged_unmasked_whatever_masks_are_asked_for() -> Non
     assert Matrix(ids=("random", "zipf"), masks=("left",)).cases(Shape(3, 2)) == ("random-left", "zipf-left")
 
 
-def test_a_run_of_compare_judges_its_own_two_cases() -> None:
-    assert Matrix().cases(Shape(8, 128)) == ("timed", "padded")
-    assert Matrix().cases(Shape(8, 1)) == ("timed",)
-    assert Matrix().prompts() == ()
-
-
 def test_a_long_row_is_judged_alone() -> None:
-    matrix = Matrix(ids=("random",))
-    assert [matrix.most_rows(Shape(3, length)) for length in (LONG - 1, LONG)] == [3, 1]
-    assert Matrix().most_rows(Shape(3, LONG)) == 3
+    assert [most_rows(Shape(3, length)) for length in (LONG - 1, LONG)] == [3, 1]
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,12 @@ import pytest
 from backends.base import Backend, BackendError, Batch, Options, Spec
 from bench.errors import UserError
 from bench.parity import judging
-from bench.parity import references as references_module
-from bench.parity.inputs import InputPlan, judged_rows
+from bench.parity.inputs import InputPlan, judged_rows, plan_of
 from bench.parity.matrix import Matrix
-from bench.parity.references import GENERATION, References
+from bench.parity.reference import Inputs, References, Setting, _Evaluation
 from bench.parity.verdict import TOLERANCES, judge
 from bench.process.channel import WorkerError
-from bench.spec import Candidate, Grid, Shape
+from bench.spec import Shape
 from benchmarks import faults
 from exporters.sources import ModelSource, resolve
 from exporters.store import Artifact, ArtifactStore
@@ -268,12 +267,15 @@ def test_an_ignored_mask_is_broken_wherever_a_token_would_see_padding(bench: Ben
 # What is kept in the store.
 
 
+GENERATION = "generation"
+
+
 class Scripted:
-    """A worker that writes what it is asked for; `replies` may hold an error for an operation and shape."""
+    """A worker that writes what it is asked for; `errors` may hold an error for an operation or a shape, once or always."""
 
     started: ClassVar[list[tuple[str, str]]] = []
     asked: ClassVar[list[dict[str, Any]]] = []
-    errors: ClassVar[dict[tuple[str, str], WorkerError]] = {}
+    errors: ClassVar[dict[tuple[str, str], list[WorkerError]]] = {}
     alive: ClassVar[dict[int, list[str]]] = {}
     """What each process that is not ended was asked, by its number."""
 
@@ -285,15 +287,15 @@ class Scripted:
 
     def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
         assert not self.is_killed
-        where = message["op"]
+        where, asked = message["op"], message.get("arguments")
         Scripted.alive[self.number].append(f"{self.precision} {where}")
-        if "inputs_plan" in message:
-            Scripted.asked.append({"precision": self.precision, **message})
-            where = f"{message['inputs_plan']['batch']}×{message['inputs_plan']['length']}"
-        if error := Scripted.errors.get((self.precision, where)):
-            raise error
-        if "folder" in message:
-            (Path(message["folder"]) / "outputs.npz").write_text(self.precision)
+        if asked:
+            where = GENERATION if "steps" in asked else f"{asked['plan']['batch']}×{asked['plan']['length']}"
+            Scripted.asked.append({"precision": self.precision, "where": where, **asked})
+        if errors := Scripted.errors.get((self.precision, where)):
+            raise errors.pop(0) if len(errors) > 1 else errors[0]
+        if asked:
+            (Path(asked["folder"]) / "outputs.npz").write_text(self.precision)
         return {}
 
     def send(self, message: dict[str, Any]) -> None:
@@ -309,14 +311,9 @@ class Scripted:
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
+def scripted() -> type[Scripted]:
     for log in (Scripted.started, Scripted.asked, Scripted.errors, Scripted.alive):
         log.clear()
-    monkeypatch.setattr(
-        references_module.session,
-        "start",
-        lambda backend, variant, precision, device, artifact, threads, root, tf32=False: Scripted(precision, device),
-    )
     return Scripted
 
 
@@ -330,25 +327,38 @@ class Kept:
         self.weights: Artifact = self.store.make(recipe, lambda folder: (folder / "weights").write_text("w") and {})
 
     def make(
-        self, precisions: tuple[str, ...] = ("fp32",), matrix: Matrix | None = None, seed: int = 0, threads: int = 1
+        self,
+        precisions: tuple[str, ...] = ("fp32",),
+        cases: tuple[str, ...] = ("random-full", "random-right"),
+        seed: int = 0,
+        threads: int = 1,
+        steps: int = 2,
+        tokenizer: Path | None = None,
     ) -> References:
         source: ModelSource = resolve("gpt2-tiny", weights="random", task="lm", seed=seed)
-        shapes = (Shape(1, 8), Shape(2, 8))
-        contestants = (Candidate("eager", "default", "fp32"),)
-        grid = Grid("gpt2-tiny", contestants, shapes, "cpu", threads, "random", "lm", seed)
+        setting = Setting("cpu", threads, seed, False, source.vocab_size, False, tokenizer)
         found = References(
-            grid, source, self.store, 60.0, self.said.append, matrix or Matrix(ids=("random",), new_tokens=2)
+            setting,
+            self.store,
+            lambda precision, device, path, tf32: Scripted(precision, device),
+            60.0,
+            self.said.append,
         )
-        found.make(self.weights, precisions)
+        wanted = {str(shape): Inputs(plan_of(source, shape.batch, shape.length, seed, cases)) for shape in SHAPES}
+        wanted[GENERATION] = Inputs(plan_of(source, 1, 8, seed, cases), steps=steps)
+        found.make(self.weights, precisions, wanted)
         return found
 
 
+SHAPES = (Shape(1, 8), Shape(2, 8))
+
+
 def asked(precision: str) -> list[str]:
-    return [
-        "generation" if entry["op"] == "evaluate_generation" else str(Shape(*list(entry["inputs_plan"].values())[:2]))
-        for entry in Scripted.asked
-        if entry["precision"] == precision
-    ]
+    return [entry["where"] for entry in Scripted.asked if entry["precision"] == precision]
+
+
+def lost(reason: str, status: Any = "failed") -> WorkerError:
+    return WorkerError(status, reason, is_gone=True)
 
 
 def test_one_worker_a_precision_computes_every_shape_and_what_is_kept_is_not_computed_again(
@@ -358,7 +368,7 @@ def test_one_worker_a_precision_computes_every_shape_and_what_is_kept_is_not_com
     made = kept.make(("bf16", "fp32"))
     assert scripted.started == [("fp64", "cpu"), ("bf16", "cpu"), ("fp32", "cpu")]
     assert [asked(precision) for precision in ("fp64", "bf16", "fp32")] == [["1×8", "2×8", "generation"]] * 3
-    reference, yardstick = made.pair("bf16", Shape(2, 8))
+    reference, yardstick = made.pair("bf16", "2×8")
     assert [(found.path / "outputs.npz").read_text() for found in (reference, yardstick)] == ["fp64", "bf16"]
     assert kept.said[0] == "computing the float64 reference for 1×8, 2×8, generation"
     again = kept.make(("bf16", "fp32"))
@@ -370,16 +380,16 @@ def test_all_import_at_once_and_one_at_a_time_holds_the_weights(
     tmp_path: Path, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    store = References._store
+    store = _Evaluation._store
 
-    def look(*rest: Any) -> None:
+    def look(self: _Evaluation, name: str, recipe: Any) -> None:
         seen.append([list(log) for log in scripted.alive.values()])
-        store(*rest)
+        store(self, name, recipe)
 
-    monkeypatch.setattr(References, "_store", look)
+    monkeypatch.setattr(_Evaluation, "_store", look)
     Kept(tmp_path).make(("bf16", "fp32"))
-    assert seen[0] == [["fp64 sent hello", "fp64 hello", "fp64 load"], ["bf16 sent hello"], ["fp32 sent hello"]]
-    assert seen[3] == [["bf16 sent hello", "bf16 hello", "bf16 load"], ["fp32 sent hello"]]
+    assert seen[0] == [["fp64 sent hello"], ["bf16 sent hello"], ["fp32 sent hello"]]
+    assert seen[3] == [["bf16 sent hello"], ["fp32 sent hello"]]
     assert scripted.alive == {}
 
 
@@ -387,29 +397,22 @@ def test_generation_is_forced_by_the_reference_and_the_reference_by_nothing(
     tmp_path: Path, scripted: type[Scripted]
 ) -> None:
     made = Kept(tmp_path).make()
-    free, forced = (entry for entry in scripted.asked if entry["op"] == "evaluate_generation")
+    free, forced = (entry for entry in scripted.asked if entry["where"] == GENERATION)
     assert (free["precision"], "forced_by" in free, forced["precision"]) == ("fp64", False, "fp32")
     assert Path(forced["forced_by"]) == made.found["fp64", GENERATION].path.resolve()
     assert forced["steps"] == 2
-    assert forced["inputs_plan"]["batch"] == 1
 
 
 def test_nothing_is_computed_where_nothing_is_judged(tmp_path: Path, scripted: type[Scripted]) -> None:
     made = Kept(tmp_path).make(())
     assert scripted.started == []
-    assert made.pair("fp32", Shape(1, 8)) == "there is no reference: none was computed"
+    assert made.pair("fp32", "1×8") == "there is no reference: none was computed"
 
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"matrix": Matrix(ids=("random",), masks=("full",), new_tokens=2)},
-        {"matrix": Matrix(ids=("random", "zipf"), new_tokens=2)},
-        {"matrix": Matrix(ids=("random",), new_tokens=3)},
-        {"seed": 1},
-        {"threads": 2},
-    ],
-    ids=lambda value: next(iter(value)),
+    [{"cases": ("random-full",)}, {"cases": ("random-full", "zipf-full")}, {"steps": 3}, {"seed": 1}, {"threads": 2}],
+    ids=lambda value: str(next(iter(value.values()))),
 )
 def test_other_inputs_are_another_reference(tmp_path: Path, scripted: type[Scripted], changes: dict) -> None:
     kept = Kept(tmp_path)
@@ -422,7 +425,7 @@ def test_other_inputs_are_another_reference(tmp_path: Path, scripted: type[Scrip
 def test_a_damaged_reference_is_made_again_and_said_so(tmp_path: Path, scripted: type[Scripted]) -> None:
     kept = Kept(tmp_path)
     made = kept.make()
-    (made.found["fp64", Shape(2, 8)].path / "outputs.npz").write_text("fp46")
+    (made.found["fp64", "2×8"].path / "outputs.npz").write_text("fp46")
     scripted.asked.clear()
     again = kept.make()
     assert (asked("fp64"), asked("fp32")) == (["2×8"], [])
@@ -431,38 +434,48 @@ def test_a_damaged_reference_is_made_again_and_said_so(tmp_path: Path, scripted:
     scripted.asked.clear()
     kept.make()
     assert (asked("fp64"), asked("fp32")) == (["generation"], [])  # eager's own was forced by the same
-    assert (again.found["fp64", Shape(2, 8)].path / "outputs.npz").read_text() == "fp64"
+    assert (again.found["fp64", "2×8"].path / "outputs.npz").read_text() == "fp64"
 
 
-def test_a_worker_that_dies_costs_its_shape_and_is_started_again(tmp_path: Path, scripted: type[Scripted]) -> None:
-    scripted.errors["fp32", "1×8"] = WorkerError("failed", "killed by SIGKILL", is_gone=True)
-    scripted.errors["fp64", "2×8"] = WorkerError("oom", "no memory left")
+def test_a_process_that_dies_once_costs_nothing(tmp_path: Path, scripted: type[Scripted]) -> None:
+    scripted.errors["fp32", "load"] = [lost("killed by SIGKILL"), WorkerError("failed", "it loads no more")]
+    kept = Kept(tmp_path)
+    scripted.errors["fp64", "1×8"] = [lost("killed by SIGKILL"), WorkerError("oom", "no memory left")]
+    made = kept.make()
+    assert any("was lost (killed by SIGKILL); starting another" in line for line in kept.said)
+    assert made.pair("fp32", "1×8") == "there is no reference: eager at fp64 on cpu: no memory left"
+    assert made.pair("fp32", "2×8") == "there is no reference: eager at fp32 on cpu: it loads no more"
+
+
+def test_a_worker_that_dies_each_time_costs_its_shape_alone(tmp_path: Path, scripted: type[Scripted]) -> None:
+    scripted.errors["fp32", "1×8"] = [lost("killed by SIGKILL")]
+    scripted.errors["fp64", "2×8"] = [WorkerError("oom", "no memory left")]
     made = Kept(tmp_path).make()
-    assert scripted.started == [("fp64", "cpu"), ("fp32", "cpu"), ("fp32", "cpu")]
-    assert made.pair("fp32", Shape(1, 8)) == "there is no reference: eager at fp32 on cpu: killed by SIGKILL"
-    assert made.pair("fp32", Shape(2, 8)) == "there is no reference: eager at fp64 on cpu: no memory left"
+    assert scripted.started == [("fp64", "cpu"), *[("fp32", "cpu")] * 3]
+    assert made.pair("fp32", "1×8") == "there is no reference: eager at fp32 on cpu: killed by SIGKILL"
+    assert made.pair("fp32", "2×8") == "there is no reference: eager at fp64 on cpu: no memory left"
     assert not isinstance(made.pair("fp32", GENERATION), str)
 
 
 def test_a_worker_that_does_not_load_leaves_every_shape_without_a_reference(
     tmp_path: Path, scripted: type[Scripted]
 ) -> None:
-    scripted.errors["fp32", "load"] = WorkerError("unsupported", "no such precision")
+    scripted.errors["fp32", "load"] = [WorkerError("unsupported", "no such precision")]
     made = Kept(tmp_path).make()
-    for key in (Shape(1, 8), Shape(2, 8), GENERATION):
-        assert made.pair("fp32", key) == "there is no reference: eager at fp32 on cpu: no such precision"
+    for name in ("1×8", "2×8", GENERATION):
+        assert made.pair("fp32", name) == "there is no reference: eager at fp32 on cpu: no such precision"
 
 
 def test_a_worker_that_does_not_import_costs_its_precision(tmp_path: Path, scripted: type[Scripted]) -> None:
-    scripted.errors["bf16", "hello"] = WorkerError("failed", "no torch", is_gone=True)
+    scripted.errors["bf16", "hello"] = [lost("no torch")]
     made = Kept(tmp_path).make(("bf16", "fp32"))
-    assert made.pair("bf16", Shape(1, 8)) == "there is no reference: eager at bf16 on cpu: no torch"
-    assert not isinstance(made.pair("fp32", Shape(1, 8)), str)
+    assert made.pair("bf16", "1×8") == "there is no reference: eager at bf16 on cpu: no torch"
+    assert not isinstance(made.pair("fp32", "1×8"), str)
     assert scripted.alive == {}
 
 
 def test_the_users_mistake_is_told_as_one(tmp_path: Path, scripted: type[Scripted]) -> None:
-    scripted.errors["fp64", "load"] = WorkerError("user", "the model is another's")
+    scripted.errors["fp64", "load"] = [WorkerError("user", "the model is another's")]
     with pytest.raises(UserError, match="the model is another's"):
         Kept(tmp_path).make()
     assert scripted.alive == {}
@@ -477,19 +490,13 @@ def test_texts_are_sent_as_ids_one_for_each_row(tmp_path: Path, scripted: type[S
     (tmp_path / "tokenizer").mkdir()
     file = tmp_path / "tokenizer" / "tokenizer.json"
     tokenizer.save(str(file))
-    kept, matrix = Kept(tmp_path), Matrix(ids=("random", "text"), tokenizer=file)
-    keys = {artifact.key for artifact in kept.make(matrix=matrix).found.values()}
-    texts = {str(Shape(len(entry["texts"]), 8)): entry["texts"] for entry in scripted.asked}
+    kept, cases = Kept(tmp_path), ("random-full", "text-full")
+    keys = {artifact.key for artifact in kept.make(cases=cases, tokenizer=file).found.values()}
+    texts = {entry["where"]: entry["texts"] for entry in scripted.asked if entry["where"] != GENERATION}
     assert {shape: [len(row) for row in rows] for shape, rows in texts.items()} == {"1×8": [8], "2×8": [8, 8]}
     assert max(max(row) for rows in texts.values() for row in rows) <= 4
     words |= {"the": 0, "?": 1}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(file))
-    assert keys.isdisjoint(artifact.key for artifact in kept.make(matrix=matrix).found.values())
-
-
-def test_the_plans_width_is_that_of_the_output(tmp_path: Path, scripted: type[Scripted]) -> None:
-    made = Kept(tmp_path).make()
-    assert made.inputs(Shape(2, 8))["output_width"] == 1024  # logits
-    assert InputPlan.from_json(made.inputs(Shape(2, 8))).to_json() == made.inputs(Shape(2, 8))
+    assert keys.isdisjoint(artifact.key for artifact in kept.make(cases=cases, tokenizer=file).found.values())

@@ -7,15 +7,13 @@ import pytest
 from bench.errors import UserError
 from bench.spec import (
     Candidate,
-    Grid,
     Shape,
-    TimingPlan,
     check_lengths,
-    parse_boundary,
     parse_candidates,
     parse_share,
     parse_sizes,
 )
+from bench.workloads.forward import ForwardOptions
 
 
 def test_sizes_are_sorted_and_distinct() -> None:
@@ -44,7 +42,7 @@ def test_wrong_sizes(text: str, message: str) -> None:
         parse_sizes([], "--batches")
 
 
-def test_contestants_are_every_backend_at_every_precision() -> None:
+def test_candidates_are_every_backend_at_every_precision() -> None:
     assert parse_candidates("eager,compile:freezing,eager", "fp32,bf16") == (
         Candidate("eager", "default", "fp32"),
         Candidate("compile", "freezing", "fp32"),
@@ -67,7 +65,7 @@ def test_contestants_are_every_backend_at_every_precision() -> None:
         ("eager", " , ", "--precisions is empty"),
     ],
 )
-def test_wrong_contestants(backends: str, precisions: str, message: str) -> None:
+def test_wrong_candidates(backends: str, precisions: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_candidates(backends, precisions)
     assert message in str(caught.value)
@@ -81,27 +79,24 @@ def test_a_length_beyond_the_positions_is_refused_with_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "option"),
+    ("values", "message"),
     [
         ({"rounds": 0}, "--rounds 0"),
-        ({"seconds_per_cell": 0}, "--max-seconds-per-cell 0"),
-        ({"timeout_seconds": -1}, "--timeout -1"),
-        ({"timeout_seconds": float("inf")}, "--timeout inf"),
-        ({"seconds_per_cell": float("nan")}, "--max-seconds-per-cell nan"),
+        ({"max_seconds_per_cell": 0}, "--max-seconds-per-cell '?0"),
+        ({"timeout": -1}, "--timeout '?-1"),
+        ({"timeout": float("inf")}, "--timeout '?inf"),
+        ({"max_seconds_per_cell": float("nan")}, "--max-seconds-per-cell '?nan"),
+        ({"target_precision": 0.0}, "--target-precision 0% is not above 0 and below 100%"),
+        ({"target_precision": 1.0}, "--target-precision 100% is not above 0 and below 100%"),
+        ({"boundary": "hosts"}, "unknown boundary 'hosts'; did you mean 'host'"),
     ],
 )
-def test_wrong_plans(values: dict[str, float], option: str) -> None:
-    with pytest.raises(UserError, match=option):
-        TimingPlan(**values)
+def test_wrong_options_of_timing(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ForwardOptions.parsed(values)
 
 
-def test_a_grid_survives_json() -> None:
-    grid = Grid("bert", parse_candidates("eager,onnx", "fp32"), (Shape(1, 8), Shape(2, 8)), "cpu", 2, "random", "lm", 7)
-    assert Grid.from_json(grid.to_json()) == grid
-    assert len(list(grid.cells())) == 4
-
-
-def test_a_copy_is_another_contestant_of_the_same_name() -> None:
+def test_a_copy_is_another_candidate_of_the_same_name() -> None:
     first, second = parse_candidates("compile:freezing,compile:freezing@2", "fp32")
     assert (first.copy, second.copy) == (1, 2)
     assert (first.label, second.label) == ("compile:freezing", "compile:freezing@2")
@@ -119,15 +114,3 @@ def test_shares(text: str | float, share: float) -> None:
 def test_wrong_shares(text: str) -> None:
     with pytest.raises(UserError, match=r"is no share; write e\.g\. --threshold 2%"):
         parse_share(text, "--threshold")
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0, 2.0])
-def test_a_precision_that_cannot_be_met_or_missed_is_refused(share: float) -> None:
-    with pytest.raises(UserError, match=r"--target-precision .* is not above 0 and below 100%"):
-        TimingPlan(target_precision=share)
-
-
-def test_boundaries() -> None:
-    assert parse_boundary("host") == "host"
-    with pytest.raises(UserError, match="unknown boundary 'hosts'; did you mean 'host'"):
-        parse_boundary("hosts")

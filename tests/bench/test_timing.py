@@ -9,16 +9,16 @@ import pytest
 from bench.process.timing import (
     LEAST_SAMPLE_NS,
     SETTLE_NS,
+    Sampling,
     Step,
     WarmUp,
     take_turn,
     warm_up,
 )
-from bench.spec import TimingPlan
 
 MS = 1_000_000
 QUEUE_NS = 1000
-PLAN = TimingPlan()
+PLAN = Sampling()
 
 
 class Machine:

@@ -16,6 +16,7 @@ FORMATS: Mapping[str, Sequence[str]] = {
     "generate": ("table", "markdown", "csv", "json"),
     "load": ("table", "json", "csv", "markdown"),
     "memory": ("table", "json", "csv", "markdown"),
+    "parity": ("table", "csv", "markdown"),
     "tune": ("table", "json"),
 }
 #: Runs that are reported in every format of their kind. The first word of a name is the kind.
@@ -34,6 +35,9 @@ RUNS = (
     "memory",
     "memory-decoder",
     "memory-failed",
+    "parity",
+    "parity-broken",
+    "parity-lm",
     "tune",
 )
 #: Committed runs of artifacts/reference, with their kind and the formats that are small enough to be kept.
@@ -51,8 +55,6 @@ REFERENCES: Mapping[str, tuple[str, Sequence[str]]] = {
     "epyc2-20261123-gpt2-memory": ("memory", ("table", "json")),
     "epyc2-20261123-gpt2-medium-memory": ("memory", ("table",)),
 }
-#: Certificates: `bench parity` printed them, and no command prints a saved one again.
-CERTIFICATES = ("parity", "parity-broken", "parity-lm")
 #: What `artifacts/runs` holds, the newest first.
 SHOWN = ("compare", "load", "corpus", "generate", "memory", "compare-interrupted")
 
@@ -209,9 +211,8 @@ EXIT_CODES: Sequence[str] = (
     "parity --max-kl 0.1",
     "parity --new-tokens 4",
     "parity --tokenizer nowhere",
-    "parity --output missing/c.json",
     "parity --output .",
-    "parity --format htlm",
+    "parity --shapes 1y8",
     "tune --batch 0",
     "tune --length 0",
     "tune --traffic text.txt",
@@ -227,8 +228,8 @@ EXIT_CODES: Sequence[str] = (
     "verify .",
     "verify . --format markdown",
     "verify . --model bert",
-    "verify runs/parity.json .",
-    "verify runs/parity.json nowhere",
+    "verify runs/parity.jsonl .",
+    "verify runs/parity.jsonl nowhere",
     "verify runs/compare.jsonl . --envelope off",
     "verify runs/bundle --envelope loose",
     "verify runs/bundle --threshold much",
@@ -254,7 +255,7 @@ EXIT_CODES: Sequence[str] = (
     "report torn.jsonl",
     "report altered.jsonl",
     "report later.jsonl",
-    "report runs/parity.json",
+    "report runs/parity.jsonl",
     "report runs/compare.jsonl --format pdf",
     "report runs/load.jsonl --format csv",
     "report runs/memory.jsonl --format markdown",

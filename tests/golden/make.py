@@ -13,8 +13,8 @@ from typing import Any
 
 import typer
 
-from tests.golden.calls import HERE, Called, call, environment, folder
-from tests.golden.cases import CERTIFICATES, EXIT_CODES, RUNS, SUFFIXES, reports
+from tests.golden.calls import HERE, Called, call, folder
+from tests.golden.cases import EXIT_CODES, RUNS, reports
 from tests.golden.page import text_of
 
 EXIT_CODES_FILE = "exit_codes.json"
@@ -29,9 +29,6 @@ def goldens() -> Mapping[str, Callable[[], str]]:
         found[f"help/{'-'.join(words) or 'bench'}.txt"] = partial(_help, words)
     for path, command in reports():
         found[f"reports/{path}"] = partial(_report, command)
-    for name in CERTIFICATES:
-        for shown in ("table", "markdown", *(("json",) if name == "parity-broken" else ())):
-            found[f"reports/parity/{name}.{SUFFIXES[shown]}"] = partial(_certificate, name, shown)
     for name in ("verification", "verification-strict"):
         found[f"reports/verify/{name}.txt"] = partial(_verification, name)
     found["reports/deploy/bundle.txt"] = _deployed
@@ -66,21 +63,14 @@ def _ended(found: Called) -> dict[str, object]:
 
 def _runs() -> dict[str, int]:
     """The exit code that the command which wrote a file ended with."""
-    from bench.parity import certificate
-    from bench.run.file import read_run as read_any
+    from bench.run.file import read_run
     from bench.tune.file import read_tuning
 
-    readers: dict[str, Callable[[Path], Any]] = {
-        "compare": read_any,
-        "corpus": read_any,
-        "generate": read_any,
-        "load": read_any,
-        "memory": read_any,
-        "tune": read_tuning,
-    }
-    runs = HERE / "runs"
-    codes = {f"{name}.jsonl": readers[name.split("-")[0]](runs / f"{name}.jsonl").exit_code for name in RUNS}
-    return codes | {f"{name}.json": certificate.read(runs / f"{name}.json").exit_code for name in CERTIFICATES}
+    found: dict[str, int] = {}
+    for name in RUNS:
+        read: Callable[[Path], Any] = read_tuning if name == "tune" else read_run
+        found[f"{name}.jsonl"] = read(HERE / "runs" / f"{name}.jsonl").exit_code
+    return found
 
 
 def _help(words: tuple[str, ...]) -> str:
@@ -97,28 +87,19 @@ def _report(command: str) -> str:
     return found.output
 
 
-def _certificate(name: str, format: str) -> str:
-    """What `bench parity` printed; no command prints a certificate again."""
-    from bench.parity import certificate
-    from bench.report import parity
-
-    with environment([]):
-        return parity.render(certificate.read(HERE / "runs" / f"{name}.json"), format)
-
-
 def _verification(name: str) -> str:
     """What `bench verify BUNDLE` printed, from what it found: to find it again takes workers and time."""
     from bench.bundle.envelope import Kept
     from bench.bundle.verify import BundleVerification
-    from bench.parity.certificate import Judgement
     from bench.report import bundle
     from bench.spec import Candidate
+    from bench.workloads.judgements import Judgement
 
     values = json.loads((HERE / "runs" / f"{name}.json").read_text())
     del values["exit_code"]
     values["kept"] = [Kept(**kept) for kept in values["kept"]]
     judged = values["judgement"]
-    values["judgement"] = Judgement(**judged | {"contestant": Candidate(**judged["contestant"])})
+    values["judgement"] = Judgement(**judged | {"candidate": Candidate(**judged["candidate"])})
     return bundle.render(BundleVerification(**values), "table")
 
 

@@ -14,7 +14,7 @@ import backends
 from bench.errors import UserError
 from bench.process import channel
 from bench.process.environments.stored import python_of
-from bench.spec import Candidate, Grid
+from bench.spec import Candidate
 
 #: The Pythons that this project's code is written for, as pyproject.toml has them.
 OLDEST_PYTHON = (3, 11)
@@ -55,11 +55,6 @@ def environments_of(
     return found
 
 
-def interpreters(grid: Grid, root: Path, formats: Mapping[Candidate, str | None]) -> dict[Candidate, Interpreter]:
-    """`environments_of` the candidates of a grid."""
-    return environments_of(grid.contestants, grid.device, grid.pythons, root, formats)
-
-
 def environment_of(
     root: Path,
     wanted: Sequence[Candidate],
@@ -69,20 +64,14 @@ def environment_of(
 ) -> Interpreter | None:
     """The interpreter of the place that `wanted` have in common, asked about them; None where they run in this one.
 
-    `formats` are those of artifacts that it might write. Raises UserError as `interpreters` does.
+    `formats` are those of artifacts that it might write. Raises UserError as `environments_of` does.
     """
     place = wanted[0].place
     if (python := python_of(root, place, pythons)) is None:
         return None
     whose = f"--python {place}={python}" if place in dict(pythons) else f"the environment {place!r}"
-    pairs = [(contestant.variant, contestant.precision) for contestant in wanted]
+    pairs = [(candidate.variant, candidate.precision) for candidate in wanted]
     return ask(python, root, whose, wanted[0].backend, device, pairs, formats)
-
-
-def check_environments(grid: Grid, root: Path) -> None:
-    """Raise UserError where a contestant's environment is not there or does not work, before a run begins."""
-    formats = {who: backends.load_class(who.backend).spec.format_of(who.variant) for who in grid.contestants}
-    interpreters(grid, root, formats)
 
 
 def changed_versions(
@@ -92,21 +81,21 @@ def changed_versions(
     root: Path,
     recorded: Mapping[Candidate, Mapping[str, str]],
 ) -> list[str]:
-    """Libraries whose version is not the one that a contestant was `recorded` with, a line each.
+    """Libraries whose version is not the one that a candidate was `recorded` with, a line each.
 
-    What is asked is the interpreter that each contestant would run by now. Raises UserError as `interpreters` does.
+    What is asked is the interpreter that each candidate would run by now. Raises UserError as `environments_of` does.
     """
     there, found = environments_of(candidates, device, pythons, root, dict.fromkeys(candidates)), list[str]()
-    for contestant, versions in recorded.items():
-        own = there.get(contestant)
-        now = own.versions if own else backends.load_class(contestant.backend).spec.versions()
+    for candidate, versions in recorded.items():
+        own = there.get(candidate)
+        now = own.versions if own else backends.load_class(candidate.backend).spec.versions()
         found += [
-            f"{contestant.label} ran with {name} {version} and would run with {now[name]}"
+            f"{candidate.label} ran with {name} {version} and would run with {now[name]}"
             for name, version in versions.items()
             if name in now and now[name] != version
         ]
         if own is None and "python" in versions:  # only who ran elsewhere tells it
-            found.append(f"{contestant.label} ran in an environment of its own that is not there any more")
+            found.append(f"{candidate.label} ran in an environment of its own that is not there any more")
     return found
 
 

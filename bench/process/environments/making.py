@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import backends
-from bench.errors import BenchError, UserError
-from bench.parity.references import Say
+from bench.errors import BenchError, Say, UserError
 from bench.process import channel
 from bench.process.environments.asking import ask, forget_answers
 from bench.process.environments.stored import (

@@ -16,10 +16,13 @@ from typing import Any
 
 import pytest
 
+from bench import verify
 from bench.errors import UserError
-from bench.parity import verify as verify_module
-from bench.parity.certificate import Certificate, read
-from bench.parity.verify import verify
+from bench.run.file import RunFile
+from bench.run.record import Run
+from bench.verify import Verification, _compare, read_certificate
+from bench.workloads.judgements import judgements
+from bench.workloads.parity import Parity
 from exporters.sources import resolve
 from exporters.store import MANIFEST, ArtifactStore, _checksum, file_checksum
 
@@ -39,17 +42,17 @@ class Certified:
     @property
     def file(self) -> Path:
         """The certificate."""
-        return self.folder / "certificate.json"
+        return self.folder / "certificate.jsonl"
 
     @property
-    def certificate(self) -> Certificate:
+    def certificate(self) -> Run:
         """As read."""
-        return read(self.file)
+        return read_certificate(self.file)
 
     @property
     def artifact(self) -> Path:
         """The folder of the TorchScript artifact that was judged."""
-        (checksum,) = (judgement.artifact["checksum"] for judgement in self.certificate.judgements)
+        (checksum,) = (one.artifact["checksum"] for one in judgements(self.certificate))
         store = ArtifactStore(self.store)
         (found,) = (path for path in store.paths() if (a := store.read(path)) is not None and a.checksum == checksum)
         return found
@@ -80,7 +83,7 @@ def certified(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Certified
         "2",
     ]
     arguments += ["--lengths", "1,12", "--masks", "full,left", "--new-tokens", "3", "--tokenizer", str(folder)]
-    arguments += ["--device", "cpu", "--threads", "1", "--output", "certificate.json"]
+    arguments += ["--device", "cpu", "--threads", "1", "--output", "certificate.jsonl"]
     done = subprocess.run(
         [sys.executable, "-m", "bench", "parity", *arguments], capture_output=True, text=True, cwd=folder, timeout=500,
         env=os.environ | {"PYTHONPATH": str(root), "COLUMNS": "80"}, check=False,
@@ -102,60 +105,49 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_sound_backend_is_certified(certified: Certified) -> None:
     assert certified.done.returncode == 0, certified.done.stderr
-    found = certified.certificate
-    assert (found.exit_code, found.ids, found.masks, found.new_tokens) == (0, ("random", "text"), ("full", "left"), 3)
-    (judgement,) = found.judgements
-    assert judgement.verdict in ("exact", "equivalent")
-    assert {case["name"] for case in judgement.cases} == {
+    found, options = certified.certificate, certified.certificate.options
+    assert (found.exit_code, options.ids, options.masks, options.new_tokens) == (
+        0, ("random", "text"), ("full", "left"), 3,
+    )  # fmt: skip
+    (one,) = judgements(found)
+    assert one.verdict in ("exact", "equivalent")
+    assert {case["name"] for case in one.cases} == {
         "2×1 random, full", "2×1 text, full", "2×12 random, full", "2×12 random, left", "2×12 text, full", "2×12 text, left",
     }  # fmt: skip
-    assert {entry["name"] for entry in judgement.generation} == {"random, full passes", "text, full passes"}
-    assert all(entry["steps"] == entry["top1_n"] == 3 for entry in judgement.generation)
-    assert all(case["compared"] > 0 and case["output"] == "logits" for case in judgement.cases)
-    assert judgement.facts["threads"] == 1
-    assert list(judgement.artifact["files"]) == ["model.pt"]
-    assert found.tokenizer == file_checksum(certified.folder / "tokenizer.json")
-    assert found.notes == []
+    assert {entry["name"] for entry in one.generation} == {"random, full passes", "text, full passes"}
+    assert all(entry["steps"] == entry["top1_n"] == 3 for entry in one.generation)
+    assert all(case["compared"] > 0 and case["output"] == "logits" for case in one.cases)
+    assert all(record.facts["threads"] == 1 for record in found.records)
+    assert list(one.artifact["files"]) == ["model.pt"]
+    assert found.notes["tokenizer_sha256"] == file_checksum(certified.folder / "tokenizer.json")
+    assert found.notes["remarks"] == []
 
 
 def test_the_table_and_the_progress_are_told_apart(certified: Certified) -> None:
     text, told = certified.done.stdout, certified.done.stderr
     assert max(map(len, text.splitlines())) <= 80
     for words in (
-        "gpt2-tiny (logits), cpu",
+        "gpt2-tiny (logits), fp32, cpu",
         "1 thread",
         "ids random, text",
         "torchscript fp32: ",
         "generation, text, full passes",
     ):
         assert words in " ".join(text.split()), words
-    for words in ("computing the float64 reference for 2×1, 2×12, generation", "torchscript fp32: "):
-        assert words in told, words
-    assert "note:" not in text
+    for words in ("computing the float64 reference for 2×1, 2×12, generation", "2×12 torchscript fp32"):
+        assert words in " ".join(told.split()), words
+    assert "Notes" not in text
 
 
-def test_the_certificates_own_command_asks_for_the_same_check(
-    certified: Certified, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_certificates_own_command_asks_for_the_same_check(certified: Certified) -> None:
     import shlex
 
-    from bench.cli import app
-    from bench.parity import check
-
-    asked: dict[str, Any] = {}
-
-    def note(model: str, **options: Any) -> Certificate:
-        asked.update(options, model=model)
-        return certified.certificate
-
-    monkeypatch.setattr(check, "check_parity", note)
-    app(shlex.split(certified.certificate.command)[1:], standalone_mode=False)
-    given = {
-        "model": "gpt2-tiny", "backends": "torchscript", "precisions": "fp32", "task": "lm", "batches": "2",
-        "lengths": "1,12", "masks": "full,left", "new_tokens": 3, "text_tokenizer": certified.folder, "device": "cpu",
-        "threads": 1, "weights": "random", "seed": 0, "atol": None, "max_kl": None,
+    given = dict(zip(*[iter(shlex.split(certified.certificate.command)[2:])] * 2, strict=True))
+    assert given == {
+        "--model": "gpt2-tiny", "--backends": "torchscript", "--task": "lm", "--batches": "2", "--lengths": "1,12",
+        "--masks": "full,left", "--new-tokens": "3", "--tokenizer": str(certified.folder), "--device": "cpu",
+        "--threads": "1", "--weights": "random",
     }  # fmt: skip
-    assert {name: asked[name] for name in given} == given
 
 
 # What it belongs to.
@@ -189,7 +181,7 @@ def test_one_flipped_byte_does_not_belong(certified: Certified, cli: Callable[..
 
 
 def call(certified: Certified, artifact: Path, **options: Any) -> Any:
-    given = {"text_tokenizer": certified.folder, "artifacts": certified.store, "threads": 1}
+    given = {"tokenizer": certified.folder, "artifacts": certified.store, "threads": 1}
     return verify(certified.file, artifact, **given | options)
 
 
@@ -235,13 +227,12 @@ def test_what_is_no_artifact_is_the_users_mistake(
             {"model": "gpt-tiny"},
             "model 'gpt-tiny' has other weights than the certificate's; --model names the right one",
         ),
-        ({"text_tokenizer": None}, "the certificate's tokenizer is not there; --tokenizer names it"),
-        ({"text_tokenizer": "nowhere"}, "'nowhere' is no tokenizer.json and has none"),
-        ({"timeout": -1.0}, "--timeout -1.0 is not above 0"),
+        ({"tokenizer": "nowhere"}, "'nowhere' is no tokenizer.json and has none"),
+        ({"timeout": -1.0}, "--timeout '-1.0' is not a duration"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"threads": 0}, "--threads 0 is not within"),
     ],
-    ids=["model", "no tokenizer", "tokenizer path", "timeout", "device", "threads"],
+    ids=["model", "tokenizer path", "timeout", "device", "threads"],
 )
 def test_what_cannot_be_repeated_is_refused_before_anything_starts(
     certified: Certified, nothing_starts: None, options: dict[str, Any], message: str
@@ -254,28 +245,61 @@ def test_another_tokenizer_is_not_the_certificates(certified: Certified, nothing
     text = (certified.folder / "tokenizer.json").read_text()
     (tmp_path / "tokenizer.json").write_text(text.replace('"water"', '"wine"'))
     with pytest.raises(UserError, match="tokenizer is not there"):
-        call(certified, certified.artifact, text_tokenizer=tmp_path)
+        call(certified, certified.artifact, tokenizer=tmp_path)
 
 
-@pytest.mark.parametrize("share", [0.5, 1.0])
-def test_a_damaged_certificate_verifies_nothing(
-    certified: Certified, nothing_starts: None, tmp_path: Path, share: float
+def rewritten(run: Run, path: Path) -> Path:
+    """A sealed file of a run that was changed in memory."""
+    run.path = path
+    file = RunFile(run)
+    file.go_on()
+    file.seal()
+    return path
+
+
+def test_a_tokenizer_that_is_where_it_was_is_found_and_one_that_moved_is_asked_for(
+    certified: Certified, nothing_starts: None, tmp_path: Path
 ) -> None:
-    text = certified.file.read_text().replace('"seed": 0', '"seed": 1')
-    (tmp_path / "c.json").write_text(text[: int(len(text) * share)])
-    with pytest.raises(UserError, match=r"is no JSON|was altered or damaged"):
-        verify(tmp_path / "c.json", certified.artifact, artifacts=certified.store)
+    with pytest.raises(AssertionError, match="a process was started"):  # so that nothing was wrong until then
+        call(certified, certified.artifact, tokenizer=None, artifacts=tmp_path / "store")
+    run = certified.certificate
+    run.workload = Parity(replace(run.options, tokenizer="gone"))  # type: ignore[type-var]
+    moved = rewritten(run, tmp_path / "moved.jsonl")
+    with pytest.raises(UserError, match="the certificate's tokenizer is not there; --tokenizer names it"):
+        verify(moved, certified.artifact, artifacts=certified.store)
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [(0.5, r"is not complete|is damaged"), (1.0, "was altered after it was written")],
+)
+def test_a_damaged_certificate_verifies_nothing(
+    certified: Certified, nothing_starts: None, tmp_path: Path, share: float, message: str
+) -> None:
+    text = certified.file.read_text().replace('"seed":0', '"seed":1')
+    (tmp_path / "c.jsonl").write_text(text[: int(len(text) * share)])
+    with pytest.raises(UserError, match=message):
+        verify(tmp_path / "c.jsonl", certified.artifact, artifacts=certified.store)
+
+
+def test_a_run_of_another_command_is_no_certificate(certified: Certified, root: Path) -> None:
+    with pytest.raises(UserError, match="is a run of bench load; give one of bench parity"):
+        verify(root / "tests" / "golden" / "runs" / "load.jsonl", certified.artifact)
 
 
 # What the lines say of two checks.
 
 
-def compared(certified: Certified, before: str, now: str, **fingerprint: Any) -> verify_module.Verification:
-    stated, repeated = certified.certificate, certified.certificate
-    stated.judgements[0].verdict = before
-    repeated.judgements[0].verdict, repeated.judgements[0].reason = now, "because"
+def with_verdict(run: Run, verdict: str) -> Run:
+    """`run` with each cell of this verdict."""
+    parity = {"verdict": verdict, "reason": "because"}
+    return replace(run, records=[replace(record, parity=parity) for record in run.records])
+
+
+def compared(certified: Certified, before: str, now: str, **fingerprint: Any) -> Verification:
+    stated, repeated = (with_verdict(certified.certificate, verdict) for verdict in (before, now))
     repeated.fingerprint = {**repeated.fingerprint, **fingerprint}
-    return verify_module._compare(stated, stated.judgements, repeated)
+    return _compare(stated, judgements(stated), repeated)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +323,8 @@ def test_a_certificate_holds_when_its_check_comes_out_as_good(
     assert (found.holds, found.exit_code) == (exit_code == 0, exit_code)
     assert found.lines[-1] == ("the certificate holds" if exit_code == 0 else "the certificate does not hold")
     is_worse = (exit_code != 0 and now != "broken") or (before, now) == ("equivalent", "broken")
-    assert (f"does not hold: torchscript fp32 is {now} now: because" in found.lines) == is_worse
+    start = f"does not hold: torchscript fp32 is {now} now: "
+    assert any(line.startswith(start) and "because" in line for line in found.lines) == is_worse
 
 
 def test_another_machine_and_other_versions_are_told_and_no_reason_against_it(certified: Certified) -> None:
@@ -351,20 +376,20 @@ def test_a_planted_fault_is_broken_on_its_whole_way_to_the_exit_code(
     import shlex
 
     arguments = shlex.split(certified.certificate.command)[1:]
-    done = cli(*arguments, "--artifacts", str(planted), "--output", "bad.json", "--format", "markdown")
+    done = cli(*arguments, "--artifacts", str(planted), "--output", "bad.jsonl")
     assert done.returncode == 3, done.stderr
-    bad = read(tmp_path / "bad.json")
-    (judgement,) = bad.judgements
-    assert (judgement.verdict, bad.exit_code) == ("broken", 3)
-    assert {case["verdict"] for case in judgement.cases} == {"broken"}
-    assert judgement.artifact["checksum"] != certified.certificate.judgements[0].artifact["checksum"]
-    assert "- **torchscript fp32: broken**: " in done.stdout
-    assert "times eager's; allowed are" in done.stdout
+    bad = read_certificate(tmp_path / "bad.jsonl")
+    (one,) = judgements(bad)
+    assert (one.verdict, bad.exit_code) == ("broken", 3)
+    assert {case["verdict"] for case in one.cases} == {"broken"}
+    assert one.artifact["checksum"] != judgements(certified.certificate)[0].artifact["checksum"]
+    assert "torchscript fp32: broken" in done.stdout
+    assert "times eager's; allowed are" in " ".join(done.stdout.split())
     # Neither certificate speaks for the other's artifact.
     with pytest.raises(Exception, match=r"model\.pt differs; certify it anew"):
         call(certified, ArtifactStore(planted).folder / certified.artifact.name)
     with pytest.raises(Exception, match=r"model\.pt differs; certify it anew"):
-        verify(tmp_path / "bad.json", certified.artifact, artifacts=certified.store)
+        verify(tmp_path / "bad.jsonl", certified.artifact, artifacts=certified.store)
 
 
 def test_a_certificate_of_an_artifact_that_is_broken_now_is_exit_code_3(
@@ -376,9 +401,9 @@ def test_a_certificate_of_an_artifact_that_is_broken_now_is_exit_code_3(
     assert artifact is not None
     stated = certified.certificate
     files = {name: entry["sha256"] for name, entry in artifact.files.items()}
-    stated.judgements[0].artifact = {"format": "torchscript", "checksum": artifact.checksum, "files": files}
-    replace(stated).write(tmp_path / "c.json")
-    found = verify(tmp_path / "c.json", folder, text_tokenizer=certified.folder, artifacts=certified.store, threads=1)
+    stated.notes["artifacts"] = {"0": {"format": "torchscript", "checksum": artifact.checksum, "files": files}}
+    file = rewritten(stated, tmp_path / "c.jsonl")
+    found = verify(file, folder, tokenizer=certified.folder, artifacts=certified.store, threads=1)
     assert (found.exit_code, found.holds) == (3, False)
     assert any(line.startswith("does not hold: torchscript fp32 is broken now") for line in found.lines)
 
@@ -386,6 +411,6 @@ def test_a_certificate_of_an_artifact_that_is_broken_now_is_exit_code_3(
 def test_the_model_of_a_certificate_is_known_by_its_weights(certified: Certified) -> None:
     from exporters.store import recipe_key
 
-    weights = certified.certificate.weights_checksum
+    weights = certified.certificate.notes["weights_checksum"]
     assert recipe_key(resolve("gpt2-tiny", weights="random", task="lm").recipe()) == weights
     assert recipe_key(resolve("gpt2-tiny", weights="random", task="lm", seed=1).recipe()) != weights
