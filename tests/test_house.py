@@ -119,7 +119,7 @@ def test_public_names() -> None:
     import bench
 
     assert set(bench.__all__) == {
-        "BenchError", "Bundle", "BundleVerification", "Certificate", "Choice", "Record", "Run",
+        "BenchError", "Bundle", "BundleVerification", "Choice", "Record", "Run",
         "Study", "Traffic", "Tuning", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_load", "measure_memory",
         "read_run", "resume", "tune", "verify", "verify_bundle", "write_study",
     }  # fmt: skip
