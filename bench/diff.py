@@ -153,7 +153,7 @@ def check(runs: Sequence[Run]) -> None:
     for run in runs:
         check_unaltered(run)
     for run in runs[1:]:
-        if run.workload.name != runs[0].workload.name:
+        if type(run.workload) is not type(runs[0].workload):
             of = (f"{name_of(one)} of bench {one.options.command}" for one in (runs[0], run))
             raise UserError(f"{' and '.join(of)} measured different things; compare runs of one command")
     if not any(_rounds(record, run) for run in runs for record in run.records) and any(

@@ -16,7 +16,7 @@ from bench import machine, options
 from bench.errors import BenchError, Say, UserError
 from bench.parity.verdict import OUTCOMES
 from bench.run.experiment import leaves_translated, measure_prepared
-from bench.run.file import check_unaltered, read_run
+from bench.run.file import check_measures, check_unaltered, read_run
 from bench.run.listener import Listener
 from bench.run.model import find_source, tokenizer_of
 from bench.run.preparation import Preparation
@@ -113,8 +113,7 @@ def verify(
 def read_certificate(path: Path) -> Run:
     """The sealed run of bench parity in a file; raises UserError if it is none, or was cut or altered."""
     run = read_run(path)
-    if not isinstance(run.workload, Parity):
-        raise UserError(f"{str(path)!r} is a run of bench {run.options.command}; give one of bench parity")
+    check_measures(run, Parity)
     check_unaltered(run)
     if run.integrity != "sealed" or not run.is_complete:
         raise UserError(f"certificate {str(path)!r} is not complete; go on with bench parity --resume {path}")

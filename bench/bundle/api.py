@@ -16,7 +16,7 @@ from bench.bundle.samples import Samples, samples_of, source_to_json
 from bench.bundle.selection import Constraints, Selection, check_parity_of, select
 from bench.errors import BenchError, Say, UserError
 from bench.run.experiment import leaves_translated, measure_prepared, model_of
-from bench.run.file import check_unaltered, read_run
+from bench.run.file import check_measures, check_unaltered, read_run
 from bench.run.listener import Listener
 from bench.run.model import introduced, tokenizer_of
 from bench.run.preparation import Preparation
@@ -129,8 +129,7 @@ def deploy(
 def check_run(run: Run) -> None:
     """Raise UserError for a run that no bundle can be made of: of another command, or altered."""
     check_unaltered(run)
-    if not isinstance(run.workload, Forward):
-        raise UserError(f"{str(run.path)!r} is a run of bench {run.options.command}; give one of bench compare")
+    check_measures(run, Forward)
 
 
 def versions_of(run: Run, selection: Selection) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ from bench.errors import BenchError, Say, UserError
 from bench.parity.judging import inputs_file
 from bench.parity.reference import REFERENCE_PRECISION, YARDSTICKS
 from bench.run.experiment import measure_prepared
-from bench.run.file import read_run
+from bench.run.file import check_measures, read_run
 from bench.run.listener import Listener
 from bench.run.preparation import Preparation
 from bench.run.record import Run
@@ -137,8 +137,9 @@ def _papers(place: Path, manifest: Manifest) -> tuple[Run, Run]:
         if manifest.files[f"{manifest.artifact_folder}/{name}"]["sha256"] != checksum:
             raise ValueError(f"{name} is not the one that was certified")
     promised = read_run(place / envelopes.FILE)
-    if promised.integrity != "sealed" or not isinstance(promised.workload, Forward):
-        raise ValueError("the envelope is no sealed run of bench compare")
+    check_measures(promised, Forward)
+    if promised.integrity != "sealed":
+        raise ValueError("the envelope is no sealed run")
     if promised.candidates != (manifest.candidate,) or not all(record.samples for record in promised.records):
         raise ValueError("the envelope is of another runtime, or has cells without times")
     if not promised.records:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,6 +22,9 @@ from bench.files import Lines, LinesFile, read_lines
 from bench.run import registry
 from bench.run.record import SCHEMA, Integrity, Model, Once, Point, Record, Run, Status, Turn
 from bench.spec import Candidate
+
+if TYPE_CHECKING:
+    from bench.run.workload import Workload
 
 LONGEST_CAUSE = 200
 
@@ -196,6 +199,14 @@ def check_unaltered(run: Run) -> None:
     if run.integrity == "altered":
         raise UserError(
             f"{str(run.path)!r} was altered after it was written (its seal does not match); measure again or restore it"
+        )
+
+
+def check_measures(run: Run, workload: type[Workload]) -> None:
+    """Raise UserError for a run of another workload than a decision needs."""
+    if type(run.workload) is not workload:
+        raise UserError(
+            f"{str(run.path)!r} is a run of bench {run.options.command}; give one of bench {workload.Options.command}"
         )
 
 

@@ -440,7 +440,9 @@ def test_series_are_told_apart_and_sizes_are_chosen_evenly() -> None:
 def test_without_the_extra_there_is_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(render, "find_spec", lambda name: None if name == "vl_convert" else found(name))
-    with pytest.raises(UserError, match=r"--output needs vl_convert, which is not installed; pip install 'runtimebench"):
+    with pytest.raises(
+        UserError, match=r"--output needs vl_convert, which is not installed; pip install 'runtimebench"
+    ):
         render.page([small()])
 
 
