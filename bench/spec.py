@@ -23,7 +23,6 @@ DEFAULT_BATCHES = (1, 8)
 AUTO = "auto"
 DEFAULT_LENGTHS = (16, 128, 512)
 MOST_ROUNDS = 10_000
-TARGET_PRECISION = {"cpu": 0.02, "cuda": 0.01}
 MOST_COPIES = 99
 #: Batches and lengths above this are mistakes.
 LARGEST_SIZE = 10_000_000
