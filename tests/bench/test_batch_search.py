@@ -133,7 +133,7 @@ def test_one_cell_is_searched_after_another() -> None:
     """Each candidate at the first point until it is done, then at the next; a recorded cell is left out."""
     one, two = Candidate("a", "default", "fp32"), Candidate("b", "default", "fp32")
     schedule = BatchSearch(lambda point, cell: len(cell.turns) >= 2)
-    state = State([one, two], ["x", "y"])
+    state = State([one, two], [one, two], ["x", "y"])
     assert schedule.next_turns(state) == [("x", one)]
     state.open["x", one] = OpenCell([Turn(0)])
     assert schedule.is_open(state, "x", one)

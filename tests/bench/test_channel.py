@@ -47,7 +47,8 @@ def wait_until(condition, seconds: float = 20) -> bool:
 
 def begin(batch: int) -> dict:
     inputs = {"batch": batch, "length": 8, "vocab_size": 100, "pad_token_id": 0, "seed": 0, "output_width": 8}
-    return {"op": "begin", "inputs_plan": inputs, "plan": {"warmup_seconds": 0.01}}
+    request = {"plan": inputs, "sampling": {"warmup_seconds": 0.01}, "boundary": "device"}
+    return {"op": "begin", "key": "0", "cell": "bench.workloads.forward:ForwardCell", "request": request}
 
 
 @pytest.fixture
@@ -62,8 +63,8 @@ def worker(request: pytest.FixtureRequest):
 @pytest.mark.parametrize("worker", ["chatty"], indirect=True)
 def test_prints_of_libraries_do_not_reach_the_channel(worker: Worker) -> None:
     reply = worker.request(begin(4), 60)
-    assert reply["first_call_ns"] > 0
-    assert worker.request({"op": "turn", "seconds": 0.01}, 60)["wall_ns"]
+    assert reply["once"]["first_call_ns"] > 0
+    assert worker.request({"op": "turn", "key": "0", "request": {"seconds": 0.01}}, 60)["times_ns"]["wall"]
     words = worker.last_words()
     assert "a C library's print" in words
     assert any("not json" in line for line in words)
@@ -98,7 +99,7 @@ def test_an_error_reply_leaves_the_worker_alive(variant: str, status: str) -> No
         assert (caught.value.status, caught.value.is_gone) == (status, False)
         if status == "oom":
             assert caught.value.details == {"requested_bytes": 2**30}
-        assert worker.request(begin(1), 60)["first_call_ns"] > 0
+        assert worker.request(begin(1), 60)["once"]["first_call_ns"] > 0
     finally:
         worker.kill()
 
@@ -129,7 +130,8 @@ worker = Worker([sys.executable, "-m", "bench.worker", "--backend", "null", "--v
 worker.request({"op": "hello"}, 60)
 worker.request({"op": "load"}, 60)
 inputs = {"batch": 4, "length": 8, "vocab_size": 100, "pad_token_id": 0, "seed": 0, "output_width": 8}
-worker.send({"op": "begin", "inputs_plan": inputs, "plan": {}})
+request = {"plan": inputs, "sampling": {}, "boundary": "device"}
+worker.send({"op": "begin", "key": "0", "cell": "bench.workloads.forward:ForwardCell", "request": request})
 print(worker.pid, flush=True)
 time.sleep(600)
 """

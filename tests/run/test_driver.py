@@ -186,12 +186,13 @@ def test_a_file_that_was_altered_is_named_and_not_gone_on_with(tmp_path: Path) -
     run(tmp_path, "null", batches="1", lengths="8")
     path = tmp_path / "run.jsonl"
     whole = path.read_bytes()
-    sample = json.loads(whole.split(b"\n")[1])["turn"]["times_ns"]["wall"][0]
+    turn = next(line for line in whole.splitlines(keepends=True) if line.startswith(b'{"kind":"turn"'))
+    sample = json.loads(turn)["turn"]["times_ns"]["wall"][0]
     path.write_bytes(whole.replace(str(sample).encode(), str(sample + 1).encode(), 1))
     assert read_run(path).integrity == "altered"
     with pytest.raises(UserError, match="was altered after it was written"):
         resume(path, artifacts=tmp_path / "artifacts")
-    path.write_bytes(whole + whole.split(b"\n")[1] + b"\n")
+    path.write_bytes(whole + turn)
     assert read_run(path).integrity == "altered"
     lines = whole.splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]))
