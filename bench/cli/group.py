@@ -29,7 +29,7 @@ class Commands(TyperGroup):
         return [*self.of_workloads, *(name for name in self.commands if name not in self.of_workloads)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a name; None if there is none. Raises UserError if its workload cannot be loaded."""
+        """The command with this name, or None. Raises UserError if its workload cannot be loaded."""
         from bench.run import registry
 
         if cmd_name in self.commands:
@@ -56,7 +56,8 @@ class Commands(TyperGroup):
                     tell(f"bench: workload {workload!r} has no command, as bench {name} is another's; rename it")
                 return
             app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-            app.command(name, cls=spellings.taking(spellings.of_options(found.Options)))(measure.command_for(found))
+            older = spellings.of_options(found.Options) | spellings.OF_FORMATS
+            app.command(name, cls=spellings.taking(older))(measure.command_for(found))
         except UserError as error:
             tell(f"bench: {error}")
             return

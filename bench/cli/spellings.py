@@ -12,6 +12,8 @@ from bench.options import Options, declaration, spelling
 
 #: Version with which older spellings end; a test fails then.
 LAST = "0.3.0"
+#: The option that said how a command reports: what stands for each of its values, "" for what is printed anyway.
+OF_FORMATS = {"--format json": "--json", "--format table": ""}
 #: Options whose singular is taken for them.
 _SINGULARS = {"batches": "--batch", "lengths": "--length", "orders": "--order"}
 
@@ -34,7 +36,10 @@ def negated(flag: str) -> str:
 
 
 def taking(names: Mapping[str, str]) -> type[TyperCommand]:
-    """A class of commands that take older spellings, given with what each is now: {"--anyway": "--force"}."""
+    """A class of commands that take older spellings, given with what each is now.
+
+    `names` are options, {"--anyway": "--force"}, or options with a value, {"--format json": "--json"}.
+    """
 
     class Renaming(TyperCommand):
         renamed: ClassVar[Mapping[str, str]] = dict(names)
@@ -47,11 +52,17 @@ def taking(names: Mapping[str, str]) -> type[TyperCommand]:
 
 def _respelled(words: list[str], names: Mapping[str, str]) -> list[str]:
     found: list[str] = []
-    for index, word in enumerate(words):
-        if word == "--":
-            return [*found, *words[index:]]
+    left = list(words)
+    while left and left[0] != "--":
+        word = left.pop(0)
         old, equals, value = word.partition("=")
+        whole = f"{old} {value}" if equals else " ".join([word, *left[:1]])
+        if whole in names:
+            del left[: 0 if equals else 1]
+            tell(f"bench: {whole} is now {names[whole] or 'the default'}; it ends with {LAST}")
+            found += [names[whole]] if names[whole] else []
+            continue
         if old in names:
             tell(f"bench: {old} is now {names[old]}; it ends with {LAST}")
         found.append(names.get(old, old) + equals + value)
-    return found
+    return found + left

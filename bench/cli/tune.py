@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,19 +19,15 @@ if TYPE_CHECKING:
 #: Options of the command that say how to report.
 OF_THE_COMMAND = {
     "json": measure.OF_THE_COMMAND["json"],
-    "format": Annotated[str | None, typer.Option(hidden=True, help="table or json.")],
     "quiet": measure.OF_THE_COMMAND["quiet"],
 }
-OLD_SPELLINGS = spellings.of_options(TuneOptions)
+OLD_SPELLINGS = spellings.of_options(TuneOptions) | spellings.OF_FORMATS
 
 
-def _run(context: typer.Context, given: dict[str, Any], json: bool, format: str | None, quiet: bool) -> int:
-    from bench.report import check_format
+def _run(context: typer.Context, given: dict[str, Any], json: bool, quiet: bool) -> int:
     from bench.report import tuning as report
     from bench.tune import api
 
-    wanted = format or ("json" if json else "table")
-    check_format(wanted, report.FORMATS)
     screen = _Screen(quiet)
     listener = api.TuneListener(screen.say, screen.plan, screen.progress)
     try:
@@ -39,7 +35,7 @@ def _run(context: typer.Context, given: dict[str, Any], json: bool, format: str 
     except KeyboardInterrupt:
         screen.interrupted()
         return 130
-    print(report.render(found, wanted), end="")
+    print(report.render(found, "json" if json else "table"), end="")
     return found.exit_code
 
 

@@ -155,11 +155,30 @@ def test_another_command_takes_older_spellings_too(capsys: pytest.CaptureFixture
     assert told.err == "bench: --anyway is now --force; it ends with 0.3.0\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "now", "notice"),
+    [
+        (["--format", "json", "--quiet"], ["--json", "--quiet"], "--format json is now --json"),
+        (["--format=json"], ["--json"], "--format json is now --json"),
+        (["--format", "table"], [], "--format table is now the default"),
+        (["--format", "csv"], ["--format", "csv"], ""),
+        (["--", "--format", "json"], ["--", "--format", "json"], ""),
+    ],
+)
+def test_the_older_way_to_ask_for_json_is_understood(
+    words: list[str], now: list[str], notice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert spellings._respelled(words, spellings.OF_FORMATS) == now
+    assert capsys.readouterr().err == (f"bench: {notice}; it ends with 0.3.0\n" if notice else "")
+
+
 def test_older_spellings_end_with_their_version() -> None:
-    if tuple(map(int, bench.__version__.split(".")[:2])) < (0, 3):
-        return
-    for workload in registry.BUILT_IN:
-        assert spellings.of_options(registry.load_class(workload).Options) == {}, "these end with 0.3.0: remove them"
+    from bench.cli import deploy, diff, report, study, tune
+
+    kept = [spellings.of_options(registry.load_class(workload).Options) for workload in registry.BUILT_IN]
+    kept += [command.OLD_SPELLINGS for command in (deploy, diff, report, study, tune)] + [spellings.OF_FORMATS]
+    is_over = tuple(map(int, bench.__version__.split(".")[:2])) >= (0, 3)
+    assert any(kept) is not is_over, "these end with 0.3.0: remove them"
 
 
 # Reports.
