@@ -101,6 +101,19 @@ def run_of(
     )
 
 
+def of_every_outcome() -> Run:
+    """Four candidates at one point: two are sound, one is broken, one was lost."""
+    return run_of(
+        [
+            record("eager", ms=12345.678),
+            record("compile:reduce-overhead", ms=123.45),
+            record("onnx", ms=45.6, verdict="broken"),
+            record("torchscript", status="failed", reason="the worker was killed by SIGKILL after 3.1 s"),
+        ],
+        notes={"parent_cpu_share": 0.01},
+    )
+
+
 def write(run: Run, path: Path, *, is_sealed: bool = True) -> Path:
     """The file that the pipeline would have written of a run."""
     run.path = path

@@ -22,7 +22,7 @@ from bench.run.file import read_run
 from bench.run.record import Once, Record, Run
 from bench.spec import Shape
 from bench.workloads.forward import Forward, ForwardOptions
-from tests.made import MS, record, run_of, write
+from tests.made import MS, of_every_outcome, record, run_of, write
 
 FORMATS: dict[str, Callable[[Run], str]] = {
     "console": console.render,
@@ -34,16 +34,7 @@ FORMATS: dict[str, Callable[[Run], str]] = {
 
 @pytest.fixture
 def run() -> Run:
-    lost = {"status": "failed", "reason": "the worker was killed by SIGKILL after 3.1 s"}
-    return run_of(
-        [
-            record("eager", ms=12345.678),
-            record("compile:reduce-overhead", ms=123.45),
-            record("onnx", ms=45.6, verdict="broken"),
-            record("torchscript", **lost),
-        ],
-        notes={"parent_cpu_share": 0.01},
-    )
+    return of_every_outcome()
 
 
 def rows_of_csv(text: str) -> list[dict[str, str]]:
