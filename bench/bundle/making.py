@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from bench.bundle import manifest
 from bench.bundle.samples import folder_of, timed_folder
@@ -121,8 +119,3 @@ def copy_tokenizer(folder: Path | None, place: Path) -> None:
         if folder is not None and (folder / name).is_file():
             (place / TOKENIZER_FOLDER).mkdir(exist_ok=True)
             shutil.copyfile(folder / name, place / TOKENIZER_FOLDER / name)
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write `data` for people and programs."""
-    path.write_text(json.dumps(data, indent=1) + "\n")

@@ -14,8 +14,6 @@ from bench.spec import nearest, parse_names
 
 #: Units that a column may be asked for without.
 UNITS = ("_ms", "_s", "_bytes")
-#: Names that columns had before 0.2.0, until 0.3.0.
-OLD_NAMES = {"floor-ms": "roofline-ms", "load-seconds": "load-s"}
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def columns_named(columns: Iterable[Column], names: str | Iterable[str] | None) 
     }
     found = []
     for given in parse_names(names, "--columns"):
-        name = OLD_NAMES.get(given, given.replace("_", "-"))
+        name = given.replace("_", "-")
         if name not in known and name not in short:
             raise UserError(
                 f"unknown column {given[:40]!r}{nearest(name[:40], [*known, *short])}; use any of {', '.join(known)}"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from bench import statistics
 from bench.columns import Section, Table
 from bench.run.record import Point, Record, Run
-from bench.run.schedule import Enough, State, fewest_turns
+from bench.run.schedule import Grid, State
 from bench.spec import Candidate, Shape
 
 LARGEST_BATCH = 1024
@@ -33,20 +33,8 @@ ENDED = "beyond the last doubling: "
 TOGETHER = 3
 
 
-@dataclass(frozen=True)
-class Doubling:
+class Doubling(Grid):
     """Length by length within a batch, batch after batch; a length that has ended is refused."""
-
-    enough: Callable[[Point], Enough]
-
-    def next_turns(self, state: State) -> Sequence[tuple[Point, Candidate]]:
-        for point in state.points:
-            if left := state.left(point):
-                return [(point, candidate) for candidate in fewest_turns(state, point, left)]
-        return []
-
-    def is_open(self, state: State, point: Point, candidate: Candidate) -> bool:
-        return not self.enough(point).is_reached([state.cell(point, one) for one in state.left(point)])
 
     def refusal(self, state: State, point: Point) -> str:
         return ending(list(state.records.values()), point, state.peers, state.is_implausible)

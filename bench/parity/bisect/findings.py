@@ -13,7 +13,7 @@ STATE_AXES = ("batch", "length", None)
 
 @dataclass(frozen=True)
 class Value:
-    """One value to compare: its name in the reference and in the contestant, and what its axes count."""
+    """One value to compare: its name in the reference and in the candidate, and what its axes count."""
 
     name: str
     ours: str

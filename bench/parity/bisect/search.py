@@ -38,7 +38,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 def bisect(
     checkpoint: Path,
-    contestant: Candidate,
+    candidate: Candidate,
     artifact: Path,
     inputs: Path,
     *,
@@ -49,22 +49,22 @@ def bisect(
     chunk_bytes: int = CHUNK_BYTES,
     python: Path | None = None,
 ) -> dict[str, Any]:
-    """The first layer, and the first value within it, at which `contestant` leaves tolerance on the arrays in `inputs`.
+    """The first layer, and the first value within it, at which `candidate` leaves tolerance on the arrays in `inputs`.
 
     `checkpoint` and `artifact` are folders of the store under `root`; `inputs` is a .npz file of int64 arrays
-    [batch, length] in the model's order; `python` is the interpreter of the contestant's own environment. Returns
+    [batch, length] in the model's order; `python` is the interpreter of the candidate's own environment. Returns
     `layer` ({"index", "name", "rmse", "rmse_eager", "ratio"}), `node` (these without an index, and "op_type",
     "operations", "reads", "module"), both None where nothing leaves tolerance; `notes`, `layers_compared`,
     `values_compared`, and `chunk_bytes`, of the largest. Raises WorkerError.
     """
-    if contestant.precision not in PRECISIONS:
+    if candidate.precision not in PRECISIONS:
         findings = Findings()
         findings.note(
-            f"{contestant.precision} differs from eager in every layer by design; bisect {contestant.backend} in fp32"
+            f"{candidate.precision} differs from eager in every layer by design; bisect {candidate.backend} in fp32"
         )
         return findings.to_json()
     with tempfile.TemporaryDirectory(prefix="bisect-") as folder:
-        search = Search(Path(folder), checkpoint, contestant, inputs, timeout_seconds, chunk_bytes)
+        search = Search(Path(folder), checkpoint, candidate, inputs, timeout_seconds, chunk_bytes)
         try:
             search.start(artifact, device, threads, root, python)
             search.run()
@@ -74,19 +74,19 @@ def bisect(
 
 
 class Search:
-    """Three workers (float64 eager, eager at the contestant's precision, the contestant) and a folder between them."""
+    """Three workers (float64 eager, eager at the candidate's precision, the candidate) and a folder between them."""
 
     def __init__(
         self,
         folder: Path,
         checkpoint: Path,
-        contestant: Candidate,
+        candidate: Candidate,
         inputs: Path,
         timeout_seconds: float,
         chunk_bytes: int,
     ) -> None:
         self.folder, self.checkpoint, self.inputs = folder, checkpoint.resolve(), str(inputs.resolve())
-        self.contestant, self.precision = contestant, contestant.precision
+        self.candidate, self.precision = candidate, candidate.precision
         self.timeout_seconds, self.chunk_bytes = timeout_seconds, chunk_bytes
         self.program = str(folder / "program.pt2")
         self.surveyed: list[dict[str, Any]] = []
@@ -95,7 +95,7 @@ class Search:
 
     def start(self, artifact: Path, device: str, threads: int, root: Path, python: Path | None) -> None:
         """Start the three at once, and load them one after another: loading holds the weights twice for a moment."""
-        ours, weights = self.contestant, self.checkpoint
+        ours, weights = self.candidate, self.checkpoint
         for backend, variant, precision, place, path, interpreter in (
             ("eager", "default", "fp64", "cpu", weights, None),
             ("eager", "default", self.precision, device, weights, None),
@@ -173,7 +173,7 @@ class Search:
         self.output = Value(name, name, STATE_AXES, self.tokens * shapes[name][-1] * REFERENCE_BYTES)
 
     def _counterparts(self) -> list[Value]:
-        """The hidden states that the contestant has, each with its name there or that of the value most like it."""
+        """The hidden states that the candidate has, each with its name there or that of the value most like it."""
         if set(self.layers) <= set(self.values):
             return [Value(name, name, STATE_AXES, self.state_bytes) for name in self.layers]
         asked = {"inputs": self.inputs, "width": self.width}
@@ -218,7 +218,7 @@ class Search:
 
         False where values were compared and all are within tolerance.
         """
-        made_of = backends.load_class(self.contestant.backend).spec.format
+        made_of = backends.load_class(self.candidate.backend).spec.format
         if made_of != "onnx":
             self.findings.note(
                 f"a {made_of} artifact does not name its values as an ONNX file does: no node is searched"
