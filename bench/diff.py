@@ -12,7 +12,7 @@ what came before: a diff is a history of two. Rules that every verdict follows:
   give no interval.
 - `gone`: measured before, and now not at all or with a lower standing. If the last run planned the cell, that is a
   regression whatever the reason: oom, failed, timeout, unsupported, skipped, parity lost, implausible, or no record
-  because the run is incomplete; a gate must not pass on what was not measured. Otherwise it is none.
+  because the run is incomplete; a gate must not pass on what was not measured. Otherwise it is not.
 - `new`: measured now, and before not at all or with a lower standing.
 - `slower` is a regression. A disturbed cell keeps its verdict and is marked: on a busy machine every cell is disturbed,
   and a gate that passes all of them is useless.

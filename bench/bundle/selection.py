@@ -93,7 +93,7 @@ def named(run: Run, name: str) -> Candidate:
 
 
 def _measured(run: Run, candidate: Candidate, reasons: Sequence[str]) -> Selection:
-    """The cells of `candidate` that a bundle can promise something of; raises UserError if there are none."""
+    """The cells of `candidate` that a bundle can promise times for; raises UserError without any."""
     label = f"{candidate.label} {candidate.precision}"
     records = [
         record for record in run.records if record.candidate == candidate and not run.workload.is_left_out(record)

@@ -47,7 +47,7 @@ class Choice:
     best: Weighed | None
     """Who is fastest (cheapest) by the figures alone, ties aside."""
     runner_up: Weighed | None
-    """The best if another was taken, else the next one; None if nobody else qualifies."""
+    """The fastest candidate if it was not chosen, else the second; None if no other one qualifies."""
     tied: tuple[Weighed, ...]
     """Who ties with the best, itself left out; best first."""
     is_device_map: bool = False
@@ -64,14 +64,14 @@ class Choice:
 
     @property
     def tied_with_chosen(self) -> list[Weighed]:
-        """Who else is in the tie; empty if there is none."""
+        """The other candidates of the tie; empty without a tie."""
         if not self.tied or self.best is None:
             return []
         return [candidate for candidate in (self.best, *self.tied) if candidate is not self.chosen]
 
     @property
     def is_simplest(self) -> bool:
-        """True if nobody who ties with the chosen one is simpler."""
+        """True if the chosen candidate is the simplest of its tie."""
         others = self.tied_with_chosen
         return self.chosen is not None and all(_simplicity(self.chosen) < _simplicity(other) for other in others)
 

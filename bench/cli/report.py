@@ -45,7 +45,7 @@ def command(
         bool, typer.Option("--markdown", help="The same as --format markdown: fits a pull request comment.")
     ] = False,
 ) -> None:
-    """Print saved results again; or write runs of bench compare as a page, or as plots."""
+    """Print saved results again; or write runs as a page, or as plots."""
     from bench.errors import UserError
     from bench.files import check_absent, write_all
 
@@ -95,7 +95,7 @@ def _rendered(file: Path, format: str, columns: str) -> str:
             _tell_state(run)
         return report.of_run(run, format, columns)
     if columns:
-        raise UserError(f"--columns is for runs, and {str(file)!r} is none; leave it out")
+        raise UserError(f"--columns is for runs, and {str(file)!r} holds no run; leave it out")
     return KINDS[kind].page(file, format)
 
 
@@ -123,7 +123,7 @@ def _draw(files: Sequence[Path], page: Path | None, png: Path | None) -> None:
         raise UserError(f"--png {str(png)[:80]!r} is no folder; give the name of one")
     for file in files:
         if _kind(file) != "run":
-            raise UserError(f"pages and plots are of runs of bench compare, and {str(file)!r} is none; leave it out")
+            raise UserError(f"pages and plots show runs, and {str(file)!r} holds no run; leave it out")
     if len({file.resolve() for file in files}) < len(files):
         raise UserError("the same file is given twice; give each run once")
     runs = [read_run(file) for file in files]
