@@ -7,13 +7,21 @@ farthest from all that is measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from bench.errors import Say
 from bench.options import shown_seconds
+from bench.run.file import RunFile
 from bench.run.record import Point, Record, Run
 from bench.run.schedule import State
 from bench.spec import Shape
+
+if TYPE_CHECKING:
+    from bench.run.workload import Workload
+    from exporters.sources import ModelSource
 
 #: Share of the budget above which one point is left for what the others leave over: it would cost many.
 LARGE_SHARE = 0.25
@@ -25,46 +33,63 @@ LEFT_OUT = "left out by --budget"
 class Budget:
     """The seconds that a run may take in all, the points that were chosen for them, and how guesses have held."""
 
-    seconds: float
-    kept: tuple[Point, ...]
+    kept: Sequence[Point]
     """In the order in which they are measured."""
-    guess: Callable[[Point], float]
+    seconds: float = math.inf
+    guess: Callable[[Point], float] = lambda point: 0.0
     """Rough seconds of one candidate at a point."""
-    groups_left: int = 1
-    """Groups of candidates that are timed one after another, this one included."""
     measured: dict[Point, tuple[int, float]] = field(default_factory=dict)
     """Candidates and seconds that each finished point took."""
 
-    @property
-    def reason(self) -> str:
-        """Why a cell was not measured."""
-        return f"{LEFT_OUT} {shown_seconds(self.seconds)}"
-
     def order(self, points: Sequence[Point]) -> tuple[Point, ...]:
         """Every point, in the order to take them."""
-        kept = set(self.kept)
-        return (*self.kept, *(point for point in points if point not in kept))
+        return tuple(dict.fromkeys((*self.kept, *points)))
+
+    def first(self, workload: Workload) -> Sequence[Point]:
+        """Points whose references are made before anything is timed; those of others when they begin."""
+        return workload.first_points() if self.seconds == math.inf else self.kept
 
     def begin_group(self, groups_left: int, elapsed_seconds: float) -> None:
         """Note that one of so many groups begins: each gets its share of what is left."""
-        self.groups_left = groups_left
         self._limit = elapsed_seconds + max(0.0, self.seconds - elapsed_seconds) / groups_left
 
     def refusal(self, state: State, point: Point) -> str:
         """Why there is no time for `point`; "" if there is. The first point always has time."""
-        if point == self.kept[0]:
+        if self.seconds == math.inf or point == self.kept[0]:
             return ""
-        if point not in self.kept:
-            return self.reason
         guessed = sum(self.guess(at) * count for at, (count, _) in self.measured.items())
         pace = sum(seconds for _, seconds in self.measured.values()) / guessed if guessed else 1.0
         needed = self.guess(point) * len(state.candidates) * pace
-        return self.reason if state.elapsed_seconds() + needed > self._limit else ""
+        has_time = point in self.kept and state.elapsed_seconds() + needed <= self._limit
+        return "" if has_time else f"{LEFT_OUT} {shown_seconds(self.seconds)}"
 
     def note(self, point: Point, candidates: int, seconds: float) -> None:
         """Note what a point took."""
         count, spent = self.measured.get(point, (0, 0.0))
         self.measured[point] = (count + candidates, spent + seconds)
+
+
+def budget_of(run: Run, source: ModelSource, file: RunFile, say: Say) -> Budget:
+    """The budget of a run; its choice is noted in the file, and stays what it was if the run goes on."""
+    workload, seconds, points = run.workload, run.options.budget, run.workload.points()
+    if seconds is None:
+        return Budget(points)
+
+    def guess(point: Point) -> float:
+        return workload.guessed_seconds(point, source, run.peaks)
+
+    if points and "budget" not in run.notes:
+        guesses = {point: len(run.candidates) * guess(point) for point in points}
+        shapes = {point: shape for point in points if (shape := workload.shape_of(point)) is not None}
+        kept = choose(points, shapes, guesses, seconds)
+        left_out = [str(point) for point in points if point not in kept]
+        total = sum(guesses[point] for point in kept)
+        say(
+            f"--budget {seconds:g}s has time for {len(kept)} of {len(points)} {workload.point_noun}s "
+            f"(about {total:.0f} s)" + (f"; left out: {', '.join(left_out)}" if left_out else "")
+        )
+        file.note("budget", [points.index(point) for point in kept])
+    return Budget(kept_points(run), seconds, guess)
 
 
 def kept_points(run: Run) -> tuple[Point, ...]:
@@ -79,78 +104,63 @@ def is_left_out(record: Record) -> bool:
 
 
 def choose(
-    points: Sequence[Point],
-    shapes: Mapping[Point, Shape],
-    seconds: Mapping[Point, float],
-    budget_seconds: float,
+    points: Sequence[Point], shapes: Mapping[Point, Shape], seconds: Mapping[Point, float], budget_seconds: float
 ) -> tuple[Point, ...]:
     """The points whose guessed `seconds` fit into the budget together, in the order to measure them.
 
     Ends first, the middle thinned evenly, if all points have their `shapes`; else in their own order. Points that would
     take a large share of the budget each come last, cheapest first. The first of the order is always among them.
     """
-    affordable = [point for point in points if seconds[point] <= LARGE_SHARE * budget_seconds]
+    order = [point for point in points if seconds[point] <= LARGE_SHARE * budget_seconds]
+    large = [point for point in points if seconds[point] > LARGE_SHARE * budget_seconds]
     if len(set(shapes.values())) == len(points):
-        by_shape = {shapes[point]: point for point in affordable}
-        costs = {shape: seconds[point] for shape, point in by_shape.items()}
-        order = [by_shape[shape] for shape in _spread(list(by_shape), costs)] if by_shape else []
-    else:
-        order = affordable
-    large = [point for point in points if point not in set(affordable)]
-    order += sorted(large, key=lambda point: (seconds[point], shapes.get(point, Shape(0, 0))))
+        by_shape = {shapes[point]: point for point in order}
+        order = [by_shape[shape] for shape in _spread({shape: seconds[point] for shape, point in by_shape.items()})]
     kept: list[Point] = []
     left = budget_seconds
-    for point in order:
+    for point in (*order, *sorted(large, key=lambda point: (seconds[point], shapes.get(point, Shape(0, 0))))):
         if seconds[point] <= left or not kept:
             kept.append(point)
             left -= seconds[point]
     return tuple(kept)
 
 
-def _spread(shapes: Sequence[Shape], seconds: Mapping[Shape, float]) -> list[Shape]:
-    """`shapes` with the grid's ends first, cheapest first, then always the one farthest from those before it.
+def _spread(seconds: Mapping[Shape, float]) -> list[Shape]:
+    """Shapes with the grid's ends first, cheapest first, then always the one farthest from those before it.
 
     Distance is in steps of the grid: by rank among its batches and among its lengths, each over its number. Of those
     equally far the one in the emptiest neighbourhood is next.
     """
-    batches, lengths = sorted({shape.batch for shape in shapes}), sorted({shape.length for shape in shapes})
-
-    def place(shape: Shape) -> tuple[float, float]:
-        return _share(batches, shape.batch), _share(lengths, shape.length)
-
+    batches, lengths = sorted({shape.batch for shape in seconds}), sorted({shape.length for shape in seconds})
     ends = {
-        min(shapes, key=lambda shape: (shape.batch * shape.length, shape)),
-        min(shapes, key=lambda shape: (-shape.batch, shape.length)),
-        min(shapes, key=lambda shape: (-shape.length, shape.batch)),
-        max(shapes, key=lambda shape: (shape.batch * shape.length, shape)),
+        min(seconds, key=key, default=Shape(0, 0))
+        for key in (
+            lambda shape: (shape.batch * shape.length, shape.batch),
+            lambda shape: (-shape.batch, shape.length),
+            lambda shape: (-shape.length, shape.batch),
+            lambda shape: (-shape.batch * shape.length, -shape.batch),
+        )
     }
-    order = sorted(ends, key=lambda shape: (seconds[shape], shape))
-    places = {shape: place(shape) for shape in shapes}
-    left = set(shapes) - ends
-    nearest = dict.fromkeys(left, float("inf"))
-    crowd = dict.fromkeys(left, 0.0)
+    left, order = set(seconds), list[Shape]()
+    nearest, crowd = dict.fromkeys(seconds, math.inf), dict.fromkeys(seconds, 0.0)
 
-    def take(taken: Shape) -> None:
-        for shape in left:
-            distance = _distance(places[shape], places[taken])
-            nearest[shape] = min(nearest[shape], distance)
-            crowd[shape] += 1 / distance
+    def rank(shape: Shape) -> tuple[float, ...]:
+        far = (0.0, 0.0) if shape in ends else (-nearest[shape], round(crowd[shape], 6))
+        return shape not in ends, *far, seconds[shape], shape.batch, shape.length
 
-    for end in order:
-        take(end)
     while left:
-        following = min(left, key=lambda shape: (-nearest[shape], round(crowd[shape], 6), seconds[shape], shape))
+        following = min(left, key=rank)
         left.remove(following)
         order.append(following)
-        take(following)
+        for shape in left:
+            across = _place(batches, shape.batch) - _place(batches, following.batch)
+            along = _place(lengths, shape.length) - _place(lengths, following.length)
+            distance = round(across**2 + along**2, 9)  # so that equal ones are equal on every machine
+            nearest[shape] = min(nearest[shape], distance)
+            crowd[shape] += 1 / distance
     return order
 
 
-def _share(sizes: Sequence[int], size: int) -> float:
+def _place(sizes: Sequence[int], size: int) -> float:
     """0 for the first of `sizes`, 1 for the last."""
     return sizes.index(size) / max(1, len(sizes) - 1)
-
-
-def _distance(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Squared, and rounded so that equal distances are equal on every machine."""
-    return round((one[0] - other[0]) ** 2 + (one[1] - other[1]) ** 2, 9)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from bench.columns import count
 from bench.errors import BenchError
 from bench.machine import conditions
 from bench.machine.conditions import Snapshot
@@ -36,46 +36,32 @@ PEAKS_OF_MEMORY = (
 )  # fmt: skip
 
 
-@dataclass
-class _Begun:
-    """What a worker told of a cell that it holds."""
-
-    once: dict[str, Any] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
-
-
 class Driver:
     """The workers of one run, and whose turn it is."""
 
     def __init__(
-        self, run: Run, prepared: Preparation, file: RunFile, listener: Listener, budget: Budget | None, began: float
+        self, run: Run, prepared: Preparation, file: RunFile, listener: Listener, budget: Budget, began: float
     ) -> None:
         """`began` is the reading of `time.monotonic` at which the run would have begun if it had one session."""
         self.run, self.prepared, self.file, self.listener, self.budget = run, prepared, file, listener, budget
         self.workload = run.workload
         self.pool = Pool(
-            prepared.start,
-            run.options.kind,
-            prepared.refused,
-            prepared.weight_bytes,
-            run.options.timeout,
-            listener.say,
+            prepared.start, run.options.kind, prepared.refused, prepared.weight_bytes, run.options.timeout, listener.say
         )
-        points = self.workload.points()
         self.state = State(
             run.candidates,
             run.candidates,
-            points if budget is None else budget.order(points),
+            budget.order(self.workload.points()),
             {record.cell: record for record in run.records},
             {cell: OpenCell(list(turns)) for cell, turns in run.turns.items()},
             lambda: time.monotonic() - began,
             run.is_implausible,
         )
-        self.begun: dict[Candidate, dict[Point, _Begun]] = {}
+        self.begun: dict[Candidate, dict[Point, dict[str, Any]]] = {}
+        """What each worker told of the cells that it holds."""
         self.out_of_memory: dict[Candidate, list[Point]] = {}
         self.keys: dict[Point, str] = {}
-        self.judged = {*(self.workload.first_points() if budget is None else budget.kept)}
+        self.judged = {*budget.first(self.workload)}
         """Points whose references were made, or tried."""
         self.is_alone = False
         self.random = random.Random(run.options.seed)
@@ -86,10 +72,9 @@ class Driver:
         started = time.monotonic()
         schedule = self.workload.schedule()
         try:
-            groups = self._groups()
-            loaded = len(self.pool.loaded)
-            noun = "worker" if loaded == 1 else "workers"
-            self.listener.say(f"measuring; {loaded} {noun} loaded in {time.monotonic() - started:.1f} s")
+            groups = [self.run.candidates] if self.workload.fresh_process else self.pool.groups(self.run.candidates)
+            loaded = count(len(self.pool.loaded), "worker")
+            self.listener.say(f"measuring; {loaded} loaded in {time.monotonic() - started:.1f} s")
             for index, group in enumerate(groups):
                 self._measure(schedule, group, len(groups) - index)
             self._measure_deferred(schedule)
@@ -98,17 +83,11 @@ class Driver:
         if self.turns_seconds:
             self.file.note("parent_cpu_share", round(self.turns_cpu_seconds / self.turns_seconds, 5))
 
-    def _groups(self) -> Sequence[tuple[Candidate, ...]]:
-        if self.workload.fresh_process:
-            return [tuple(self.run.candidates)]
-        return self.pool.groups(self.run.candidates)
-
     def _measure(self, schedule: Schedule, group: Sequence[Candidate], groups_left: int = 1) -> None:
         """Have the candidates of `group` take turns until the schedule is done."""
         self.state.candidates = group
         self.state.peers = self.run.candidates if self.is_alone else group
-        if self.budget is not None:
-            self.budget.begin_group(groups_left, self.state.elapsed_seconds())
+        self.budget.begin_group(groups_left, self.state.elapsed_seconds())
         while turns := schedule.next_turns(self.state):
             self._take(schedule, turns)
         self.pool.close()
@@ -126,40 +105,33 @@ class Driver:
 
     def _take(self, schedule: Schedule, turns: Sequence[tuple[Point, Candidate]]) -> None:
         """One round: begin what has not begun, one turn of each cell in seeded random order, close what is done."""
-        started, before = time.monotonic(), self._progress()
-        for point in dict.fromkeys(point for point, _ in turns):
-            self._prepare(schedule, point, [candidate for at, candidate in turns if at == point])
-        ready = [cell for cell in turns if self._is_ready(*cell)]
+        started, state = time.monotonic(), self.state
+        cells = [cell for cell in turns if cell not in state.records and not state.cell(*cell).is_deferred]
+        if not cells:
+            raise BenchError("the schedule asks for turns of cells that are closed; mend its next_turns")
+        points = {point: [candidate for at, candidate in cells if at == point] for point, _ in cells}
+        for point, candidates in points.items():
+            self._prepare(schedule, point, candidates)
+        ready = [cell for cell in cells if self._is_ready(*cell)]
+        had_all = {cell for cell in ready if self._has_all_turns(schedule, *cell)}
         order = list(ready)
         self.random.shuffle(order)
-        for point, candidate in order:
-            if self._is_ready(point, candidate):
-                self._turn(point, candidate)
-        done = [
-            cell
-            for cell in ready
-            if self._is_ready(*cell) and self.state.cell(*cell).turns and not schedule.is_open(self.state, *cell)
-        ]
-        for point, candidate in done:
-            self._judge(point, candidate)
-        if self._progress() == before:
-            raise BenchError("the schedule asks for turns of cells that are closed; mend its next_turns")
-        if self.budget is not None:
-            for point in {point for point, _ in turns}:
-                closed = sum((point, candidate) in self.state.records for at, candidate in turns if at == point)
-                self.budget.note(point, closed, time.monotonic() - started)
-
-    def _progress(self) -> tuple[int, int, int]:
-        """Counts of which one grows with every turn that a schedule may ask for."""
-        cells = self.state.open.values()
-        turns = sum(len(cell.turns) for cell in cells) + sum(len(one.turns) for one in self.state.records.values())
-        return len(self.state.records), turns, sum(cell.is_deferred for cell in cells)
+        for cell in order:
+            if self._is_ready(*cell):
+                self._turn(*cell, is_repeated=cell in had_all)
+        for cell in [one for one in ready if self._is_ready(*one) and self._has_all_turns(schedule, *one)]:
+            self._judge(*cell)
+        for point, candidates in points.items():
+            closed = sum((point, candidate) in state.records for candidate in candidates)
+            self.budget.note(point, closed, time.monotonic() - started)
 
     def _is_ready(self, point: Point, candidate: Candidate) -> bool:
         """True for a cell that may take a turn: begun, without a record, and not put off."""
         cell = self.state.open.get((point, candidate))
-        is_begun = point in self.begun.get(candidate, {})
-        return is_begun and cell is not None and not cell.is_deferred and (point, candidate) not in self.state.records
+        return cell is not None and not cell.is_deferred and point in self.begun.get(candidate, {})
+
+    def _has_all_turns(self, schedule: Schedule, point: Point, candidate: Candidate) -> bool:
+        return bool(self.state.cell(point, candidate).turns) and not schedule.is_open(self.state, point, candidate)
 
     # Beginning.
 
@@ -167,10 +139,12 @@ class Driver:
         """Begin the cells of `point` that have not begun; those that cannot be get their record."""
         waiting = [one for one in candidates if point not in self.begun.get(one, {})]
         is_new = not any(self.state.cell(point, one).turns for one in candidates)
-        if waiting and is_new and (reason := self._refusal(schedule, point)):
-            for candidate in waiting:
+        if waiting and is_new:
+            reason = self.budget.refusal(self.state, point) or schedule.refusal(self.state, point)
+            for candidate in waiting if reason else ():
                 self._close(point, candidate, WorkerError("skipped", reason))
-            return
+            if reason:
+                return
         if waiting and point not in self.judged:
             self.judged.add(point)
             self.prepared.judge([point])
@@ -182,10 +156,6 @@ class Driver:
             else:
                 self.state.open.setdefault((point, candidate), OpenCell())
                 self._begin(point, candidate)
-
-    def _refusal(self, schedule: Schedule, point: Point) -> str:
-        budgeted = self.budget.refusal(self.state, point) if self.budget is not None else ""
-        return budgeted or schedule.refusal(self.state, point)
 
     def _known_outcome(self, point: Point, candidate: Candidate) -> WorkerError | None:
         """Why this cell need not be tried, if so."""
@@ -204,30 +174,34 @@ class Driver:
         while len(begun) >= MOST_BEGUN:
             self._end(next(iter(begun)), candidate)
         if self.workload.fresh_process:
-            begun[point] = _Begun()  # its process is started by its turn
+            begun[point] = {}  # its process is started by its turn
             return
         try:
             begun[point] = self._ask_to_begin(point, candidate)
         except WorkerError as error:
             self._fail(point, candidate, error)
 
-    def _ask_to_begin(self, point: Point, candidate: Candidate) -> _Begun:
+    def _ask_to_begin(self, point: Point, candidate: Candidate) -> dict[str, Any]:
         request = self.workload.begin(point, self.prepared.source)
         for name in self.workload.cases(point, self.prepared.source):
             stored = self.prepared.references.stored_inputs(name)
             if stored is not None:
                 request |= {"no_inputs": stored} if isinstance(stored, str) else {"stored_inputs": str(stored.path)}
-        message = {"op": "begin", "key": self._key(point), "cell": self.workload.cell, "request": request}
-        reply = self.pool.request(candidate, message)
-        return _Begun(reply.get("once", {}), reply.get("facts", {}), reply.get("figures", {}))
+        return self._ask("begin", point, candidate, cell=self.workload.cell, request=request)
 
-    def _key(self, point: Point) -> str:
-        return self.keys.setdefault(point, str(len(self.keys)))
+    def _ask(self, operation: str, point: Point, candidate: Candidate, **more: Any) -> dict[str, Any]:
+        """A worker's reply to an operation on the cell that it holds of `point`; raises WorkerError."""
+        key = self.keys.setdefault(point, str(len(self.keys)))
+        return self.pool.request(candidate, {"op": operation, "key": key, **more})
 
     # Turns.
 
-    def _turn(self, point: Point, candidate: Candidate) -> None:
+    def _turn(self, point: Point, candidate: Candidate, is_repeated: bool) -> None:
+        """Take one turn. One `is_repeated` for a resumed cell that has all of its own, whose outputs are to be judged:
+        if they have the checksum of the last turn's, they are those, and nothing is added.
+        """
         cell = self.state.open[point, candidate]
+        taken = cell.turns[:-1] if is_repeated else cell.turns
         turn_started, before, figures = time.monotonic(), None, dict[str, Any]()
         try:
             if self.workload.fresh_process:
@@ -237,13 +211,15 @@ class Driver:
                 self._start_again(point, candidate)
             if len(self.pool.loaded) > 1:
                 time.sleep(REST_SECONDS)
-            reply, during = self._timed(point, candidate, cell, before)
+            reply, during = self._timed(point, candidate, taken, before)
         except WorkerError as error:
-            survived = self.workload.survived(point, candidate, cell.turns, error)
+            survived = self.workload.survived(point, candidate, taken, error)
             if survived is None:
                 self._fail(point, candidate, error)
                 return
             reply, during = survived, {}
+        if is_repeated and reply.get("outputs", "") == cell.turns[-1].outputs:
+            return
         turn = Turn(
             round=len(cell.turns),
             times_ns={kind: samples for kind, samples in reply.get("times_ns", {}).items() if samples},
@@ -262,14 +238,14 @@ class Driver:
         self.begun[candidate] = {point: self._ask_to_begin(point, candidate)}
 
     def _timed(
-        self, point: Point, candidate: Candidate, cell: OpenCell, before: Snapshot | None
+        self, point: Point, candidate: Candidate, taken: Sequence[Turn], before: Snapshot | None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The reply of one turn, and what else went on meanwhile, or since the snapshot `before` it."""
-        request = self.workload.turn(point, candidate, cell.turns)
+        request = self.workload.turn(point, candidate, taken)
         pids = [worker.pid for worker in self.pool.loaded.values()]
         before = before or conditions.snapshot(self.run.options.kind, pids)
         started, cpu_started = time.monotonic(), time.process_time()
-        reply = self.pool.request(candidate, {"op": "turn", "key": self._key(point), "request": request})
+        reply = self._ask("turn", point, candidate, request=request)
         self.turns_cpu_seconds += time.process_time() - cpu_started
         self.turns_seconds += time.monotonic() - started
         after = conditions.snapshot(self.run.options.kind, pids)
@@ -301,7 +277,7 @@ class Driver:
         try:
             if self.workload.fresh_process and candidate not in self.pool.loaded:
                 self._start_again(point, candidate)
-            reply = self.pool.request(candidate, {"op": "judge", "key": self._key(point), "request": request})
+            reply = self._ask("judge", point, candidate, request=request)
         except WorkerError as error:
             self._fail(point, candidate, error)
             return
@@ -335,7 +311,7 @@ class Driver:
         if self.begun.get(candidate, {}).pop(point, None) is None or candidate not in self.pool.loaded:
             return
         try:
-            self.pool.request(candidate, {"op": "end", "key": self._key(point)})
+            self._ask("end", point, candidate)
         except WorkerError:
             self.pool.unload(candidate)
             self.begun.pop(candidate, None)
@@ -350,7 +326,7 @@ class Driver:
     ) -> None:
         """Write the record of a cell."""
         prepared, told = self.prepared, reply or {}
-        begun = self.begun.get(candidate, {}).get(point, _Begun())
+        begun = self.begun.get(candidate, {}).get(point, {})
         turns = tuple(self.state.open.pop((point, candidate), OpenCell()).turns)
         self.run.turns.pop((point, candidate), None)
         artifact = prepared.artifacts.get(candidate)
@@ -363,16 +339,16 @@ class Driver:
             status=error.status if error else "ok",  # type: ignore[arg-type]
             reason=error.reason if error else "",
             turns=turns,
-            figures=begun.figures | told.get("figures", {}),
+            figures=begun.get("figures", {}) | told.get("figures", {}),
             once=Once(
                 export_seconds=artifact.export_seconds if artifact else None,
                 load_seconds=self.pool.load_seconds.get(candidate),
-                **begun.once,
+                **begun.get("once", {}),
             ),
             parity=parity or {},
             memory=memory | self.workload.memory(point, candidate, prepared.source),
             operations=prepared.operations(point, candidate),
-            facts=begun.facts | told.get("facts", {}) | {"versions": versions},
+            facts=begun.get("facts", {}) | told.get("facts", {}) | {"versions": versions},
             failure=error.details if error else {},
             is_judged=prepared.computes(candidate),
             is_interleaved=len(self.state.candidates) == len(self.run.candidates),

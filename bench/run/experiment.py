@@ -15,8 +15,7 @@ from bench.errors import Say, UserError
 from bench.options import CommonOptions
 from bench.process.environments.asking import changed_versions, environments_of
 from bench.process.environments.stored import parse_pythons, settle_candidates
-from bench.run import budget as budgets
-from bench.run.budget import Budget
+from bench.run.budget import Budget, budget_of
 from bench.run.driver import Driver
 from bench.run.file import RunFile, check_unaltered, read_run
 from bench.run.listener import Listener
@@ -55,9 +54,8 @@ def measure(
         environments_of(candidates, options.kind, parse_pythons(options.python), store.root, dict.fromkeys(candidates))
         with sole_writer(store, run):
             file = RunFile(run)
-            budget = _budget(run, source, store, listener)
             file.create()
-            return _measure(run, source, store, listener, file, budget, began)
+            return _measure(run, source, store, listener, file, began)
 
 
 def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: Listener | None = None) -> Run:
@@ -80,8 +78,7 @@ def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: L
             run.is_complete = False
             file = RunFile(run)
             file.go_on()
-            budget = _kept_budget(run, source)
-            return _measure(run, source, store, listener, file, budget, began - run.notes.get("spent_seconds", 0.0))
+            return _measure(run, source, store, listener, file, began - run.notes.get("spent_seconds", 0.0))
 
 
 def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None = None) -> Run:
@@ -94,7 +91,8 @@ def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None 
     file.create()
     try:
         file.note("artifacts", prepared.what_was_loaded())
-        Driver(run, prepared, file, listener or Listener(), None, time.monotonic()).measure()
+        budget = Budget(run.workload.points())
+        Driver(run, prepared, file, listener or Listener(), budget, time.monotonic()).measure()
         run.is_complete = True
     finally:
         file.seal()
@@ -102,19 +100,14 @@ def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None 
 
 
 def _measure(
-    run: Run,
-    source: ModelSource,
-    store: ArtifactStore,
-    listener: Listener,
-    file: RunFile,
-    budget: Budget | None,
-    began: float,
+    run: Run, source: ModelSource, store: ArtifactStore, listener: Listener, file: RunFile, began: float
 ) -> Run:
     """Prepare, drive the workers, and seal the file however that ends."""
     try:
         prepared = Preparation(run, source, store, listener.say)
+        budget = budget_of(run, source, file, listener.say)
         listener.plan(run, prepared)
-        prepared.make(run.workload.first_points() if budget is None else budget.kept)
+        prepared.make(budget.first(run.workload))
         file.note("artifacts", prepared.what_was_loaded())
         _note_peaks(run, prepared, file)
         Driver(run, prepared, file, listener, budget, began).measure()
@@ -141,12 +134,6 @@ def _measure(
 
 def settle(workload: type[Workload], options: CommonOptions) -> tuple[tuple[Candidate, ...], CommonOptions]:
     """Candidates, and options with device, threads and interpreters settled; raises UserError."""
-    if options.module is not None:
-        for one in options.declared():
-            if one.name in ("model", "weights", "task") and getattr(options, one.name) != one.default:
-                raise UserError(
-                    f"--{one.name} cannot be given with --module, whose function settles it; leave one of them out"
-                )
     found, pythons = settle_candidates(
         options.backends, options.precisions, options.python, Path(options.artifacts), workload.variants_of
     )
@@ -201,40 +188,6 @@ def default_output(options: CommonOptions, workload: str, now: datetime) -> Path
     name = Path(options.model).name or options.model
     name = "".join(character if character.isalnum() or character in "-." else "-" for character in name)
     return Path(options.artifacts) / "runs" / f"{name}-{workload}-{now:%Y%m%d-%H%M%S-%f}.jsonl"
-
-
-def _budget(run: Run, source: ModelSource, store: ArtifactStore, listener: Listener) -> Budget | None:
-    """The points that the budget has time for, by what is known of this machine's speed."""
-    workload, seconds = run.workload, run.options.budget
-    if seconds is None:
-        return None
-    points = workload.points()
-    if not points:
-        return Budget(seconds, (), lambda point: 0.0)
-    guesses = {point: len(run.candidates) * workload.guessed_seconds(point, source, run.peaks) for point in points}
-    shapes = {point: shape for point in points if (shape := workload.shape_of(point)) is not None}
-    kept = budgets.choose(points, shapes, guesses, seconds)
-    left_out = [str(point) for point in points if point not in set(kept)]
-    total = sum(guesses[point] for point in kept)
-    noun = f"{workload.point_noun}s"
-    listener.say(
-        f"--budget {seconds:g}s has time for {len(kept)} of {len(points)} {noun} (about {total:.0f} s)"
-        + (f"; left out: {', '.join(left_out)}" if left_out else "")
-    )
-    run.notes["budget"] = [points.index(point) for point in kept]
-    return _with_guess(Budget(seconds, kept, lambda point: 0.0), run, source)
-
-
-def _kept_budget(run: Run, source: ModelSource) -> Budget | None:
-    """The choice that a run was begun with."""
-    if run.options.budget is None:
-        return None
-    return _with_guess(Budget(run.options.budget, budgets.kept_points(run), lambda point: 0.0), run, source)
-
-
-def _with_guess(budget: Budget, run: Run, source: ModelSource) -> Budget:
-    budget.guess = lambda point: run.workload.guessed_seconds(point, source, run.peaks)
-    return budget
 
 
 def _note_peaks(run: Run, prepared: Preparation, file: RunFile, again: bool = False) -> None:

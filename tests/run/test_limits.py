@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.errors import BenchError
 from bench.machine.roofline import Peaks
 from bench.report import console
-from bench.run.experiment import measure as measured_by
 from bench.run.file import read_run
 from bench.run.listener import Listener
 from bench.run.record import Run
-from bench.workloads.forward import Forward
-from tests.in_process import InThisProcess
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch and transformers warn about themselves
 
 
-def peaks_of(flops: float, **values) -> Peaks:
+def peaks_of(flops: float, **values: Any) -> Peaks:
     return Peaks("cpu", 1, {"fp32": flops}, ((2**20, 1e15),), "2026-01-01", **values)
 
 
 @pytest.fixture
-def run(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def run(
+    artifacts: Path,
+    tmp_path: Path,
+    measured: Callable[..., Run],
+    in_this_process: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., tuple[Run, list[bool], list[str]]]:
     """A run of eager, in this process, on a tiny model whose machine has the peaks that are given, one after another."""
-    monkeypatch.setattr("bench.process.channel.Worker", InThisProcess)
 
-    def measured(*found: Peaks | BenchError) -> tuple[Run, list[bool], list[str]]:
-        left, again_asked, said = list(found), [], []
+    def measured_with(*found: Peaks | BenchError) -> tuple[Run, list[bool], list[str]]:
+        left, again_asked, said = list(found), list[bool](), list[str]()
 
-        def measure(*arguments, again: bool = False) -> Peaks:
+        def measure(*arguments: Any, again: bool = False) -> Peaks:
             again_asked.append(again)
             now = left.pop(0)
             if isinstance(now, BenchError):
@@ -39,15 +43,13 @@ def run(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             return now
 
         monkeypatch.setattr("bench.run.preparation.peaks.measure", measure)
-        options = {
-            "model": "bert-tiny", "backends": "eager", "batches": "2", "lengths": "16", "device": "cpu", "threads": 1,
-            "rounds": 2, "max_seconds_per_cell": "100ms", "warmup": "1ms", "max_warmup": "20ms",
-            "artifacts": str(artifacts), "output": str(tmp_path / "run.jsonl"),
-        }  # fmt: skip
-        measured_by(Forward, Forward.Options.parsed(options), Listener(say=said.append))
+        measured(
+            "eager", Listener(say=said.append), batches="2", lengths="16", rounds=2, max_seconds_per_cell="100ms",
+            artifacts=str(artifacts),
+        )  # fmt: skip
         return read_run(tmp_path / "run.jsonl"), again_asked, said
 
-    return measured
+    return measured_with
 
 
 def test_a_cell_below_its_roofline_has_the_peaks_measured_again_and_is_then_marked(run) -> None:
