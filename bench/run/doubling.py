@@ -13,7 +13,7 @@ those that are done are measured too, so that each batch has its speed-ups and o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench import statistics
@@ -44,45 +44,13 @@ class Doubling(Grid):
 class Step:
     """What one candidate gained at a batch over the best of its smaller ones."""
 
-    candidate: Candidate
+    label: str
     smaller: int
     """The batch that was the best before."""
-    batch: int
     gain: float
     """Share, e.g. 0.02; negative for a loss."""
     highest: float
     """High end of its interval; infinite if the rounds give none."""
-
-
-@dataclass(frozen=True)
-class Best:
-    """The batch to take for one candidate at one length: the smallest that no larger one outdoes by `GAIN`."""
-
-    record: Record
-    largest_measured: int
-    """The largest batch that this candidate was measured at."""
-    rounds: tuple[tuple[float, ...], ...]
-    """Nanoseconds a sequence, by round."""
-
-    @property
-    def sequences_per_second(self) -> float:
-        """By the median."""
-        return throughput(self.record)
-
-
-@dataclass(frozen=True)
-class Length:
-    """What became of one length."""
-
-    length: int
-    bests: tuple[Best, ...]
-    """One a candidate that was measured, in the order of the run."""
-    winner: Best | None
-    """The highest throughput among those that are the same model; None if fewer than two can be compared."""
-    ties: tuple[Best, ...]
-    """Those whose throughput cannot be told from the winner's."""
-    ending: str
-    """Why no larger batch was taken."""
 
 
 def throughput(record: Record) -> float:
@@ -98,34 +66,29 @@ def ending(
     is_implausible: Callable[[Record], bool],
 ) -> str:
     """Why `point` is not measured by `candidates`, which take turns; "" if it is."""
-    smaller = [
-        record
-        for record in records
-        if record.point.length == point.length and record.point.batch < point.batch and record.candidate in candidates
-    ]
+    at_length = (one for one in records if one.point.length == point.length and one.candidate in candidates)
+    smaller = [record for record in at_length if record.point.batch < point.batch]
+    if not smaller:
+        return ""
     if stated := next((record.reason for record in smaller if is_beyond(record)), ""):
         return stated
     # What computes nothing gains for ever; it decides only if there is nothing else.
     if judged := {record.candidate for record in smaller if record.is_judged}:
         candidates = [candidate for candidate in candidates if candidate in judged]
-    last = max((record.point.batch for record in smaller), default=0)
-    if not last:
-        return ""
-    steps = []
+    last, steps = max(record.point.batch for record in smaller), list[Step]()
     for candidate in candidates:
-        figures = _figures((one for one in smaller if one.candidate == candidate), is_implausible)
-        if last not in figures:
-            continue
-        step = _step(candidate, figures, last)
-        if step is None or not _is_done(step, figures):
-            return ""
-        steps.append(step)
+        figures = _figures(smaller, candidate, is_implausible)
+        if last in figures:
+            step = _step(figures, last)
+            if step is None or not _is_done(step, figures, last):
+                return ""
+            steps.append(step)
     if not steps:
         return f"{ENDED}no candidate could be measured at batch {last}"
     most = max(steps, key=lambda step: step.gain)
     return (
         f"{ENDED}throughput gained under {GAIN:.0%} from batch {most.smaller} to {last} "
-        f"(at most {most.gain:.1%}, {most.candidate.label})"
+        f"(at most {most.gain:.1%}, {most.label})"
     )
 
 
@@ -134,112 +97,94 @@ def is_beyond(record: Record) -> bool:
     return record.status == "skipped" and record.reason.startswith(ENDED)
 
 
-def lengths(run: Run) -> list[Length]:
-    """What became of each length of a run, shortest first."""
-    found = []
-    for length in sorted({record.point.length for record in run.records}):
-        records = [record for record in run.records if record.point.length == length]
-        of_each = ([one for one in records if one.candidate == candidate] for candidate in run.candidates)
-        bests = tuple(best for its_own in of_each if (best := _best(run, its_own)) is not None)
-        winner, ties = _winner(bests)
-        found.append(Length(length, bests, winner, ties, _why(records)))
-    return found
-
-
-def _why(records: Sequence[Record]) -> str:
-    """Why a length ended; candidates that ran one after another each have a reason of their own."""
-    stated = dict.fromkeys(one.reason.removeprefix(ENDED) for one in records if is_beyond(one))
-    if stated:
-        return "; ".join(stated)
-    has_largest = any(one.point.batch == LARGEST_BATCH for one in records)
-    return f"{LARGEST_BATCH} is the largest batch" if has_largest else ""
-
-
-def _figures(records: Iterable[Record], is_implausible: Callable[[Record], bool]) -> dict[int, Record]:
-    """Records by batch whose time is that of work which was done."""
+def _figures(
+    records: Iterable[Record], candidate: Candidate, is_implausible: Callable[[Record], bool]
+) -> dict[int, Record]:
+    """Records of a candidate by batch whose time is that of work which was done."""
     return {
         record.point.batch: record
         for record in records
-        if record.status == "ok" and record.samples and record.verdict != "broken" and not is_implausible(record)
+        if record.candidate == candidate and record.status == "ok" and record.samples
+        if record.verdict != "broken" and not is_implausible(record)
     }
 
 
-def _step(candidate: Candidate, figures: Mapping[int, Record], batch: int) -> Step | None:
-    """What a candidate gained at `batch`; None if it has no smaller figure."""
+def _step(figures: Mapping[int, Record], batch: int) -> Step | None:
+    """What was gained at `batch`; None without a smaller figure."""
     smaller = [record for size, record in figures.items() if size < batch]
     if not smaller:
         return None
     before, now = max(smaller, key=throughput), figures[batch]
-    ratio = statistics.ratio_of_runs(_per_sequence(before), _per_sequence(now))
+    ratio = _times_faster(before, now)
     highest = ratio.interval.high - 1 if ratio is not None and ratio.interval is not None else float("inf")
-    return Step(candidate, before.point.batch, batch, throughput(now) / throughput(before) - 1, highest)
+    return Step(now.candidate.label, before.point.batch, throughput(now) / throughput(before) - 1, highest)
 
 
-def _is_done(step: Step, figures: Mapping[int, Record]) -> bool:
+def _is_done(step: Step, figures: Mapping[int, Record], batch: int) -> bool:
     if step.gain >= GAIN:
         return False
     if step.highest < GAIN:
         return True
-    earlier = [batch for batch in figures if batch < step.batch]
-    previous = _step(step.candidate, {batch: figures[batch] for batch in earlier}, max(earlier))
+    previous = _step(figures, max(size for size in figures if size < batch))
     return previous is not None and previous.gain < GAIN
 
 
-def _per_sequence(record: Record) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(sample / record.point.batch for sample in round_) for round_ in record.rounds)
+def _times_faster(one: Record, other: Record) -> statistics.Ratio | None:
+    """How many times more sequences a second `other` has, of medians apart."""
+    first, second = (
+        [[sample / record.point.batch for sample in round_] for round_ in record.rounds] for record in (one, other)
+    )
+    return statistics.ratio_of_runs(first, second)
 
 
-def _best(run: Run, records: Sequence[Record]) -> Best | None:
-    figures = _figures(records, run.is_implausible)
-    if not figures:
-        return None
-    most = max(map(throughput, figures.values()))
-    batch = min(size for size, record in figures.items() if throughput(record) * (1 + GAIN) > most)
-    return Best(figures[batch], max(figures), _per_sequence(figures[batch]))
-
-
-def _winner(bests: Sequence[Best]) -> tuple[Best | None, tuple[Best, ...]]:
-    rivals = [best for best in bests if best.record.is_comparable and best.record.is_judged]
-    if len(rivals) < 2:
-        return None, ()
-    fastest = max(rivals, key=lambda best: best.sequences_per_second)
-    return fastest, tuple(best for best in rivals if best is not fastest and not _is_beaten(fastest, best))
-
-
-def _is_beaten(fastest: Best, other: Best) -> bool:
-    ratio = statistics.ratio_of_runs(other.rounds, fastest.rounds)
-    return ratio is not None and ratio.verdict == "faster"
+# The batch to take.
 
 
 def best_batches(run: Run) -> Section:
     """The batch to take at each length, its throughput, and why no larger one was taken."""
     rows: list[tuple[str, ...]] = []
     items = []
-    for found in lengths(run):
-        for index, best in enumerate(found.bests):
-            milliseconds = statistics.median(best.record.samples) / 1e6
-            figures = (shown(best.sequences_per_second), f"{milliseconds:.{2 if milliseconds < 100 else 1}f}")
-            length = str(found.length) if index == 0 else ""
-            name = run.name(best.record.candidate)
-            rows.append((length, name, str(best.record.point.batch), *figures, str(best.largest_measured)))
-        if line := _line(run, found):
-            items.append(line)
+    for length in sorted({record.point.length for record in run.records}):
+        records = [record for record in run.records if record.point.length == length]
+        of_each = (_figures(records, candidate, run.is_implausible) for candidate in run.candidates)
+        bests = [(best, max(figures)) for figures in of_each if (best := _best(figures)) is not None]
+        for place, (best, largest) in enumerate(bests):
+            ms = statistics.median(best.samples) / 1e6
+            cells = (shown(throughput(best)), f"{ms:.{2 if ms < 100 else 1}f}", str(largest))
+            rows.append(("" if place else str(length), run.name(best.candidate), str(best.point.batch), *cells))
+        if parts := [*_winner(run, [best for best, _ in bests]), *_why(records)]:
+            items.append(f"length {length}: {'; '.join(parts)}")
     titles = ("length", "backend", "batch", "sequences/s", "ms", "tried up to")
     table = Table(titles, tuple(rows), (False, True, False, False, False, False))
     rule = f"the smallest whose throughput no larger one exceeds by {GAIN:.0%}"
     return Section("Best batch of each length", (rule,), table, items)
 
 
-def _line(run: Run, found: Length) -> str:
-    """Who has the most throughput, at which batch, and why no larger one was taken."""
-    parts = []
-    if best := found.winner:
-        at = f"{run.name(best.record.candidate)} at batch {best.record.point.batch}"
-        ties = ", ".join(f"{run.name(tied.record.candidate)} at batch {tied.record.point.batch}" for tied in found.ties)
-        parts.append(f"{at}, {shown(best.sequences_per_second)} sequences/s" + (f" (tie with {ties})" if ties else ""))
-    if found.ending:
-        parts.append(f"ended, as {found.ending}")
-    return f"length {found.length}: {'; '.join(parts)}" if parts else ""
+def _best(figures: Mapping[int, Record]) -> Record | None:
+    """The smallest batch that no larger one outdoes by `GAIN`."""
+    most = max(map(throughput, figures.values()), default=0.0)
+    return next((one for _, one in sorted(figures.items()) if throughput(one) * (1 + GAIN) > most), None)
+
+
+def _winner(run: Run, bests: Sequence[Record]) -> Iterator[str]:
+    """Who has the most throughput among those that are the same model, if two can be compared."""
+    rivals = [best for best in bests if best.is_comparable and best.is_judged]
+    if len(rivals) < 2:
+        return
+    fastest = max(rivals, key=throughput)
+    at = {best.candidate: f"{run.name(best.candidate)} at batch {best.point.batch}" for best in rivals}
+    found = [(best, _times_faster(best, fastest)) for best in rivals if best is not fastest]
+    ties = [at[best.candidate] for best, ratio in found if ratio is None or ratio.verdict != "faster"]
+    tied = f" (tie with {', '.join(ties)})" if ties else ""
+    yield f"{at[fastest.candidate]}, {shown(throughput(fastest))} sequences/s{tied}"
+
+
+def _why(records: Sequence[Record]) -> Iterator[str]:
+    """Why a length ended; candidates that ran one after another each have a reason of their own."""
+    if stated := dict.fromkeys(one.reason.removeprefix(ENDED) for one in records if is_beyond(one)):
+        yield f"ended, as {'; '.join(stated)}"
+    elif any(one.point.batch == LARGEST_BATCH for one in records):
+        yield f"ended, as {LARGEST_BATCH} is the largest batch"
 
 
 def shown(value: float) -> str:

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from bench import statistics
 from bench.columns import count, factor
-from bench.run import sections
 from bench.run.record import Record, Run, is_unsteady, ratio_between
 
 
 @dataclass(frozen=True)
 class Lead:
-    """The fastest at one point among those that are still the same model."""
+    """Who is fastest at one point among those that are still the same model."""
 
     point: Any
-    winner: Record | None
-    """None if no time means something there."""
-    runner_up: Record | None = None
-    """The next fastest by its median; None if there is no other."""
-    ratio: statistics.Ratio | None = None
-    """How many times faster the winner is than the runner-up, with its interval."""
-    is_tie: bool = False
-    """True if another cannot be told from the winner."""
+    rivals: tuple[Record, ...]
+    """Those whose times can be compared, in the order of the candidates."""
+
+    @cached_property
+    def winner(self) -> Record | None:
+        """The fastest by its median; None if no time means something there."""
+        return min(self.rivals, key=lambda record: statistics.median(record.samples), default=None)
+
+    @cached_property
+    def runner_up(self) -> Record | None:
+        """The next fastest; None if there is no other."""
+        return Lead(self.point, tuple(one for one in self.rivals if one is not self.winner)).winner
+
+    @cached_property
+    def ratio(self) -> statistics.Ratio | None:
+        """How many times faster the winner is than the runner-up, with its interval."""
+        if self.winner is None or self.runner_up is None:
+            return None
+        return ratio_between(self.runner_up, self.winner)
+
+    @cached_property
+    def ties(self) -> tuple[Record, ...]:
+        """Those that cannot be told from the winner."""
+        if (fastest := self.winner) is None:
+            return ()
+        others = ((one, ratio_between(one, fastest)) for one in self.rivals if one is not fastest)
+        return tuple(one for one, ratio in others if ratio is None or ratio.verdict != "faster")
+
+    @property
+    def is_tie(self) -> bool:
+        """True if another cannot be told from the winner."""
+        return bool(self.ties)
 
     @property
     def text(self) -> str:
@@ -43,40 +67,38 @@ def is_grid(run: Run) -> bool:
     return {"batch", "length"} <= {one.name for one in fields(run.workload.point_type)}
 
 
+def iter_points(run: Run) -> Iterator[tuple[Any, list[Record]]]:
+    """Each point that has a table, with its records; none that was left out or skipped whole."""
+    workload = run.workload
+    for point, records in run.by_point():
+        shown = [record for record in records if workload.is_in_tables(record)]
+        if not all(record.status == "skipped" or workload.is_left_out(record) for record in shown):
+            yield point, shown
+
+
+def lead(run: Run, point: Any, records: Sequence[Record]) -> Lead:
+    """The fastest of `records`."""
+    sound = (one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one))
+    return Lead(point, tuple(one for one in sound if one.samples))
+
+
 def leads(run: Run) -> list[Lead]:
     """One for each point that has records; second copies of a candidate take no part."""
-    return [
-        _lead(run, point, [record for record in records if record.candidate.copy == 1])
-        for point, records in sections.iter_points(run)
-    ]
-
-
-def _lead(run: Run, point: Any, records: Sequence[Record]) -> Lead:
-    won = sections.winner(run, records)
-    if won is None:
-        rivals = sections.rivals(run, records)
-        return Lead(point, rivals[0] if rivals else None)
-    others = [record for record in sections.rivals(run, records) if record is not won.record]
-    following = min(others, key=lambda record: statistics.median(record.samples))
-    return Lead(point, won.record, following, ratio_between(following, won.record), bool(won.ties))
+    return [lead(run, point, [one for one in found if one.candidate.copy == 1]) for point, found in iter_points(run)]
 
 
 def headline(run: Run) -> str:
     """The fastest in one sentence; how much was measured if no two candidates compare."""
-    found = [lead for lead in leads(run) if lead.runner_up is not None]
-    won: dict[str, int] = {}
-    for lead in found:
-        if lead.winner is not None and not lead.is_tie:
-            name = run.name(lead.winner.candidate)
-            won[name] = won.get(name, 0) + 1
+    found = [one for one in leads(run) if one.runner_up is not None]
+    won = [run.name(one.winner.candidate) for one in found if one.winner is not None and not one.is_tie]
     if not found:
-        cells = [record for _, records in sections.iter_points(run) for record in records]
+        cells = [record for _, records in iter_points(run) for record in records]
         return f"{sum(record.status == 'ok' for record in cells)} of {count(len(cells), 'cell')} measured"
     if not won:
         return "No candidate is faster than all others" + (" anywhere" if len(found) > 1 else "")
-    best = max(won, key=lambda name: won[name])
+    best = max(won, key=won.count)
     if len(found) > 1:
-        return f"{best} is fastest at {won[best]} of {count(len(found), run.workload.point_noun)}"
-    (lead,) = found
-    times = f", {lead.text.removesuffix('×')} times as fast as " if lead.text.endswith("×") else ", ahead of "
-    return f"{best} is fastest{times}{run.name(lead.runner_up.candidate) if lead.runner_up else ''}"
+        return f"{best} is fastest at {won.count(best)} of {count(len(found), run.workload.point_noun)}"
+    (only,) = found
+    times = f", {only.text.removesuffix('×')} times as fast as " if only.text.endswith("×") else ", ahead of "
+    return f"{best} is fastest{times}{run.name(only.runner_up.candidate) if only.runner_up else ''}"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench import statistics
 from bench.columns import DASH, Column, Section, Table, factor, milliseconds, percent
 from bench.run import warnings
-from bench.run.record import Record, Run, is_unsteady, ratio_between
+from bench.run.leads import iter_points as iter_points
+from bench.run.leads import lead
+from bench.run.record import Record, Run, is_unsteady
 
 MIB = 2**20
 #: Points that a line names one by one.
@@ -19,55 +20,18 @@ MOST_PLACES = 8
 KINDS = {"naive": "naive (wrong)"}
 
 
-@dataclass(frozen=True)
-class Winner:
-    """The fastest candidate at one point among those that are still the same model."""
-
-    record: Record
-    ties: tuple[Record, ...]
-    """Candidates whose ratio to the fastest has the verdict tie, or none."""
-    speedup: float | None
-    """Against the baseline."""
-
-
-def rivals(run: Run, records: Sequence[Record]) -> list[Record]:
-    """Those of one point's `records` whose times can be compared."""
-    sound = [one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one)]
-    return [one for one in sound if one.samples]
-
-
-def winner(run: Run, records: Sequence[Record]) -> Winner | None:
-    """The fastest of one point's `records`; None if fewer than two can be compared."""
-    found = rivals(run, records)
-    if len(found) < 2:
-        return None
-    fastest = min(found, key=lambda record: statistics.median(record.samples))
-    others = (record for record in found if record is not fastest)
-    ties = tuple(record for record in others if not _is_beaten(fastest, record))
-    return Winner(fastest, ties, run.speedup(fastest))
-
-
-def _is_beaten(fastest: Record, record: Record) -> bool:
-    ratio = ratio_between(record, fastest)
-    return ratio is not None and ratio.verdict == "faster"
-
-
-def winner_line(run: Run, won: Winner) -> str:
-    """One line: who is fastest, by how much, or with whom it ties."""
-    baseline = run.baseline_candidate
-    line = f"fastest: {run.name(won.record.candidate)}"
-    is_tied_with_baseline = any(record.candidate == baseline for record in won.ties)
-    if won.speedup is not None and won.record.candidate != baseline and not is_tied_with_baseline:
-        line += f", {won.speedup:.2f}× {baseline.label}"
-    if won.ties:
-        line += f" (tie with {', '.join(run.name(record.candidate) for record in won.ties)})"
-    return line
-
-
 def fastest_at(run: Run, point: Any, records: Sequence[Record]) -> Section:
-    """The winner of one point."""
-    won = winner(run, records)
-    return Section("", (winner_line(run, won),) if won else (), style="green", point=point)
+    """The winner of one point: who is fastest, by how much, or with whom it ties."""
+    found = lead(run, point, records)
+    if found.winner is None or found.runner_up is None:
+        return Section("")
+    baseline, speedup = run.baseline_candidate, run.speedup(found.winner)
+    line = f"fastest: {run.name(found.winner.candidate)}"
+    if speedup is not None and baseline not in [one.candidate for one in (found.winner, *found.ties)]:
+        line += f", {speedup:.2f}× {baseline.label}"
+    if found.ties:
+        line += f" (tie with {', '.join(run.name(record.candidate) for record in found.ties)})"
+    return Section("", (line,), style="green", point=point)
 
 
 def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequence[str]) -> Section:
@@ -79,8 +43,7 @@ def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequen
     titles = ("backend", *(KINDS.get(kind, kind) for kind in found), *(["host share"] if has_host_share else []))
     rows = []
     for record in records:
-        samples = [statistics.pooled(record.rounds_ns(kind)) for kind in found]
-        cells = [milliseconds(statistics.median(one)) if one else DASH for one in samples]
+        cells = [DASH if (ns := record.median_ns(kind)) is None else milliseconds(ns) for kind in found]
         cells += [percent(record.host_share, digits=0)] if has_host_share else []
         rows.append((run.name(record.candidate), *cells))
     return Section("kinds of time, ms", table=Table(titles, tuple(rows)), point=point)
@@ -286,12 +249,3 @@ def outcome(run: Run, record: Record) -> str:
     ratio = run.ratio(record)
     speed = "" if ratio is None or is_unsteady(ratio) else f"  {factor(ratio.value)}×"
     return f"{median} ms{speed}  {record.verdict}".rstrip()
-
-
-def iter_points(run: Run) -> Iterator[tuple[Any, list[Record]]]:
-    """Each point that has a table, with its records; none that was left out or skipped whole."""
-    workload = run.workload
-    for point, records in run.by_point():
-        shown = [record for record in records if workload.is_in_tables(record)]
-        if not all(record.status == "skipped" or workload.is_left_out(record) for record in shown):
-            yield point, shown

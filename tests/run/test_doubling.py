@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,225 +10,186 @@ import pytest
 
 from bench.diff import compare_runs
 from bench.errors import UserError
-from bench.process import channel
 from bench.report import console, documents
 from bench.run import doubling
-from bench.run.experiment import measure, resume
+from bench.run.experiment import resume
 from bench.run.file import read_run
 from bench.run.listener import Listener
 from bench.run.preparation import Preparation
 from bench.run.record import Record, Run
 from bench.spec import Candidate, Shape
 from bench.workloads.forward import Forward
-from tests.in_process import InThisProcess
-from tests.made import record as made_record
-from tests.made import run_of as made_run
+from tests import made
 
 EAGER, ONNX = Candidate("eager", "default", "fp32"), Candidate("onnx", "default", "fp32")
-SAME = 6
+#: Shares of the median in six rounds: alike, and disagreeing by a fifth either way.
+EVEN, NOISY = (1.0,) * 6, (0.8, 0.9, 1.0, 1.0, 1.1, 1.2)
 
 
-def record(who: Candidate, shape: Shape, ms: float, rounds: list[list[float]] | None = None, **values: Any) -> Record:
-    return made_record(who.label, shape, ms=rounds or [[ms] * 3] * SAME, **values)
+def noisy(speed: float) -> dict[str, Any]:
+    return {"speed": speed, "shares": NOISY}
 
 
-def run_of(speeds: dict[Candidate, dict[int, float | None]], length: int = 128) -> Run:
-    """Sequences a second by candidate and batch, the same in every round; None for out of memory."""
-    records = [
-        record(who, Shape(batch, length), 1e3 * batch / speed)
-        if speed
-        else record(who, Shape(batch, length), 1, status="oom", reason="no memory")
-        for who, by_batch in speeds.items()
-        for batch, speed in by_batch.items()
-    ]
-    records.sort(key=lambda entry: entry.point.batch)
-    return made_run(records, Forward, shapes=None, batches="auto", lengths=[length])
+def record(who: Candidate, batch: int, speed: Any) -> Record:
+    """A cell with so many sequences a second; None for out of memory, a string for why it was skipped."""
+    if not isinstance(speed, int | float | dict):
+        status, reason = ("oom", "no memory") if speed is None else ("skipped", speed)
+        return made.record(who.label, Shape(batch, 128), status=status, reason=reason)
+    given = speed if isinstance(speed, dict) else {"speed": speed}
+    rounds = [[1e3 * batch / given["speed"] * share] * 3 for share in given.get("shares", EVEN)]
+    return made.record(who.label, Shape(batch, 128), ms=rounds, verdict=given.get("verdict", "equivalent"))
 
 
-def skipped(who: Candidate, batch: int, reason: str) -> Record:
-    return record(who, Shape(batch, 128), 1, status="skipped", reason=reason)
+def run_of(speeds: dict[Candidate, dict[int, Any]]) -> Run:
+    records = [record(who, batch, speed) for who, found in speeds.items() for batch, speed in found.items()]
+    records.sort(key=lambda one: one.point.batch)
+    return made.run_of(records, Forward, shapes=None, batches="auto", lengths=[128])
 
 
 def ended(run: Run, batch: int, candidates: Any = None) -> str:
-    who = candidates or run.candidates
-    return doubling.ending(run.records, Shape(batch, 128), who, run.is_implausible)
+    return doubling.ending(run.records, Shape(batch, 128), candidates or run.candidates, run.is_implausible)
 
 
-def noisy(speed: float, batch: int) -> list[list[float]]:
-    """Rounds (ms) about a speed that disagree by a fifth either way."""
-    return [[1e3 * batch / speed * share] * 3 for share in (0.8, 0.9, 1.0, 1.0, 1.1, 1.2)]
+REASON = "beyond the last doubling: throughput gained under 5% from batch 2 to 4 (at most 2.0%, eager)"
 
 
-def test_the_batches_are_doubled_up_to_a_cap() -> None:
-    assert doubling.BATCHES == (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-    assert doubling.BATCHES[-1] == doubling.LARGEST_BATCH
+@pytest.mark.parametrize(
+    ("speeds", "batch", "said"),
+    [
+        *(({EAGER: {1: 100, 2: 150, 4: 153}}, batch, REASON if batch == 8 else "") for batch in (1, 2, 4, 8)),
+        ({EAGER: {1: 100, 2: 105.1}}, 4, ""),
+        ({EAGER: {1: 100, 2: 104.9}}, 4, "from batch 1 to 2"),
+        ({EAGER: {1: 100, 2: 90}}, 4, "(at most -10.0%, eager)"),
+        # Speed-ups are within rounds, against the first: it is measured wherever another one still gains.
+        ({EAGER: {1: 100, 2: 101, 4: 101}, ONNX: {1: 100, 2: 150, 4: 200}}, 8, ""),
+        ({EAGER: {1: 100, 2: 101, 4: 101}, ONNX: {1: 100, 2: 150, 4: 155}}, 8, "at most 3.3%, onnx"),
+        # Memory ends a candidate, and the last one the length.
+        ({EAGER: {1: 100, 2: None}, ONNX: {1: 100, 2: 150}}, 4, ""),
+        ({EAGER: {1: 100, 2: None}, ONNX: {1: 100, 2: None}}, 4, "no candidate could be measured at batch 2"),
+        ({EAGER: {1: None}, ONNX: {1: None}}, 2, "no candidate could be measured at batch 1"),
+        # The speed of another model keeps nothing going.
+        ({EAGER: {1: 100, 2: 200}}, 4, ""),
+        ({EAGER: {1: 100, 2: {"speed": 200, "verdict": "broken"}}}, 4, "no candidate could be measured at batch 2"),
+        # One disturbed cell must not end a length that still gains; wide intervals alone must not go on for ever.
+        ({EAGER: {1: 100, 2: noisy(102)}}, 4, ""),
+        ({EAGER: {1: 100, 2: noisy(102), 4: noisy(150)}}, 8, ""),
+        ({EAGER: {1: 100, 2: noisy(102), 4: noisy(104)}}, 8, "from batch 2 to 4 (at most 2.0%"),
+        # A gain is over the best of all smaller batches, so that recovering from a dip is none.
+        ({EAGER: {1: 100, 2: 200, 4: 120, 8: 202}}, 16, "from batch 2 to 8 (at most 1.0%"),
+    ],
+)
+def test_when_a_length_ends(speeds: dict[Candidate, dict[int, Any]], batch: int, said: str) -> None:
+    found = ended(run_of(speeds), batch)
+    assert said in found
+    assert bool(found) == bool(said)
 
 
-def test_a_length_ends_where_throughput_gains_under_five_percent() -> None:
-    run = run_of({EAGER: {1: 100, 2: 150, 4: 153}})
-    assert [ended(run, batch) for batch in (1, 2, 4)] == ["", "", ""]
-    reason = "beyond the last doubling: throughput gained under 5% from batch 2 to 4 (at most 2.0%, eager)"
-    assert ended(run, 8) == reason
-    assert ended(run_of({EAGER: {1: 100, 2: 105.1}}), 4) == ""
-    assert ended(run_of({EAGER: {1: 100, 2: 104.9}}), 4)
-    assert ended(run_of({EAGER: {1: 100, 2: 90}}), 4).endswith("(at most -10.0%, eager)")
-
-
-def test_one_candidate_that_gains_keeps_the_length_going() -> None:
-    """Speed-ups are within rounds, against the first: it must be measured wherever another one still gains."""
-    speeds = {EAGER: {1: 100, 2: 101, 4: 101}, ONNX: {1: 100, 2: 150, 4: 200}}
-    assert ended(run_of(speeds), 8) == ""
-    assert ended(run_of(speeds), 8, [EAGER])  # those that run apart end on their own
-    speeds[ONNX][4] = 155
-    assert "at most 3.3%, onnx" in ended(run_of(speeds), 8)
-
-
-def test_memory_ends_a_candidate_and_the_last_one_the_length() -> None:
-    assert ended(run_of({EAGER: {1: 100, 2: None}, ONNX: {1: 100, 2: 150}}), 4) == ""
-    assert ended(run_of({EAGER: {1: 100, 2: None}, ONNX: {1: 100, 2: None}}), 4) == (
-        "beyond the last doubling: no candidate could be measured at batch 2"
-    )
-    assert ended(run_of({EAGER: {1: None}, ONNX: {1: None}}), 2)
-
-
-@pytest.mark.parametrize("verdict", ["broken"])
-def test_the_speed_of_another_model_keeps_nothing_going(verdict: str) -> None:
-    run = run_of({EAGER: {1: 100, 2: 200}})
-    assert ended(run, 4) == ""
-    run.records[1] = replace(run.records[1], parity={"verdict": verdict})
-    assert ended(run, 4).endswith("no candidate could be measured at batch 2")
-
-
-def test_a_step_that_may_be_noise_needs_a_second() -> None:
-    """One disturbed cell must not end a length that still gains; wide intervals alone must not go on for ever."""
-    run = run_of({EAGER: {1: 100, 2: 102}})
-    run.records[1] = record(EAGER, Shape(2, 128), 1, noisy(102, 2))
-    assert ended(run, 4) == ""
-    run.records.append(record(EAGER, Shape(4, 128), 1, noisy(150, 4)))
-    assert ended(run, 8) == ""  # it was noise: the next one gains
-    run.records[2] = record(EAGER, Shape(4, 128), 1, noisy(104, 4))
-    assert "from batch 2 to 4 (at most 2.0%" in ended(run, 8)  # twice in a row
-
-
-def test_one_slow_cell_is_no_gain_of_the_next() -> None:
-    """A gain is over the best of all smaller batches, so that recovering from a dip is none."""
-    assert "from batch 2 to 8 (at most 1.0%" in ended(run_of({EAGER: {1: 100, 2: 200, 4: 120, 8: 202}}), 16)
-
-
-def test_an_ending_stands_for_all_larger_batches() -> None:
-    run = run_of({EAGER: {1: 100, 2: 101}})
-    reason = ended(run, 4)
-    run.records.append(skipped(EAGER, 4, reason))
-    assert [ended(run, batch) for batch in (8, 16, 1024)] == [reason] * 3
+def test_those_that_run_apart_end_on_their_own_and_an_ending_stands_for_all_larger_batches() -> None:
+    run = run_of({EAGER: {1: 100, 2: 101, 4: 101}, ONNX: {1: 100, 2: 150, 4: 200}})
+    reason = ended(run, 8, [EAGER])
+    assert reason and not ended(run, 8)
+    run.records.append(record(EAGER, 8, reason))
+    assert [ended(run, batch, [EAGER]) for batch in (16, 1024)] == [reason] * 2
     assert run.workload.is_left_out(run.records[-1])
 
 
-def test_the_best_batch_is_the_smallest_that_no_larger_one_exceeds_by_the_gain() -> None:
-    run = run_of({EAGER: {1: 100, 2: 150, 4: 153, 8: 156}, ONNX: {1: 100, 2: 200, 4: 300, 8: None}})
-    (found,) = doubling.lengths(run)
-    assert [(best.record.point.batch, round(best.sequences_per_second)) for best in found.bests] == [(2, 150), (4, 300)]
-    assert [best.largest_measured for best in found.bests] == [8, 4]
-    assert found.winner is found.bests[1]
-    assert found.ties == ()
-
-
-def test_throughputs_that_cannot_be_told_apart_tie() -> None:
-    (found,) = doubling.lengths(run_of({EAGER: {1: 100, 2: 200}, ONNX: {1: 101, 2: 201}}))
-    assert found.winner is not None
-    assert found.winner.record.candidate.backend == "onnx"
-    assert [tied.record.candidate.backend for tied in found.ties] == ["eager"]
+@pytest.mark.parametrize(
+    ("speeds", "rows", "item"),
+    [
+        (
+            {EAGER: {1: 100, 2: 150, 4: 153, 8: 156}, ONNX: {1: 100, 2: 200, 4: 300, 8: None}},
+            [("128", "eager", "2", "150", "13.33", "8"), ("", "onnx", "4", "300", "13.33", "4")],
+            "length 128: onnx at batch 4, 300 sequences/s",
+        ),
+        (
+            {EAGER: {1: 100, 2: 200}, ONNX: {1: 101, 2: 201}},
+            [("128", "eager", "2", "200", "10.00", "2"), ("", "onnx", "2", "201", "9.95", "2")],
+            "length 128: onnx at batch 2, 201 sequences/s (tie with eager at batch 2)",
+        ),
+    ],
+)
+def test_the_best_batch_is_the_smallest_that_no_larger_one_exceeds_by_the_gain(
+    speeds: dict[Candidate, dict[int, Any]], rows: list[Any], item: str
+) -> None:
+    found = doubling.best_batches(run_of(speeds))
+    assert found.table is not None
+    assert (list(found.table.rows), found.items) == (rows, [item])
 
 
 def test_reports_say_the_best_batch_and_leave_the_rest_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     run = run_of({EAGER: {1: 100, 2: 150, 4: 153}, ONNX: {1: 1000, 2: 2000, 4: None}})
     reason = ended(run, 8)
-    run.records += [skipped(who, batch, reason) for batch in doubling.BATCHES[3:] for who in run.candidates]
-    text = console.render(run)
+    run.records += [record(who, batch, reason) for batch in doubling.BATCHES[3:] for who in run.candidates]
+    text, markdown = console.render(run), documents.as_markdown(run)
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
-    assert "Best batch of each length" in words
-    assert "128 eager 2 150 13.33 4" in words
-    assert "onnx 2 2,000 1.00 2" in words
-    assert "length 128: onnx at batch 2, 2,000 sequences/s; ended, as throughput gained under 5%" in words
-    assert "beyond" not in text
-    assert "1024" not in text
-    assert "onnx at 4×128: oom: no memory" in words
-    markdown = documents.as_markdown(run)
+    for said in (
+        "Best batch of each length", "128 eager 2 150 13.33 4", "onnx 2 2,000 1.00 2", "onnx at 4×128: oom: no memory",
+        "length 128: onnx at batch 2, 2,000 sequences/s; ended, as throughput gained under 5%",
+    ):  # fmt: skip
+        assert said in words
     assert "- length 128: onnx at batch 2, 2,000 sequences/s; ended, as" in markdown
-    assert "1024" not in markdown
+    assert not any(gone in text + markdown for gone in ("beyond", "1024"))
     assert len(documents.as_csv(run).splitlines()) == 1 + 2 * len(doubling.BATCHES)  # every planned cell
 
 
 def test_a_shorter_doubling_is_no_regression() -> None:
     """Where a length ends is a finding that noise may move by a step; a gate must not fail on it."""
-    old, new = run_of({EAGER: {1: 100, 2: 150, 4: 160}}), run_of({EAGER: {1: 100, 2: 150}})
-    new.records.append(skipped(EAGER, 4, doubling.ENDED + "nothing"))
-    comparison = compare_runs([old, new])
+    new = run_of({EAGER: {1: 100, 2: 150, 4: doubling.ENDED + "nothing"}})
+    comparison = compare_runs([run_of({EAGER: {1: 100, 2: 150, 4: 160}}), new])
     assert [cell.verdict for cell in comparison.cells] == ["same", "same", "gone"]
     assert comparison.exit_code == 0
 
 
-# Whole runs.
+# Whole runs, in this process.
+
+Measured = Callable[..., Run]
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.run.driver.REST_SECONDS", 0.0)
-    monkeypatch.setattr("bench.machine.busy_share", lambda: 0.0)
-    monkeypatch.setattr(channel, "Worker", InThisProcess)
+@pytest.fixture
+def doubled(measured: Measured, in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """Measures with `--batches auto` where no candidate is done for want of throughput, whatever the clock says."""
+    monkeypatch.setattr(doubling, "_is_done", lambda step, figures, batch: False)
+    return lambda backends, *rest, **options: measured(backends, *rest, batches="auto", **options)
 
 
-def measured(tmp_path: Path, backends: str = "null,null:oom", listener: Listener | None = None, **given: Any) -> Run:
-    options = {
-        "model": "bert-tiny", "backends": backends, "device": "cpu", "threads": 1, "rounds": 3, "warmup": "1ms",
-        "max_seconds_per_cell": "30ms", "max_warmup": "20ms", "timeout": 60, "batches": "auto", "lengths": "8",
-        "artifacts": str(tmp_path / "artifacts"), "output": str(tmp_path / "run.jsonl"), **given,
-    }  # fmt: skip
-    return measure(Forward, Forward.Options.parsed(options), listener)
+def ends(run: Run) -> str:
+    return doubling.best_batches(run).items[0].rpartition("ended, as ")[2]
 
 
-def gaining(step: doubling.Step, figures: Any) -> bool:
-    """No candidate is done for want of throughput, whatever the clock of this machine says."""
-    return False
-
-
-def test_a_run_to_the_cap_keeps_the_cells_that_memory_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_to_the_cap_keeps_the_cells_that_memory_refused(tmp_path: Path, doubled: Measured) -> None:
     """`null:oom` has memory for a batch below 4."""
-    monkeypatch.setattr(doubling, "_is_done", gaining)
-    run = measured(tmp_path)
+    run = doubled("null,null:oom")
     plain = [one.point for one in run.records if one.candidate.variant == "default"]
-    assert plain == [Shape(batch, 8) for batch in doubling.BATCHES]
+    assert plain == [Shape(batch, 8) for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)]
     statuses = [one.status for one in sorted(run.records, key=lambda one: one.point) if one.candidate.variant == "oom"]
     assert statuses == ["ok", "ok", "oom", *["skipped"] * 8]
     assert not any(run.workload.is_left_out(one) for one in run.records)
-    assert doubling.lengths(run)[0].ending == "1024 is the largest batch"
+    assert ends(run) == "1024 is the largest batch"
     assert "--batches auto" in run.command
     of_four = next(one for one in run.records if one.point.batch == 4)
     assert "--batches 4 " in run.repeat(of_four)
     assert read_run(tmp_path / "run.jsonl").options == run.options
 
 
-def test_throughput_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_throughput_ends_a_run(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doubling, "GAIN", 1e9)  # nothing gains so much
-    run = measured(tmp_path, "null")
+    run = measured("null", batches="auto")
     taken = [one.point.batch for one in run.records if one.status == "ok"]
     assert taken in ([1, 2], [1, 2, 4])  # three rounds may not give an interval, and then two steps decide
     assert len(run.records) == len(run.workload.points())
     assert all(run.workload.is_left_out(one) for one in run.records[len(taken) :])
-    assert doubling.lengths(run)[0].ending.startswith("throughput gained under")
+    assert ends(run).startswith("throughput gained under")
     assert run.exit_code == 0
 
 
-def test_memory_ends_a_run_and_a_cut_one_goes_on_to_the_same_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doubling, "_is_done", gaining)
-    path = tmp_path / "run.jsonl"
-    whole = measured(tmp_path, "null:oom")
+def test_memory_ends_a_run_and_a_cut_one_goes_on_to_the_same_end(tmp_path: Path, doubled: Measured) -> None:
+    path, whole = tmp_path / "run.jsonl", doubled("null:oom")
     assert [one.status for one in whole.records] == ["ok", "ok", "oom", *["skipped"] * 8]
     assert [whole.workload.is_left_out(one) for one in whole.records] == [False] * 3 + [True] * 8
-    assert doubling.lengths(whole)[0].ending == "no candidate could be measured at batch 4"
+    assert ends(whole) == "no candidate could be measured at batch 4"
     assert (whole.is_complete, whole.exit_code) == (True, 0)
     lines = path.read_text().splitlines(keepends=True)
     for kept in (2, len(lines) - 4):
@@ -240,15 +201,14 @@ def test_memory_ends_a_run_and_a_cut_one_goes_on_to_the_same_end(
 
 
 def test_references_of_larger_batches_are_made_as_they_are_reached(
-    artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifacts: Path, doubled: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How far it goes is not known beforehand, and a cell without a reference has no speed-up."""
     monkeypatch.setattr(Preparation, "peaks", lambda self, again=False: None)
     monkeypatch.setattr(doubling, "BATCHES", (1, 2))
     monkeypatch.setattr(doubling, "TOGETHER", 1)
-    monkeypatch.setattr(doubling, "_is_done", gaining)
     said: list[str] = []
-    run = measured(tmp_path, "eager", Listener(say=said.append), lengths="5,7", artifacts=str(artifacts))
+    run = doubled("eager", Listener(say=said.append), lengths="5,7", artifacts=str(artifacts))
     assert [one.verdict for one in run.records] == ["exact"] * 4
     assert all(one.operations["flops"] for one in run.records)
     assert [line for line in said if line.startswith("computing the float64")] == [
@@ -256,8 +216,8 @@ def test_references_of_larger_batches_are_made_as_they_are_reached(
     ]
 
 
-def test_what_cannot_be_asked_for_with_it(tmp_path: Path) -> None:
+def test_what_cannot_be_asked_for_with_it(measured: Measured) -> None:
     with pytest.raises(UserError, match="--budget has no share for --batches auto"):
-        measured(tmp_path, budget="1m")
+        measured("null", batches="auto", budget="1m")
     with pytest.raises(UserError, match="--batches 'automatic' is not a whole number"):
-        measured(tmp_path, batches="automatic")
+        measured("null", batches="automatic")
