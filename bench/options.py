@@ -44,9 +44,8 @@ class Declaration:
 
     help: str
     parse: Parser
-    show: Callable[[Any], str]
+    show: Callable[[Any], str] = shown
     """The value as a word of a command line."""
-    flag: bool = False
     aliases: tuple[str, ...] = ()
     """Older spellings; each prints a one-line notice. They end with version 0.3.0."""
     metavar: str = ""
@@ -57,24 +56,15 @@ class Declaration:
     default_shown: str = ""
     """What the help says of the default if it is not the value itself."""
 
+    @property
+    def flag(self) -> bool:
+        """True for an option without a value."""
+        return self.parse is flag
 
-def option(
-    help: str,
-    parse: Parser,
-    *,
-    default: Any = MISSING,
-    show: Callable[[Any], str] | None = None,
-    aliases: tuple[str, ...] = (),
-    metavar: str = "",
-    in_command: bool = True,
-    repeats: bool = False,
-    default_shown: str = "",
-) -> Any:
-    """Declare an option as a field of a dataclass."""
-    declared = Declaration(
-        help, parse, show or shown, parse is flag, aliases, metavar, in_command, repeats, default_shown
-    )
-    return field(default=default, metadata={"option": declared}, kw_only=True)
+
+def option(help: str, parse: Parser, *, default: Any = MISSING, **declared: Any) -> Any:
+    """Declare an option as a field of a dataclass; `declared` are further fields of its `Declaration`."""
+    return field(default=default, metadata={"option": Declaration(help, parse, **declared)}, kw_only=True)
 
 
 def settled(default: Any) -> Any:
@@ -127,13 +117,8 @@ class Options:
                 raise UserError(
                     f"unknown option {name!r}{spec.nearest(name, known)}; `bench {cls.command} --help` lists all"
                 )
-        return cls(
-            **{
-                name: declaration(known[name]).parse(value, spelling(name))
-                for name, value in given.items()
-                if value is not None
-            }
-        )
+        parsers = ((name, declaration(known[name]).parse, value) for name, value in given.items() if value is not None)
+        return cls(**{name: parse(value, spelling(name)) for name, parse, value in parsers})
 
     def to_json(self) -> dict[str, Any]:
         """Every option, and what was settled, as JSON types."""
@@ -161,7 +146,6 @@ class Options:
 
 # What every workload takes.
 
-_DEVICES = ("auto", "cpu", "cuda")
 _WEIGHTS = ("auto", "random", "pretrained")
 _LONG_PRECISIONS = {"float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
 
@@ -172,7 +156,7 @@ def device(value: Any, option: str) -> str:
     given = "cuda" + given.removeprefix("gpu") if given.startswith("gpu") else given
     if re.fullmatch(r"cuda:[0-9]{1,2}", given):
         return given
-    return str(one_of(_DEVICES)(given, option))
+    return str(one_of(spec.DEVICES)(given, option))
 
 
 def precisions(value: Any, option: str) -> tuple[str, ...]:
