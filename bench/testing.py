@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from bench.parity.inputs import InputPlan
     from exporters.sources import ModelSource
     from exporters.store import Artifact
+
+    Array = np.ndarray[Any, Any]
 
 #: Modules that the parent process must never load.
 HEAVY = (
@@ -58,23 +61,20 @@ def check_backend(
     first rule that is broken.
     """
     backend_class = backends.load_class(name)
-    made = [_described(check) for check in (_check_declaration, _check_protocols, _check_refusals, _check_stays_light)]
-    _check_declaration(name, backend_class, variant)
-    _check_protocols(name, backend_class)
-    _check_refusals(backend_class, variant)
-    _check_stays_light(name)
+    before = (_check_declaration, _check_protocols, _check_refusals, _check_stays_light)
+    made = _made(before, name, backend_class, variant)
     if reason := backend_class.supports(variant, device, precision):
         raise ContractError(f"{name} cannot be checked here: {reason}")
     with tempfile.TemporaryDirectory() as folder:
         bench = _Workbench(backend_class, variant, model, device, precision, artifacts or Path(folder), shapes)
-        for check in (bench.check_missing_artifact, bench.check_shapes, bench.check_outputs, bench.check_close):
-            made.append(_described(check))
-            check()
-    return made
+        return made + _made((bench.check_missing_artifact, bench.check_shapes, bench.check_outputs, bench.check_close))
 
 
-def _described(check: Callable[..., object]) -> str:
-    return (check.__doc__ or check.__name__).strip().splitlines()[0]
+def _made(checks: Sequence[Callable[..., object]], *arguments: Any) -> list[str]:
+    """Make every check; returns what each is."""
+    for check in checks:
+        check(*arguments)
+    return [(check.__doc__ or "").strip().splitlines()[0] for check in checks]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -97,7 +97,7 @@ def _check_declaration(name: str, backend_class: type[Backend], variant: str) ->
     _require(not unknown, f"{name} says something of variants that it does not have: {', '.join(sorted(unknown))}")
 
 
-def _check_protocols(name: str, backend_class: type[Backend]) -> None:
+def _check_protocols(name: str, backend_class: type[Backend], variant: str) -> None:
     """It has each protocol of backends.protocols as a whole or not at all, and what it declares to have."""
     whole = set()
     for protocol in abilities.PROTOCOLS:
@@ -114,15 +114,15 @@ def _check_protocols(name: str, backend_class: type[Backend]) -> None:
         _require(not is_declared or protocol in whole, f"{name} declares {declared} and is no {protocol.__name__}")
 
 
-def _check_refusals(backend_class: type[Backend], variant: str) -> None:
+def _check_refusals(name: str, backend_class: type[Backend], variant: str) -> None:
     """It refuses an unknown device and an unknown precision, with a reason that names them."""
     spec = backend_class.spec
     for device, precision, named in (("abacus", "fp32", "abacus"), (next(iter(spec.precisions)), "fp99", "fp99")):
         reason = backend_class.supports(variant, device, precision)
-        _require(reason is not None and named in reason, f"{spec.name} accepts {precision} on {device}: {reason!r}")
+        _require(reason is not None and named in reason, f"{name} accepts {precision} on {device}: {reason!r}")
 
 
-def _check_stays_light(name: str) -> None:
+def _check_stays_light(name: str, *of: object) -> None:
     """Its module and `supports` import no framework."""
     code = (
         "import sys, backends; b = backends.load_class(sys.argv[1]);"
@@ -139,28 +139,32 @@ def _check_stays_light(name: str) -> None:
     )
 
 
+def _same(arrays: Mapping[str, Array], others: Mapping[str, Array]) -> bool:
+    """True if each of `arrays` is bit for bit the one of `others` under its name."""
+    import numpy as np
+
+    return all(name in others and np.array_equal(array, others[name], equal_nan=True) for name, array in arrays.items())
+
+
+@dataclass
 class _Workbench:
     """One backend with its artifact, the reference to judge it by, and the checks that need both."""
 
-    def __init__(
-        self,
-        backend_class: type[Backend],
-        variant: str,
-        model: str,
-        device: str,
-        precision: str,
-        root: Path,
-        shapes: Sequence[tuple[int, int]] = SHAPES,
-        task: str = "base",
-    ) -> None:
+    backend_class: type[Backend]
+    variant: str
+    model: str
+    device: str
+    precision: str
+    root: Path
+    shapes: Sequence[tuple[int, int]] = SHAPES
+    task: str = "base"
+
+    def __post_init__(self) -> None:
         from exporters.sources import resolve
 
-        self.backend_class, self.variant, self.device, self.precision, self.root = (
-            backend_class, variant, device, precision, root,
-        )  # fmt: skip
-        self.shapes = shapes
-        self.source: ModelSource = resolve(model, weights="random", task=task)
-        self.options = self._variants()[variant]
+        self.name = self.backend_class.spec.name
+        self.source: ModelSource = resolve(self.model, weights="random", task=self.task)
+        self.options = self._variants()[self.variant]
         self.weights: Artifact | None = None
         self.artifact: Artifact | None = None
         if self._format() is not None:
@@ -203,13 +207,36 @@ class _Workbench:
             )
         return backend
 
+    def _references(self, precision: str) -> list[Backend]:
+        """Eager in float64, and at `precision` on the device."""
+        from backends.eager import Eager
+        from exporters.checkpoint import open_checkpoint
+
+        assert self.weights is not None
+        found: list[Backend] = []
+        for wanted, device in (("fp64", "cpu"), (precision, self.device)):
+            found.append(Eager(open_checkpoint=open_checkpoint))
+            found[-1].load(self.weights.path, device=device, precision=wanted, threads=1, options={})
+        return found
+
+    def _check_verdict(
+        self, passing: Sequence[str], at: str, found: Mapping[str, Array], references: Sequence[Any], mask: Array
+    ) -> None:
+        """Judge what was `found` by what the reference and eager gave; raise for a verdict that does not pass."""
+        from bench.parity import metrics, verdict
+
+        (expected, own), tolerance = references, verdict.TOLERANCES[self.precision]
+        figures = metrics.compare(found, expected, own, mask, self.precision, tolerance.atol, tolerance.rtol)
+        judged = verdict.judge(figures, tolerance)
+        _require(judged["verdict"] in passing, f"{self.name} is {judged['verdict']} {at}: {judged['reason']}")
+
     def _inputs(self, shape: tuple[int, int], seed: int = 0) -> InputPlan:
         from bench.parity.inputs import InputPlan, timed_cases
 
         vocabulary, padding, width = self.source.vocab_size, self.source.pad_token_id, self.source.width
         return InputPlan(*shape, vocabulary, padding, seed, width, timed_cases(shape[1]))
 
-    def _outputs(self, backend: Backend, batch: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    def _outputs(self, backend: Backend, batch: Mapping[str, Array]) -> dict[str, Array]:
         prepared = backend.prepare(batch)
         backend.synchronize()
         outputs = backend.run(prepared)
@@ -224,7 +251,7 @@ class _Workbench:
             self._loaded(self.root / "no-such-artifact").close()
         except BackendError:
             return
-        raise ContractError(f"{self.backend_class.spec.name} loads an artifact folder that does not exist")
+        raise ContractError(f"{self.name} loads an artifact folder that does not exist")
 
     def check_shapes(self) -> None:
         """At every shape it repeats itself bit for bit, keeps its inputs, and returns memory of its own."""
@@ -232,8 +259,8 @@ class _Workbench:
 
         from bench.parity.inputs import make_batch
 
-        name, backend = self.backend_class.spec.name, self._loaded()
-        first: dict[tuple[tuple[int, int], str], np.ndarray[Any, Any]] = {}
+        name, backend = self.name, self._loaded()
+        first: dict[tuple[int, int], dict[str, Array]] = {}
         for shape in (*self.shapes, self.shapes[0]):
             batch = make_batch(self._inputs(shape), "timed")
             before = {key: array.copy() for key, array in batch.items()}
@@ -244,23 +271,15 @@ class _Workbench:
             _require(bool(outputs), f"{name} returns no output at {shape}")
             for key, array in outputs.items():
                 _require(isinstance(array, np.ndarray), f"{name} returns {type(array)} as {key}")
-                earlier = first.setdefault((shape, key), array.copy())
-                _require(
-                    np.array_equal(earlier, array, equal_nan=True),
-                    f"{name} differs from its own first output at {shape}",
-                )
+            earlier = first.setdefault(shape, {key: array.copy() for key, array in outputs.items()})
+            _require(_same(outputs, earlier), f"{name} differs from its own first output at {shape}")
+            for array in outputs.values():
                 array[...] = 0
-            again = self._outputs(backend, batch)
-            same = all(np.array_equal(again[key], first[shape, key], equal_nan=True) for key in again)
-            _require(same, f"{name} does not repeat itself at {shape}, or hands out memory that it uses again")
-            _require(
-                all(np.array_equal(before[key], batch[key]) for key in batch), f"{name} changes its inputs at {shape}"
-            )
+            is_same = _same(self._outputs(backend, batch), earlier)
+            _require(is_same, f"{name} does not repeat itself at {shape}, or hands out memory that it uses again")
+            _require(_same(before, batch), f"{name} changes its inputs at {shape}")
         other = self._outputs(backend, make_batch(self._inputs(self.shapes[1], seed=1), "timed"))
-        _require(
-            any(not np.array_equal(array, first[self.shapes[1], key]) for key, array in other.items()),
-            f"{name} returns the same for other inputs",
-        )
+        _require(not _same(other, first[self.shapes[1]]), f"{name} returns the same for other inputs")
         json.dumps(backend.facts())
         self._check_watching(backend)
         self._check_inner_values(backend)
@@ -271,12 +290,7 @@ class _Workbench:
         abilities.trim(backend)
         backend.close()
 
-    def _check_settled(
-        self,
-        early: Mapping[str, np.ndarray[Any, Any]],
-        settled: Mapping[str, np.ndarray[Any, Any]],
-        shape: tuple[int, int],
-    ) -> None:
+    def _check_settled(self, early: Mapping[str, Array], settled: Mapping[str, Array], shape: tuple[int, int]) -> None:
         """A call that the backend declares to settle in is off by rounding at most."""
         import numpy as np
 
@@ -288,13 +302,11 @@ class _Workbench:
             rms = float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
             _require(
                 early[key].shape == array.shape and difference <= share * rms,
-                f"{self.backend_class.spec.name}'s first calls at {shape} are off its later ones by {difference:.1e}",
+                f"{self.name}'s first calls at {shape} are off its later ones by {difference:.1e}",
             )
 
     def _check_watching(self, backend: Backend) -> None:
         """A watched call is the same call, and memory is told in bytes."""
-        import numpy as np
-
         from bench.parity.inputs import make_batch
 
         prepared = backend.prepare(make_batch(self._inputs(self.shapes[0]), "timed"))
@@ -303,71 +315,47 @@ class _Workbench:
         outputs, seen = abilities.watched(backend, prepared)
         backend.synchronize()
         json.dumps(seen)
-        same = all(np.array_equal(array, plain[key], equal_nan=True) for key, array in backend.fetch(outputs).items())
-        _require(same, f"{backend.spec.name} computes something else while it is watched")
+        _require(_same(backend.fetch(outputs), plain), f"{self.name} computes something else while it is watched")
         held = abilities.held(backend)
         _require(
             all(isinstance(value, int) and value >= 0 and key.endswith("_bytes") for key, value in held.items()),
-            f"{backend.spec.name} tells memory that is no count of bytes: {held}",
+            f"{self.name} tells memory that is no count of bytes: {held}",
         )
 
     def _check_inner_values(self, backend: Backend) -> None:
         """Where values inside the model can be asked for, the outputs are among them and stay the same."""
-        import numpy as np
-
         from bench.parity.inputs import make_batch
 
         if not isinstance(backend, InnerValues):
             return
-        name, batch = self.backend_class.spec.name, make_batch(self._inputs(self.shapes[1]), "timed")
+        batch = make_batch(self._inputs(self.shapes[1]), "timed")
         try:
             values = backend.inner_values()
         except UnsupportedError:
             return
         plain = self._outputs(backend, batch)
         found, changed = backend.run_inner(batch, list(plain))
-        _require(bool(values), f"{backend.spec.name} can be asked for inner values and has none")
-        _require(
-            set(changed) == {"undone", "notes"}, f"{backend.spec.name} does not say what asking for values changed"
-        )
-        same = all(np.array_equal(found[name], array, equal_nan=True) for name, array in plain.items())
-        _require(same, f"{name} computes something else when it is asked for values")
+        _require(bool(values), f"{self.name} can be asked for inner values and has none")
+        _require(set(changed) == {"undone", "notes"}, f"{self.name} does not say what asking for values changed")
+        _require(_same(plain, found), f"{self.name} computes something else when it is asked for values")
 
     def check_outputs(self) -> None:
         """Its outputs are the model's, against eager in float64, with and without padded masks."""
-        if not self.backend_class.spec.computes_the_model:
-            return
-        from backends.eager import Eager
-        from bench.parity import metrics, verdict
         from bench.parity.inputs import make_batch
         from bench.parity.reference import YARDSTICKS
-        from exporters.checkpoint import open_checkpoint
 
-        if self.weights is None:
+        if not self.backend_class.spec.computes_the_model or self.weights is None:
             return
-        backend, references = self._loaded(), []
         yardstick = YARDSTICKS.get(self.precision, self.precision)
+        backend, references = self._loaded(), self._references(yardstick)
         # Eager has no int8, so its error there is not to be had, and all that is asked is to stay within the budget.
         passing = ("exact", "equivalent") if yardstick == self.precision else ("exact", "equivalent", "lossy")
-        for precision, device in (("fp64", "cpu"), (yardstick, self.device)):
-            eager = Eager(open_checkpoint=open_checkpoint)
-            eager.load(self.weights.path, device=device, precision=precision, threads=1, options={})
-            references.append(eager)
-        tolerance = verdict.TOLERANCES[self.precision]
         for shape in self.shapes:
             plan = self._inputs(shape)
             for case in plan.cases:
                 batch = make_batch(plan, case)
-                expected, own = (self._outputs(eager, batch) for eager in references)
-                figures = metrics.compare(
-                    self._outputs(backend, batch), expected, own, batch["attention_mask"], self.precision,
-                    tolerance.atol, tolerance.rtol,
-                )  # fmt: skip
-                judged = verdict.judge(figures, tolerance)
-                _require(
-                    judged["verdict"] in passing,
-                    f"{backend.spec.name} is {judged['verdict']} at {shape}, {case}: {judged['reason']}",
-                )
+                found, *others = (self._outputs(one, batch) for one in (backend, *references))
+                self._check_verdict(passing, f"at {shape}, {case}", found, others, batch["attention_mask"])
         for loaded in (backend, *references):
             loaded.close()
 

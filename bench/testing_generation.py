@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import backends
 from bench.process import abilities
-from bench.testing import ContractError, _described, _require, _Workbench
+from bench.testing import ContractError, _made, _require, _Workbench
 
 if TYPE_CHECKING:
     import torch
@@ -49,10 +49,7 @@ def check_generation(
         bench = _GenerationBench(
             backend_class, variant, model, device, precision, artifacts or Path(folder), sizes, task="lm"
         )
-        made = []
-        for check in (bench.check_logits, bench.check_repeats, bench.check_reorder, bench.check_bytes):
-            made.append(_described(check))
-            check()
+        made = _made((bench.check_logits, bench.check_repeats, bench.check_reorder, bench.check_bytes))
         bench.backend.close()
     return made
 
@@ -60,9 +57,8 @@ def check_generation(
 class _GenerationBench(_Workbench):
     """A backend that was loaded for generation, and what it is asked to continue."""
 
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self.name = self.backend_class.spec.name
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.backend: Backend = self._loaded()
         _require(abilities.has_cache(self.backend), f"{self.name} has no cache after a load for generation")
         self.generator = abilities.generator(self.backend)
@@ -114,35 +110,21 @@ class _GenerationBench(_Workbench):
         """Step by step, with padding on the left, its logits are those of whole passes of the model."""
         import numpy as np
 
-        from backends.eager import Eager
-        from bench.parity import metrics, verdict
-        from exporters.checkpoint import open_checkpoint
+        from bench.parity import metrics
 
         if not self.backend_class.spec.computes_the_model or self.weights is None:
             return
-        references = []
-        for precision, device in (("fp64", "cpu"), (self.precision, self.device)):
-            eager = Eager(open_checkpoint=open_checkpoint)
-            eager.load(self.weights.path, device=device, precision=precision, threads=1, options={})
-            references.append(eager)
-        tolerance = verdict.TOLERANCES[self.precision]
+        references = self._references(self.precision)
         for rows, prompt in self.shapes:
             ids, mask = self._ids(rows, prompt)
             batch = {"input_ids": ids.cpu().numpy(), "attention_mask": mask.cpu().numpy()}
-            expected, own = (
+            judged = [
                 {key: array[:, prompt - 1 :] for key, array in self._outputs(eager, batch).items()}
                 for eager in references
-            )
+            ]
             found = {metrics.LOGITS: self._to_host(self._steps(rows, prompt))}
-            figures = metrics.compare(
-                found, expected, own, np.ones((rows, STEPS + 1), dtype=np.int64), self.precision,
-                tolerance.atol, tolerance.rtol,
-            )  # fmt: skip
-            judged = verdict.judge(figures, tolerance)
-            _require(
-                judged["verdict"] in ("exact", "equivalent"),
-                f"{self.name}'s steps are {judged['verdict']} for {rows} prompts of {prompt}: {judged['reason']}",
-            )
+            ones, at = np.ones((rows, STEPS + 1), dtype=np.int64), f"for {rows} prompts of {prompt}"
+            self._check_verdict(("exact", "equivalent"), at, found, judged, ones)
         for eager in references:
             eager.close()
 
