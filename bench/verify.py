@@ -104,7 +104,7 @@ def verify(
             with store.in_use():
                 prepared = Preparation(repeated, source, store, say)
                 prepared.artifacts |= dict.fromkeys(repeated.candidates, found)
-                prepared.make_references(repeated.workload.points())
+                prepared.make(repeated.workload.points())
                 measure_prepared(repeated, prepared, Listener(say=say))
         repeated.path = None
         return _compare(stated, certified, repeated)

@@ -49,29 +49,22 @@ class Preparation:
         """The checkpoint, once it is made."""
         self.loadings = {candidate: self._loading(candidate, {}) for candidate in run.candidates}
         formats = {candidate: loading.format for candidate, loading in self.loadings.items()}
-        self.elsewhere = environments_of(
-            run.candidates, self.options.kind, pythons_of(self.options), store.root, formats
-        )
+        pythons = parse_pythons(self.options.python)
+        self.elsewhere = environments_of(run.candidates, self.options.kind, pythons, store.root, formats)
         """Interpreter of each candidate that runs in another environment than this."""
         self.artifacts: dict[Candidate, Artifact] = {}
-        self.refused: dict[Candidate, WorkerError] = {}
+        reasons = ((candidate, self._reason_against(candidate)) for candidate in run.candidates)
+        self.refused = {candidate: WorkerError("unsupported", reason) for candidate, reason in reasons if reason}
         """Candidates that cannot run at all, and why."""
-        for candidate in run.candidates:
-            if reason := self._reason_against(candidate):
-                self.refused[candidate] = WorkerError("unsupported", reason)
-        self.references = References(self._setting(), store, self._start_eager, self.options.timeout, say)
+        setting = Setting(
+            self.options.kind, self.options.settled_threads, self.options.seed, self.options.tf32, source.vocab_size,
+            source.makes_inputs, self.workload.tokenizer(source),
+        )  # fmt: skip
+        self.references = References(setting, store, self._start_eager, self.options.timeout, say)
         self._exporting: dict[Path | None, export.Exporting] = {}
 
     def _loading(self, candidate: Candidate, metadata: Mapping[str, Any]) -> Loading:
-        found: Loading = self.workload.loading(candidate, self.classes[candidate], self.source, metadata)
-        return found
-
-    def _setting(self) -> Setting:
-        options, source = self.options, self.source
-        return Setting(
-            options.kind, options.settled_threads, options.seed, options.tf32, source.vocab_size,
-            source.makes_inputs, self.workload.tokenizer(source),
-        )  # fmt: skip
+        return self.workload.loading(candidate, self.classes[candidate], self.source, metadata)
 
     def _reason_against(self, candidate: Candidate) -> str:
         """Why a candidate cannot run, as its environment says, or this one; "" if it can."""
@@ -140,7 +133,8 @@ class Preparation:
     # Artifacts and references.
 
     def make(self, points: Sequence[Point]) -> None:
-        """Bring checkpoint, artifacts and the references of `points` into the store, each verified.
+        """Bring checkpoint, artifacts and the references of `points` into the store, each verified; artifacts that are
+        at hand stay.
 
         Raises UserError for a model that cannot be had or a length beyond its positions, and BenchError if the store
         cannot be written.
@@ -148,8 +142,8 @@ class Preparation:
         if not self._with_formats():
             return
         self.store.prepare()
-        self._clear_leftovers()
         try:
+            self._clear_leftovers()
             self.weights = self._make_checkpoint()
             self._make_artifacts(self.weights)
             self._close_exports()
@@ -157,16 +151,6 @@ class Preparation:
         finally:
             self._close_exports()
             self._clear_leftovers()
-
-    def make_references(self, points: Sequence[Point]) -> None:
-        """As `make`, for candidates whose artifacts are at hand."""
-        self.store.prepare()
-        try:
-            self.weights = self._make_checkpoint()
-            self._close_exports()
-            self.judge(points)
-        finally:
-            self._close_exports()
 
     def judge(self, points: Sequence[Point]) -> None:
         """Bring the references of further `points` into the store."""
@@ -225,6 +209,9 @@ class Preparation:
     def _with_formats(self) -> list[Candidate]:
         return [one for one in self.classes if self.loadings[one].format is not None and one not in self.refused]
 
+    def _missing(self) -> list[Candidate]:
+        return [one for one in self._with_formats() if one not in self.artifacts]
+
     def _artifact_precision(self, candidate: Candidate) -> str:
         return self.classes[candidate].spec.artifact_precision(candidate.variant, candidate.precision)
 
@@ -235,7 +222,7 @@ class Preparation:
 
     def _recipes(self, checkpoint_key: str) -> dict[Candidate, dict[str, Any]]:
         found = {}
-        for candidate in self._with_formats():
+        for candidate in self._missing():
             wanted = str(self.loadings[candidate].format)
             if wanted == "checkpoint":
                 found[candidate] = checkpoint.recipe(self.source)
@@ -249,16 +236,15 @@ class Preparation:
 
     def _make_checkpoint(self) -> Artifact:
         recipe = checkpoint.recipe(self.source)
-        if (stored := self.store.find(recipe)) is not None:
-            drop_damaged(self.store, [recipe, *self._recipes(stored.key).values()], self.say)
-        else:
-            drop_damaged(self.store, [recipe], self.say)
+        stored = self.store.find(recipe)
+        others = self._recipes(stored.key).values() if stored is not None else ()
+        drop_damaged(self.store, [recipe, *others], self.say)
         weights = self._export(recipe, self.source.export_options())
         self.workload.check_positions(weights.metadata["positions"], self.run.model.name)
         return weights
 
     def _make_artifacts(self, weights: Artifact) -> None:
-        for candidate in self._with_formats():
+        for candidate in self._missing():
             loading = self.loadings[candidate] = self._loading(candidate, weights.metadata)
             if loading.refusal:
                 self.refused[candidate] = WorkerError("unsupported", loading.refusal)
@@ -286,11 +272,6 @@ class Preparation:
         """Remove what exports that were killed or interrupted left half-written."""
         for path in self.store.leftovers():
             self.store.remove(path)
-
-
-def pythons_of(options: CommonOptions) -> tuple[tuple[str, str], ...]:
-    """Interpreters of the user's own, as (place, absolute path)."""
-    return parse_pythons(options.python)
 
 
 def exported(

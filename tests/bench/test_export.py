@@ -1,27 +1,83 @@
-"""The process that exports: one for all artifacts of a run, and after a failure another one."""
+"""Exports of a run: which artifact a candidate loads, and the process that writes them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import backends
+from backends.null import Null
+from bench import testing
 from bench.process import export
 from bench.process.channel import WorkerError
+from exporters.store import Artifact, ArtifactStore
+from tests.in_process import preparation
+
+
+class Converting(Null):
+    """Loads the fp32 artifact whatever it computes in, and another format by one variant."""
+
+    spec = replace(
+        Null.spec,
+        format="onnx",
+        variants={"default": {}, "traced": {"format": "torchscript", "artifact_precisions": {}}},
+        precisions={"cpu": ("fp32", "bf16", "int8")},
+        artifact_precisions={"bf16": "fp32", "int8": "fp32"},
+    )
+
+
+def test_an_artifact_is_exported_in_the_precision_that_the_backend_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def exported(store: Any, recipe: dict[str, Any], which: list[str], *rest: Any) -> Artifact:
+        asked.append((recipe["format"], which))
+        return Artifact(recipe["format"], "0" * 16, Path(), recipe, {"positions": 512}, {}, 0.0)
+
+    monkeypatch.setattr("bench.run.preparation.exported", exported)
+    monkeypatch.setattr(backends, "load_class", lambda name: Converting)
+    plain = preparation(tmp_path, model="bert-tiny", backends="null", precisions="fp32,bf16,int8")
+    assert plain.missing_exports() == ["checkpoint", "onnx fp32"]  # the plan names such an export once
+    prepared = preparation(tmp_path, model="bert-tiny", backends="null,null:traced", precisions="fp32,bf16")
+    prepared.make([])
+    made = {(one.variant, one.precision): artifact.recipe for one, artifact in prepared.artifacts.items()}
+    assert {cell: recipe["precision"] for cell, recipe in made.items()} == {
+        ("default", "fp32"): "fp32",
+        ("default", "bf16"): "fp32",
+        ("traced", "fp32"): "fp32",
+        ("traced", "bf16"): "bf16",
+    }
+    precisions = [(name, which[which.index("--precision") + 1]) for name, which in asked if "--precision" in which]
+    assert sorted(precisions) == [("onnx", "fp32"), ("onnx", "fp32"), ("torchscript", "bf16"), ("torchscript", "fp32")]
+    assert made["default", "fp32"] == made["default", "bf16"] != made["traced", "fp32"]
+
+
+def test_the_contract_is_checked_on_the_same_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def make(store: ArtifactStore, recipe: dict[str, Any], write: Any) -> Artifact:
+        made.append((recipe["format"], recipe.get("precision")))
+        return Artifact("checkpoint", "0" * 16, tmp_path, {}, {}, {}, 0.0)
+
+    monkeypatch.setattr(ArtifactStore, "make", make)
+    testing._Workbench(Converting, "default", "bert-tiny", "cpu", "bf16", tmp_path)
+    assert made == [("checkpoint", None), ("onnx", "fp32")]
 
 
 class Process:
-    """A process that fails where the script says so."""
+    """A process that exports, and fails on the formats "crash" and "raise"."""
 
-    def __init__(self, options: list[str], failing: set[str]) -> None:
-        self.options, self.failing, self.is_alive = options, failing, True
-        self.exported: list[str] = []
+    def __init__(self, options: list[str]) -> None:
+        self.options, self.is_alive, self.exported = options, True, list[str]()
 
     def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
         assert self.is_alive
         args = export.parser().parse_args(message.get("options", self.options))
-        if args.format in self.failing:
+        if args.format in ("crash", "raise"):
             raise WorkerError("failed", f"{args.format} fails", is_gone=args.format == "crash")
         self.exported.append(f"{args.format} {args.precision} in {args.artifacts}")
         return {}
@@ -30,41 +86,23 @@ class Process:
         self.is_alive = False
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
-    """The processes that were started, in order."""
-    found: list[Process] = []
-
-    def start(root: Path, options: list[str], threads: int, python: Path | None = None) -> Process:
-        found.append(Process(options, {"crash", "raise"}))
-        return found[-1]
-
-    monkeypatch.setattr(export, "start", start)
-    return found
-
-
-def test_one_process_exports_all(started: list[Process]) -> None:
+@pytest.mark.parametrize("failure", ["crash", "raise", None])
+def test_one_process_exports_all_and_a_failure_costs_its_own_artifact_alone(
+    monkeypatch: pytest.MonkeyPatch, failure: str | None
+) -> None:
+    """After a failure the next one is another process's: what a failed exporter left behind must not reach it."""
+    started: list[Process] = []
+    monkeypatch.setattr(export, "start", lambda root, options, *rest: started.append(Process(options)) or started[-1])
     exporting = export.Exporting(Path("store"), 2)
-    assert started == []
     exporting.close()  # nothing was needed
-    for name in ("checkpoint", "onnx", "torchscript"):
-        exporting.request(name, ["--precision", "bf16"], 1.0)
-    (process,) = started
-    assert process.exported == [f"{name} bf16 in store" for name in ("checkpoint", "onnx", "torchscript")]
-    assert process.is_alive
-    exporting.close()
-    assert not process.is_alive
-
-
-@pytest.mark.parametrize("failure", ["crash", "raise"])
-def test_a_failure_costs_its_own_artifact_alone(started: list[Process], failure: str) -> None:
-    """The next one is another process's: what a failed exporter left behind must not reach it."""
-    exporting = export.Exporting(Path("store"), 2)
-    exporting.request("onnx", [], 1.0)
-    with pytest.raises(WorkerError, match=f"{failure} fails"):
-        exporting.request(failure, [], 1.0)
+    assert started == []
+    exporting.request("onnx", ["--precision", "bf16"], 1.0)
+    if failure is not None:
+        with pytest.raises(WorkerError, match=f"{failure} fails"):
+            exporting.request(failure, [], 1.0)
     exporting.request("torchscript", [], 1.0)
-    assert [process.exported for process in started] == [["onnx fp32 in store"], ["torchscript fp32 in store"]]
-    assert [process.is_alive for process in started] == [False, True]
+    first, last = "onnx bf16 in store", "torchscript fp32 in store"
+    assert [one.exported for one in started] == ([[first], [last]] if failure else [[first, last]])
+    assert [one.is_alive for one in started] == ([False, True] if failure else [True])
     exporting.close()
-    assert not any(process.is_alive for process in started)
+    assert not any(one.is_alive for one in started)
