@@ -36,10 +36,8 @@ class LinesFile:
             with self.path.open("x" if not self.path.exists() else "a"):
                 pass
         except OSError as error:
-            cause = error.strerror
-            raise UserError(
-                f"output file {_shown(self.path)} cannot be made ({cause}); give another --output"
-            ) from None
+            what = f"output file {_shown(self.path)} cannot be made ({error.strerror})"
+            raise UserError(f"{what}; give another --output") from None
         self.append(header)
 
     def append(self, line: bytes) -> None:
@@ -58,12 +56,9 @@ class LinesFile:
     def rewrite(self, lines: Iterable[bytes]) -> None:
         """Replace the file by `lines`, written aside and renamed; raises BenchError if that fails."""
         content = b"".join(line + b"\n" for line in lines)
-        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         try:
-            aside.write_bytes(content)
-            aside.replace(self.path)
+            _write_aside({self.path: content})
         except OSError as error:
-            aside.unlink(missing_ok=True)
             raise self._cannot_be_written(error) from error
         self._sum = hashlib.sha256(content)
 
@@ -87,8 +82,6 @@ class Lines:
     seal: bytes | None
     checksum: str
     """SHA-256 of `lines` as they stand in the file."""
-    is_torn: bool
-    """True if the file ends within a line."""
     has_more: bool
     """True if lines follow the seal."""
 
@@ -101,13 +94,12 @@ def read_lines(path: Path) -> Lines:
         raise UserError(
             f"run file {_shown(path)} cannot be read ({error.strerror}); give a file that bench wrote"
         ) from None
-    parts = content.split(b"\n")
-    whole, rest = parts[:-1], parts[-1]
-    places = [number for number, line in enumerate(whole) if line.startswith(SEAL)]
-    end = places[0] if places else len(whole)
-    checksum = hashlib.sha256(b"".join(line + b"\n" for line in whole[:end])).hexdigest()
-    seal = whole[end] if places else None
-    return Lines(tuple(whole[:end]), seal, checksum, bool(rest), bool(places) and (end < len(whole) - 1 or bool(rest)))
+    *lines, torn = content.split(b"\n")
+    end = next((number for number, line in enumerate(lines) if line.startswith(SEAL)), len(lines))
+    checksum = hashlib.sha256(b"".join(line + b"\n" for line in lines[:end])).hexdigest()
+    behind = [*lines[end + 1 :], *filter(None, [torn])]
+    has_seal = end < len(lines)
+    return Lines(tuple(lines[:end]), lines[end] if has_seal else None, checksum, has_seal and bool(behind))
 
 
 def check_absent(path: Path, option: str) -> None:
@@ -118,22 +110,31 @@ def check_absent(path: Path, option: str) -> None:
 
 def write_all(files: Mapping[Path, bytes], option: str = "--output") -> None:
     """Write every file or none; raises BenchError naming `option` when one cannot be written."""
+    try:
+        for path in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        _write_aside(files)
+    except OSError as error:
+        raise BenchError(
+            f"{str(list(files)[-1])!r} cannot be written ({error.strerror}); give another {option}"
+        ) from error
+
+
+def _write_aside(files: Mapping[Path, bytes]) -> None:
+    """Write all files beside their places, then rename them; raises OSError, with none of them left."""
     aside = {path: path.with_name(f"{path.name}.{os.getpid()}.part") for path in files}
-    done = []
+    done: list[Path] = []
     try:
         for path, content in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
             aside[path].write_bytes(content)
         for path, part in aside.items():
             part.replace(path)
             done.append(path)
-    except OSError as error:
+    except OSError:
         for path in [*aside.values(), *done]:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-        raise BenchError(
-            f"{str(list(files)[-1])!r} cannot be written ({error.strerror}); give another {option}"
-        ) from error
+        raise
 
 
 def _shown(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bench.columns import Column, Section, Table
 from bench.run.held import mebibytes, size
 from bench.run.record import Point, Record, Run, Turn
-from bench.run.schedule import OpenCell, State
+from bench.run.schedule import OpenCell, Schedule, State
 from bench.spec import Candidate
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _search(most: int) -> Generator[int, bool | None, Boundary]:
 
 
 @dataclass(frozen=True)
-class BatchSearch:
+class BatchSearch(Schedule):
     """A schedule: one cell after another, point by point, each until `is_done`."""
 
     is_done: Callable[[Point, OpenCell], bool]
@@ -132,9 +132,6 @@ class BatchSearch:
 
     def is_open(self, state: State, point: Point, candidate: Candidate) -> bool:
         return not self.is_done(point, state.cell(point, candidate))
-
-    def refusal(self, state: State, point: Point) -> str:
-        return ""
 
 
 def ran_out(error: WorkerError) -> bool:

@@ -46,8 +46,7 @@ def _memory(group: str, name: str, help: str = "") -> Column:
     return Column(name, lambda run, record: (record.memory.get(group) or {}).get(name), help=help)
 
 
-def _first_call_ms(run: Run, record: Record) -> Any:
-    ns = record.once.first_call_ns
+def _in_ms(ns: float | None) -> float | None:
     return None if ns is None else ns / 1e6
 
 
@@ -95,7 +94,7 @@ COMMON_COLUMNS = (
     ),
     Column(
         "first_call_ms",
-        _first_call_ms,
+        lambda run, record: _in_ms(record.once.first_call_ns),
         title="first ms",
         is_on_request=True,
         help="first call, compilation included, ms",
@@ -126,12 +125,7 @@ def _of_samples(value: Callable[[Record], Any]) -> Callable[[Run, Record], Any]:
 
 def median_ms(kind: str) -> Callable[[Run, Record], Any]:
     """Median of one kind of time in ms; None without samples of it."""
-
-    def value(run: Run, record: Record) -> Any:
-        samples = statistics.pooled(record.rounds_ns(kind))
-        return statistics.median(samples) / 1e6 if samples else None
-
-    return value
+    return lambda run, record: _in_ms(record.median_ns(kind))
 
 
 def _interval_ms(record: Record, end: str) -> Any:
@@ -140,11 +134,7 @@ def _interval_ms(record: Record, end: str) -> Any:
 
 
 def _percentile_ms(rank: int) -> Callable[[Run, Record], Any]:
-    def value(run: Run, record: Record) -> Any:
-        found = record.percentile(rank) if record.samples else None
-        return None if found is None else found / 1e6
-
-    return value
+    return _of_samples(lambda record: _in_ms(record.percentile(rank)))
 
 
 def _iqr_share(record: Record) -> float:

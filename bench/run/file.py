@@ -81,6 +81,7 @@ class SealLine(msgspec.Struct, tag_field="kind", tag="seal"):
     is_complete: bool
 
 
+_OF_A_RECORD = [name for name in RecordLine.__struct_fields__ if name not in ("point", "candidate")]
 _Line = Header | TurnLine | RecordLine | NoteLine | SealLine
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Line).decode
@@ -130,34 +131,16 @@ class RunFile:
         self.run.integrity = "sealed"
 
     def _header(self) -> bytes:
-        run = self.run
-        return _encode(
-            Header(
-                SCHEMA,
-                run.workload.name,
-                run.options.to_json(),
-                run.model,
-                run.candidates,
-                run.fingerprint,
-                run.started,
-            )
-        )
+        run, options = self.run, self.run.options.to_json()
+        found = Header(SCHEMA, run.workload.name, options, run.model, run.candidates, run.fingerprint, run.started)
+        return _encode(found)
 
     def _turn(self, point: Point, candidate: Candidate, turn: Turn) -> bytes:
         return _encode(TurnLine(msgspec.to_builtins(point), self._place[candidate], turn))
 
     def _record(self, record: Record) -> bytes:
-        return _encode(
-            RecordLine(
-                point=msgspec.to_builtins(record.point),
-                candidate=self._place[record.candidate],
-                **{
-                    name: getattr(record, name)
-                    for name in RecordLine.__struct_fields__
-                    if name not in ("point", "candidate")
-                },
-            )
-        )
+        stored = {name: getattr(record, name) for name in _OF_A_RECORD}
+        return _encode(RecordLine(msgspec.to_builtins(record.point), self._place[record.candidate], **stored))
 
 
 def read_run(path: str | Path) -> Run:
@@ -172,15 +155,9 @@ def read_run(path: str | Path) -> Run:
     try:
         options = msgspec.convert(header.options, workload_class.Options)
         run = Run(
-            workload=workload_class(options),
-            model=header.model,
-            candidates=header.candidates,
-            fingerprint=header.fingerprint,
-            started=header.started,
-            path=path,
-            integrity=integrity,
-            schema=header.schema,
-        )
+            workload_class(options), header.model, header.candidates, header.fingerprint, header.started,
+            path=path, integrity=integrity, schema=header.schema,
+        )  # fmt: skip
         if not run.candidates:
             raise ValueError("a run without candidates")
         for number, line in enumerate(found.lines[1:], start=2):
@@ -258,18 +235,14 @@ def _take(run: Run, line: _Line, number: int) -> None:
     if run.record(*cell) is not None:
         raise ValueError(f"line {number} is of {cell[1].label} at {point}, which has its record")
     if isinstance(line, TurnLine):
-        _check_turn(line.turn, number)
+        if any(sample < 0 for samples in line.turn.times_ns.values() for sample in samples):
+            raise ValueError(f"line {number} has times below 0")
         run.turns.setdefault(cell, []).append(line.turn)
         return
-    taken = {name: getattr(line, name) for name in RecordLine.__struct_fields__ if name not in ("point", "candidate")}
-    record = Record(*cell, turns=tuple(run.turns.pop(cell, ())), **taken)
+    stored = {name: getattr(line, name) for name in _OF_A_RECORD}
+    record = Record(*cell, turns=tuple(run.turns.pop(cell, ())), **stored)
     _check_record(record, number)
     run.records.append(record)
-
-
-def _check_turn(turn: Turn, number: int) -> None:
-    if any(sample < 0 for samples in turn.times_ns.values() for sample in samples):
-        raise ValueError(f"line {number} has times below 0")
 
 
 def _check_record(record: Record, number: int) -> None:
@@ -278,11 +251,8 @@ def _check_record(record: Record, number: int) -> None:
         raise ValueError(f"line {number} has samples of less than one call")
     if record.operations and set(record.operations) != {"flops", "weight_bytes"}:
         raise ValueError(f"line {number} has operations that are not flops and weight_bytes")
-    counts = [*record.operations.values()]
-    for group in ("loaded", "peak"):
-        held = record.memory.get(group) or {}
-        if not isinstance(held, Mapping):
-            raise ValueError(f"line {number} has memory that is no group of bytes")
-        counts += held.values()
-    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+    groups = [record.operations, *(record.memory.get(name) or {} for name in ("loaded", "peak"))]
+    if not all(isinstance(group, Mapping) for group in groups):
+        raise ValueError(f"line {number} has memory that is no group of bytes")
+    if not all(type(count) is int and count >= 0 for group in groups for count in group.values()):
         raise ValueError(f"line {number} has counts that are no whole numbers from 0 on")

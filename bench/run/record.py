@@ -103,6 +103,11 @@ class Record:
         """Samples of one kind of time, by turn; turns without any are left out."""
         return [turn.times_ns[kind] for turn in self.turns if turn.times_ns.get(kind)]
 
+    def median_ns(self, kind: str = WALL) -> float | None:
+        """Median of all samples of one kind of time; None without any."""
+        samples = statistics.pooled(self.rounds_ns(kind))
+        return statistics.median(samples) if samples else None
+
     @cached_property
     def rounds(self) -> list[list[int]]:
         """Synchronised wall time of each sample, by turn."""
@@ -143,10 +148,8 @@ class Record:
     @property
     def host_share(self) -> float | None:
         """Host time to enqueue a call over its device time; near 1, the device waits for the host."""
-        enqueue, device = (statistics.pooled(self.rounds_ns(kind)) for kind in ("enqueue", "device"))
-        if not enqueue or not device:
-            return None
-        return statistics.median(enqueue) / max(1.0, statistics.median(device))
+        enqueue, device = self.median_ns("enqueue"), self.median_ns("device")
+        return None if enqueue is None or device is None else enqueue / max(1.0, device)
 
 
 @dataclass(frozen=True)
@@ -228,10 +231,10 @@ class Run:
 
     def planned(self) -> list[tuple[Point, Candidate]]:
         """Cells that were to be measured, without those that turned out not to be wanted."""
-        cells = dict.fromkeys((point, candidate) for point in self.workload.points() for candidate in self.candidates)
-        cells |= dict.fromkeys(record.cell for record in self.records)
+        cells = [(point, candidate) for point in self.workload.points() for candidate in self.candidates]
         unwanted = {record.cell for record in self.records if self.workload.is_left_out(record)}
-        return [cell for cell in cells if cell not in unwanted]
+        every = dict.fromkeys((*cells, *(record.cell for record in self.records)))
+        return [cell for cell in every if cell not in unwanted]
 
     def repeat(self, record: Record) -> str:
         """The command line that measures one cell again, alone."""
@@ -275,9 +278,8 @@ class Run:
     def unsteadiness(self, record: Record) -> float | None:
         """High end of the ratio's interval over its low end, if that is too much to show a speed-up; else None."""
         ratio = self.ratio(record)
-        if ratio is None or ratio.interval is None or not is_unsteady(ratio):
-            return None
-        return ratio.interval.high / ratio.interval.low
+        ends = None if ratio is None or not is_unsteady(ratio) else ratio.interval
+        return None if ends is None else ends.high / ends.low
 
     def may_compare(self, baseline: Record, record: Record) -> bool:
         """True if a ratio of two cells means something: both are sound, or both compute nothing."""
@@ -316,19 +318,14 @@ class Run:
             return None
         return roofline.floor_ns(flops, least_bytes, rate, bandwidth)
 
-    def _bounded_ns(self, record: Record) -> float | None:
-        """Median of the kind of time that the roofline bounds."""
-        samples = statistics.pooled(record.rounds_ns(self.workload.roofline_kind))
-        return statistics.median(samples) if samples else None
-
     def roofline_share(self, record: Record) -> float | None:
         """The roofline over the median: 1 is as fast as this machine can be."""
-        floor, median_ns = self.floor(record), self._bounded_ns(record)
+        floor, median_ns = self.floor(record), record.median_ns(self.workload.roofline_kind)
         return None if floor is None or median_ns is None else roofline.share(floor, median_ns)
 
     def is_implausible(self, record: Record) -> bool:
         """True for a median below the roofline: no correct measurement of that work gives it."""
-        floor, median_ns = self.floor(record), self._bounded_ns(record)
+        floor, median_ns = self.floor(record), record.median_ns(self.workload.roofline_kind)
         return floor is not None and median_ns is not None and roofline.is_implausible(floor, median_ns)
 
     def disturbances(self, record: Record) -> list[str]:

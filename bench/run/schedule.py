@@ -80,6 +80,7 @@ class Schedule(Protocol):
 
     def refusal(self, state: State, point: Point) -> str:
         """Why a point is left out, asked before it begins; "" if it is not."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Enough:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Schedule):
     """Point after point; at each, all candidates in rounds until all have enough."""
 
     enough: Callable[[Point], Enough]
@@ -129,9 +130,6 @@ class Grid:
 
     def is_open(self, state: State, point: Point, candidate: Candidate) -> bool:
         return not self.enough(point).is_reached([state.cell(point, one) for one in state.left(point)])
-
-    def refusal(self, state: State, point: Point) -> str:
-        return ""
 
 
 def fewest_turns(state: State, point: Point, candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -9,13 +9,13 @@ for company longer than a middle one. A level that was missed bounds the search 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.columns import DASH, Mark, Plot, count
 from bench.process.queue import Slices
 from bench.run.record import Point, Record, Run
-from bench.run.schedule import State, fewest_turns
+from bench.run.schedule import Schedule, State, fewest_turns
 from bench.spec import Candidate
 from bench.traffic import Slo
 
@@ -52,21 +52,13 @@ class Found:
 
 def bracket(trials: Sequence[Trial]) -> Found:
     """What `trials` say of the largest rate so far."""
-    missed = min((trial.rate for trial in trials if not trial.is_kept), default=None)
-    below = [trial.rate for trial in trials if trial.is_kept and (missed is None or trial.rate < missed)]
+    missed = min((trial for trial in trials if not trial.is_kept), key=lambda trial: trial.rate, default=None)
+    below = [trial.rate for trial in trials if trial.is_kept and (missed is None or trial.rate < missed.rate)]
     kept = max(below, default=None)
-    is_near = kept is not None and missed is not None and missed / kept <= RESOLUTION
-    return Found(kept, missed, len(trials), is_near or _is_hopeless(trials))
-
-
-def _is_hopeless(trials: Sequence[Trial]) -> bool:
-    """True when the lowest rate missed for what no lower one would mend."""
-    missed = [trial for trial in trials if not trial.is_kept]
-    if not missed:
-        return False
-    lowest = min(missed, key=lambda trial: trial.rate)
-    has_kept_below = any(trial.is_kept and trial.rate < lowest.rate for trial in trials)
-    return not has_kept_below and lowest.is_hopeless
+    if missed is None:
+        return Found(kept, None, len(trials), False)
+    is_settled = missed.is_hopeless if kept is None else missed.rate / kept <= RESOLUTION
+    return Found(kept, missed.rate, len(trials), is_settled)
 
 
 def next_rate(trials: Sequence[Trial], first: float, requests: int) -> float | None:
@@ -90,7 +82,7 @@ def next_rate(trials: Sequence[Trial], first: float, requests: int) -> float | N
 
 
 @dataclass(frozen=True)
-class RateSearch:
+class RateSearch(Schedule):
     """A schedule: the rate that was asked for in several slices, then each candidate's search, one slice a rate.
 
     `trial` says what a record is evidence of, given the candidate's records before it; `point` makes the point of a
@@ -128,9 +120,6 @@ class RateSearch:
         wanted = self.slices if point.step == 0 else 1
         return len(state.cell(point, candidate).turns) < wanted
 
-    def refusal(self, state: State, point: Point) -> str:
-        return ""
-
 
 def shown(found: Found | None) -> str:
     """`312/s`, or what was found instead."""
@@ -164,14 +153,14 @@ def answer(run: Run, found: Mapping[str, Found], levels: Sequence[Slo]) -> str:
     return f"{best} serves {kept[best]:.4g} requests/s within {' and '.join(map(str, levels))}{most}"
 
 
-def plots(levels: Sequence[Slo], served: Iterable[tuple[str, float, Slices]]) -> list[Plot]:
+def plots(levels: Sequence[Slo], served: Sequence[tuple[str, float, Slices]]) -> list[Plot]:
     """For each service level, its percentile over the rates that were tried, by candidate."""
-    tried = list(served)
-    found = []
-    for level in levels:
-        marks = tuple(
-            Mark(name, rate, ns / 1e6) for name, rate, slices in tried if (ns := slices.percentile(level.rank))
-        )
-        if marks:
-            found.append(Plot(str(level), "requests a second", f"p{level.rank} ms", marks, True, True))
-    return found
+    marks = {
+        level: tuple(Mark(name, rate, ns / 1e6) for name, rate, one in served if (ns := one.percentile(level.rank)))
+        for level in levels
+    }
+    return [
+        Plot(str(level), "requests a second", f"p{level.rank} ms", drawn, True, True)
+        for level, drawn in marks.items()
+        if drawn
+    ]
