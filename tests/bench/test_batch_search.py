@@ -98,22 +98,22 @@ def test_it_ends_whatever_is_answered_and_never_claims_more_than_it_saw(answers:
     assert found.is_steady or any(len(set(row)) == 2 for row in seen.values())
 
 
-def test_time_ends_the_search_before_the_next_try() -> None:
-    fits = Scripted(1000)
-    assert find(fits, 4096, 3) == Boundary(4, None, "time", False, True)
-    assert fits.tried == [1, 2, 4]
-    assert find(Scripted(1000), 4096, 0) == Boundary(0, None, "time", False, True)
-
-
-def test_a_try_that_said_neither_is_made_once_more() -> None:
-    made = [Try(1, True, 1.0), Try(2, None, 1.0)]
-    assert next_step(made, 64) == 2
-    assert next_step([*made, Try(2, False, 1.0)], 64) == 1
-    assert next_step(made, 64, 2.0) == Boundary(1, None, "time", False, True)
-
-
-def test_a_loaded_model_above_the_limit_leaves_no_batch() -> None:
-    assert next_step([Try(1, False, 1.0, is_above_limit=True)], 64) == Boundary(0, None, "above-limit", True, True)
+@pytest.mark.parametrize(
+    ("tries", "seconds", "expected"),
+    [
+        # Time ends the search before the next try.
+        ([], 0, Boundary(0, None, "time", False, True)),
+        ([Try(1, True, 1.0), Try(2, True, 1.0), Try(4, True, 1.0)], 3, Boundary(4, None, "time", False, True)),
+        # A try that said neither is made once more.
+        ([Try(1, True, 1.0), Try(2, None, 1.0)], 99, 2),
+        ([Try(1, True, 1.0), Try(2, None, 1.0), Try(2, False, 1.0)], 99, 1),
+        ([Try(1, True, 1.0), Try(2, None, 1.0)], 2, Boundary(1, None, "time", False, True)),
+        # A loaded model above the limit leaves no batch.
+        ([Try(1, False, 1.0, is_above_limit=True)], 99, Boundary(0, None, "above-limit", True, True)),
+    ],
+)
+def test_what_follows_a_try(tries: list[Try], seconds: float, expected: int | Boundary) -> None:
+    assert next_step(tries, 64, seconds) == expected
 
 
 @pytest.mark.parametrize(

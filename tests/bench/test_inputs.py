@@ -43,9 +43,10 @@ def test_the_same_seed_draws_the_same_batch(case: str) -> None:
 
 @pytest.mark.parametrize("kind", ["timed", "zipf-full"])
 def test_ids_cover_the_vocabulary_without_the_padding_id(kind: str) -> None:
-    ids = make_batch(plan(64, 512, pad_token_id=7), kind)["input_ids"]
-    assert ids.dtype == np.int64
-    assert set(np.unique(ids)) == set(range(100)) - {7}
+    batch = make_batch(plan(64, 512, pad_token_id=7), kind)
+    assert batch["input_ids"].dtype == np.int64
+    assert set(np.unique(batch["input_ids"])) == set(range(100)) - {7}
+    assert batch["attention_mask"].all()
 
 
 def test_zipfs_ids_are_as_frequent_as_words_and_random_ones_alike() -> None:
@@ -57,10 +58,6 @@ def test_zipfs_ids_are_as_frequent_as_words_and_random_ones_alike() -> None:
     assert found == pytest.approx(shares, rel=0.2)
     uniform = make_batch(plan(64, 2048, pad_token_id=99), "random-full")["input_ids"]
     assert np.bincount(uniform.ravel(), minlength=100)[:99] / uniform.size == pytest.approx(1 / 99, rel=0.2)
-
-
-def test_the_timed_batch_is_not_masked() -> None:
-    assert make_batch(plan(), "timed")["attention_mask"].all()
 
 
 def test_judged_rows_see_every_kind_of_padding() -> None:
@@ -98,19 +95,13 @@ def test_a_case_masks_every_row_in_its_own_way(ids: str) -> None:
         assert (batch["input_ids"][batch["attention_mask"] == 1] != 1).all()
 
 
-@pytest.mark.parametrize("mask", ["right", "left"])
-def test_a_padded_text_begins_behind_its_padding(mask: str) -> None:
+def test_a_padded_text_begins_behind_its_padding_and_keeps_its_places_around_holes() -> None:
     """A text cut at its head would lack the first token, which models give a meaning of its own."""
-    batch = make_batch(plan(), f"text-{mask}", TEXTS)
-    for row, (ids, kept) in enumerate(zip(batch["input_ids"], batch["attention_mask"], strict=True)):
-        assert ids[kept == 1].tolist() == TEXTS[row][: kept.sum()]
-
-
-def test_a_text_keeps_its_places_around_holes() -> None:
-    batch = make_batch(plan(), "text-holes", TEXTS)
-    kept = batch["attention_mask"] == 1
-    whole = np.array([text[:32] for text in TEXTS])
-    assert np.array_equal(batch["input_ids"][kept], whole[kept])
+    for mask in MASKS:
+        batch = make_batch(plan(), f"text-{mask}", TEXTS)
+        for ids, kept, text in zip(batch["input_ids"], batch["attention_mask"] == 1, TEXTS, strict=True):
+            wanted = np.array(text[:32])[kept] if mask == "holes" else text[: kept.sum()]
+            assert ids[kept].tolist() == list(wanted)
 
 
 def test_a_case_of_text_without_texts_is_a_mistake() -> None:
@@ -122,6 +113,8 @@ def test_the_names_of_cases_say_their_kinds() -> None:
     assert [kinds_of(case) for case in (*TIMED_CASES, "text-left", "zipf-holes")] == [
         ("random", "full"), ("random", "mixed"), ("text", "left"), ("zipf", "holes"),
     ]  # fmt: skip
+    assert timed_cases(1) == ("timed",)  # a single token is not padded
+    assert timed_cases(2) == ("timed", "padded")
 
 
 @pytest.mark.parametrize("kind", ["right", "left", "holes"])
@@ -130,11 +123,6 @@ def test_a_mask_keeps_something_and_masks_something(kind: str, length: int) -> N
     for seed in range(20):
         mask = mask_row(kind, length, np.random.default_rng(seed))
         assert 0 < mask.sum() < length
-
-
-def test_a_single_token_is_not_padded() -> None:
-    assert timed_cases(1) == ("timed",)
-    assert timed_cases(2) == ("timed", "padded")
 
 
 def test_judged_rows_are_few_seeded_and_as_many_as_asked_for() -> None:

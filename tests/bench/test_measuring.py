@@ -12,7 +12,6 @@ from bench import measuring
 from bench.cli import reference
 from bench.errors import UserError
 from bench.run import registry
-from bench.workloads.forward import ForwardOptions
 from tests import toy
 
 QUICK = {"device": "cpu", "threads": 1, "rounds": 2, "max_seconds_per_cell": 0.05, "warmup": "1ms", "max_warmup": 0.002}
@@ -30,6 +29,7 @@ def test_a_functions_signature_and_documentation_have_every_option(name: str) ->
     assert documented.startswith(workload.Options.summary)
     assert workload.Options.summary
     for option in options.values():
+        assert option.metadata["option"].help.endswith("."), option.name
         if option.name != "model":
             assert parameters[option.name].default == option.default
             assert f"\n    {option.name}: " in documented
@@ -48,16 +48,8 @@ def test_a_third_partys_workload_has_its_function(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(measuring, "measure_toy", None, raising=False)  # forgotten when the test ends
     monkeypatch.delattr(measuring, "measure_toy")
     output = tmp_path / "run.jsonl"
-    run = bench.measure_toy(
-        "bert-tiny",
-        backends="null",
-        batches=[1],
-        lengths="8",
-        output=output,
-        artifacts=tmp_path,
-        colours="red",
-        **QUICK,
-    )
+    places = {"output": output, "artifacts": tmp_path}
+    run = bench.measure_toy("bert-tiny", backends="null", batches=[1], lengths="8", colours="red", **places, **QUICK)
     assert run.options.colours == ("red",)
     assert run.exit_code == 0
     again = measuring.read_run(str(output))
@@ -89,10 +81,13 @@ def test_a_mistake_is_a_user_error(given: dict[str, object], said: str, tmp_path
 # Reference pages.
 
 
-def test_the_reference_is_what_the_commands_are(root: Path) -> None:
+def test_the_reference_is_what_the_commands_are(root: Path, tmp_path: Path) -> None:
     folder = root / "docs" / "reference"
     present = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
     made = reference.pages()
+    (tmp_path / "gone.md").write_text("")
+    reference.main(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(made)  # pages of commands that are gone are removed
     assert set(present) == set(made), "run: python -m bench.cli.reference"
     for name, page in made.items():
         assert present[name] == page, f"{name} has drifted; run: python -m bench.cli.reference"
@@ -110,14 +105,3 @@ def test_a_page_has_a_row_for_each_option_that_is_declared(monkeypatch: pytest.M
     assert "| `--resume` | `FILE` |" in page
     assert "most-toys" not in page
     assert "`bench list presets`" in next(row[3] for row in rows if "--preset" in row[0])
-
-
-def test_pages_of_commands_that_are_gone_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "gone.md").write_text("")
-    reference.main(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(reference.pages())
-
-
-def test_every_option_of_compare_says_what_it_is_for() -> None:
-    for one in ForwardOptions.declared():
-        assert one.metadata["option"].help.endswith("."), one.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,13 +48,6 @@ def test_quartiles_and_spread_of_known_samples() -> None:
             of_nothing([])
 
 
-@given(st.lists(positive, min_size=1, max_size=50))
-def test_quartiles_are_ordered_and_within_the_samples(samples: list[int]) -> None:
-    q1, q2, q3 = quartiles(samples)
-    assert min(samples) <= q1 <= q2 <= q3 <= max(samples)
-    assert q2 == median(samples)
-
-
 @pytest.mark.parametrize(("rank", "needed"), [(90, 64), (95, 130), (99, 662)])
 def test_a_percentile_needs_its_samples(rank: int, needed: int) -> None:
     samples = list(range(1, needed + 1))
@@ -74,9 +68,11 @@ def test_outliers_are_named_by_where_they_are_and_how_far() -> None:
     assert outliers([5] * 20) == []
 
 
-@given(st.lists(positive, min_size=4, max_size=40))
-def test_outliers_lie_outside_the_quartiles(samples: list[int]) -> None:
-    q1, _, q3 = quartiles(samples)
+@given(st.lists(positive, min_size=1, max_size=50))
+def test_quartiles_are_ordered_and_outliers_lie_outside_of_them(samples: list[int]) -> None:
+    q1, q2, q3 = quartiles(samples)
+    assert min(samples) <= q1 <= q2 <= q3 <= max(samples)
+    assert q2 == median(samples)
     for found in outliers(samples):
         assert samples[found.index] == found.value
         assert found.value < q1 or found.value > q3
@@ -86,33 +82,33 @@ def test_outliers_lie_outside_the_quartiles(samples: list[int]) -> None:
 # Intervals.
 
 
-def test_the_interval_of_a_median_is_that_of_order_statistics() -> None:
-    # 10 values: the 2nd and the 9th hold the median at 1 - 2·11/1024 = 97.9 %; the 3rd and 8th only at 89 %.
-    assert median_interval([[value] for value in range(1, 11)]) == Interval(2, 9)
-    # 6 values: only the outermost do, at 96.9 %.
-    assert median_interval([[value] for value in (3, 1, 2, 6, 5, 4)]) == Interval(1, 6)
+@pytest.mark.parametrize(
+    ("medians", "low", "high"),
+    [
+        # 10 values: the 2nd and the 9th hold the median at 1 - 2·11/1024 = 97.9 %; the 3rd and 8th only at 89 %.
+        (range(1, 11), 2, 9),
+        # 6 values: only the outermost do, at 96.9 %.
+        ((3, 1, 2, 6, 5, 4), 1, 6),
+        # Few rounds get the wide interval of Student.
+        ((100, 110), math.sqrt(11000) * 1.1**-6.353, math.sqrt(11000) * 1.1**6.353),
+        # Constant rounds have one of no width, and bimodal ones span both modes.
+        ((7,) * 4, 7, 7),
+        ((10.0, 20.0) * 6, 10, 20),
+    ],
+)
+def test_the_interval_of_a_median_is_that_of_order_statistics(medians: Any, low: float, high: float) -> None:
+    rounds = [[value] for value in medians]
+    assert median_interval(rounds) == Interval(pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3))
+    assert precision(rounds) == pytest.approx((high - low) / 2 / median(list(medians)), rel=1e-3)
+
+
+def test_what_has_no_interval() -> None:
     assert median_interval([[5]]) is None
     assert median_interval([]) is None
-
-
-def test_few_rounds_get_the_wide_interval_of_student() -> None:
-    interval = median_interval([[100], [110]])
-    assert interval is not None
-    half = 12.706 * math.log(1.1) / 2
-    assert interval.low == pytest.approx(math.sqrt(100 * 110) * math.exp(-half), rel=1e-3)
-    assert interval.high == pytest.approx(math.sqrt(100 * 110) * math.exp(half), rel=1e-3)
-
-
-def test_constant_samples_have_an_interval_of_no_width() -> None:
-    assert median_interval([[7, 7]] * 4) == Interval(pytest.approx(7), pytest.approx(7))
-    assert precision([[7, 7]] * 10) == 0
     assert ratio_interval([2.0] * 10) == Interval(2, 2)
-
-
-def test_bimodal_rounds_have_an_interval_that_spans_both_modes() -> None:
-    interval = median_interval([[10.0], [20.0]] * 6)
-    assert interval == Interval(10, 20)
-    assert precision([[10.0], [20.0]] * 6) == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="7 values have no interval at 99%"):
+        rank_interval([1.0] * 7, 0.99)
+    assert rank_interval([float(one) for one in range(1, 13)], 0.99) == Interval(2.0, 11.0)  # its ends left out
 
 
 @given(rounds_of_samples)
@@ -144,12 +140,6 @@ def test_an_interval_by_ranks_scales_with_its_values(values: list[float], factor
     assert (scaled.low, scaled.high) == (plain.low * factor, plain.high * factor)
     assert plain.low in values
     assert plain.low <= median(values) <= plain.high
-
-
-def test_seven_rounds_have_no_interval_by_ranks_and_twelve_leave_out_their_ends() -> None:
-    with pytest.raises(ValueError, match="7 values have no interval at 99%"):
-        rank_interval([1.0] * 7, 0.99)
-    assert rank_interval([float(one) for one in range(1, 13)], 0.99) == Interval(2.0, 11.0)
 
 
 @pytest.mark.parametrize("count", [3, 5, 7, 8, 10, 20])
@@ -200,25 +190,20 @@ def test_a_constant_factor_is_found_whatever_the_rounds(rounds: list[list[int]],
 
 
 def test_verdicts_of_planted_differences() -> None:
-    base = noisy(1, 10)
-    assert ratio_within_rounds(base, noisy(2, 10)).verdict == "tie"  # type: ignore[union-attr]
-    assert ratio_within_rounds(base, noisy(2, 10, centre=0.85e6)).verdict == "faster"  # type: ignore[union-attr]
-    assert ratio_within_rounds(base, noisy(2, 10, centre=1.2e6)).verdict == "slower"  # type: ignore[union-attr]
-
-
-def test_a_difference_below_the_margin_is_a_tie_however_sure() -> None:
-    sure = [[1000]] * 20
-    assert ratio_within_rounds(sure, [[995]] * 20).verdict == "tie"  # type: ignore[union-attr]
-    assert ratio_within_rounds(sure, [[950]] * 20).verdict == "faster"  # type: ignore[union-attr]
-
-
-def test_one_stalled_round_does_not_make_a_verdict() -> None:
-    base, other = noisy(1, 10), noisy(2, 10)
-    base[3] = [sample * 100 for sample in base[3]]
-    ratio = ratio_within_rounds(base, other)
-    assert ratio is not None
-    assert ratio.verdict == "tie"
-    assert 0.9 < ratio.value < 1.1
+    base, sure = noisy(1, 10), [[1000]] * 20
+    stalled = [[sample * 100 for sample in round_] if place == 3 else round_ for place, round_ in enumerate(base)]
+    for baseline, other, verdict in (
+        (base, noisy(2, 10), "tie"),
+        (base, noisy(2, 10, centre=0.85e6), "faster"),
+        (base, noisy(2, 10, centre=1.2e6), "slower"),
+        (sure, [[995]] * 20, "tie"),  # below the margin, however sure
+        (sure, [[950]] * 20, "faster"),
+        (stalled, noisy(2, 10), "tie"),  # one stalled round makes no verdict
+    ):
+        found = ratio_within_rounds(baseline, other)
+        assert found is not None
+        assert found.verdict == verdict
+        assert 0.8 < found.value < 1.25
 
 
 def test_runs_apart_are_told_from_each_other_by_their_own_intervals() -> None:
@@ -230,18 +215,20 @@ def test_runs_apart_are_told_from_each_other_by_their_own_intervals() -> None:
 # Change over time.
 
 
-def test_a_warm_up_is_stable_when_its_halves_are_alike() -> None:
-    assert is_stable([100, 101, 100, 102])
-    assert not is_stable([100, 100])  # too short to show anything
-    assert not is_stable([200, 180, 100, 100])  # still becoming faster
-    assert not is_stable([100, 100, 180, 200])  # becoming slower
-    assert is_stable([100, 150, 90, 140, 95, 160, 92, 130])  # noise without a trend
-    assert not is_stable([1000 - 50 * step for step in range(16)])
-
-
-@given(st.integers(4, 30), positive)
-def test_constant_durations_are_stable(count: int, duration: int) -> None:
-    assert is_stable([duration] * count)
+@pytest.mark.parametrize(
+    ("durations", "expected"),
+    [
+        ([100, 101, 100, 102], True),
+        ([100, 100], False),  # too short to show anything
+        ([200, 180, 100, 100], False),  # still becoming faster
+        ([100, 100, 180, 200], False),  # becoming slower
+        ([100, 150, 90, 140, 95, 160, 92, 130], True),  # noise without a trend
+        ([1000 - 50 * step for step in range(16)], False),
+        *(([7] * count, True) for count in (4, 5, 30)),
+    ],
+)
+def test_a_warm_up_is_stable_when_its_halves_are_alike(durations: list[float], expected: bool) -> None:
+    assert is_stable(durations) is expected
 
 
 def test_a_planted_drift_is_found_with_its_size() -> None:
@@ -256,9 +243,6 @@ def test_noise_and_constants_do_not_drift() -> None:
     assert drift([[100], [120], [80]]) is None  # too few to tell
     falsely = sum(drift(noisy(seed, 10)) is not None for seed in range(300))
     assert falsely <= 9  # 1 % of 300, and what chance adds
-
-
-def test_outliers_do_not_make_a_drift() -> None:
     rounds = noisy(3, 12)
     rounds[-1] = [sample * 50 for sample in rounds[-1]]
-    assert drift(rounds) is None
+    assert drift(rounds) is None  # outliers make none
