@@ -126,7 +126,7 @@ def test_the_example_goes_through_an_exporter(
     plan = InputPlan(
         3, 21, source.vocab_size, 0, 0, source.output_width, ("random-full", "random-right", "random-left", "zipf-holes")
     )  # fmt: skip
-    request = {"yardstick": str(tmp_path / "fp32"), "precision": "fp32", "atol": 0.0, "rtol": 0.0}
+    request = {"eager_error": str(tmp_path / "fp32"), "precision": "fp32", "atol": 0.0, "rtol": 0.0}
     for precision in ("fp64", "fp32"):
         eager = backends.load_class("eager")(open_checkpoint=checkpoint.open_checkpoint)
         eager.load(weights.path, device="cpu", precision=precision, threads=1, options={})

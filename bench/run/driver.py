@@ -295,7 +295,7 @@ class Driver:
             if isinstance(pair, str):
                 missing = missing or pair
             else:
-                units[name] |= {"reference": str(pair[0].path), "yardstick": str(pair[1].path)}
+                units[name] |= {"reference": str(pair[0].path), "eager_error": str(pair[1].path)}
         request = {"units": units, "atol": tolerance.atol, "rtol": tolerance.rtol}
         request |= self.workload.judged(point, candidate)
         try:

@@ -150,7 +150,7 @@ def judged(backend: Linear, folder: Path) -> dict[str, Any]:
         stored = folder / name
         stored.mkdir(parents=True)
         judging.evaluate(Linear(), plan, stored, None, {name: rows})
-        units[f"2 unsorted {name}"] = {"plan": plan.to_json(), "reference": str(stored), "yardstick": str(stored)}
+        units[f"2 unsorted {name}"] = {"plan": plan.to_json(), "reference": str(stored), "eager_error": str(stored)}
     cell, _ = cell_of(backend)
     cell.turn()
     return cell.judge(units, **EXACT)
