@@ -342,14 +342,14 @@ class _Workbench:
     def check_outputs(self) -> None:
         """Its outputs are the model's, against eager in float64, with and without padded masks."""
         from bench.parity.inputs import make_batch
-        from bench.parity.reference import YARDSTICKS
+        from bench.parity.reference import EAGER_PRECISIONS
 
         if not self.backend_class.spec.computes_the_model or self.weights is None:
             return
-        yardstick = YARDSTICKS.get(self.precision, self.precision)
-        backend, references = self._loaded(), self._references(yardstick)
+        of_eager = EAGER_PRECISIONS.get(self.precision, self.precision)
+        backend, references = self._loaded(), self._references(of_eager)
         # Eager has no int8, so its error there is not to be had, and all that is asked is to stay within the budget.
-        passing = ("exact", "equivalent") if yardstick == self.precision else ("exact", "equivalent", "lossy")
+        passing = ("exact", "equivalent") if of_eager == self.precision else ("exact", "equivalent", "lossy")
         for shape in self.shapes:
             plan = self._inputs(shape)
             for case in plan.cases:
