@@ -137,12 +137,17 @@ def median_interval(rounds: Sequence[Sequence[float]], confidence: float = MEDIA
     Nagaraja, Order Statistics, 7.1); below that Student's t over logarithms, wide as it must be.
     It always holds the median of all samples.
     """
-    medians = sorted(median(round_) for round_ in rounds if round_)
-    if len(medians) < 2:
+    medians = [median(round_) for round_ in rounds if round_]
+    return _interval(medians, confidence, median(pooled(rounds)), 2) if medians else None
+
+
+def _interval(values: Sequence[float], confidence: float, middle: float, ranks_from: int) -> Interval | None:
+    """Interval of the median of `values`, widened to hold `middle`: by ranks with `ranks_from` values or more."""
+    if len(values) < 2:
         return None
-    rank = _order_statistic(len(medians), confidence)
-    found = Interval(medians[rank], medians[-1 - rank]) if rank is not None else student_interval(medians, confidence)
-    middle = median(pooled(rounds))
+    ordered = sorted(values)
+    rank = _order_statistic(len(ordered), confidence) if len(ordered) >= ranks_from else None
+    found = student_interval(values, confidence) if rank is None else Interval(ordered[rank], ordered[-1 - rank])
     return Interval(min(found.low, middle), max(found.high, middle))
 
 
@@ -174,18 +179,6 @@ def student_interval(values: Sequence[float], confidence: float) -> Interval:
     return Interval(math.exp(max(centre - half, -700)), math.exp(min(centre + half, 700)))
 
 
-def rank_interval(values: Sequence[float], confidence: float) -> Interval:
-    """Interval of the median of `values` by order statistics (David and Nagaraja, Order Statistics, 7.1).
-
-    It assumes nothing of the distribution and holds the median at `confidence` or more. Raises ValueError for too few
-    values.
-    """
-    ordered = sorted(values)
-    if (rank := _order_statistic(len(ordered), confidence)) is None:
-        raise ValueError(f"{len(ordered)} values have no interval at {confidence:.0%}")
-    return Interval(ordered[rank], ordered[-1 - rank])
-
-
 def _student(confidence: float, freedom: int) -> float:
     """Student's t, two-sided: a table up to 6 degrees of freedom, then Cornish and Fisher's series (within 2 %)."""
     if freedom <= len(_STUDENT[confidence]):
@@ -196,11 +189,7 @@ def _student(confidence: float, freedom: int) -> float:
 
 def ratio_interval(ratios: Sequence[float], confidence: float = RATIO_CONFIDENCE) -> Interval | None:
     """Interval of the ratio from the rounds' ratios: by ranks, or Student's t over logarithms below 8 rounds."""
-    if len(ratios) < 2:
-        return None
-    found = (rank_interval if len(ratios) >= RANKS_FROM else student_interval)(ratios, confidence)
-    middle = median(ratios)
-    return Interval(min(found.low, middle), max(found.high, middle))
+    return _interval(ratios, confidence, median(ratios), RANKS_FROM) if ratios else None
 
 
 # Ratios.

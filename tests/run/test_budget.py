@@ -169,12 +169,6 @@ def test_a_run_keeps_to_its_budget_and_its_choice_when_resumed(
     assert {one.cell: one.status for one in again.records} == {one.cell: one.status for one in run.records}
 
 
-def test_a_run_that_has_no_time_left_says_what_it_left_out(measured: Measured) -> None:
-    run = measured("null", batches="1,2", budget="1ms")
-    assert [(str(record.point), record.status) for record in run.records] == [("1×8", "ok"), ("2×8", "skipped")]
-    assert run.records[1].reason == "left out by --budget 0.001s"
-
-
 @pytest.mark.parametrize(("free_gib", "last"), [(1, "skipped"), (4096, "ok")])
 def test_a_run_leaves_out_what_the_hosts_memory_cannot_hold(
     measured: Measured, monkeypatch: pytest.MonkeyPatch, free_gib: int, last: str

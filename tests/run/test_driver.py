@@ -1,34 +1,24 @@
-"""The pipeline on scripted backends: turns, every fault's containment, files that are resumed, toy schedules."""
+"""The pipeline on scripted backends: turns, and toy schedules. Faults: tests/workloads/test_faults.py."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.errors import BenchError, UserError
+from bench.errors import BenchError
 from bench.run import driver, registry
 from bench.run.experiment import resume
 from bench.run.file import read_run
-from bench.run.listener import Listener
-from bench.run.record import Record, Run
+from bench.run.record import Run
 from bench.workloads.forward import ForwardCell
-from tests.run.conftest import FAST
 from tests.run.toys import Fresh, Lap, Racing
 
 Measured = Callable[..., Run]
-
-
-def statuses(run: Run, label: str) -> list[str]:
-    return [record.status for record in run.records if record.candidate.label == label]
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -46,85 +36,6 @@ def test_every_planned_cell_has_one_record_on_disk(tmp_path: Path, measured: Mea
         assert all(len(turn.outputs) == 8 and turn.conditions for turn in record.turns)
         assert record.once.first_call_ns
         assert record.once.load_seconds is not None
-
-
-@pytest.mark.parametrize(
-    ("variant", "expected", "reason"),
-    [
-        ("crash", ["ok", "ok", "failed", "failed"], "killed by SIGKILL"),
-        ("fail", ["ok", "ok", "failed", "failed"], "fails by design"),
-        ("oom", ["ok", "ok", "oom", "skipped"], "also with no other worker loaded"),
-        ("unloadable", ["unsupported"] * 4, "never loads"),
-        ("chatty", ["ok"] * 4, ""),
-    ],
-)
-def test_a_fault_costs_its_cells_and_not_the_run(
-    request: pytest.FixtureRequest, measured: Measured, variant: str, expected: list[str], reason: str
-) -> None:
-    if variant not in ("crash", "chatty"):  # which need a process of their own
-        request.getfixturevalue("in_this_process")
-    found = measured(f"null,null:{variant}", batches="1,4", lengths="8,16")
-    assert statuses(found, "null") == ["ok"] * 4
-    assert statuses(found, f"null:{variant}") == expected
-    faulty = [record for record in found.records if record.status != "ok"]
-    if reason:
-        assert reason in faulty[0].reason
-    if variant == "oom":
-        assert faulty[0].failure == {"requested_bytes": 2**30}
-        assert faulty[1].reason == "a smaller cell, 4×8, ran out of memory"
-    if variant == "crash":
-        assert faulty[0].failure["signal"] == "SIGKILL"
-        assert "about to kill its own process" in faulty[0].failure["stderr"][-1]
-    assert found.exit_code == (1 if "failed" in expected else 0)
-
-
-def test_a_hung_worker_is_killed_and_given_up_after_three_strikes(measured: Measured) -> None:
-    found = measured("null:hang", batches="4,5,6,7", timeout=5)
-    assert [record.status for record in found.records] == ["timeout", "timeout", "timeout", "skipped"]
-    assert found.records[-1].reason == "given up after 3 dead or hung workers in a row"
-    assert "no answer within 5 s" in found.records[0].reason
-
-
-# Files.
-
-
-def _killed_after(tmp_path: Path, turns: int) -> Path:
-    """A run whose process was killed once its file had so many turns."""
-    path = tmp_path / "run.jsonl"
-    given = {
-        **FAST, "max_seconds_per_cell": "20s", "rounds": 8, "target_precision": 0.9, "backends": "null:5ms,null:slow",
-        "batches": "1,2",
-        "artifacts": str(tmp_path / "artifacts"), "output": str(path),
-    }  # fmt: skip
-    code = (
-        "from bench.run.experiment import measure\nfrom bench.workloads.forward import Forward\n"
-        f"measure(Forward, Forward.Options.parsed({given!r}))\n"
-    )
-    command = [sys.executable, "-c", code]
-    process = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[2])
-    end = time.monotonic() + 120
-    while time.monotonic() < end and (not path.exists() or path.read_text().count('"kind":"turn"') < turns):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return path
-
-
-@pytest.mark.parametrize("turns", [3, 19])
-def test_a_killed_run_costs_one_turn_and_is_resumed_from_the_turns_that_are_there(tmp_path: Path, turns: int) -> None:
-    path = _killed_after(tmp_path, turns)
-    cut = read_run(path)
-    assert cut.integrity == "cut"
-    before = {cell: list(found) for cell, found in cut.turns.items()}
-    before |= {record.cell: list(record.turns) for record in cut.records}
-    assert sum(map(len, before.values())) >= turns
-    found = resume(path, artifacts=tmp_path / "artifacts")
-    assert found.is_complete
-    assert len(found.records) == 4
-    for record in found.records:
-        assert list(record.turns)[: len(before.get(record.cell, []))] == before.get(record.cell, [])
-        assert len(record.turns) == 8  # rounds stay paired
-    assert read_run(path).integrity == "sealed"
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -150,41 +61,6 @@ def test_a_resumed_cell_with_all_its_turns_is_judged_on_outputs_that_are_those_o
     for record, before in zip(again.records, whole.records, strict=True):
         assert record.turns[:3] == before.turns
         assert [turn.outputs for turn in record.turns[3:]] == ([] if is_alike else ["0ther000"])
-
-
-@pytest.mark.usefixtures("in_this_process")
-def test_a_stopped_run_is_sealed_and_goes_on(tmp_path: Path, measured: Measured) -> None:
-    def stop(run: Run, record: Record) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measured("null,null:50us", Listener(record=stop), batches="1,4")
-    cut = read_run(tmp_path / "run.jsonl")
-    assert (cut.integrity, cut.is_complete, len(cut.records)) == ("sealed", False, 1)
-    found = resume(tmp_path / "run.jsonl", artifacts=tmp_path / "artifacts")
-    assert (found.is_complete, len(found.records)) == (True, 4)
-    said: list[str] = []
-    resume(tmp_path / "run.jsonl", artifacts=tmp_path / "artifacts", listener=Listener(say=said.append))
-    assert "nothing is left to measure" in said[0]
-
-
-@pytest.mark.usefixtures("in_this_process")
-def test_a_file_that_was_altered_is_not_gone_on_with(tmp_path: Path, measured: Measured) -> None:
-    measured("null")
-    path = tmp_path / "run.jsonl"
-    whole = path.read_bytes()
-    turn = next(line for line in whole.splitlines(keepends=True) if line.startswith(b'{"kind":"turn"'))
-    sample = json.loads(turn)["turn"]["times_ns"]["wall"][0]
-    path.write_bytes(whole.replace(str(sample).encode(), str(sample + 1).encode(), 1))
-    with pytest.raises(UserError, match="was altered after it was written"):
-        resume(path, artifacts=tmp_path / "artifacts")
-
-
-def test_a_second_run_does_not_write_on_the_file_of_the_first(tmp_path: Path, measured: Measured) -> None:
-    (tmp_path / "run.jsonl").write_text("mine\n")
-    with pytest.raises(UserError, match="exists; go on with --resume"):
-        measured("null")
-    assert (tmp_path / "run.jsonl").read_text() == "mine\n"
 
 
 # Toy schedules.
