@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from bench import statistics
@@ -34,16 +35,11 @@ def figure(name: str, **more: Any) -> Column:
     return Column(name, lambda run, record: record.figures.get(name), **more)
 
 
-def _of_run(name: str, help: str) -> Column:
-    return Column(name, lambda run, record: getattr(run, name), help=help)
-
-
-def _candidate(name: str, help: str = "") -> Column:
-    return Column(name, lambda run, record: getattr(record.candidate, name), help=help)
-
-
-def _memory(group: str, name: str, help: str = "") -> Column:
-    return Column(name, lambda run, record: (record.memory.get(group) or {}).get(name), help=help)
+def _at(path: str) -> Callable[[Run, Record], Any]:
+    """What lies at a path from the run or the record, e.g. `record.candidate.backend`."""
+    root, _, rest = path.partition(".")
+    found = attrgetter(rest)
+    return lambda run, record: found(run if root == "run" else record)
 
 
 def _in_ms(ns: float | None) -> float | None:
@@ -70,24 +66,22 @@ MAX_ABS_ERROR = Column(
     drop=70,
     help="largest absolute difference from the float64 reference",
 )
+INTEGRITY = "sealed as it was written, cut (no seal), or altered (lines do not match the seal)"
+_OF_CANDIDATE = ("backend", "variant", "precision", "copy", "environment")
+_OF_MEMORY = {
+    "loaded": ("parameters_bytes", "allocated_bytes", "reserved_bytes", "process_bytes", "device_process_bytes"),
+    "peak": ("peak_process_bytes", "peak_allocated_bytes", "peak_device_process_bytes"),
+}
 COMMON_COLUMNS = (
-    Column("model", lambda run, record: run.model.name),
-    _candidate("backend"),
-    _candidate("variant"),
-    _candidate("precision"),
-    _candidate("copy"),
-    _candidate("environment"),
-    option("device"),
-    option("threads"),
-    option("tf32"),
-    Column("task", lambda run, record: run.model.task),
-    Column("weights", lambda run, record: run.model.weights),
-    Column("status", lambda run, record: record.status),
-    Column("reason", lambda run, record: record.reason),
-    Column("export_s", lambda run, record: record.once.export_seconds, help="seconds of the export"),
+    Column("model", _at("run.model.name")),
+    *(Column(name, _at(f"record.candidate.{name}")) for name in _OF_CANDIDATE),
+    *(option(name) for name in ("device", "threads", "tf32")),
+    *(Column(name, _at(f"run.model.{name}")) for name in ("task", "weights")),
+    *(Column(name, _at(f"record.{name}")) for name in ("status", "reason")),
+    Column("export_s", _at("record.once.export_seconds"), help="seconds of the export"),
     Column(
         "load_s",
-        lambda run, record: record.once.load_seconds,
+        _at("record.once.load_seconds"),
         title="load s",
         is_on_request=True,
         help="seconds of loading the artifact",
@@ -102,16 +96,13 @@ COMMON_COLUMNS = (
     PARITY,
     MAX_ABS_ERROR,
     Column("disturbed", _disturbed, help="true if other work, the hypervisor or a hot device took part"),
-    _memory("loaded", "parameters_bytes"),
-    _memory("loaded", "allocated_bytes"),
-    _memory("loaded", "reserved_bytes"),
-    _memory("loaded", "process_bytes"),
-    _memory("loaded", "device_process_bytes"),
-    _memory("peak", "peak_process_bytes"),
-    _memory("peak", "peak_allocated_bytes"),
-    _memory("peak", "peak_device_process_bytes"),
-    _of_run("integrity", "sealed as it was written, cut (no seal), or altered (lines do not match the seal)"),
-    _of_run("is_complete", "true if every planned cell has its record"),
+    *(
+        Column(name, lambda run, record, group=group, name=name: (record.memory.get(group) or {}).get(name))  # type: ignore[misc]
+        for group, names in _OF_MEMORY.items()
+        for name in names
+    ),
+    Column("integrity", _at("run.integrity"), help=INTEGRITY),
+    Column("is_complete", _at("run.is_complete"), help="true if every planned cell has its record"),
 )
 
 
@@ -135,11 +126,6 @@ def _interval_ms(record: Record, end: str) -> Any:
 
 def _percentile_ms(rank: int) -> Callable[[Run, Record], Any]:
     return _of_samples(lambda record: _in_ms(record.percentile(rank)))
-
-
-def _iqr_share(record: Record) -> float:
-    q1, median, q3 = statistics.quartiles(record.samples)
-    return (q3 - q1) / median
 
 
 def ms(value: float) -> str:
@@ -172,7 +158,7 @@ TIMES = (
     MEDIAN,
     PRECISION,
     Column(
-        "spread", _of_samples(_iqr_share), title="spread", show=percent, drop=40,
+        "spread", _of_samples(lambda record: statistics.spread(record.samples)), title="spread", show=percent, drop=40,
         help="interquartile range over the median",
     ),
     Column("q1_ms", _of_samples(lambda record: statistics.quartiles(record.samples)[0] / 1e6)),
@@ -194,7 +180,7 @@ OTHER_TIMES = (
     Column("enqueue_median_ms", median_ms("enqueue"), help="host time until the call returned, ms"),
     Column("pipelined_median_ms", median_ms("pipelined"), help="time a call of a train of calls, ms"),
     Column("naive_median_ms", median_ms("naive"), help="a clock without synchronisation, wrong on purpose, ms"),
-    Column("host_share", lambda run, record: record.host_share, help="host time to enqueue over device time"),
+    Column("host_share", _at("record.host_share"), help="host time to enqueue over device time"),
 )
 
 # Against the baseline and the machine's limits.
