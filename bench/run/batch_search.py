@@ -1,4 +1,9 @@
-"""The largest batch that fits, by doubling and then halving: pure functions over tries, and a schedule. No clock."""
+"""The largest batch that fits, by doubling and then halving: pure functions over turns, and a schedule. No clock.
+
+A turn is one call on a batch. Its figures are "batch" and "fits" (None if the process died for no reason that is known,
+and the batch is tried once more); "is_above_limit" (the loaded model left nothing of the limit), "reason" and "failure"
+of one that does not fit; "peak_bytes" and "stored_bytes" of one that does.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +28,6 @@ ENDS = {
 
 
 @dataclass(frozen=True)
-class Try:
-    """One call on a batch."""
-
-    batch: int
-    fits: bool | None
-    """None if it said neither: the process died for no reason that is known, and the batch is tried once more."""
-    seconds: float = 0.0
-    """With starting the process and loading."""
-    is_above_limit: bool = False
-    """True if the loaded model left nothing of the limit, so that no batch could be tried."""
-
-
-@dataclass(frozen=True)
 class Boundary:
     """Where batches stop fitting, as far as it was looked for."""
 
@@ -57,32 +49,31 @@ class Boundary:
         return self.ended_by in ("boundary", "above-limit")
 
 
-def next_step(tries: Sequence[Try], most: int, most_seconds: float = float("inf")) -> int | Boundary:
+def next_step(tries: Sequence[Turn], most: int, most_seconds: float = float("inf")) -> int | Boundary:
     """The batch to try after `tries`, or where the search has ended.
 
     Batches 1 to `most` are searched for the largest that fits, which is taken to be monotone and then checked: they
     are doubled until one does not fit, the gap is halved until it is 1, and both its ends are tried again. If the lower
     end does not fit again, the search goes on below it. No batch is tried once tries took `most_seconds`.
     """
-    search, spent = _search(most), 0.0
+    if any(one.figures.get("is_above_limit") for one in tries):
+        return Boundary(0, None, "above-limit", True, True)
+    search = _search(most)
     batch = next(search)
     try:
-        for one in tries:
-            if one.is_above_limit:
-                return Boundary(0, None, "above-limit", True, True)
-            spent += one.seconds
-            if one.fits is not None:
-                batch = search.send(one.fits)
-        return batch if spent < most_seconds else search.send(None)
+        for fits in (one.figures["fits"] for one in tries):
+            batch = batch if fits is None else search.send(fits)
+        return batch if sum(one.seconds for one in tries) < most_seconds else search.send(None)
     except StopIteration as ended:
         found: Boundary = ended.value
         return found
 
 
-def unfinished(tries: Sequence[Try]) -> Boundary:
+def unfinished(tries: Sequence[Turn]) -> Boundary:
     """What is known if a failure ended the search."""
-    too_large = min((one.batch for one in tries if one.fits is False), default=None)
-    fitted = {one.batch for one in tries if one.fits}
+    answers = [(one.figures["batch"], one.figures["fits"]) for one in tries]
+    too_large = min((batch for batch, fits in answers if fits is False), default=None)
+    fitted = {batch for batch, fits in answers if fits}
     largest = max((batch for batch in fitted if too_large is None or batch < too_large), default=0)
     return Boundary(largest, too_large, "failure", False, largest == max(fitted, default=0))
 
@@ -145,23 +136,15 @@ def ran_out(error: WorkerError) -> bool:
     return error.status == "oom" or (error.is_gone and parse_out_of_memory(words) is not None)
 
 
-# What a record's turns say. The figures of a turn are "batch" and "fits"; "is_above_limit", "reason" and "failure" of
-# one that does not fit; "peak_bytes" and "stored_bytes" of one that does.
-
-
-def tries_of(turns: Sequence[Turn]) -> list[Try]:
-    """The tries of a search."""
-    found = ((turn.figures, turn.seconds) for turn in turns)
-    return [Try(one["batch"], one["fits"], seconds, one.get("is_above_limit", False)) for one, seconds in found]
+# What a record's turns say.
 
 
 def boundary_of(record: Record, most: int, most_seconds: float) -> Boundary | None:
     """Where a record's search ended; None if nothing was tried."""
-    tries = tries_of(record.turns)
     if record.status != "ok":
-        return unfinished(tries) if tries else None
-    found = next_step(tries, most, most_seconds)
-    return found if isinstance(found, Boundary) else replace(unfinished(tries), ended_by="time")
+        return unfinished(record.turns) if record.turns else None
+    found = next_step(record.turns, most, most_seconds)
+    return found if isinstance(found, Boundary) else replace(unfinished(record.turns), ended_by="time")
 
 
 def refusal_of(record: Record, batch: int | None) -> Mapping[str, Any]:
@@ -207,7 +190,7 @@ def ending(record: Record, found: Boundary) -> str:
             "which is taken for want of memory"
         )
     if not found.is_steady:
-        answers = {(one.batch, one.fits) for one in tries_of(record.turns)}
+        answers = {(turn.figures["batch"], turn.figures["fits"]) for turn in record.turns}
         both = sorted(batch for batch, fits in answers if fits and (batch, False) in answers)
         said.append(f"batch {', '.join(map(str, both))} fitted once and another time did not")
     return "; ".join(said)

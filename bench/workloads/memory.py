@@ -172,7 +172,7 @@ class Memory(Workload):
 
     def _next_step(self, taken: Sequence[Turn]) -> int | Boundary:
         asked = self.options
-        return batch_search.next_step(batch_search.tries_of(taken), asked.max_batch, asked.max_seconds_per_search)
+        return batch_search.next_step(taken, asked.max_batch, asked.max_seconds_per_search)
 
     def _batch(self, taken: Sequence[Turn]) -> int:
         step = self._next_step(taken)

@@ -8,17 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.run.batch_search import BatchSearch, Boundary, Try, next_step, unfinished
+from bench.run.batch_search import BatchSearch, Boundary, next_step, unfinished
 from bench.run.record import Turn
 from bench.run.schedule import OpenCell, State
 from bench.spec import Candidate
 
 
+def tried(batch: int, fits: bool | None, seconds: float = 1.0, **figures: bool) -> Turn:
+    return Turn(0, figures={"batch": batch, "fits": fits, **figures}, seconds=seconds)
+
+
 def find(fits: Callable[[int], bool], most: int, most_tries: float = float("inf")) -> Boundary:
     """The whole search, each try of which takes a second."""
-    tries: list[Try] = []
+    tries: list[Turn] = []
     while not isinstance(step := next_step(tries, most, most_tries), Boundary):
-        tries.append(Try(step, fits(step), 1.0))
+        tries.append(tried(step, fits(step)))
     return step
 
 
@@ -103,16 +107,16 @@ def test_it_ends_whatever_is_answered_and_never_claims_more_than_it_saw(answers:
     [
         # Time ends the search before the next try.
         ([], 0, Boundary(0, None, "time", False, True)),
-        ([Try(1, True, 1.0), Try(2, True, 1.0), Try(4, True, 1.0)], 3, Boundary(4, None, "time", False, True)),
+        ([tried(1, True), tried(2, True), tried(4, True)], 3, Boundary(4, None, "time", False, True)),
         # A try that said neither is made once more.
-        ([Try(1, True, 1.0), Try(2, None, 1.0)], 99, 2),
-        ([Try(1, True, 1.0), Try(2, None, 1.0), Try(2, False, 1.0)], 99, 1),
-        ([Try(1, True, 1.0), Try(2, None, 1.0)], 2, Boundary(1, None, "time", False, True)),
+        ([tried(1, True), tried(2, None)], 99, 2),
+        ([tried(1, True), tried(2, None), tried(2, False)], 99, 1),
+        ([tried(1, True), tried(2, None)], 2, Boundary(1, None, "time", False, True)),
         # A loaded model above the limit leaves no batch.
-        ([Try(1, False, 1.0, is_above_limit=True)], 99, Boundary(0, None, "above-limit", True, True)),
+        ([tried(1, False, is_above_limit=True)], 99, Boundary(0, None, "above-limit", True, True)),
     ],
 )
-def test_what_follows_a_try(tries: list[Try], seconds: float, expected: int | Boundary) -> None:
+def test_what_follows_a_try(tries: list[Turn], seconds: float, expected: int | Boundary) -> None:
     assert next_step(tries, 64, seconds) == expected
 
 
@@ -120,12 +124,12 @@ def test_what_follows_a_try(tries: list[Try], seconds: float, expected: int | Bo
     ("tries", "expected"),
     [
         ([], Boundary(0, None, "failure", False, True)),
-        ([Try(1, True), Try(2, True), Try(4, None)], Boundary(2, None, "failure", False, True)),
-        ([Try(1, True), Try(2, False)], Boundary(1, 2, "failure", False, True)),
-        ([Try(4, True), Try(4, False)], Boundary(0, 4, "failure", False, False)),
+        ([tried(1, True), tried(2, True), tried(4, None)], Boundary(2, None, "failure", False, True)),
+        ([tried(1, True), tried(2, False)], Boundary(1, 2, "failure", False, True)),
+        ([tried(4, True), tried(4, False)], Boundary(0, 4, "failure", False, False)),
     ],
 )
-def test_a_failure_leaves_what_was_seen(tries: list[Try], expected: Boundary) -> None:
+def test_a_failure_leaves_what_was_seen(tries: list[Turn], expected: Boundary) -> None:
     assert unfinished(tries) == expected
 
 

@@ -129,7 +129,7 @@ def loaded(parameters: int, process: int, kind: str = "cpu", **more: int) -> Rec
 def searched(variant: str, largest: int, stored: float, failure: dict[str, Any] | None = None) -> Record:
     """A search up to `largest`: 90 MiB of peak and `stored` MiB of outputs for each sequence more."""
     turns: list[Turn] = []
-    while isinstance(step := batch_search.next_step(batch_search.tries_of(turns), 4096), int):
+    while isinstance(step := batch_search.next_step(turns, 4096), int):
         grown = {"peak_bytes": (1000 + 90 * step) * MIB, "stored_bytes": round((9 + stored * step) * MIB)}
         refused = {"reason": "no memory", "failure": failure or {}}
         fits = step <= largest
