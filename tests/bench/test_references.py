@@ -7,7 +7,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,31 +226,24 @@ def test_planted_faults_are_broken_and_the_module_itself_is_exact(model: str, ta
 
 
 GENERATION = "generation"
+SHAPES = (Shape(1, 8), Shape(2, 8))
 
 
 class Scripted:
-    """A worker that writes what it is asked for; `errors` may hold an error for an operation or a shape, once or always."""
+    """A worker that writes what it is asked for, and fails as the script of its `kept` says."""
 
-    started: ClassVar[list[tuple[str, str]]] = []
-    asked: ClassVar[list[dict[str, Any]]] = []
-    errors: ClassVar[dict[tuple[str, str], list[WorkerError]]] = {}
-    alive: ClassVar[dict[int, list[str]]] = {}
-    """What each process that is not ended was asked, by its number."""
-
-    def __init__(self, precision: str, device: str) -> None:
-        self.precision, self.is_killed = precision, False
-        self.number = len(Scripted.started)
-        Scripted.started.append((precision, device))
-        Scripted.alive[self.number] = []
+    def __init__(self, kept: Kept, precision: str, device: str) -> None:
+        self.kept, self.precision, self.log = kept, precision, list[str]()
+        kept.started.append((precision, device))
+        kept.alive.append(self)
 
     def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
-        assert not self.is_killed
+        assert self in self.kept.alive
         where, asked = message["op"], message.get("arguments")
-        Scripted.alive[self.number].append(f"{self.precision} {where}")
         if asked:
             where = GENERATION if "steps" in asked else f"{asked['plan']['batch']}×{asked['plan']['length']}"
-            Scripted.asked.append({"precision": self.precision, "where": where, **asked})
-        if errors := Scripted.errors.get((self.precision, where)):
+            self.kept.asked.append({"precision": self.precision, "where": where, **asked})
+        if errors := self.kept.errors.get((self.precision, where)):
             raise errors.pop(0) if len(errors) > 1 else errors[0]
         if asked:
             (Path(asked["folder"]) / "outputs.npz").write_text(self.precision)
@@ -258,29 +251,26 @@ class Scripted:
 
     def send(self, message: dict[str, Any]) -> None:
         self.sent = message
-        Scripted.alive[self.number].append(f"{self.precision} sent {message['op']}")
+        self.log.append(f"{self.precision} sent {message['op']}")
 
     def receive(self, timeout_seconds: float) -> dict[str, Any]:
         return self.request(self.sent, timeout_seconds)
 
     def kill(self) -> None:
-        self.is_killed = True
-        Scripted.alive.pop(self.number, None)
-
-
-@pytest.fixture
-def scripted() -> type[Scripted]:
-    for log in (Scripted.started, Scripted.asked, Scripted.errors, Scripted.alive):
-        log.clear()
-    return Scripted
+        if self in self.kept.alive:
+            self.kept.alive.remove(self)
 
 
 class Kept:
-    """References of a tiny decoder in a store of its own."""
+    """References of a tiny decoder in a store of its own, by scripted workers."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = ArtifactStore(folder)
-        self.said: list[str] = []
+        self.store, self.said = ArtifactStore(folder), list[str]()
+        self.started: list[tuple[str, str]] = []
+        self.asked: list[dict[str, Any]] = []
+        self.errors: dict[tuple[str, str], list[WorkerError]] = {}
+        """For an operation or a shape; the last of several stays."""
+        self.alive: list[Scripted] = []
         recipe = {"format": "checkpoint", "libraries": {"torch": "0"}}
         self.weights: Artifact = self.store.make(recipe, lambda folder: (folder / "weights").write_text("w") and {})
 
@@ -295,75 +285,57 @@ class Kept:
     ) -> References:
         source: ModelSource = resolve("gpt2-tiny", weights="random", task="lm", seed=seed)
         setting = Setting("cpu", threads, seed, False, source.vocab_size, False, tokenizer)
-        found = References(
-            setting,
-            self.store,
-            lambda precision, device, path, tf32: Scripted(precision, device),
-            60.0,
-            self.said.append,
-        )
+        found = References(setting, self.store, lambda *which: Scripted(self, *which[:2]), 60.0, self.said.append)
         wanted = {str(shape): Inputs(plan_of(source, shape.batch, shape.length, seed, cases)) for shape in SHAPES}
         wanted[GENERATION] = Inputs(plan_of(source, 1, 8, seed, cases), steps=steps)
         found.make(self.weights, precisions, wanted)
         return found
 
-
-SHAPES = (Shape(1, 8), Shape(2, 8))
-
-
-def asked(precision: str) -> list[str]:
-    return [entry["where"] for entry in Scripted.asked if entry["precision"] == precision]
+    def asked_of(self, precision: str) -> list[str]:
+        return [entry["where"] for entry in self.asked if entry["precision"] == precision]
 
 
-def lost(reason: str, status: Any = "failed") -> WorkerError:
-    return WorkerError(status, reason, is_gone=True)
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path)
+
+
+def lost(reason: str) -> WorkerError:
+    return WorkerError("failed", reason, is_gone=True)
 
 
 def test_one_worker_a_precision_computes_every_shape_and_what_is_kept_is_not_computed_again(
-    tmp_path: Path, scripted: type[Scripted]
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Kept(tmp_path)
-    made = kept.make(("bf16", "fp32"))
-    assert scripted.started == [("fp64", "cpu"), ("bf16", "cpu"), ("fp32", "cpu")]
-    assert [asked(precision) for precision in ("fp64", "bf16", "fp32")] == [["1×8", "2×8", "generation"]] * 3
-    reference, eager_error = made.pair("bf16", "2×8")
-    assert [(found.path / "outputs.npz").read_text() for found in (reference, eager_error)] == ["fp64", "bf16"]
-    assert kept.said[0] == "computing the float64 reference for 1×8, 2×8, generation"
-    again = kept.make(("bf16", "fp32"))
-    assert len(scripted.started) == 3
-    assert again.pair("fp32", GENERATION) == made.pair("fp32", GENERATION)
-
-
-def test_all_import_at_once_and_one_at_a_time_holds_the_weights(
-    tmp_path: Path, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
-    store = _Evaluation._store
+    """All import at once, and one at a time holds the weights. Generation is forced by the reference's tokens."""
+    seen, store = [], _Evaluation._store
 
     def look(self: _Evaluation, name: str, recipe: Any) -> None:
-        seen.append([list(log) for log in scripted.alive.values()])
+        seen.append([line for one in kept.alive for line in one.log])
         store(self, name, recipe)
 
     monkeypatch.setattr(_Evaluation, "_store", look)
-    Kept(tmp_path).make(("bf16", "fp32"))
-    assert seen[0] == [["fp64 sent hello"], ["bf16 sent hello"], ["fp32 sent hello"]]
-    assert seen[3] == [["bf16 sent hello"], ["fp32 sent hello"]]
-    assert scripted.alive == {}
+    made = kept.make(("bf16", "fp32"))
+    assert kept.started == [("fp64", "cpu"), ("bf16", "cpu"), ("fp32", "cpu")]
+    assert seen[0] == ["fp64 sent hello", "bf16 sent hello", "fp32 sent hello"]
+    assert seen[3] == ["bf16 sent hello", "fp32 sent hello"]
+    assert kept.alive == []
+    assert [kept.asked_of(one) for one in ("fp64", "bf16", "fp32")] == [["1×8", "2×8", GENERATION]] * 3
+    reference, eager_error = made.pair("bf16", "2×8")
+    assert [(found.path / "outputs.npz").read_text() for found in (reference, eager_error)] == ["fp64", "bf16"]
+    assert kept.said[0] == "computing the float64 reference for 1×8, 2×8, generation"
+    free, *forced = (entry for entry in kept.asked if entry["where"] == GENERATION)
+    assert (free["precision"], "forced_by" in free) == ("fp64", False)
+    path = made.found["fp64", GENERATION].path.resolve()
+    assert {(Path(one["forced_by"]), one["steps"]) for one in forced} == {(path, 2)}
+    again = kept.make(("bf16", "fp32"))
+    assert len(kept.started) == 3
+    assert again.pair("fp32", GENERATION) == made.pair("fp32", GENERATION)
 
 
-def test_generation_is_forced_by_the_reference_and_the_reference_by_nothing(
-    tmp_path: Path, scripted: type[Scripted]
-) -> None:
-    made = Kept(tmp_path).make()
-    free, forced = (entry for entry in scripted.asked if entry["where"] == GENERATION)
-    assert (free["precision"], "forced_by" in free, forced["precision"]) == ("fp64", False, "fp32")
-    assert Path(forced["forced_by"]) == made.found["fp64", GENERATION].path.resolve()
-    assert forced["steps"] == 2
-
-
-def test_nothing_is_computed_where_nothing_is_judged(tmp_path: Path, scripted: type[Scripted]) -> None:
-    made = Kept(tmp_path).make(())
-    assert scripted.started == []
+def test_nothing_is_computed_where_nothing_is_judged(kept: Kept) -> None:
+    made = kept.make(())
+    assert kept.started == []
     assert made.pair("fp32", "1×8") == "there is no reference: none was computed"
 
 
@@ -372,27 +344,22 @@ def test_nothing_is_computed_where_nothing_is_judged(tmp_path: Path, scripted: t
     [{"cases": ("random-full",)}, {"cases": ("random-full", "zipf-full")}, {"steps": 3}, {"seed": 1}, {"threads": 2}],
     ids=lambda value: str(next(iter(value.values()))),
 )
-def test_other_inputs_are_another_reference(tmp_path: Path, scripted: type[Scripted], changes: dict) -> None:
-    kept = Kept(tmp_path)
+def test_other_inputs_are_another_reference(kept: Kept, changes: dict) -> None:
     keys = {artifact.key for artifact in kept.make().found.values()}
     others = {artifact.key for artifact in kept.make(**changes).found.values()}
     assert len(keys) == len(others) == 6
     assert keys != others
 
 
-def test_a_damaged_reference_is_made_again_and_said_so(tmp_path: Path, scripted: type[Scripted]) -> None:
-    kept = Kept(tmp_path)
+def test_a_damaged_reference_is_made_again_and_said_so(kept: Kept) -> None:
     made = kept.make()
-    (made.found["fp64", "2×8"].path / "outputs.npz").write_text("fp46")
-    scripted.asked.clear()
-    again = kept.make()
-    assert (asked("fp64"), asked("fp32")) == (["2×8"], [])
+    for name in ("2×8", GENERATION):
+        (made.found["fp64", name].path / "outputs.npz").write_text("fp46")
+        kept.asked.clear()
+        made = kept.make()
+        assert (kept.asked_of("fp64"), kept.asked_of("fp32")) == ([name], [])  # eager's own was forced by the same
+        assert (made.found["fp64", name].path / "outputs.npz").read_text() == "fp64"
     assert any("is damaged (outputs.npz fails its checksum)" in line for line in kept.said)
-    (made.found["fp64", GENERATION].path / "outputs.npz").write_text("fp46")
-    scripted.asked.clear()
-    kept.make()
-    assert (asked("fp64"), asked("fp32")) == (["generation"], [])  # eager's own was forced by the same
-    assert (again.found["fp64", "2×8"].path / "outputs.npz").read_text() == "fp64"
 
 
 OOM = WorkerError("oom", "no memory left")
@@ -425,29 +392,28 @@ OOM = WorkerError("oom", "no memory left")
     ],
 )  # fmt: skip
 def test_what_a_lost_or_failing_worker_costs(
-    tmp_path: Path, scripted: type[Scripted], errors: Any, found: dict[tuple[str, str], str]
+    kept: Kept, errors: dict[tuple[str, str], list[WorkerError]], found: dict[tuple[str, str], str]
 ) -> None:
-    scripted.errors |= {where: list(each) for where, each in errors.items()}
-    kept = Kept(tmp_path)
+    kept.errors = {where: list(each) for where, each in errors.items()}
     made = kept.make(tuple(dict.fromkeys(precision for precision, _ in found)))
     for (precision, name), reason in found.items():
         pair = made.pair(precision, name)
         assert (pair if isinstance(pair, str) else "") == (reason and f"there is no reference: eager at {reason}")
-    assert scripted.alive == {}
+    assert kept.alive == []
     if ("fp32", "1×8") in errors:
-        assert scripted.started == [("fp64", "cpu"), *[("fp32", "cpu")] * 3]
+        assert kept.started == [("fp64", "cpu"), *[("fp32", "cpu")] * 3]
     was_lost = any("was lost (killed by SIGKILL); starting another" in line for line in kept.said)
     assert was_lost == any("SIGKILL" in one.reason for each in errors.values() for one in each)
 
 
-def test_the_users_mistake_is_told_as_one(tmp_path: Path, scripted: type[Scripted]) -> None:
-    scripted.errors["fp64", "load"] = [WorkerError("user", "the model is another's")]
+def test_the_users_mistake_is_told_as_one(kept: Kept) -> None:
+    kept.errors["fp64", "load"] = [WorkerError("user", "the model is another's")]
     with pytest.raises(UserError, match="the model is another's"):
-        Kept(tmp_path).make()
-    assert scripted.alive == {}
+        kept.make()
+    assert kept.alive == []
 
 
-def test_texts_are_sent_as_ids_one_for_each_row(tmp_path: Path, scripted: type[Scripted]) -> None:
+def test_texts_are_sent_as_ids_one_for_each_row(tmp_path: Path, kept: Kept) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     def save(words: list[str]) -> None:
@@ -457,9 +423,9 @@ def test_texts_are_sent_as_ids_one_for_each_row(tmp_path: Path, scripted: type[S
 
     file = tmp_path / "tokenizer.json"
     save(["?", "the", "a", "of", "for"])
-    kept, cases = Kept(tmp_path), ("random-full", "text-full")
+    cases = ("random-full", "text-full")
     keys = {artifact.key for artifact in kept.make(cases=cases, tokenizer=file).found.values()}
-    texts = {entry["where"]: entry["texts"] for entry in scripted.asked if entry["where"] != GENERATION}
+    texts = {entry["where"]: entry["texts"] for entry in kept.asked if entry["where"] != GENERATION}
     assert {shape: [len(row) for row in rows] for shape, rows in texts.items()} == {"1×8": [8], "2×8": [8, 8]}
     assert max(max(row) for rows in texts.values() for row in rows) <= 4
     save(["the", "?", "a", "of", "for"])
