@@ -131,11 +131,8 @@ class Packed:
             "largest": positions.index(max(positions)),
             "smallest": positions.index(min(positions)),
         }
-        found: dict[str, int] = {}
-        for name, place in places.items():
-            if place not in found.values():
-                found[name] = place
-        return found
+        first = {place: name for name, place in reversed(places.items())}
+        return {name: place for name, place in places.items() if first[place] == name}
 
 
 @lru_cache(maxsize=64)

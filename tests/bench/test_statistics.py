@@ -123,21 +123,18 @@ def test_the_interval_of_a_median_holds_it_and_lies_within_the_samples_from_six_
         assert interval.high <= max(samples)
 
 
-@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=30))
-def test_the_interval_of_a_ratio_holds_it_and_repeats_itself(ratios: list[float]) -> None:
-    interval = ratio_interval(ratios)
+@given(st.lists(st.floats(0.1, 10), min_size=2, max_size=20), st.floats(0.01, 100))
+def test_the_interval_of_a_ratio_holds_it_repeats_itself_and_by_ranks_scales(
+    ratios: list[float], factor: float
+) -> None:
+    interval, scaled = ratio_interval(ratios), ratio_interval([ratio * factor for ratio in ratios])
     assert interval is not None
+    assert scaled is not None
     assert median(ratios) in interval
     assert interval == ratio_interval(ratios)
-
-
-@given(st.lists(st.floats(0.1, 10), min_size=8, max_size=20), st.floats(0.01, 100))
-def test_an_interval_by_ranks_scales_with_its_values(values: list[float], factor: float) -> None:
-    plain, scaled = ratio_interval(values, 0.99), ratio_interval([value * factor for value in values], 0.99)
-    assert plain is not None and scaled is not None
-    assert (scaled.low, scaled.high) == (plain.low * factor, plain.high * factor)
-    assert plain.low in values
-    assert plain.low <= median(values) <= plain.high
+    if len(ratios) >= 8:
+        assert (scaled.low, scaled.high) == (interval.low * factor, interval.high * factor)
+        assert interval.low in ratios
 
 
 @pytest.mark.parametrize("count", [3, 5, 7, 8, 10, 20])
