@@ -137,10 +137,8 @@ class Packed:
 
 @lru_cache(maxsize=64)
 def pack(lengths: tuple[int, ...], packing: Packing, multiple: int, most: int | None, seed: int) -> Packed:
-    """A corpus of `lengths` (tokens) in batches; their lengths are rounded up to a `multiple`, within `most`.
-
-    Sorted is longest first, so that a packing that does not fit into memory fails at once. Bucketed draws sentences and
-    then batches of the same bucket in seeded order.
+    """A corpus of `lengths` (tokens) in batches; their lengths are rounded up to a `multiple`, within `most`. Sorted is
+    longest first, so that what does not fit fails at once; bucketed batches come in seeded order.
     """
     places = list(range(len(lengths)))
     groups = [places]

@@ -131,11 +131,9 @@ def outliers(samples: Sequence[float]) -> list[Outlier]:
 
 
 def median_interval(rounds: Sequence[Sequence[float]], confidence: float = MEDIAN_CONFIDENCE) -> Interval | None:
-    """Interval of a cell's median from its rounds' medians; None with fewer than two rounds.
-
-    From 6 rounds on by order statistics, which assume nothing of the distribution (David and
-    Nagaraja, Order Statistics, 7.1); below that Student's t over logarithms, wide as it must be.
-    It always holds the median of all samples.
+    """Interval of a cell's median from its rounds' medians, by order statistics from 6 rounds on (David and Nagaraja,
+    Order Statistics, 7.1), below by Student's t over logarithms; it holds the median of all samples. None below two
+    rounds.
     """
     medians = [median(round_) for round_ in rounds if round_]
     return _interval(medians, confidence, median(pooled(rounds)), 2) if medians else None
@@ -201,10 +199,10 @@ def round_ratios(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[f
 
 
 def ratio_within_rounds(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Ratio | None:
-    """How many times faster `other` is than `baseline`: median of the rounds' ratios with its interval.
+    """How many times faster `other` is than `baseline`: median of the rounds' ratios with its interval; None without
+    rounds.
 
-    None without rounds. A drift of the machine that is slow against a round hits both alike and
-    cancels; a stall of one turn widens the interval.
+    A drift that is slow against a round hits both alike and cancels; a stall of one turn widens the interval.
     """
     ratios = round_ratios(baseline, other)
     return Ratio(median(ratios), ratio_interval(ratios), len(ratios)) if ratios else None
@@ -235,10 +233,8 @@ def pooled(rounds: Sequence[Sequence[float]]) -> list[float]:
 
 
 def is_stable(durations: Sequence[float], tolerance: float = 0.05) -> bool:
-    """True where the first half of a window of calls does not differ from its second half.
-
-    Their medians are within `tolerance`, or the halves' quartiles overlap, so that what differs is
-    noise. A window of fewer than 4 calls shows nothing. (The rule of pyperf's warm-up calibration.)
+    """True if the medians of both halves of a window of 4 or more calls are within `tolerance`, or their quartiles
+    overlap, so that what differs is noise (the rule of pyperf's warm-up calibration).
     """
     if len(durations) < 4:
         return False
@@ -250,10 +246,8 @@ def is_stable(durations: Sequence[float], tolerance: float = 0.05) -> bool:
 
 
 def drift(rounds: Sequence[Sequence[float]]) -> float | None:
-    """Change of the rounds' medians from first to last as a share of their median; None where there is no trend.
-
-    The slope is Theil and Sen's, and a trend is one by the Mann-Kendall test at 1 %; fewer than 6
-    rounds cannot show one at that level.
+    """Change of the rounds' medians from first to last (slope by Theil and Sen) as a share of their median; None below
+    6 rounds, and where the Mann-Kendall test shows no trend at 1 %.
     """
     medians = [median(round_) for round_ in rounds if round_]
     count = len(medians)

@@ -70,9 +70,8 @@ class _GenerationBench(_Workbench):
         return self.backend_class.spec.generation_format or self.backend_class.spec.format
 
     def _ids(self, rows: int, prompt: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids of prompt and what follows, and their mask: every row but the first is padded on the left, by its number.
-
-        Both int64 [rows, prompt + STEPS].
+        """Ids of prompt and what follows, and their mask, both int64 [rows, prompt + STEPS]: every row but the first is
+        padded on the left, by its number.
         """
         import torch
 

@@ -50,11 +50,9 @@ class Boundary:
 
 
 def next_step(tries: Sequence[Turn], most: int, most_seconds: float = float("inf")) -> int | Boundary:
-    """The batch to try after `tries`, or where the search has ended.
-
-    Batches 1 to `most` are searched for the largest that fits, which is taken to be monotone and then checked: they
-    are doubled until one does not fit, the gap is halved until it is 1, and both its ends are tried again. If the lower
-    end does not fit again, the search goes on below it. No batch is tried once tries took `most_seconds`.
+    """The batch to try after `tries`, or where the search ended, within `most_seconds`: batches up to `most` are
+    doubled until one does not fit, the gap is halved until it is 1, and both its ends are tried again; if the lower one
+    does not fit then, the search goes on below it.
     """
     if any(one.figures.get("is_above_limit") for one in tries):
         return Boundary(0, None, "above-limit", True, True)
@@ -126,10 +124,7 @@ class BatchSearch(Schedule):
 
 
 def ran_out(error: WorkerError) -> bool:
-    """True if memory ran out: the runtime said so, the kernel killed the worker for it, or its last words say it.
-
-    Below a limit some libraries end the process when they get no memory.
-    """
+    """True if memory ran out, as the runtime, the kernel or the last words of a library say that ended the process."""
     from backends.base import parse_out_of_memory
 
     words = " ".join(error.details.get("stderr", []))
@@ -154,9 +149,8 @@ def refusal_of(record: Record, batch: int | None) -> Mapping[str, Any]:
 
 
 def bytes_per_sequence(record: Record, name: str) -> float | None:
-    """Bytes by which a figure of the tries grows for one sequence more; None if that is not known.
-
-    Between the largest batch and the one next to its half, so that what does not grow cancels.
+    """Bytes by which a figure of the tries grows for one sequence more, between the largest batch and the one next to
+    its half, so that what does not grow cancels; None if that is not known.
     """
     fitted = [turn.figures for turn in record.turns if turn.figures.get("fits") and name in turn.figures]
     found = {one["batch"]: one[name] for one in fitted}

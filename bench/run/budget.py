@@ -126,10 +126,8 @@ def choose(
 
 
 def _spread(seconds: Mapping[Shape, float]) -> list[Shape]:
-    """Shapes with the grid's ends first, cheapest first, then always the one farthest from those before it.
-
-    Distance is in steps of the grid: by rank among its batches and among its lengths, each over its number. Of those
-    equally far the one in the emptiest neighbourhood is next.
+    """Shapes with the grid's ends first, cheapest first, then always the one farthest from those before it, by rank
+    among batches and lengths; of those equally far the one in the emptiest neighbourhood.
     """
     batches, lengths = sorted({shape.batch for shape in seconds}), sorted({shape.length for shape in seconds})
     ends = {

@@ -28,9 +28,8 @@ def call_seconds(source: ModelSource, options: CommonOptions, peaks: Peaks | Non
 
 
 def cell_seconds(call_seconds: float, warmup_seconds: float, least_rounds: int, most_seconds: float) -> float:
-    """Rough seconds of one cell whose figures become precise only at its ceiling of `most_seconds`.
-
-    That is what a budget has to reckon with: on a machine that others use too, hardly any cell ends before.
+    """Rough seconds of one cell whose figures become precise only at its ceiling of `most_seconds`, as hardly any cell
+    ends before on a machine that others use too.
     """
     turns = max(most_seconds, least_rounds * (call_seconds + SECONDS_BESIDE_A_TURN))
     return 6 * call_seconds + warmup_seconds + turns

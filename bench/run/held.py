@@ -25,9 +25,8 @@ def unread_bytes(run: Run, record: Record) -> int:
 
 
 def context_bytes(run: Run, record: Record) -> int | None:
-    """What the process holds beside the allocator's reserve and the mapped weights: the runtime's own.
-
-    On the CPU interpreter, libraries and what they map; on a GPU its context and kernels.
+    """What the process holds beside the allocator's reserve and the mapped weights: interpreter and libraries, or on a
+    GPU its context and kernels.
     """
     process, reserved = run.process_bytes(record), loaded(record, "reserved_bytes")
     if process is None or reserved is None:

@@ -133,11 +133,10 @@ class Preparation:
     # Artifacts and references.
 
     def make(self, points: Sequence[Point]) -> None:
-        """Bring checkpoint, artifacts and the references of `points` into the store, each verified; artifacts that are
-        at hand stay.
+        """Bring checkpoint, artifacts that are not at hand and the references of `points` into the store, each
+        verified.
 
-        Raises UserError for a model that cannot be had or a length beyond its positions, and BenchError if the store
-        cannot be written.
+        Raises UserError for a model that cannot be had or a length beyond its positions, and BenchError for the store.
         """
         if not self._with_formats():
             return
@@ -177,9 +176,8 @@ class Preparation:
         return {}
 
     def peaks(self, again: bool = False) -> Peaks | None:
-        """What this machine can do at most, measured if it is not known, or `again`.
-
-        None if nothing is held against it, and if it could not be measured, which is said.
+        """What this machine can do at most, measured if it is not known, or `again`; None if nothing is held against
+        it, and if it could not be measured, which is said.
         """
         options = self.options
         precisions = {options.computed_in(one.precision) for one in self.artifacts if self.computes(one)}

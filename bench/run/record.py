@@ -139,9 +139,8 @@ class Record:
         return conditions.summary([turn.conditions for turn in self.turns if turn.conditions])
 
     def percentile(self, rank: int) -> float | None:
-        """Nanoseconds of the `rank`-th percentile of single calls.
-
-        None if samples are too few for it, or are means of several calls, whose tail is not that of calls.
+        """Nanoseconds of the `rank`-th percentile of single calls; None if samples are too few, or means of several
+        calls.
         """
         return statistics.percentile(self.samples, rank) if self.once.calls_per_sample == 1 else None
 
@@ -261,9 +260,8 @@ class Run:
         return self.record(record.point, self.baseline_candidate)
 
     def ratio(self, record: Record) -> statistics.Ratio | None:
-        """Times faster than the baseline, within rounds, with its interval and verdict.
-
-        None unless both cells are comparable, or both compute nothing.
+        """Times faster than the baseline, within rounds; None unless both cells are comparable, or both compute
+        nothing.
         """
         baseline = self.baseline(record)
         if baseline is None or not self.may_compare(baseline, record):
@@ -304,9 +302,8 @@ class Run:
         return self._peaks[id(noted)]
 
     def floor(self, record: Record) -> Floor | None:
-        """The roofline: the least time on this machine of one call, or of what else the workload bounds by it.
-
-        None if operations or peaks are not known, or if the peaks were only ever measured beside other work.
+        """The roofline: the least time on this machine of what the workload bounds by it; None if operations or
+        undisturbed peaks are not known.
         """
         computed_in = self.options.computed_in(record.candidate.precision)
         peaks = self.peaks
@@ -340,20 +337,15 @@ class Run:
         return loaded.get("device_process_bytes" if self.options.kind == "cuda" else "process_bytes")
 
     def peak_bytes(self, record: Record) -> int | None:
-        """The most that was held during one call: by the allocator of a device with memory of its own, else resident.
-
-        None on a GPU whose allocator does not say: the host's figure would stand for another memory.
-        """
+        """The most that was held during one call: by the GPU's allocator, None if that does not say; else resident."""
         peak: dict[str, int] = record.memory.get("peak", {})
         if self.options.kind == "cuda":
             return peak.get("peak_allocated_bytes", peak.get("peak_reserved_bytes"))
         return peak.get("peak_process_bytes")
 
     def most_held_bytes(self, record: Record) -> int | None:
-        """The most that the process held, loaded or during one call: resident, or on a GPU there.
-
-        On a GPU that is what the driver says behind a call; without that, the larger of the loaded process and the
-        allocator's peak, and None if nothing says the peak.
+        """The most that the process held, loaded or during one call: resident, or on a GPU what the driver says, else
+        the larger of the loaded process and the allocator's peak; None if nothing says the peak.
         """
         peak: dict[str, int] = record.memory.get("peak", {})
         of_driver = peak.get("peak_device_process_bytes") if self.options.kind == "cuda" else None
@@ -383,9 +375,8 @@ class Run:
 
 
 def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
-    """How many times faster `other` is than `one`: within rounds, or of medians apart if nothing pairs them.
-
-    Turns are paired at one point, and if no candidate was measured apart.
+    """How many times faster `other` is than `one`: within rounds at one point, or of medians if they were measured
+    apart.
     """
     if one.point != other.point or not (one.is_interleaved and other.is_interleaved):
         return statistics.ratio_of_runs(one.rounds, other.rounds)

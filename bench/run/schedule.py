@@ -70,9 +70,8 @@ class Schedule(Protocol):
     """An order of turns."""
 
     def next_turns(self, state: State) -> Sequence[tuple[Point, Candidate]]:
-        """The cells that take a turn next, in the order of the candidates; the driver shuffles them. Empty: done.
-
-        Cells may go back to earlier points as long as they are open.
+        """The cells that take a turn next, in the order of the candidates, as long as they are open; the driver
+        shuffles them. Empty: done.
         """
 
     def is_open(self, state: State, point: Point, candidate: Candidate) -> bool:

@@ -62,9 +62,8 @@ def bracket(trials: Sequence[Trial]) -> Found:
 
 
 def next_rate(trials: Sequence[Trial], first: float, requests: int) -> float | None:
-    """The rate to try next, each with so many `requests`, or None when the search has ended.
-
-    From `first` doubled or halved until one rate keeps and one misses, then the geometric mean of the two.
+    """The rate to try next with so many `requests`, or None when the search has ended: from `first` doubled or halved
+    until one rate keeps and one misses, then the geometric mean of the two.
     """
     if not trials:
         return first
@@ -83,10 +82,8 @@ def next_rate(trials: Sequence[Trial], first: float, requests: int) -> float | N
 
 @dataclass(frozen=True)
 class RateSearch(Schedule):
-    """A schedule: the rate that was asked for in several slices, then each candidate's search, one slice a rate.
-
-    `trial` says what a record is evidence of, given the candidate's records before it; `point` makes the point of a
-    step (0 for the rate that was asked for) at a rate.
+    """A schedule: the rate that was asked for in several slices, then each candidate's search, one slice a rate;
+    `point` makes the point of a step (0 for the rate that was asked for) at a rate.
     """
 
     rate: float

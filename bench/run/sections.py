@@ -225,9 +225,8 @@ def start_seconds(record: Record) -> float | None:
 
 
 def paid_back(extra_seconds: float, saved_ms: float, nouns: tuple[str, str]) -> tuple[str, float]:
-    """After how many calls a start that took `extra_seconds` more is paid back, each call saving `saved_ms`.
-
-    As words with one of `nouns` (one call, several), and as a number to sort by.
+    """After how many calls a start that took `extra_seconds` more is paid back, each call saving `saved_ms`: as words
+    with one of `nouns` (one call, several), and as a number to sort by.
     """
     if saved_ms > 0:
         return ("at once", 0.0) if extra_seconds <= 0 else _calls(extra_seconds / saved_ms * 1e3, nouns)

@@ -63,10 +63,8 @@ def _of_samples(record: Record) -> Iterator[str]:
 
 
 def of_placement(facts: Mapping[str, Any]) -> Iterator[str]:
-    """What runs on the host in a run on a GPU, and what is copied for it.
-
-    ONNX Runtime leaves arithmetic on shapes to the CPU provider on purpose; but it may copy an input for such a node
-    without a copy in the graph, so nodes are named whether copies were seen or not.
+    """What runs on the host in a run on a GPU, and what is copied for it. Nodes are named whether copies were seen or
+    not, as ONNX Runtime may copy an input without a copy in the graph.
     """
     nodes, copies = facts.get("nodes_on_cpu"), facts.get("copies_inserted")
     if nodes:

@@ -258,10 +258,8 @@ class Workload(ABC):
 
 
 def exit_code_of(records: Sequence[Record]) -> int:
-    """3 if something is broken, 0 if all that was measured is equivalent or better, else 1.
-
-    Cells that the machine or the runtime cannot do (unsupported, oom, skipped) are findings and not failures, as long
-    as some cell was measured.
+    """3 if something is broken, 0 if all that was measured is equivalent or better, else 1; cells that the machine or
+    the runtime cannot do are findings and not failures, as long as some cell was measured.
     """
     if any(record.verdict == "broken" for record in records):
         return 3
