@@ -13,7 +13,7 @@ from typing import Any
 from bench import machine
 from bench.errors import Say, UserError
 from bench.options import CommonOptions
-from bench.process.environments.asking import changed_versions, environments_of
+from bench.process.environments.asking import changed_versions
 from bench.process.environments.stored import parse_pythons, settle_candidates
 from bench.run.budget import Budget, budget_of
 from bench.run.driver import Driver
@@ -51,11 +51,11 @@ def measure(
         source = source_of(options, store, listener.say, model, make_inputs)
         options = workload.settle(replace(options, model=source.name, task=source.task), source)
         run = _planned(workload(options), source, candidates)
-        environments_of(candidates, options.kind, parse_pythons(options.python), store.root, dict.fromkeys(candidates))
+        prepared = Preparation(run, source, store, listener.say)
         with sole_writer(store, run):
             file = RunFile(run)
             file.create()
-            return _measure(run, source, store, listener, file, began)
+            return _measure(run, prepared, listener, file, began)
 
 
 def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: Listener | None = None) -> Run:
@@ -75,10 +75,11 @@ def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: L
             source = _same_source(run, store, listener)
             run.workload.check_unchanged(source)
             _check_unchanged(run, store)
+            prepared = Preparation(run, source, store, listener.say)
             run.is_complete = False
             file = RunFile(run)
             file.go_on()
-            return _measure(run, source, store, listener, file, began - run.notes.get("spent_seconds", 0.0))
+            return _measure(run, prepared, listener, file, began - run.notes.get("spent_seconds", 0.0))
 
 
 def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None = None) -> Run:
@@ -99,13 +100,10 @@ def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None 
     return run
 
 
-def _measure(
-    run: Run, source: ModelSource, store: ArtifactStore, listener: Listener, file: RunFile, began: float
-) -> Run:
+def _measure(run: Run, prepared: Preparation, listener: Listener, file: RunFile, began: float) -> Run:
     """Prepare, drive the workers, and seal the file however that ends."""
     try:
-        prepared = Preparation(run, source, store, listener.say)
-        budget = budget_of(run, source, file, listener.say)
+        budget = budget_of(run, prepared.source, file, listener.say)
         listener.plan(run, prepared)
         prepared.make(budget.first(run.workload))
         file.note("artifacts", prepared.what_was_loaded())
