@@ -10,7 +10,6 @@ import pytest
 
 from bench.diff import compare_runs
 from bench.errors import UserError
-from bench.report import console, documents
 from bench.run import doubling
 from bench.run.experiment import resume
 from bench.run.file import read_run
@@ -102,9 +101,9 @@ def test_those_that_run_apart_end_on_their_own_and_an_ending_stands_for_all_larg
             "length 128: onnx at batch 4, 300 sequences/s",
         ),
         (
-            {EAGER: {1: 100, 2: 200}, ONNX: {1: 101, 2: 201}},
+            {EAGER: {1: 100, 2: 200}, ONNX: {1: 101, 2: 201, 4: "beyond the last doubling: a reason"}},
             [("128", "eager", "2", "200", "10.00", "2"), ("", "onnx", "2", "201", "9.95", "2")],
-            "length 128: onnx at batch 2, 201 sequences/s (tie with eager at batch 2)",
+            "length 128: onnx at batch 2, 201 sequences/s (tie with eager at batch 2); ended, as a reason",
         ),
     ],
 )
@@ -114,24 +113,6 @@ def test_the_best_batch_is_the_smallest_that_no_larger_one_exceeds_by_the_gain(
     found = doubling.best_batches(run_of(speeds))
     assert found.table is not None
     assert (list(found.table.rows), found.items) == (rows, [item])
-
-
-def test_reports_say_the_best_batch_and_leave_the_rest_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    run = run_of({EAGER: {1: 100, 2: 150, 4: 153}, ONNX: {1: 1000, 2: 2000, 4: None}})
-    reason = ended(run, 8)
-    run.records += [record(who, batch, reason) for batch in doubling.BATCHES[3:] for who in run.candidates]
-    text, markdown = console.render(run), documents.as_markdown(run)
-    assert max(map(len, text.splitlines())) <= 80
-    words = " ".join(text.split())
-    for said in (
-        "Best batch of each length", "128 eager 2 150 13.33 4", "onnx 2 2,000 1.00 2", "onnx at 4×128: oom: no memory",
-        "length 128: onnx at batch 2, 2,000 sequences/s; ended, as throughput gained under 5%",
-    ):  # fmt: skip
-        assert said in words
-    assert "- length 128: onnx at batch 2, 2,000 sequences/s; ended, as" in markdown
-    assert not any(gone in text + markdown for gone in ("beyond", "1024"))
-    assert len(documents.as_csv(run).splitlines()) == 1 + 2 * len(doubling.BATCHES)  # every planned cell
 
 
 def test_a_shorter_doubling_is_no_regression() -> None:
