@@ -207,11 +207,7 @@ def columns(boundary: Callable[[Run, Record], Boundary | None]) -> tuple[Column,
     """Columns of a search; `boundary` says where that of a record ended, or None if nothing was tried."""
 
     def of(name: str, value: Callable[[Record, Boundary], Any], about: str = "") -> Column:
-        def found(run: Run, record: Record) -> Any:
-            ended = boundary(run, record)
-            return None if ended is None else value(record, ended)
-
-        return Column(name, found, help=about)
+        return Column(name, lambda run, one: value(one, found) if (found := boundary(run, one)) else None, help=about)
 
     return (
         of("taken_bytes", lambda record, found: taken_bytes(record), "of the limit, by the loaded model"),

@@ -219,11 +219,7 @@ def ratio_columns(
     """A ratio's middle, the ends of its interval and its verdict, each name with `suffix`."""
 
     def of(value: Callable[[statistics.Ratio], Any]) -> Callable[[Run, Record], Any]:
-        def found(run: Run, record: Record) -> Any:
-            ratio = ratio_of(run, record) if record.samples else None
-            return None if ratio is None else value(ratio)
-
-        return found
+        return lambda run, record: value(found) if record.samples and (found := ratio_of(run, record)) else None
 
     return (
         Column(

@@ -255,9 +255,8 @@ class Driver:
 
     def _judge(self, point: Point, candidate: Candidate) -> None:
         """Have a cell's outputs compared with its references, and close it."""
-        options, references = self.run.options, self.prepared.references
-        tolerance = tolerance_of(candidate.precision, tf32=options.tf32)
-        units, missing = {}, ""
+        tolerance = tolerance_of(candidate.precision, tf32=self.run.options.tf32)
+        units, missing, computes = {}, "", self.prepared.computes(candidate)
         cases = self.workload.cases(point, self.prepared.source)
         if self.workload.fresh_process and not cases:  # its process may be gone, and there is nothing to ask it for
             self._close(point, candidate, None)
@@ -265,9 +264,7 @@ class Driver:
             return
         for name, inputs in cases.items():
             units[name] = inputs.request()
-            pair = references.pair(candidate.precision, name)
-            if not self.prepared.computes(candidate):
-                continue
+            pair = self.prepared.references.pair(candidate.precision, name) if computes else ""
             if isinstance(pair, str):
                 missing = missing or pair
             else:
@@ -282,7 +279,7 @@ class Driver:
             self._fail(point, candidate, error)
             return
         parity: dict[str, Any] = {}
-        if self.prepared.computes(candidate) and units:
+        if computes and units:
             is_unjudged = {"verdict": "unjudged", "reason": missing}
             parity = is_unjudged if missing else self.workload.parity(reply, tolerance)
             parity = of_original(parity) if candidate.is_original else parity
