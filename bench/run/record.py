@@ -268,11 +268,6 @@ class Run:
             return None
         return ratio_between(baseline, record)
 
-    def speedup(self, record: Record) -> float | None:
-        """The ratio's middle; None if there is no ratio, or if its interval is too wide to have a middle."""
-        ratio = self.ratio(record)
-        return None if ratio is None or is_unsteady(ratio) else ratio.value
-
     def unsteadiness(self, record: Record) -> float | None:
         """High end of the ratio's interval over its low end, if that is too much to show a speed-up; else None."""
         ratio = self.ratio(record)

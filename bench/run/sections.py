@@ -25,10 +25,11 @@ def fastest_at(run: Run, point: Any, records: Sequence[Record]) -> Section:
     found = lead(run, point, records)
     if found.winner is None or found.runner_up is None:
         return Section("")
-    baseline, speedup = run.baseline_candidate, run.speedup(found.winner)
+    baseline, ratio = run.baseline_candidate, run.ratio(found.winner)
     line = f"fastest: {run.name(found.winner.candidate)}"
-    if speedup is not None and baseline not in [one.candidate for one in (found.winner, *found.ties)]:
-        line += f", {speedup:.2f}× {baseline.label}"
+    is_told_apart = baseline not in [one.candidate for one in (found.winner, *found.ties)]
+    if is_told_apart and ratio is not None and not is_unsteady(ratio):
+        line += f", {ratio.value:.2f}× {baseline.label}"
     if found.ties:
         line += f" (tie with {', '.join(run.name(record.candidate) for record in found.ties)})"
     return Section("", (line,), style="green", point=point)
