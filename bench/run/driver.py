@@ -10,21 +10,21 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from bench import machine
 from bench.columns import count
 from bench.errors import BenchError
-from bench.machine import conditions
+from bench.machine import capacity, conditions
 from bench.machine.conditions import Snapshot
 from bench.parity.verdict import of_original, tolerance_of
 from bench.process.channel import WorkerError
 from bench.process.pool import Pool
 from bench.run.budget import Budget
 from bench.run.file import RunFile
-from bench.run.foresight import foreseen
 from bench.run.listener import Listener
 from bench.run.preparation import Preparation
 from bench.run.record import Once, Point, Record, Run, Turn
 from bench.run.schedule import OpenCell, Schedule, State
-from bench.spec import Candidate
+from bench.spec import Candidate, Shape
 
 #: Pause before a turn: ONNX Runtime's idle threads were seen to spin for up to 50 ms after a call.
 REST_SECONDS = 0.06
@@ -167,7 +167,27 @@ class Driver:
         deferred = (at for (at, who), cell in self.state.open.items() if who == candidate and cell.is_deferred)
         if any(self.workload.is_larger(point, smaller) for smaller in deferred):
             return WorkerError("oom", "a smaller cell ran out of memory beside the others")
-        return foreseen(self.run, self.pool, point, candidate)
+        return self._foreseen(point, candidate)
+
+    def _foreseen(self, point: Point, candidate: Candidate) -> WorkerError | None:
+        """Why a cell would exceed the host's memory, as far as its peaks at smaller shapes foretell it: "skipped" if it
+        would even alone, "oom" if it would beside the others. A GPU's allocator refuses at once and harms nobody; the
+        host's kernel first takes the memory of everything else, and may swap for hours.
+        """
+        shape, peaks = self.workload.shape_of(point), dict[Shape, int]()
+        if self.run.options.kind != "cpu" or shape is None:
+            return None
+        for record in self.run.records:
+            peak = record.memory.get("peak", {}).get("peak_process_bytes")
+            if record.candidate == candidate and peak and (of_point := self.workload.shape_of(record.point)):
+                peaks[of_point] = peak
+        held = {who: self.pool.memory.get(who, {}).get("process_bytes", 0) for who in self.pool.loaded}
+        free = machine.available_memory_bytes()
+        if reason := capacity.refusal(peaks, shape, free + sum(held.values())):
+            return WorkerError("skipped", reason)
+        if reason := capacity.refusal(peaks, shape, free + held.get(candidate, 0)):
+            return WorkerError("oom", reason)
+        return None
 
     def _begin(self, point: Point, candidate: Candidate) -> None:
         begun = self.begun.setdefault(candidate, {})
