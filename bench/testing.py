@@ -220,7 +220,7 @@ class _Workbench:
         return found
 
     def _check_verdict(
-        self, passing: Sequence[str], at: str, found: Mapping[str, Array], references: Sequence[Any], mask: Array
+        self, passing: Sequence[str], at: str, found: dict[str, Array], references: Sequence[Any], mask: Array
     ) -> None:
         """Judge what was `found` by what the reference and eager gave; raise for a verdict that does not pass."""
         from bench.parity import metrics, verdict
