@@ -25,6 +25,12 @@ class Lead:
         """The fastest by its median; None if no time means something there."""
         return min(self.rivals, key=lambda record: statistics.median(record.samples), default=None)
 
+    @property
+    def record(self) -> Record:
+        """The winner, where two or more compare."""
+        assert self.winner is not None
+        return self.winner
+
     @cached_property
     def runner_up(self) -> Record | None:
         """The next fastest; None if there is no other."""
@@ -80,6 +86,12 @@ def lead(run: Run, point: Any, records: Sequence[Record]) -> Lead:
     """The fastest of `records`."""
     sound = (one for one in records if one.is_comparable and one.is_judged and not run.is_implausible(one))
     return Lead(point, tuple(one for one in sound if one.samples))
+
+
+def winner(run: Run, records: Sequence[Record]) -> Lead | None:
+    """The fastest of `records` and who ties with it; None if fewer than two can be compared."""
+    found = lead(run, None, records)
+    return None if found.runner_up is None else found
 
 
 def leads(run: Run) -> list[Lead]:

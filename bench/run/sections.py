@@ -10,7 +10,7 @@ from bench import statistics
 from bench.columns import DASH, Column, Section, Table, factor, milliseconds, percent
 from bench.run import warnings
 from bench.run.leads import iter_points as iter_points
-from bench.run.leads import lead
+from bench.run.leads import winner as winner
 from bench.run.record import Record, Run, is_unsteady
 
 MIB = 2**20
@@ -22,12 +22,11 @@ KINDS = {"naive": "naive (wrong)"}
 
 def fastest_at(run: Run, point: Any, records: Sequence[Record]) -> Section:
     """The winner of one point: who is fastest, by how much, or with whom it ties."""
-    found = lead(run, point, records)
-    if found.winner is None or found.runner_up is None:
+    if (found := winner(run, records)) is None:
         return Section("")
-    baseline, ratio = run.baseline_candidate, run.ratio(found.winner)
-    line = f"fastest: {run.name(found.winner.candidate)}"
-    is_told_apart = baseline not in [one.candidate for one in (found.winner, *found.ties)]
+    baseline, ratio = run.baseline_candidate, run.ratio(found.record)
+    line = f"fastest: {run.name(found.record.candidate)}"
+    is_told_apart = baseline not in [one.candidate for one in (found.record, *found.ties)]
     if is_told_apart and ratio is not None and not is_unsteady(ratio):
         line += f", {ratio.value:.2f}× {baseline.label}"
     if found.ties:

@@ -10,7 +10,7 @@ from bench import statistics
 from bench.columns import DASH, Section, Table, factor
 from bench.errors import UserError
 from bench.packing import UNSORTED, Packing
-from bench.run import columns, leads
+from bench.run import columns, sections
 from bench.run.record import WALL, Record, Run, Turn, is_unsteady, ratio_between
 from bench.spec import Candidate
 
@@ -154,10 +154,10 @@ def _missing(run: Run) -> Iterator[str]:
 
 def fastest_of_all(run: Run) -> Iterator[str]:
     """The fastest cell of all packings."""
-    won = leads.lead(run, None, run.records)
-    if won.winner is None or won.runner_up is None:
+    won = sections.winner(run, run.records)
+    if won is None:
         return
-    best, ratio = won.winner, ratio_to_batch_1(run, won.winner)
+    best, ratio = won.record, ratio_to_batch_1(run, won.record)
     line = f"of all: {run.name(best.candidate)} at batch {best.point.batch}, {best.point.order}"
     if ratio is not None and ratio.verdict == "faster" and not is_unsteady(ratio):
         line += f", {factor(ratio.value)}× {run.baseline_candidate.label} at batch 1"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bench import statistics
 from bench.columns import Column, Section, Table, milliseconds, percent
 from bench.packing import Packed, Packing, Summary
-from bench.run import columns, leads, sections
+from bench.run import columns, sections
 from bench.run.record import Record, Run
 from bench.run.warnings import WIDE_SPREAD
 from bench.workloads import one_by_one
@@ -127,12 +127,11 @@ def report(run: Run) -> Iterator[Section]:
 def _fastest(run: Run) -> Iterator[str]:
     """The winner at each batch size, a line an order."""
     parts: dict[str, list[str]] = {}
-    for point, records in leads.iter_points(run):
-        won = leads.lead(run, point, records)
-        if won.winner is not None and won.runner_up is not None:
+    for point, records in sections.iter_points(run):
+        if (won := sections.winner(run, records)) is not None:
             names = ", ".join(run.name(one.candidate) for one in won.ties)
             tied = f" (tie with {names})" if names else ""
-            parts.setdefault(point.order, []).append(f"{run.name(won.winner.candidate)} at {point.batch}{tied}")
+            parts.setdefault(point.order, []).append(f"{run.name(won.record.candidate)} at {point.batch}{tied}")
     yield from (f"{order}: {'; '.join(found)}" for order, found in parts.items())
 
 
