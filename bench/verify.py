@@ -87,12 +87,14 @@ def verify(
         if all(one.verdict == "unjudged" for one in certified):
             reason = certified[0].reason
             raise BenchError(f"certificate {str(certificate)!r} proves nothing of {str(artifact)!r}: {reason}")
-        source = _model_of(stated, model, store, say)
+        source, asked = _model_of(stated, model, store, say), stated.options
+        assert isinstance(asked, ParityOptions)
+        fewest = min(asked.settled_threads, machine.usable_cpus())
         settled = replace(
-            _options_of(stated),
-            tokenizer=_tokenizer_of(stated, source, tokenizer),
-            device=machine.settle_device(device or stated.options.device),
-            threads=_threads(stated, threads),
+            asked,
+            tokenizer=_tokenizer_of(stated, source, tokenizer, asked.tokenizer),
+            device=machine.settle_device(device or asked.device),
+            threads=fewest if threads is None else machine.thread_budget(threads),
             timeout=seconds,
             artifacts=str(store.root),
             bisect=False,
@@ -142,18 +144,6 @@ def rank(verdict: str) -> int:
     return max(OUTCOMES.index("equivalent"), OUTCOMES.index(verdict))
 
 
-def _options_of(stated: Run) -> ParityOptions:
-    settled = stated.options
-    assert isinstance(settled, ParityOptions)
-    return settled
-
-
-def _threads(stated: Run, asked: int | None) -> int:
-    if asked is not None:
-        return machine.thread_budget(asked)
-    return min(stated.options.settled_threads, machine.usable_cpus())
-
-
 def _open(store: ArtifactStore, path: Path) -> Artifact:
     """The artifact in folder `path`, or in that of file `path`, with the checksums that its files have now."""
     folder = path if path.is_dir() else path.parent
@@ -164,14 +154,8 @@ def _open(store: ArtifactStore, path: Path) -> Artifact:
         raise UserError(
             f"artifact {str(path)!r} has no readable artifact.json; give the whole folder that an export wrote"
         )
-    files = {
-        name: {
-            "sha256": file_checksum(folder / name) if (folder / name).is_file() else "missing",
-            "bytes": entry["bytes"],
-        }
-        for name, entry in artifact.files.items()
-    }
-    return replace(artifact, files=files)
+    now = {name: file_checksum(folder / name) if (folder / name).is_file() else "missing" for name in artifact.files}
+    return replace(artifact, files={name: entry | {"sha256": now[name]} for name, entry in artifact.files.items()})
 
 
 def _stranger(stated: Run, found: Artifact, certificate: str, artifact: str) -> str:
@@ -198,13 +182,12 @@ def _model_of(stated: Run, model: str | None, store: ArtifactStore, say: Say) ->
     return source
 
 
-def _tokenizer_of(stated: Run, source: ModelSource, given: str | Path | None) -> str | None:
+def _tokenizer_of(stated: Run, source: ModelSource, given: str | Path | None, before: str | None) -> str | None:
     """Path of the tokenizer that the certificate's text was tokenised with; raises UserError if it is not there."""
-    wanted, stays_at = stated.notes.get("tokenizer_sha256"), _options_of(stated).tokenizer
+    wanted = stated.notes.get("tokenizer_sha256")
     if wanted is None:
         return None
-    named = given or (stays_at if stays_at and Path(stays_at).exists() else None)
-    file = tokenizer_of(source, named)
+    file = tokenizer_of(source, given or (before if before and Path(before).exists() else None))
     if file is None or file_checksum(file) != wanted:
         raise UserError("the certificate's tokenizer is not there; --tokenizer names it")
     return str(file)
@@ -212,22 +195,20 @@ def _tokenizer_of(stated: Run, source: ModelSource, given: str | Path | None) ->
 
 def _compare(stated: Run, certified: Sequence[Judgement], repeated: Run) -> Verification:
     lines, now_found = [], judgements(repeated)
+    is_sound = True
     for before, now in zip(certified, now_found, strict=True):
         files = ", ".join(before.artifact["files"])
         lines.append(f"belongs: {before.label} was certified as {before.verdict} on {stated.started} ({files})")
         if "unjudged" in (before.verdict, now.verdict) or rank(now.verdict) > rank(before.verdict):
             lines.append(f"does not hold: {now.label} is {now.verdict} now: {now.reason}")
+            is_sound = False
+        is_sound &= now.verdict != "broken"
     if others := machine.same_machine(stated.fingerprint, repeated.fingerprint):
         lines.append(f"note: another machine than the certificate's ({', '.join(others)} differ)")
-    before_versions, versions = stated.fingerprint["versions"], repeated.fingerprint["versions"]
-    changed = [
-        f"{name} {before_versions.get(name, 'missing')} → {versions.get(name, 'missing')}"
-        for name in sorted({*before_versions, *versions})
-        if before_versions.get(name) != versions.get(name)
-    ]
+    versions = [run.fingerprint["versions"] for run in (stated, repeated)]
+    told = {name: [one.get(name, "missing") for one in versions] for name in sorted({*versions[0], *versions[1]})}
+    changed = [f"{name} {before} → {now}" for name, (before, now) in told.items() if before != now]
     if changed:
         lines.append(f"note: other versions than the certificate's: {', '.join(changed)}")
-    holds = not any(line.startswith("does not hold") for line in lines)
-    is_sound = holds and not any(one.verdict == "broken" for one in now_found)
     lines.append("the certificate holds" if is_sound else "the certificate does not hold")
     return Verification(repeated, lines, is_sound)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +17,7 @@ from unittest import mock
 from bench.process import channel, export
 from bench.process.channel import WorkerError
 from bench.process.loop import Loop, parser
-from bench.run import experiment
+from bench.run import driver, experiment
 from bench.run.preparation import Preparation
 from bench.run.record import Run
 from bench.workloads.forward import Forward
@@ -79,3 +80,15 @@ def prepare(
         with prepared.store.in_use():
             prepared.make(prepared.workload.points())
     assert not prepared.refused, prepared.refused
+
+
+@contextmanager
+def workers_here() -> Iterator[None]:
+    """Workers in this process, and no pause before turns."""
+    with (
+        mock.patch.object(channel, "Worker", InThisProcess),
+        mock.patch.object(driver, "REST_SECONDS", 0.0),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # torch.jit and torch.export warn about themselves
+        yield

@@ -18,8 +18,8 @@ BELOW_ROUNDING = {"one single weight changed by 1 %", "LayerNorm epsilon, one of
 
 def rows_of(artifacts: Path, tmp_path: Path, **options: Any) -> list[dict[str, Any]]:
     chosen = {
-        "models": "bert-tiny", "formats": "torchscript", "faults": "", "without": None, "precision": "fp32", "seeds": 1, "sound": 2, "weight_seeds": 1,
-        "lengths": "16,37", "threads": 1, "at_size": False, "artifacts": artifacts,
+        "models": "bert-tiny", "formats": "torchscript", "faults": "", "without": None, "precision": "fp32", "seeds": 1,
+        "sound": 2, "weight_seeds": 1, "lengths": "16,37", "threads": 1, "at_size": False, "artifacts": artifacts,
     }  # fmt: skip
     return list(planted_faults.run(argparse.Namespace(**chosen | options), tmp_path))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.machine import gpu, memory
-from bench.parity import inputs, judging
+from bench.parity import judging
 from bench.parity.inputs import InputPlan
 from bench.process import abilities
 
@@ -141,12 +141,8 @@ def checksum(arrays: Mapping[str, Any], plan: InputPlan) -> str:
     """CRC-32 of the outputs at the rows and positions of `plan` that parity judges, as eight hexadecimal digits."""
     import numpy as np
 
-    rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
+    taken = judging.judged(arrays, plan)
     found = 0
-    for name in sorted(arrays):
-        array = arrays[name]
-        axes = (plan.batch,) if name in plan.whole_outputs else (plan.batch, plan.length)
-        if array.shape[: len(axes)] == axes:
-            array = judging.at(array[rows], positions, name in plan.whole_outputs)
+    for _, array in sorted((arrays if isinstance(taken, str) else taken).items()):
         found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
     return f"{found:08x}"

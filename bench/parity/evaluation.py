@@ -11,6 +11,7 @@ from bench.parity import generation, inputs, judging
 from bench.parity.inputs import InputPlan
 
 if TYPE_CHECKING:
+    from backends.base import Backend
     from bench.process.loop import Loop
 
 
@@ -32,13 +33,11 @@ def evaluate(
         generation.evaluate(backend, settled, steps, Path(folder), texts, forced, with_cache, loop.args.device)
         return {"steps": steps}
     judging.evaluate(backend, settled, Path(folder), texts, ids)
-    counted = _operations(loop, settled, ids, texts) if counts else {}
-    return {"rows": inputs.judged_rows(settled), **counted}
+    return {"rows": inputs.judged_rows(settled), **(_operations(backend, settled, ids, texts) if counts else {})}
 
 
-def _operations(loop: Loop, plan: InputPlan, ids: Any, texts: Any) -> dict[str, Any]:
+def _operations(backend: Backend, plan: InputPlan, ids: Any, texts: Any) -> dict[str, Any]:
     """What one call on the whole batch computes and reads, counted on one of its rows."""
-    backend = loop.backend
     batch = judging.batch_of(backend, plan, plan.cases[0], ids, texts)
     try:
         prepared = backend.prepare({name: array[:1] for name, array in batch.items()})

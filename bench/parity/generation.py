@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends.base import BackendError
 from bench.parity import inputs, judging, metrics
 from bench.parity.inputs import InputPlan
 from bench.process import abilities
+from bench.process.generating import ByCache
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
 SAME_IN_FLOAT64 = 1e-8
 
 
-@dataclass(frozen=True)
-class Continuation:
-    """What a model made of a prompt: `tokens` int64 [steps] and the `logits` [steps, vocabulary] that they were
-    taken from."""
+class Continuation(NamedTuple):
+    """Tokens int64 [steps] behind a prompt, and the logits [steps, vocabulary] that they were taken from."""
 
     tokens: Array
     logits: Array
@@ -65,27 +64,20 @@ def by_full_passes(backend: Backend, length: int, pad_token_id: int, names: Coll
             "attention_mask": np.pad(np.ones_like(ids), ((0, 0), (0, padding))),
         }
         taken = {name: array for name, array in batch.items() if name in names}
-        found: Array = _logits(judging.run(backend, taken))[0, ids.shape[1] - 1]
-        return found
+        return judging.run(backend, taken)[metrics.LOGITS][0, ids.shape[1] - 1]  # type: ignore[no-any-return]
 
     return next_logits
 
 
 def by_cache(backend: Backend, room: int, device: str = "cpu") -> Next:
     """Passes over the tokens that are new since the last call, with keys and values of at most `room` tokens kept."""
-    import numpy as np
     import torch
 
-    generator = abilities.generator(backend)
-    seen, cache = 0, generator.new_cache(1, room)
+    way = ByCache(abilities.generator(backend), 1, room, device)
 
     def next_logits(ids: Array) -> Array:
-        nonlocal seen, cache
-        mask = np.ones((1, room if generator.cache_is_static else ids.shape[1]), dtype=np.int64)
-        new = torch.from_numpy(ids[:, seen:].copy()).to(device)
-        logits, cache = generator.step(new, torch.from_numpy(mask).to(device), cache)
+        logits = way.logits(torch.from_numpy(ids[:, way.seen :].copy()).to(device))
         backend.synchronize()
-        seen = ids.shape[1]
         return host_row(logits, 0)
 
     return next_logits
@@ -100,19 +92,23 @@ def host_row(logits: torch.Tensor, row: int) -> Array:
     return found
 
 
-def _logits(outputs: dict[str, Array]) -> Array:
-    return outputs[metrics.LOGITS]
-
-
 @dataclass(frozen=True)
 class Stored:
-    """A case of the reference: the `prompt` [1, length], the tokens [steps] that followed it, and each step's logits
-    by the float64 reference and by eager at the precision at hand."""
+    """A case of the reference: the `prompt` [1, length], the `tokens` [steps] that followed it, and each step's logits
+    [steps, vocabulary] by the float64 reference and by eager at the precision at hand."""
 
     prompt: Array
-    follows: Array
-    expected: Continuation
-    eager: Continuation
+    tokens: Array
+    logits: Array
+    eager: Array
+
+    def eager_error(self, step: int | None = None) -> float:
+        """Eager's largest error at a step, or at any; 0 if it is no number."""
+        import numpy as np
+
+        error = np.abs(self.eager.astype(np.float64) - self.logits)
+        largest = float(error.max() if step is None else error[step].max())
+        return largest if np.isfinite(largest) else 0.0
 
 
 def evaluate(
@@ -127,15 +123,14 @@ def evaluate(
 ) -> None:
     """Write each case's prompt, greedy tokens and their logits into `folder`; by full passes, or `with_cache`.
 
-    `device` is where the backend's tensors are.
-
-    With `forced_by`, the folder of the float64 reference, the tokens that follow are the ones that stand there.
+    `device` is where the backend's tensors are. With `forced_by`, the folder of the float64 reference, the tokens that
+    follow are the ones that stand there.
     """
     import numpy as np
 
     for case in plan.cases:
         prompt = inputs.make_batch(plan, case, texts)["input_ids"]
-        forced = None if forced_by is None else _read(forced_by, case)[2].tokens
+        forced = None if forced_by is None else _read(forced_by, case)["follows"]
         room = plan.length + steps
         passes = partial(by_full_passes, backend, room, plan.pad_token_id, plan.inputs)
         found = continue_greedily(by_cache(backend, room, device) if with_cache else passes(), prompt, steps, forced)
@@ -152,7 +147,7 @@ def _check_step(backend: Backend, plan: InputPlan, prompt: Array, found: Continu
     ids = np.concatenate([prompt, found.tokens[None, :-1]], axis=1)
     batch = dict(zip(inputs.INPUTS, (ids, np.ones_like(ids)), strict=True))
     taken = {name: batch[name] for name in plan.inputs}
-    whole = _logits(judging.run(backend, taken))[0, prompt.shape[1] - 1 :]
+    whole = judging.run(backend, taken)[metrics.LOGITS][0, prompt.shape[1] - 1 :]
     error = np.abs(whole - found.logits).max(axis=1)
     limit = SAME_IN_FLOAT64 * max(1.0, float(np.abs(whole).max()))
     if not (error <= limit).all():
@@ -163,31 +158,22 @@ def _check_step(backend: Backend, plan: InputPlan, prompt: Array, found: Continu
         )
 
 
-def largest_error(stored: Stored) -> float:
-    """Eager's largest error at any step; 0 where it is no number."""
-    import numpy as np
-
-    error = np.abs(stored.eager.logits.astype(np.float64) - stored.expected.logits).max()
-    return float(error) if np.isfinite(error) else 0.0
-
-
 def read(reference: Path, eager_error: Path, case: str) -> Stored:
     """What `evaluate` wrote of a case into both folders; raises BackendError where they are of different tokens."""
     import numpy as np
 
-    prompt, follows, expected = _read(reference, case)
-    prompt_of_eager, follows_of_eager, eager = _read(eager_error, case)
-    if not (np.array_equal(prompt, prompt_of_eager) and np.array_equal(follows, follows_of_eager)):
+    expected, eager = _read(reference, case), _read(eager_error, case)
+    if not all(np.array_equal(expected[name], eager[name]) for name in ("prompt", "follows")):
         raise BackendError("reference and eager's own steps are of different tokens; `bench artifacts prune` both")
-    return Stored(prompt, follows, expected, eager)
+    return Stored(expected["prompt"], expected["follows"], expected["logits"], eager["logits"])
 
 
-def _read(folder: Path, case: str) -> tuple[Array, Array, Continuation]:
-    """A case's prompt [1, length], the tokens [steps] that followed it, and what `evaluate` made of each step."""
+def _read(folder: Path, case: str) -> dict[str, Array]:
+    """A case's prompt [1, length], the tokens [steps] that followed it, and the tokens and logits of each step."""
     import numpy as np
 
     with np.load(folder / f"{case}.npz") as stored:
-        return stored["prompt"], stored["follows"], Continuation(stored["tokens"], stored["logits"])
+        return dict(stored)
 
 
 def check(
@@ -207,7 +193,7 @@ def check(
     found = {}
     for case in plan.cases:
         stored = read(reference, Path(eager_error), case)
-        steps = len(stored.follows)
+        steps = len(stored.tokens)
         ways: dict[str, Callable[[], Next]] = {
             "full passes": partial(by_full_passes, backend, plan.length + steps, plan.pad_token_id, plan.inputs)
         }
@@ -215,7 +201,7 @@ def check(
             ways["cache"] = partial(by_cache, backend, plan.length + steps, device)
         for way, begin in ways.items():
             free = continue_greedily(begin(), stored.prompt, steps)
-            forced = continue_greedily(begin(), stored.prompt, steps, stored.expected.tokens)
+            forced = continue_greedily(begin(), stored.prompt, steps, stored.tokens)
             figures = figures_of_steps(forced.logits, stored, precision, atol, rtol)
             found[f"{inputs.kinds_of(case)[0]}, {way}"] = {"figures": figures, **divergence(free.tokens, stored)}
     return found
@@ -225,27 +211,18 @@ def figures_of_steps(logits: Array, stored: Stored, precision: str, atol: float,
     """What `metrics.compare` says of `logits` [steps, vocabulary], with the reference's tokens forced."""
     import numpy as np
 
-    return metrics.compare(
-        {metrics.LOGITS: logits[None]},
-        {metrics.LOGITS: stored.expected.logits[None]},
-        {metrics.LOGITS: stored.eager.logits[None]},
-        np.ones((1, len(logits)), dtype=np.int64),
-        precision,
-        atol,
-        rtol,
-    )
+    arrays = ({metrics.LOGITS: array[None]} for array in (logits, stored.logits, stored.eager))
+    return metrics.compare(*arrays, np.ones((1, len(logits)), dtype=np.int64), precision, atol, rtol)
 
 
 def divergence(tokens: Array, stored: Stored) -> dict[str, Any]:
     """Where greedy `tokens` [steps] leave the reference's, by what margin, and eager's largest error at that step."""
     import numpy as np
 
-    expected = stored.expected
-    differing = np.flatnonzero(tokens != expected.tokens)
-    found: dict[str, Any] = {"steps": len(expected.tokens), "generated": tokens.tolist(), "diverges_at": None}
+    differing = np.flatnonzero(tokens != stored.tokens)
+    found: dict[str, Any] = {"steps": len(stored.tokens), "generated": tokens.tolist(), "diverges_at": None}
     if not len(differing):
         return found
     step = int(differing[0])
-    error = np.abs(stored.eager.logits[step].astype(np.float64) - expected.logits[step]).max()
-    margin = float(expected.logits[step].max() - expected.logits[step][tokens[step]])
-    return found | {"diverges_at": step, "margin": margin, "eager_error": float(error) if np.isfinite(error) else 0.0}
+    margin = float(stored.logits[step].max() - stored.logits[step][tokens[step]])
+    return found | {"diverges_at": step, "margin": margin, "eager_error": stored.eager_error(step)}

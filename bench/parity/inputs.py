@@ -80,9 +80,14 @@ def plan_of(source: Any, batch: int, length: int, seed: int, cases: tuple[str, .
 
 
 def drawn_sequences(source: Any, length: int, count: int, seed: int) -> list[list[int]]:
-    """`count` seeded sequences of ids of one length, over the vocabulary without the padding id."""
-    draw, pad = random.Random(f"sequences {seed} {length}"), source.pad_token_id
-    rows = (draw.choices(range(source.vocab_size - 1), k=length) for _ in range(count))
+    """`count` seeded sequences of ids of one length."""
+    return drawn_rows(source, [length] * count, f"sequences {seed} {length}")
+
+
+def drawn_rows(source: Any, lengths: Sequence[int], seed: str) -> list[list[int]]:
+    """Seeded rows of ids of these lengths, over the vocabulary without the padding id."""
+    draw, pad = random.Random(seed), source.pad_token_id
+    rows = (draw.choices(range(source.vocab_size - 1), k=length) for length in lengths)
     return [[one + (one >= pad) for one in row] for row in rows]
 
 

@@ -31,18 +31,19 @@ def evaluate(
     """Write inputs and outputs of every case of `plan` into `folder`; only the judged rows are run."""
     import numpy as np
 
-    rows = inputs.judged_rows(plan)
+    rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
     for case in plan.cases:
         batch = batch_of(backend, plan, case, ids, texts)
         np.savez(inputs_file(folder, case), **batch)  # type: ignore[arg-type]
         outputs = run(backend, {name: array[rows] for name, array in batch.items()})
-        positions = inputs.judged_positions(plan)
-        judged = {name: at(array, positions, name in plan.whole_outputs) for name, array in outputs.items()}
-        np.savez(outputs_file(folder, case), **judged)
+        taken = {name: array if name in plan.whole_outputs else array[:, positions] for name, array in outputs.items()}
+        np.savez(outputs_file(folder, case), **taken)  # type: ignore[arg-type]
 
 
-def make_batch(backend: Backend, plan: InputPlan, case: str, texts: Sequence[Sequence[int]] | None = None) -> Arrays:
-    """A case's inputs; where the model makes them itself, by its own function, which eager's module carries."""
+def batch_of(backend: Backend, plan: InputPlan, case: str, ids: Mapping[str, Any] | None, texts: Any = None) -> Arrays:
+    """A case's inputs: rows of given ids, padded; what the user's own module makes; or drawn by the plan."""
+    if ids is not None:
+        return inputs.padded(ids[case], plan)
     if not plan.makes_inputs:
         return inputs.make_batch(plan, case, texts)
     module = getattr(backend, "module")  # noqa: B009 - asked of eager alone, which has one
@@ -50,24 +51,25 @@ def make_batch(backend: Backend, plan: InputPlan, case: str, texts: Sequence[Seq
     return made
 
 
-def batch_of(backend: Backend, plan: InputPlan, case: str, ids: Mapping[str, Any] | None, texts: Any = None) -> Arrays:
-    """A case's inputs: rows of given ids, padded, or drawn by the plan."""
-    if ids is None:
-        return make_batch(backend, plan, case, texts)
-    return inputs.padded(ids[case], plan)
-
-
-def at(array: Any, positions: Sequence[int], is_whole: bool) -> Any:
-    """An output at some positions; all of it where it has none."""
-    return array if is_whole else array[:, positions]
-
-
 def check(backend: Backend, plan: InputPlan, reference: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """Figures by case, of calls on the inputs that lie in `reference`; `request` is as `figures` takes it."""
     return {
-        case: figures(run(backend, _read(inputs_file(reference, case))), plan, case, reference, **request)
+        case: figures(run(backend, read_inputs(reference, case)), plan, case, reference, **request)
         for case in plan.cases
     }
+
+
+def judged(outputs: Mapping[str, Any], plan: InputPlan) -> Arrays | str:
+    """Outputs [batch, length, …] at the judged rows and positions; or what is wrong with the shape of one."""
+    rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
+    taken = {}
+    for name, array in outputs.items():
+        is_whole = name in plan.whole_outputs
+        axes = (plan.batch, plan.length)[: 1 if is_whole else 2]
+        if array.shape[: len(axes)] != axes:
+            return f"{name} has shape {list(array.shape)} instead of [{', '.join(map(str, axes))}, …]"
+        taken[name] = array[rows] if is_whole else array[rows][:, positions]
+    return taken
 
 
 def figures(
@@ -80,44 +82,37 @@ def figures(
     """
     import numpy as np
 
-    batch, other = _read(inputs_file(reference, case)), _read(inputs_file(Path(eager_error), case))
+    batch, other = read_inputs(reference, case), read_inputs(Path(eager_error), case)
     if batch.keys() != other.keys() or not all(np.array_equal(batch[name], other[name]) for name in batch):
         raise BackendError("reference and eager's own outputs are of different inputs; `bench artifacts prune` both")
-    for name, array in outputs.items():
-        axes = (plan.batch,) if name in plan.whole_outputs else (plan.batch, plan.length)
-        if array.shape[: len(axes)] != axes:
-            wanted = f"[{', '.join(map(str, axes))}, …]"
-            return [{"mismatch": f"{name} has shape {list(array.shape)} instead of {wanted}", "compared": 0}]
+    taken = judged(outputs, plan)
+    if isinstance(taken, str):
+        return [{"mismatch": taken, "compared": 0}]
     rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
     mask = inputs.kept(batch, plan.length)[rows][:, positions]
-    taken = {name: at(array[rows], positions, name in plan.whole_outputs) for name, array in outputs.items()}
-    expected, eager = _read(outputs_file(reference, case)), _read(outputs_file(Path(eager_error), case))
+    expected, eager = (_read(outputs_file(folder, case)) for folder in (reference, Path(eager_error)))
     found = metrics.compare(taken, expected, eager, mask, precision, atol, rtol, plan.whole_outputs)
     for entry in found:
-        for place in ("max_abs_at", "worst_token"):
-            if place in entry:
-                row, position, *unit = entry[place]
-                is_whole = entry["output"] in plan.whole_outputs
-                entry[place] = [rows[row], position if is_whole else positions[position], *unit]
+        own = [0] if entry.get("output") in plan.whole_outputs else positions
+        for place in {"max_abs_at", "worst_token"} & entry.keys():
+            row, position, *unit = entry[place]
+            entry[place] = [rows[row], own[position], *unit]
     return found
 
 
 def figures_of_row(
-    outputs: Arrays, shape: Sequence[int], row: int, plan: InputPlan, case: str, stored: Mapping[str, str], *,
-    precision: str, atol: float, rtol: float,
+    outputs: Arrays, shape: Sequence[int], row: int, plan: InputPlan, case: str, stored: Mapping[str, str],
+    **tolerances: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """`figures` of one row of a call of `shape` [rows, length], whose reference was computed alone and unpadded."""
     taken = {}
-    for output, array in outputs.items():
-        axes = (shape[0],) if output in plan.whole_outputs else tuple(shape)
+    for name, array in outputs.items():
+        axes = tuple(shape)[: 1 if name in plan.whole_outputs else 2]
         if array.shape[: len(axes)] != axes:
-            return [{"mismatch": f"{output} has shape {list(array.shape)} for a call of {list(axes)}", "compared": 0}]
+            return [{"mismatch": f"{name} has shape {list(array.shape)} for a call of {list(axes)}", "compared": 0}]
         own = array[row : row + 1]
-        taken[output] = own if output in plan.whole_outputs else own[:, : plan.length]
-    return figures(
-        taken, plan, case, Path(stored["reference"]), eager_error=stored["eager_error"], precision=precision, atol=atol,
-        rtol=rtol,
-    )  # fmt: skip
+        taken[name] = own if name in plan.whole_outputs else own[:, : plan.length]
+    return figures(taken, plan, case, Path(stored["reference"]), eager_error=stored["eager_error"], **tolerances)
 
 
 def read_inputs(folder: Path, case: str) -> Arrays:

@@ -39,9 +39,9 @@ def most_rows(shape: Shape) -> int:
     return 1 if shape.length >= LONG else JUDGED_ROWS
 
 
-def parse_masks(text: str | Iterable[str]) -> tuple[str, ...]:
+def parse_masks(text: str | Iterable[str], option: str = "--masks") -> tuple[str, ...]:
     """Some of `MASKS`; raises UserError with the nearest."""
-    names = parse_names(text, "--masks")
+    names = parse_names(text, option)
     for name in names:
         if name not in MASKS:
             raise UserError(f"unknown mask {name[:40]!r}{nearest(name, MASKS)}; use any of {','.join(MASKS)}")

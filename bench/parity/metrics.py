@@ -25,22 +25,14 @@ TOP_K = 5
 
 
 def compare(
-    outputs: Arrays,
-    reference: Arrays,
-    eager: Arrays,
-    mask: Array,
-    precision: str,
-    atol: float,
-    rtol: float,
+    outputs: Arrays, reference: Arrays, eager: Arrays, mask: Array, precision: str, atol: float, rtol: float,
     whole: Collection[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]]:  # fmt: skip
     """Figures of each output: `outputs` against `reference`, both [rows, positions, …] by name, or [rows, …] those of
-    `whole`, which count as one position each that no mask hides. What stands behind the positions is one width.
-
-    `eager` holds its outputs at the same precision; only positions where `mask` [rows, positions] is 1
-    count, and what lies elsewhere is told apart. Out of tolerance is an error above `atol` and `rtol` times the
-    reference's magnitude there, or its RMS where that is larger. A missing or extra output, another shape or another
-    dtype is reported as `mismatch`, of all outputs in one entry.
+    `whole`, which count as one position each. `eager` holds its outputs at the same precision; only positions where
+    `mask` [rows, positions] is 1 count, and what lies elsewhere is told apart. Out of tolerance is an error above
+    `atol` and `rtol` times the reference's magnitude there, or its RMS if that is larger. A missing or extra output,
+    another shape or dtype is reported as `mismatch`, of all outputs in one entry.
     """
     import numpy as np
 
@@ -72,13 +64,7 @@ def _mismatch(outputs: Arrays, reference: Arrays, precision: str) -> str | None:
 
 
 def _figures(
-    name: str,
-    output: Array,
-    reference: Array,
-    eager: Array,
-    mask: Array,
-    atol: float,
-    rtol: float,
+    name: str, output: Array, reference: Array, eager: Array, mask: Array, atol: float, rtol: float
 ) -> dict[str, Any]:
     import numpy as np
 
@@ -105,7 +91,7 @@ def _figures(
     figures |= {
         "tokens": len(ours),
         "max_abs_error": float(error.max()),
-        "max_abs_at": [*_ints(places[token]), unit],
+        "max_abs_at": [*places[token].tolist(), unit],
         "max_rel_error": float((error / np.maximum(np.abs(theirs), floor)).max()) if floor else 0.0,
         "mean_abs_error": float(error.mean()),
         "p99_abs_error": float(np.quantile(error, 0.99)),
@@ -115,13 +101,9 @@ def _figures(
         "identical_to_eager": bool(np.array_equal(output[kept], eager[kept])),
         "masked_max_abs_error": float(masked.max()) if masked.size and np.isfinite(masked).all() else None,
     }
-    figures |= against_eager(difference, None if figures["eager_nonfinite"] else eagers - theirs)
-    figures["worst_token"] = _ints(places[figures["worst_token"]])
+    figures |= _against_eager(difference, None if figures["eager_nonfinite"] else eagers - theirs)
+    figures["worst_token"] = places[figures["worst_token"]].tolist()
     return figures | (_of_logits(ours, theirs, eagers) if name == LOGITS and theirs.shape[-1] > 1 else {})
-
-
-def _ints(values: Array) -> list[int]:
-    return [int(value) for value in values]
 
 
 def _rms(values: Array, axis: int | None = None) -> Any:
@@ -131,13 +113,12 @@ def _rms(values: Array, axis: int | None = None) -> Any:
     return float(found) if axis is None else found
 
 
-def against_eager(difference: Array, eagers: Array | None) -> dict[str, Any]:
+def _against_eager(difference: Array, eagers: Array | None) -> dict[str, Any]:
     """RMSE of `difference` and of eager's own, both [tokens, width], and the largest ratio of the two in one place.
 
     A token's RMSE is over its units and a unit's over the tokens; each is held against eager's at the same place,
-    or eager's overall where that is larger. A fault in one place is lost in the overall figure and not in these.
-    A ratio is None where eager's errors are all 0 or are not finite (`eagers` is None then), and the unit's where
-    tokens are too few.
+    or eager's overall if that is larger. A fault in one place is lost in the overall figure and not in these. A ratio
+    is None if eager's errors are all 0 or not finite (`eagers` is None then), and the unit's if tokens are too few.
     """
     import numpy as np
 
@@ -176,7 +157,7 @@ def _of_logits(ours: Array, theirs: Array, eagers: Array) -> dict[str, Any]:
     """
     import numpy as np
 
-    log_theirs, log_ours = _log_softmax(theirs), _log_softmax(ours)
+    log_theirs, log_ours = log_softmax(theirs), log_softmax(ours)
     divergence = np.maximum((np.exp(log_theirs) * (log_theirs - log_ours)).sum(axis=-1), 0.0)
     count = min(TOP_K, theirs.shape[-1] - 1)
     best = np.argpartition(-theirs, range(count + 1), axis=-1)[:, : count + 1]
@@ -202,7 +183,8 @@ def _of_logits(ours: Array, theirs: Array, eagers: Array) -> dict[str, Any]:
     }
 
 
-def _log_softmax(logits: Array) -> Array:
+def log_softmax(logits: Array) -> Array:
+    """Log probabilities, [tokens, vocabulary]."""
     import numpy as np
 
     shifted = logits - logits.max(axis=-1, keepdims=True)

@@ -169,24 +169,23 @@ class _Evaluation:
         self.precision, self.device = precision, device
         self._process: Worker | None = None
         self._is_loaded = False
-        recipes = {name: self._recipe(name) for name in wanted}
-        drop_damaged(references.store, list(recipes.values()), references.say)
-        self.missing = []
-        for name, recipe in recipes.items():
-            if (stored := references.store.find(recipe)) is None:
-                self.missing.append(name)
-            else:
-                references.found[precision, name] = stored
+        self.missing = [name for name in wanted if not self._is_there(name)]
 
     def _recipe(self, name: str) -> dict[str, Any]:
         return self.references.recipe(self.weights, name, self.wanted[name], self.precision, self.device)
 
+    def _is_there(self, name: str) -> bool:
+        """True if what is wanted lies in the store, from where it is taken; a damaged one is dropped."""
+        store, recipe = self.references.store, self._recipe(name)
+        drop_damaged(store, [recipe], self.references.say)
+        if (stored := store.find(recipe)) is not None:
+            self.references.found[self.precision, name] = stored
+        return stored is not None
+
     def spawn(self) -> None:
         """Start the process and let it import; it holds no weights yet."""
-        references = self.references
-        self._process = references.start(
-            self.precision, self.device, self.weights.path, references.has_tf32(self.precision)
-        )
+        has_tf32 = self.references.has_tf32(self.precision)
+        self._process = self.references.start(self.precision, self.device, self.weights.path, has_tf32)
         self._process.send({"op": "hello"})
 
     def run(self) -> None:
@@ -198,53 +197,50 @@ class _Evaluation:
             what = "the float64 reference" if is_reference else f"eager's own error at {named}"
             references.say(f"computing {what} for {', '.join(self.missing)}")
         for name in self.missing:
-            recipe = self._recipe(name)  # a generation's names what it is forced by
-            drop_damaged(references.store, [recipe], references.say)
             try:
-                if references.store.find(recipe) is None:
-                    self._store(name, recipe)
+                if not self._is_there(name):  # a generation's recipe names what it is forced by, which is known now
+                    self._store(name, self._recipe(name))
+                    self._is_there(name)
             except WorkerError as error:
                 if error.status == "user":
                     raise UserError(error.reason) from None
                 references.found[self.precision, name] = f"eager at {self.precision} on {self.device}: {error.reason}"
-            if (stored := references.store.find(recipe)) is not None:
-                references.found[self.precision, name] = stored
         self.end()
 
     def _store(self, name: str, recipe: Mapping[str, Any]) -> None:
-        request = self._request(name)
+        references = self.references
+        asked = self._asked(name)
 
         def write(folder: Path) -> dict[str, Any]:
-            arguments = {**request, "folder": str(folder.resolve())}
-            process = self._loaded()
-            return process.request(
-                {"op": "call", "function": EVALUATE, "arguments": arguments}, self.references.timeout_seconds
-            )
+            arguments = {**asked, "folder": str(folder.resolve())}
+            message = {"op": "call", "function": EVALUATE, "arguments": arguments}
+            return self._loaded().request(message, references.timeout_seconds)
 
         for left in range(RETRIES, -1, -1):
             try:
-                self.references.store.make(recipe, write)
+                references.store.make(recipe, write)
                 return
             except WorkerError as error:
                 if error.is_gone:
                     self.end()
                 if not error.is_gone or error.status in ("timeout", "oom") or not left:
                     raise
-                self.references.say(f"the process that computes references was lost ({error.reason}); starting another")
+                references.say(f"the process that computes references was lost ({error.reason}); starting another")
 
-    def _request(self, name: str) -> dict[str, Any]:
+    def _asked(self, name: str) -> dict[str, Any]:
+        """Arguments of `EVALUATE`, without the folder."""
         inputs = self.wanted[name]
-        request: dict[str, Any] = {**inputs.request(), "texts": self.references.texts(inputs)}
+        asked: dict[str, Any] = {**inputs.request(), "texts": self.references.texts(inputs)}
         if inputs.counts and self.precision == REFERENCE_PRECISION:
-            request["counts"] = True
+            asked["counts"] = True
         if inputs.steps:
-            request |= {"steps": inputs.steps, "with_cache": inputs.with_cache}
+            asked |= {"steps": inputs.steps, "with_cache": inputs.with_cache}
             if self.precision != REFERENCE_PRECISION:
                 reference = self.references.found[REFERENCE_PRECISION, name]
                 if isinstance(reference, str):
                     raise WorkerError("failed", reference)
-                request["forced_by"] = str(reference.path.resolve())
-        return request
+                asked["forced_by"] = str(reference.path.resolve())
+        return asked
 
     def _loaded(self) -> Worker:
         """The process with the model in it; another if there is none. Raises WorkerError."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bench.errors import UserError
 from bench.packing import Summary
+from bench.parity import inputs
 from bench.parity import texts as own_texts
 from exporters import tokenizer
 from exporters.store import file_checksum, recipe_key
@@ -61,60 +61,32 @@ def make(
     most = _most_tokens(max_tokens, source)
     if synthetic is not None and sentences is not None:
         raise UserError(f"--sentences {sentences} is for texts and lengths; --synthetic says how many there are")
-    if text_tokenizer is not None and (lengths_from is not None or synthetic is not None):
+    is_drawn = lengths_from is not None or synthetic is not None
+    if text_tokenizer is not None and is_drawn:
         raise UserError(f"--tokenizer is for text, and {named[0]} draws ids at random; leave it out")
-    if lengths_from is not None:
-        name = f"lengths of {Path(lengths_from).name}, ids drawn (seed {seed})"
-        return drawn(lengths[:sentences], name, source, most, seed)
-    if synthetic is not None:
-        return _synthetic(synthetic, source, most, seed)
-    count = sentences or DEFAULT_SENTENCES
-    found, note = _tokenizer_of(source, text_tokenizer)
-    if texts is not None:
-        if found is None:
-            raise UserError(f"--texts needs a tokenizer, and {note}; give --tokenizer, or --synthetic {count}")
-        path = Path(texts)
-        return encoded(read_texts(path)[:sentences], f"sentences of {path.name}", found, source, most, note)
-    if found is None:
-        note = f"{note}, so lengths and ids are drawn; --tokenizer gives sentences"
-        return _synthetic(count, source, most, seed, note)
-    own = own_texts.sentences(count, seed)
-    return encoded(own, f"sentences of this project's own (seed {seed})", found, source, most, note)
-
-
-def encoded(
-    lines: Sequence[str], name: str, file: Path, source: ModelSource, most: int | None, note: str = ""
-) -> Sentences:
-    """`lines` by the tokenizer in `file`, each cut at `most` tokens."""
-    rows, truncated = tokenizer.encode_each(file, lines, most, source.vocab_size)
-    return _summed_up(rows, name, truncated, most, file_checksum(file), note)
-
-
-def drawn(
-    lengths: Sequence[int], name: str, source: ModelSource, most: int | None, seed: int, note: str = ""
-) -> Sentences:
-    """Sentences of `lengths`, cut at `most` tokens, of seeded ids over the vocabulary without the padding id."""
-    generator = random.Random(f"ids {seed}")
-    cut = [length if most is None else min(length, most) for length in lengths]
-    ids = (generator.choices(range(source.vocab_size - 1), k=length) for length in cut)
-    rows = [[one + (one >= source.pad_token_id) for one in row] for row in ids]
-    truncated = sum(a != b for a, b in zip(lengths, cut, strict=True))
-    return _summed_up(rows, name, truncated, most, None, note)
-
-
-def _summed_up(
-    rows: Sequence[Sequence[int]], name: str, truncated: int, most: int | None, tokenizer: str | None, note: str
-) -> Sentences:
-    ids, lengths = tuple(map(tuple, rows)), tuple(map(len, rows))
-    checksum = recipe_key({"ids": ids})
-    return Sentences(ids, Summary(f"{len(ids):,} {name}", lengths, checksum, truncated, most, tokenizer, note))
-
-
-def _synthetic(count: int, source: ModelSource, most: int | None, seed: int, note: str = "") -> Sentences:
-    words = own_texts.words_of_sentences(count, seed)
-    lengths = [round(number * TOKENS_PER_WORD) + SPECIAL_TOKENS for number in words]
-    name = f"lengths drawn log-normally like sentences', ids drawn (seed {seed})"
-    return drawn(lengths, name, source, most, seed, note)
+    file, note = (None, "") if is_drawn else _tokenizer_of(source, text_tokenizer)
+    count = synthetic or sentences or DEFAULT_SENTENCES
+    if file is not None:
+        lines = own_texts.sentences(count, seed) if texts is None else read_texts(Path(texts))[:sentences]
+        name = f"sentences of this project's own (seed {seed})" if texts is None else f"sentences of {Path(texts).name}"
+        rows, truncated = tokenizer.encode_each(file, lines, most, source.vocab_size)
+    elif texts is not None:
+        raise UserError(f"--texts needs a tokenizer, and {note}; give --tokenizer, or --synthetic {count}")
+    else:
+        note = f"{note}, so lengths and ids are drawn; --tokenizer gives sentences" if note else ""
+        if lengths_from is not None:
+            wanted, name = lengths[:sentences], f"lengths of {Path(lengths_from).name}, ids drawn (seed {seed})"
+        else:
+            words = own_texts.words_of_sentences(count, seed)
+            wanted = [round(number * TOKENS_PER_WORD) + SPECIAL_TOKENS for number in words]
+            name = f"lengths drawn log-normally like sentences', ids drawn (seed {seed})"
+        cut = [length if most is None else min(length, most) for length in wanted]
+        rows = inputs.drawn_rows(source, cut, f"ids {seed}")
+        truncated = sum(a != b for a, b in zip(wanted, cut, strict=True))
+    ids = tuple(map(tuple, rows))
+    checksum, of_tokenizer = recipe_key({"ids": ids}), file_checksum(file) if file else None
+    told = Summary(f"{len(ids):,} {name}", tuple(map(len, ids)), checksum, truncated, most, of_tokenizer, note)
+    return Sentences(ids, told)
 
 
 def _most_tokens(given: int | None, source: ModelSource) -> int | None:

@@ -1,4 +1,4 @@
-"""English text of this project's own: a few sentences to draw judged inputs from, and as many as a corpus needs."""
+"""English text of this project's own: seeded sentences of any length, put together from parts."""
 
 from __future__ import annotations
 
@@ -10,54 +10,8 @@ import random
 #: are this project's choice: two of three sentences have 11 to 31 words.
 MEDIAN_WORDS, SPREAD_OF_WORDS = 18.0, 1.7
 FEWEST_WORDS, MOST_WORDS = 2, 400
-
-SENTENCES = (
-    "The ferry left the harbour at seven, an hour late, with forty passengers and a piano on deck.",
-    "Nobody had told the baker that the bridge was closed until Thursday.",
-    "In 1987 the observatory recorded 312 clear nights, more than in any year before.",
-    "She read the letter twice, folded it, and put it under the clock.",
-    "Water boils at a lower temperature in the mountains, which is why beans take so long up there.",
-    "Who is going to pay for the broken window?",
-    "The committee could not agree on a date, a place, or even a purpose.",
-    "A spider's thread is, for its weight, stronger than steel.",
-    "My grandfather repaired radios; my mother, bicycles; I repair neither.",
-    "Turn left after the mill, then keep to the river for about three kilometres.",
-    "Prices rose by 4.5% in March and fell again in April.",
-    "“It's only rain,” he said, although the cellar was already under water.",
-    "The theorem holds for every finite group, but its proof is rather long.",
-    "Last night the dog next door barked at nothing for two hours.",
-    "Please return the key to room 14 before noon; the office closes early today.",
-    "Most of the paintings were lost in the fire, and those that survived had been copied anyway.",
-    "Copper conducts heat well and rusts green.",
-    "They planted apple trees along the railway line, and no train has run there since.",
-    "If the pressure exceeds 6 bar, the valve opens by itself.",
-    "The teacher asked for silence, got laughter instead, and laughed too.",
-    "Tea was brought from the south by caravans that needed sixteen months for the journey.",
-    "He could name every star of the southern sky, yet he had never been south of Lyon.",
-    "Our neighbours sold their house to a singer who is hardly ever at home.",
-    "An old map shows an island where there is nothing but sea.",
-    "The server answered within two milliseconds, except on Mondays.",
-    "Wool keeps warm even when wet; cotton does not.",
-    "There were seven of us at the table, and six chairs.",
-    "The doctor said that walking would help, and the weather said otherwise.",
-    "Whoever wrote this had clearly never used a hammer.",
-    "Between the two villages lies a marsh that only herons cross.",
-    "The match ended in a draw after the goalkeeper scored from his own half.",
-    "A year later the same newspaper printed the opposite without a blush.",
-    "Salt, flour, water, time: bread needs nothing else.",
-    "The engine failed at 9,000 metres and started again at 2,000.",
-    "Her first novel sold eleven copies, her second eleven thousand.",
-    "Don't touch the left handle; it isn't connected to anything, but it bites.",
-)
-
-
-def texts(count: int, seed: int) -> list[str]:
-    """`count` texts, each all sentences in a seeded order of its own."""
-    generator = random.Random(seed)
-    return [" ".join(generator.sample(SENTENCES, len(SENTENCES))) for _ in range(count)]
-
-
-# Sentences of any length, put together from parts.
+#: Sentences of a text that judged inputs are drawn from.
+SENTENCES_OF_A_TEXT = 40
 
 _SHORT = (
     "Nobody answered.", "It rained again.", "Take the stairs.", "We were late.", "Close the window, please.",
@@ -90,6 +44,13 @@ _HOW = (
     "against all advice", "with borrowed tools", "in a hurry", "out of pure curiosity", "at its own expense",
 )  # fmt: skip
 _LINKS = (", and", ", but", "; meanwhile", ", because", ", although", ", so", ", while", "; later", ", which is why")
+
+
+def texts(count: int, seed: int) -> list[str]:
+    """`count` seeded texts, the first ones the same however many there are."""
+    found = sentences(SENTENCES_OF_A_TEXT * count, seed)
+    starts = range(0, len(found), SENTENCES_OF_A_TEXT)
+    return [" ".join(found[start : start + SENTENCES_OF_A_TEXT]) for start in starts]
 
 
 def sentences(count: int, seed: int) -> list[str]:

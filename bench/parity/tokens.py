@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from bench.parity import generation, inputs
+from bench.parity import generation, inputs, metrics
 from bench.parity.inputs import InputPlan
 from bench.process import abilities
 from bench.process.decoding import Beam, Chooser, Forced
@@ -70,7 +70,7 @@ class Timed:
     ) -> dict[str, Any]:
         """Figures of the prompts at `places`, whose cases are stored in two folders, for `judge_generation`."""
         stored = {place: generation.read(reference, eager_error, case) for place, case in places.items()}
-        logits = self._logits({place: one.follows for place, one in stored.items()})
+        logits = self._logits({place: one.tokens for place, one in stored.items()})
         is_greedy = self.prompts.decoding.kind == "greedy"
         again = {} if is_greedy else self._again({place: self.tokens[place] for place in stored})
         found = {}
@@ -79,7 +79,7 @@ class Timed:
             if is_greedy:
                 of_tokens = generation.divergence(self.tokens[place], one)
             else:
-                of_tokens = again[place] | {"steps": len(one.follows), "eager_error": generation.largest_error(one)}
+                of_tokens = again[place] | {"steps": len(one.tokens), "eager_error": one.eager_error()}
             found[f"prompt {place + 1}"] = {"figures": figures, **of_tokens}
         return found
 
@@ -127,10 +127,7 @@ def _log_probability(logits: Array, tokens: Array) -> float:
     """Sum of the log probabilities of `tokens` [steps] under `logits` [steps, vocabulary], in float64."""
     import numpy as np
 
-    wide = logits.astype(np.float64)
-    highest = wide.max(axis=1)
-    normaliser = highest + np.log(np.exp(wide - highest[:, None]).sum(axis=1))
-    return float((wide[np.arange(len(tokens)), tokens] - normaliser).sum())
+    return float(metrics.log_softmax(logits.astype(np.float64))[np.arange(len(tokens)), tokens].sum())
 
 
 def _read_logits(file: IO[bytes], steps: int) -> Array:

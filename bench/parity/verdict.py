@@ -102,8 +102,21 @@ def _excess(figures: Mapping[str, Any], tolerance: Tolerance) -> str | None:
                 f"RMSE is {figures['rmse']:.1e}; eager has {figures['eager_nonfinite']} NaN or infinite values itself"
             )
         return f"RMSE is {figures['rmse']:.1e} where eager's is 0"
-    name, ratio, limit = max(_ratios(figures, tolerance), key=lambda entry: entry[1] / entry[2])
+    name, ratio, limit = _nearest(figures, tolerance)
     return f"RMSE {name} is {ratio:.3g} times eager's; allowed are {limit:g}" if ratio > limit else None
+
+
+def share_of_limit(figures: Mapping[str, Any], tolerance: Tolerance) -> float | None:
+    """Largest ratio to eager's error over its limit, or None; above 1 the error is not like eager's own."""
+    if figures.get("rmse_ratio") is None:
+        return None
+    _, ratio, limit = _nearest(figures, tolerance)
+    return ratio / limit
+
+
+def _nearest(figures: Mapping[str, Any], tolerance: Tolerance) -> tuple[str, float, float]:
+    """Of the ratios to eager's error the one that comes nearest to its limit, with its place and its limit."""
+    return max(_ratios(figures, tolerance), key=lambda entry: entry[1] / entry[2])
 
 
 def _ratios(figures: Mapping[str, Any], tolerance: Tolerance) -> list[tuple[str, float, float]]:
@@ -117,13 +130,6 @@ def _ratios(figures: Mapping[str, Any], tolerance: Tolerance) -> list[tuple[str,
     if figures["unit_ratio"] is not None:
         found.append((f"of unit {figures['worst_unit']}", figures["unit_ratio"], local))
     return found
-
-
-def share_of_limit(figures: Mapping[str, Any], tolerance: Tolerance) -> float | None:
-    """Largest ratio to eager's error over its limit, or None; above 1 the error is not like eager's own."""
-    if figures.get("rmse_ratio") is None:
-        return None
-    return max(ratio / limit for _, ratio, limit in _ratios(figures, tolerance))
 
 
 def _beyond_budget(figures: Mapping[str, Any], tolerance: Tolerance) -> str:
@@ -141,8 +147,9 @@ def _beyond_budget(figures: Mapping[str, Any], tolerance: Tolerance) -> str:
         if tolerance.max_kl is not None and figures["kl_mean"] > tolerance.max_kl:
             found.append(f"mean KL is {figures['kl_mean']:.1e}, allowed are {tolerance.max_kl:g}")
         if tolerance.min_top1 is not None and _is_less(figures, tolerance.min_top1):
-            kept = f"{top1_without_near_ties(figures):.2%} of {figures['top1_n']}"
-            found.append(f"top-1 agreement beside near-ties is {kept}, wanted are {tolerance.min_top1:.2%}")
+            share = 1 - (figures["top1_flips"] - figures["top1_near_ties"]) / figures["top1_n"]
+            kept = f"{share:.2%} of {figures['top1_n']}, wanted are {tolerance.min_top1:.2%}"
+            found.append(f"top-1 agreement beside near-ties is {kept}")
     return ", ".join(found)
 
 
@@ -157,11 +164,6 @@ def _is_less(figures: Mapping[str, Any], share: float) -> bool:
     ways = (math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in range(flips))
     fewer = sum(math.exp(log + k * math.log1p(-share) + (count - k) * math.log(share)) for k, log in enumerate(ways))
     return bool(1 - fewer < CHANCE)
-
-
-def top1_without_near_ties(figures: Mapping[str, Any]) -> float:
-    """Share of positions whose most likely token is the reference's, or lost to it by no more than eager may."""
-    return float(1 - (figures["top1_flips"] - figures["top1_near_ties"]) / figures["top1_n"])
 
 
 def judge(outputs: Sequence[Mapping[str, Any]], tolerance: Tolerance) -> dict[str, Any]:
@@ -228,16 +230,18 @@ def worst_case(cases: Mapping[str, Sequence[Mapping[str, Any]]], tolerance: Tole
     """The record's `parity`: verdict and figures of the worst case, and each case's own beside them, worst first."""
     if not cases:
         return {"verdict": "broken", "reason": "nothing was compared", "cases": {}}
-    judged = {name: judge(outputs, tolerance) for name, outputs in cases.items()}
-    ordered = sorted(judged, key=lambda name: badness(judged[name]), reverse=True)
-    return {"case": ordered[0], **judged[ordered[0]], "cases": {name: judged[name] for name in ordered}}
+    return _worst({name: judge(outputs, tolerance) for name, outputs in cases.items()})
 
 
 def worst_generation(cases: Mapping[str, Mapping[str, Any]], tolerance: Tolerance) -> dict[str, Any]:
-    """The record's `parity` from what `judge_generation` takes of each case: the worst, and each beside it."""
-    judged = {name: judge_generation(entry, tolerance) for name, entry in cases.items()}
-    worst = max(judged, key=lambda name: badness(judged[name]))
-    return {"case": worst, **judged[worst], "cases": judged}
+    """The record's `parity` from what `judge_generation` takes of each case."""
+    return _worst({name: judge_generation(entry, tolerance) for name, entry in cases.items()})
+
+
+def _worst(judged: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    ordered = dict(sorted(judged.items(), key=lambda one: badness(one[1]), reverse=True))
+    first = next(iter(ordered))
+    return {"case": first, **ordered[first], "cases": ordered}
 
 
 def badness(judged: Mapping[str, Any]) -> tuple[int, float, float]:

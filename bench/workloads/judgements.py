@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 PRINTED_CASES = 5
 #: A broken case of at most this many tokens is bisected, if there is one.
 BISECTED_TOKENS = 256
-#: "limit": largest ratio to eager's error as a share of what is allowed; "× eager": RMSE over eager's.
-TITLES = ("case", "verdict", "limit", "× eager", "max |Δ|")
-TITLES_OF_HIDDEN_STATES = ("p99 |Δ|", "cosine")
-TITLES_OF_LOGITS = ("KL", "top-1", "top-5")
+#: Columns beside case and verdict: the figure, and how it is shown. "limit": largest ratio to eager's error as a share
+#: of what is allowed; "× eager": RMSE over eager's.
+SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
+    "limit": ("share_of_limit", lambda share: f"{share:.0%}" if share < 10 else ">999%"),
+    "× eager": ("rmse_ratio", "{:.3g}".format),
+    "max |Δ|": ("max_abs_error", "{:.1e}".format),
+    "p99 |Δ|": ("p99_abs_error", "{:.1e}".format),
+    "cosine": ("min_cosine", "{:.6f}".format),
+    "KL": ("kl_mean", "{:.1e}".format),
+    "top-1": ("top1_agreement", lambda share: f"{100 * share:.3g}%"),
+    "top-5": ("top_k_overlap", lambda share: f"{100 * share:.3g}%"),
+}
+OF_HIDDEN_STATES, OF_LOGITS = ("p99 |Δ|", "cosine"), ("KL", "top-1", "top-5")
 
 
 @dataclass(frozen=True)
@@ -52,30 +61,26 @@ class Judgement:
         return asdict(self)
 
 
-def judgement(run: Run, candidate: Candidate) -> Judgement:
-    """The worst of a candidate's cells; a cell that failed is unjudged."""
-    cases: list[dict[str, Any]] = []
-    generation: list[dict[str, Any]] = []
-    for record in run.records:
-        if record.candidate == candidate:
-            (generation if record.point.new_tokens else cases).extend(_entries(record))
-    cases.sort(key=badness, reverse=True)
-    generation.sort(key=badness, reverse=True)
-    place = str(run.candidates.index(candidate))
-    noted = {name: run.notes.get(name, {}).get(place, {}) for name in ("artifacts", "bisections")}
-    entries = [*cases, *generation]
-    if not entries:
-        return Judgement(candidate, "unjudged", "nothing was compared", artifact=noted["artifacts"])
-    worst = max(entries, key=badness)
-    if worst["verdict"] == "unjudged" and len({(one["verdict"], one["reason"]) for one in entries}) == 1:
-        return Judgement(candidate, "unjudged", worst["reason"], artifact=noted["artifacts"])
-    reason = f"{worst['name']}: {worst['reason']}"
-    return Judgement(candidate, worst["verdict"], reason, cases, generation, noted["artifacts"], noted["bisections"])
-
-
 def judgements(run: Run) -> list[Judgement]:
     """One for each candidate, in their order."""
     return [judgement(run, candidate) for candidate in run.candidates]
+
+
+def judgement(run: Run, candidate: Candidate) -> Judgement:
+    """The worst of a candidate's cells; a cell that failed is unjudged."""
+    found: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for record in run.records:
+        if record.candidate == candidate:
+            found[bool(record.point.new_tokens)].extend(_entries(record))
+    cases, generation = (sorted(entries, key=badness, reverse=True) for entries in found.values())
+    place = str(run.candidates.index(candidate))
+    artifact, bisection = (run.notes.get(name, {}).get(place, {}) for name in ("artifacts", "bisections"))
+    entries = [*cases, *generation]
+    worst = max(entries, key=badness, default={"verdict": "unjudged", "reason": "nothing was compared"})
+    if worst["verdict"] == "unjudged" and len({(one["verdict"], one["reason"]) for one in entries}) <= 1:
+        return Judgement(candidate, "unjudged", worst["reason"], artifact=artifact)
+    reason = f"{worst['name']}: {worst['reason']}"
+    return Judgement(candidate, worst["verdict"], reason, cases, generation, artifact, bisection)
 
 
 def _entries(record: Record) -> Iterator[dict[str, Any]]:
@@ -100,16 +105,18 @@ def bisection_of(found: Judgement, prepared: Preparation) -> dict[str, Any]:
     from bench.parity.bisect.search import bisect
     from bench.process.channel import WorkerError
 
-    broken = [case for case in found.cases if case["verdict"] == "broken" and "ids" in case]
     source, candidate, setting = prepared.source, found.candidate, prepared.options
+    broken = [case for case in found.cases if case["verdict"] == "broken" and "ids" in case]
+    broken.sort(key=lambda case: max(BISECTED_TOKENS, case["batch"] * case["length"]))  # else the worst comes first
+    unbisected = {"layer": None, "node": None}
     if not broken or prepared.weights is None:
-        return _not_bisected("no case of the matrix is broken, so there is nothing to bisect")
+        return unbisected | {"notes": ["no case of the matrix is broken, so there is nothing to bisect"]}
     if source.makes_inputs or len(source.outputs) > 1:
-        return _not_bisected("a module with inputs of its own or several outputs is not bisected")
-    case = next((one for one in broken if _tokens(one) <= BISECTED_TOKENS), min(broken, key=_tokens))
+        return unbisected | {"notes": ["a module with inputs of its own or several outputs is not bisected"]}
+    case = broken[0]
     pair = prepared.references.pair(candidate.precision, f"{case['batch']}×{case['length']}")
     if isinstance(pair, str):
-        return _not_bisected(pair)
+        return unbisected | {"notes": [pair]}
     there = prepared.elsewhere.get(candidate)
     try:
         where = bisect(
@@ -119,16 +126,8 @@ def bisection_of(found: Judgement, prepared: Preparation) -> dict[str, Any]:
             timeout_seconds=setting.timeout, python=there.python if there else None,
         )  # fmt: skip
     except WorkerError as error:
-        where = _not_bisected(f"the bisection failed: {error.reason}")
+        where = unbisected | {"notes": [f"the bisection failed: {error.reason}"]}
     return {"case": case["name"], **where}
-
-
-def _not_bisected(reason: str) -> dict[str, Any]:
-    return {"layer": None, "node": None, "notes": [reason]}
-
-
-def _tokens(case: Mapping[str, Any]) -> int:
-    return int(case["batch"] * case["length"])
 
 
 def exit_code(verdicts: Sequence[str]) -> int:
@@ -164,17 +163,14 @@ def heading(run: Run, tolerances: Mapping[str, Tolerance]) -> Iterator[str]:
     if options.shapes:
         sizes = ", ".join(map(str, points))
     else:
-        sizes = f"batch {_listed(p.batch for p in points)} × length {_listed(p.length for p in points)}"
+        batches, lengths = (dict.fromkeys(str(getattr(one, axis)) for one in points) for axis in ("batch", "length"))
+        sizes = f"batch {', '.join(batches)} × length {', '.join(lengths)}"
     yield f"against eager in float64: {sizes}; {ids}; masks {', '.join(options.masks)}; seed {options.seed}"
     for precision, tolerance in tolerances.items():
-        yield limits(precision, tolerance, run.model.task == "lm")
+        yield _limits(precision, tolerance, run.model.task == "lm")
 
 
-def _listed(numbers: Iterator[int]) -> str:
-    return ", ".join(str(number) for number in dict.fromkeys(numbers))
-
-
-def limits(precision: str, tolerance: Tolerance, has_logits: bool) -> str:
+def _limits(precision: str, tolerance: Tolerance, has_logits: bool) -> str:
     """One line on what a precision may differ by."""
     factor = tolerance.eager_factor
     line = (
@@ -183,51 +179,34 @@ def limits(precision: str, tolerance: Tolerance, has_logits: bool) -> str:
     )
     if not tolerance.has_budget:
         return line + "nothing may be lost"
-    budget = []
-    if tolerance.max_rms_share is not None:
-        budget.append(f"RMSE {tolerance.max_rms_share:.3g} of the reference's RMS")
-    if tolerance.max_kl is not None and has_logits:
-        budget.append(f"mean KL {tolerance.max_kl:g}")
-    if tolerance.min_top1 is not None and has_logits:
-        budget.append(f"top-1 {tolerance.min_top1:.3g} beside near-ties")
+    budget = [] if tolerance.max_rms_share is None else [f"RMSE {tolerance.max_rms_share:.3g} of the reference's RMS"]
+    if has_logits:
+        budget += [] if tolerance.max_kl is None else [f"mean KL {tolerance.max_kl:g}"]
+        budget += [] if tolerance.min_top1 is None else [f"top-1 {tolerance.min_top1:.3g} beside near-ties"]
     return f"{line}lossy up to {', '.join(budget)}"
 
 
 def sections(run: Run, remarks: Sequence[str]) -> Iterator[Section]:
     """One for each candidate, then notes."""
     found = judgements(run)
-    has_logits = run.model.task == "lm"
-    titles = TITLES + (TITLES_OF_LOGITS if has_logits else TITLES_OF_HIDDEN_STATES)
-    is_left = (True, True, *[False] * (len(titles) - 2))
+    shown = ["limit", "× eager", "max |Δ|", *(OF_LOGITS if run.model.task == "lm" else OF_HIDDEN_STATES)]
     for one in found:
         is_told = one.verdict not in ("original", "exact")
         lines = [f"worst: {one.reason}" if one.cases else one.reason] if is_told else []
-        rows = tuple(_cells(case, has_logits) for case in one.cases[:PRINTED_CASES])
+        rows = tuple(
+            (case["name"], case["verdict"], *(_shown(case, *SHOWN[title]) for title in shown))
+            for case in one.cases[:PRINTED_CASES]
+        )
+        table = Table(("case", "verdict", *shown), rows, (True, True, *[False] * len(shown)))
         items = [*_more(one), *_generated(one), *_bisected(one)]
         style = PARITY_STYLES.get(one.verdict, "")
-        yield Section(f"{one.label}: {one.verdict}", lines, Table(titles, rows, is_left), items, style=style)
+        yield Section(f"{one.label}: {one.verdict}", lines, table, items, style=style)
     yield Section("Notes", items=[*remarks, *blind_spots(found)])
 
 
-def _cells(case: Mapping[str, Any], has_logits: bool) -> tuple[str, ...]:
-    """One case under the titles; dashes if nothing was measured."""
-    share, ratio = case.get("share_of_limit"), case.get("rmse_ratio")
-    cells = (
-        case["name"],
-        case["verdict"],
-        DASH if share is None else f"{share:.0%}" if share < 10 else ">999%",
-        DASH if ratio is None else f"{ratio:.3g}",
-        _scientific(case.get("max_abs_error")),
-    )
-    if has_logits:
-        shares = (case.get("top1_agreement"), case.get("top_k_overlap"))
-        return (*cells, _scientific(case.get("kl_mean")), *(DASH if s is None else f"{100 * s:.3g}%" for s in shares))
-    cosine = case.get("min_cosine")
-    return (*cells, _scientific(case.get("p99_abs_error")), DASH if cosine is None else f"{cosine:.6f}")
-
-
-def _scientific(value: float | None) -> str:
-    return DASH if value is None else f"{value:.1e}"
+def _shown(case: Mapping[str, Any], figure: str, show: Callable[[float], str]) -> str:
+    """A figure of a case; a dash if it was not measured."""
+    return DASH if case.get(figure) is None else show(case[figure])
 
 
 def _more(one: Judgement) -> Iterator[str]:
@@ -262,13 +241,11 @@ def _generated(one: Judgement) -> Iterator[str]:
 def _bisected(one: Judgement) -> Iterator[str]:
     """Where it goes wrong, as far as that was looked for."""
     found = one.bisection
-    if "case" in found:
-        compared = (
-            f": {found['layers_compared']} hidden states and {found['values_compared']} values compared"
-            if "layers_compared" in found
-            else ""
-        )
-        yield f"bisection of {found['case']}{compared}"
+    if "layers_compared" in found:
+        counts = f"{found['layers_compared']} hidden states and {found['values_compared']} values"
+        yield f"bisection of {found['case']}: {counts} compared"
+    elif "case" in found:
+        yield f"bisection of {found['case']}"
     if (layer := found.get("layer")) is not None:
         yield f"first layer out of tolerance: {layer['name']}{_times_eager(layer)}"
     if (node := found.get("node")) is not None:

@@ -39,11 +39,6 @@ GENERATION = "generation"
 DRAWN = "random-full"
 
 
-def masks(value: Any, name: str) -> tuple[str, ...]:
-    """Some of `MASKS`."""
-    return matrix.parse_masks(value)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ParityOptions(CommonOptions):
     """Options of `bench parity`."""
@@ -62,7 +57,7 @@ class ParityOptions(CommonOptions):
         "Batch×length pairs in place of batches and lengths, e.g. 1x16,2x37.", options.shapes, default=(),
         show=options.shown_shapes,
     )  # fmt: skip
-    masks: tuple[str, ...] = option("Any of full, right, left, holes.", masks, default=inputs.MASKS)
+    masks: tuple[str, ...] = option("Any of full, right, left, holes.", matrix.parse_masks, default=inputs.MASKS)
     tokenizer: str | None = option(
         "tokenizer.json, or a folder with one, for a model that has none of its own.", options.text, default=None
     )
@@ -92,11 +87,6 @@ class ParityOptions(CommonOptions):
     def overrides(self) -> dict[str, float]:
         """What replaces the tolerances' own values."""
         return {name: value for name in OVERRIDES if (value := getattr(self, name)) is not None}
-
-    @property
-    def matrix(self) -> Matrix:
-        """The cases of every shape."""
-        return Matrix(self.ids, self.masks)
 
 
 @dataclass(frozen=True, order=True)
@@ -148,9 +138,7 @@ class Parity(Workload):
         lengths = options.lengths or matrix.default_lengths(source.positions)
         ids = options.ids
         if (file := tokenizer_of(source, options.tokenizer)) is not None:
-            tokenizer.encode(
-                file, texts.texts(1, options.seed), PROMPT_LENGTH, source.vocab_size
-            )  # is it this model's?
+            tokenizer.encode(file, texts.texts(1, 0), PROMPT_LENGTH, source.vocab_size)  # is it this model's?
         if not ids:
             ids = (OWN,) if source.makes_inputs else ("random", "text" if file else "zipf")
         settled = replace(
@@ -213,7 +201,8 @@ class Parity(Workload):
 
     def _cases(self, point: Check, source: ModelSource) -> tuple[str, ...]:
         takes_mask = "attention_mask" in source.inputs and not source.makes_inputs
-        return self.options.matrix.cases(Shape(point.batch, point.length), takes_mask and not point.new_tokens)
+        cases = Matrix(self.options.ids, self.options.masks)
+        return cases.cases(Shape(point.batch, point.length), takes_mask and not point.new_tokens)
 
     def judged(self, point: Check, candidate: Candidate) -> Mapping[str, Any]:
         return {name: value for name, value in self.options.overrides.items() if name in ("atol", "rtol")}

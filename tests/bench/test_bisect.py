@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from bench.parity import inputs
-from bench.parity.bisect import inner
 from bench.parity.bisect import search as bisection
-from bench.parity.bisect.findings import STATE_AXES, Value, chunks, operations, values_between
-from bench.parity.bisect.search import CHUNK_BYTES, Search
+from bench.parity.bisect.inner import STATE_AXES, figures
+from bench.parity.bisect.search import CHUNK_BYTES, Value, bad_states, values_between
 from bench.process import channel
 from bench.process.channel import WorkerError
 from bench.spec import Candidate
@@ -96,6 +95,11 @@ def faulty_onnx(source: Artifact, folder: Path, plant: Plant) -> tuple[Path, str
     return folder, planted
 
 
+def maker_of(model: Any, value: str) -> Any:
+    (node,) = [node for node in model.graph.node if value in node.output]
+    return node
+
+
 def scale_weight(value: str) -> Plant:
     """Scale the matrix that is multiplied just before `value` is made; says its name."""
 
@@ -115,19 +119,22 @@ def scale_weight(value: str) -> Plant:
     return plant
 
 
-def tanh_gelu(value: str) -> Plant:
-    """Compute the GELU that makes `value` in its tanh form."""
+def tanh_gelu(model: Any) -> str:
+    """Compute a GELU in its tanh form."""
+    import onnx
 
-    def plant(model: Any) -> str:
-        import onnx
+    node = maker_of(model, "gelu_1")
+    del node.attribute[:]
+    node.attribute.append(onnx.helper.make_attribute("approximate", "tanh"))
+    return str(node.op_type)
 
-        (node,) = [node for node in model.graph.node if value in node.output]
-        assert node.op_type == "Gelu"
-        del node.attribute[:]
-        node.attribute.append(onnx.helper.make_attribute("approximate", "tanh"))
-        return node.name
 
-    return plant
+def coarse_norm(model: Any) -> str:
+    """Add another epsilon behind the last layer."""
+    node = maker_of(model, "layer_norm_4")
+    (epsilon,) = [attribute for attribute in node.attribute if attribute.name == "epsilon"]
+    epsilon.f = 1e-3
+    return str(node.op_type)
 
 
 def test_a_scaled_weight_is_traced_to_the_operation_that_uses_it(bisect, exported, tmp_path: Path) -> None:
@@ -136,8 +143,7 @@ def test_a_scaled_weight_is_traced_to_the_operation_that_uses_it(bisect, exporte
     assert (found["layer"]["index"], found["layer"]["name"]) == (1, "model.encoder.layer.1")
     assert found["layer"]["ratio"] > 100
     node = found["node"]
-    assert node["name"] == "linear_8"
-    assert node["module"] == "model.encoder.layer.1.attention.self.value"
+    assert (node["name"], node["module"]) == ("linear_8", "model.encoder.layer.1.attention.self.value")
     assert node["operations"] == ["MatMul", "Add"]
     assert weight in node["reads"]
     assert node["ratio"] > 1000
@@ -145,68 +151,51 @@ def test_a_scaled_weight_is_traced_to_the_operation_that_uses_it(bisect, exporte
     assert 0 < found["values_compared"] < 25
     assert any("have no counterpart by name" in note for note in found["notes"])
     assert any("undid 1 BiasGelu" in note for note in found["notes"])
-
-
-@pytest.mark.parametrize(("value", "index"), [("gelu", 0), ("gelu_1", 1)])
-def test_another_gelu_is_traced_to_its_node(bisect, exported, tmp_path: Path, value: str, index: int) -> None:
-    folder, _ = faulty_onnx(exported("bert-tiny", "onnx"), tmp_path / "faulty", tanh_gelu(value))
-    found = bisect("bert-tiny", "onnx", folder)
-    assert found["layer"]["index"] == index
-    assert (found["node"]["name"], found["node"]["op_type"]) == (value, "Gelu")
-
-
-def test_small_chunks_find_the_same(bisect, exported, tmp_path: Path) -> None:
-    folder, _ = faulty_onnx(exported("bert-tiny", "onnx"), tmp_path / "faulty", scale_weight("linear_9"))
-    whole = bisect("bert-tiny", "onnx", folder)
-    assert whole["layer"]["name"] == "model.encoder.layer.1"
-    assert (whole["node"]["name"], whole["node"]["module"]) == (
-        "linear_9",
-        "model.encoder.layer.1.attention.output.dense",
-    )
+    # Small chunks find the same.
     one_state = 3 * 24 * 64 * 8
     parts = bisect("bert-tiny", "onnx", folder, chunk_bytes=one_state)
-    assert parts["chunk_bytes"] <= 8 * one_state < whole["chunk_bytes"] < CHUNK_BYTES
+    assert parts["chunk_bytes"] <= 8 * one_state < found["chunk_bytes"] < CHUNK_BYTES
     for key in ("layer", "node"):
-        assert parts[key]["name"] == whole[key]["name"]
-        assert parts[key]["rmse"] == pytest.approx(whole[key]["rmse"], rel=0.01)
-
-
-def test_a_changed_table_is_before_the_first_layer(bisect, exported, tmp_path: Path) -> None:
-    folder, table = faulty_onnx(exported("bert-tiny", "onnx"), tmp_path / "faulty", scale_weight("embedding_2"))
-    assert table == "model.embeddings.position_embeddings.weight"
-    found = bisect("bert-tiny", "onnx", folder)
-    assert (found["layer"]["index"], found["layer"]["name"]) == (-1, "embeddings")
-    assert (found["node"]["name"], found["node"]["op_type"]) == ("embedding_2", "Gather")
-    assert any("look at the embeddings" in note for note in found["notes"])
-
-
-def test_a_fault_behind_the_last_layer_is_in_no_layer(bisect, exported, tmp_path: Path) -> None:
-    def plant(model: Any) -> str:
-        (node,) = [node for node in model.graph.node if "layer_norm_4" in node.output]
-        (epsilon,) = [attribute for attribute in node.attribute if attribute.name == "epsilon"]
-        epsilon.f = 1e-3
-        return node.op_type
-
-    folder, kind = faulty_onnx(exported("gpt2-tiny", "onnx"), tmp_path / "faulty", plant)
-    assert kind == "LayerNormalization"
-    found = bisect("gpt2-tiny", "onnx", folder)
-    assert found["layer"] is None
-    assert (found["node"]["name"], found["node"]["op_type"]) == ("layer_norm_4", "LayerNormalization")
-    assert any("behind the last" in note for note in found["notes"])
+        assert parts[key]["name"] == found[key]["name"]
+        assert parts[key]["rmse"] == pytest.approx(found[key]["rmse"], rel=0.01)
 
 
 @pytest.mark.parametrize(
-    ("model", "backend"),
-    [("bert-tiny", "onnx"), ("gpt2-tiny", "onnx"), ("gpt2-tiny", "torchscript"), ("bert-tiny", "eager")],
+    ("model", "plant", "planted", "layer", "node", "said"),
+    [
+        ("bert-tiny", tanh_gelu, "Gelu", (1, "model.encoder.layer.1"), ("gelu_1", "Gelu"), ""),
+        (
+            "bert-tiny", scale_weight("embedding_2"), "model.embeddings.position_embeddings.weight", (-1, "embeddings"),
+            ("embedding_2", "Gather"), "look at the embeddings",
+        ),
+        (
+            "gpt2-tiny", coarse_norm, "LayerNormalization", None, ("layer_norm_4", "LayerNormalization"),
+            "behind the last",
+        ),
+    ],
+    ids=["gelu", "before the first layer", "behind the last layer"],
+)  # fmt: skip
+def test_a_fault_is_traced_to_its_layer_and_node(
+    bisect, exported, tmp_path: Path, model: str, plant: Plant, planted: str, layer: Any, node: Any, said: str
+) -> None:
+    folder, what = faulty_onnx(exported(model, "onnx"), tmp_path / "faulty", plant)
+    assert what == planted
+    found = bisect(model, "onnx", folder)
+    assert (found["layer"] and (found["layer"]["index"], found["layer"]["name"])) == layer
+    assert (found["node"]["name"], found["node"]["op_type"]) == node
+    assert said in " ".join(found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("model", "backend"), [("bert-tiny", "onnx"), ("gpt2-tiny", "onnx"), ("gpt2-tiny", "torchscript")]
 )
 def test_a_healthy_export_has_no_culprit(bisect, model: str, backend: str) -> None:
     found = bisect(model, backend)
-    assert (found["layer"], found["node"]) == (None, None)
-    assert found["layers_compared"] == 3
+    assert (found["layer"], found["node"], found["layers_compared"]) == (None, None, 3)
     assert "the output is within tolerance on these inputs" in found["notes"]
 
 
-@pytest.mark.parametrize(("backend", "in_processes"), [("torchscript", True), ("torchscript", False), ("eager", False)])
+@pytest.mark.parametrize(("backend", "in_processes"), [("torchscript", True), ("eager", False)])
 def test_a_scaled_weight_is_traced_to_its_layer_in_other_formats(
     bisect, exported, tmp_path: Path, backend: str, in_processes: bool
 ) -> None:
@@ -214,20 +203,18 @@ def test_a_scaled_weight_is_traced_to_its_layer_in_other_formats(
 
     from exporters import torchscript
 
-    checkpoint = tmp_path / "checkpoint"
+    folder = checkpoint = tmp_path / "checkpoint"
     shutil.copytree(exported("bert-tiny", "checkpoint").path, checkpoint)
     weights = load_file(checkpoint / "model.safetensors")
     weights["encoder.layer.1.output.dense.weight"] *= np.float32(1.01)
     save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
-    folder = checkpoint
     if backend == "torchscript":
         folder = tmp_path / "faulty"
         folder.mkdir()
         torchscript.export(checkpoint, folder, {"precision": "fp32", "device": "cpu"})
         shutil.copy(exported("bert-tiny", "torchscript").path / "artifact.json", folder)
     found = bisect("bert-tiny", backend, folder, in_processes)
-    assert found["layer"]["name"] == "model.encoder.layer.1"
-    assert found["node"] is None
+    assert (found["layer"]["name"], found["node"]) == ("model.encoder.layer.1", None)
     assert any("no node is searched" in note for note in found["notes"])
 
 
@@ -271,38 +258,8 @@ def test_a_graph_with_names_of_its_own_is_traced_to_the_layer(bisect, exported, 
     (folder / "model.onnx.data").unlink()
     onnx.save(model, folder / "model.onnx")
     found = bisect("bert-tiny", "onnx", folder)
-    assert found["layer"]["name"] == "model.encoder.layer.1"
-    assert found["node"] is None
+    assert (found["layer"]["name"], found["node"]) == ("model.encoder.layer.1", None)
     assert any("does not bear the names of our own export" in note for note in found["notes"])
-
-
-def test_a_precision_that_eager_lacks_is_not_bisected(tmp_path: Path) -> None:
-    found = bisection.bisect(
-        tmp_path, Candidate("onnx", "default", "int8"), tmp_path, tmp_path / "inputs.npz",
-        device="cpu", threads=1, root=tmp_path, timeout_seconds=1,
-    )  # fmt: skip
-    assert found["layers_compared"] == 0
-    assert found["notes"] == ["int8 differs from eager in every layer by design; bisect onnx in fp32"]
-
-
-def bad_states(tmp_path: Path, ours: list[str], leave: list[bool], output_leaves: bool) -> tuple[list[int], list[str]]:
-    search = Search(tmp_path, tmp_path, Candidate("onnx", "default", "fp32"), tmp_path, 1, CHUNK_BYTES)
-    states = [Value(f"layer {index}", name, STATE_AXES, 8) for index, name in enumerate(ours)]
-    compared = list(zip(states, [{"leaves_tolerance": leaves} for leaves in leave], strict=True))
-    return search._bad_states(compared, output_leaves), search.findings.notes
-
-
-def test_a_state_that_later_ones_recover_from_was_fused_away(tmp_path: Path) -> None:
-    ours = ["a", "b", "c", "d"]
-    assert bad_states(tmp_path, ours, [False, True, False, True], True) == (
-        [3], ["the runtime has no value that is layer 1: fused away"],
-    )  # fmt: skip
-    assert bad_states(tmp_path, ours, [False, False, True, True], True) == ([2, 3], [])
-    assert bad_states(tmp_path, ours, [False, False, False, True], False) == (
-        [], ["the runtime has no value that is layer 3: fused away"],
-    )  # fmt: skip
-    names = [f"layer {index}" for index in range(4)]
-    assert bad_states(tmp_path, names, [False, True, False, True], True) == ([1, 3], [])
 
 
 def test_a_fault_behind_a_state_that_was_fused_away_is_found(
@@ -323,26 +280,51 @@ def test_a_fault_behind_a_state_that_was_fused_away_is_found(
     assert "every value that makes model.encoder.layer.0 is within tolerance" in found["notes"]
 
 
+def test_a_precision_that_eager_lacks_is_not_bisected(tmp_path: Path) -> None:
+    found = bisection.bisect(
+        tmp_path, Candidate("onnx", "default", "int8"), tmp_path, tmp_path / "inputs.npz",
+        device="cpu", threads=1, root=tmp_path, timeout_seconds=1,
+    )  # fmt: skip
+    assert found["layers_compared"] == 0
+    assert found["notes"] == ["int8 differs from eager in every layer by design; bisect onnx in fp32"]
+
+
+@pytest.mark.parametrize(
+    ("names", "leave", "output_leaves", "expected"),
+    [
+        ("a,b,c,d", [False, True, False, True], True, ([3], ["layer 1"])),
+        ("a,b,c,d", [False, False, True, True], True, ([2, 3], [])),
+        ("a,b,c,d", [False, False, False, True], False, ([], ["layer 3"])),
+        ("layer 0,layer 1,layer 2,layer 3", [False, True, False, True], True, ([1, 3], [])),
+    ],
+)
+def test_a_state_that_later_ones_recover_from_was_fused_away(
+    names: str, leave: list[bool], output_leaves: bool, expected: tuple[list[int], list[str]]
+) -> None:
+    states = [Value(f"layer {index}", name, STATE_AXES, 8) for index, name in enumerate(names.split(","))]
+    compared = list(zip(states, [{"leaves_tolerance": leaves} for leaves in leave], strict=True))
+    assert bad_states(compared, output_leaves) == expected
+
+
 KEPT = np.array([[True, True, False], [False, True, True]])
 
 
-def judged(ours: np.ndarray, reference: np.ndarray, eager: np.ndarray, axes: list[str | None], precision: str = "fp32"):
-    return inner._figures(ours, reference, eager, KEPT, {"name": "x", "axes": axes}, precision)
+def judged(
+    ours: np.ndarray, reference: np.ndarray, eager: np.ndarray, axes: Any = STATE_AXES, precision: str = "fp32",
+    kept: np.ndarray = KEPT,
+) -> dict[str, Any]:  # fmt: skip
+    return figures(ours, reference, eager, axes, kept, precision)
 
 
 def test_tolerance_is_eagers_error_by_a_factor_and_two_units_where_eager_is_exact() -> None:
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(2, 3, 8))
-    axes = ["batch", "length", None]
     off = 1e-6 * rng.choice([-1.0, 1.0], size=reference.shape)
-    assert not judged(reference + 1.9 * off, reference, reference + off, axes)["leaves_tolerance"]
-    figures = judged(reference + 2.1 * off, reference, reference + off, axes)
-    assert figures["leaves_tolerance"]
-    assert figures["ratio"] == pytest.approx(2.1)
-    assert not judged(reference + 2.9 * off, reference, reference + off, axes, "fp16")["leaves_tolerance"]
-    unit = 2.0**-23
-    assert not judged(reference * (1 + 1.9 * unit), reference, reference, axes)["leaves_tolerance"]
-    assert judged(reference * (1 + 2.1 * unit), reference, reference, axes)["leaves_tolerance"]
+    for times, precision, leaves in ((1.9, "fp32", False), (2.1, "fp32", True), (2.9, "fp16", False)):
+        found = judged(reference + times * off, reference, reference + off, precision=precision)
+        assert (found["leaves_tolerance"], found["ratio"]) == (leaves, pytest.approx(times))
+    for units, leaves in ((1.9, False), (2.1, True)):
+        assert judged(reference * (1 + units * 2.0**-23), reference, reference)["leaves_tolerance"] == leaves
 
 
 def test_one_wrong_token_is_not_drowned_by_many_right_ones() -> None:
@@ -351,11 +333,9 @@ def test_one_wrong_token_is_not_drowned_by_many_right_ones() -> None:
     off = 1e-6 * rng.choice([-1.0, 1.0], size=reference.shape)
     ours = reference + 0.5 * off
     ours[0, 7] += 8 * off[0, 7]
-    figures = inner._figures(
-        ours, reference, reference + off, np.ones((1, 100), bool), {"axes": ["batch", "length", None]}, "fp32"
-    )
-    assert figures["ratio"] < 2
-    assert figures["leaves_tolerance"]
+    found = judged(ours, reference, reference + off, kept=np.ones((1, 100), bool))
+    assert found["ratio"] < 2
+    assert found["leaves_tolerance"]
 
 
 @pytest.mark.parametrize(
@@ -380,20 +360,11 @@ def test_masked_tokens_do_not_count(axes: list[str | None], shape: tuple[int, ..
 
 def test_equal_infinities_agree_and_another_shape_does_not() -> None:
     reference = np.full((2, 3, 4), -np.inf)
-    axes = ["batch", "length", None]
-    assert not judged(reference.astype(np.float32), reference, reference, axes)["leaves_tolerance"]
-    assert judged(np.zeros((2, 3, 4)), reference, reference, axes)["leaves_tolerance"]
-    figures = judged(np.zeros((2, 3, 5)), reference, reference, axes)
-    assert figures["leaves_tolerance"]
-    assert figures["mismatch"] == "shape [2, 3, 5] instead of [2, 3, 4]"
-
-
-def test_chunks_keep_the_order_and_the_bound() -> None:
-    values = [Value(str(index), str(index), (None,), 10) for index in range(7)]
-    parts = [[value.name for value in chunk] for chunk in chunks(values, 25)]
-    assert parts == [["0", "1"], ["2", "3"], ["4", "5", "6"]]
-    assert [len(chunk) for chunk in chunks(values, 1)] == [1, 1, 1, 1, 1, 2]
-    assert list(chunks([], 25)) == []
+    assert not judged(reference.astype(np.float32), reference, reference)["leaves_tolerance"]
+    assert judged(np.zeros((2, 3, 4)), reference, reference)["leaves_tolerance"]
+    found = judged(np.zeros((2, 3, 5)), reference, reference)
+    assert (found["leaves_tolerance"], found["mismatch"]) == (True, "shape [2, 3, 5] instead of [2, 3, 4]")
+    assert not judged(np.array(2.0), np.array(2.0), np.array(2.0), [])["leaves_tolerance"]
 
 
 def test_only_what_the_bad_state_needs_and_no_good_one_is_searched() -> None:
@@ -409,10 +380,3 @@ def test_only_what_the_bad_state_needs_and_no_good_one_is_searched() -> None:
     assert names == ["mask", "scores", "second"]
     assert [found["name"] for found in values_between(program, ["in", "layer 0"], None)] == ["head"]
     assert [found["name"] for found in values_between(program, [], "in")] == ["table", "first"]
-
-
-def test_operations_go_back_to_known_values() -> None:
-    values = {"a": ["Gather", ["ids", "table"]], "b": ["MatMul", ["a", "weight"]], "c": ["Add", ["b", "bias"]]}
-    assert operations(values, "c", {"a", "c"}) == {
-        "op_type": "Add", "operations": ["MatMul", "Add"], "reads": ["weight", "bias"],
-    }  # fmt: skip

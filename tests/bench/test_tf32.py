@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -48,41 +49,29 @@ def torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Any:
     """torch, whose switches are set back afterwards."""
     import torch
 
-    before, cudnn, threads = (
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-        torch.get_num_threads(),
-    )
+    before, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    threads = torch.get_num_threads()
     yield torch
     torch.set_float32_matmul_precision(before)
     torch.backends.cudnn.allow_tf32 = cudnn
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(
-    "call", [bench.compare, bench.generate, bench.measure_corpus, bench.measure_load, bench.measure_memory, bench.tune]
-)
-def test_the_cpu_has_no_tf32(call: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--tf32: cpu has no TF32, only NVIDIA GPUs do; leave it out") as refused:
-        call("gpt2-tiny" if call is bench.generate else "bert-tiny", device="cpu", tf32=True, artifacts=tmp_path)
-    assert "\n" not in str(refused.value)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("command", ["compare", "parity", "generate", "corpus", "load", "tune"])
-def test_the_command_line_refuses_it_in_one_line(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from bench.cli import main
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bench", command, "--model", "bert-tiny", "--tf32", "--device", "cpu"])
-    monkeypatch.setattr("signal.signal", lambda *rest: None)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    captured = capsys.readouterr()
-    assert (ended.value.code, captured.out, captured.err.count("\n")) == (2, "", 1)
-    assert "--tf32: cpu has no TF32" in captured.err
+def test_the_cpu_has_no_tf32(
+    cli_here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    store = tmp_path / "store"
+    store.mkdir()
+    calls = (bench.compare, bench.generate, bench.measure_corpus, bench.measure_load, bench.measure_memory, bench.tune)
+    for call in calls:
+        with pytest.raises(UserError, match="--tf32: cpu has no TF32, only NVIDIA GPUs do; leave it out") as refused:
+            call("gpt2-tiny" if call is bench.generate else "bert-tiny", device="cpu", tf32=True, artifacts=store)
+        assert "\n" not in str(refused.value)
+    for command in ("compare", "parity", "generate", "corpus", "load", "tune"):
+        done = cli_here(command, "--model", "bert-tiny", "--tf32", "--device", "cpu", "--artifacts", str(store))
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "--tf32: cpu has no TF32" in done.stderr
+    assert not list(store.iterdir())
 
 
 def test_an_environment_that_forbids_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,41 +136,48 @@ def test_a_backend_without_a_switch_is_unsupported(
     tf32: bool, backend: type[Backend], is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backends, "load_class", lambda name: backend)
-    run = tf32_run(record("null"), tf32=tf32)
-    prepared = Preparation(run, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), lambda line: None)
-    reasons = [(refusal.status, refusal.reason) for refusal in prepared.refused.values()]
+    refused = prepared_for(tmp_path, tf32, "null").refused.values()
+    reasons = [(refusal.status, refusal.reason) for refusal in refused]
     assert reasons == ([("unsupported", "null does not take --tf32; leave --tf32 out, or null")] if is_refused else [])
 
 
-def loop_of(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], *more: str) -> Loop:
+def test_the_worker_hands_it_on_or_says_that_the_card_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
-    loop = Loop(parser().parse_args(["--backend", "null", *more]))
-    loop.answer({"op": "hello"})
-    return loop
-
-
-def test_the_worker_hands_it_on_or_says_that_the_card_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(Null, "load", lambda self, path, *, options, **rest: seen.append(options))
-    assert "ok" in loop_of(monkeypatch, (8, 0), "--tf32").answer({"op": "load"})
-    assert "ok" in loop_of(monkeypatch, (8, 0)).answer({"op": "load"})
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+
+    def loaded(capability: tuple[int, int], *more: str) -> Any:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        loop = Loop(parser().parse_args(["--backend", "null", *more]))
+        loop.answer({"op": "hello"})
+        return loop.answer({"op": "load"})
+
+    assert "ok" in loaded((8, 0), "--tf32")
+    assert "ok" in loaded((8, 0))
     assert [options.get("tf32") for options in seen] == [True, None]
-    error = loop_of(monkeypatch, (7, 5), "--tf32").answer({"op": "load"})["error"]
+    error = loaded((7, 5), "--tf32")["error"]
     assert (error["status"], error["reason"]) == ("unsupported", "a card has no TF32; leave --tf32 out")
     assert len(seen) == 2
 
 
-@pytest.mark.parametrize("tf32", [True, False])
-def test_a_runs_workers_are_started_with_it(tf32: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def prepared_for(tmp_path: Path, tf32: bool, backend: str = "eager") -> Preparation:
+    run = tf32_run(record(backend), tf32=tf32)
+    return Preparation(run, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), lambda line: None)
+
+
+def test_a_runs_workers_files_and_commands_carry_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr(pool.channel, "Worker", lambda command, *rest: commands.append(command))
-    run = tf32_run(tf32=tf32)
-    prepared = Preparation(run, sources.resolve("bert-tiny"), ArtifactStore(tmp_path), lambda line: None)
-    prepared.start(run.candidates[0])
-    assert [("--tf32" in command) for command in commands] == [tf32]
+    for tf32 in (True, False):
+        prepared = prepared_for(tmp_path, tf32)
+        prepared.start(prepared.run.candidates[0])
+        assert ("--tf32" in commands[-1]) is tf32
+        run = tf32_run(tf32=tf32)
+        assert read_run(write(run, tmp_path / f"{tf32}.jsonl")).options.tf32 is tf32
+        for command in (run.command, run.repeat(run.records[0])):
+            assert shlex.split(command).count("--tf32") == tf32
 
 
 def test_parity_allows_what_tf32_rounds_and_no_other_precision_more() -> None:
@@ -218,19 +214,6 @@ def test_the_eager_that_fp32_is_held_against_has_it_and_the_reference_never(
     assert any(f"eager's own error at fp32{' with TF32' if tf32 else ''}" in line for line in said)
     reference, eager_error = references.pair("fp32", "timed")
     assert (reference.recipe.get("tf32"), eager_error.recipe.get("tf32")) == (None, True if tf32 else None)
-
-
-def test_it_survives_the_disk(tmp_path: Path) -> None:
-    for tf32 in (True, False):
-        path = write(tf32_run(tf32=tf32), tmp_path / f"{tf32}.jsonl")
-        assert read_run(path).options.tf32 is tf32
-
-
-def test_the_commands_that_repeat_it_carry_it() -> None:
-    for tf32 in (True, False):
-        run = tf32_run(tf32=tf32)
-        for command in (run.command, run.repeat(run.records[0])):
-            assert shlex.split(command).count("--tf32") == tf32
 
 
 def test_it_is_told_wherever_a_run_is_shown() -> None:

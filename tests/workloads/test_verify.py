@@ -1,13 +1,11 @@
-"""`bench parity` and `bench verify` on real workers: one certificate, and what it does and does not belong to."""
+"""`bench verify`: one certificate of `bench parity`, and what it does and does not belong to."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
+import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -17,14 +15,16 @@ from typing import Any
 import pytest
 
 from bench import verify
-from bench.errors import UserError
+from bench.errors import BenchError, UserError
+from bench.run.experiment import measure
 from bench.run.file import RunFile
-from bench.run.record import Run
+from bench.run.record import SAME_MODEL, Run
 from bench.verify import Verification, _compare, read_certificate
 from bench.workloads.judgements import judgements
-from bench.workloads.parity import Parity
+from bench.workloads.parity import Parity, ParityOptions
 from exporters.sources import resolve
-from exporters.store import MANIFEST, ArtifactStore, _checksum, file_checksum
+from exporters.store import MANIFEST, ArtifactStore, _checksum, file_checksum, recipe_key
+from tests.in_process import workers_here
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch warns about its own tracing
 
@@ -33,9 +33,8 @@ WORDS = ["?", "the", "a", "of", "and", "was", "in", "before", "water", "key", ",
 
 @dataclass(frozen=True)
 class Certified:
-    """What one `bench parity` left."""
+    """What one check left."""
 
-    done: subprocess.CompletedProcess[str]
     folder: Path
     store: Path
 
@@ -59,7 +58,7 @@ class Certified:
 
 
 @pytest.fixture(scope="module")
-def certified(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Certified:
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Certified:
     """A tiny GPT-2 with its head in TorchScript, on random and tokenised ids and greedy text.
 
     In a store of its own: no other module judges this model, and this one is copied while others may be written.
@@ -70,84 +69,51 @@ def certified(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Certified
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
-    arguments = [
-        "--model",
-        "gpt2-tiny",
-        "--task",
-        "lm",
-        "--weights",
-        "random",
-        "--backends",
-        "torchscript",
-        "--batches",
-        "2",
-    ]
-    arguments += ["--lengths", "1,12", "--masks", "full,left", "--new-tokens", "3", "--tokenizer", str(folder)]
-    arguments += ["--device", "cpu", "--threads", "1", "--output", "certificate.jsonl"]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "parity", *arguments], capture_output=True, text=True, cwd=folder, timeout=500,
-        env=os.environ | {"PYTHONPATH": str(root), "COLUMNS": "80"}, check=False,
-    )  # fmt: skip
-    return Certified(done, folder, folder / "artifacts")
-
-
-def refused_to_start(*rest: Any, **more: Any) -> Any:
-    raise AssertionError("a process was started")
+    made = Certified(folder, folder / "artifacts")
+    options = {
+        "model": "gpt2-tiny", "task": "lm", "weights": "random", "backends": "torchscript", "batches": [2],
+        "lengths": [1, 12], "masks": ["full", "left"], "new_tokens": 3, "tokenizer": str(folder), "device": "cpu",
+        "threads": 1, "output": made.file, "artifacts": made.store,
+    }  # fmt: skip
+    with workers_here():
+        measure(Parity, ParityOptions.parsed(options))
+    return made
 
 
 @pytest.fixture
 def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.process.channel.Worker.__init__", refused_to_start)
+    def refuse(*rest: Any, **more: Any) -> Any:
+        raise AssertionError("a process was started")
 
-
-# The certificate of a sound backend.
+    monkeypatch.setattr("bench.process.channel.Worker.__init__", refuse)
 
 
 def test_a_sound_backend_is_certified(certified: Certified) -> None:
-    assert certified.done.returncode == 0, certified.done.stderr
     found, options = certified.certificate, certified.certificate.options
     assert (found.exit_code, options.ids, options.masks, options.new_tokens) == (
         0, ("random", "text"), ("full", "left"), 3,
     )  # fmt: skip
     (one,) = judgements(found)
-    assert one.verdict in ("exact", "equivalent")
+    assert one.verdict in SAME_MODEL
     assert {case["name"] for case in one.cases} == {
-        "2×1 random, full", "2×1 text, full", "2×12 random, full", "2×12 random, left", "2×12 text, full", "2×12 text, left",
+        "2×1 random, full", "2×1 text, full", "2×12 random, full", "2×12 random, left", "2×12 text, full",
+        "2×12 text, left",
     }  # fmt: skip
     assert {entry["name"] for entry in one.generation} == {"random, full passes", "text, full passes"}
     assert all(entry["steps"] == entry["top1_n"] == 3 for entry in one.generation)
-    assert all(case["compared"] > 0 and case["output"] == "logits" for case in one.cases)
     assert all(record.facts["threads"] == 1 for record in found.records)
     assert list(one.artifact["files"]) == ["model.pt"]
     assert found.notes["tokenizer_sha256"] == file_checksum(certified.folder / "tokenizer.json")
     assert found.notes["remarks"] == []
-
-
-def test_the_table_and_the_progress_are_told_apart(certified: Certified) -> None:
-    text, told = certified.done.stdout, certified.done.stderr
-    assert max(map(len, text.splitlines())) <= 80
-    for words in (
-        "gpt2-tiny (logits), fp32, cpu",
-        "1 thread",
-        "ids random, text",
-        "torchscript fp32: ",
-        "generation, text, full passes",
-    ):
-        assert words in " ".join(text.split()), words
-    for words in ("computing the float64 reference for 2×1, 2×12, generation", "2×12 torchscript fp32"):
-        assert words in " ".join(told.split()), words
-    assert "Notes" not in text
-
-
-def test_the_certificates_own_command_asks_for_the_same_check(certified: Certified) -> None:
-    import shlex
-
-    given = dict(zip(*[iter(shlex.split(certified.certificate.command)[2:])] * 2, strict=True))
+    given = dict(zip(*[iter(shlex.split(found.command)[2:])] * 2, strict=True))
     assert given == {
         "--model": "gpt2-tiny", "--backends": "torchscript", "--task": "lm", "--batches": "2", "--lengths": "1,12",
         "--masks": "full,left", "--new-tokens": "3", "--tokenizer": str(certified.folder), "--device": "cpu",
-        "--threads": "1", "--weights": "random",
+        "--threads": "1", "--weights": "random", "--artifacts": str(certified.store),
     }  # fmt: skip
+    # The model is known by its weights.
+    sources = [resolve("gpt2-tiny", weights="random", task="lm", seed=seed) for seed in (0, 1)]
+    assert [recipe_key(one.recipe()) == found.notes["weights_checksum"] for one in sources] == [True, False]
 
 
 # What it belongs to.
@@ -166,86 +132,73 @@ def test_a_moved_artifact_still_verifies(certified: Certified, cli: Callable[...
     assert "torchscript fp32: " in done.stdout
 
 
-def test_one_flipped_byte_does_not_belong(certified: Certified, cli: Callable[..., Any], tmp_path: Path) -> None:
-    altered = tmp_path / "altered"
-    shutil.copytree(certified.artifact, altered)
-    data = bytearray((altered / "model.pt").read_bytes())
-    data[len(data) // 2] ^= 1
-    (altered / "model.pt").write_bytes(data)
-    done = cli("verify", str(certified.file), str(altered))
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert "does not belong to" in done.stderr
-    assert "model.pt differs; certify it anew" in done.stderr
-
-
 def call(certified: Certified, artifact: Path, **options: Any) -> Any:
     given = {"tokenizer": certified.folder, "artifacts": certified.store, "threads": 1}
     return verify(certified.file, artifact, **given | options)
 
 
-def test_a_file_that_was_left_behind_does_not_belong(
-    certified: Certified, nothing_starts: None, tmp_path: Path
+def test_one_flipped_byte_and_a_file_left_behind_do_not_belong(
+    certified: Certified, cli_here: Callable[..., Any], nothing_starts: None, tmp_path: Path
 ) -> None:
-    shutil.copytree(certified.artifact, tmp_path / "part", ignore=shutil.ignore_patterns("model.pt"))
-    with pytest.raises(Exception, match=r"does not belong to .*: model\.pt differs") as refused:
-        call(certified, tmp_path / "part")
-    assert refused.value.exit_code == 1  # type: ignore[attr-defined]
+    altered = tmp_path / "altered"
+    shutil.copytree(certified.artifact, altered)
+    data = bytearray((altered / "model.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (altered / "model.pt").write_bytes(data)
+    done = cli_here("verify", str(certified.file), str(altered))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "does not belong to" in done.stderr
+    assert "model.pt differs; certify it anew" in done.stderr
+    (altered / "model.pt").unlink()
+    with pytest.raises(BenchError, match=r"does not belong to .*: model\.pt differs") as refused:
+        call(certified, altered)
+    assert refused.value.exit_code == 1
 
 
-def test_an_artifact_of_another_format_does_not_belong(certified: Certified, nothing_starts: None) -> None:
-    store = ArtifactStore(certified.store)
-    checkpoint = next(path for path in store.paths() if path.name.startswith("checkpoint-"))
-    with pytest.raises(Exception, match="that is checkpoint, and it certifies torchscript"):
-        call(certified, checkpoint)
-
-
-@pytest.mark.parametrize("what", ["missing", "empty", "no manifest", "altered manifest"])
-def test_what_is_no_artifact_is_the_users_mistake(
+@pytest.mark.parametrize("what", ["missing", "empty", "no manifest", "altered manifest", "another format"])
+def test_what_is_no_artifact_of_the_certificates(
     certified: Certified, nothing_starts: None, tmp_path: Path, what: str
 ) -> None:
     folder = tmp_path / "artifact"
+    kind: type[BenchError] = UserError
+    message = "does not exist" if what == "missing" else "has no readable artifact.json"
     if what == "empty":
         folder.mkdir()
+    elif what == "another format":
+        folder = next(one for one in ArtifactStore(certified.store).paths() if one.name.startswith("checkpoint-"))
+        kind, message = BenchError, "that is checkpoint, and it certifies torchscript"
     elif what != "missing":
         shutil.copytree(certified.artifact, folder)
         manifest = folder / MANIFEST
-        if what == "no manifest":
-            manifest.unlink()
-        else:
-            manifest.write_text(manifest.read_text().replace('"fp32"', '"fp16"'))
-    message = "does not exist" if what == "missing" else "has no readable artifact.json"
-    with pytest.raises(UserError, match=message):
+        text = manifest.read_text().replace('"fp32"', '"fp16"')
+        manifest.unlink()
+        if what == "altered manifest":
+            manifest.write_text(text)
+    with pytest.raises(kind, match=message):
         call(certified, folder)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"model": "gpt-tiny"},
-            "model 'gpt-tiny' has other weights than the certificate's; --model names the right one",
-        ),
+        ({"model": "gpt-tiny"}, "model 'gpt-tiny' has other weights than the certificate's; --model names the right"),
         ({"tokenizer": "nowhere"}, "'nowhere' is no tokenizer.json and has none"),
+        ({"tokenizer": "another"}, "the certificate's tokenizer is not there; --tokenizer names it"),
         ({"timeout": -1.0}, "--timeout '-1.0' is not a duration"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"threads": 0}, "--threads 0 is not within"),
     ],
-    ids=["model", "tokenizer path", "timeout", "device", "threads"],
+    ids=["model", "tokenizer path", "tokenizer", "timeout", "device", "threads"],
 )
 def test_what_cannot_be_repeated_is_refused_before_anything_starts(
-    certified: Certified, nothing_starts: None, options: dict[str, Any], message: str
+    certified: Certified, nothing_starts: None, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
+    if options.get("tokenizer") == "another":
+        text = (certified.folder / "tokenizer.json").read_text()
+        (tmp_path / "tokenizer.json").write_text(text.replace('"water"', '"wine"'))
+        options = {"tokenizer": tmp_path}
     with pytest.raises(UserError, match=message):
         call(certified, certified.artifact, **options)
-
-
-def test_another_tokenizer_is_not_the_certificates(certified: Certified, nothing_starts: None, tmp_path: Path) -> None:
-    text = (certified.folder / "tokenizer.json").read_text()
-    (tmp_path / "tokenizer.json").write_text(text.replace('"water"', '"wine"'))
-    with pytest.raises(UserError, match="tokenizer is not there"):
-        call(certified, certified.artifact, tokenizer=tmp_path)
 
 
 def rewritten(run: Run, path: Path) -> Path:
@@ -269,22 +222,19 @@ def test_a_tokenizer_that_is_where_it_was_is_found_and_one_that_moved_is_asked_f
         verify(moved, certified.artifact, artifacts=certified.store)
 
 
-@pytest.mark.parametrize(
-    ("share", "message"),
-    [(0.5, r"is not complete|is damaged"), (1.0, "was altered after it was written")],
-)
-def test_a_damaged_certificate_verifies_nothing(
-    certified: Certified, nothing_starts: None, tmp_path: Path, share: float, message: str
+def test_what_is_no_sound_certificate_verifies_nothing(
+    certified: Certified, nothing_starts: None, root: Path, tmp_path: Path
 ) -> None:
     text = certified.file.read_text().replace('"seed":0', '"seed":1')
-    (tmp_path / "c.jsonl").write_text(text[: int(len(text) * share)])
-    with pytest.raises(UserError, match=message):
-        verify(tmp_path / "c.jsonl", certified.artifact, artifacts=certified.store)
-
-
-def test_a_run_of_another_command_is_no_certificate(certified: Certified, root: Path) -> None:
-    with pytest.raises(UserError, match="is a run of bench load; give one of bench parity"):
-        verify(root / "tests" / "golden" / "runs" / "load.jsonl", certified.artifact)
+    load = (root / "tests" / "golden" / "runs" / "load.jsonl").read_text()
+    for content, message in (
+        (text[: len(text) // 2], r"is not complete|is damaged"),
+        (text, "was altered after it was written"),
+        (load, "is a run of bench load; give one of bench parity"),
+    ):
+        (tmp_path / "c.jsonl").write_text(content)
+        with pytest.raises(UserError, match=message):
+            verify(tmp_path / "c.jsonl", certified.artifact, artifacts=certified.store)
 
 
 # What the lines say of two checks.
@@ -347,7 +297,6 @@ def planted(certified: Certified, tmp_path_factory: pytest.TempPathFactory) -> P
     from benchmarks import faults
     from exporters import torchscript
     from exporters.checkpoint import open_checkpoint
-    from exporters.store import recipe_key
 
     root = tmp_path_factory.mktemp("planted")
     store = ArtifactStore(root)
@@ -371,12 +320,11 @@ def planted(certified: Certified, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_a_planted_fault_is_broken_on_its_whole_way_to_the_exit_code(
-    certified: Certified, planted: Path, cli: Callable[..., Any], tmp_path: Path
+    certified: Certified, planted: Path, cli_here: Callable[..., Any], tmp_path: Path
 ) -> None:
-    import shlex
-
     arguments = shlex.split(certified.certificate.command)[1:]
-    done = cli(*arguments, "--artifacts", str(planted), "--output", "bad.jsonl")
+    with workers_here():
+        done = cli_here(*arguments, "--artifacts", str(planted), "--output", "bad.jsonl")
     assert done.returncode == 3, done.stderr
     bad = read_certificate(tmp_path / "bad.jsonl")
     (one,) = judgements(bad)
@@ -386,9 +334,9 @@ def test_a_planted_fault_is_broken_on_its_whole_way_to_the_exit_code(
     assert "torchscript fp32: broken" in done.stdout
     assert "times eager's; allowed are" in " ".join(done.stdout.split())
     # Neither certificate speaks for the other's artifact.
-    with pytest.raises(Exception, match=r"model\.pt differs; certify it anew"):
+    with pytest.raises(BenchError, match=r"model\.pt differs; certify it anew"):
         call(certified, ArtifactStore(planted).folder / certified.artifact.name)
-    with pytest.raises(Exception, match=r"model\.pt differs; certify it anew"):
+    with pytest.raises(BenchError, match=r"model\.pt differs; certify it anew"):
         verify(tmp_path / "bad.jsonl", certified.artifact, artifacts=certified.store)
 
 
@@ -403,14 +351,7 @@ def test_a_certificate_of_an_artifact_that_is_broken_now_is_exit_code_3(
     files = {name: entry["sha256"] for name, entry in artifact.files.items()}
     stated.notes["artifacts"] = {"0": {"format": "torchscript", "checksum": artifact.checksum, "files": files}}
     file = rewritten(stated, tmp_path / "c.jsonl")
-    found = verify(file, folder, tokenizer=certified.folder, artifacts=certified.store, threads=1)
+    with workers_here():
+        found = verify(file, folder, tokenizer=certified.folder, artifacts=certified.store, threads=1)
     assert (found.exit_code, found.holds) == (3, False)
     assert any(line.startswith("does not hold: torchscript fp32 is broken now") for line in found.lines)
-
-
-def test_the_model_of_a_certificate_is_known_by_its_weights(certified: Certified) -> None:
-    from exporters.store import recipe_key
-
-    weights = certified.certificate.notes["weights_checksum"]
-    assert recipe_key(resolve("gpt2-tiny", weights="random", task="lm").recipe()) == weights
-    assert recipe_key(resolve("gpt2-tiny", weights="random", task="lm", seed=1).recipe()) != weights

@@ -1,85 +1,182 @@
-"""Values inside a model, in worker processes: taken from a backend, compared with the reference's, matched by likeness.
+"""What a bisection asks of a worker: values inside its model, taken, matched by likeness and compared.
 
-Arrays go from one process to the next as .npz files, a chunk of values at a time.
+Arrays go from one process to the next as .npz files, a chunk of values at a time. torch's exporter names an ONNX value
+after the value of the torch program that it stands for, so the program, run on the checkpoint's weights in float64, is
+a reference for the nodes of the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.parity.bisect.findings import STATE_AXES
 from bench.parity.inputs import kept as kept_positions
 from bench.parity.verdict import LOCAL_FACTOR, TOLERANCES
+from bench.process import abilities
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
-    from backends.protocols import InnerValues
+    from bench.process.loop import Loop
 
     Array = np.ndarray[Any, Any]
+    Arrays = dict[str, Array]
 
+#: What the axes of a hidden state count.
+STATE_AXES = ("batch", "length", None)
 #: Distance from 1 to the next number.
 UNIT_OF_LAST_PLACE = {"fp32": 2.0**-23, "fp16": 2.0**-10, "bf16": 2.0**-7}
 SAMPLED_TOKENS = 64
 SAMPLED_UNITS = 32
+#: A value equals a hidden state when it is within this share of it.
+SAME = 1e-9
 
 
-def run(backend: InnerValues, inputs: Path, names: Sequence[str], path: Path) -> dict[str, Any]:
-    """Write `names` of one call on `inputs` to `path`; returns what asking for them changed, as `run_inner` says."""
-    values, changed = backend.run_inner(read_inputs(inputs), names)
-    write(path, values)
+# Functions that a worker is called for.
+
+
+def describe(loop: Loop) -> dict[str, Any]:
+    """Values inside the model, in execution order, as name -> [operation, names that it reads]; and the outputs."""
+    values = abilities.inner_values(loop.backend).inner_values()
+    return {
+        "values": {name: [value.operation, list(value.inputs)] for name, value in values.items()},
+        "outputs": getattr(loop.backend, "output_names", []),
+    }
+
+
+def measure(loop: Loop, inputs: str, names: Sequence[str]) -> dict[str, Any]:
+    """Shapes of inner values."""
+    return {"shapes": {name: list(array.shape) for name, array in _values(loop, _read(inputs), names).items()}}
+
+
+def take(loop: Loop, inputs: str, names: Sequence[str], path: str, program: str | None = None) -> dict[str, Any]:
+    """Write values to `path`: of the model, or of `program` with the model's weights.
+
+    Returns what asking for them changed, as `run_inner` says.
+    """
+    import numpy as np
+
+    if program:
+        values, changed = run_program(_module(loop), program, _read(inputs), names), {}
+    else:
+        values, changed = abilities.inner_values(loop.backend).run_inner(_read(inputs), names)
+    np.savez(path, **values)  # type: ignore[arg-type]
     return changed
 
 
-def samples(backend: InnerValues, inputs: Path, names: Sequence[str], width: int) -> dict[str, Array]:
-    """Samples of the hidden states `names` of `width`, of one call on `inputs`."""
-    batch = read_inputs(inputs)
-    mask = mask_of(batch)
-    values, _ = backend.run_inner(batch, names)
-    return {name: sample(array, mask, width) for name, array in values.items() if array.size == mask.size * width}
-
-
-def write(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write arrays by name."""
+def sample(loop: Loop, inputs: str, names: Sequence[str], path: str, width: int, at_once: int) -> dict[str, Any]:
+    """Write samples of those of `names` that are hidden states of `width` to `path`, taking `at_once` at a time."""
     import numpy as np
 
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(path, **_samples(loop, _read(inputs), names, width, at_once))  # type: ignore[arg-type]
+    return {}
 
 
-def shapes(backend: InnerValues, inputs: Path, names: Sequence[str]) -> dict[str, list[int]]:
-    """Shape of each of `names` of one call on `inputs`."""
-    values, _ = backend.run_inner(read_inputs(inputs), names)
-    return {name: list(array.shape) for name, array in values.items()}
+def liken(loop: Loop, states: str, candidates: str) -> dict[str, Any]:
+    """For each sampled state the candidate that is nearest to it, and its distance over the state's RMS.
 
-
-def probe(backend: InnerValues, inputs: Path, names: Sequence[str], width: int) -> list[str]:
-    """Those of `names` that are floating-point hidden states of `width`, told by a call on two tokens."""
-    batch = {name: array[:1, :2] for name, array in read_inputs(inputs).items()}
-    tokens = next(iter(batch.values())).size
-    values, _ = backend.run_inner(batch, names)
-    return [
-        name
-        for name, array in values.items()
-        if array.dtype.kind == "f" and array.size == tokens * width and array.shape[-1] == width
-    ]
-
-
-def read_inputs(path: Path) -> dict[str, Array]:
-    """Input arrays by name, in the model's order."""
+    Among equally near ones, as copies of a value are, the first is taken.
+    """
     import numpy as np
 
-    with np.load(path) as stored:
-        return dict(stored)
+    nearest: dict[str, list[Any]] = {}
+    with np.load(states) as known, np.load(candidates) as stored:
+        arrays = dict(stored)
+        for name in known if arrays else ():
+            state = known[name]
+            distances = {one: overall(array - state) for one, array in arrays.items()}
+            best = min(distances, key=lambda one: distances[one])
+            nearest[name] = [best, distances[best] / (overall(state) or 1.0)]
+    return {"nearest": nearest}
 
 
-def mask_of(batch: Mapping[str, Array]) -> Array:
-    """Which positions of a batch count, [batch, length]; the first input has these axes."""
-    return kept_positions(batch, next(iter(batch.values())).shape[1])
+def compare(
+    loop: Loop, ours: str, reference: str, eager: str, inputs: str, values: Sequence[dict[str, Any]], precision: str
+) -> dict[str, Any]:
+    """Figures of each of `values`, {"name", "ours", "axes"}: our value against the float64 reference `name`."""
+    import numpy as np
+
+    kept = _mask(_read(inputs)).astype(bool)
+    with np.load(ours) as stored, np.load(reference) as expected, np.load(eager) as eagers:
+        return {
+            "figures": [
+                figures(stored[one["ours"]], expected[one["name"]], eagers[one["name"]], one["axes"], kept, precision)
+                for one in values
+            ]
+        }
 
 
-def sample(state: Array, mask: Array, width: int) -> Array:
+def save_program(loop: Loop, precision: str, path: str) -> dict[str, Any]:
+    """Write the program that the checkpoint's ONNX file was translated from."""
+    from exporters import onnx
+
+    onnx.save_program(Path(loop.args.artifact), precision, Path(path))
+    return {}
+
+
+def survey(loop: Loop, program: str, inputs: str, layers: Sequence[str], width: int) -> dict[str, Any]:
+    """Every tensor of the program, in execution order, run with the weights of the float64 model.
+
+    Each is {"name", "inputs", "bytes" in float64, "axes", "module" that computes it, "is_output", "states"}: which of
+    the hidden states of `layers` it equals, by samples.
+    """
+    import numpy as np
+
+    batch, traced = _read(inputs), _load(program, "cpu")
+    known, mask = _samples(loop, batch, layers, width, len(layers)), _mask(batch)
+    (output,) = traced.graph_signature.user_outputs
+    symbols = next(node for node in traced.graph.nodes if node.name == traced.graph_signature.user_inputs[0])
+    sizes = [str(size) for size in symbols.meta["val"].shape]
+    counted = {sizes[0]: "batch", sizes[1]: "length", "*".join(sizes): "tokens", "*".join(sizes[::-1]): "tokens"}
+    found: list[dict[str, Any]] = []
+
+    def note(node: Any, value: torch.Tensor) -> None:
+        same: list[str] = []
+        if value.ndim and _is_state(array := value.numpy(), mask.size, width):
+            taken = _sample(array, mask, width)
+            same = [name for name, one in known.items() if np.abs(one - taken).max() <= SAME * np.abs(one).max()]
+        scopes = list((node.meta.get("nn_module_stack") or {}).values())
+        found.append(
+            {
+                "name": node.name,
+                "inputs": [entry.name for entry in node.all_input_nodes],
+                "bytes": value.numel() * 8,
+                "axes": [counted.get(str(size)) for size in node.meta["val"].shape],
+                "module": scopes[-1][0] if scopes else "",
+                "is_output": node.name == output,
+                "states": same,
+            }
+        )
+
+    _interpret(traced, _module(loop), batch, note)
+    return {"values": found}
+
+
+# Hidden states, by samples.
+
+
+def _samples(loop: Loop, batch: Arrays, names: Sequence[str], width: int, at_once: int) -> Arrays:
+    """Samples of those of `names` that are hidden states of `width`, told by a call on two tokens."""
+    few = {name: array[:1, :2] for name, array in batch.items()}
+    mask = _mask(batch)
+    alike = [name for name, array in _values(loop, few, names).items() if _is_state(array, _mask(few).size, width)]
+    found = {}
+    for start in range(0, len(alike), at_once):
+        for name, array in _values(loop, batch, alike[start : start + at_once]).items():
+            if _is_state(array, mask.size, width):
+                found[name] = _sample(array, mask, width)
+    return found
+
+
+def _is_state(array: Array, tokens: int, width: int) -> bool:
+    return array.dtype.kind == "f" and array.size == tokens * width and array.shape[-1] == width
+
+
+def _sample(state: Array, mask: Array, width: int) -> Array:
     """Seeded elements of a hidden state where `mask` is 1, float64 [tokens, units]."""
     import numpy as np
 
@@ -91,135 +188,186 @@ def sample(state: Array, mask: Array, width: int) -> Array:
     return taken
 
 
-def likeness(states: Path, candidates: Sequence[Path]) -> dict[str, list[Any]]:
-    """For each sampled state the candidate that is nearest to it, and its distance over the state's RMS.
+# Figures of one value.
 
-    Among equally near ones, as copies of a value are, the first is taken.
+
+def figures(
+    ours: Array, reference: Array, eager: Array, axes: Sequence[str | None], kept: Array, precision: str
+) -> dict[str, Any]:
+    """RMSE of a value and of eager's, and whether it is worse than eager at the same precision.
+
+    `axes` says of each axis what it counts: "batch", "length", "tokens" (batch times length) or None; only tokens where
+    `kept`, bool [batch, length], is true count. Over all tokens `eager_factor` times eager's RMSE is allowed, and for
+    each token `LOCAL_FACTOR` times that factor times the larger of eager's RMSE of that token and of all. Two units of
+    the last place are the least that counts as allowed.
     """
     import numpy as np
 
-    nearest: dict[str, list[Any]] = {}
-    with np.load(states) as known:
-        for name in known:
-            state = known[name]
-            scale = float(np.sqrt(np.mean(state**2))) or 1.0
-            for path in candidates:
-                with np.load(path) as stored:
-                    for candidate in stored:
-                        distance = float(np.sqrt(np.mean((stored[candidate] - state) ** 2))) / scale
-                        if name not in nearest or distance < nearest[name][1]:
-                            nearest[name] = [candidate, distance]
-    return nearest
-
-
-def compare(
-    ours: Path, reference: Path, eagers: Path, inputs: Path, values: Sequence[Mapping[str, Any]], precision: str
-) -> list[dict[str, Any]]:
-    """Figures of each of `values`, {"name", "ours", "axes"}: our value against the float64 reference `name`."""
-    import numpy as np
-
-    kept = mask_of(read_inputs(inputs)).astype(bool)
-    figures = []
-    with np.load(ours) as stored, np.load(reference) as expected, np.load(eagers) as eager:
-        for value in values:
-            name = value["name"]
-            figures.append(_figures(stored[value["ours"]], expected[name], eager[name], kept, value, precision))
-    return figures
-
-
-def _figures(
-    ours: Array, reference: Array, eager: Array, kept: Array, value: Mapping[str, Any], precision: str
-) -> dict[str, Any]:
-    import numpy as np
-
-    if tuple(value["axes"]) == STATE_AXES and ours.size == reference.size:
+    if tuple(axes) == STATE_AXES and ours.size == reference.size:
         ours = ours.reshape(reference.shape)  # some runtimes keep tokens of all rows on one axis
     if ours.shape != reference.shape:
         mismatch = f"shape {list(ours.shape)} instead of {list(reference.shape)}"
         return {"leaves_tolerance": True, "rmse": None, "rmse_eager": None, "ratio": None, "mismatch": mismatch}
-    counted, token_axes = counted_elements(reference.shape, value["axes"], kept)
-    counts = _per_token(counted, token_axes)
-    is_kept = counts > 0
-    rms = []
-    for squares in (_squares(ours, reference), _squares(eager, reference), _squares(reference, None)):
-        squares[~counted] = 0.0
-        rms.append(np.sqrt(_per_token(squares, token_axes)[is_kept] / counts[is_kept]))
-    error, error_of_eager, magnitude = rms
-    rmse, rmse_eager = overall(error), overall(error_of_eager)
+    counted, token_axes = _counted(reference.shape, axes, kept)
+
+    rest = tuple(axis for axis in range(reference.ndim) if axis not in token_axes)
+    counts = counted.sum(axis=rest)
+
+    def of_tokens(squares: Array) -> Array:
+        """RMS of each token that counts, [tokens]."""
+        sums = np.where(counted, squares, 0.0).sum(axis=rest)
+        found: Array = np.sqrt(sums[counts > 0] / counts[counts > 0])
+        return found
+
+    finite = np.where(np.isfinite(reference), reference, 0).astype(np.float64)
+    error, of_eager = of_tokens(_squares(ours, reference)), of_tokens(_squares(eager, reference))
+    magnitude = of_tokens(finite**2)
+    rmse, rmse_eager = overall(error), overall(of_eager)
+    factor, least = TOLERANCES[precision].eager_factor, 2.0 * UNIT_OF_LAST_PLACE[precision]
+    allowed = max(factor * rmse_eager, least * overall(magnitude))
+    allowed_of_token = LOCAL_FACTOR * np.maximum(np.maximum(factor * of_eager, least * magnitude), allowed)
     return {
-        "leaves_tolerance": leaves_tolerance(error, error_of_eager, magnitude, precision),
+        "leaves_tolerance": not rmse <= allowed or bool((error > allowed_of_token).any()),
         "rmse": rmse if np.isfinite(rmse) else None,
         "rmse_eager": rmse_eager if np.isfinite(rmse_eager) else None,
         "ratio": rmse / rmse_eager if rmse_eager and np.isfinite(rmse) else None,
     }
 
 
-def overall(rms: Array) -> float:
-    """Root mean square of all tokens, from that of each, [tokens]."""
+def overall(values: Array) -> float:
+    """Root mean square; 0 of nothing."""
     import numpy as np
 
-    return float(np.sqrt(np.mean(rms**2))) if rms.size else 0.0
+    return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
 
 
-def leaves_tolerance(error: Array, error_of_eager: Array, magnitude: Array, precision: str) -> bool:
-    """True where a value is worse than eager at the same precision; all arguments are RMS per token, [tokens].
-
-    Over all tokens `eager_factor` times eager's RMSE is allowed, and for each token twice that factor times the larger
-    of eager's RMSE of that token and of all. Two units of the last place are the least that counts as allowed.
-    """
-    import numpy as np
-
-    factor = TOLERANCES[precision].eager_factor
-    floor = 2.0 * UNIT_OF_LAST_PLACE[precision]
-    allowed = max(factor * overall(error_of_eager), floor * overall(magnitude))
-    allowed_of_token = LOCAL_FACTOR * np.maximum(np.maximum(factor * error_of_eager, floor * magnitude), allowed)
-    return not overall(error) <= allowed or bool((error > allowed_of_token).any())
-
-
-def _squares(value: Array, reference: Array | None) -> Array:
+def _squares(value: Array, reference: Array) -> Array:
     """Squared differences in float64; equal infinities and two NaN differ by nothing."""
     import numpy as np
 
-    if reference is None:
-        return np.where(np.isfinite(value), value, 0).astype(np.float64) ** 2
     with np.errstate(invalid="ignore", over="ignore"):
         difference = value.astype(np.float64) - reference.astype(np.float64)
-        same = (value == reference) | (np.isnan(difference) & np.isnan(value) & np.isnan(reference))
-        squares: Array = np.where(same, 0.0, difference) ** 2
-    squares[np.isnan(squares)] = np.inf
-    return squares
+        same = (value == reference) | (np.isnan(value) & np.isnan(reference))
+        squares = np.where(same, 0.0, difference) ** 2
+    return np.where(np.isnan(squares), np.inf, squares)
 
 
-def counted_elements(shape: Sequence[int], axes: Sequence[str | None], kept: Array) -> tuple[Array, list[int]]:
+def _counted(shape: Sequence[int], axes: Sequence[str | None], kept: Array) -> tuple[Array, list[int]]:
     """Which elements of a value stand for kept tokens alone, bool of `shape`, and its axes that number its tokens.
 
-    `axes` says of each axis what it counts: "batch", "length", "tokens" (batch times length) or None;
-    `kept` is bool [batch, length]. The second axis of length is that of the keys.
+    The second axis of length is that of the keys.
     """
     import numpy as np
 
     counted = np.ones(shape, dtype=bool)
-    batch = [index for index, axis in enumerate(axes) if axis == "batch"][:1]
-    token_axes = list(batch)
+    batch = axes.index("batch") if "batch" in axes else None
+    token_axes = [] if batch is None else [batch]
     for index, axis in enumerate(axes):
         if axis == "tokens":
-            counted &= kept.reshape([-1 if place == index else 1 for place in range(len(shape))])
-            token_axes = [index]
-        elif axis == "length":
-            rows = kept if batch else kept.any(axis=0)
-            wanted = [1] * len(shape)
-            wanted[index] = kept.shape[1]
-            if batch:
-                wanted[batch[0]] = kept.shape[0]
-                rows = rows if batch[0] < index else rows.T
-            counted &= rows.reshape(wanted)
-            if not any(axes[place] == "length" for place in token_axes):
-                token_axes.append(index)
+            rows, own, token_axes = kept.reshape(-1), (index,), [index]
+        elif axis != "length":
+            continue
+        elif batch is None:
+            rows, own = kept.any(axis=0), (index,)
+        else:
+            rows, own = kept if batch < index else kept.T, (batch, index)
+        counted &= np.expand_dims(rows, [other for other in range(len(axes)) if other not in own])
+        if axis == "length" and index == axes.index("length"):
+            token_axes.append(index)
     return counted, token_axes
 
 
-def _per_token(array: Array, token_axes: Sequence[int]) -> Array:
-    """Sums over every axis but the tokens', flattened to [tokens]."""
-    rest = tuple(index for index in range(array.ndim) if index not in token_axes)
-    summed: Array = array.sum(axis=rest)
-    return summed.reshape(-1)
+# The program that an ONNX file was translated from.
+
+
+def run_program(module: Any, program: str, batch: Arrays, names: Sequence[str]) -> Arrays:
+    """The values `names`, as host arrays, of the program in a file, run with the weights of `module`."""
+    import torch
+
+    taken: Arrays = {}
+
+    def note(node: Any, value: torch.Tensor) -> None:
+        if node.name in names:
+            taken[node.name] = value.to("cpu", torch.float32 if value.dtype == torch.bfloat16 else value.dtype).numpy()
+
+    _interpret(_load(program, str(next(iter(module.parameters())).device)), module, batch, note)
+    return taken
+
+
+@lru_cache(maxsize=1)
+def _load(path: str, device: str) -> Any:
+    import torch
+    from torch.export.passes import move_to_device_pass
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.load(path)
+    return program if device == "cpu" else move_to_device_pass(program, device)
+
+
+def _interpret(program: Any, module: Any, batch: Mapping[str, Any], note: Callable[[Any, Any], None]) -> None:
+    """Run `program`, calling `note` with each node and the tensor that it computes; values are freed after last use."""
+    import torch
+    from torch.export.graph_signature import InputKind
+    from torch.utils._pytree import tree_map
+
+    weights = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    parameter = next(iter(module.parameters()))
+    is_reference = parameter.dtype == torch.float64
+
+    def widened(value: Any) -> Any:
+        """Floating types and constants of the program in float64, which it was not traced in."""
+        if isinstance(value, torch.dtype) and value.is_floating_point:
+            return torch.float64
+        return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    class Taking(torch.fx.Interpreter):  # type: ignore[misc, unused-ignore]
+        def run_node(self, n: Any) -> Any:
+            if n.op == "call_function" and "assert" in str(n.target):
+                return None  # of the traced dtype
+            value = super().run_node(n)
+            if n.op == "call_function" and isinstance(value, torch.Tensor):
+                note(n, value)
+            return value
+
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            if is_reference:
+                args, kwargs = tree_map(widened, (args, kwargs))
+            return super().call_function(target, args, kwargs)
+
+    host = iter(batch.values())
+    arguments = []
+    for spec in program.graph_signature.input_specs:
+        if spec.kind == InputKind.USER_INPUT:
+            arguments.append(torch.from_numpy(next(host)).to(parameter.device))
+        else:
+            stored = program.constants if spec.kind == InputKind.CONSTANT_TENSOR else weights
+            arguments.append(stored[spec.target])
+    with torch.inference_mode():
+        Taking(program.graph_module).run(*arguments)
+
+
+# What a worker holds.
+
+
+def _values(loop: Loop, batch: Arrays, names: Sequence[str]) -> Arrays:
+    """Values inside the model, of one call on a batch."""
+    values, _ = abilities.inner_values(loop.backend).run_inner(batch, names)
+    return dict(values)
+
+
+def _module(loop: Loop) -> Any:
+    return getattr(loop.backend, "module")  # noqa: B009 - asked of eager alone, which has one
+
+
+def _read(path: str) -> Arrays:
+    """Input arrays by name, in the model's order."""
+    import numpy as np
+
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def _mask(batch: Arrays) -> Array:
+    """Which positions of a batch count, [batch, length]; the first input has these axes."""
+    return kept_positions(batch, next(iter(batch.values())).shape[1])
