@@ -292,6 +292,7 @@ def test_a_gpu_that_torch_cannot_use_says_what_helps(
 def test_a_gpu_that_is_plugged_in_and_silent_is_not_taken_for_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vendor: str, kind: str, hidden: str | None, word: str | None
 ) -> None:
+    monkeypatch.setattr(installed, "is_installed", lambda module: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if hidden is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
