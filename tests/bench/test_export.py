@@ -14,13 +14,13 @@ from bench.process.channel import WorkerError
 class Process:
     """A process that fails where the script says so."""
 
-    def __init__(self, options: list[str], failing: set[str]) -> None:
-        self.options, self.failing, self.is_alive = options, failing, True
+    def __init__(self, failing: set[str]) -> None:
+        self.failing, self.is_alive = failing, True
         self.exported: list[str] = []
 
     def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
         assert self.is_alive
-        args = export.parser().parse_args(message.get("options", self.options))
+        args = export.parser().parse_args(message["options"])
         if args.format in self.failing:
             raise WorkerError("failed", f"{args.format} fails", is_gone=args.format == "crash")
         self.exported.append(f"{args.format} {args.precision} in {args.artifacts}")
@@ -35,8 +35,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
     """The processes that were started, in order."""
     found: list[Process] = []
 
-    def start(root: Path, options: list[str], threads: int, python: Path | None = None) -> Process:
-        found.append(Process(options, {"crash", "raise"}))
+    def start(root: Path, threads: int, python: Path | None = None) -> Process:
+        found.append(Process({"crash", "raise"}))
         return found[-1]
 
     monkeypatch.setattr(export, "start", start)
