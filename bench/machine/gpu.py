@@ -44,7 +44,7 @@ class State:
 
 
 @functools.cache
-def _nvml() -> Any | None:
+def _nvml() -> Any:
     """pynvml, opened once and for the life of the process, since opening takes milliseconds; None without a driver."""
     try:
         import pynvml
@@ -57,7 +57,7 @@ def _nvml() -> Any | None:
     return pynvml
 
 
-def _ask(name: str, *arguments: Any) -> Any | None:
+def _ask(name: str, *arguments: Any) -> Any:
     """NVML's answer; None where the card, the driver or the installed pynvml does not know the question."""
     nvml = _nvml()
     try:

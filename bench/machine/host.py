@@ -196,7 +196,7 @@ def cpu_seconds(cpus: Collection[int] | None = None) -> CpuSeconds:
     found = [times._asdict() for index, times in enumerate(every) if cpus is None or index in cpus]
 
     def total(*kinds: str) -> float:
-        return sum(times.get(kind, 0.0) for times in found for kind in kinds)
+        return float(sum(times.get(kind, 0.0) for times in found for kind in kinds))
 
     # Guests' time is already in user and nice.
     return CpuSeconds(total("user", "nice", "system", "irq", "softirq"), total("idle", "iowait"), total("steal"))

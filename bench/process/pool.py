@@ -79,7 +79,8 @@ class Pool:
                 self.loaded[candidate] = self.start(candidate)
                 self.loaded[candidate].send({"op": "hello"})
                 spawned.append(candidate)
-        for step in (self._meet, partial(self._load, dict(options or {}))):
+        steps: tuple[Callable[[Candidate], None], ...] = (self._meet, partial(self._load, dict(options or {})))
+        for step in steps:
             for candidate in [one for one in spawned if one in self.loaded]:
                 try:
                     step(candidate)
@@ -99,7 +100,7 @@ class Pool:
 
     def _free_device_bytes(self) -> int:
         cards = machine.gpus() if self.device == "cuda" else []
-        return cards[0]["free_bytes"] if cards else 0
+        return int(cards[0]["free_bytes"]) if cards else 0
 
     def load_alone(self, candidate: Candidate, options: Mapping[str, Any]) -> None:
         """End every worker and start this one, which may be tried again after a death; raises WorkerError."""

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,6 @@ import pytest
 import bench
 from bench import machine
 from bench.errors import UserError
-from bench.testing import HEAVY
 
 CARD = {
     "name": "NVIDIA H100 80GB HBM3",
@@ -63,15 +61,6 @@ def test_a_fingerprint_says_what_explains_a_figure_and_no_path_and_no_name_of_a_
     hiding = machine.fingerprint(tmp_path)
     names = ("flags", "governor", "boost_is_on", "smt_is_on", "huge_pages", "swap_used_bytes", "cpu_quota")
     assert {name for name in names if hiding[name] is not None} == set()
-
-
-def test_taking_a_fingerprint_loads_nothing_heavy(root: Path) -> None:
-    code = (
-        "from bench import machine; from bench.machine import conditions\nmachine.fingerprint(); conditions.snapshot('cpu')\n"
-        f"conditions.disturbances('cpu')\nimport sys; print([m for m in {HEAVY!r} if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
 
 
 # Threads.
