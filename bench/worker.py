@@ -15,9 +15,8 @@ from bench.process.loop import Loop, parser
 def main() -> None:
     """Answer requests on standard input until it ends."""
     args = parser().parse_args()
-    channel.take_up_work(args.parent)
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
-    channel.serve(Loop(args).answer)
+    channel.serve(Loop(args).answer, args.parent)
 
 
 if __name__ == "__main__":

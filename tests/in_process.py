@@ -37,8 +37,7 @@ class InThisProcess:
             self.answer = self.session.answer
         else:
             assert module == "bench.process.export", module
-            args = export.parser().parse_args(arguments)
-            self.answer = lambda request: export.answer(args, request.get("options"))
+            self.answer = export.answer
 
     def send(self, message: dict[str, Any]) -> None:
         self.replies.append(json.loads(json.dumps(self.answer(json.loads(json.dumps(message))))))

@@ -17,7 +17,6 @@ from bench.errors import UserError
 from bench.machine import gpu, host
 from bench.machine.host import ROOT
 from bench.machine.host import cpu_name as cpu_name
-from bench.machine.host import governor as governor
 from bench.spec import DEVICES, nearest
 
 #: Distributions whose version a fingerprint carries where they are installed, beside NVIDIA's own (nvidia-*).
@@ -42,10 +41,8 @@ GPU_SETTINGS = ("driver", "power_cap_watts", "is_persistent")
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may run on: its affinity mask where the system has one, else all."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPUs that this process may run on: its affinity mask."""
+    return len(os.sched_getaffinity(0))
 
 
 def thread_budget(asked: int | None) -> int:
@@ -109,11 +106,9 @@ def settle_device(asked: str) -> str:
 
 def check_tf32(is_wanted: bool, device: str) -> None:
     """Raise UserError where `--tf32` was given and `device`, or the environment, has no TF32."""
-    if not is_wanted:
-        return
-    if device != "cuda":
+    if is_wanted and device != "cuda":
         raise UserError(f"--tf32: {device} has no TF32, only NVIDIA GPUs do; leave it out, or use --device cuda")
-    if os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+    if is_wanted and os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
         raise UserError("--tf32: NVIDIA_TF32_OVERRIDE=0 forbids TF32 to every library; unset it, or leave --tf32 out")
 
 
@@ -144,12 +139,12 @@ def fingerprint(root: Path = ROOT) -> dict[str, Any]:
         "memory_bytes": int(psutil.virtual_memory().total),
         "swap_used_bytes": host.swap_used_bytes(root),
         "huge_pages": host.huge_pages(root),
-        "governor": governor(root),
+        "governor": host.governor(root),
         "boost_is_on": boost and boost[1],
         "smt_is_on": host.smt_is_on(root),
         "cpu_quota": host.cpu_quota(root),
         "busy_share": busy_share(),
-        "load_average": host.load_average(root),
+        "load_average": os.getloadavg()[0],
         "gpus": gpus(),
         "environment": environment(os.environ),
         "versions": versions(),
@@ -182,10 +177,7 @@ def _impersonal(name: str, value: str) -> str:
 
 
 def source_state(package: Path = Path(__file__).parents[1]) -> dict[str, Any]:
-    """`commit` of this project, and `is_dirty` if its code is not that commit's; both None outside of a checkout.
-
-    An installed copy inside of someone else's checkout is not tracked there, and so has no commit.
-    """
+    """`commit` of this project, and `is_dirty` if its code is not that commit's; both None outside of its checkout."""
     top = package.parent
     if _git(top, "ls-files", "--error-unmatch", f"{package.name}/machine/__init__.py") is None:
         return {"commit": None, "is_dirty": None}
@@ -197,21 +189,17 @@ def _git(folder: Path, *arguments: str) -> str | None:
     # Inside a hook these name another checkout; and a lock could disturb the user's own git.
     astray = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
     variables = {name: value for name, value in os.environ.items() if name not in astray}
+    command = ["git", "--no-optional-locks", *arguments]
     try:
-        command = ["git", "--no-optional-locks", *arguments]
-        done = subprocess.run(
-            command, cwd=folder, env=variables, capture_output=True, text=True, timeout=20, check=True
-        )
+        return subprocess.check_output(
+            command, cwd=folder, env=variables, stderr=subprocess.DEVNULL, text=True, timeout=20
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Names of the hardware facts in which two fingerprints differ; empty for one machine.
-
-    A fact that either lacks, because it is older or could not tell, counts as equal.
-    """
+    """Names of the hardware facts in which two fingerprints differ; what either lacks counts as equal."""
     return [name for name in HARDWARE if _differ(one.get(name), other.get(name))]
 
 

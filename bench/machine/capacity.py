@@ -15,11 +15,10 @@ FARTHEST = 32
 
 
 def foreseen_bytes(peaks: Mapping[Shape, int], shape: Shape) -> int | None:
-    """About how many bytes a worker will hold at `shape`, from its `peaks` (bytes) at shapes that it was measured at.
+    """Bytes that a worker will hold at `shape`, from its `peaks` at other shapes; None if they do not tell.
 
     A straight line over tokens, through the peak with the most tokens and the next with half as many or fewer, among
     shapes no longer than this one: activations grow with tokens, and attention's with the square of the length.
-    None without two such peaks, for a shape that is not larger than both, and for one that is `FARTHEST` times larger.
     """
     points = {s.batch * s.length: peak for s, peak in peaks.items() if s.length <= shape.length}
     tokens = shape.batch * shape.length

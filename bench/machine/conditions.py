@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,70 +38,75 @@ SLOWDOWNS = {
 }
 
 
+def _reasons(lists: Iterable[list[str]]) -> list[str]:
+    return sorted({reason for names in lists for reason in names})
+
+
+#: What a cell's conditions say of the GPU: from which fact of its turns, and how it is taken over them.
+OF_THE_GPU: dict[str, tuple[str, Callable[[Iterable[Any]], Any]]] = {
+    "min_sm_clock_mhz": ("sm_clock_mhz", min),
+    "min_memory_clock_mhz": ("memory_clock_mhz", min),
+    "max_temperature_celsius": ("temperature_celsius", max),
+    "max_power_watts": ("power_watts", max),
+    "throttle_reasons": ("throttle_reasons", _reasons),
+    "power_throttled_seconds": ("power_throttled_ns", lambda ns: round(sum(ns) / 1e9, 3)),
+    "thermal_throttled_seconds": ("thermal_throttled_ns", lambda ns: round(sum(ns) / 1e9, 3)),
+    "other_processes": ("other_processes", max),
+}
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """The machine at a moment; every count runs since the system's start, and is None where nothing counts it."""
+    """The machine at a moment; every count runs since the system's start."""
 
     monotonic_ns: int
     driver_cpu_seconds: float
     """CPU time of the process that asks."""
-    cpu: host.CpuSeconds | None = None
-    """Of the whole machine: busy, idle, steal."""
-    thermal_events: int | None = None
-    """Times that a CPU package slowed down for heat."""
-    quota: host.QuotaPeriods | None = None
+    cpu: host.CpuSeconds
+    """Of the whole machine."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """`thermal_events`, `quota_periods` and `throttled_periods`, each if the system counts it."""
     gpu: gpu.State | None = None
 
 
 def snapshot(device: str, own_pids: Collection[int] = (), root: Path = ROOT) -> Snapshot:
     """The machine now. `own_pids` are the loaded workers, which a container's NVML may not tell from others."""
-    return Snapshot(
-        monotonic_ns=time.monotonic_ns(),
-        driver_cpu_seconds=time.process_time(),
-        cpu=host.cpu_seconds(root),
-        thermal_events=host.thermal_events(root),
-        quota=host.quota_periods(root),
-        gpu=gpu.state(own_pids, root) if device == "cuda" else None,
-    )
+    events, periods = host.thermal_events(root), host.quota_periods(root)
+    counts = {} if events is None else {"thermal_events": events}
+    counts |= dict(zip(("quota_periods", "throttled_periods"), periods or (), strict=False))
+    on_gpu = gpu.state(own_pids) if device == "cuda" else None
+    return Snapshot(time.monotonic_ns(), time.process_time(), host.cpu_seconds(), counts, on_gpu)
 
 
 def between(before: Snapshot, after: Snapshot, own_cpu_seconds: float) -> dict[str, Any]:
-    """What went on from one snapshot to the next, in which the timed worker used `own_cpu_seconds` of CPU time.
+    """What went on between two snapshots; the timed worker used `own_cpu_seconds`.
 
-    `other_cpu_seconds` is signed: ticks make it a little wrong either way, which evens out over a cell's turns.
+    `other_cpu_seconds` is signed: ticks err either way, which evens out over a cell's turns.
     """
     own = own_cpu_seconds + after.driver_cpu_seconds - before.driver_cpu_seconds
-    busy, idle, steal = (_grown(before.cpu, after.cpu, kind) for kind in ("busy", "idle", "steal"))
     found: dict[str, Any] = {
         "wall_seconds": (after.monotonic_ns - before.monotonic_ns) / 1e9,
-        "cpu_seconds": None if busy is None else busy + idle + steal,
-        "other_cpu_seconds": None if busy is None else busy - own,
-        "steal_seconds": steal,
-        "thermal_events": _grown(before, after, "thermal_events"),
-        "quota_periods": _grown(before.quota, after.quota, "passed"),
-        "throttled_periods": _grown(before.quota, after.quota, "throttled"),
+        "cpu_seconds": after.cpu.whole - before.cpu.whole,
+        "other_cpu_seconds": after.cpu.busy - before.cpu.busy - own,
+        "steal_seconds": after.cpu.steal - before.cpu.steal,
     }
-    if before.gpu is not None and after.gpu is not None:
+    for name in ("thermal_events", "quota_periods", "throttled_periods"):
+        found[name] = _grown(before.counts.get(name), after.counts.get(name))
+    if (one := before.gpu) is not None and (other := after.gpu) is not None:
         # A GPU at rest runs at a low clock, so what it did in the turn shows at the turn's end alone.
-        found["gpu"] = {
-            "sm_clock_mhz": after.gpu.sm_clock_mhz,
-            "memory_clock_mhz": after.gpu.memory_clock_mhz,
-            "temperature_celsius": after.gpu.temperature_celsius,
-            "power_watts": after.gpu.power_watts,
-            "throttle_reasons": after.gpu.throttle_reasons and list(after.gpu.throttle_reasons),
-            "power_throttled_ns": _grown(before.gpu, after.gpu, "power_throttled_ns"),
-            "thermal_throttled_ns": _grown(before.gpu, after.gpu, "thermal_throttled_ns"),
-            "other_processes": _known(max, (before.gpu.other_processes, after.gpu.other_processes)),
+        found["gpu"] = vars(other) | {
+            "power_throttled_ns": _grown(one.power_throttled_ns, other.power_throttled_ns),
+            "thermal_throttled_ns": _grown(one.thermal_throttled_ns, other.thermal_throttled_ns),
+            "other_processes": _known(max, (one.other_processes, other.other_processes)),
         }
     return found
 
 
-def _grown(before: Any, after: Any, name: str) -> Any:
-    one, other = getattr(before, name, None), getattr(after, name, None)
-    return None if one is None or other is None else other - one
+def _grown(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
 
 
-def _known(aggregate: Any, values: Iterable[Any]) -> Any:
+def _known(aggregate: Callable[[Iterable[Any]], Any], values: Iterable[Any]) -> Any:
     """`aggregate` of those values that are known; None if none is."""
     known = [value for value in values if value is not None]
     return aggregate(known) if known else None
@@ -111,23 +116,23 @@ def summary(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What went on in all turns of one cell, from their `between`; {} without turns. Shares lie within 0 and 1."""
     if not turns:
         return {}
-
-    def total(name: str) -> Any:
-        return _known(sum, (turn[name] for turn in turns))
-
-    cpu, other, steal = total("cpu_seconds"), total("other_cpu_seconds"), total("steal_seconds")
+    names = ("wall", "cpu", "other_cpu", "steal")
+    wall, cpu, other, steal = (_known(sum, (turn[f"{name}_seconds"] for turn in turns)) for name in names)
+    events, periods, throttled = (
+        _known(sum, (turn[name] for turn in turns)) for name in ("thermal_events", "quota_periods", "throttled_periods")
+    )
     found = {
         "turns": len(turns),
-        "wall_seconds": round(total("wall_seconds"), 3),
+        "wall_seconds": round(wall, 3),
         "other_cpu_seconds": None if other is None else round(max(other, 0.0), 3),
         "other_cpu_share": _share(other, cpu),
         "steal_seconds": None if steal is None else round(max(steal, 0.0), 3),
         "steal_share": _share(steal, cpu),
-        "thermal_events": total("thermal_events"),
-        "quota_throttled_share": _share(total("throttled_periods"), total("quota_periods")),
+        "thermal_events": events,
+        "quota_throttled_share": _share(throttled, periods),
     }
     if seen := [turn["gpu"] for turn in turns if "gpu" in turn]:
-        found["gpu"] = _summary_of_gpu(seen)
+        found["gpu"] = {name: _known(over, (turn[fact] for turn in seen)) for name, (fact, over) in OF_THE_GPU.items()}
     return found
 
 
@@ -135,24 +140,6 @@ def _share(part: float | None, whole: float | None) -> float | None:
     if part is None or whole is None:
         return None
     return round(min(max(part / whole, 0.0), 1.0), 4) if whole > 0 else 0.0
-
-
-def _summary_of_gpu(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    def over(aggregate: Any, name: str) -> Any:
-        return _known(aggregate, (turn[name] for turn in turns))
-
-    reasons = over(lambda lists: sorted({reason for names in lists for reason in names}), "throttle_reasons")
-    power, heat = over(sum, "power_throttled_ns"), over(sum, "thermal_throttled_ns")
-    return {
-        "min_sm_clock_mhz": over(min, "sm_clock_mhz"),
-        "min_memory_clock_mhz": over(min, "memory_clock_mhz"),
-        "max_temperature_celsius": over(max, "temperature_celsius"),
-        "max_power_watts": over(max, "power_watts"),
-        "throttle_reasons": reasons,
-        "power_throttled_seconds": None if power is None else round(power / 1e9, 3),
-        "thermal_throttled_seconds": None if heat is None else round(heat / 1e9, 3),
-        "other_processes": over(max, "other_processes"),
-    }
 
 
 def disturbed_by(conditions: dict[str, Any]) -> list[str]:
@@ -169,21 +156,18 @@ def disturbed_by(conditions: dict[str, Any]) -> list[str]:
         found.append("the CPU slowed down for heat while this cell was timed; cool it, or use fewer --threads")
     if (share := conditions.get("quota_throttled_share") or 0.0) > THROTTLED_SHARE:
         found.append(f"the CPU quota stopped the work in {_bucket(share)} of its periods; lower --threads or raise it")
-    return found + _taint_of_gpu(conditions.get("gpu") or {}, conditions.get("wall_seconds") or 0.0)
-
-
-def _taint_of_gpu(facts: dict[str, Any], wall_seconds: float) -> list[str]:
-    reasons = set(facts.get("throttle_reasons") or ())
+    on_gpu = conditions.get("gpu") or {}
+    reasons = set(on_gpu.get("throttle_reasons") or ())
     # A slowdown that ends with the turn's last call is not seen afterwards, but counted.
     for name, reason in (("power", "sw_power_cap"), ("thermal", "sw_thermal_slowdown")):
-        seconds = facts.get(f"{name}_throttled_seconds") or 0.0
-        if seconds > max(GPU_FLOOR_SECONDS, THROTTLED_SHARE * wall_seconds):
+        seconds = on_gpu.get(f"{name}_throttled_seconds") or 0.0
+        if seconds > max(GPU_FLOOR_SECONDS, THROTTLED_SHARE * (conditions.get("wall_seconds") or 0.0)):
             reasons.add(reason)
-    found = [
+    found += [
         f"the GPU was slowed down ({reason}); {remedy}" for reason, remedy in SLOWDOWNS.items() if reason in reasons
     ]
-    if facts.get("other_processes"):
-        found.append(f"{_others(facts['other_processes'])} on the GPU; end them (nvidia-smi lists them)")
+    if others := on_gpu.get("other_processes"):
+        found.append(f"{_others(others)} on the GPU; end them (nvidia-smi lists them)")
     return found
 
 
@@ -206,80 +190,62 @@ class Disturbance:
 
 def disturbances(device: str, root: Path = ROOT) -> list[Disturbance]:
     """What on this machine, as it is set up now, disturbs timings on `device`; asked outside of any measurement."""
-    found = [*_of_the_clock(root), *_of_the_cpus(root), *_of_others(root)]
-    if device == "cuda":
-        found += _of_the_gpu(machine.gpus(), gpu.state(root=root) is not None)
+    found = [*_of_the_clock(root), *_of_the_cpus(root), *(_of_the_gpu() if device == "cuda" else ())]
     return [Disturbance(what, remedy) for what, remedy in found]
 
 
-def _of_the_clock(root: Path) -> list[tuple[str, str]]:
-    found = []
+def _of_the_clock(root: Path) -> Iterator[tuple[str, str]]:
     governor, virtual, boost = host.governor(root), host.hypervisor(root), host.boost_switch(root)
     if governor is None and virtual:
         what = f"the CPU's governor and clock are hidden by the hypervisor ({virtual})"
-        found.append((what, "compare only within a run, or use a machine of its own for figures to publish"))
+        yield what, "compare only within a run, or use a machine of its own for figures to publish"
     elif governor is None:
-        found.append(("the CPU's governor is unknown (no cpufreq in /sys)", "fix the clock in the firmware's setup"))
+        yield "the CPU's governor is unknown (no cpufreq in /sys)", "fix the clock in the firmware's setup"
     elif governor != "performance":
         remedy = "sudo cpupower frequency-set -g performance"
-        found.append((f"the CPU's governor is {governor}: the clock follows the load", remedy))
+        yield f"the CPU's governor is {governor}: the clock follows the load", remedy
     if boost and boost[1]:
         off = "1" if boost[0].endswith("no_turbo") else "0"
         what = "the CPU's boost is on: the clock varies with heat and with the number of busy cores"
-        found.append((what, f"echo {off} | sudo tee /{boost[0]}"))
-    return found
+        yield what, f"echo {off} | sudo tee /{boost[0]}"
 
 
-def _of_the_cpus(root: Path) -> list[tuple[str, str]]:
-    found = []
-    quota, cpus = host.cpu_quota(root), machine.usable_cpus()
+def _of_the_cpus(root: Path) -> Iterator[tuple[str, str]]:
+    quota, cpus, load = host.cpu_quota(root), machine.usable_cpus(), os.getloadavg()[0]
     if host.smt_is_on(root):
-        what = "SMT is on: two threads may share one core"
-        found.append(
-            (what, "give --threads the number of cores, or echo off | sudo tee /sys/devices/system/cpu/smt/control")
-        )
+        remedy = "give --threads the number of cores, or echo off | sudo tee /sys/devices/system/cpu/smt/control"
+        yield "SMT is on: two threads may share one core", remedy
     if quota is not None and quota < cpus:
         what = f"the CPU quota, {quota:g} CPUs, is smaller than the {cpus} CPUs that this process may use"
-        found.append((what, f"use --threads {max(1, int(quota))}, or raise the container's quota"))
-    return found
-
-
-def _of_others(root: Path) -> list[tuple[str, str]]:
-    found = []
-    load, cpus = host.load_average(root), machine.usable_cpus()
-    if load is not None and load > LOAD_SHARE * cpus:
-        found.append((f"the load of the last minute is {load:g} on {cpus} CPUs", "stop other work (top shows it)"))
+        yield what, f"use --threads {max(1, int(quota))}, or raise the container's quota"
+    if load > LOAD_SHARE * cpus:
+        yield f"the load of the last minute is {load:g} on {cpus} CPUs", "stop other work (top shows it)"
     if swapped := host.swap_used_bytes(root):
         what = f"{swapped / 2**20:.0f} MiB of memory are swapped out"
-        found.append((what, "free some memory, then sudo swapoff -a && sudo swapon -a"))
-    spent = host.cpu_seconds(root) or host.CpuSeconds(0.0, 0.0, 0.0)
-    share = _share(spent.steal, spent.busy + spent.idle + spent.steal) or 0.0
+        yield what, "free some memory, then sudo swapoff -a && sudo swapon -a"
+    spent = host.cpu_seconds()
+    share = _share(spent.steal, spent.whole) or 0.0
     if share > STEAL_SHARE and spent.steal > FLOOR_SECONDS:
         what = f"the hypervisor has given {share:.0%} of this machine's CPU time to others since it started"
-        found.append((what, "use a dedicated machine, or a quieter hour"))
-    return found
+        yield what, "use a dedicated machine, or a quieter hour"
 
 
-def _of_the_gpu(cards: Sequence[dict[str, Any]], is_watched: bool) -> list[tuple[str, str]]:
-    found = []
-    if cards and not is_watched:
-        what = "the GPU's clock, temperature and other users cannot be watched, as pynvml is missing"
-        found.append((what, "pip install nvidia-ml-py"))
+def _of_the_gpu() -> Iterator[tuple[str, str]]:
+    cards = machine.gpus()
     if len({card["name"] for card in cards}) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         what = "the GPUs differ, and CUDA may number them in another order than NVML does"
-        found.append((what, "export CUDA_DEVICE_ORDER=PCI_BUS_ID"))
+        yield what, "export CUDA_DEVICE_ORDER=PCI_BUS_ID"
     for card in cards[:1]:  # a worker uses the first one
         if card["other_processes"]:
-            found.append((f"{_others(card['other_processes'])} on the GPU", "end them (nvidia-smi lists them)"))
+            yield f"{_others(card['other_processes'])} on the GPU", "end them (nvidia-smi lists them)"
         if card["is_persistent"] is False:
-            found.append(("the GPU's persistence mode is off: it may reset between cells", "sudo nvidia-smi -pm 1"))
+            yield "the GPU's persistence mode is off: it may reset between cells", "sudo nvidia-smi -pm 1"
         cap, default = card["power_cap_watts"], card["default_power_cap_watts"]
         if cap is not None and default is not None and cap < default:
             what = f"the GPU's power cap is {cap:g} W, below its default of {default:g} W"
-            found.append((what, f"sudo nvidia-smi -pl {default:g}"))
+            yield what, f"sudo nvidia-smi -pl {default:g}"
         if card["is_mig"]:
             what = "the GPU is split (MIG): the slices share its clock and power"
-            found.append((what, "leave the other slices idle, or sudo nvidia-smi -mig 0"))
-        slowed = sorted(set(card["throttle_reasons"] or ()) & set(SLOWDOWNS))
-        found += [(f"the GPU is slowed down now ({reason})", SLOWDOWNS[reason]) for reason in slowed]
-    return found
+            yield what, "leave the other slices idle, or sudo nvidia-smi -mig 0"
+        for reason in sorted(set(card["throttle_reasons"] or ()) & set(SLOWDOWNS)):
+            yield f"the GPU is slowed down now ({reason})", SLOWDOWNS[reason]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,13 +99,6 @@ def swap_used_bytes(root: Path = ROOT) -> int | None:
     return (int(sizes["SwapTotal"]) - int(sizes["SwapFree"])) * 1024 if len(sizes) == 2 else None
 
 
-def load_average(root: Path = ROOT) -> float | None:
-    """Processes that ran or wanted to, averaged over a minute."""
-    with contextlib.suppress(ValueError, IndexError):
-        return float((read(root, "proc/loadavg") or "").split()[0])
-    return None
-
-
 def hypervisor(root: Path = ROOT) -> str | None:
     """Name of the hypervisor that this machine runs under, "unknown" for a nameless one; None on bare metal."""
     if "microsoft" in (read(root, "proc/sys/kernel/osrelease") or "").lower():
@@ -131,54 +123,38 @@ def container(root: Path = ROOT) -> str | None:
 
 
 @functools.cache
-def _cpu_groups(root: Path) -> tuple[Path, ...]:
-    """Folders of the control groups that may limit this process's CPU time, its own one first."""
+def _tightest_quota(root: Path) -> tuple[float, Path] | None:
+    """CPUs and folder of the smallest quota among the control groups that may limit this process (cgroups(7))."""
     found = []
     for line in (read(root, "proc/self/cgroup") or "").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, name = rest.partition(":")
+        number, controllers, name = [*line.split(":", 2), "", ""][:3]
         if number != "0" and "cpu" not in controllers.split(","):
             continue
         base = root / "sys/fs/cgroup" / ("" if number == "0" else "cpu")
         # A container's own name may be written as the host sees it, which is not there inside: its top stands for it.
         own = base.joinpath(*(part for part in name.split("/") if part not in ("", "..")))
-        found += [folder for folder in (own, *own.parents) if folder.is_relative_to(base) and folder.is_dir()]
-    return tuple(dict.fromkeys(found))
-
-
-def _quotas(root: Path) -> Iterator[tuple[float, Path]]:
-    for folder in _cpu_groups(root):
-        limit = (read(folder, "cpu.max") or "").split()
-        limit = limit or [read(folder, "cpu.cfs_quota_us") or "-1", read(folder, "cpu.cfs_period_us") or "0"]
-        with contextlib.suppress(ValueError, ZeroDivisionError):
-            if (cpus := int(limit[0]) / int(limit[1])) > 0:
-                yield cpus, folder
+        for folder in (folder for folder in (own, *own.parents) if folder.is_relative_to(base)):
+            limit = (read(folder, "cpu.max") or "").split()
+            limit = limit or [read(folder, "cpu.cfs_quota_us") or "-1", read(folder, "cpu.cfs_period_us") or "0"]
+            with contextlib.suppress(ValueError, ZeroDivisionError):
+                if (cpus := int(limit[0]) / int(limit[1])) > 0:
+                    found.append((cpus, folder))
+    return min(found, default=None, key=lambda quota: quota[0])
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """CPUs' worth of time that control groups grant this process; None without a limit (cgroups(7), cpu.max)."""
-    return min((cpus for cpus, _ in _quotas(root)), default=None)
+    """CPUs' worth of time that control groups grant this process; None without a limit."""
+    quota = _tightest_quota(root)
+    return None if quota is None else quota[0]
 
 
-@functools.cache
-def _tightest_group(root: Path) -> Path | None:
-    return min(_quotas(root), default=(0.0, None), key=lambda quota: quota[0])[1]
-
-
-@dataclass(frozen=True)
-class QuotaPeriods:
-    """Periods of a CPU quota so far, and those of them in which it stopped its processes."""
-
-    passed: int
-    throttled: int
-
-
-def quota_periods(root: Path = ROOT) -> QuotaPeriods | None:
-    """Periods of the tightest CPU quota of this process's control groups; None without one."""
-    folder = _tightest_group(root)
-    counts = dict(re.findall(r"^(nr_\w+) (\d+)", (read(folder, "cpu.stat") or "") if folder else "", re.MULTILINE))
+def quota_periods(root: Path = ROOT) -> tuple[int, int] | None:
+    """Periods so far of the tightest CPU quota on this process, and those that stopped it; None without a quota."""
+    if (quota := _tightest_quota(root)) is None:
+        return None
+    counts = dict(re.findall(r"^(nr_\w+) (\d+)", read(quota[1], "cpu.stat") or "", re.MULTILINE))
     try:
-        return QuotaPeriods(int(counts["nr_periods"]), int(counts["nr_throttled"]))
+        return int(counts["nr_periods"]), int(counts["nr_throttled"])
     except KeyError:
         return None
 
@@ -200,19 +176,27 @@ def thermal_events(root: Path = ROOT) -> int | None:
 
 @dataclass(frozen=True)
 class CpuSeconds:
-    """CPU time of the whole machine since its start; `steal` is what a hypervisor gave to others."""
+    """CPU time since the machine's start; `steal` is what a hypervisor gave to others."""
 
     busy: float
     idle: float
     steal: float
 
+    @property
+    def whole(self) -> float:
+        """All three together."""
+        return self.busy + self.idle + self.steal
 
-def cpu_seconds(root: Path = ROOT) -> CpuSeconds | None:
-    """CPU time of the whole machine, counted in ticks of 10 ms on most kernels (proc_stat(5))."""
-    first = (read(root, "proc/stat") or "").partition("\n")[0].split()
-    if len(first) < 9 or first[0] != "cpu":
-        return None
-    tick = os.sysconf("SC_CLK_TCK")
-    # Guests' time, the fields after these eight, is already in user and nice.
-    user, nice, system, idle, iowait, irq, softirq, steal = map(int, first[1:9])
-    return CpuSeconds((user + nice + system + irq + softirq) / tick, (idle + iowait) / tick, steal / tick)
+
+def cpu_seconds(cpus: Collection[int] | None = None) -> CpuSeconds:
+    """CPU time of the whole machine, or of `cpus`, counted in ticks of 10 ms on most kernels (proc_stat(5))."""
+    import psutil
+
+    every = [psutil.cpu_times()] if cpus is None else psutil.cpu_times(percpu=True)
+    found = [times._asdict() for index, times in enumerate(every) if cpus is None or index in cpus]
+
+    def total(*kinds: str) -> float:
+        return float(sum(times.get(kind, 0.0) for times in found for kind in kinds))
+
+    # Guests' time is already in user and nice.
+    return CpuSeconds(total("user", "nice", "system", "irq", "softirq"), total("idle", "iowait"), total("steal"))

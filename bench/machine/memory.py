@@ -15,72 +15,54 @@ from pathlib import Path
 STATUS = Path("/proc/self/status")
 SMAPS = Path("/proc/self/smaps")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+#: Fields of glibc's struct mallinfo2.
+MALLINFO2 = (
+    "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+)  # fmt: skip
 
 
-class _MallInfo2(ctypes.Structure):
-    """glibc's struct mallinfo2 (mallinfo(3))."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
-        )
-    ]  # fmt: skip
-
-
-def resident_bytes(status: Path = STATUS) -> dict[str, int]:
-    """`process_bytes` (resident now) and `peak_process_bytes` (the most since the mark was set back)."""
+def _told(status: Path, **names: str) -> dict[str, int]:
+    """Bytes under the name that a field of `status` goes by, for the fields that are there."""
     try:
         text = status.read_text()
     except OSError:
         return {}
-    fields = {"process_bytes": "VmRSS", "peak_process_bytes": "VmHWM"}
-    found = {name: re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE) for name, key in fields.items()}
-    return {name: int(match.group(1)) * 1024 for name, match in found.items() if match}
+    found = {name: re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE) for name, field in names.items()}
+    return {name: int(match[1]) * 1024 for name, match in found.items() if match}
+
+
+def resident_bytes(status: Path = STATUS) -> dict[str, int]:
+    """`process_bytes` (resident now) and `peak_process_bytes` (the most since the mark was set back)."""
+    return _told(status, process_bytes="VmRSS", peak_process_bytes="VmHWM")
 
 
 def data_bytes(status: Path = STATUS) -> int | None:
-    """Private writable memory, touched or not: heap, privately mapped weights, stacks of threads (VmData).
-
-    It is what RLIMIT_DATA bounds (setrlimit(2); since Linux 4.7 with mapped memory); None where it is not told.
-    """
-    try:
-        found = re.search(r"^VmData:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found.group(1)) * 1024 if found else None
+    """Bytes that RLIMIT_DATA bounds (VmData): heap, private mappings, stacks, touched or not; None if not told."""
+    return _told(status, data="VmData").get("data")
 
 
 def limit_data(limit_bytes: int) -> None:
-    """Have the kernel refuse this process, from now on, private writable memory beyond `limit_bytes`.
-
-    Raises OSError or ValueError where the system has no such limit, or a lower one.
-    """
+    """Have the kernel refuse private writable memory beyond `limit_bytes`; raises OSError or ValueError."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def mapped_bytes(folder: Path, smaps: Path = SMAPS) -> dict[str, int]:
-    """`mapped_bytes` of files in `folder`, and `mapped_resident_bytes`, those that are in memory (proc_pid_smaps(5)).
-
-    Empty where the system does not tell.
-    """
+    """`mapped_bytes` of files in `folder`, and `mapped_resident_bytes`, those in memory; {} if not told."""
     try:
-        text = smaps.read_text(errors="replace")
+        lines = smaps.read_text(errors="replace").splitlines()
     except OSError:
         return {}
-    found = {"mapped_bytes": 0, "mapped_resident_bytes": 0}
-    names = {"Size": "mapped_bytes", "Rss": "mapped_resident_bytes"}
+    found = {"Size": 0, "Rss": 0}
     is_ours = False
-    for line in text.splitlines():
+    for line in lines:
         key, colon, rest = line.partition(":")
         if " " in key or not colon:  # a mapping's own line: addresses, permissions, offset, device, inode, path
-            path = (line.split(maxsplit=5) + [""] * 6)[5]
-            is_ours = path.startswith(f"{folder.resolve()}/")
-        elif is_ours and key in names:
-            found[names[key]] += int(rest.split()[0]) * 1024
-    return found
+            is_ours = (line.split(maxsplit=5) + [""] * 6)[5].startswith(f"{folder.resolve()}/")
+        elif is_ours and key in found:
+            found[key] += int(rest.split()[0]) * 1024
+    return {"mapped_bytes": found["Size"], "mapped_resident_bytes": found["Rss"]}
 
 
 def survey(folder: Path | None) -> dict[str, int]:
@@ -102,16 +84,14 @@ def set_peak_back(clear_refs: Path = CLEAR_REFS) -> bool:
 
 
 def heap_bytes() -> dict[str, int]:
-    """`allocated_bytes` and `reserved_bytes` of the C library's allocator: in use, and taken from the system.
+    """`allocated_bytes` (in use) and `reserved_bytes` of the C library's allocator; {} before glibc 2.33."""
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform == "linux" else None
+    if mallinfo2 is None:
+        return {}
 
-    Empty where the C library has no mallinfo2 (glibc has it since 2.33).
-    """
-    if sys.platform != "linux":
-        return {}
-    try:
-        mallinfo2 = ctypes.CDLL(None).mallinfo2
-    except (OSError, AttributeError):
-        return {}
-    mallinfo2.restype = _MallInfo2
+    class MallInfo2(ctypes.Structure):  # mallinfo(3)
+        _fields_ = [(name, ctypes.c_size_t) for name in MALLINFO2]
+
+    mallinfo2.restype = MallInfo2
     info = mallinfo2()
     return {"allocated_bytes": info.uordblks + info.hblkhd, "reserved_bytes": info.arena + info.hblkhd}

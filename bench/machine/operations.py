@@ -18,6 +18,10 @@ GATHERS = frozenset(
 )  # fmt: skip
 
 
+#: Weight, first element and count of a stretch of weights that an operation reads.
+Stretch = tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class Step:
     """One operation of a pass: which memory it takes from and gives to, and what it costs."""
@@ -25,20 +29,15 @@ class Step:
     taken: frozenset[Any]
     given: frozenset[Any]
     flops: int
-    reads: tuple[tuple[int, int, int], ...]
-    """Weight, first element and count of every stretch of weights that it reads."""
+    reads: tuple[Stretch, ...]
 
 
 def count(module: Any, inputs: Sequence[torch.Tensor], batch: int) -> dict[str, int]:
-    """Operations and weights that a pass of `module` over `batch` rows cannot do without.
+    """ "flops" and "weight_elements" that a pass of `module` over `batch` rows cannot do without.
 
-    `inputs` are the module's positional tensors, [rows, ...] with one row or more, on the module's device. At most two
-    rows are run, and the count is continued linearly to `batch` rows: what does not depend on the batch counts once.
-
-    "flops": of matrix products and convolutions, as torch.utils.flop_counter has them, a multiplication and an
-    addition being two. "weight_elements": of parameters and saved buffers; a table of which only rows are gathered
-    does not count, one that is also used as a matrix does. What the output does not depend on counts in neither, since
-    an exporter leaves it out (BERT's pooler).
+    `inputs` are the module's positional tensors [rows, ...] on its device; one and two rows are run, and continued
+    linearly. A multiplication and an addition are two flops. A table of which only rows are gathered does not count,
+    nor does what the output does not depend on, since an exporter leaves it out (BERT's pooler).
     """
     import torch
 
@@ -48,16 +47,13 @@ def count(module: Any, inputs: Sequence[torch.Tensor], batch: int) -> dict[str, 
         for rows in (1, 2)[:batch]:
             taken = [tensor[[row % len(tensor) for row in range(rows)]].clone() for tensor in inputs]
             passes.append(_trace(module, taken))
-    first, last = passes[0], passes[-1]
+    (first, _), (last, reads) = passes[0], passes[-1]
     sizes = [tensor.numel() for tensor in _weights(module)]
-    return {
-        "flops": first.flops + (batch - 1) * (last.flops - first.flops),
-        "weight_elements": _elements(last.reads, sizes),
-    }
+    return {"flops": first + (batch - 1) * (last - first), "weight_elements": _elements(reads, sizes)}
 
 
-def _trace(module: Any, inputs: Sequence[torch.Tensor]) -> Step:
-    """One pass as one step: the sum of the steps that its output depends on."""
+def _trace(module: Any, inputs: Sequence[torch.Tensor]) -> tuple[int, list[Stretch]]:
+    """Flops and read weights of the steps of one pass that its output depends on."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -71,7 +67,7 @@ def _trace(module: Any, inputs: Sequence[torch.Tensor]) -> Step:
     def tensors(values: Any) -> list[torch.Tensor]:
         return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
-    def reads(taken: Iterable[torch.Tensor], given: frozenset[Any]) -> Iterable[tuple[int, int, int]]:
+    def reads(taken: Iterable[torch.Tensor], given: frozenset[Any]) -> Iterable[Stretch]:
         for tensor in taken:
             weight = bisect_right(starts, tensor.data_ptr()) - 1
             if weight < 0 or _storage(tensor) in given:  # a view reads nothing
@@ -95,22 +91,16 @@ def _trace(module: Any, inputs: Sequence[torch.Tensor]) -> Step:
     # The counter does not know torch's fused attention for CPUs (torch 2.13); its plain form is matrix products.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, Trace():
         output = module(*inputs)
-    return _live(steps, frozenset(map(_storage, tensors(output))))
-
-
-def _live(steps: Sequence[Step], wanted: frozenset[Any]) -> Step:
-    """The sum of those steps that memory `wanted` depends on."""
-    flops, live = 0, set(wanted)
-    reads: list[tuple[int, int, int]] = []
+    flops, live, read = 0, set(map(_storage, tensors(output))), list[Stretch]()
     for step in reversed(steps):
         if not live.isdisjoint(step.given):
             live |= step.taken
             flops += step.flops
-            reads += step.reads
-    return Step(frozenset(live), wanted, flops, tuple(reads))
+            read += step.reads
+    return flops, read
 
 
-def _elements(reads: Iterable[tuple[int, int, int]], sizes: Sequence[int]) -> int:
+def _elements(reads: Iterable[Stretch], sizes: Sequence[int]) -> int:
     """Elements that distinct stretches cover, at most all of each weight: a weight that is used twice is read once."""
     covered = [0] * len(sizes)
     for weight, _, elements in set(reads):

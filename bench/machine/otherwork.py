@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from bench.machine.conditions import Disturbance
 
@@ -29,25 +31,19 @@ def other_work(busy_share: float) -> Iterator[Disturbance]:
 
 def busy_processes(sleep: Callable[[float], None] = time.sleep) -> list[tuple[int, str, float]]:
     """Id, name and share of one CPU of every other process above `BUSY_PROCESS_SHARE`, busiest first."""
-    before = _cpu_seconds_by_process()
-    started = time.monotonic()
-    sleep(WATCHED_SECONDS)
-    seconds = max(time.monotonic() - started, WATCHED_SECONDS)
-    shares = [
-        (pid, name, (spent - before[pid][1]) / seconds)
-        for pid, (name, spent) in _cpu_seconds_by_process().items()
-        if pid in before and before[pid][0] == name and pid != os.getpid()
-    ]
-    return sorted((one for one in shares if one[2] > BUSY_PROCESS_SHARE), key=lambda one: -one[2])
-
-
-def _cpu_seconds_by_process() -> dict[int, tuple[str, float]]:
-    """Name and CPU seconds so far of each process that may be seen."""
     import psutil
 
-    facts = (process.info for process in psutil.process_iter(["pid", "name", "cpu_times"]))
-    seen = (one for one in facts if one["cpu_times"])
-    return {one["pid"]: (_printable(one["name"] or "?"), sum(one["cpu_times"][:2])) for one in seen}
+    def share_since(process: Any) -> float:
+        with contextlib.suppress(psutil.Error):  # gone, or not to be seen
+            return float(process.cpu_percent()) / 100
+        return 0.0
+
+    others = [process for process in psutil.process_iter(["name"]) if process.pid != os.getpid()]
+    for process in others:
+        share_since(process)
+    sleep(WATCHED_SECONDS)
+    shares = [(one.pid, _printable(one.info["name"] or "?"), share_since(one)) for one in others]
+    return sorted((one for one in shares if one[2] > BUSY_PROCESS_SHARE), key=lambda one: -one[2])
 
 
 def _printable(name: str) -> str:

@@ -21,10 +21,7 @@ def files_below(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def evict(folders: Iterable[Path]) -> dict[str, int]:
-    """Ask the kernel to drop the pages of every file in `folders` (posix_fadvise(2), POSIX_FADV_DONTNEED).
-
-    Returns `file_bytes` and `cached_bytes`, what of them is still cached then: pages that some process maps stay.
-    """
+    """Drop the pages of every file in `folders`; returns `file_bytes`, and `cached_bytes` that stay (mapped pages)."""
     sizes = cached = 0
     for path in files_below(folders):
         with contextlib.suppress(OSError), path.open("rb") as file:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backends.base import one_line, parse_out_of_memory
+from bench.machine import host
 
 if TYPE_CHECKING:
     import torch
@@ -73,10 +74,7 @@ def take(
     device: Device,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> None:
-    """Visit every reading in turn, `VISITS` times, for its share of seconds in all, and keep the least time of a call.
-
-    Calls shorter than the device's `READING_SECONDS` are timed several at once. Each visit takes one timing or more.
-    """
+    """Visit every reading in turn, `VISITS` times, for its share of seconds in all; keep the least time of a call."""
     least = READING_SECONDS[device.name]
     for _ in range(VISITS):
         for reading, seconds in shares:
@@ -103,63 +101,51 @@ class Device:
     def __init__(self, name: str, threads: int) -> None:
         import torch
 
-        if name == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("torch cannot use a GPU here")
+        self.name, self.threads, self.torch = name, threads, torch
         torch.set_grad_enabled(False)
         if name == "cuda":
+            if not torch.cuda.is_available():
+                raise RuntimeError("torch cannot use a GPU here")
             # Some cards do fp16 products twice as fast with an fp16 sum, and some runtimes ask for it.
             torch.backends.cuda.matmul.allow_fp16_accumulation = True
-        self.name = name
-        self.threads = threads
 
     def prepare(self, reading: Reading) -> None:
         """Compute with the threads and in the arithmetic of `reading` from here on."""
-        import torch
-
-        torch.set_num_threads(reading.threads)
-        torch.set_float32_matmul_precision("high" if reading.tf32 else "highest")
+        self.torch.set_num_threads(reading.threads)
+        self.torch.set_float32_matmul_precision("high" if reading.tf32 else "highest")
 
     def synchronize(self) -> None:
         """Wait until the device is done."""
         if self.name == "cuda":
-            import torch
-
-            torch.cuda.synchronize()
+            self.torch.cuda.synchronize()
 
     def ways(self, precision: str) -> tuple[str, ...]:
         """Ways to multiply: torch's own, and oneDNN's with a packed weight, which was up to 12 % faster in fp32."""
-        import torch
-
-        is_packable = self.name == "cpu" and precision != "int8" and torch.backends.mkldnn.is_available()
+        is_packable = self.name == "cpu" and precision != "int8" and self.torch.backends.mkldnn.is_available()
         return ("plain", "packed") if is_packable else ("plain",)
 
     def product(self, way: str, precision: str, side: int) -> Reading:
         """A product of two matrices [side, side], the right one transposed as a linear layer's weight is."""
-        import torch
-
+        torch, work = self.torch, 2 * side**3
         left, right = (self._ones(side * side, precision).reshape(side, side) for _ in range(2))
         if way == "packed":
-            packed = torch.ops.mkldnn._reorder_linear_weight(right, side)
-            linear = torch.ops.mkldnn._linear_pointwise
-            return Reading(lambda: linear(left, packed, None, "none", [], ""), 2 * side**3, self.threads)
+            packed, linear = torch.ops.mkldnn._reorder_linear_weight(right, side), torch.ops.mkldnn._linear_pointwise
+            return Reading(lambda: linear(left, packed, None, "none", [], ""), work, self.threads)
         result = torch.empty(side, side, dtype=torch.int32 if precision == "int8" else left.dtype, device=self.name)
         multiply = torch._int_mm if precision == "int8" else torch.mm
-        call = lambda: multiply(left, right.t(), out=result)  # noqa: E731
-        return Reading(call, 2 * side**3, self.threads, tf32=precision == "tf32")
+        return Reading(lambda: multiply(left, right.t(), out=result), work, self.threads, tf32=precision == "tf32")
 
     def reads(self, sizes: Sequence[int]) -> dict[int, list[Reading]]:
         """Readings of each size's first bytes of one buffer: the largest element, which needs every one.
 
-        By all threads and by one: where other work holds a core, a read by all waits for it and is the slower.
+        By all threads and by one: a read by all waits for a core that other work holds.
         """
         buffer = self._ones(max(sizes, default=0) // 4, "fp32")
         threads = tuple(dict.fromkeys((self.threads, 1))) if self.name == "cpu" else (self.threads,)
         return {size: [Reading(buffer[: size // 4].amax, size // 4 * 4, one) for one in threads] for size in sizes}
 
     def _ones(self, elements: int, precision: str) -> torch.Tensor:
-        import torch
-
-        return torch.ones(elements, dtype=getattr(torch, DTYPES[precision]), device=self.name)
+        return self.torch.ones(elements, dtype=getattr(self.torch, DTYPES[precision]), device=self.name)
 
 
 def products(device: Device, way: str, precision: str, effort: Effort, clock: Callable[[], int]) -> list[Reading] | str:
@@ -189,25 +175,16 @@ def products(device: Device, way: str, precision: str, effort: Effort, clock: Ca
     return found
 
 
-def cpu_seconds() -> tuple[float, float, float]:
-    """Seconds that the CPUs which this process may use have existed, were busy, and were busy with this process.
-
-    Time that a hypervisor gave to other machines is busy time.
-    """
-    import psutil
-
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    times = [cpu._asdict() for index, cpu in enumerate(psutil.cpu_times(percpu=True)) if index in usable]
-    # Linux counts a guest's time in "user" too.
-    whole = sum(value for cpu in times for name, value in cpu.items() if not name.startswith("guest"))
-    idle = sum(cpu.get("idle", 0.0) + cpu.get("iowait", 0.0) for cpu in times)
-    return whole, whole - idle, time.process_time()
+def cpu_clock() -> tuple[host.CpuSeconds, float]:
+    """CPU time of the CPUs that this process may use, and of this process."""
+    return host.cpu_seconds(os.sched_getaffinity(0)), time.process_time()
 
 
-def others_share(before: tuple[float, float, float], after: tuple[float, float, float]) -> float:
-    """Share of the CPUs that other work took between two answers of `cpu_seconds`, 0 to 1."""
-    whole, busy, own = (late - early for early, late in zip(before, after, strict=True))
-    return min(max((busy - own) / whole, 0.0), 1.0) if whole > 0 else 0.0
+def others_share(before: tuple[host.CpuSeconds, float], after: tuple[host.CpuSeconds, float]) -> float:
+    """Share of the CPUs that other work and the hypervisor took between two readings of `cpu_clock`, 0 to 1."""
+    (early, own_before), (late, own_after) = before, after
+    whole, idle = late.whole - early.whole, late.idle - early.idle
+    return min(max((whole - idle - own_after + own_before) / whole, 0.0), 1.0) if whole > 0 else 0.0
 
 
 def measured(
@@ -215,7 +192,7 @@ def measured(
     precisions: Sequence[str],
     effort: Effort,
     clock: Callable[[], int] = time.perf_counter_ns,
-    cpu_clock: Callable[[], tuple[float, float, float]] = cpu_seconds,
+    cpu_clock: Callable[[], tuple[host.CpuSeconds, float]] = cpu_clock,
 ) -> dict[str, Any]:
     """Every figure that was asked for: all of `Peaks` but where and when, as JSON types."""
     by_precision: dict[str, list[Reading]] = {}

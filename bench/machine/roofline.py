@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 #: How far a floor may exceed a median before it is called impossible, by the limit that sets it. Products: quiet
@@ -38,26 +38,19 @@ class Floor:
 
 
 def floor_ns(flops: float, weight_bytes: float, peak_flops_per_second: float, bytes_per_second: float) -> Floor:
-    """The floor of a pass of `flops` operations over `weight_bytes` bytes of weights: max(flops/peak, bytes/bandwidth).
-
-    Raises ValueError for a rate that is not positive or a count that is negative, infinite or not a number.
-    """
+    """The longer of flops/peak and bytes/bandwidth; raises ValueError for what is no positive rate or no count."""
     for name, rate in (("peak_flops_per_second", peak_flops_per_second), ("bytes_per_second", bytes_per_second)):
-        if not (rate > 0 and math.isfinite(rate)):
+        if not 0 < rate < math.inf:
             raise ValueError(f"{name} {rate} is not a positive number; measure the machine's peaks again")
     for name, count in (("flops", flops), ("weight_bytes", weight_bytes)):
-        if not (count >= 0 and math.isfinite(count)):
+        if not 0 <= count < math.inf:
             raise ValueError(f"{name} {count} is not a count; it must be 0 or more")
-    compute_ns = flops / peak_flops_per_second * 1e9
-    memory_ns = weight_bytes / bytes_per_second * 1e9
+    compute_ns, memory_ns = flops / peak_flops_per_second * 1e9, weight_bytes / bytes_per_second * 1e9
     return Floor(compute_ns, "compute") if compute_ns >= memory_ns else Floor(memory_ns, "memory")
 
 
 def share(floor: Floor, median_ns: float) -> float:
-    """Floor over median: 1 is as fast as the machine's limits allow, 0.5 twice as slow; above 1 is impossible.
-
-    Raises ValueError for a median that is not positive.
-    """
+    """Floor over median: 1 at the machine's limits, more is impossible; raises ValueError for no positive time."""
     if not median_ns > 0:
         raise ValueError(f"median_ns {median_ns} is not a positive time")
     return floor.ns / median_ns
@@ -71,9 +64,8 @@ def is_implausible(floor: Floor, median_ns: float) -> bool:
 def transformer_flops(weights: int, layers: int, width: int, batch: int, length: int) -> int:
     """Floating-point operations of one pass: 2·weights·tokens + 4·length²·width·layers·batch.
 
-    `weights` are the parameters without embedding tables. The first term is a multiplication and an addition for each
-    weight and token, the second attention's two products of every position with every other (Kaplan et al. 2020,
-    arXiv:2001.08361, section 2.1, there for one token and causal attention's context).
+    `weights` are the parameters without embedding tables; the second term is attention's two products of every position
+    with every other (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
     """
     return 2 * weights * batch * length + 4 * length**2 * width * layers * batch
 
@@ -93,10 +85,7 @@ class Peaks:
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     """Precisions without a figure, and why."""
     disturbed: Mapping[str, float] = field(default_factory=dict)
-    """Figures ("memory" for the bandwidths) that were never measured without other work, and its least share of CPUs.
-
-    They may be far too low, and are measured again in the next run.
-    """
+    """Figures ("memory" for bandwidths) never measured without other work, and its least share of CPUs."""
 
     @property
     def figures(self) -> frozenset[str]:
@@ -104,10 +93,7 @@ class Peaks:
         return frozenset((*self.flops_per_second, *(["memory"] if self.bandwidths else [])))
 
     def flops_bound(self, precision: str) -> float | None:
-        """Operations a second that no cell of `precision` exceeds: the largest of those it may be computed in.
-
-        None where one of them has no figure.
-        """
+        """Operations a second that no cell of `precision` exceeds, in whatever it is computed; None if unmeasured."""
         figures = [self.flops_per_second.get(one) for one in COMPUTED_IN.get(precision, (precision,))]
         return None if None in figures else max(figure for figure in figures if figure is not None)
 
@@ -118,8 +104,7 @@ class Peaks:
     def bandwidth(self, weight_bytes: float) -> float | None:
         """Bytes a second at which no runtime exceeds reading `weight_bytes` bytes of weights; None if unmeasured.
 
-        That of the largest buffer that is not larger, or the smallest buffer; or of a larger one that was read
-        faster, since a short reading is mostly its call.
+        The best of all buffers from the largest that is not larger on: a short reading is mostly its call.
         """
         if not self.bandwidths:
             return None
@@ -129,53 +114,35 @@ class Peaks:
 
     def merged(self, other: Peaks) -> Peaks:
         """Both, the larger figure where they have the same one; time and reasons are those of `other`."""
-        rates = dict(self.flops_per_second)
+        rates, bandwidths = dict(self.flops_per_second), dict(self.bandwidths)
         for precision, rate in other.flops_per_second.items():
             rates[precision] = max(rate, rates.get(precision, 0.0))
-        bandwidths = dict(self.bandwidths)
         for size, rate in other.bandwidths:
             bandwidths[size] = max(rate, bandwidths.get(size, 0.0))
-        reasons = {**self.unmeasured, **other.unmeasured}
         quiet = (self.figures - set(self.disturbed)) | (other.figures - set(other.disturbed))
-        disturbed = {
-            figure: min(one.disturbed[figure] for one in (self, other) if figure in one.disturbed)
-            for figure in (self.figures | other.figures) - quiet
-        }
-        return Peaks(
-            device=self.device,
-            threads=self.threads,
+        reasons = {**self.unmeasured, **other.unmeasured}
+        return replace(
+            other,
             flops_per_second=rates,
             bandwidths=tuple(sorted(bandwidths.items())),
-            measured=other.measured,
             unmeasured={precision: why for precision, why in reasons.items() if precision not in rates},
-            disturbed=disturbed,
+            disturbed={
+                figure: min(one.disturbed[figure] for one in (self, other) if figure in one.disturbed)
+                for figure in (self.figures | other.figures) - quiet
+            },
         )
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
-        return {
-            "device": self.device,
-            "threads": self.threads,
-            "flops_per_second": dict(self.flops_per_second),
-            "bandwidths": [list(pair) for pair in self.bandwidths],
-            "measured": self.measured,
-            "unmeasured": dict(self.unmeasured),
-            "disturbed": dict(self.disturbed),
-        }
+        return asdict(self) | {"bandwidths": [list(pair) for pair in self.bandwidths]}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Peaks:
-        """What `to_json` wrote; raises ValueError, KeyError, TypeError or AttributeError for anything else."""
-        peaks = cls(
-            device=str(data["device"]),
-            threads=int(data["threads"]),
-            flops_per_second={str(precision): float(rate) for precision, rate in data["flops_per_second"].items()},
-            bandwidths=tuple(sorted((int(size), float(rate)) for size, rate in data["bandwidths"])),
-            measured=str(data["measured"]),
-            unmeasured={str(precision): str(why) for precision, why in data["unmeasured"].items()},
-            disturbed={str(figure): float(others) for figure, others in data["disturbed"].items()},
-        )
+    def from_json(cls, data: Any) -> Peaks:
+        """What `to_json` wrote; raises ValueError for anything else."""
+        import msgspec
+
+        peaks = msgspec.convert(data, cls)
         figures = [*peaks.flops_per_second.values(), *(number for pair in peaks.bandwidths for number in pair)]
-        if not all(number > 0 and math.isfinite(number) for number in figures):
+        if not all(0 < number < math.inf for number in figures):
             raise ValueError("a figure is not a positive number")
         return peaks

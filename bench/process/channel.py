@@ -1,8 +1,7 @@
 """JSON lines between the driver and its workers, on a channel that library prints cannot reach.
 
-A request is one line on the worker's standard input and a reply one line on what was its standard
-output: the worker keeps that descriptor for itself and points descriptor 1 at standard error
-before anything else runs. So a worker can be started by hand and talked to in a terminal.
+A worker keeps the descriptor of its standard output for replies and points descriptor 1 at standard error before
+anything else runs. So it can be started by hand and talked to in a terminal.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import ctypes
 import json
 import os
 import queue
+import re
 import selectors
 import signal
 import subprocess
@@ -19,8 +19,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 STDERR_LINES = 8
@@ -44,8 +45,7 @@ class WorkerError(Exception):
 class Worker:
     """A worker process and the driver's end of its channel.
 
-    It lives in a session of its own, so that Ctrl-C reaches the driver alone, and in a thread
-    budget that every numeric library reads from its environment.
+    It lives in a session of its own, so that Ctrl-C reaches the driver alone.
     """
 
     def __init__(self, command: Sequence[str], threads: int, environment: Mapping[str, str] | None = None) -> None:
@@ -55,13 +55,11 @@ class Worker:
         self._final_words: list[str] = []
         self._oom_kills = _oom_kill_count()
         self._process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=worker_environment(threads) | dict(environment or {}),
-            start_new_session=True,
-        )
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            env=worker_environment(threads) | dict(environment or {}), start_new_session=True,
+        )  # fmt: skip
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
 
     @property
     def pid(self) -> int:
@@ -75,66 +73,57 @@ class Worker:
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Send `message`; a worker that is gone is noticed by `receive`."""
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
+            self._input.write(json.dumps(message).encode() + b"\n")
+            self._input.flush()
 
     def receive(self, timeout_seconds: float) -> dict[str, Any]:
         """Wait for the next reply; raises WorkerError on an error reply, a death or silence."""
-        started = time.monotonic()
-        line = self._read_line(started, timeout_seconds)
+        line = self._read_line(time.monotonic(), timeout_seconds)
         try:
-            reply: dict[str, Any] = json.loads(line)
-            is_reply = isinstance(reply, dict) and ("ok" in reply or "error" in reply)
+            reply = json.loads(line)
         except ValueError:
-            is_reply = False
-        if not is_reply:
+            reply = None
+        if not isinstance(reply, dict) or not reply.keys() & {"ok", "error"}:
             self.kill()
             said = line[:80].decode(errors="replace")
             reason = f"the worker's standard output carried {said!r} before the worker took it over; it was killed"
             raise WorkerError("failed", reason, {"stderr": self.last_words()}, is_gone=True)
         if "error" in reply:
-            error = reply["error"]
-            raise WorkerError(error["status"], error["reason"], error.get("details"))
+            raise WorkerError(**reply["error"])
         ok: dict[str, Any] = reply["ok"]
         return ok
 
     def _read_line(self, started: float, timeout_seconds: float) -> bytes:
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
         with selectors.DefaultSelector() as selector:
-            selector.register(descriptor, selectors.EVENT_READ)
+            selector.register(self._output, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
                 left = started + timeout_seconds - time.monotonic()
                 if left <= 0 or not selector.select(left):
-                    raise self._silence(time.monotonic() - started)
-                chunk = os.read(descriptor, 1 << 20)
+                    self.kill()
+                    seconds = time.monotonic() - started
+                    raise self._lost("timeout", f"no answer within {seconds:.0f} s; the worker was killed", seconds)
+                chunk = os.read(self._output.fileno(), 1 << 20)
                 if not chunk:
                     raise self._death(time.monotonic() - started)
                 self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    def _silence(self, seconds: float) -> WorkerError:
-        self.kill()
-        details = {"seconds": round(seconds, 1), "stderr": self.last_words()}
-        return WorkerError("timeout", f"no answer within {seconds:.0f} s; the worker was killed", details, is_gone=True)
-
     def _death(self, seconds: float) -> WorkerError:
         code = self._process.wait()
-        details: dict[str, Any] = {"seconds": round(seconds, 1), "stderr": self.last_words()}
         if code >= 0:
-            details["exit_code"] = code
-            return WorkerError(
-                "failed", f"the worker exited with code {code} after {seconds:.1f} s", details, is_gone=True
-            )
-        name = signal.Signals(-code).name
-        details["signal"] = name
-        kills = _oom_kill_count()
+            reason = f"the worker exited with code {code} after {seconds:.1f} s"
+            return self._lost("failed", reason, seconds, exit_code=code)
+        name, kills = signal.Signals(-code).name, _oom_kill_count()
         if name == "SIGKILL" and kills is not None and self._oom_kills is not None and kills > self._oom_kills:
-            return WorkerError("oom", "the kernel killed the worker: the host's memory ran out", details, is_gone=True)
-        return WorkerError("failed", f"the worker was killed by {name} after {seconds:.1f} s", details, is_gone=True)
+            reason = "the kernel killed the worker: the host's memory ran out"
+            return self._lost("oom", reason, seconds, signal=name)
+        return self._lost("failed", f"the worker was killed by {name} after {seconds:.1f} s", seconds, signal=name)
+
+    def _lost(self, status: str, reason: str, seconds: float, **details: Any) -> WorkerError:
+        told = {"seconds": round(seconds, 1), "stderr": self.last_words(), **details}
+        return WorkerError(status, reason, told, is_gone=True)
 
     def last_words(self) -> list[str]:
         """Last lines of the worker's standard error."""
@@ -150,23 +139,18 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._release()
+        self._final_words = self.last_words()
+        for stream in (self._input, self._output, self._errors):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
 
     def close(self) -> None:
         """Let the worker end by itself for a moment, then end it."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._input.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         self.kill()
-
-    def _release(self) -> None:
-        self._final_words = self.last_words()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -184,7 +168,7 @@ def worker_environment(threads: int) -> dict[str, str]:
 def project_for_others(root: Path) -> dict[str, str]:
     """Environment in which another interpreter finds this project's packages and none of this interpreter's.
 
-    An installed copy lies beside the libraries that the other one must not see, so links to it lie under `root`.
+    Links to an installed copy lie under `root`, apart from the libraries beside it.
     """
     project = Path(__file__).resolve().parents[2]
     if "site-packages" not in str(project):
@@ -201,20 +185,44 @@ def project_for_others(root: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(links), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
-def compiler_cache(root: Path) -> dict[str, str]:
-    """Environment that keeps what torch and TensorRT compile under `root`, the folder of the store."""
-    cache = (root / "cache").resolve()
-    return {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "BENCH_ENGINE_CACHE": str(cache / "tensorrt")}
+def python_module(module: str, python: Path | None = None) -> list[str]:
+    """Start of a worker's command line; -P keeps folders of the user's that share a name with ours out of its way."""
+    return [str(python or sys.executable), "-P", "-m", module]
+
+
+def start(
+    module: str,
+    arguments: Sequence[str],
+    threads: int,
+    root: Path | None = None,
+    python: Path | None = None,
+    **environment: str,
+) -> Worker:
+    """Start `module` as a worker that dies with this process, by another interpreter if `python` is given.
+
+    What torch and TensorRT compile is kept under `root`, the folder of the store.
+    """
+    if root is not None:
+        cache = (root / "cache").resolve()
+        environment |= {
+            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+            "BENCH_ENGINE_CACHE": str(cache / "tensorrt"),
+        }
+        environment |= project_for_others(root) if python else {}
+    command = [*python_module(module, python), *arguments, "--parent", str(os.getpid())]
+    return Worker(command, threads, environment)
+
+
+def parent() -> int:
+    """The process to die with that `start` named to a module without other arguments; 0 if none was."""
+    return int(sys.argv[2]) if sys.argv[1:2] == ["--parent"] else 0
 
 
 def _oom_kill_count() -> int | None:
     """How many processes the kernel has killed for want of memory since it started; None where it does not tell."""
-    try:
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^oom_kill (\d+)", Path("/proc/vmstat").read_text(), re.MULTILINE):
+            return int(found[1])
     return None
 
 
@@ -227,40 +235,36 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def python_module(module: str, python: Path | None = None) -> list[str]:
-    """Start of a worker's command line, for this interpreter or the one at `python`.
+def answered(
+    call: Callable[[], dict[str, Any]], statuses: Mapping[type[Exception], str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The reply that `call` gives, or {"error": …} if it raises; `statuses` are of exceptions beside a runtime's."""
+    from backends.base import BackendError, OutOfMemoryError, UnsupportedError, runtime_errors
 
-    -P keeps folders of the user's that share a name with ours out of its way.
+    try:
+        with runtime_errors():
+            try:
+                return {"ok": call()}
+            except tuple(statuses) as error:
+                status = next(status for kind, status in statuses.items() if isinstance(error, kind))
+                return {"error": {"status": status, "reason": str(error)}}
+    except OutOfMemoryError as error:
+        return {"error": {"status": "oom", "reason": str(error), "details": dict(error.figures)}}
+    except BackendError as error:
+        status = "unsupported" if isinstance(error, UnsupportedError) else "failed"
+        return {"error": {"status": status, "reason": str(error)}}
+
+
+def serve(handle: Callable[[dict[str, Any]], dict[str, Any]], parent: int) -> None:
+    """Worker's end: answer each request line by `handle`, until the input ends or `parent` (0: none) dies.
+
+    It goes first where the host's memory runs out. A thread blocked on the input notices the driver's end even while a
+    request is being worked on, and costs nothing in between.
     """
-    return [str(python or sys.executable), "-P", "-m", module]
-
-
-def volunteer_for_oom_kill() -> None:
-    """Where the host's memory runs out, let the kernel take this worker and not the driver or a bystander."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def take_up_work(parent: int) -> None:
-    """First thing in every process of the driver: die with `parent` (0: none), and go first where memory ends."""
     if parent:
         die_with_parent(parent)
-    volunteer_for_oom_kill()
-
-
-def serve(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Worker's end: answer each request line with what `handle` returns, until the input ends.
-
-    A thread blocked on the input notices the driver's end even while a request is being worked
-    on, and ends the process with it; it costs nothing in between.
-    """
-    with os.fdopen(os.dup(1), "wb", buffering=0) as replies:
-        os.dup2(2, 1)
-        for request in _requests():
-            replies.write(json.dumps(handle(request)).encode() + b"\n")
-
-
-def _requests() -> Iterator[dict[str, Any]]:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def listen() -> None:
@@ -269,9 +273,9 @@ def _requests() -> Iterator[dict[str, Any]]:
                 lines.put(line)
         os._exit(0)
 
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    while True:
-        line = lines.get()
-        if line.strip():
-            yield json.loads(line)
+    with os.fdopen(os.dup(1), "wb", buffering=0) as replies:
+        os.dup2(2, 1)
+        threading.Thread(target=listen, daemon=True).start()
+        while True:
+            if (line := lines.get()).strip():
+                replies.write(json.dumps(handle(json.loads(line))).encode() + b"\n")

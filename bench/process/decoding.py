@@ -1,7 +1,6 @@
 """The next token from the logits, on their device: greedily, by sampling, or by a beam. Choosers run in workers.
 
-A chooser is asked once a step and answers with tokens and, if sequences change places, with the order of the cache.
-It never waits for the device.
+A chooser answers with tokens and, if sequences change places, with their order; it never waits for the device.
 """
 
 from __future__ import annotations
@@ -67,8 +66,7 @@ class Chooser(ABC):
 
     @abstractmethod
     def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Tokens int64 [rows] behind `logits` [rows, vocabulary], and which sequence each row goes on with (None: its
-        own)."""
+        """Tokens int64 [rows] behind `logits` [rows, vocabulary]; which sequence each row continues (None: its own)."""
 
     def tokens(self) -> torch.Tensor:
         """All tokens of the sequences that the rows stand for now, int64 [rows, steps]; asked behind the clock."""
@@ -91,10 +89,7 @@ class Greedy(Chooser):
 
 
 class Forced(Chooser):
-    """Tokens that are given for some rows, int64 [steps] each, forced on them; the others go on as `chooser` says.
-
-    `repeats` counts, for each such row, the steps at which `chooser` would have chosen the given token by itself.
-    """
+    """Tokens that are given for some rows, int64 [steps] each, forced on them; the others go on as `chooser` says."""
 
     def __init__(self, chooser: Chooser, given: Mapping[int, np.ndarray[Any, Any]]) -> None:
         super().__init__()
@@ -117,10 +112,7 @@ class Forced(Chooser):
 
 
 class Sample(Chooser):
-    """One of the `top_k` most likely tokens, by their probabilities at `temperature`, from a seeded generator.
-
-    Softmax of logits / temperature over the k largest (Fan et al. 2018, arXiv:1805.04833, section 5.2).
-    """
+    """One of the `top_k` likeliest tokens, by softmax of logits / temperature (Fan et al. 2018, arXiv:1805.04833)."""
 
     def __init__(self, top_k: int, temperature: float, generator: torch.Generator) -> None:
         super().__init__()
@@ -140,10 +132,7 @@ class Sample(Chooser):
 
 
 class Beam(Chooser):
-    """The `beams` likeliest continuations of each prompt; rows are prompts × beams, a prompt's beams side by side.
-
-    Sum of log probabilities, no length penalty, as every continuation has the same length.
-    """
+    """The `beams` likeliest continuations by sum of log probabilities; the rows of a prompt are side by side."""
 
     def __init__(self, beams: int) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ Tokens never leave the device between two steps, and nothing waits for it there 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -31,28 +30,8 @@ Clock = Callable[[], int]
 WARM_UP_TOKENS = 32
 
 
-class Way(ABC):
-    """How logits come from the tokens so far, for `rows` sequences of at most `room` tokens."""
-
-    @abstractmethod
-    def logits(self, ids: torch.Tensor) -> torch.Tensor:
-        """Logits [rows, vocabulary] behind the tokens so far and the new ones, int64 [rows, new]."""
-
-    @abstractmethod
-    def watch(self, ids: torch.Tensor) -> dict[str, Any]:
-        """Start `logits` for a prompt, not timed; returns facts on what that call really took."""
-
-    @abstractmethod
-    def reorder(self, rows: torch.Tensor) -> None:
-        """Go on with sequences `rows`, int64 [rows], in that order."""
-
-    def cache_bytes(self) -> int:
-        """Bytes of keys and values that are held now."""
-        return 0
-
-
-class ByCache(Way):
-    """Passes over the new tokens alone; keys and values of the earlier ones are kept."""
+class ByCache:
+    """Passes over the new tokens of `rows` sequences alone; keys and values of at most `room` tokens are kept."""
 
     def __init__(self, generator: Generator, rows: int, room: int, device: str) -> None:
         import torch
@@ -63,10 +42,12 @@ class ByCache(Way):
         self.seen = 0
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocabulary] behind the tokens so far and the new ones, int64 [rows, new]."""
         found, self.cache = self.generator.step(ids, self._mask(ids), self.cache)
         return found
 
     def watch(self, ids: torch.Tensor) -> dict[str, Any]:
+        """Start `logits` for a prompt, not timed; returns facts on what that call really took."""
         _, self.cache, facts = self.generator.step_watched(ids, self._mask(ids), self.cache)
         return facts
 
@@ -75,14 +56,16 @@ class ByCache(Way):
         return self.mask if self.generator.cache_is_static else self.mask[:, : self.seen]
 
     def reorder(self, rows: torch.Tensor) -> None:
+        """Go on with sequences `rows`, int64 [rows], in that order."""
         self.cache = self.generator.reorder(self.cache, rows)
 
     def cache_bytes(self) -> int:
+        """Bytes of keys and values that are held now."""
         return self.generator.cache_bytes(self.cache)
 
 
-class ByFullPasses(Way):
-    """Passes over prompt and all tokens so far; padded to `room` where a runtime compiles for each length."""
+class ByFullPasses:
+    """As `ByCache`, by passes over prompt and all tokens so far; padded to `room` if a runtime compiles each length."""
 
     def __init__(
         self,
@@ -98,7 +81,7 @@ class ByFullPasses(Way):
 
         self.backend, self.tensors, self.is_padded, self.names = backend, tensors, is_padded, names
         self.ids = torch.zeros(rows, room, dtype=torch.int64, device=device)
-        self.mask = torch.zeros(rows, room, dtype=torch.int64, device=device)
+        self.mask = torch.zeros_like(self.ids)
         self.seen = 0
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
@@ -120,6 +103,12 @@ class ByFullPasses(Way):
     def reorder(self, rows: torch.Tensor) -> None:
         self.ids = self.ids[rows]
 
+    def cache_bytes(self) -> int:
+        return 0
+
+
+Way = ByCache | ByFullPasses
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -140,10 +129,7 @@ def generate(
     clock: Clock,
     see: See | None = None,
 ) -> Generated:
-    """Generate `new_tokens` tokens behind `prompt`, int64 [rows, prompt length] on the device.
-
-    `see` is shown each step's logits, for what is judged and not timed.
-    """
+    """Generate tokens behind `prompt`, int64 [rows, length] on the device; `see` is shown each step's logits."""
     synchronize()
     started = clock()
     state = way()
@@ -179,9 +165,7 @@ class Prompts:
         keeps_cache: bool,
         names: Collection[str],
     ) -> None:
-        """`ids` are int64 [prompts, length]; `names` are the inputs of a pass over all tokens so far, which is taken
-        if no cache is kept.
-        """
+        """`ids` are int64 [prompts, length]; `names` are the inputs of a full pass, which is taken without a cache."""
         import torch
 
         self.backend, self.new_tokens, self.decoding = backend, new_tokens, decoding

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import backends
 import exporters
 from backends.base import is_installed, one_line, torch_cuda_version
+from bench.machine import host
 from bench.machine.host import ROOT
 from bench.process.environments.stored import read, unfinished
 from bench.spec import PRECISIONS
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 #: PCI's numbers for the maker and for the class of display controllers, as /sys shows them.
 NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
-#: Packages that one feature needs and nothing requires: module, feature, what to give to `pip install`.
-OPTIONAL = (("pandas", "Run.to_frame()", "pandas"),)
 
 
 @dataclass(frozen=True)
@@ -54,43 +53,31 @@ class Part:
 
 
 def backend_parts(device: str, root: Path | None = None) -> tuple[Part, ...]:
-    """Every backend that computes a model: at which precisions it runs on `device`, and what it lacks.
-
-    `root` is the folder of the store, whose environments are looked at.
-    """
-    parts = []
-    for name, home in backends.names().items():
-        try:
-            backend = backends.load_class(name)
-        except Exception as error:  # a plugin may raise anything
-            lack = Lack(f"{home} cannot be loaded ({one_line(error)})", "reinstall the package it comes from")
-            parts.append(Part(name, "backend", lacks=(lack,)))
-            continue
-        if backend.spec.computes_the_model:
-            if root is not None and unfinished(root, name):
-                lack = Lack("its environment was not finished", f"bench env create {name}")
-                parts.append(Part(name, "backend", lacks=(lack,)))
-                continue
-            elsewhere = root is not None and read(root, name) is not None
-            examine = _part_elsewhere if elsewhere else _backend_part
-            parts.append(examine(name, backend, device))
-    return tuple(parts)
+    """Every backend that computes a model, here or in an environment under `root`: precisions and lacks."""
+    parts = (_backend_part(name, home, device, root) for name, home in backends.names().items())
+    return tuple(part for part in parts if part is not None)
 
 
-def _part_elsewhere(name: str, backend: type[Backend], device: str) -> Part:
-    """A backend with an environment of its own, which says at the run what it can do."""
+def _backend_part(name: str, home: str, device: str, root: Path | None) -> Part | None:
+    def lacking(what: str, remedy: str) -> Part:
+        return Part(name, "backend", lacks=(Lack(what, remedy),))
+
+    try:
+        backend = backends.load_class(name)
+    except Exception as error:  # a plugin may raise anything
+        return lacking(f"{home} cannot be loaded ({one_line(error)})", "reinstall the package it comes from")
     spec = backend.spec
+    if not spec.computes_the_model:
+        return None
+    if root is not None and unfinished(root, name):
+        return lacking("its environment was not finished", f"bench env create {name}")
+    is_elsewhere = root is not None and read(root, name) is not None
+    if not is_elsewhere and (missing := spec.missing()):
+        return lacking(f"needs {', '.join(missing)}", spec.install_command())
     if device not in spec.precisions:
         return Part(name, "backend", f"runs on {', '.join(spec.precisions)}, not on {device}")
-    return Part(name, "backend", "in an environment of its own", precisions=spec.precisions[device])
-
-
-def _backend_part(name: str, backend: type[Backend], device: str) -> Part:
-    spec = backend.spec
-    if missing := spec.missing():
-        return Part(name, "backend", lacks=(Lack(f"needs {', '.join(missing)}", spec.install_command()),))
-    if device not in spec.precisions:
-        return Part(name, "backend", f"runs on {', '.join(spec.precisions)}, not on {device}")
+    if is_elsewhere:  # which says at the run what it can do
+        return Part(name, "backend", "in an environment of its own", precisions=spec.precisions[device])
     reasons = {one: _refusal(backend, device, one) for one in PRECISIONS if one in spec.precisions[device]}
     usable = tuple(precision for precision, reason in reasons.items() if reason is None)
     lacks = [_as_lack(name, reason) for reason in dict.fromkeys(reasons.values()) if reason is not None]
@@ -148,54 +135,41 @@ def _lacks_of_the_compiler(device: str) -> Iterator[Lack]:
 
 def package_parts() -> tuple[Part, ...]:
     """Packages that only one feature needs."""
-    return tuple(
-        Part(module, "package", f"installed, for {feature}")
-        if is_installed(module)
-        else Part(module, "package", lacks=(Lack(f"not installed; {feature} needs it", f"pip install {install}"),))
-        for module, feature, install in OPTIONAL
-    )
+    if is_installed("pandas"):
+        return (Part("pandas", "package", "installed, for Run.to_frame()"),)
+    return (Part("pandas", "package", lacks=(Lack("not installed; Run.to_frame() needs it", "pip install pandas"),)),)
 
 
 def cuda_part(cards: list[dict[str, Any]], root: Path = ROOT) -> Part:
     """The GPU that a worker would use, from the fingerprint's `cards`, and what stands between it and torch."""
     if not cards:
         return Part("cuda", "device", "no NVIDIA GPU answers", lacks=tuple(_lacks_of_an_answer(root)))
-    card, build = cards[0], torch_cuda_version()
+    card, build, lacks = cards[0], torch_cuda_version(), []
     detail = f"{card['name']}, {card['free_bytes'] / 2**30:.1f} GiB free, driver {card['driver'] or 'unknown'}"
     if len(cards) > 1:
         detail += f"; and {len(cards) - 1} more, which are not used"
-    lacks = []
-    speaks = card["cuda_driver"]
+    known = card["cuda_driver"]
     if build is None:
         lacks.append(Lack("torch is a CPU build", "pip uninstall -y torch && pip install torch"))
-    elif speaks is not None and _major(speaks) < _major(build):
-        what = f"torch is built for CUDA {build}, and the driver knows CUDA {speaks} at most"
+    elif known is not None and int(known.partition(".")[0]) < int(build.partition(".")[0]):
+        what = f"torch is built for CUDA {build}, and the driver knows CUDA {known} at most"
         lacks.append(Lack(what, "update NVIDIA's driver, or install a torch for that CUDA"))
     return Part("cuda", "device", detail, lacks=tuple(lacks))
 
 
-def _major(version: str) -> int:
-    return int(version.partition(".")[0])
-
-
 def _lacks_of_an_answer(root: Path) -> Iterator[Lack]:
     """Why a GPU that is plugged in does not answer."""
-    if not _has_nvidia_gpu(root):
+    devices = (folder.parent for folder in (root / "sys/bus/pci/devices").glob("*/vendor"))
+    if not any(
+        host.read(device, "vendor") == NVIDIA_VENDOR and (host.read(device, "class") or "").startswith(DISPLAY_CLASS)
+        for device in devices
+    ):
         return
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if hidden is not None:
+    if not is_installed("pynvml"):
+        yield Lack("nvidia-ml-py is not installed, by which GPUs are found", "pip install nvidia-ml-py")
+    elif hidden is not None:
         yield Lack(f"CUDA_VISIBLE_DEVICES is {hidden!r}, which may hide the GPU", "unset CUDA_VISIBLE_DEVICES")
     else:
         remedy = "install NVIDIA's driver, or start the container with --gpus all; nvidia-smi must list the GPU"
         yield Lack("an NVIDIA GPU is plugged in, and its driver does not answer", remedy)
-
-
-def _has_nvidia_gpu(root: Path) -> bool:
-    for vendor in (root / "sys/bus/pci/devices").glob("*/vendor"):
-        try:
-            kind = vendor.with_name("class").read_text()
-            if vendor.read_text().strip() == NVIDIA_VENDOR and kind.startswith(DISPLAY_CLASS):
-                return True
-        except OSError:
-            continue
-    return False

@@ -1,7 +1,6 @@
 """A worker's loop: one loaded backend, the cells that are begun on it, one request at a time.
 
-`bench/worker.py` is its executable; tests run it in their own process. It knows no workload: a request names the class
-of its cell.
+It knows no workload: a request names the class of its cell. Tests run it in their own process.
 """
 
 from __future__ import annotations
@@ -9,14 +8,12 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import machine
 from bench.machine import memory
-from bench.process import abilities
+from bench.process import abilities, channel
 
 if TYPE_CHECKING:
     from backends.base import Backend, Options
@@ -37,22 +34,8 @@ class Loop:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The reply to one request: {"ok": …} or {"error": {"status", "reason", "details"}}."""
-        from backends.base import BackendError, OutOfMemoryError, UnsupportedError, runtime_errors
-
         arguments = {key: value for key, value in request.items() if key != "op"}
-        try:
-            with runtime_errors():
-                return {"ok": self._operation(request)(**arguments)}
-        except OutOfMemoryError as error:
-            return {"error": {"status": "oom", "reason": str(error), "details": dict(error.figures)}}
-        except UnsupportedError as error:
-            return {"error": {"status": "unsupported", "reason": str(error)}}
-        except BackendError as error:
-            return {"error": {"status": "failed", "reason": str(error)}}
-
-    def _operation(self, request: dict[str, Any]) -> Callable[..., dict[str, Any]]:
-        operation: Callable[..., dict[str, Any]] = getattr(self, f"do_{request['op']}")
-        return operation
+        return channel.answered(lambda: dict(getattr(self, f"do_{request['op']}")(**arguments)))
 
     def do_hello(self) -> dict[str, Any]:
         """Import the runtime, so that loading is timed without it."""
@@ -70,27 +53,20 @@ class Loop:
 
     def do_load(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
         """Load the artifact, with `options` beside the variant's; returns seconds and the memory that is held then."""
-        free_before = self._device_free_bytes()
+        artifact = Path(self.args.artifact) if self.args.artifact else None
         before = memory.resident_bytes().get("process_bytes")
         started = time.perf_counter()
         self.backend.load(
-            Path(self.args.artifact) if self.args.artifact else None,
-            device=self.args.device,
-            precision=self.args.precision,
-            threads=self.args.threads,
+            artifact, device=self.args.device, precision=self.args.precision, threads=self.args.threads,
             options={**self._options(), **self._tf32(), **(options or {})},
-        )
+        )  # fmt: skip
         seconds = time.perf_counter() - started
         self.args.load_ns = round(seconds * 1e9)
         held = memory.heap_bytes() if self.args.device == "cpu" else {}
         held |= memory.resident_bytes() | abilities.held(self.backend)
         held.pop("peak_process_bytes", None)  # of loading, which holds the weights twice for a moment
-        held |= memory.survey(Path(self.args.artifact) if self.args.artifact else None)
+        held |= memory.survey(artifact)
         held |= {} if before is None else {"process_before_bytes": before}
-        free_after = self._device_free_bytes()
-        # The card's free memory is everybody's: a difference that is none says nothing of this process.
-        if free_before is not None and free_after is not None and free_after < free_before:
-            held["device_process_bytes"] = free_before - free_after
         return {"seconds": seconds, "memory": held}
 
     def _tf32(self) -> Options:
@@ -113,29 +89,25 @@ class Loop:
             return spec.variants.get(self.args.variant, spec.variants["default"])
         return spec.variants[self.args.variant]
 
-    def _device_free_bytes(self) -> int | None:
-        cards = machine.gpus() if self.args.device == "cuda" else []
-        return int(cards[0]["free_bytes"]) if cards else None
-
     # Cells.
 
-    def do_begin(self, key: str, cell: str, request: dict[str, Any]) -> dict[str, Any]:
+    def do_begin(self, key: str, cell: str, request: dict[str, Any]) -> Any:
         """Make the cell of class `cell` ("module:Class") under `key`, and begin it."""
         self._end(key)
-        made = _named(cell)(self.backend, self.args)
-        self.cells[key] = made
-        begun: dict[str, Any] = made.begin(**request)
-        return begun
+        self.cells[key] = _named(cell)(self.backend, self.args)
+        return self.cells[key].begin(**request)
 
-    def do_turn(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
+    def do_turn(self, key: str, request: dict[str, Any]) -> Any:
         """Take one turn of a begun cell."""
-        taken: dict[str, Any] = self.cells[key].turn(**request)
-        return taken
+        return self.cells[key].turn(**request)
 
-    def do_judge(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
+    def do_judge(self, key: str, request: dict[str, Any]) -> Any:
         """Compare a begun cell's outputs with references."""
-        judged: dict[str, Any] = self.cells[key].judge(**request)
-        return judged
+        return self.cells[key].judge(**request)
+
+    def do_call(self, function: str, arguments: dict[str, Any]) -> Any:
+        """What a function "module:name" of this project makes of this loop and `arguments`."""
+        return _named(function)(self, **arguments)
 
     def do_end(self, key: str) -> dict[str, Any]:
         """Let a cell go."""
@@ -148,11 +120,6 @@ class Loop:
     def _end(self, key: str) -> None:
         if (cell := self.cells.pop(key, None)) is not None:
             cell.end()
-
-    def do_call(self, function: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """What a function "module:name" of this project makes of this loop and `arguments`."""
-        found: dict[str, Any] = _named(function)(self, **arguments)
-        return found
 
 
 def _named(home: str) -> Any:

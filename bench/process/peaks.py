@@ -1,24 +1,20 @@
 """The machine's limits, measured once: operations a second at each precision, bytes a second from memory and caches.
 
-`python -m bench.process.peaks` measures in a process of its own and answers {"op": "measure"} like a worker; `known`
-and `measure` are the parent's side. Figures are kept in ROOT/machine/peaks-KEY.json, where KEY hashes all that decides
-them. A figure is the best of many readings, and measuring again keeps the larger: a limit can be missed by a busy
-machine, but not exceeded.
+`python -m bench.process.peaks` measures in a process of its own. Figures are kept in ROOT/machine/peaks-KEY.json, where
+KEY hashes all that decides them; measuring again keeps the larger, as a busy machine can miss a limit.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backends.base import distribution_version, one_line, parse_out_of_memory
+from backends.base import distribution_version, one_line
 from bench import machine
 from bench.errors import BenchError, Say
 from bench.machine import readings
@@ -29,8 +25,6 @@ from exporters.store import recipe_key
 
 #: Raise when the same machine would give other figures; part of the key.
 VERSION = 1
-
-# The parent's side.
 
 
 def known(root: Path, device: str, threads: int) -> Peaks | None:
@@ -49,13 +43,10 @@ def measure(
     again: bool = False,
     effort: Effort | None = None,
 ) -> Peaks:
-    """Measure what is not known yet of `precisions` and the bandwidths, or all of it `again`; keep and return it.
+    """Measure what is not known yet of `precisions`, fp32 and the bandwidths, or all of it `again`; keep and return it.
 
-    fp32 is always among them, since every narrower precision may be computed in it, and a figure that was disturbed
-    is not yet known. `say` is told that measuring starts, that a damaged file is replaced and that other work
-    disturbed the figures. Raises BenchError when the process that measures is lost or answers nothing for
-    `timeout_seconds`, or when the figures cannot be written. It takes about 1.5 s a precision, 3 s for memory and 3 s
-    to start, and no worker may be busy meanwhile.
+    A disturbed figure is not yet known. Raises BenchError if the process that measures is lost or silent for
+    `timeout_seconds`, or if the figures cannot be written. No worker may be busy meanwhile.
     """
     path = _path(root, device, threads)
     kept, damage = _read(path)
@@ -66,12 +57,18 @@ def measure(
     if kept and not wanted:
         return kept
     say(f"measuring this machine's limits: {', '.join(wanted)} on {device} with {threads} thread{'s' * (threads > 1)}")
+    effort = effort or Effort.usual(device)
+    request = {
+        "op": "measure", "device": device, "threads": threads, "seconds": effort.seconds, "sides": effort.sides,
+        "precisions": [figure for figure in wanted if figure != "memory"],
+        "buffers_bytes": effort.buffers_bytes if "memory" in wanted else (),
+    }  # fmt: skip
     try:
-        process = start(device, wanted, threads, effort or Effort.usual(device))
+        process = start(threads)
     except OSError as error:
         raise BenchError(f"the process that measures this machine's limits did not start ({error})") from None
     try:
-        found = Peaks.from_json(process.request({"op": "measure"}, timeout_seconds))
+        found = Peaks.from_json(process.request(request, timeout_seconds))
     except channel.WorkerError as error:
         words = (error.details.get("stderr") or [""])[-1]
         reason = f"{error.reason}: {words}" if words else error.reason
@@ -84,18 +81,10 @@ def measure(
     return _keep(path, found)
 
 
-def start(device: str, figures: Sequence[str], threads: int, effort: Effort) -> channel.Worker:
-    """Start the process that measures `figures`: precisions, and "memory" for the bandwidths."""
-    buffers = effort.buffers_bytes if "memory" in figures else ()
-    command = [*channel.python_module("bench.process.peaks"), "--device", device, "--threads", str(threads)]
-    command += ["--precisions", ",".join(figure for figure in figures if figure != "memory")]
-    command += ["--seconds", str(effort.seconds), "--sides", _join(effort.sides), f"--buffers={_join(buffers)}"]
+def start(threads: int) -> channel.Worker:
+    """Start the process that measures."""
     # Reads are faster from large pages than from the small ones that weights mostly lie on; a limit is the faster.
-    return channel.Worker([*command, "--parent", str(os.getpid())], threads, {"THP_MEM_ALLOC_ENABLE": "1"})
-
-
-def _join(numbers: Iterable[int]) -> str:
-    return ",".join(map(str, numbers))
+    return channel.start("bench.process.peaks", [], threads, THP_MEM_ALLOC_ENABLE="1")
 
 
 def deciding(device: str, threads: int) -> dict[str, Any]:
@@ -122,16 +111,18 @@ def _read(path: Path) -> tuple[Peaks | None, str]:
         return Peaks.from_json(json.loads(path.read_text())["peaks"]), ""
     except FileNotFoundError:
         return None, ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return None, one_line(error)[:200]
 
 
 def _keep(path: Path, found: Peaks) -> Peaks:
     """Merge `found` into file `path`, written aside and renamed; what another process kept meanwhile is merged too."""
+    from filelock import FileLock
+
     aside = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with FileLock(path.with_name(f".lock-{path.stem}")):
             kept, _ = _read(path)
             merged = kept.merged(found) if kept else found
             content = {"machine": deciding(found.device, found.threads), "peaks": merged.to_json()}
@@ -151,54 +142,18 @@ def _keep(path: Path, found: Peaks) -> Peaks:
     return merged
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    from filelock import FileLock
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The reply of the process that measures: the peaks as JSON types, or why there are none."""
 
-    with FileLock(path.with_name(f".lock-{path.stem}")):
-        yield
+    def found() -> dict[str, Any]:
+        device = readings.Device(request["device"], request["threads"])
+        effort = Effort(request["seconds"], tuple(request["sides"]), tuple(request["buffers_bytes"]))
+        figures = readings.measured(device, request["precisions"], effort)
+        measured = datetime.now(UTC).isoformat(timespec="seconds")
+        return {"device": device.name, "threads": device.threads, "measured": measured, **figures}
 
-
-def answer(args: argparse.Namespace) -> dict[str, Any]:
-    """The reply to {"op": "measure"}: the peaks as JSON types, or why there are none."""
-    effort = Effort(args.seconds, _numbers(args.sides), _numbers(args.buffers))
-    precisions = [name for name in args.precisions.split(",") if name]
-    try:
-        figures = readings.measured(readings.Device(args.device, args.threads), precisions, effort)
-    except Exception as error:  # whatever a driver or a full memory makes torch raise becomes the reason
-        is_oom = parse_out_of_memory(f"{type(error).__name__}: {error}") is not None
-        return {"error": {"status": "oom" if is_oom else "failed", "reason": one_line(error)}}
-    measured = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"ok": {"device": args.device, "threads": args.threads, "measured": measured, **figures}}
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The measuring process's command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m bench.process.peaks", description="The machine's limits, measured."
-    )
-    result.add_argument("--device", default="cpu")
-    result.add_argument("--precisions", default="fp32", help="comma-separated")
-    result.add_argument("--threads", type=int, default=1)
-    result.add_argument("--seconds", type=float, default=1.2, help="a precision")
-    result.add_argument("--sides", default=_join(readings.SIDES["cpu"]), help="of the matrices, comma-separated")
-    result.add_argument(
-        "--buffers", default=_join(readings.BUFFERS_BYTES["cpu"]), help="bytes to read, comma-separated"
-    )
-    result.add_argument("--parent", type=int, default=0, help="process to die with; 0 for none")
-    return result
-
-
-def main() -> None:
-    """Measure when asked to, and end with the input."""
-    args = parser().parse_args()
-    channel.take_up_work(args.parent)
-    channel.serve(lambda request: answer(args))
+    return channel.answered(found)
 
 
 if __name__ == "__main__":
-    main()
+    channel.serve(answer, channel.parent())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +34,17 @@ def start(
     python: Path | None = None,
     tf32: bool = False,
 ) -> Worker:
-    """Start a worker's process; compiled code is cached under `root`, the folder of the store.
+    """Start a worker's process, by another interpreter if `python` is given.
 
-    `generation` is the way of generating that the model is loaded for, "" for forward passes. `python` is the
-    interpreter of another environment than this. `tf32` lets fp32 products round their inputs to TF32.
+    `root` is the store's folder, which keeps compiled code; `generation` the way of generating that the model is loaded
+    for, "" for forward passes; `tf32` lets fp32 products round their inputs.
     """
-    command = [*channel.python_module("bench.worker", python), "--backend", backend, "--variant", variant]
-    command += ["--precision", precision, "--device", device, "--threads", str(threads)]
-    command += [f"--artifact={artifact}"] if artifact else []
-    command += ["--generation", generation] if generation else []
-    command += ["--tf32"] if tf32 else []
-    further = channel.compiler_cache(root) | (channel.project_for_others(root) if python else {})
-    command += ["--parent", str(os.getpid()), "--started", str(time.monotonic_ns())]
-    return channel.Worker(command, threads, further)
+    arguments = ["--backend", backend, "--variant", variant, "--precision", precision, "--device", device]
+    arguments += ["--threads", str(threads), "--started", str(time.monotonic_ns())]
+    arguments += [f"--artifact={artifact}"] if artifact else []
+    arguments += ["--generation", generation] if generation else []
+    arguments += ["--tf32"] if tf32 else []
+    return channel.start("bench.worker", arguments, threads, root, python)
 
 
 class Pool:
@@ -73,38 +71,39 @@ class Pool:
         """Workers that died while starting; they are started again for the next cell."""
 
     def load(self, candidates: Sequence[Candidate], options: Mapping[str, Any] | None = None) -> None:
-        """Start the workers of `candidates` that are not loaded: imports side by side, loads one by one.
-
-        `options` go to the backend's `load` beside the variant's.
-        """
-        spawned = {}
+        """Start `candidates` that are not loaded: imports side by side, loads one by one, with further `options`."""
+        spawned = []
         for candidate in candidates:
             self.lost.pop(candidate, None)
-            if candidate in self.loaded or candidate in self.refused or self.is_given_up(candidate):
-                continue
-            worker = self.start(candidate)
-            worker.send({"op": "hello"})
-            spawned[candidate] = worker
-            self.loaded[candidate] = worker
-        for candidate, worker in spawned.items():
-            try:
-                self.versions[candidate] = worker.receive(self.timeout_seconds)["versions"]
-            except WorkerError as error:
-                self._refuse(candidate, error)
-        for candidate, worker in spawned.items():
-            if candidate in self.loaded:
+            if candidate not in self.loaded and self.known_outcome(candidate) is None:
+                self.loaded[candidate] = self.start(candidate)
+                self.loaded[candidate].send({"op": "hello"})
+                spawned.append(candidate)
+        steps: tuple[Callable[[Candidate], None], ...] = (self._meet, partial(self._load, dict(options or {})))
+        for step in steps:
+            for candidate in [one for one in spawned if one in self.loaded]:
                 try:
-                    reply = worker.request({"op": "load", "options": dict(options or {})}, self.timeout_seconds)
-                    self.load_seconds[candidate] = reply["seconds"]
-                    self.memory[candidate] = reply["memory"]
+                    step(candidate)
                 except WorkerError as error:
                     self._refuse(candidate, error)
 
-    def load_alone(self, candidate: Candidate, options: Mapping[str, Any]) -> None:
-        """End every worker and start this one; raises WorkerError if it does not load.
+    def _meet(self, candidate: Candidate) -> None:
+        self.versions[candidate] = self.loaded[candidate].receive(self.timeout_seconds)["versions"]
 
-        A death, or an out-of-memory under these `options`, is no reason to not start it for another turn.
-        """
+    def _load(self, options: dict[str, Any], candidate: Candidate) -> None:
+        free = self._free_device_bytes()
+        reply = self.loaded[candidate].request({"op": "load", "options": options}, self.timeout_seconds)
+        self.load_seconds[candidate], self.memory[candidate] = reply["seconds"], reply["memory"]
+        # The card's free memory is everybody's: a difference that is none says nothing of this process.
+        if free > (left := self._free_device_bytes()) > 0:
+            self.memory[candidate]["device_process_bytes"] = free - left
+
+    def _free_device_bytes(self) -> int:
+        cards = machine.gpus() if self.device == "cuda" else []
+        return int(cards[0]["free_bytes"]) if cards else 0
+
+    def load_alone(self, candidate: Candidate, options: Mapping[str, Any]) -> None:
+        """End every worker and start this one, which may be tried again after a death; raises WorkerError."""
         self.close()
         self.load([candidate], options)
         outcome = self.known_outcome(candidate)
@@ -135,9 +134,8 @@ class Pool:
 
     def close(self) -> None:
         """End every worker."""
-        for worker in self.loaded.values():
-            worker.kill()
-        self.loaded.clear()
+        for candidate in [*self.loaded]:
+            self.unload(candidate)
 
     def unload(self, candidate: Candidate) -> None:
         """End one worker, if it is loaded."""
@@ -151,15 +149,11 @@ class Pool:
         elif error.status in ("failed", "timeout") and error.is_gone:
             self.strikes[candidate] = self.strikes.get(candidate, 0) + 1
 
-    def is_given_up(self, candidate: Candidate) -> bool:
-        """True after `STRIKES` deaths or hangs in a row."""
-        return self.strikes.get(candidate, 0) >= STRIKES
-
     def known_outcome(self, candidate: Candidate) -> WorkerError | None:
         """Why no cell of a candidate need be tried, if so."""
         if found := self.refused.get(candidate) or self.lost.get(candidate):
             return found
-        if self.is_given_up(candidate):
+        if self.strikes.get(candidate, 0) >= STRIKES:
             return WorkerError("skipped", f"given up after {STRIKES} dead or hung workers in a row")
         return None
 
@@ -169,7 +163,9 @@ class Pool:
         if not usable:  # perhaps as there is no such device
             return [tuple(candidates)]
         needed = sum(2 * self.weight_bytes.get(one, 0) + PROCESS_BYTES[self.device] for one in usable)
-        available = free_device_bytes() if self.device == "cuda" else machine.available_memory_bytes()
+        available = self._free_device_bytes() if self.device == "cuda" else machine.available_memory_bytes()
+        if self.device == "cuda" and not available:
+            raise BenchError("the GPU does not answer any more; look at nvidia-smi, and go on with --resume")
         fits = len(usable) < 2 or needed <= ROOM_SHARE * available
         if fits:
             self.load(usable)
@@ -184,10 +180,3 @@ class Pool:
             f"memory ({available / 2**30:.1f} GiB free) does not hold all workers; they are timed one after another"
         )
         return [(candidate,) for candidate in candidates]
-
-
-def free_device_bytes() -> int:
-    """Free bytes of the GPU; raises BenchError if it does not answer."""
-    if not (cards := machine.gpus()):
-        raise BenchError("the GPU does not answer any more; look at nvidia-smi, and go on with --resume")
-    return int(cards[0]["free_bytes"])

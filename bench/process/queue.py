@@ -1,17 +1,17 @@
 """A queue before one server: who is taken together, and when. No torch; clock, waiting and calls are injected.
 
-Requests arrive whether or not the server is free (an open loop), are taken in the order of their arrival, and their
-latency counts from the moment that they were due, so that a stall delays every request behind it on the record as well
-(no "coordinated omission": G. Tene, How NOT to Measure Latency, 2013).
+Requests arrive whether or not the server is free, and their latency counts from the moment that they were due, so that
+a stall delays every request behind it (no "coordinated omission": G. Tene, How NOT to Measure Latency, 2013).
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby
 
 from bench import statistics
 from bench.errors import UserError
@@ -47,10 +47,7 @@ class Batching:
         return self.most_rows is not None
 
     def padded_rows(self, rows: int) -> int:
-        """Rows that a call of so many has on a runtime of static shapes: the next power of two, within `most_rows`.
-
-        A request by itself, or one larger than `most_rows`, keeps its own.
-        """
+        """Rows of a call on a runtime of static shapes: the next power of two within `most_rows`, more as they are."""
         if self.most_rows is None or rows >= self.most_rows:
             return rows
         return min(1 << (rows - 1).bit_length(), self.most_rows)
@@ -75,10 +72,7 @@ def parse_batching(text: str, option: str = "--batching") -> Batching:
 def called_shapes(
     shapes: Collection[Shape], padded_to: Mapping[int, int], batching: Batching, is_static: bool
 ) -> list[list[int]]:
-    """Every [rows, length] that a call can have, largest first; `is_static` for a runtime that rows are filled up for.
-
-    `padded_to` is what the longest sequence of a call is padded to, by its length.
-    """
+    """Every [rows, length] that a call can have, largest first; a longest length is padded as `padded_to` says."""
     found = {Shape(shape.batch, padded_to[shape.length]) for shape in shapes}
     if batching.most_rows is not None:
         counts = range(min(shape.batch for shape in shapes), batching.most_rows + 1)
@@ -89,89 +83,15 @@ def called_shapes(
     return [[shape.batch, shape.length] for shape in ordered]
 
 
-@dataclass(frozen=True)
-class Step:
-    """What to do next: take so many requests from the head of the queue, or with 0 wait until a moment."""
-
-    take: int
-    until_ns: int = 0
-
-
 @dataclass
-class Served:
-    """What became of one slice of a schedule, by request in the order of arrival; what was not served is missing."""
-
-    waits_ns: list[int] = field(default_factory=list)
-    """From due until the call that served the request began."""
-    latency_ns: list[int] = field(default_factory=list)
-    """From due until that call was done."""
-
-
-def next_step(due_ns: Sequence[int], rows: Sequence[int], head: int, now_ns: int, batching: Batching) -> Step:
-    """What the server does at `now_ns` when it is free and `head` is the first request that is not yet taken.
-
-    Those that have arrived are joined in order as long as their rows fit. The call begins at once when it is full or
-    when the next in the queue does not fit, and else when the first one's delay is over. The rows of one request stay
-    together, and one of more than `most_rows` is served alone.
-    """
-    if due_ns[head] > now_ns:
-        return Step(0, due_ns[head])
-    if batching.most_rows is None:
-        return Step(1)
-    joined, end = rows[head], head + 1
-    while end < len(due_ns) and due_ns[end] <= now_ns and joined + rows[end] <= batching.most_rows:
-        joined, end = joined + rows[end], end + 1
-    does_not_fit = end < len(due_ns) and due_ns[end] <= now_ns
-    deadline_ns = due_ns[head] + batching.most_delay_ns
-    if joined >= batching.most_rows or does_not_fit or now_ns >= deadline_ns:
-        return Step(end - head)
-    return Step(0, min(deadline_ns, due_ns[end]) if end < len(due_ns) else deadline_ns)
-
-
-def serve(
-    due_ns: Sequence[int],
-    rows: Sequence[int],
-    batching: Batching,
-    call: Callable[[int, int], None],
-    clock: Callable[[], int],
-    wait_until: Callable[[int], None],
-    most_ns: int,
-) -> Served:
-    """Serve requests that are due at `due_ns` after the start, each with its `rows`, one call at a time.
-
-    `call(first, count)` serves so many requests together and returns when they are done; `wait_until` is given a
-    reading of `clock`. No call begins later than `most_ns` after the start: what is left then stays unserved.
-    """
-    found = Served()
-    started_ns = clock()
-    head = 0
-    while head < len(due_ns):
-        now_ns = clock() - started_ns
-        if now_ns > most_ns:
-            break
-        step = next_step(due_ns, rows, head, now_ns, batching)
-        if not step.take:
-            wait_until(started_ns + step.until_ns)
-            continue
-        begun_ns = clock() - started_ns
-        call(head, step.take)
-        done_ns = clock() - started_ns
-        for due in due_ns[head : head + step.take]:
-            found.waits_ns.append(begun_ns - due)
-            found.latency_ns.append(done_ns - due)
-        head += step.take
-    return found
-
-
-@dataclass(frozen=True)
 class Slice:
     """What became of one slice, by request in the order of arrival; requests that were not served lack at the end."""
 
     due_ns: Sequence[int]
     """When each request was due after the slice's start."""
-    waits_ns: Sequence[int]
+    waits_ns: list[int] = field(default_factory=list)
     """From due until the call that served it began."""
-    latency_ns: Sequence[int]
+    latency_ns: list[int] = field(default_factory=list)
     """From due until that call was done."""
 
     def calls(self) -> list[tuple[int, int]]:
@@ -183,13 +103,65 @@ class Slice:
     def largest_queue(self) -> int:
         """Requests that waited at once, at most: just before a call takes them, or when the slice was ended."""
         starts = [due + wait for due, wait in zip(self.due_ns, self.waits_ns, strict=False)]
-        ends = [place for place, (one, next_) in enumerate(pairwise([*starts, -1])) if one != next_]
-        largest, taken, arrived = 0, 0, 0
-        for end in ends:
-            while arrived < len(self.due_ns) and self.due_ns[arrived] <= starts[end]:
-                arrived += 1
-            largest, taken = max(largest, arrived - taken), end + 1
-        return max(largest, len(self.due_ns) - len(starts))
+        queued = [bisect_right(self.due_ns, start) - taken for taken, start in enumerate(starts)]
+        return max([*queued, len(self.due_ns) - len(starts)])
+
+
+def next_step(
+    due_ns: Sequence[int], rows: Sequence[int], head: int, now_ns: int, batching: Batching
+) -> tuple[int, int]:
+    """How many requests a free server takes together at `now_ns` from `head` on, and if 0, until when it waits.
+
+    Arrived ones are joined in order as long as their rows fit. A call begins when it is full, when the next does not
+    fit, or when the first one's delay is over. One of more than `most_rows` is served alone.
+    """
+    if due_ns[head] > now_ns:
+        return 0, due_ns[head]
+    if batching.most_rows is None:
+        return 1, 0
+    joined, end = rows[head], head + 1
+    while end < len(due_ns) and due_ns[end] <= now_ns and joined + rows[end] <= batching.most_rows:
+        joined, end = joined + rows[end], end + 1
+    does_not_fit = end < len(due_ns) and due_ns[end] <= now_ns
+    deadline_ns = due_ns[head] + batching.most_delay_ns
+    if joined >= batching.most_rows or does_not_fit or now_ns >= deadline_ns:
+        return end - head, 0
+    return 0, min([deadline_ns, *due_ns[end : end + 1]])
+
+
+def serve(
+    due_ns: Sequence[int],
+    rows: Sequence[int],
+    batching: Batching,
+    call: Callable[[int, int], None],
+    clock: Callable[[], int],
+    wait_until: Callable[[int], None],
+    most_ns: int,
+) -> Slice:
+    """Serve requests that are due at `due_ns` after the start, each with its `rows`, one call at a time.
+
+    `call(first, count)` serves so many together; `wait_until` takes a reading of `clock`. No call begins later than
+    `most_ns` after the start.
+    """
+    found = Slice(due_ns)
+    started_ns = clock()
+    head = 0
+    while head < len(due_ns):
+        now_ns = clock() - started_ns
+        if now_ns > most_ns:
+            break
+        count, until_ns = next_step(due_ns, rows, head, now_ns, batching)
+        if not count:
+            wait_until(started_ns + until_ns)
+            continue
+        begun_ns = clock() - started_ns
+        call(head, count)
+        done_ns = clock() - started_ns
+        for due in due_ns[head : head + count]:
+            found.waits_ns.append(begun_ns - due)
+            found.latency_ns.append(done_ns - due)
+        head += count
+    return found
 
 
 @dataclass(frozen=True)
@@ -242,10 +214,7 @@ class Slices:
 
     @property
     def keeps_up(self) -> bool:
-        """False if requests were left over, or if their calls took longer than they took to arrive.
-
-        A finite slice ends even above capacity; the queue of an endless one would grow without bound there.
-        """
+        """False if requests were left over, or if their calls took longer than they took to arrive."""
         return self.unserved == 0 and sum(self.calls_ns) <= sum(one.due_ns[-1] for one in self.slices)
 
     def level(self, slo: Slo) -> str:

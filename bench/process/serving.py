@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.process import abilities
-from bench.process.queue import Batching, Served, serve
+from bench.process.queue import Batching, Slice, serve
 from bench.spec import Shape
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Server:
     def joined(self, sequences: Sequence[Sequence_]) -> Arrays:
         """`input_ids` and `attention_mask` of one call, int64 [rows, length]: sequences padded on the right.
 
-        A runtime of static shapes gets further rows, the first one over again, up to a number that it was compiled for.
+        A runtime of static shapes gets the first row over again, up to a number that it was compiled for.
         """
         import numpy as np
 
@@ -127,12 +127,8 @@ class Server:
         self.backend.synchronize()
         return outputs
 
-    def serve(self, due_ns: list[int], shapes: Sequence[Sequence[int]], most_seconds: float) -> Served:
-        """Serve requests of `shapes` ([rows, length]) that are due at `due_ns` after the start.
-
-        Joining and padding are in a call's time, as a server has to do them too. What is not begun within
-        `most_seconds` is not served.
-        """
+    def serve(self, due_ns: list[int], shapes: Sequence[Sequence[int]], most_seconds: float) -> Slice:
+        """Serve `shapes` ([rows, length]) due at `due_ns` after the start for `most_seconds`, padding included."""
         members = [sequences_of(place, rows, length) for place, (rows, length) in enumerate(shapes)]
         self.forget()
 
@@ -161,8 +157,8 @@ def sequences_of(place: int, rows: int, length: int) -> list[Sequence_]:
 def judged_calls(last: Sequence[Shape], served: Sequence[Shape], most_rows: int) -> dict[str, list[Sequence_]]:
     """The sequences of the calls that are judged: that of the `last` request of a slice, and one more of others.
 
-    That one joins a sequence of the longest length with as many of the shortest as may be; if none are joined, it is a
-    request of each of the two. All their shapes are among those that were warmed up.
+    It joins a sequence of the longest length with as many of the shortest as may be, or if none are joined, is a
+    request of each. All their shapes were warmed up.
     """
     ordered = sorted(served, key=lambda shape: (shape.length, shape.batch))
     shortest, longest = ordered[0], ordered[-1]

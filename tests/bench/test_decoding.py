@@ -33,14 +33,6 @@ def likelihood(first: int, tokens: tuple[int, ...]) -> float:
     return sum(float(log[one, other]) for one, other in itertools.pairwise((first, *tokens)))
 
 
-def test_greedy_takes_the_most_likely_token_of_each_row() -> None:
-    choose = Greedy()
-    tokens, order = choose.choose(torch.tensor([[0.0, 3.0, 1.0], [5.0, 4.0, 4.9]]))
-    assert (tokens.tolist(), order) == ([1, 0], None)
-    choose.choose(torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 9.0]]))
-    assert choose.tokens().tolist() == [[1, 0], [0, 2]]
-
-
 def test_a_beam_as_wide_as_all_continuations_finds_the_likeliest() -> None:
     """With every first token on the beam, two further steps lose nothing that could have won."""
     steps, first = 2, 3
@@ -93,15 +85,12 @@ def test_sampling_keeps_to_the_k_likeliest_and_to_their_probabilities() -> None:
     assert shares[[0, 1, 4]] == pytest.approx(expected, abs=6 * 0.5 / np.sqrt(len(drawn)))
 
 
-def test_the_same_seed_draws_the_same_tokens_and_another_others() -> None:
+def test_the_same_seed_draws_the_same_tokens_and_a_colder_sample_is_nearer_to_greedy() -> None:
     def drawn(seed: int) -> list[list[int]]:
         return continued(chooser(Decoding("sample", top_k=4, temperature=5.0), seed, "cpu"), [0, 1, 2], 12)
 
     assert drawn(3) == drawn(3)
     assert drawn(3) != drawn(4)
-
-
-def test_a_colder_sample_is_nearer_to_greedy() -> None:
     logits = TABLE[torch.tensor([0])].repeat(200, 1)
     cold = Sample(40, 1e-4, torch.Generator().manual_seed(0)).choose(logits)[0]
     assert set(cold.tolist()) == {int(TABLE[0].argmax())}

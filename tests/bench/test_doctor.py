@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -292,6 +291,7 @@ def test_a_gpu_that_torch_cannot_use_says_what_helps(
 def test_a_gpu_that_is_plugged_in_and_silent_is_not_taken_for_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vendor: str, kind: str, hidden: str | None, word: str | None
 ) -> None:
+    monkeypatch.setattr(installed, "is_installed", lambda module: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if hidden is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
@@ -308,22 +308,31 @@ def test_a_gpu_that_is_plugged_in_and_silent_is_not_taken_for_none(
 
 
 def test_processes_that_compute_are_named_with_a_way_to_pause_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = iter(
-        [
-            {os.getpid(): ("me", 0.0), 1: ("init", 5.0), 7: ("idle", 2.0), 8: ("trainer", 9.0), 9: ("old", 1.0)},
-            {os.getpid(): ("me", 9.0), 1: ("init", 5.3), 7: ("idle", 2.01), 8: ("trainer", 9.5), 9: ("new", 8.0), 10: ("late", 3.0)},
-        ]
-    )  # fmt: skip
-    monkeypatch.setattr(otherwork, "_cpu_seconds_by_process", lambda: next(counts))
+    import psutil
+
+    class Process:
+        def __init__(self, pid: int, name: str | None, *percents: float) -> None:
+            self.pid, self.info, self.percents = pid, {"name": name}, iter(percents)
+
+        def cpu_percent(self) -> float:
+            try:
+                return next(self.percents)
+            except StopIteration:
+                raise psutil.NoSuchProcess(self.pid) from None
+
+    processes = [
+        Process(os.getpid(), "me", 0.0, 900.0), Process(1, "in\x1b[2J\n", 0.0, 60.0), Process(7, "idle", 0.0, 2.0),
+        Process(8, "trainer", 0.0, 100.0), Process(9, "ended", 0.0), Process(10, None), Process(11, None, 0.0, 30.0),
+    ]  # fmt: skip
+    monkeypatch.setattr(psutil, "process_iter", lambda wanted: processes)
     found = otherwork.busy_processes(sleep=lambda seconds: None)
-    assert [(pid, name) for pid, name, _ in found] == [(8, "trainer"), (1, "init")]
-    assert found[0][2] == pytest.approx(1.0, rel=0.04)
+    assert found == [(8, "trainer", 1.0), (1, "in?[2J?", 0.6), (11, "?", 0.3)]  # a name cannot write to the terminal
     monkeypatch.setattr(otherwork, "busy_processes", lambda: found)
-    first, second = otherwork.other_work(0.6)
+    first, second, _ = otherwork.other_work(0.6)
     assert first.what == "trainer (process 8) keeps 1.0 CPUs busy"
     assert "kill -STOP 8" in first.remedy
     assert "kill -CONT 8" in first.remedy
-    assert "init" in second.what
+    assert "in?" in second.what
 
 
 def test_work_that_cannot_be_seen_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,15 +340,6 @@ def test_work_that_cannot_be_seen_is_told_as_such(monkeypatch: pytest.MonkeyPatc
     (found,) = otherwork.other_work(0.6)
     assert "takes 60% of all CPUs" in found.what
     assert list(otherwork.other_work(0.05)) == []
-
-
-def test_a_process_cannot_write_to_the_terminal_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    import psutil
-
-    info = {"pid": 4, "name": "evil\x1b[2J\n", "cpu_times": (1.0, 0.5, 0.0)}
-    unseen = {"pid": 5, "name": None, "cpu_times": None}
-    monkeypatch.setattr(psutil, "process_iter", lambda wanted: [SimpleNamespace(info=one) for one in (info, unseen)])
-    assert otherwork._cpu_seconds_by_process() == {4: ("evil?[2J?", 1.5)}
 
 
 # The whole examination, with everything that takes time replaced.

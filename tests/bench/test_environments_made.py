@@ -73,25 +73,22 @@ def test_a_backend_runs_in_the_environment_that_was_made_for_it(cli_here: Cli, t
     assert "did you mean 'null'" in done.stderr
 
 
-@pytest.mark.parametrize("is_written", [True, False])
-def test_bytecode_is_written_ahead_only_where_no_import_may_write_it(
-    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
+def test_the_same_requirements_make_nothing_anew_and_others_do(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "dont_write_bytecode", not is_written)
-    making.create(tmp_path, "null", tmp_path / "needs.txt")
-    (pip,) = (command for command in tools.commands if "pip" in command)
-    assert ("--no-compile" in pip) == is_written
-    assert pip[-2:] == ["-r", str(tmp_path / "needs.txt")]
-
-
-def test_the_same_requirements_make_nothing_anew_and_others_do(tools: Tools, tmp_path: Path) -> None:
+    """Bytecode is written ahead only where no import may write it."""
     file = tmp_path / "needs.txt"
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     first = making.create(tmp_path, "null", file)
     assert making.create(tmp_path, "null", file) == first
     assert tools.made == 1
     file.write_text("torch==2.12.0\n")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     assert making.create(tmp_path, "null", file).requirements != first.requirements
     assert tools.made == 2
+    with_pip = [command for command in tools.commands if "pip" in command]
+    assert ["--no-compile" in command for command in with_pip] == [True, False]
+    assert all(command[-2:] == ["-r", str(file)] for command in with_pip)
 
 
 @pytest.mark.parametrize(

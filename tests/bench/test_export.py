@@ -71,12 +71,12 @@ def test_the_contract_is_checked_on_the_same_artifact(tmp_path: Path, monkeypatc
 class Process:
     """A process that exports, and fails on the formats "crash" and "raise"."""
 
-    def __init__(self, options: list[str]) -> None:
-        self.options, self.is_alive, self.exported = options, True, list[str]()
+    def __init__(self) -> None:
+        self.is_alive, self.exported = True, list[str]()
 
     def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
         assert self.is_alive
-        args = export.parser().parse_args(message.get("options", self.options))
+        args = export.parser().parse_args(message["options"])
         if args.format in ("crash", "raise"):
             raise WorkerError("failed", f"{args.format} fails", is_gone=args.format == "crash")
         self.exported.append(f"{args.format} {args.precision} in {args.artifacts}")
@@ -92,7 +92,7 @@ def test_one_process_exports_all_and_a_failure_costs_its_own_artifact_alone(
 ) -> None:
     """After a failure the next one is another process's: what a failed exporter left behind must not reach it."""
     started: list[Process] = []
-    monkeypatch.setattr(export, "start", lambda root, options, *rest: started.append(Process(options)) or started[-1])
+    monkeypatch.setattr(export, "start", lambda *_: started.append(Process()) or started[-1])
     exporting = export.Exporting(Path("store"), 2)
     exporting.close()  # nothing was needed
     assert started == []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from bench.machine import gpu
@@ -25,7 +24,7 @@ class NVMLError_NotSupported(NVMLError):  # noqa: N801, N818 - the name that pyn
 
 ANSWERS: dict[str, Any] = {
     "nvmlDeviceGetName": "NVIDIA H100 80GB HBM3",
-    "nvmlSystemGetDriverVersion": b"580.65.06",
+    "nvmlSystemGetDriverVersion": "580.65.06",
     "nvmlSystemGetCudaDriverVersion_v2": 12080,
     "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=80 * 2**30, free=79 * 2**30),
     "nvmlDeviceGetCudaComputeCapability": (9, 0),
@@ -41,6 +40,13 @@ ANSWERS: dict[str, Any] = {
     "nvmlDeviceGetMigMode": [0, 0],
     "nvmlDeviceGetComputeRunningProcesses": [],
 }
+FACTS = {
+    "name": "NVIDIA H100 80GB HBM3", "driver": "580.65.06", "total_bytes": 80 * 2**30, "free_bytes": 79 * 2**30,
+    "cuda_driver": "12.8", "compute_capability": "9.0", "sm_clock_mhz": 1755, "memory_clock_mhz": 2619,
+    "max_sm_clock_mhz": 1980, "max_memory_clock_mhz": 2620, "temperature_celsius": 61, "power_watts": 412.345,
+    "power_cap_watts": 600.0, "default_power_cap_watts": 700.0, "throttle_reasons": ["gpu_idle", "sw_power_cap"],
+    "is_persistent": True, "is_mig": False, "other_processes": 0,
+}  # fmt: skip
 
 
 class FakeNvml(ModuleType):
@@ -52,8 +58,8 @@ class FakeNvml(ModuleType):
 
     def __init__(self, answers: dict[str, Any], cards: int = 1) -> None:
         super().__init__("pynvml")
-        self.answers, self.opened = answers, 0
-        self.answers |= {
+        self.opened = 0
+        self.answers = answers | {
             "nvmlDeviceGetCount": cards,
             "nvmlDeviceGetHandleByIndex": lambda at: f"handle {at}",
             "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle[-1]}abc-def",
@@ -65,13 +71,11 @@ class FakeNvml(ModuleType):
             raise NVMLError
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if not name.startswith("nvml"):
+        answer = self.answers.get(name, NVMLError_NotSupported) if name.startswith("nvml") else AttributeError
+        if answer is AttributeError:  # this pynvml lacks the function
             raise AttributeError(name)
 
         def question(*arguments: Any) -> Any:
-            if name not in self.answers:
-                raise NVMLError_NotSupported
-            answer = self.answers[name]
             if isinstance(answer, type) and issubclass(answer, Exception):
                 raise answer
             return answer(*arguments) if callable(answer) else answer
@@ -79,130 +83,57 @@ class FakeNvml(ModuleType):
         return question
 
 
-@pytest.fixture(autouse=True)
-def _nvml_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    gpu._nvml.cache_clear()
-    yield
-    gpu._nvml.cache_clear()
-
-
 @pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeNvml]:
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeNvml]]:
     """Put an NVML in place of the real one."""
 
     def install(answers: dict[str, Any], cards: int = 1) -> FakeNvml:
-        fake = FakeNvml(dict(answers), cards)
+        fake = FakeNvml(answers, cards)
         monkeypatch.setitem(sys.modules, "pynvml", fake)
+        gpu._nvml.cache_clear()
         return fake
 
-    return install
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    yield install
+    gpu._nvml.cache_clear()
 
 
-@pytest.fixture
-def smi(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Take pynvml away, and put an nvidia-smi in place that knows the columns given, each with one value a card."""
-
-    def install(columns: dict[str, list[str]]) -> None:
-        def run(command: list[str], **options: Any) -> Any:
-            assert command[0] == "nvidia-smi"
-            wanted = command[1].removeprefix("--query-gpu=").split(",")
-            if not set(wanted) <= set(columns):
-                raise subprocess.CalledProcessError(2, command)
-            rows = zip(*(columns[name] for name in wanted), strict=True)
-            return SimpleNamespace(stdout="".join(", ".join(row) + "\n" for row in rows))
-
-        monkeypatch.setitem(sys.modules, "pynvml", None)
-        monkeypatch.setattr(subprocess, "run", run)
-
-    return install
+NOTHING = dict.fromkeys(FACTS) | {
+    "name": "NVIDIA Thor", "total_bytes": psutil.virtual_memory().total, "free_bytes": 5,
+}  # fmt: skip
 
 
-def test_every_fact_of_a_card(nvml: Callable[..., FakeNvml]) -> None:
-    nvml(ANSWERS)
-    assert gpu.cards() == [
-        {
-            "name": "NVIDIA H100 80GB HBM3",
-            "driver": "580.65.06",
-            "total_bytes": 80 * 2**30,
-            "free_bytes": 79 * 2**30,
-            "cuda_driver": "12.8",
-            "compute_capability": "9.0",
-            "sm_clock_mhz": 1755,
-            "memory_clock_mhz": 2619,
-            "max_sm_clock_mhz": 1980,
-            "max_memory_clock_mhz": 2620,
-            "temperature_celsius": 61,
-            "power_watts": 412.345,
-            "power_cap_watts": 600.0,
-            "default_power_cap_watts": 700.0,
-            "throttle_reasons": ["gpu_idle", "sw_power_cap"],
-            "is_persistent": True,
-            "is_mig": False,
-            "other_processes": 0,
-        }
-    ]
-
-
-def test_what_a_card_does_not_support_is_none_and_its_memory_the_hosts(nvml: Callable[..., FakeNvml]) -> None:
-    import psutil
-
-    nvml({"nvmlDeviceGetName": "NVIDIA Thor"})
-    (card,) = gpu.cards()
-    assert card["total_bytes"] == psutil.virtual_memory().total
-    told = {"name", "total_bytes", "free_bytes"}
-    assert {name for name, value in card.items() if value is not None} == told
-    assert gpu.state() == gpu.State()
-
-
-def test_a_pynvml_that_lacks_a_function_is_no_error(nvml: Callable[..., FakeNvml], monkeypatch: Any) -> None:
-    fake = nvml(ANSWERS)
-    answer = FakeNvml.__getattr__
-
-    def lacking(self: FakeNvml, name: str) -> Any:
-        if name in ("nvmlDeviceGetMigMode", "nvmlDeviceGetCurrentClocksEventReasons"):
-            raise AttributeError(name)
-        return answer(self, name)
-
-    monkeypatch.setattr(FakeNvml, "__getattr__", lacking)
-    fake.answers["nvmlDeviceGetCurrentClocksThrottleReasons"] = 0x40
-    (card,) = gpu.cards()
-    assert card["is_mig"] is None
-    assert card["throttle_reasons"] == ["hw_thermal_slowdown"]
-
-
-def test_a_lost_card_is_left_out(nvml: Callable[..., FakeNvml]) -> None:
-    nvml(ANSWERS | {"nvmlDeviceGetMemoryInfo": NVMLError})
-    assert gpu.cards() == []
-
-
-def test_no_driver_no_cards(nvml: Callable[..., FakeNvml], monkeypatch: pytest.MonkeyPatch) -> None:
-    nvml(ANSWERS | {"no driver": True})
-    monkeypatch.setenv("PATH", "")
-    assert gpu.cards() == []
-    assert gpu.state() is None
-
-
-def test_nvml_is_opened_once(nvml: Callable[..., FakeNvml]) -> None:
-    """Opening it takes milliseconds, and a snapshot is taken before and after each turn."""
-    fake = nvml(ANSWERS)
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (ANSWERS, [FACTS]),
+        ({"nvmlDeviceGetName": "NVIDIA Thor"}, [NOTHING]),  # of a card that shares the host's memory
+        (ANSWERS | {"nvmlDeviceGetMigMode": AttributeError}, [FACTS | {"is_mig": None}]),
+        (
+            ANSWERS
+            | {"nvmlDeviceGetCurrentClocksEventReasons": AttributeError}
+            | {"nvmlDeviceGetCurrentClocksThrottleReasons": 0x40 | 0x8},
+            [FACTS | {"throttle_reasons": ["hw_slowdown", "hw_thermal_slowdown"]}],
+        ),
+        (ANSWERS | {"nvmlDeviceGetMemoryInfo": NVMLError}, []),  # a lost card
+        (ANSWERS | {"no driver": True}, []),
+    ],
+    ids=["all", "nothing", "older pynvml", "older driver", "lost", "no driver"],
+)
+def test_facts_of_a_card(nvml: Callable[..., FakeNvml], answers: dict[str, Any], told: list[dict[str, Any]]) -> None:
+    fake = nvml(answers)
     for _ in range(3):
-        gpu.cards()
-        gpu.state()
-    assert fake.opened == 1
+        found = gpu.cards()
+        assert [card | {"free_bytes": 5} for card in found] == [card | {"free_bytes": 5} for card in told]
+        assert [list(card) for card in found] == [list(FACTS)] * len(told)
+        assert (gpu.state() is None) == ("no driver" in answers)
+    assert fake.opened == 1, "opening takes milliseconds, and a snapshot is taken before and after each turn"
 
 
-def test_a_state_is_that_of_the_first_visible_card(
-    nvml: Callable[..., FakeNvml], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
-    heat = {"nvmlDeviceGetTemperature": lambda handle, sensor: 40 + int(handle[-1])}
-    nvml(ANSWERS | heat, cards=4)
-    state = gpu.state()
-    assert state is not None
-    assert state.temperature_celsius == 42
-    assert (state.power_throttled_ns, state.thermal_throttled_ns) == (5, 7)
-    assert [card["temperature_celsius"] for card in gpu.cards()] == [42, 40]
+def test_without_pynvml_there_are_no_cards(monkeypatch: pytest.MonkeyPatch, nvml: Callable[..., FakeNvml]) -> None:
+    nvml(ANSWERS)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert (gpu.cards(), gpu.state(), gpu.process_bytes(1)) == ([], None, None)
 
 
 @pytest.mark.parametrize(
@@ -216,38 +147,49 @@ def test_a_state_is_that_of_the_first_visible_card(
         ("GPU-2abc", [2]),
         ("GPU-0abc-def,GPU-3", [0, 3]),
         ("GPU-", []),
-        ("MIG-slice", ["the slice"]),
+        ("MIG-slice", [8]),
         ("NoDevFiles", []),
     ],
 )
 def test_cuda_visible_devices(
-    nvml: Callable[..., FakeNvml], monkeypatch: pytest.MonkeyPatch, asked: str, expected: list[Any]
+    nvml: Callable[..., FakeNvml], monkeypatch: pytest.MonkeyPatch, asked: str, expected: list[int]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", asked)
-    slices = {"nvmlDeviceGetHandleByUUID": lambda name: {"MIG-slice": "the slice"}[name]}
-    fake = nvml(ANSWERS | slices, cards=4)
-    wanted = [f"handle {at}" if isinstance(at, int) else at for at in expected]
-    assert gpu._handles(fake) == wanted
+    by_handle = {
+        "nvmlDeviceGetHandleByUUID": lambda name: {"MIG-slice": "slice 8"}[name],
+        "nvmlDeviceGetTemperature": lambda handle, sensor: int(handle[-1]),
+    }
+    nvml(ANSWERS | by_handle, cards=4)
+    assert [card["temperature_celsius"] for card in gpu.cards()] == expected
+    state = gpu.state()
+    assert (None if state is None else state.temperature_celsius) == next(iter(expected), None)
+    assert state is None or (state.power_throttled_ns, state.thermal_throttled_ns) == (5, 7)
 
 
-def test_reasons_have_names() -> None:
-    assert gpu.reasons_of(0) == ()
-    assert gpu.reasons_of(0x8 | 0x80) == ("hw_slowdown", "hw_power_brake_slowdown")
-    assert len(gpu.reasons_of(0x7FF)) == 11
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes 700 (this one's child), 701 (its grandchild), 702 (its child), 900 and 901 (of others)."""
+    me = os.getpid()
+    parents = {1: 0, 900: 1, 901: 1, 700: me, 701: 700, 702: me, me: 1}
+
+    class Process:
+        def __init__(self, pid: int) -> None:
+            if pid not in parents:
+                raise psutil.NoSuchProcess(pid)
+            self.pid = pid
+
+        def parents(self) -> list[Process]:
+            parent = parents[self.pid]
+            return [Process(parent), *Process(parent).parents()] if parent else []
+
+    monkeypatch.setattr(psutil, "Process", Process)
 
 
-def processes(root: Path, parents: dict[int, int]) -> Path:
-    """A /proc that shows these processes and who started them."""
-    for pid, parent in parents.items():
-        (root / f"proc/{pid}").mkdir(parents=True)
-        (root / f"proc/{pid}/stat").write_text(f"{pid} (a ) name) S {parent} 1 1")
-    return root
-
-
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize(
     ("listed", "own_pids", "expected", "why"),
     [
-        (None, [], None, "the card does not tell"),
+        (NVMLError, [], None, "the card does not tell"),
         ([], [], 0, "nobody is on it"),
         ([], [700], None, "a worker is on it, so the list is hidden"),
         ([700, 701], [], 0, "this process's child and grandchild"),
@@ -260,20 +202,13 @@ def processes(root: Path, parents: dict[int, int]) -> Path:
     ],
 )
 def test_processes_of_others(
-    tmp_path: Path, listed: list[int] | None, own_pids: list[int], expected: int | None, why: str
+    nvml: Callable[..., FakeNvml], listed: Any, own_pids: list[int], expected: int | None, why: str
 ) -> None:
-    me = os.getpid()
-    assert me not in (700, 701, 702, 900, 901)
-    root = processes(tmp_path, {1: 0, 900: 1, 901: 1, 700: me, 701: 700, 702: me, me: 1})
-    assert gpu.other_processes(listed, own_pids, root) == expected, why
-
-
-def test_processes_reach_the_facts(nvml: Callable[..., FakeNvml], tmp_path: Path) -> None:
-    root = processes(tmp_path, {1: 0, 900: 1})
-    nvml(ANSWERS | {"nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=900)]})
-    state = gpu.state(root=root)
+    answer = listed if listed is NVMLError else [SimpleNamespace(pid=pid) for pid in listed]
+    nvml(ANSWERS | {"nvmlDeviceGetComputeRunningProcesses": answer})
+    state = gpu.state(own_pids)
     assert state is not None
-    assert state.other_processes == 1
+    assert state.other_processes == expected, why
 
 
 @pytest.mark.parametrize(
@@ -283,81 +218,11 @@ def test_processes_reach_the_facts(nvml: Callable[..., FakeNvml], tmp_path: Path
         ([SimpleNamespace(pid=900, usedGpuMemory=None)], None),  # some drivers tell no figure
         ([SimpleNamespace(pid=7, usedGpuMemory=3)], None),  # the host's process ids, in a container
         ([], None),
+        (NVMLError, None),
     ],
 )
 def test_what_a_process_holds_is_its_own_figure_or_none(
-    listed: list[Any], held: int | None, nvml: Callable[..., FakeNvml]
+    listed: Any, held: int | None, nvml: Callable[..., FakeNvml]
 ) -> None:
     nvml(ANSWERS | {"nvmlDeviceGetComputeRunningProcesses": listed})
     assert gpu.process_bytes(900) == held
-
-
-def test_what_a_process_holds_is_not_known_where_the_driver_lists_none(nvml: Callable[..., FakeNvml]) -> None:
-    nvml({name: answer for name, answer in ANSWERS.items() if name != "nvmlDeviceGetComputeRunningProcesses"})
-    assert gpu.process_bytes(900) is None
-
-
-FULL = {
-    "uuid": ["GPU-a", "GPU-b"],
-    "name": ["Tesla T4", "Tesla T4"],
-    "driver_version": ["535.1", "535.1"],
-    "memory.total": ["15360", "15360"],
-    "memory.free": ["15000", "14000"],
-    "compute_cap": ["7.5", "7.5"],
-    "clocks.sm": ["300", "[N/A]"],
-    "clocks.mem": ["405", "405"],
-    "clocks.max.sm": ["1590", "1590"],
-    "clocks.max.mem": ["5001", "5001"],
-    "temperature.gpu": ["38", "39"],
-    "power.draw": ["9.55", "[Not Supported]"],
-    "power.limit": ["70.00", "70.00"],
-    "power.default_limit": ["70.00", "70.00"],
-    "clocks_throttle_reasons.active": ["0x0000000000000021", "0x0000000000000000"],
-    "persistence_mode": ["Enabled", "Disabled"],
-    "mig.mode.current": ["[N/A]", "[N/A]"],
-}
-
-
-def test_nvidia_smi_tells_where_pynvml_is_missing(smi: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    smi(FULL)
-    one, two = gpu.cards()
-    assert one == {
-        "name": "Tesla T4",
-        "driver": "535.1",
-        "total_bytes": 15360 * 2**20,
-        "free_bytes": 15000 * 2**20,
-        "cuda_driver": None,
-        "compute_capability": "7.5",
-        "sm_clock_mhz": 300,
-        "memory_clock_mhz": 405,
-        "max_sm_clock_mhz": 1590,
-        "max_memory_clock_mhz": 5001,
-        "temperature_celsius": 38,
-        "power_watts": 9.55,
-        "power_cap_watts": 70.0,
-        "default_power_cap_watts": 70.0,
-        "throttle_reasons": ["gpu_idle", "sw_thermal_slowdown"],
-        "is_persistent": True,
-        "is_mig": None,
-        "other_processes": None,
-    }
-    assert (two["sm_clock_mhz"], two["power_watts"], two["is_persistent"]) == (None, None, False)
-    assert gpu.state() is None
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")
-    assert gpu.cards() == [two]
-
-
-def test_an_old_nvidia_smi_still_tells_name_and_memory(smi: Callable[..., None]) -> None:
-    smi({name: FULL[name] for name in gpu.COLUMNS})
-    assert [(card["name"], card["free_bytes"], card["power_watts"]) for card in gpu.cards()] == [
-        ("Tesla T4", 15000 * 2**20, None),
-        ("Tesla T4", 14000 * 2**20, None),
-    ]
-
-
-def test_both_ways_give_the_same_facts(nvml: Callable[..., FakeNvml], smi: Callable[..., None]) -> None:
-    nvml(ANSWERS)
-    (by_nvml,) = gpu.cards()
-    gpu._nvml.cache_clear()
-    smi(FULL)
-    assert list(gpu.cards()[0]) == list(by_nvml)

@@ -15,13 +15,10 @@ MIB = 2**20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc and glibc")
 
 
-def test_resident_bytes_of_a_known_status(tmp_path: Path) -> None:
+def test_what_the_kernel_does_not_tell_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n")
     assert memory.resident_bytes(tmp_path / "status") == {"process_bytes": MIB, "peak_process_bytes": 2 * MIB}
     assert memory.resident_bytes(tmp_path / "missing") == {}
-
-
-def test_a_peak_that_cannot_be_set_back_is_said(tmp_path: Path) -> None:
     assert memory.set_peak_back(tmp_path / "no" / "clear_refs") is False
 
 

@@ -73,8 +73,8 @@ def test_a_model_that_a_format_cannot_hold_is_unsupported_and_no_failure(monkeyp
 
     monkeypatch.setattr(export, "export", refuse)
     monkeypatch.setattr(export.models, "import_libraries", lambda: None)
-    args = export.parser().parse_args(["--artifacts", "a", "--format", "optimum"])
-    assert export.answer(args)["error"]["status"] == "unsupported"
+    request = {"op": "export", "options": ["--artifacts", "a", "--format", "optimum"]}
+    assert export.answer(request)["error"]["status"] == "unsupported"
 
 
 @pytest.mark.slow

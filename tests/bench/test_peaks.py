@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
 import sys
-from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from bench import machine
 from bench.errors import BenchError
 from bench.machine import readings
+from bench.machine.host import CpuSeconds
 from bench.machine.readings import Effort, Reading
 from bench.machine.roofline import Peaks
 from bench.process import channel, peaks
@@ -41,25 +42,17 @@ def measurements(draw: st.DrawFn) -> Peaks:
 
 
 class FakeProcess:
-    """Stands for the process that measures; answers with `replies` in turn and notes what it was started for."""
+    """Stands for the process that measures; answers with `replies` in turn and notes what it was asked for."""
 
     def __init__(self, *replies: Peaks | channel.WorkerError) -> None:
-        self.replies = list(replies)
-        self.started: list[list[str]] = []
-        self.kills = 0
-
-    def start(self, device: str, wanted: list[str], threads: int, effort: Effort) -> FakeProcess:
-        self.started.append(list(wanted))
-        return self
+        self.replies, self.asked, self.kill = list(replies), list[list[str]](), mock.Mock()
 
     def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+        self.asked.append([*message["precisions"], *(["memory"] if message["buffers_bytes"] else [])])
         reply = self.replies.pop(0)
         if isinstance(reply, channel.WorkerError):
             raise reply
         return reply.to_json()
-
-    def kill(self) -> None:
-        self.kills += 1
 
 
 @pytest.fixture
@@ -68,10 +61,10 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def run(*replies: Peaks | channel.WorkerError, wanted: tuple[str, ...] = ("fp32",), again: bool = False) -> Any:
         process, said = FakeProcess(*replies), []
-        monkeypatch.setattr(peaks, "start", process.start)
+        monkeypatch.setattr(peaks, "start", lambda threads: process)
         found = peaks.measure(tmp_path, "cpu", wanted, 2, 5, said.append, again=again)
-        assert process.kills == len(process.started)
-        return SimpleNamespace(peaks=found, said=said, started=process.started)
+        assert process.kill.call_count == len(process.asked)
+        return SimpleNamespace(peaks=found, said=said, asked=process.asked)
 
     return run
 
@@ -84,13 +77,9 @@ def only_file(root: Path) -> Path:
 # What is kept.
 
 
-@given(measurements())
-def test_json_and_back_is_the_same(found: Peaks) -> None:
-    assert Peaks.from_json(json.loads(json.dumps(found.to_json()))) == found
-
-
 @given(measurements(), measurements())
-def test_merging_keeps_the_larger_of_every_figure(one: Peaks, other: Peaks) -> None:
+def test_merging_keeps_the_larger_of_every_figure_and_says_which_were_never_quiet(one: Peaks, other: Peaks) -> None:
+    assert Peaks.from_json(json.loads(json.dumps(one.to_json()))) == one
     merged = one.merged(other)
     for figure in one.flops_per_second.keys() | other.flops_per_second.keys():
         both = [found.flops_per_second[figure] for found in (one, other) if figure in found.flops_per_second]
@@ -100,46 +89,42 @@ def test_merging_keeps_the_larger_of_every_figure(one: Peaks, other: Peaks) -> N
     assert merged.figures == one.figures | other.figures
     assert not merged.unmeasured.keys() & merged.flops_per_second.keys()
     assert merged == other.merged(one) == merged.merged(one) == merged.merged(other)
-
-
-@given(measurements(), measurements())
-def test_a_figure_stays_disturbed_only_while_no_quiet_measurement_has_it(one: Peaks, other: Peaks) -> None:
-    merged = one.merged(other)
     for figure in merged.figures:
         was_quiet = any(figure in found.figures and figure not in found.disturbed for found in (one, other))
         assert (figure in merged.disturbed) == (not was_quiet)
     assert merged.disturbed.keys() <= merged.figures
 
 
-def test_measuring_keeps_its_figures_and_does_not_measure_again(tmp_path: Path, measure: Any) -> None:
+def test_only_what_is_not_known_is_measured_and_fp32_always(tmp_path: Path, measure: Any) -> None:
     assert peaks.known(tmp_path, "cpu", 2) is None
-    first = measure(SOME, wanted=("fp32", "bf16"))
+    first = measure(SOME, wanted=("bf16",))
     assert first.peaks == SOME == peaks.known(tmp_path, "cpu", 2)
-    assert first.started == [["fp32", "bf16", "memory"]]
+    assert first.asked == [["fp32", "bf16", "memory"]]
     assert first.said == ["measuring this machine's limits: fp32, bf16, memory on cpu with 2 threads"]
     second = measure(wanted=("fp32", "bf16"))
-    assert (second.peaks, second.started, second.said) == (SOME, [], [])
+    assert (second.peaks, second.asked, second.said) == (SOME, [], [])
     assert json.loads(only_file(tmp_path).read_text())["machine"] == peaks.deciding("cpu", 2)
-    assert [path.name for path in (tmp_path / "machine").iterdir() if path.suffix != ".json"] in (
-        [], [f".lock-{only_file(tmp_path).stem}"],
-    )  # fmt: skip
-
-
-def test_only_what_is_not_known_is_measured_and_fp32_always(measure: Any) -> None:
+    assert {path.name for path in (tmp_path / "machine").iterdir()} - {only_file(tmp_path).name} <= {
+        f".lock-{only_file(tmp_path).stem}"
+    }
     int8 = Peaks("cpu", 2, {"int8": 400.0}, (), "2026-01-02T00:00:00+00:00")
-    fp16 = Peaks("cpu", 2, {}, (), "2026-01-03T00:00:00+00:00", {"fp16": "torch has no fp16 matrix product on cpu"})
-    assert measure(SOME, wanted=("bf16",)).started == [["fp32", "bf16", "memory"]]
     with_int8 = measure(int8, wanted=("fp32", "int8"))
-    assert with_int8.started == [["int8"]]
+    assert with_int8.asked == [["int8"]]
     assert with_int8.peaks.flops_per_second == {"fp32": 100.0, "bf16": 200.0, "int8": 400.0}
     assert with_int8.peaks.bandwidths == SOME.bandwidths
-    assert measure(fp16, wanted=("fp16",)).started == [["fp16"]]
-    assert measure(wanted=("fp16",)).started == []  # tried, and the reason is kept
-    assert measure(fp16, wanted=("fp16",), again=True).started == [["fp32", "fp16", "memory"]]
+    fp16 = Peaks("cpu", 2, {}, (), "2026-01-03T00:00:00+00:00", {"fp16": "torch has no fp16 matrix product on cpu"})
+    assert measure(fp16, wanted=("fp16",)).asked == [["fp16"]]
+    assert measure(wanted=("fp16",)).asked == []  # tried, and the reason is kept
+    assert measure(fp16, wanted=("fp16",), again=True).asked == [["fp32", "fp16", "memory"]]
 
 
-def test_a_disturbed_measurement_lowers_nothing(measure: Any) -> None:
-    measure(SOME)
+def test_a_disturbed_measurement_lowers_nothing_and_is_measured_again_the_next_time(measure: Any) -> None:
+    noisy = Peaks(**{**vars(SOME), "disturbed": {"fp32": 0.42, "bf16": 0.42, "memory": 0.42}})
+    assert "other work took 42% of the CPUs" in measure(noisy, wanted=("bf16",)).said[-1]
+    second = measure(SOME, wanted=("bf16",))
+    assert second.asked == [["fp32", "bf16", "memory"]]
+    assert second.peaks.disturbed == {}
+    assert measure(wanted=("bf16",)).asked == []
     slower = Peaks("cpu", 2, {"fp32": 60.0}, ((2**20, 95.0), (2**26, 11.0)), "2026-01-02T00:00:00+00:00")
     merged = measure(slower, again=True).peaks
     assert merged.flops_per_second == SOME.flops_per_second
@@ -147,41 +132,28 @@ def test_a_disturbed_measurement_lowers_nothing(measure: Any) -> None:
     assert merged.measured == slower.measured
 
 
-def test_a_disturbed_figure_is_said_and_measured_again_the_next_time(measure: Any) -> None:
-    noisy = Peaks(**{**vars(SOME), "disturbed": {"fp32": 0.42, "bf16": 0.42, "memory": 0.42}})
-    first = measure(noisy, wanted=("bf16",))
-    assert "other work took 42% of the CPUs" in first.said[-1]
-    second = measure(SOME, wanted=("bf16",))
-    assert second.started == [["fp32", "bf16", "memory"]]
-    assert second.peaks.disturbed == {}
-    assert measure(wanted=("bf16",)).started == []
+def with_figure(name: str, figure: Any) -> str:
+    return json.dumps({"peaks": SOME.to_json() | {name: figure}})
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "null", '{"peaks": 3}', '{"peaks": {"device": "cpu"}}', "[" * 5000, "\x00\xff"],
-    ids=["empty", "half", "list", "null", "number", "parts missing", "deep", "bytes"],
-)
+    [
+        "", "{", "[]", "null", '{"peaks": 3}', '{"peaks": {"device": "cpu"}}', "[" * 5000, "\x00\xff",
+        *(with_figure("flops_per_second", {"fp32": one}) for one in (0, -1.0, float("nan"), float("inf"), "fast", None)),
+        *(with_figure("bandwidths", [[2**20, one]]) for one in (0, -1.0, float("nan"), float("inf"), "fast", None)),
+    ],
+    ids=range(20),
+)  # fmt: skip
 def test_a_damaged_file_is_said_and_measured_again(tmp_path: Path, measure: Any, content: str) -> None:
     measure(SOME, wanted=("bf16",))
     only_file(tmp_path).write_text(content, encoding="latin-1")
     assert peaks.known(tmp_path, "cpu", 2) is None
     again = measure(SOME, wanted=("bf16",))
-    assert again.started == [["fp32", "bf16", "memory"]]
+    assert again.asked == [["fp32", "bf16", "memory"]]
     assert f"{only_file(tmp_path).name} is damaged" in again.said[0]
     assert "\n" not in again.said[0]
     assert peaks.known(tmp_path, "cpu", 2) == SOME
-
-
-@pytest.mark.parametrize("figure", [0, -1.0, float("nan"), float("inf"), "fast", None])
-def test_a_figure_that_is_no_rate_is_damage(tmp_path: Path, measure: Any, figure: Any) -> None:
-    measure(SOME)
-    data = json.loads(only_file(tmp_path).read_text())
-    for place in (("flops_per_second", "fp32"), ("bandwidths", 0)):
-        altered = json.loads(json.dumps(data))
-        altered["peaks"][place[0]][place[1]] = figure if place[1] == "fp32" else [2**20, figure]
-        only_file(tmp_path).write_text(json.dumps(altered))
-        assert peaks.known(tmp_path, "cpu", 2) is None
 
 
 def test_another_machine_is_not_known(tmp_path: Path, measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,48 +177,49 @@ def test_another_machine_is_not_known(tmp_path: Path, measure: Any, monkeypatch:
 # What goes wrong.
 
 
-@pytest.mark.parametrize("code", ["import sys; sys.exit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+def refused(threads: int) -> channel.Worker:
+    raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def ending(code: str) -> Callable[[int], channel.Worker]:
+    code = f"import sys, os; print('the last words', file=sys.stderr, flush=True); {code}"
+    return lambda threads: channel.Worker([sys.executable, "-c", code], 1)
+
+
+@pytest.mark.parametrize(
+    ("start", "timeout_seconds", "said"),
+    [
+        (ending("sys.exit(3)"), 60, r"could not be measured .*the last words.*run the command again"),
+        (ending("os.kill(os.getpid(), 9)"), 60, r"could not be measured .*the last words.*run the command again"),
+        (ending("input(); input()"), 0.5, "no answer within"),
+        (lambda threads: FakeProcess(channel.WorkerError("failed", "no GPU here")), 5, "no GPU here"),
+        (refused, 5, r"did not start .*Resource temporarily unavailable"),
+    ],
+    ids=["exit", "kill", "silence", "error", "start"],
+)
 def test_a_lost_worker_is_one_line_and_leaves_what_was_known(
-    tmp_path: Path, measure: Any, monkeypatch: pytest.MonkeyPatch, code: str
+    tmp_path: Path, measure: Any, monkeypatch: pytest.MonkeyPatch, start: Any, timeout_seconds: float, said: str
 ) -> None:
     measure(SOME)
-    command = [sys.executable, "-c", f"import sys; print('the last words', file=sys.stderr); {code}"]
-    monkeypatch.setattr(peaks, "start", lambda *arguments: channel.Worker(command, 1))
-    with pytest.raises(
-        BenchError, match=r"limits could not be measured .*the last words.*run the command again"
-    ) as caught:
-        peaks.measure(tmp_path, "cpu", ("fp32",), 2, 60, lambda line: None, again=True)
+    monkeypatch.setattr(peaks, "start", start)
+    with pytest.raises(BenchError, match=said) as caught:
+        peaks.measure(tmp_path, "cpu", ("fp32",), 2, timeout_seconds, lambda line: None, again=True)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 1
     assert peaks.known(tmp_path, "cpu", 2) == SOME
 
 
-def test_silence_and_an_error_reply_are_one_line(tmp_path: Path, measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BenchError, match="torch cannot use a GPU here"):
-        measure(channel.WorkerError("failed", "RuntimeError: torch cannot use a GPU here"))
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    monkeypatch.setattr(peaks, "start", lambda *arguments: channel.Worker(command, 1))
-    with pytest.raises(BenchError, match="no answer within"):
-        peaks.measure(tmp_path, "cpu", ("fp32",), 2, 0.2, lambda line: None)
-
-
-def test_a_process_that_cannot_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(*arguments: Any) -> None:
-        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(peaks, "start", start)
-    with pytest.raises(BenchError, match=r"did not start .*Resource temporarily unavailable"):
-        peaks.measure(tmp_path, "cpu", ("fp32",), 2, 5, lambda line: None)
-
-
-def test_a_full_disk_is_one_line_and_leaves_what_was_known(
+def test_what_cannot_be_kept_is_one_line_and_leaves_what_was_known(
     tmp_path: Path, measure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure(SOME)
-
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    (tmp_path / "machine").write_text("a file")
+    with pytest.raises(BenchError, match="cannot be kept"):
+        measure(SOME)
+    (tmp_path / "machine").unlink()
+    measure(SOME)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(BenchError, match=r"cannot be kept in .*No space left on device.*free some space") as caught:
@@ -256,24 +229,21 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_known(
     assert not [path for path in (tmp_path / "machine").iterdir() if f"-{os.getpid()}" in path.name]
 
 
-def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path, measure: Any) -> None:
-    (tmp_path / "machine").write_text("")
-    with pytest.raises(BenchError, match="cannot be kept"):
-        measure(SOME)
-
-
 # What the figures mean.
 
 
-def test_the_bandwidth_is_that_of_the_largest_buffer_that_is_not_larger() -> None:
-    found = Peaks("cpu", 2, {}, ((10, 100.0), (100, 50.0), (1000, 20.0)))
-    assert [found.bandwidth(size) for size in (1, 10, 99, 100, 999, 1000, 10**9)] == [100, 100, 100, 50, 50, 20, 20]
-    assert Peaks("cpu", 2).bandwidth(10) is None
-
-
-def test_a_small_buffer_that_read_slower_than_a_larger_one_was_mostly_its_call() -> None:
-    found = Peaks("cpu", 2, {}, ((10, 70.0), (100, 90.0), (1000, 20.0)))
-    assert [found.bandwidth(size) for size in (1, 10, 100, 1000)] == [90, 90, 90, 20]
+@pytest.mark.parametrize(
+    ("table", "wanted"),
+    [
+        (((10, 100.0), (100, 50.0), (1000, 20.0)), {1: 100, 10: 100, 99: 100, 100: 50, 999: 50, 1000: 20, 10**9: 20}),
+        # A small buffer that read slower than a larger one was mostly its call.
+        (((10, 70.0), (100, 90.0), (1000, 20.0)), {1: 90, 10: 90, 100: 90, 1000: 20}),
+        ((), {10: None}),
+    ],
+)
+def test_the_bandwidth_is_that_of_the_largest_buffer_that_is_not_larger(table: Any, wanted: dict[int, Any]) -> None:
+    found = Peaks("cpu", 2, {}, table)
+    assert {size: found.bandwidth(size) for size in wanted} == wanted
 
 
 @given(bandwidths.filter(bool), st.integers(1, 2**34), st.integers(0, 2**34))
@@ -286,17 +256,11 @@ def test_more_weights_are_never_read_faster(table: tuple, weight_bytes: int, mor
 
 
 def test_a_narrow_precision_may_be_computed_in_a_wider_one() -> None:
-    found = Peaks("cpu", 2, {"fp32": 226.0, "fp16": 30.0, "bf16": 440.0})
-    assert found.flops_bound("fp32") == 226
-    assert found.flops_bound("fp16") == 226
-    assert found.flops_bound("bf16") == 440
-    assert found.flops_bound("int8") is None
+    found = Peaks("cpu", 2, {"fp32": 226.0, "fp16": 30.0, "bf16": 440.0}, disturbed={"bf16": 0.3})
+    bounds = {"fp32": 226, "fp16": 226, "bf16": 440, "int8": None}
+    assert {one: found.flops_bound(one) for one in bounds} == bounds
     assert Peaks("cpu", 2, {"bf16": 440.0}).flops_bound("bf16") is None
-
-
-def test_a_cell_is_bounded_by_disturbed_figures_where_one_of_its_own_is() -> None:
-    noisy = Peaks("cpu", 2, {"fp32": 1.0, "bf16": 1.0, "int8": 1.0}, disturbed={"bf16": 0.3})
-    assert [noisy.is_disturbed(one) for one in ("fp32", "bf16", "int8")] == [False, True, False]
+    assert [found.is_disturbed(one) for one in ("fp32", "bf16", "int8")] == [False, True, False]
     assert Peaks("cpu", 2, {"int8": 1.0}, disturbed={"fp32": 0.3}).is_disturbed("int8")
     assert Peaks("cpu", 2, {"fp32": 1.0}, disturbed={"memory": 0.3}).is_disturbed("fp32")
 
@@ -309,10 +273,9 @@ class FakeDevice:
 
     def __init__(self, name: str = "cpu", rate: float = 1.0, slowdown: Any = lambda now: 1.0) -> None:
         self.name, self.threads, self.rate, self.slowdown = name, 2, rate, slowdown
-        self.now_ns = 0.0
-        self.queued_ns = 0.0
+        self.now_ns = self.queued_ns = 0.0
         self.synchronizes = 0
-        self.threads_in_use: list[int] = []
+        self.threads_in_use: set[int] = set()
 
     def clock(self) -> int:
         return int(self.now_ns)
@@ -330,7 +293,7 @@ class FakeDevice:
         self.queued_ns = 0
 
     def prepare(self, reading: Reading) -> None:
-        self.threads_in_use.append(reading.threads)
+        self.threads_in_use.add(reading.threads)
 
     def ways(self, precision: str) -> tuple[str, ...]:
         return ("plain", "packed")
@@ -350,12 +313,14 @@ class FakeDevice:
         }
 
 
-def quiet() -> tuple[float, float, float]:
-    return 0.0, 0.0, 0.0
+def clock_of(*own: float) -> Callable[[], tuple[CpuSeconds, float]]:
+    """24 CPU seconds from one reading to the next, 20 of them busy; `own` are this process's so far."""
+    readings_ = iter([(CpuSeconds(20.0 * at, 4.0 * at, 0.0), spent) for at, spent in enumerate(own)])
+    return lambda: next(readings_)
 
 
-def taken(device: FakeDevice, *precisions: str, effort: Effort = SCRIPTED) -> dict:
-    return readings.measured(device, precisions, effort, device.clock, quiet)
+def taken(device: FakeDevice, *precisions: str, effort: Effort = SCRIPTED, own: float = 20.0) -> dict:
+    return readings.measured(device, precisions, effort, device.clock, clock_of(0.0, own))
 
 
 def test_a_figure_is_the_best_of_its_calls() -> None:
@@ -364,7 +329,7 @@ def test_a_figure_is_the_best_of_its_calls() -> None:
     found = taken(device, "fp32")
     assert found["flops_per_second"]["fp32"] == pytest.approx(8e9, rel=1e-3)
     assert found["bandwidths"] == [[2**20, pytest.approx(8e9, rel=1e-3)]]
-    assert set(device.threads_in_use) == {1, 2}
+    assert device.threads_in_use == {1, 2}
 
 
 def test_every_figure_is_visited_in_turn() -> None:
@@ -382,16 +347,13 @@ def test_a_matrix_that_would_take_too_long_is_left_out(rate: float, expected: li
     assert [reading.work for reading in found] == [2 * side**3 for side in expected]
 
 
-def test_a_precision_that_torch_lacks_is_left_out_with_the_reason() -> None:
-    found = taken(FakeDevice(), "fp32", "fp16", "int8")
-    assert set(found["flops_per_second"]) == {"fp32", "int8"}  # one way of multiplying is enough
+def test_a_precision_that_torch_lacks_is_left_out_and_memory_that_runs_out_ends_the_sides_or_is_an_error() -> None:
+    found = taken(FakeDevice(), "fp32", "fp16", "int8", "bf16")
+    assert set(found["flops_per_second"]) == {"fp32", "int8", "bf16"}  # one way of multiplying is enough
     assert found["unmeasured"] == {
         "fp16": "torch has no fp16 matrix product on cpu: RuntimeError: \"addmm_impl_cpu_\" not implemented for 'Half'"
     }
-
-
-def test_memory_that_runs_out_ends_the_sides_or_is_an_error() -> None:
-    assert taken(FakeDevice(), "bf16")["flops_per_second"]["bf16"] == pytest.approx(1e9, rel=1e-3)
+    assert found["flops_per_second"]["bf16"] == pytest.approx(1e9, rel=1e-3)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         taken(FakeDevice(), "bf16", effort=Effort(1.2, (128,), ()))
 
@@ -404,118 +366,57 @@ def test_on_cuda_short_calls_are_timed_many_at_once_until_the_device_is_done() -
     assert found["flops_per_second"]["fp32"] == pytest.approx(1e12, rel=0.02)
 
 
-def test_the_share_of_other_work() -> None:
-    assert readings.others_share((100.0, 50.0, 1.0), (124.0, 70.0, 11.0)) == pytest.approx(10 / 24)
-    assert readings.others_share((100.0, 50.0, 1.0), (124.0, 60.0, 12.0)) == 0
-    assert readings.others_share((100.0, 50.0, 1.0), (100.0, 50.0, 1.0)) == 0
-
-
-@pytest.mark.parametrize(("name", "own", "disturbed"), [
-    ("cpu", 20.0, {}),
-    ("cpu", 10.0, {"fp32": 0.417, "memory": 0.417}),
-    ("cuda", 10.0, {}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "own", "disturbed"),
+    [
+        ("cpu", 20.0, {}),
+        ("cpu", 21.0, {}),  # ticks err both ways
+        ("cpu", 10.0, {"fp32": 0.417, "memory": 0.417}),
+        ("cuda", 10.0, {}),
+    ],
+)
 def test_figures_are_disturbed_where_other_work_took_part_of_the_cpus(name: str, own: float, disturbed: dict) -> None:
-    device, answers = FakeDevice(name), iter([(0.0, 0.0, 0.0), (24.0, 20.0, own)])
-    found = readings.measured(device, ("fp32", "fp16"), Effort(0.01, (8,), (64,)), device.clock, lambda: next(answers))
+    found = taken(FakeDevice(name), "fp32", "fp16", effort=Effort(0.01, (8,), (64,)), own=own)
     assert found["disturbed"] == disturbed
-
-
-def test_the_processors_seconds_are_those_of_the_usable_cpus() -> None:
-    whole, busy, own = readings.cpu_seconds()
-    assert own > 0
-    assert 0 < busy <= whole
-
-
-class FakeTorch(SimpleNamespace):
-    """As much of torch as `readings.Device` asks for on a GPU."""
-
-    def __init__(self, is_available: bool) -> None:
-        self.log: list[Any] = []
-        log = self.log.append
-        super().__init__(
-            cuda=SimpleNamespace(is_available=lambda: is_available, synchronize=lambda: log("synchronize")),
-            backends=SimpleNamespace(
-                cuda=SimpleNamespace(matmul=SimpleNamespace()), mkldnn=SimpleNamespace(is_available=lambda: True)
-            ),
-            set_grad_enabled=lambda enabled: log(("grad", enabled)),
-            set_float32_matmul_precision=lambda precision: log(("fp32", precision)),
-            set_num_threads=lambda threads: log(("threads", threads)),
-        )
 
 
 def test_a_gpu_is_measured_without_tf32_where_it_is_not_tf32s_rate_and_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    torch = FakeTorch(is_available=True)
+    torch = mock.MagicMock()
     monkeypatch.setitem(sys.modules, "torch", torch)
-    device = readings.Device("cuda", 2)
+    device, processor = readings.Device("cuda", 2), readings.Device("cpu", 2)
     for reading, asked in ((Reading(int, 1, 2, tf32=True), "high"), (Reading(int, 1, 2), "highest")):
         device.prepare(reading)
-        assert torch.log[-2:] == [("threads", 2), ("fp32", asked)]
+        torch.set_num_threads.assert_called_with(2)
+        torch.set_float32_matmul_precision.assert_called_with(asked)
     assert torch.backends.cuda.matmul.allow_fp16_accumulation is True
-    assert device.ways("fp32") == ("plain",)
-    device.synchronize()
-    assert torch.log[-1] == "synchronize"
-    processor = readings.Device("cpu", 2)
     processor.synchronize()
-    assert torch.log.count("synchronize") == 1
+    torch.cuda.synchronize.assert_not_called()
+    device.synchronize()
+    torch.cuda.synchronize.assert_called_once()
+    assert device.ways("fp32") == processor.ways("int8") == ("plain",)
     assert processor.ways("fp32") == ("plain", "packed")
-    assert processor.ways("int8") == ("plain",)
-
-
-def test_tf32s_rate_is_of_fp32_matrices_under_torchs_switch() -> None:
-    device = readings.Device("cpu", 1)
-    assert {name: device.product("plain", name, 8).tf32 for name in ("fp32", "tf32", "bf16")} == {
-        "fp32": False, "tf32": True, "bf16": False,
-    }  # fmt: skip
-
-
-def test_a_gpu_that_torch_cannot_use_is_an_error_and_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", FakeTorch(is_available=False))
-    arguments = Namespace(device="cuda", threads=2, precisions="fp32", seconds=1.0, sides="8", buffers="")
-    assert peaks.answer(arguments) == {
-        "error": {"status": "failed", "reason": "RuntimeError: torch cannot use a GPU here"}
-    }
-
-
-# A real measurement, as small as it gets.
+    torch.cuda.is_available.return_value = False
+    request = {"device": "cuda", "threads": 2, "precisions": ["fp32"], "seconds": 1, "sides": [8], "buffers_bytes": []}
+    reason = "RuntimeError: torch cannot use a GPU here"
+    assert peaks.answer(request) == {"error": {"status": "failed", "reason": reason}}
 
 
 def test_a_real_measurement(tmp_path: Path) -> None:
     said: list[str] = []
-    found = peaks.measure(tmp_path, "cpu", ("bf16", "int8"), 1, 120, said.append, effort=SMALL)
+    found = peaks.measure(tmp_path, "cpu", ("bf16", "int8", "tf32"), 1, 120, said.append, effort=SMALL)
     assert found == peaks.known(tmp_path, "cpu", 1)
-    for precision in ("fp32", "bf16", "int8"):
+    for precision in ("fp32", "bf16", "int8", "tf32"):
         assert precision in found.flops_per_second or "torch has no" in found.unmeasured[precision]
     assert found.flops_per_second["fp32"] > 1e6
     assert [size for size, _ in found.bandwidths] == list(SMALL.buffers_bytes)
     assert all(rate > 1e6 for _, rate in found.bandwidths)
     assert found.measured
-    assert said[0] == "measuring this machine's limits: fp32, bf16, int8, memory on cpu with 1 thread"
+    assert said[0] == "measuring this machine's limits: fp32, bf16, int8, tf32, memory on cpu with 1 thread"
 
 
-def test_the_process_can_be_started_and_asked_by_hand(root: Path) -> None:
-    command = [sys.executable, "-m", "bench.process.peaks", "--precisions", "fp32", "--seconds", "0.01", "--sides", "8"]
-    process = subprocess.Popen(
-        [*command, "--buffers", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True, cwd=root,
-    )  # fmt: skip
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write('{"op": "measure"}\n')
-        process.stdin.flush()
-        found = Peaks.from_json(json.loads(process.stdout.readline())["ok"])
-        process.stdin.close()
-        assert process.wait(timeout=20) == 0
-    assert found.figures == {"fp32"}
-    assert found.bandwidths == ()
-
-
-def test_measuring_loads_nothing_heavy_into_the_parent(root: Path) -> None:
-    from bench.testing import HEAVY
-
-    code = f"import sys, bench.process.peaks, bench.machine.roofline, bench.machine.operations; print([m for m in {HEAVY!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
-    assert done.stdout.strip() == "[]"
+def test_tf32s_rate_is_of_fp32_matrices_under_torchs_switch() -> None:
+    device = readings.Device("cpu", 1)
+    is_tf32 = {name: device.product("plain", name, 8).tf32 for name in ("fp32", "tf32", "bf16")}
+    assert is_tf32 == {"fp32": False, "tf32": True, "bf16": False}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 from unittest import mock
 
@@ -20,10 +20,8 @@ from bench.process.queue import (
     MISSED,
     UNJUDGED,
     Batching,
-    Served,
     Slice,
     Slices,
-    Step,
     called_shapes,
     next_step,
     parse_batching,
@@ -59,7 +57,7 @@ class FakeClock:
         batching: Batching = Batching(),  # noqa: B008 - frozen
         rows: list[int] | None = None,
         most_ns: int = 10**18,
-    ) -> Served:
+    ) -> Slice:
         def call(first: int, count: int) -> None:
             self.calls.append((self.now_ns, first, count))
             self.now_ns += service_ns(first, count)
@@ -79,15 +77,14 @@ def test_a_stall_delays_every_request_that_was_due_meanwhile() -> None:
     assert served.waits_ns == [
         latency - (100 * MS if not place else MS) for place, latency in enumerate(served.latency_ns)
     ]
+    ended = FakeClock().serve([0, 1, 2, 3], lambda first, count: 100, most_ns=150)  # too much for its time
+    assert ended.latency_ns == [100, 199]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 60)), min_size=1, max_size=60))
 def test_without_batching_waits_follow_lindleys_recursion(gaps_and_services: list[tuple[int, int]]) -> None:
-    due, at = [], 0
-    for gap, _ in gaps_and_services:
-        at += gap
-        due.append(at)
+    due = [*accumulate(gap for gap, _ in gaps_and_services)]
     services = [service for _, service in gaps_and_services]
     served = FakeClock().serve(due, lambda first, count: services[first])
     wait = 0
@@ -97,10 +94,7 @@ def test_without_batching_waits_follow_lindleys_recursion(gaps_and_services: lis
             wait = max(0, wait + services[place] - (due[place + 1] - due[place]))
 
 
-@pytest.mark.parametrize(
-    ("services", "factor"),
-    [("deterministic", 0.5), ("exponential", 1.0)],
-)
+@pytest.mark.parametrize(("services", "factor"), [("deterministic", 0.5), ("exponential", 1.0)])
 def test_mean_waits_are_those_of_pollaczek_and_khinchine(services: str, factor: float) -> None:
     """Mean wait = factor · ρ / (1 - ρ) of a service time: M/D/1 and M/M/1, at ρ = 0.7, within 4 % for 60,000 requests."""
     load, count = 0.7, 60_000
@@ -130,20 +124,22 @@ DYNAMIC = Batching(4, 10)
 @pytest.mark.parametrize(
     ("due", "rows", "now", "wanted"),
     [
-        ([5, 6], [1, 1], 0, Step(0, 5)),  # nobody is there
-        ([5, 6], [1, 1], 5, Step(0, 6)),  # one is, and may wait for the next
-        ([5, 40], [1, 1], 5, Step(0, 15)),  # but only so long
-        ([5], [1], 5, Step(0, 15)),  # nor does the server know that nobody comes any more
-        ([5, 40], [1, 1], 15, Step(1)),
-        ([0, 0, 0, 0, 0], [1] * 5, 0, Step(4)),  # full
-        ([0, 0], [3, 2], 0, Step(1)),  # the next does not fit and is not passed by
-        ([0, 0, 0], [3, 2, 1], 0, Step(1)),
-        ([0, 0], [9, 1], 0, Step(1)),  # larger than a batch: alone, at once
-        ([0, 0, 0], [2, 1, 1], 0, Step(3)),
-        ([0, 1, 2], [1, 1, 1], 30, Step(3)),  # the server was busy for longer than the delay
+        ([5, 6], [1, 1], 0, (0, 5)),  # nobody is there
+        ([5, 6], [1, 1], 5, (0, 6)),  # one is, and may wait for the next
+        ([5, 40], [1, 1], 5, (0, 15)),  # but only so long
+        ([5], [1], 5, (0, 15)),  # nor does the server know that nobody comes any more
+        ([5, 40], [1, 1], 15, (1, 0)),
+        ([0, 0, 0, 0, 0], [1] * 5, 0, (4, 0)),  # full
+        ([0, 0], [3, 2], 0, (1, 0)),  # the next does not fit and is not passed by
+        ([0, 0, 0], [3, 2, 1], 0, (1, 0)),
+        ([0, 0], [9, 1], 0, (1, 0)),  # larger than a batch: alone, at once
+        ([0, 0, 0], [2, 1, 1], 0, (3, 0)),
+        ([0, 1, 2], [1, 1, 1], 30, (3, 0)),  # the server was busy for longer than the delay
     ],
 )
-def test_what_is_joined_and_how_long_it_waits(due: list[int], rows: list[int], now: int, wanted: Step) -> None:
+def test_what_is_joined_and_how_long_it_waits(
+    due: list[int], rows: list[int], now: int, wanted: tuple[int, int]
+) -> None:
     assert next_step(due, rows, 0, now, DYNAMIC) == wanted
 
 
@@ -153,10 +149,7 @@ def test_what_is_joined_and_how_long_it_waits(due: list[int], rows: list[int], n
     service=st.integers(1, 60),
 )
 def test_every_request_is_in_one_call_in_order(requests: list[tuple[int, int]], service: int) -> None:
-    due, at = [], 0
-    for gap, _ in requests:
-        at += gap
-        due.append(at)
+    due = [*accumulate(gap for gap, _ in requests)]
     rows = [count for _, count in requests]
     clock = FakeClock()
     served = clock.serve(due, lambda first, count: service, DYNAMIC, rows)
@@ -167,11 +160,6 @@ def test_every_request_is_in_one_call_in_order(requests: list[tuple[int, int]], 
         assert sum(rows[first : first + count]) <= DYNAMIC.most_rows or count == 1
         assert due[first + count - 1] <= start <= max(free_ns, due[first] + DYNAMIC.most_delay_ns)
         free_ns = start + service
-
-
-def test_a_slice_that_is_too_much_is_ended() -> None:
-    served = FakeClock().serve([0, 1, 2, 3], lambda first, count: 100, most_ns=150)
-    assert served.latency_ns == [100, 199]
 
 
 def test_waiting_sleeps_until_shortly_before_and_spins_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,25 +230,16 @@ def made_of(due: list[list[int]], waits: list[list[int]], latencies: list[list[i
     return Slices([Slice(*one) for one in zip(due, waits, latencies, strict=True)], sum(map(len, due)))
 
 
-def served_by(clock: FakeClock, due: list[list[int]], service_ns: int) -> Slices:
-    served = []
-    for one in due:
-        clock.now_ns = 0
-        served.append(clock.serve(one, lambda first, count: service_ns))
-    return made_of(due, [one.waits_ns for one in served], [one.latency_ns for one in served])
+def served_by(due: list[int], service_ns: int) -> Slices:
+    return Slices([FakeClock().serve(due, lambda first, count: service_ns)], len(due))
 
 
 def test_figures_of_a_queue_that_is_known() -> None:
     made = made_of([[10, 20, 25, 26], [5]], [[0, 20, 15, 34], [0]], [[30, 40, 35, 54], [10]])
-    # Calls: 10-40 (one), 40-60 (two), 60-80 (one); 5-15.
-    assert made.calls_ns == [30, 20, 20, 10]
-    assert made.elapsed_ns == 95
-    assert made.busy_share == pytest.approx(80 / 95)
-    assert made.served_rate == pytest.approx(5 / 95e-9)
-    assert made.requests_per_call == pytest.approx(5 / 4)
-    assert made.largest_queue == 3
-    assert made.unserved == 0
-    assert not made.keeps_up  # 80 ns of calls for what came within 31
+    # Calls: 10-40 (one), 40-60 (two), 60-80 (one); 5-15. They take 80 ns for what came within 31.
+    assert (made.calls_ns, made.elapsed_ns, made.keeps_up) == ([30, 20, 20, 10], 95, False)
+    assert (made.busy_share, made.served_rate) == pytest.approx((80 / 95, 5 / 95e-9))
+    assert (made.requests_per_call, made.largest_queue, made.unserved) == (5 / 4, 3, 0)
     cut = made_of([[0, 1, 2, 3]], [[0, 9]], [[10, 19]])
     assert (cut.unserved, cut.keeps_up, cut.percentile(50), cut.largest_queue) == (2, False, None, 3)
 
@@ -268,8 +247,8 @@ def test_figures_of_a_queue_that_is_known() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 90))
 def test_the_largest_queue_is_that_of_a_count(gaps: list[int], service: int) -> None:
-    due = [sum(gaps[: place + 1]) for place in range(len(gaps))]
-    made = served_by(FakeClock(), [due], service)
+    due = [*accumulate(gaps)]
+    made = served_by(due, service)
     starts = [one + wait for one, wait in zip(due, made.slices[0].waits_ns, strict=True)]
     counted = max(
         sum(one <= at for one in due) - sum(one < at or (one == at and place < own) for place, one in enumerate(starts))
@@ -280,15 +259,15 @@ def test_the_largest_queue_is_that_of_a_count(gaps: list[int], service: int) -> 
 
 def test_a_service_level_needs_its_samples_a_percentile_within_it_and_a_queue_that_ends() -> None:
     p95, p99 = parse_slo("p95=20ms,p99=20ms")
-    due = [[100 * MS * place for place in range(1, 201)]]
-    made = served_by(FakeClock(), due, 5 * MS)
+    due = [100 * MS * place for place in range(1, 201)]
+    made = served_by(due, 5 * MS)
     assert (made.level(p95), made.level(p99)) == (KEPT, UNJUDGED)
     assert made.outcome((p95, p99)) == UNJUDGED
     assert made.level(Slo(95, 4 * MS)) == MISSED
     assert made.outcome((Slo(95, 4 * MS), p99)) == MISSED
-    few = served_by(FakeClock(), [due[0][:129]], 5 * MS)
+    few = served_by(due[:129], 5 * MS)
     assert (few.level(p95), few.percentile(95)) == (UNJUDGED, None)
-    assert served_by(FakeClock(), [[MS * place for place in range(200)]], 2 * MS).level(Slo(95, 10**12)) == MISSED
+    assert served_by([MS * place for place in range(200)], 2 * MS).level(Slo(95, 10**12)) == MISSED
 
 
 # Searches.
@@ -306,23 +285,18 @@ def searched(keeps: Callable[[float], bool], first: float, **marks: Any) -> list
 def test_bisection_brackets_the_largest_rate(largest: float) -> None:
     found = bracket(searched(lambda rate: rate <= largest, 40.0))
     assert found.is_settled
-    assert found.kept is not None
-    assert found.missed is not None
+    assert found.kept is not None and found.missed is not None
     assert found.kept <= largest < found.missed <= found.kept * RESOLUTION
     assert found.trials <= 11
 
 
 def test_a_search_ends_where_no_rate_helps_or_none_could_be_awaited() -> None:
     hopeless = searched(lambda rate: False, 40.0, is_hopeless=True)
-    assert len(hopeless) == 1
     assert bracket(hopeless) == bracket([Trial(40.0, False, True)])
-    assert bracket(hopeless).kept is None
-    assert bracket(hopeless).is_settled
+    assert (len(hopeless), bracket(hopeless).kept, bracket(hopeless).is_settled) == (1, None, True)
     slow = searched(lambda rate: False, 40.0)
     assert min(trial.rate for trial in slow) >= 200 / 600
     assert not bracket(slow).is_settled
-
-
-def test_a_rate_that_missed_bounds_the_search_though_a_higher_one_kept() -> None:
+    # A rate that missed bounds the search though a higher one kept.
     found = bracket([Trial(10, True), Trial(40, True), Trial(20, False)])
     assert (found.kept, found.missed) == (10, 20)

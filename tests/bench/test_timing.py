@@ -58,22 +58,20 @@ def warmed(call_ns: int, calls_per_sample: int = 1) -> WarmUp:
     return WarmUp([call_ns], True, calls_per_sample, call_ns)
 
 
-def test_the_device_is_idle_at_both_ends_of_a_sample() -> None:
-    machine = Machine([5 * MS])
-    assert machine.step().wall_ns(machine.clock) == 5 * MS + QUEUE_NS
-    assert machine.log == ["synchronize", "clock", "call", "synchronize", "clock"]
-
-
-def test_every_call_of_an_inner_loop_is_waited_for() -> None:
-    machine = Machine([10_000])
-    assert machine.step().wall_ns(machine.clock, calls=3) == 11_000
-    assert machine.log == ["synchronize", "clock", *["call", "synchronize"] * 3, "clock"]
-
-
-def test_work_queued_before_is_not_charged_to_a_sample() -> None:
-    machine = Machine([50 * MS, MS])
-    machine.call()
-    assert machine.step().wall_ns(machine.clock) == MS + QUEUE_NS
+@pytest.mark.parametrize(
+    ("durations", "queued", "calls", "sample"),
+    [
+        ([5 * MS], 0, 1, 5 * MS + QUEUE_NS),  # the device is idle at both ends of a sample
+        ([10_000], 0, 3, 11_000),  # every call of an inner loop is waited for
+        ([50 * MS, MS], 1, 1, MS + QUEUE_NS),  # work queued before is not charged to a sample
+    ],
+)
+def test_a_sample_is_synchronised_wall_time(durations: list[int], queued: int, calls: int, sample: int) -> None:
+    machine = Machine(durations)
+    for _ in range(queued):
+        machine.call()
+    assert machine.step().wall_ns(machine.clock, calls=calls) == sample
+    assert machine.log[queued:] == ["synchronize", "clock", *["call", "synchronize"] * calls, "clock"]
 
 
 def test_the_last_outputs_are_kept_and_earlier_ones_let_go_before_the_clock_starts() -> None:
@@ -87,14 +85,10 @@ def test_the_last_outputs_are_kept_and_earlier_ones_let_go_before_the_clock_star
     assert seen == [None] * 4
 
 
-def test_device_time_and_enqueue_time_are_those_of_one_call() -> None:
-    machine = Machine([5 * MS])
-    assert machine.step_with_device_clock().device_and_enqueue_ns(machine.clock) == (5 * MS + QUEUE_NS, QUEUE_NS)
-
-
 def test_a_pipelined_call_hides_the_host_and_a_naive_one_hides_the_device() -> None:
     machine = Machine([5 * MS])
-    step = machine.step()
+    step = machine.step_with_device_clock()
+    assert step.device_and_enqueue_ns(machine.clock) == (5 * MS + QUEUE_NS, QUEUE_NS)
     assert step.pipelined_ns(machine.clock, 10) == pytest.approx(5 * MS, rel=0.01)
     assert step.naive_ns(machine.clock, 3) == [QUEUE_NS] * 3
     assert machine.log[-1] == "synchronize"  # what was queued is not left to the next sample
@@ -119,18 +113,18 @@ def test_warm_up_ends_at_its_ceiling_and_says_that_it_was_not_stable() -> None:
     assert sum(warm.warmup_ns[:-1]) < 2e9 <= sum(warm.warmup_ns)
 
 
-def test_a_call_longer_than_the_ceiling_is_warmed_up_once_and_not_called_stable() -> None:
-    machine = Machine([5000 * MS])
-    warm = warm_up(machine.step(), PLAN, clock=machine.clock)
-    assert (len(warm.warmup_ns), warm.is_stable) == (1, False)
-
-
-def test_warm_up_reaches_its_floors_of_calls_and_seconds() -> None:
-    machine = Machine([10 * MS])
-    warm = warm_up(machine.step(), replace(PLAN, warmup_seconds=0.5), clock=machine.clock)
-    assert 0.5e9 <= sum(warm.warmup_ns) < 0.52e9
-    machine = Machine([1000 * MS])
-    assert len(warm_up(machine.step(), replace(PLAN, warmup_calls=7), clock=machine.clock).warmup_ns) == 7
+@pytest.mark.parametrize(
+    ("call_ns", "plan", "calls", "is_stable"),
+    [
+        (5000 * MS, {}, 1, False),  # longer than the ceiling: once, and not called stable
+        (10 * MS, {"warmup_seconds": 0.5}, 50, True),
+        (1000 * MS, {"warmup_calls": 7}, 7, True),
+    ],
+)
+def test_warm_up_reaches_its_floors_and_no_more(call_ns: int, plan: dict, calls: int, is_stable: bool) -> None:
+    machine = Machine([call_ns])
+    warm = warm_up(machine.step(), replace(PLAN, **plan), clock=machine.clock)
+    assert (len(warm.warmup_ns), warm.is_stable) == (calls, is_stable)
 
 
 def test_short_calls_are_timed_several_at_a_time() -> None:
@@ -147,47 +141,36 @@ def test_short_calls_are_timed_several_at_a_time() -> None:
 # Turns.
 
 
-def test_a_turn_of_slow_calls_takes_one_sample_and_does_not_settle() -> None:
-    machine = Machine([3000 * MS])
-    samples = take_turn(machine.step(), 1.0, warmed(3000 * MS), PLAN, machine.clock)
-    assert (len(samples.wall_ns), machine.calls) == (1, 1)
-
-
-def test_a_turn_of_short_calls_settles_first_and_fills_its_time() -> None:
-    machine = Machine([10 * MS])
-    samples = take_turn(machine.step(), 1.0, warmed(10 * MS), PLAN, machine.clock)
-    settling = machine.calls - len(samples.wall_ns)
-    assert (settling - 1) * 10 * MS < SETTLE_NS <= settling * (10 * MS + QUEUE_NS)
-    assert 0.95e9 < sum(samples.wall_ns) <= 1e9
-
-
-def test_a_turn_is_capped_in_samples() -> None:
-    machine = Machine([MS])
-    plan = replace(PLAN, samples_per_turn=40)
-    assert len(take_turn(machine.step(), 60.0, warmed(MS), plan, machine.clock).wall_ns) == 40
+@pytest.mark.parametrize(
+    ("call_ns", "seconds", "most", "samples"),
+    [
+        (3000 * MS, 1.0, 1000, 1),  # a turn of slow calls takes one sample and does not settle
+        (10 * MS, 1.0, 1000, 99),
+        (MS, 60.0, 40, 40),
+    ],
+)
+def test_a_turn_of_short_calls_settles_first_and_fills_its_time(
+    call_ns: int, seconds: float, most: int, samples: int
+) -> None:
+    machine = Machine([call_ns])
+    plan = replace(PLAN, samples_per_turn=most)
+    found = take_turn(machine.step(), seconds, warmed(call_ns), plan, machine.clock)
+    assert found.wall_ns == [call_ns + QUEUE_NS] * samples
+    assert not (found.device_ns or found.enqueue_ns or found.pipelined_ns or found.naive_ns)
+    settling = machine.calls - samples
+    assert (settling - 1) * call_ns < SETTLE_NS <= settling * (
+        call_ns + QUEUE_NS
+    ) or call_ns > SETTLE_NS > settling == 0
 
 
 def test_a_device_with_a_clock_gives_three_times_and_the_naive_one_when_asked() -> None:
-    machine = Machine([10 * MS])
-    plan = replace(PLAN, naive_timer=True)
-    samples = take_turn(machine.step_with_device_clock(), 0.2, warmed(10 * MS), plan, machine.clock)
-    assert set(samples.wall_ns) == {10 * MS + QUEUE_NS}
-    assert samples.device_ns == [10 * MS + QUEUE_NS] * 5
-    assert samples.enqueue_ns == [QUEUE_NS] * 5
-    assert len(samples.pipelined_ns) == 1
-    assert samples.pipelined_ns[0] == pytest.approx(10 * MS, rel=0.01)
-    assert samples.naive_ns == [QUEUE_NS] * 5
-
-
-def test_the_outputs_left_for_parity_are_those_of_a_call_timed_as_the_headline_is() -> None:
+    """The outputs left for parity are those of a call timed as the headline is."""
     machine = Machine([10 * MS])
     step = machine.step_with_device_clock()
-    take_turn(step, 0.05, warmed(10 * MS), replace(PLAN, naive_timer=True), machine.clock)
+    samples = take_turn(step, 0.2, warmed(10 * MS), replace(PLAN, naive_timer=True), machine.clock)
+    assert set(samples.wall_ns) == {10 * MS + QUEUE_NS}
+    assert samples.device_ns == [10 * MS + QUEUE_NS] * 5
+    assert samples.enqueue_ns == samples.naive_ns == [QUEUE_NS] * 5
+    assert samples.pipelined_ns == [pytest.approx(10 * MS, rel=0.01)]
     assert step.outputs == f"outputs {machine.calls}"
     assert machine.log[-5:] == ["synchronize", "clock", "call", "synchronize", "clock"]
-
-
-def test_without_a_device_clock_there_is_one_time() -> None:
-    machine = Machine([10 * MS])
-    samples = take_turn(machine.step(), 0.05, warmed(10 * MS), PLAN, machine.clock)
-    assert not (samples.device_ns or samples.enqueue_ns or samples.pipelined_ns or samples.naive_ns)

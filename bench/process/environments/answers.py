@@ -1,7 +1,4 @@
-"""`python -m bench.process.environments.answers REQUEST`: what a backend can do in this environment.
-
-Run by the interpreter of that environment; the request is JSON, and the answer one line of it.
-"""
+"""What a backend can do in this environment: run by its interpreter, with a request that is JSON as the argument."""
 
 from __future__ import annotations
 
@@ -21,10 +18,7 @@ OF_A_CHECKPOINT = ("torch", "transformers", "safetensors")
 
 
 def answers(backend: str, device: str, wanted: list[list[str]], formats: list[str]) -> dict[str, Any]:
-    """Versions, modules that are missing, why each wanted (variant, precision) cannot run, and what formats stand on.
-
-    `libraries` has a format where this environment can write it.
-    """
+    """Versions, missing modules, why each wanted (variant, precision) cannot run, and formats that it can write."""
     runtime = backends.load_class(backend)
     needed = [*OF_A_WORKER, *runtime.spec.requires, *(OF_A_CHECKPOINT if "checkpoint" in formats else ())]
     missing = [module for module in dict.fromkeys(needed) if not is_installed(module)]
@@ -42,5 +36,6 @@ def answers(backend: str, device: str, wanted: list[list[str]], formats: list[st
     return {"versions": versions, "missing": missing, "reasons": reasons, "libraries": libraries}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the answer to the request, on one line."""
     print(json.dumps(answers(**json.loads(sys.argv[1]))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,11 @@ from bench.spec import Candidate
 #: The Pythons that this project's code is written for, as pyproject.toml has them.
 OLDEST_PYTHON = (3, 11)
 TIMEOUT_SECONDS = 120.0
-_SAY_VERSION = "import sys; print('python', *sys.version_info[:2])"
+#: Its version first, as an older Python cannot read this project's code.
+_PROGRAM = (
+    "import sys; print('python', *sys.version_info[:2], flush=True); "
+    "from bench.process.environments.answers import main; main()"
+)
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,7 @@ def environments_of(
     root: Path,
     formats: Mapping[Candidate, str | None],
 ) -> dict[Candidate, Interpreter]:
-    """The interpreter of each candidate that does not run in this environment; `root` is the store's.
-
-    Raises UserError for an environment that is not there, and for one in which the backend lacks a module.
-    """
+    """The interpreter of each candidate that runs in another environment; raises UserError for an unusable one."""
     found: dict[Candidate, Interpreter] = {}
     for place in dict.fromkeys(candidate.place for candidate in candidates):
         here = [candidate for candidate in candidates if candidate.place == place]
@@ -62,10 +64,7 @@ def environment_of(
     pythons: Sequence[tuple[str, str]],
     formats: Iterable[str] = (),
 ) -> Interpreter | None:
-    """The interpreter of the place that `wanted` have in common, asked about them; None where they run in this one.
-
-    `formats` are those of artifacts that it might write. Raises UserError as `environments_of` does.
-    """
+    """The interpreter of the place that `wanted` have in common, asked about them and `formats`; None for this one."""
     place = wanted[0].place
     if (python := python_of(root, place, pythons)) is None:
         return None
@@ -81,10 +80,7 @@ def changed_versions(
     root: Path,
     recorded: Mapping[Candidate, Mapping[str, str]],
 ) -> list[str]:
-    """Libraries whose version is not the one that a candidate was `recorded` with, a line each.
-
-    What is asked is the interpreter that each candidate would run by now. Raises UserError as `environments_of` does.
-    """
+    """A line for each library whose version is not the one that a candidate was `recorded` with; raises UserError."""
     there, found = environments_of(candidates, device, pythons, root, dict.fromkeys(candidates)), list[str]()
     for candidate, versions in recorded.items():
         own = there.get(candidate)
@@ -109,52 +105,42 @@ def ask(
     formats: Iterable[str],
 ) -> Interpreter:
     """What `backend` can do with the interpreter `python`; `whose` it is stands in an error's line."""
-    _check_python(python, whose)
     request = {"backend": backend, "device": device}
     lists = {"wanted": list(dict.fromkeys(wanted)), "formats": list(dict.fromkeys(formats))}
     answer = _answered(python, root, whose, json.dumps(request | lists))
-    if answer["missing"]:
-        names = ", ".join(answer["missing"])
+    if missing := answer["missing"]:
         raise UserError(
-            f"{whose}: no {names} there, which {backend} needs; run: {python} -m pip install "
-            f"{' '.join(answer['missing'])}"
+            f"{whose}: no {', '.join(missing)} there, which {backend} needs; run: {python} -m pip install "
+            f"{' '.join(missing)}"
         )
-    return Interpreter(
-        python,
-        answer["versions"],
-        {(variant, precision): reason for variant, precision, reason in answer["reasons"] if reason},
-        answer["libraries"],
-    )
-
-
-@cache
-def _check_python(python: Path, whose: str) -> None:
-    """Raise UserError where `python` is no interpreter that this project's code runs on."""
-    if python.is_dir():
-        raise UserError(f"{whose}: that is a folder; name the interpreter in it, e.g. {python / 'bin' / 'python'}")
-    try:
-        done = _run([str(python), "-c", _SAY_VERSION])
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{whose}: no answer within {TIMEOUT_SECONDS:.0f} s; name a Python interpreter") from None
-    except OSError as error:
-        raise UserError(f"{whose}: cannot be started ({error.strerror}); name a Python interpreter") from None
-    words = done.stdout.split()
-    if done.returncode != 0 or len(words) != 3 or words[0] != "python":
-        raise UserError(f"{whose}: that is no Python; name a Python interpreter, e.g. FOLDER/bin/python")
-    if (version := (int(words[1]), int(words[2]))) < OLDEST_PYTHON:
-        oldest = ".".join(map(str, OLDEST_PYTHON))
-        raise UserError(f"{whose}: that is Python {version[0]}.{version[1]}; use {oldest} or later")
+    reasons = {(variant, precision): reason for variant, precision, reason in answer["reasons"] if reason}
+    return Interpreter(python, answer["versions"], reasons, answer["libraries"])
 
 
 @cache
 def _answered(python: Path, root: Path, whose: str, request: str) -> dict[str, Any]:
-    command = [*channel.python_module("bench.process.environments.answers", python), request]
+    """The answer to a request; raises UserError where `python` is no interpreter that this project's code runs on."""
+    if python.is_dir():
+        raise UserError(f"{whose}: that is a folder; name the interpreter in it, e.g. {python / 'bin' / 'python'}")
+    environment = channel.worker_environment(1) | channel.project_for_others(root) | {"PYTHONSAFEPATH": "1"}
     try:
-        done = _run(command, channel.project_for_others(root))
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        done = subprocess.run(
+            [str(python), "-c", _PROGRAM, request], capture_output=True, text=True, errors="replace",
+            stdin=subprocess.DEVNULL, timeout=TIMEOUT_SECONDS, check=False, env=environment,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise UserError(f"{whose}: no answer within {TIMEOUT_SECONDS:.0f} s; make that environment again") from None
-    except (ValueError, IndexError):
+        raise UserError(f"{whose}: no answer within {TIMEOUT_SECONDS:.0f} s; name a Python interpreter") from None
+    except OSError as error:
+        raise UserError(f"{whose}: cannot be started ({error.strerror}); name a Python interpreter") from None
+    lines = done.stdout.splitlines()
+    if not (version := re.fullmatch(r"python (\d+) (\d+)", lines[0] if lines else "")):
+        raise UserError(f"{whose}: that is no Python; name a Python interpreter, e.g. FOLDER/bin/python")
+    if (int(version[1]), int(version[2])) < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        raise UserError(f"{whose}: that is Python {version[1]}.{version[2]}; use {oldest} or later")
+    try:
+        answer: dict[str, Any] = json.loads(lines[-1])
+    except ValueError:
         words = done.stderr.strip().splitlines() or ["no answer"]
         raise UserError(f"{whose}: that environment does not work ({words[-1][:200]}); make it again") from None
     return answer
@@ -162,18 +148,4 @@ def _answered(python: Path, root: Path, whose: str, request: str) -> dict[str, A
 
 def forget_answers() -> None:
     """Ask again from here on, as an environment changes."""
-    _check_python.cache_clear()
     _answered.cache_clear()
-
-
-def _run(command: list[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        stdin=subprocess.DEVNULL,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-        env=channel.worker_environment(1) | dict(environment or {}),
-    )

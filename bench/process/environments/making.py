@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -36,9 +37,8 @@ _LIST_VERSIONS = (
 def create(root: Path, place: str, requirements: Path | None = None, say: Say = lambda line: None) -> Environment:
     """Make the environment `place` from a file of pinned requirements, by default the one that its backend declares.
 
-    One that is there and was made from the same requirements stays. A creation that fails or is interrupted leaves
-    nothing; one that is killed leaves a folder without its marker, which the next begins with removing. Raises
-    UserError and BenchError.
+    One made from the same requirements stays. A creation that fails leaves nothing; one that is killed leaves a folder
+    without its marker, which the next removes. Raises UserError and BenchError.
     """
     place = parse_place(place, "bench env create")
     file = requirements or backends.load_class(place.partition("@")[0]).spec.requirements
@@ -58,29 +58,23 @@ def create(root: Path, place: str, requirements: Path | None = None, say: Say = 
     from filelock import FileLock, Timeout
 
     (root / "environments").mkdir(exist_ok=True)
-    lock = FileLock(root / "environments" / f".lock-{place}")
     try:
-        lock.acquire(timeout=0)
+        with FileLock(root / "environments" / f".lock-{place}", timeout=0):
+            wanted, found = hashlib.sha256(text).hexdigest(), read(root, place)
+            if found is not None and found.requirements == wanted:
+                say(f"{place}: is there already, made from the same requirements")
+                return found
+            if folder_of(root, place).exists():
+                say(f"{place}: made anew, as it was {'not finished' if found is None else 'of other requirements'}")
+            return _make(root, place, file, wanted, say)
     except Timeout:
         raise UserError(f"the environment {place!r} is being made by another bench; wait for it") from None
-    try:
-        wanted = hashlib.sha256(text).hexdigest()
-        found = read(root, place)
-        if found is not None and found.requirements == wanted:
-            say(f"{place}: is there already, made from the same requirements")
-            return found
-        if (root / "environments").is_dir() and folder_of(root, place).exists():
-            say(f"{place}: made anew, as it was {'not finished' if found is None else 'of other requirements'}")
-        return _make(root, place, file, wanted, say)
-    finally:
-        lock.release()
 
 
 def _declares(name: str) -> bool:
-    try:
+    with contextlib.suppress(Exception):  # a plugin may raise anything
         return backends.load_class(name).spec.requirements is not None
-    except Exception:  # a plugin may raise anything
-        return False
+    return False
 
 
 def _make(root: Path, place: str, file: Path, checksum: str, say: Say) -> Environment:
@@ -106,9 +100,7 @@ def _make(root: Path, place: str, file: Path, checksum: str, say: Say) -> Enviro
         if isinstance(error, OSError):
             raise _full(place) if error.errno == errno.ENOSPC else BenchError(f"{place}: {error}") from error
         raise
-    made = read(root, place)
-    assert made is not None
-    return made
+    return Environment(place, path, checksum, versions)
 
 
 def _run(command: list[str], root: Path, what: str) -> str:

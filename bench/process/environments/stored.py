@@ -35,11 +35,6 @@ class Environment:
     """Of every distribution in it, and of "python"."""
 
     @property
-    def backend(self) -> str:
-        """The backend that runs in it."""
-        return self.place.partition("@")[0]
-
-    @property
     def python(self) -> Path:
         """Its interpreter."""
         return self.path / "bin" / "python"
@@ -71,10 +66,7 @@ def places(root: Path) -> list[str]:
 
 
 def python_of(root: Path, place: str, pythons: Sequence[tuple[str, str]]) -> Path | None:
-    """The interpreter for `place`: the user's, or that of the environment in the store; None for this process's own.
-
-    Raises UserError where a named environment is not there.
-    """
+    """The interpreter for `place`, None for this process's own; raises UserError if a named one is not there."""
     if place in (given := dict(pythons)):
         return Path(given[place])
     if (found := read(root, place)) is not None:
@@ -128,8 +120,7 @@ def settle_candidates(
 ) -> tuple[tuple[Candidate, ...], tuple[tuple[str, str], ...]]:
     """Who is meant by --backends and --precisions, and the interpreters of --python as (place, absolute path).
 
-    `root` is the store's, whose environments may be named behind `@`; `variants_of` is `parse_candidates`'s. Raises
-    UserError for what is none of these, and for an interpreter that nobody runs in.
+    `root` is the store's; `variants_of` is `parse_candidates`'s. Raises UserError, also for an interpreter without use.
     """
     pythons = parse_pythons(python)
     known = {*places(root), *dict(pythons)}
