@@ -16,7 +16,7 @@ Two runs are a diff, OLD and NEW; three or more are a history, whose last run is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -150,25 +150,23 @@ def check(runs: Sequence[Run]) -> None:
 
 
 def compare_runs(runs: Sequence[Run], threshold: float = THRESHOLD) -> Comparison:
-    """Every cell of two or more `runs`, oldest first, with its verdict at `threshold` (a share).
+    """Every cell of two `runs`, or of more in the order that they started, with its verdict at `threshold` (a share).
 
     Raises UserError for runs that `check` refuses, and if the last has no planned cell in common with any other.
     """
     check(runs)
+    runs = sorted(runs, key=lambda run: run.started) if len(runs) > 2 else runs
     planned = [dict.fromkeys(run.planned()) for run in runs]
     if not planned[-1].keys() & {cell for of_run in planned[:-1] for cell in of_run}:
         last = f"{name_of(runs[-1])} has no cell in common with {' or '.join(map(name_of, runs[:-1][:3]))}"
         raise UserError(f"{last}; compare runs of the same backends, precisions and {runs[-1].workload.point_noun}s")
     keys = list(dict.fromkeys(cell for of_run in planned for cell in of_run))
     points = list(dict.fromkeys(point for point, _ in keys))
-    keys.sort(key=lambda cell: points.index(cell[0]))
-    found = {
-        key: _cell(
-            [_Measured(run, run.record(*key), key in of_run) for run, of_run in zip(runs, planned, strict=True)],
-            threshold,
-        )
-        for key in keys
-    }
+    found = {}
+    for key in sorted(keys, key=lambda key: points.index(key[0])):
+        of_runs = zip(labels(len(runs)), runs, planned, strict=True)
+        measured = [_Measured(label, run, run.record(*key), key in of_run) for label, run, of_run in of_runs]
+        found[key] = _cell(measured, threshold)
     cells = tuple(cell for cell in found.values() if cell is not None)
     return Comparison(tuple(runs), threshold, cells, tuple(key for key, cell in found.items() if cell is None))
 
@@ -177,6 +175,7 @@ def compare_runs(runs: Sequence[Run], threshold: float = THRESHOLD) -> Compariso
 class _Measured:
     """What one run has of a cell."""
 
+    label: str
     run: Run
     record: Record | None
     is_planned: bool
@@ -197,6 +196,11 @@ class _Measured:
         if not record.is_judged or record.verdict in SAME_MODEL:
             return SAME
         return LOSSY if record.verdict == "lossy" else UNJUDGED
+
+    @property
+    def disturbances(self) -> list[str]:
+        """What disturbed the machine meanwhile."""
+        return [] if self.record is None else self.run.disturbances(self.record)
 
     @property
     def reason(self) -> str:
@@ -223,30 +227,36 @@ def _cell(measured: Sequence[_Measured], threshold: float) -> Cell | None:
     compared = max(best, last.standing)
     if compared == NOT_MEASURED:
         return None
-    used = [one.record if one.standing == compared else None for one in measured]
-    rounds = [one.rounds if one.standing == compared else [] for one in measured]
-    first = next(record for record in used if record is not None)
+    used = [one if one.standing == compared else None for one in measured]
+    there = [(one, one.record) for one in used if one is not None and one.record is not None]
+    first, record = there[0]
     cell = Cell(
-        point=first.point,
-        candidate=first.candidate,
+        point=record.point,
+        candidate=record.candidate,
         verdict="new",
-        medians_ns=tuple(statistics.median(statistics.pooled(one)) if one else None for one in rounds),
-        rounds=tuple(map(len, rounds)),
-        is_disturbed=tuple(
-            r is not None and bool(one.run.disturbances(r)) for one, r in zip(measured, used, strict=True)
-        ),
-        remarks=tuple(_remarks([one.run for one in measured], used)),
+        medians_ns=tuple(None if one is None else statistics.median(statistics.pooled(one.rounds)) for one in used),
+        rounds=tuple(0 if one is None else len(one.rounds) for one in used),
+        is_disturbed=tuple(one is not None and bool(one.disturbances) for one in used),
+        remarks=tuple(_remarks(there)),
     )
     if used[-1] is None:
-        was = f" (was {first.verdict or 'unjudged'})" if last.standing != NOT_MEASURED else ""
+        was = f" (was {record.verdict or 'unjudged'})" if last.standing != NOT_MEASURED else ""
         return replace(cell, verdict="gone", is_regression=last.is_planned, reason=last.reason + was)
     if best < last.standing:
         _, latest = max(enumerate(before), key=lambda one: (one[1].standing, one[1].is_planned, one[0]))
         return replace(cell, reason=f"before: {latest.reason}" if latest.is_planned else "")
-    change = change_of(next(filter(None, rounds)), rounds[-1])
+    change = change_of(first.rounds, last.rounds)
     verdict = change.verdict(threshold)
     trend = statistics.drift([[median] for median in cell.medians_ns if median is not None])
     return replace(cell, verdict=verdict, change=change, is_regression=verdict == "slower", trend=trend)
+
+
+def _remarks(there: Sequence[tuple[_Measured, Record]]) -> Iterator[str]:
+    for one, _ in there:
+        yield from (f"disturbed in {one.label}: {line}" for line in one.disturbances)
+    if len({record.is_interleaved for _, record in there}) > 1:
+        alone = ", ".join(one.label for one, record in there if not record.is_interleaved)
+        yield f"not measured in turns with the others in {alone}; the time may differ for that alone"
 
 
 def change_of(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Change:
@@ -258,36 +268,19 @@ def change_of(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) ->
     return Change(growth.value, growth.interval, speedup.interval)
 
 
-def _remarks(runs: Sequence[Run], used: Sequence[Record | None]) -> list[str]:
-    measured = [(label, run, one) for label, run, one in zip(labels(len(runs)), runs, used, strict=True) if one]
-    found = [f"disturbed in {label}: {line}" for label, run, one in measured for line in run.disturbances(one)]
-    if len({one.is_interleaved for _, _, one in measured}) > 1:
-        alone = ", ".join(label for label, _, one in measured if not one.is_interleaved)
-        found.append(f"not measured in turns with the others in {alone}; the time may differ for that alone")
-    return found
-
-
 # What else differs.
-
-
-def in_order(runs: Sequence[Run]) -> list[Run]:
-    """`runs` by the time that they started, which all files write alike."""
-    return sorted(runs, key=lambda run: run.started)
 
 
 def changes(one: Run, other: Run) -> list[str]:
     """What differs between two runs of one machine and may explain a change, e.g. `torch 2.12.0 → 2.13.0`."""
     facts, its = one.fingerprint, other.fingerprint
-    found = []
-    if "environment" in facts and "environment" in its:
-        found += _changed(facts.get("versions", {}), its.get("versions", {})) + _changed(
-            facts["environment"], its["environment"]
-        )
-    else:  # an older bench asked for fewer versions: a missing one says nothing
-        found += _changed_facts(facts.get("versions", {}), its.get("versions", {}))
-    found += _changed_facts(facts, its, EXPLAINING)
+    # An older bench asked for fewer versions: there a missing one says nothing.
+    is_older = "environment" not in facts or "environment" not in its
+    found = _changed(facts.get("versions", {}), its.get("versions", {}), is_of_both=is_older)
+    found += [] if is_older else _changed(facts["environment"], its["environment"])
+    found += _changed(facts, its, EXPLAINING, is_of_both=True)
     for card, twin in zip(facts.get("gpus", []), its.get("gpus", []), strict=False):
-        found += [f"gpu {line}" for line in _changed_facts(card, twin, GPU_SETTINGS)]
+        found += [f"gpu {line}" for line in _changed(card, twin, GPU_SETTINGS, is_of_both=True)]
     return found + _changed(_explaining(one), _explaining(other))
 
 
@@ -303,17 +296,15 @@ def _explaining(run: Run) -> dict[str, str]:
     }
 
 
-def _changed_facts(one: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str] | None = None) -> list[str]:
-    """What differs of the facts that both know, of those with `names`."""
-    known = [name for name in (one if names is None else names) if None not in (one.get(name), other.get(name))]
-    return _changed({name: one[name] for name in known}, {name: other[name] for name in known})
-
-
-def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def _changed(
+    one: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str] = (), is_of_both: bool = False
+) -> list[str]:
+    """What differs of the facts with `names`, or of all; with `is_of_both` only of what both know."""
+    values = [(name, one.get(name), other.get(name)) for name in names or dict.fromkeys([*one, *other])]
     return [
-        f"{name} {_short(one.get(name))} → {_short(other.get(name))}"
-        for name in dict.fromkeys([*one, *other])
-        if one.get(name) != other.get(name)
+        f"{name} {_short(mine)} → {_short(its)}"
+        for name, mine, its in values
+        if mine != its and not (is_of_both and (mine is None or its is None))
     ]
 
 
