@@ -302,6 +302,8 @@ class Measures:
 
     def __init__(self) -> None:
         self.asked: list[ForwardOptions] = []
+        self.precisions: list[str] = []
+        self.peaks: Peaks | BaseException = PEAKS
         self.twins: Run | BaseException = twins_run(*(twin_record(copy, alike(copy)) for copy in (1, 2)))
         self.null: Run | BaseException = twins_run(twin_record(1, [0.00025] * 5, label="null:instant", parity={}))
 
@@ -309,10 +311,17 @@ class Measures:
         assert workload is Forward
         self.asked.append(options)
         Path(str(options.output)).write_text("a run")
-        answer = self.null if options.backends == ("null:instant",) else self.twins
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        return self.answer(self.null if options.backends == ("null:instant",) else self.twins)
+
+    def measure_peaks(self, root: Path, device: str, precisions: list[str], threads: int, *rest: Any) -> Peaks:
+        self.precisions = precisions
+        return self.answer(self.peaks)
+
+    @staticmethod
+    def answer(found: Any) -> Any:
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
 
 @pytest.fixture
@@ -320,7 +329,7 @@ def measures(monkeypatch: pytest.MonkeyPatch) -> Measures:
     """A machine of which everything is known at once."""
     fake = Measures()
     monkeypatch.setattr(doctor, "measure", fake)
-    monkeypatch.setattr(peaks, "measure", lambda root, device, precisions, threads, timeout, say: PEAKS)
+    monkeypatch.setattr(peaks, "measure", fake.measure_peaks)
     monkeypatch.setattr(machine, "fingerprint", lambda: FINGERPRINT)
     monkeypatch.setattr(otherwork, "busy_processes", list)
     monkeypatch.setattr(doctor.conditions, "disturbances", lambda device: [Disturbance("heat", "cool it")])
@@ -363,51 +372,40 @@ def test_a_quick_examination_measures_neither_peaks_nor_noise(
     assert examined(tmp_path, is_quick=True).peaks is PEAKS
 
 
-def test_the_peaks_are_those_of_every_precision_that_some_backend_has(
-    measures: Measures, registry: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def measure(root: Path, device: str, precisions: list[str], *rest: Any) -> Peaks:
-        assert (root, device, precisions) == (tmp_path, "cpu", ["fp32", "fp16", "bf16"])
-        return replace(PEAKS, unmeasured={"bf16": "no bf16 here", "int8": "no int8 here"})
-
-    monkeypatch.setattr(peaks, "measure", measure)
-    found = examined(tmp_path)
-    assert found.unmeasured == (Unmeasured("the peak at bf16", "no bf16 here"),)
-    assert found.exit_code == 1
+FAILED = twin_record(2, [], 8, status="failed", reason="killed by SIGSEGV")
+PAIRS = (twin_record(1, alike(1)), twin_record(2, alike(2)), twin_record(1, alike(1), 8), FAILED)
+OF_FAILED = ("the noise at 8×16", "eager@2: failed: killed by SIGSEGV")
+NO_NULL = twin_record(1, [], label="null:instant", status="timeout", reason="no answer within 300 s")
 
 
+@pytest.mark.parametrize(
+    ("changed", "noted", "is_noise_known"),
+    [
+        ({"peaks": BenchError("the process was lost")}, ("peaks", "the process was lost"), True),
+        ({"peaks": replace(PEAKS, unmeasured={"bf16": "no bf16 here", "int8": "no int8 here"})},
+         ("the peak at bf16", "no bf16 here"), True),
+        ({"twins": BenchError("the export failed")}, ("the noise floor", "the export failed"), False),
+        ({"twins": twins_run(*PAIRS)}, OF_FAILED, True),
+        ({"twins": twins_run(*PAIRS[2:])}, OF_FAILED, False),
+        ({"null": twins_run(NO_NULL)}, ("the overhead of the harness", "timeout: no answer within 300 s"), True),
+    ],
+)  # fmt: skip
 def test_each_thing_that_fails_is_noted_and_the_rest_goes_on(
-    measures: Measures, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    measures: Measures,
+    registry: None,
+    tmp_path: Path,
+    changed: dict[str, Any],
+    noted: tuple[str, str],
+    is_noise_known: bool,
 ) -> None:
-    def lost(*arguments: Any) -> Peaks:
-        raise BenchError("the process was lost")
-
-    monkeypatch.setattr(peaks, "measure", lost)
-    measures.twins = BenchError("the checkpoint export failed")
-    measures.null = twins_run(
-        twin_record(1, [], label="null:instant", status="timeout", reason="no answer within 300 s")
-    )
+    vars(measures).update(changed)
     found = examined(tmp_path)
-    assert found.unmeasured == (
-        Unmeasured("peaks", "the process was lost"),
-        Unmeasured("the noise floor", "the checkpoint export failed"),
-        Unmeasured("the overhead of the harness", "timeout: no answer within 300 s"),
-    )
-    assert found.exit_code == 1
+    assert (found.unmeasured, found.exit_code) == ((Unmeasured(*noted),), 1)
+    assert (found.noise is not None) is is_noise_known
+    assert measures.precisions == ["fp32", "fp16", "bf16"], "those that some backend has"
     text = page.render(found, "table")
-    for one in found.unmeasured:
-        assert one.reason in text
-    assert "NOTHING IS KNOWN OF THE NOISE" in text
-
-
-def test_a_shape_that_gave_no_ratio_is_noted(measures: Measures, tmp_path: Path) -> None:
-    failed = twin_record(2, [], 8, status="failed", reason="killed by SIGSEGV")
-    pairs = [twin_record(1, alike(1)), twin_record(2, alike(2)), twin_record(1, alike(1), 8), failed]
-    for records, is_known in ((pairs, True), (pairs[2:], False)):
-        measures.twins = twins_run(*records)
-        found = examined(tmp_path)
-        assert found.unmeasured == (Unmeasured("the noise at 8×16", "eager@2: failed: killed by SIGSEGV"),)
-        assert (found.noise is not None) is is_known
+    assert noted[1] in text
+    assert ("NOTHING IS KNOWN OF THE NOISE" in text) is not is_noise_known
 
 
 @pytest.mark.parametrize(
@@ -534,18 +532,17 @@ def test_a_page_says_what_was_found(
 
 def test_the_json_holds_what_the_page_says(findings: Findings) -> None:
     document = json.loads(page.render(findings, "json"))
-    assert document["noise"]["floor"] == pytest.approx(0.021)
-    assert document["noise"]["least_difference"] == pytest.approx(0.021)
-    assert document["noise"]["is_fit"] is True
-    assert document["noise"]["twins"][0]["ratio"]["interval"] == {"low": 0.979, "high": 1.021}
-    assert document["noise"]["twins"][0]["verdict"] == "tie"
+    noise = document["noise"]
+    assert (noise["floor"], noise["least_difference"], noise["is_fit"]) == (*[pytest.approx(0.021)] * 2, True)
+    assert noise["twins"][0]["ratio"]["interval"] == {"low": 0.979, "high": 1.021}
+    assert noise["twins"][0]["verdict"] == "tie"
     assert Peaks.from_json(document["peaks"]) == PEAKS
     assert document["parts"][2]["lacks"] == [{"what": "needs onnxruntime", "remedy": "pip install 'runtimebench[cpu]'"}]
     assert document["overhead"] == {"call_ns": 250.0, "parent_cpu_share": 0.004}
-    assert document["exit_code"] == 0
     empty = replace(findings, peaks=None, noise=None, overhead=None, unmeasured=(Unmeasured("peaks", "lost"),))
-    document = json.loads(page.render(empty, "json"))
-    assert [document[name] for name in ("peaks", "noise", "overhead", "exit_code")] == [None, None, None, 1]
+    bare = json.loads(page.render(empty, "json"))
+    assert [one["exit_code"] for one in (document, bare)] == [0, 1]
+    assert [bare[name] for name in ("peaks", "noise", "overhead")] == [None, None, None]
 
 
 # The command.
