@@ -1,21 +1,14 @@
 """Runs against each other, cell by cell: which cells became slower, faster, or are lost; pure functions.
 
-Two runs are a diff, OLD and NEW. Three or more are a history, in the order of time, and its last run is held against
-what came before: a diff is a history of two. Rules that every verdict follows:
+Two runs are a diff, OLD and NEW; three or more are a history, whose last run is held against what came before.
 
-- A cell counts as measured if its status is ok, its parity is not broken and its median is not below the roofline
-  (implausible). Its standing is one of: the same model (equivalent or better, or a backend that computes nothing),
-  lossy, unjudged. Times are compared between equal standings alone, since the time of another function is no speed.
-- Compared cells are judged by equivalence testing (Schuirmann 1987, doi:10.1007/BF01068419): with the interval of
-  new time / old time from `statistics.ratio_of_runs` and threshold T, `slower` if all of it lies above 1+T, `faster`
-  if all lies below 1/(1+T), `same` if all lies within the two, else `ambiguous`; also with fewer than two rounds, which
-  give no interval.
-- `gone`: measured before, and now not at all or with a lower standing. If the last run planned the cell, that is a
-  regression whatever the reason: oom, failed, timeout, unsupported, skipped, parity lost, implausible, or no record
-  because the run is incomplete; a gate must not pass on what was not measured. Otherwise it is not.
-- `new`: measured now, and before not at all or with a lower standing.
-- `slower` is a regression. A disturbed cell keeps its verdict and is marked: on a busy machine every cell is disturbed,
-  and a gate that passes all of them is useless.
+- A cell counts as measured if its status is ok, its parity is not broken and its median is not below the roofline.
+  Its standing is one of: the same model (equivalent or better, or a backend that computes nothing), lossy, unjudged.
+  Times are compared between equal standings alone, since the time of another function is no speed.
+- Compared cells are judged by equivalence testing (Schuirmann 1987, doi:10.1007/BF01068419): see `Change.verdict`.
+- `gone`: measured before, and now not at all or with a lower standing: a regression if the last run planned the cell,
+  whatever the reason, as a gate must not pass on what was not measured. `new` is the reverse.
+- `slower` is a regression. A disturbed cell keeps its verdict and is marked: on a busy machine every cell is disturbed.
 - In a history the last run is held against the first run that measured the cell with the highest standing it ever had.
 - A cell that no run measured has no verdict, and is listed apart.
 """
@@ -23,8 +16,9 @@ what came before: a diff is a history of two. Rules that every verdict follows:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from bench import statistics
@@ -49,17 +43,8 @@ EXPLAINING = (
 )  # fmt: skip
 #: Options that choose model, cells and files, and explain no change of a cell's time.
 CHOOSING = (
-    "model",
-    "module",
-    "weights",
-    "task",
-    "backends",
-    "precisions",
-    "baseline",
-    "budget",
-    "artifacts",
-    "timeout",
-)
+    "model", "module", "weights", "task", "backends", "precisions", "baseline", "budget", "artifacts", "timeout",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,7 +59,10 @@ class Change:
     exchanging the runs would not exchange the verdicts."""
 
     def verdict(self, threshold: float) -> str:
-        """`slower`, `faster`, `same` or `ambiguous`; at a `threshold` of 0.05 `same` is from 1/1.05 to 1.05."""
+        """`slower` if all of the interval lies above 1 + `threshold`, `faster` if all lies below the inverse of that.
+
+        `same` if all lies within the two; else, and without an interval, `ambiguous`.
+        """
         if self.interval is None or self.inverse is None:
             return "ambiguous"
         limit = 1 + threshold
@@ -156,76 +144,119 @@ def check(runs: Sequence[Run]) -> None:
         if type(run.workload) is not type(runs[0].workload):
             of = (f"{name_of(one)} of bench {one.options.command}" for one in (runs[0], run))
             raise UserError(f"{' and '.join(of)} measured different things; compare runs of one command")
-    if not any(_rounds(record, run) for run in runs for record in run.records) and any(
-        record.status == "ok" for run in runs for record in run.records
-    ):
+    records = [(record, run.workload.headline) for run in runs for record in run.records]
+    if any(one.status == "ok" for one, _ in records) and not any(one.rounds_ns(kind) for one, kind in records):
         raise UserError(f"bench {runs[0].options.command} measures no times to compare; bench report shows its figures")
 
 
 def compare_runs(runs: Sequence[Run], threshold: float = THRESHOLD) -> Comparison:
-    """Every cell of two or more `runs`, oldest first, with its verdict at `threshold` (a share).
+    """Every cell of two `runs`, or of more in the order that they started, with its verdict at `threshold` (a share).
 
     Raises UserError for runs that `check` refuses, and if the last has no planned cell in common with any other.
     """
     check(runs)
+    runs = sorted(runs, key=lambda run: run.started) if len(runs) > 2 else runs
     planned = [dict.fromkeys(run.planned()) for run in runs]
     if not planned[-1].keys() & {cell for of_run in planned[:-1] for cell in of_run}:
         last = f"{name_of(runs[-1])} has no cell in common with {' or '.join(map(name_of, runs[:-1][:3]))}"
         raise UserError(f"{last}; compare runs of the same backends, precisions and {runs[-1].workload.point_noun}s")
-    found = {
-        cell: _cell(runs, [run.record(*cell) for run in runs], [cell in of_run for of_run in planned], threshold)
-        for cell in _in_order([cell for of_run in planned for cell in of_run])
-    }
+    keys = list(dict.fromkeys(cell for of_run in planned for cell in of_run))
+    points = list(dict.fromkeys(point for point, _ in keys))
+    found = {}
+    for key in sorted(keys, key=lambda key: points.index(key[0])):
+        of_runs = zip(labels(len(runs)), runs, planned, strict=True)
+        measured = [_Measured(label, run, run.record(*key), key in of_run) for label, run, of_run in of_runs]
+        found[key] = _cell(measured, threshold)
     cells = tuple(cell for cell in found.values() if cell is not None)
     return Comparison(tuple(runs), threshold, cells, tuple(key for key, cell in found.items() if cell is None))
 
 
-def _in_order(cells: Sequence[tuple[Point, Candidate]]) -> list[tuple[Point, Candidate]]:
-    """Distinct cells by point, points and candidates as they first come."""
-    place = {point: at for at, point in enumerate(dict.fromkeys(point for point, _ in cells))}
-    return sorted(dict.fromkeys(cells), key=lambda cell: place[cell[0]])
+@dataclass(frozen=True)
+class _Measured:
+    """What one run has of a cell."""
+
+    label: str
+    run: Run
+    record: Record | None
+    is_planned: bool
+
+    @cached_property
+    def rounds(self) -> list[list[int]]:
+        """The samples that are compared, by round; none if the cell was not measured."""
+        if self.record is None or self.record.status != "ok":
+            return []
+        return self.record.rounds_ns(self.run.workload.headline)
+
+    @cached_property
+    def standing(self) -> int:
+        """How far the time is that of the model."""
+        record = self.record
+        if record is None or not self.rounds or record.verdict == "broken" or self.run.is_implausible(record):
+            return NOT_MEASURED
+        if not record.is_judged or record.verdict in SAME_MODEL:
+            return SAME
+        return LOSSY if record.verdict == "lossy" else UNJUDGED
+
+    @property
+    def disturbances(self) -> list[str]:
+        """What disturbed the machine meanwhile."""
+        return [] if self.record is None else self.run.disturbances(self.record)
+
+    @property
+    def reason(self) -> str:
+        """Why the run has no time of the cell that can be compared."""
+        record = self.record
+        if not self.is_planned:
+            return "not planned"
+        if record is None:
+            return f"no record, as the run is incomplete; bench {self.run.options.command} --resume goes on with it"
+        if record.status != "ok":
+            return f"{record.status}: {record.reason}" if record.reason else record.status
+        if self.run.is_implausible(record):
+            return "implausible: the median lies below the roofline"
+        if not self.rounds:
+            return "no time was measured"
+        why = str(record.parity.get("reason", ""))
+        return f"parity {record.verdict or 'unjudged'}" + (f": {why}" if why else "")
 
 
-def _rounds(record: Record, run: Run) -> list[list[int]]:
-    """The samples that are compared, by round."""
-    return record.rounds_ns(run.workload.headline)
-
-
-def _cell(
-    runs: Sequence[Run], records: Sequence[Record | None], is_planned: Sequence[bool], threshold: float
-) -> Cell | None:
-    """One cell, from its record and whether it was planned, by run; None if no run measured it."""
-    standings = [_standing(run, record) for run, record in zip(runs, records, strict=True)]
-    best_before, now = max(standings[:-1]), standings[-1]
-    compared = max(best_before, now)
+def _cell(measured: Sequence[_Measured], threshold: float) -> Cell | None:
+    """One cell, from what each run has of it; None if no run measured it."""
+    *before, last = measured
+    best = max(one.standing for one in before)
+    compared = max(best, last.standing)
     if compared == NOT_MEASURED:
         return None
-    used = [record if standing == compared else None for record, standing in zip(records, standings, strict=True)]
-    first, last = next(record for record in used if record is not None), used[-1]
-    rounds = [_rounds(record, run) if record is not None else [] for run, record in zip(runs, used, strict=True)]
+    used = [one if one.standing == compared else None for one in measured]
+    there = [(one, one.record) for one in used if one is not None and one.record is not None]
+    first, record = there[0]
     cell = Cell(
-        point=first.point,
-        candidate=first.candidate,
-        verdict="gone" if last is None else "new",
-        medians_ns=tuple(statistics.median(statistics.pooled(one)) if one else None for one in rounds),
-        rounds=tuple(map(len, rounds)),
-        is_disturbed=tuple(
-            record is not None and bool(run.disturbances(record)) for run, record in zip(runs, used, strict=True)
-        ),
-        remarks=tuple(_remarks(runs, used)),
+        point=record.point,
+        candidate=record.candidate,
+        verdict="new",
+        medians_ns=tuple(None if one is None else statistics.median(statistics.pooled(one.rounds)) for one in used),
+        rounds=tuple(0 if one is None else len(one.rounds) for one in used),
+        is_disturbed=tuple(one is not None and bool(one.disturbances) for one in used),
+        remarks=tuple(_remarks(there)),
     )
-    if last is None:
-        reason = _reason(runs[-1], records[-1], is_planned[-1])
-        was = f" (was {first.verdict or 'unjudged'})" if now != NOT_MEASURED else ""
-        return replace(cell, is_regression=is_planned[-1], reason=reason + was)
-    if best_before < now:
-        before = max(range(len(runs) - 1), key=lambda index: (standings[index], is_planned[index], index))
-        reason = f"before: {_reason(runs[before], records[before], True)}" if is_planned[before] else ""
-        return replace(cell, reason=reason)
-    change = change_of(next(filter(None, rounds)), rounds[-1])
+    if used[-1] is None:
+        was = f" (was {record.verdict or 'unjudged'})" if last.standing != NOT_MEASURED else ""
+        return replace(cell, verdict="gone", is_regression=last.is_planned, reason=last.reason + was)
+    if best < last.standing:
+        _, latest = max(enumerate(before), key=lambda one: (one[1].standing, one[1].is_planned, one[0]))
+        return replace(cell, reason=f"before: {latest.reason}" if latest.is_planned else "")
+    change = change_of(first.rounds, last.rounds)
     verdict = change.verdict(threshold)
     trend = statistics.drift([[median] for median in cell.medians_ns if median is not None])
     return replace(cell, verdict=verdict, change=change, is_regression=verdict == "slower", trend=trend)
+
+
+def _remarks(there: Sequence[tuple[_Measured, Record]]) -> Iterator[str]:
+    for one, _ in there:
+        yield from (f"disturbed in {one.label}: {line}" for line in one.disturbances)
+    if len({record.is_interleaved for _, record in there}) > 1:
+        alone = ", ".join(one.label for one, record in there if not record.is_interleaved)
+        yield f"not measured in turns with the others in {alone}; the time may differ for that alone"
 
 
 def change_of(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Change:
@@ -237,65 +268,19 @@ def change_of(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) ->
     return Change(growth.value, growth.interval, speedup.interval)
 
 
-def _standing(run: Run, record: Record | None) -> int:
-    if record is None or record.status != "ok" or not _rounds(record, run):
-        return NOT_MEASURED
-    if record.verdict == "broken" or run.is_implausible(record):
-        return NOT_MEASURED
-    if not record.is_judged or record.verdict in SAME_MODEL:
-        return SAME
-    return LOSSY if record.verdict == "lossy" else UNJUDGED
-
-
-def _reason(run: Run, record: Record | None, is_planned: bool) -> str:
-    """Why `run` has no time of a cell that can be compared."""
-    if not is_planned:
-        return "not planned"
-    if record is None:
-        return f"no record, as the run is incomplete; bench {run.options.command} --resume goes on with it"
-    if record.status != "ok":
-        return f"{record.status}: {record.reason}" if record.reason else record.status
-    if run.is_implausible(record):
-        return "implausible: the median lies below the roofline"
-    if not _rounds(record, run):
-        return "no time was measured"
-    why = str(record.parity.get("reason", ""))
-    return f"parity {record.verdict or 'unjudged'}" + (f": {why}" if why else "")
-
-
-def _remarks(runs: Sequence[Run], used: Sequence[Record | None]) -> list[str]:
-    found = []
-    measured = [
-        (label, run, record) for label, run, record in zip(labels(len(runs)), runs, used, strict=True) if record
-    ]
-    for label, run, record in measured:
-        found += [f"disturbed in {label}: {line}" for line in run.disturbances(record)]
-    if len({record.is_interleaved for _, _, record in measured}) > 1:
-        alone = ", ".join(label for label, _, record in measured if not record.is_interleaved)
-        found.append(f"not measured in turns with the others in {alone}; the time may differ for that alone")
-    return found
-
-
 # What else differs.
-
-
-def in_order(runs: Sequence[Run]) -> list[Run]:
-    """`runs` by the time that they started, which all files write alike."""
-    return sorted(runs, key=lambda run: run.started)
 
 
 def changes(one: Run, other: Run) -> list[str]:
     """What differs between two runs of one machine and may explain a change, e.g. `torch 2.12.0 → 2.13.0`."""
-    facts, its_facts = one.fingerprint, other.fingerprint
-    versions, its_versions = facts.get("versions", {}), its_facts.get("versions", {})
-    found = []
-    if "environment" in facts and "environment" in its_facts:
-        found += _changed(versions, its_versions) + _changed(facts["environment"], its_facts["environment"])
-    else:  # an older bench asked for fewer versions: a missing one says nothing
-        found += _changed(*_known_to_both(versions, its_versions, [*versions]))
-    found += _changed(*_known_to_both(facts, its_facts, EXPLAINING))
-    for card, twin in zip(facts.get("gpus", []), its_facts.get("gpus", []), strict=False):
-        found += [f"gpu {line}" for line in _changed(*_known_to_both(card, twin, GPU_SETTINGS))]
+    facts, its = one.fingerprint, other.fingerprint
+    # An older bench asked for fewer versions: there a missing one says nothing.
+    is_older = "environment" not in facts or "environment" not in its
+    found = _changed(facts.get("versions", {}), its.get("versions", {}), is_of_both=is_older)
+    found += [] if is_older else _changed(facts["environment"], its["environment"])
+    found += _changed(facts, its, EXPLAINING, is_of_both=True)
+    for card, twin in zip(facts.get("gpus", []), its.get("gpus", []), strict=False):
+        found += [f"gpu {line}" for line in _changed(card, twin, GPU_SETTINGS, is_of_both=True)]
     return found + _changed(_explaining(one), _explaining(other))
 
 
@@ -311,18 +296,15 @@ def _explaining(run: Run) -> dict[str, str]:
     }
 
 
-def _known_to_both(
-    one: Mapping[str, Any], other: Mapping[str, Any], names: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    known = [name for name in names if one.get(name) is not None and other.get(name) is not None]
-    return {name: one[name] for name in known}, {name: other[name] for name in known}
-
-
-def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def _changed(
+    one: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str] = (), is_of_both: bool = False
+) -> list[str]:
+    """What differs of the facts with `names`, or of all; with `is_of_both` only of what both know."""
+    values = [(name, one.get(name), other.get(name)) for name in names or dict.fromkeys([*one, *other])]
     return [
-        f"{name} {_short(one.get(name))} → {_short(other.get(name))}"
-        for name in dict.fromkeys([*one, *other])
-        if one.get(name) != other.get(name)
+        f"{name} {_short(mine)} → {_short(its)}"
+        for name, mine, its in values
+        if mine != its and not (is_of_both and (mine is None or its is None))
     ]
 
 

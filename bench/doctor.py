@@ -102,6 +102,18 @@ class Noise:
         """Shapes at which a backend was called faster or slower than itself."""
         return tuple(twin for twin in self.twins if not twin.is_tie)
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types, with the computed verdicts."""
+        computed = [{"verdict": one.ratio.verdict, "bound": one.bound, "is_tie": one.is_tie} for one in self.twins]
+        return {
+            "model": self.model,
+            "backends": list(TWINS),
+            "twins": [asdict(twin) | found for twin, found in zip(self.twins, computed, strict=True)],
+            "floor": self.floor,
+            "least_difference": self.least_difference,
+            "is_fit": not self.false_verdicts,
+        }
+
 
 @dataclass(frozen=True)
 class Overhead:
@@ -156,38 +168,12 @@ class Findings:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types, with the computed verdicts."""
-        return {
-            "device": self.device,
-            "threads": self.threads,
-            "model": self.model,
-            "is_quick": self.is_quick,
-            "started": self.started,
-            "machine": dict(self.machine),
-            "free_memory_bytes": self.free_memory_bytes,
-            "free_disk_bytes": self.free_disk_bytes,
+        return asdict(self) | {
             "parts": [asdict(part) | {"is_ready": part.is_ready} for part in self.parts],
-            "disturbances": [asdict(disturbance) for disturbance in self.disturbances],
             "peaks": self.peaks and self.peaks.to_json(),
-            "noise": self.noise and _noise_to_json(self.noise),
-            "overhead": self.overhead and asdict(self.overhead),
-            "unmeasured": [asdict(one) for one in self.unmeasured],
+            "noise": self.noise and self.noise.to_json(),
             "exit_code": self.exit_code,
         }
-
-
-def _noise_to_json(noise: Noise) -> dict[str, Any]:
-    twins = [
-        asdict(twin) | {"verdict": twin.ratio.verdict, "bound": twin.bound, "is_tie": twin.is_tie}
-        for twin in noise.twins
-    ]
-    return {
-        "model": noise.model,
-        "backends": list(TWINS),
-        "twins": twins,
-        "floor": noise.floor,
-        "least_difference": noise.least_difference,
-        "is_fit": not noise.false_verdicts,
-    }
 
 
 def examine(
@@ -218,27 +204,17 @@ def examine(
     disturbances = (*conditions.disturbances(kind), *other_work(fingerprint.get("busy_share") or 0.0))
     parts = (cuda_part(fingerprint["gpus"]), *backend_parts(kind, root), *package_parts())
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    measuring = _Measuring(model, settled, budget, root, say)
+    measuring = _Measuring(settled, budget, root, say)
     limits = peaks.known(root, kind, budget) if is_quick else measuring.measure_peaks(parts)
     with tempfile.TemporaryDirectory(prefix="bench-doctor-") as folder:
-        noise = None if is_quick else measuring.measure_noise(lengths, Path(folder))
+        noise = None if is_quick else measuring.measure_noise(model, lengths, Path(folder))
         overhead = measuring.measure_overhead(Path(folder))
+    resolved = root.resolve()
+    free_disk = shutil.disk_usage(next(path for path in (resolved, *resolved.parents) if path.exists())).free
     return Findings(
-        device=settled,
-        threads=budget,
-        model=model,
-        is_quick=is_quick,
-        started=started,
-        machine=fingerprint,
-        free_memory_bytes=machine.available_memory_bytes(),
-        free_disk_bytes=_free_disk_bytes(root),
-        parts=parts,
-        disturbances=disturbances,
-        peaks=limits,
-        noise=noise,
-        overhead=overhead,
-        unmeasured=tuple(measuring.unmeasured),
-    )
+        settled, budget, model, is_quick, started, fingerprint, machine.available_memory_bytes(), free_disk, parts,
+        disturbances, limits, noise, overhead, tuple(measuring.unmeasured),
+    )  # fmt: skip
 
 
 def _lengths(positions: int | None) -> tuple[int, ...]:
@@ -247,73 +223,64 @@ def _lengths(positions: int | None) -> tuple[int, ...]:
     return tuple(length for length in TWINS_LENGTHS if length <= positions) or (positions,)
 
 
-def _free_disk_bytes(folder: Path) -> int:
-    resolved = folder.resolve()
-    return shutil.disk_usage(next(path for path in (resolved, *resolved.parents) if path.exists())).free
-
-
 class _Measuring:
     """What can fail on the way, and is noted then."""
 
-    def __init__(self, model: str, device: str, threads: int, root: Path, say: Say) -> None:
-        self.model, self.device, self.threads, self.root, self.say = model, device, threads, root, say
-        self.kind = device.partition(":")[0]
+    def __init__(self, device: str, threads: int, root: Path, say: Say) -> None:
+        self.device, self.threads, self.root, self.say = device, threads, root, say
         self.unmeasured: list[Unmeasured] = []
         self.parent_cpu_shares: list[float] = []
 
     def measure_peaks(self, parts: Sequence[Part]) -> Peaks | None:
         """The machine's peaks at every precision that some backend has here; what is known if they fail."""
+        kind = self.device.partition(":")[0]
         wanted = [one for one in PRECISIONS if any(one in part.precisions for part in parts)]
         try:
-            found = peaks.measure(self.root, self.kind, wanted, self.threads, TIMEOUT_SECONDS, self.say)
+            found = peaks.measure(self.root, kind, wanted, self.threads, TIMEOUT_SECONDS, self.say)
         except BenchError as error:
             self._note("peaks", str(error))
-            return peaks.known(self.root, self.kind, self.threads)
+            return peaks.known(self.root, kind, self.threads)
         for precision in wanted:
             if precision in found.unmeasured:
                 self._note(f"the peak at {precision}", found.unmeasured[precision])
         return found
 
-    def measure_noise(self, lengths: tuple[int, ...], folder: Path) -> Noise | None:
+    def measure_noise(self, model: str, lengths: tuple[int, ...], folder: Path) -> Noise | None:
         """An A/A run, whose file goes to `folder`; None if no shape gave a ratio."""
         shapes = [f"{batch}×{length}" for batch in TWINS_BATCHES for length in lengths]
-        self.say(f"timing {TWINS[0]} against itself: {self.model} at {', '.join(shapes)}")
+        self.say(f"timing {TWINS[0]} against itself: {model} at {', '.join(shapes)}")
+        given = {"model": model, "device": self.device, "lengths": lengths, **OF_TWINS}
         try:
-            run = self._measured(
-                {"model": self.model, "device": self.device, "lengths": lengths, **OF_TWINS},
-                folder / "twins.jsonl", self.root, Listener(say=self.say, record=self._progress),
-            )  # fmt: skip
+            run = self._measured(given, folder / "twins.jsonl", self.root)
         except UserError:
             raise
         except BenchError as error:
             self._note("the noise floor", str(error))
             return None
-        self._note_share(run)
         found, reasons = twins_of(run)
         for shape, reason in reasons.items():
             self._note(f"the noise at {shape}", reason)
-        return Noise(self.model, found) if found else None
+        return Noise(model, found) if found else None
 
     def measure_overhead(self, folder: Path) -> Overhead | None:
         """What the harness costs a call, with its store and its file in `folder`."""
         self.say("timing the harness itself")
         try:
-            run = self._measured(OF_NULL, folder / "null.jsonl", folder)
+            (record,) = self._measured(OF_NULL, folder / "null.jsonl", folder).records
+            if record.status != "ok":
+                raise BenchError(f"{record.status}: {record.reason}")
         except BenchError as error:
             self._note("the overhead of the harness", str(error))
             return None
-        self._note_share(run)
-        record = run.records[0]
-        if record.status != "ok":
-            self._note("the overhead of the harness", f"{record.status}: {record.reason}")
-            return None
         return Overhead(statistics.median(record.samples), max(self.parent_cpu_shares, default=None))
 
-    def _measured(
-        self, given: Mapping[str, Any], output: Path, artifacts: Path, listener: Listener | None = None
-    ) -> Run:
+    def _measured(self, given: Mapping[str, Any], output: Path, artifacts: Path) -> Run:
         settings = {"threads": self.threads, "timeout": TIMEOUT_SECONDS, "output": output, "artifacts": artifacts}
-        return measure(Forward, ForwardOptions.parsed({**given, **settings}), listener)
+        told = Listener(say=self.say, record=self._progress) if artifacts == self.root else None
+        run = measure(Forward, ForwardOptions.parsed({**given, **settings}), told)
+        if (share := run.notes.get("parent_cpu_share")) is not None:
+            self.parent_cpu_shares.append(share)
+        return run
 
     def _progress(self, run: Run, record: Record) -> None:
         if record.candidate == run.candidates[-1]:
@@ -321,10 +288,6 @@ class _Measuring:
 
     def _note(self, what: str, reason: str) -> None:
         self.unmeasured.append(Unmeasured(what, reason))
-
-    def _note_share(self, run: Run) -> None:
-        if (share := run.notes.get("parent_cpu_share")) is not None:
-            self.parent_cpu_shares.append(share)
 
 
 def twins_of(run: Run) -> tuple[tuple[Twins, ...], dict[str, str]]:

@@ -6,7 +6,9 @@ environments are asked for by name, so neither is touched; what is known of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,7 +62,8 @@ def prune(store: ArtifactStore, limit_bytes: int | None) -> Pruned:
             break
         store.remove(entry.path)
         done.kept_bytes -= entry.bytes
-        done.removed.append(f"{entry.path.relative_to(_home(store, entry.path))}: least recently used")
+        home = store.folder if entry.path.parent == store.folder else store.root
+        done.removed.append(f"{entry.path.relative_to(home)}: least recently used")
     if locks := sum(clear_locks(folder) for folder in (store.folder, store.root / "machine")):
         done.removed.append(f"lock files that nobody holds: {locks}")
     return done
@@ -68,16 +71,12 @@ def prune(store: ArtifactStore, limit_bytes: int | None) -> Pruned:
 
 def compiled(root: Path) -> list[Entry]:
     """Compiled code under `root`: torch's as a whole, as its files name each other, TensorRT's one by one."""
-    found = []
-    for name, files_stand_alone in CACHES:
-        folder = root / name
-        if not folder.is_dir():
-            continue
-        for path in sorted(folder.iterdir()) if files_stand_alone else [folder]:
-            size, used_ns = measured(path)
-            if size:
-                found.append(Entry(path, size, used_ns))
-    return found
+    paths = [
+        path
+        for name, files_stand_alone in CACHES
+        for path in (sorted((root / name).glob("*")) if files_stand_alone else [root / name])
+    ]
+    return [Entry(path, *found) for path in paths if (found := measured(path))[0]]
 
 
 def untouched(root: Path) -> dict[str, int]:
@@ -89,12 +88,13 @@ def untouched(root: Path) -> dict[str, int]:
 def measured(path: Path) -> tuple[int, int]:
     """Bytes of the files at or under `path`, and when the newest of them was written, in nanoseconds since 1970."""
     size = newest_ns = 0
-    for file in _files(path):
-        try:
-            told = file.lstat()
-        except FileNotFoundError:  # gone meanwhile
-            continue
-        size, newest_ns = size + told.st_size, max(newest_ns, told.st_mtime_ns)
+    folders = () if path.is_symlink() else os.walk(path)
+    inner = (Path(folder, name) for folder, names, files in folders for name in (*names, *files))
+    for one in (path, *inner):
+        with suppress(FileNotFoundError):  # gone meanwhile
+            told = one.lstat()
+            if not stat.S_ISDIR(told.st_mode):
+                size, newest_ns = size + told.st_size, max(newest_ns, told.st_mtime_ns)
     return size, newest_ns
 
 
@@ -108,33 +108,7 @@ def clear_locks(folder: Path) -> int:
 
     count = 0
     for path in sorted(folder.glob(".lock-*")):
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
-            continue
-        try:
+        with suppress(Timeout, OSError), FileLock(path, timeout=0):
             path.unlink(missing_ok=True)
             count += 1
-        finally:
-            lock.release()
     return count
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_symlink() or path.is_file():
-        yield path
-    elif path.is_dir():
-        for inner in _inner(path):
-            yield from _files(inner)
-
-
-def _inner(folder: Path) -> Iterable[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:  # removed meanwhile, or not ours to read
-        return []
-
-
-def _home(store: ArtifactStore, path: Path) -> Path:
-    return store.folder if path.parent == store.folder else store.root

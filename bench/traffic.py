@@ -67,45 +67,43 @@ def read_traffic(path: Path) -> Traffic:
 
     Without counts each line is one request; other columns are ignored. Raises UserError for anything else.
     """
+    named = f"traffic {str(path)!r}"
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         cause = getattr(error, "strerror", None) or "not text"
-        raise UserError(f"traffic {str(path)!r} cannot be read ({cause}); give a CSV or JSON Lines file") from None
-    rows = _json_lines(text, path) if text.lstrip().startswith("{") else _csv_rows(text, path)
+        raise UserError(f"{named} cannot be read ({cause}); give a CSV or JSON Lines file") from None
     counts: defaultdict[Shape, float] = defaultdict(float)
-    lines = 0
-    for number, row in rows:
-        where = f"line {number} of traffic {str(path)!r}"
-        counts[Shape(_size(row, "batch", where), _size(row, "length", where))] += _count(row, where)
-        lines += 1
-    if not lines:
-        raise UserError(f"traffic {str(path)!r} has no requests; {SHOW}")
+    for number, row in (_json_lines if text.lstrip().startswith("{") else _csv_rows)(text, named):
+        where = f"line {number} of {named}"
+        batch, length = (_size(row.get(name), name, where) for name in COLUMNS)
+        counts[Shape(batch, length)] += _count(row.get(COUNT), where) if COUNT in row else 1.0
+    if not counts:
+        raise UserError(f"{named} has no requests; {SHOW}")
     kept = {shape: count for shape, count in counts.items() if count > 0}
     if not kept:
-        raise UserError(f"all counts in traffic {str(path)!r} are 0; {SHOW}")
+        raise UserError(f"all counts in {named} are 0; {SHOW}")
     try:
         total = math.fsum(kept.values())
     except OverflowError:
-        raise UserError(f"the counts in traffic {str(path)!r} add up beyond all numbers; {SHOW}") from None
+        raise UserError(f"the counts in {named} add up beyond all numbers; {SHOW}") from None
     shapes = len(kept)
     return Traffic(kept, f"{path.name} ({total:,.10g} requests, {shapes:,} shape{'' if shapes == 1 else 's'})")
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _csv_rows(text: str, named: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
     try:
-        names = [(name or "").strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = names = [(name or "").strip().lower() for name in reader.fieldnames or ()]
         if missing := [name for name in COLUMNS if name not in names]:
-            raise UserError(f"traffic {str(path)!r} has no column {missing[0]!r}; {SHOW}")
-        reader.fieldnames = names
+            raise UserError(f"{named} has no column {missing[0]!r}; {SHOW}")
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise UserError(f"line {reader.line_num} of traffic {str(path)!r} is no CSV ({error}); {SHOW}") from None
+        raise UserError(f"line {reader.line_num} of {named} is no CSV ({error}); {SHOW}") from None
 
 
-def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _json_lines(text: str, named: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -114,14 +112,11 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise UserError(
-                f'line {number} of traffic {str(path)!r} is no JSON object; write {{"batch": 1, "length": 9}}'
-            )
+            raise UserError(f'line {number} of {named} is no JSON object; write {{"batch": 1, "length": 9}}')
         yield number, row
 
 
-def _size(row: Mapping[str, Any], name: str, where: str) -> int:
-    value = row.get(name)
+def _size(value: Any, name: str, where: str) -> int:
     try:
         size = int(str(value).strip())
     except ValueError:
@@ -131,10 +126,7 @@ def _size(row: Mapping[str, Any], name: str, where: str) -> int:
     return size
 
 
-def _count(row: Mapping[str, Any], where: str) -> float:
-    value = row.get(COUNT)
-    if COUNT not in row:
-        return 1.0
+def _count(value: Any, where: str) -> float:
     try:
         count = float(str(value).strip())
     except ValueError:

@@ -23,7 +23,7 @@ from bench.run.record import Run, ratio_between
 from bench.spec import Candidate, Shape
 from bench.statistics import Ratio
 from bench.tune.api import TuneListener, tune
-from bench.tune.results import Goal, Outcome, outcome_of
+from bench.tune.results import Goal, outcome_of
 from bench.tune.space import Space, Trial, thread_counts
 from bench.workloads.forward import Forward, ForwardOptions
 
@@ -118,14 +118,10 @@ def main() -> None:
     args = parser.parse_args()
     spaces: list[Space] = []
 
-    def progress(rung: int, trial: Trial, outcome: Outcome) -> None:
-        told = outcome.reason if outcome.score_ns is None else f"{outcome.score_ns / 1e6:.2f} ms"
-        tell(f"[rung {rung + 1}] {trial.label:<36} {told}")
-
     tuning = tune(
         args.model, batches=args.batch, lengths=args.length, budget=args.budget, max_loss=args.max_loss,
         backends=args.backends, artifacts=args.artifacts,
-        listener=TuneListener(tell, lambda _, space: spaces.append(space), progress),
+        listener=TuneListener(tell, lambda _, space: spaces.append(space)),
     )  # fmt: skip
     if tuning.winner is None:
         parser.exit(1, "tuning took nothing\n")

@@ -10,11 +10,11 @@ from bench import statistics
 from bench.choose.candidates import Weighed, is_of_shapes, places_of, weigh
 from bench.choose.choice import Choice, decide
 from bench.choose.constraints import Constraints, parse_constraints
-from bench.choose.failures import is_sound
+from bench.choose.failures import of_cells
 from bench.choose.grid import place
 from bench.errors import UserError
 from bench.run import alike
-from bench.run.file import read_run
+from bench.run.file import check_unaltered, read_run
 from bench.run.record import Run
 from bench.spec import Shape
 from bench.traffic import Traffic, even, even_in_time, read_traffic
@@ -46,40 +46,32 @@ def choose(
     if not found:
         raise UserError("no run was given; name a file that bench compare wrote")
     for run in found:
-        check_run(run)
-    constraints = parse_constraints(
-        runs=len(found), objective=objective, slo=slo, max_memory=max_memory, min_parity=min_parity,
-        requests_per_restart=requests_per_restart, price=price,
-    )  # fmt: skip
+        if not is_of_shapes(run.workload):
+            raise UserError(
+                f"{alike.name_of(run)} is a run of bench {run.options.command}, which does not time one call at each "
+                "shape; give a run of bench compare"
+            )
+        check_unaltered(run)
+    constraints = parse_constraints(len(found), objective, slo, max_memory, min_parity, requests_per_restart, price)
     _check_together(found, device_map)
-    settled = _traffic(traffic, found, min_parity)
-    inside, outside = _within(settled, found, objective != "latency")
+    if not isinstance(traffic, Traffic):
+        traffic = _even_traffic(found, min_parity) if traffic is None else read_traffic(Path(traffic))
+    inside, outside = _within(traffic, found, objective != "latency")
     candidates = _weighed(found, inside, constraints, sum(share for _, share in outside))
     if not candidates:
         raise UserError(f"{alike.name_of(found[0])} has no runtime that computes the model; measure e.g. eager,onnx")
-    return decide(candidates, constraints, settled, outside, device_map)
-
-
-def check_run(run: Run) -> None:
-    """Raise UserError for a run that no choice can rest on: of another workload, or altered."""
-    if not is_of_shapes(run.workload):
-        raise UserError(
-            f"{alike.name_of(run)} is a run of bench {run.options.command}, which does not time one call at each "
-            "shape; give a run of bench compare"
-        )
-    if run.integrity == "altered":
-        raise UserError(
-            f"{alike.name_of(run)} was altered after it was written (its seal does not match), so no choice can rest "
-            "on it; measure again, or restore the file"
-        )
+    return Choice(
+        **vars(decide(candidates)),
+        constraints=constraints, traffic=traffic, candidates=tuple(candidates), outside=tuple(outside),
+    )  # fmt: skip
 
 
 def _check_together(runs: Sequence[Run], is_across_machines: bool) -> None:
     """Raise UserError if one choice among all `runs` would mean nothing."""
     if not is_across_machines:
         if found := alike.obstacles(runs):
-            hint = "; --device-map chooses among machines" if "machine" in found[0] else ""
-            raise UserError(f"{found[0]}, so one choice among them means nothing{hint or '; give runs that agree'}")
+            hint = "--device-map chooses among machines" if "machine" in found[0] else "give runs that agree"
+            raise UserError(f"{found[0]}, so one choice among them means nothing; {hint}")
         return
     for one, other in combinations(runs, 2):
         if alike.is_same(one, other):
@@ -89,22 +81,19 @@ def _check_together(runs: Sequence[Run], is_across_machines: bool) -> None:
             raise UserError(f"the runs differ in {found[0]}; --device-map is for one model")
 
 
-def _traffic(given: Traffic | str | Path | None, runs: Sequence[Run], min_parity: str) -> Traffic:
-    """What was given, or every measured shape for the same share of the time of whoever may win there."""
-    if given is not None:
-        return given if isinstance(given, Traffic) else read_traffic(Path(given))
+def _even_traffic(runs: Sequence[Run], min_parity: str) -> Traffic:
+    """Every measured shape for the same share of the time of whoever may win there."""
+    judged = [(run, record) for run in runs for record in run.records if record.status == "ok" and record.is_judged]
     least: dict[Shape, float] = {}
-    for is_asked in (True, False):
-        for run in runs:
-            for record in run.records:
-                if record.status != "ok" or not record.is_judged or (record.point in least and not is_asked):
-                    continue
-                if is_asked and not is_sound(run, record, min_parity):
-                    continue
-                median = statistics.median(record.samples) / 1e9
-                least[record.point] = min(median, least.get(record.point, median))
-    shapes = {shape: seconds for shape, seconds in least.items() if all(place(shape, places_of(run)) for run in runs)}
-    return even_in_time(shapes) if shapes else even(places_of(runs[0]))
+    for run, record in judged:
+        if not of_cells(run, [record], min_parity):
+            median = statistics.median(record.samples) / 1e9
+            least[record.point] = min(median, least.get(record.point, median))
+    for _, record in judged:
+        least.setdefault(record.point, statistics.median(record.samples) / 1e9)
+    grids = [places_of(run) for run in runs]
+    shapes = {shape: seconds for shape, seconds in least.items() if all(place(shape, grid) for grid in grids)}
+    return even_in_time(shapes) if shapes else even(grids[0])
 
 
 def _within(
@@ -114,19 +103,18 @@ def _within(
 
     If requests are `is_rebatched`, their lengths alone must lie on the grid.
     """
-
-    def is_inside(shape: Shape) -> bool:
-        if not is_rebatched:
-            return all(place(shape, places_of(run)) is not None for run in runs)
-        return all(
-            any(place(Shape(batch, shape.length), places_of(run)) for batch in {s.batch for s in places_of(run)})
-            for run in runs
-        )
-
+    grids = [places_of(run) for run in runs]
     inside: list[tuple[Shape, float]] = []
     outside: list[tuple[Shape, float]] = []
     for shape, share in traffic.shares():
-        (inside if is_inside(shape) else outside).append((shape, share))
+        is_inside = all(
+            any(
+                place(Shape(batch, shape.length), grid)
+                for batch in ({s.batch for s in grid} if is_rebatched else {shape.batch})
+            )
+            for grid in grids
+        )
+        (inside if is_inside else outside).append((shape, share))
     if not inside:
         shape = max(outside, key=lambda entry: entry[1])[0]
         raise UserError(
@@ -145,12 +133,11 @@ def _weighed(
     has_precisions = len({one.precision for run in runs for one in run.candidates}) > 1
     for index, run in enumerate(runs):
         not_judged = {record.candidate for record in run.records if not record.is_judged}
+        price = constraints.prices[index] if constraints.prices else None
         for candidate in run.candidates:
             if candidate.copy > 1 or candidate in not_judged:
                 continue
             label = candidate.label + (f" {candidate.precision}" if has_precisions else "")
-            if len(runs) > 1:
-                label += f" (run {index + 1})"
-            price = constraints.prices[index] if constraints.prices else None
+            label += f" (run {index + 1})" if len(runs) > 1 else ""
             weighed.append(weigh(run, candidate, label, shares, constraints, price, outside_share))
     return weighed

@@ -28,15 +28,9 @@ class Constraints:
 
 
 def parse_constraints(
-    *,
-    runs: int,
-    objective: str = "latency",
-    slo: str | None = None,
-    max_memory: str | int | None = None,
-    min_parity: str = "equivalent",
-    requests_per_restart: int | None = None,
-    price: str | float | None = None,
-) -> Constraints:
+    runs: int, objective: str, slo: str | None, max_memory: str | int | None, min_parity: str,
+    requests_per_restart: int | None, price: str | float | None,
+) -> Constraints:  # fmt: skip
     """The user's constraints for a choice among so many `runs`; raises UserError naming the option at fault."""
     for value, known, option in ((objective, OBJECTIVES, "--objective"), (min_parity, PARITIES, "--min-parity")):
         if value not in known:

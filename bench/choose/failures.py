@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import statistics
 from bench.choose.constraints import Constraints
+from bench.choose.demand import Demand, Mixture
 from bench.parity.verdict import is_within
 from bench.run.record import Record, Run
-from bench.spec import Shape
 from bench.traffic import Slo, duration
 
 if TYPE_CHECKING:
@@ -22,92 +22,64 @@ class Failure:
     """A constraint that a runtime does not keep."""
 
     constraint: str
-    """"measured", "plausible", "parity", "memory", or a service level as "p95"."""
+    """"measured", "plausible", "parity", "memory", "start", or a service level as "p95"."""
     reason: str
     """In one line, with by how much."""
     is_unknown: bool = False
     """True if it is not known whether it keeps it, and a longer measurement may tell."""
 
 
-def not_measured(shape: Shape, record: Record | None, cells: Mapping[Shape, float], run: Run) -> Failure:
-    """That a cell which so much of the traffic rests on has no time."""
-    share = cells[shape] / sum(cells.values())
-    if record is None:
-        why = "has no record, as the run is incomplete" if not run.is_complete else "was not planned"
-    else:
-        why = f"{record.status}: {record.reason}" if record.reason else record.status
-    return Failure("measured", f"{shape} {why} ({percent(share)} of the calls rest on it)")
+def failures_of(candidate: Weighed, outside_share: float) -> list[Failure]:
+    """Every constraint that a candidate does not keep; `outside_share` of the requests is beyond the grid.
 
-
-def percent(share: float) -> str:
-    """`34%`, and `under 1%` in place of 0."""
-    return f"{share:.0%}" if share >= 0.01 or share <= 0 else "under 1%"
-
-
-def is_sound(run: Run, record: Record, min_parity: str) -> bool:
-    """True if a measured cell keeps the parity that is asked, and is no faster than the machine can be."""
-    return is_within(record.verdict, min_parity) and not run.is_implausible(record)
-
-
-def of_measured(candidate: Weighed, constraints: Constraints, outside_share: float = 0.0) -> list[Failure]:
-    """Every constraint that a measured candidate does not keep; `outside_share` of the requests is beyond the grid."""
-    failures = _of_parity(candidate, constraints.min_parity)
-    below = [str(shape) for shape, record in candidate.records.items() if candidate.run.is_implausible(record)]
-    if below:
-        failures.append(Failure("plausible", f"implausible at {', '.join(below)}: faster than this machine can be"))
-    for slo in constraints.slos:
-        failures += _of_slo(candidate, slo, outside_share)
-    if constraints.requests_per_restart is not None and candidate.one_time_seconds is None:
-        failures.append(Failure("start", "its start was not timed, so --requests-per-restart cannot count it", True))
-    return failures + _of_memory(candidate, constraints.max_memory_bytes, outside_share)
-
-
-def _of_parity(candidate: Weighed, least: str) -> list[Failure]:
-    bad = [record for record in candidate.records.values() if not is_within(record.verdict, least)]
-    if not bad:
-        return []
-    worst = max(bad, key=lambda record: float(record.parity.get("max_abs_error") or 0.0))
-    error = worst.parity.get("max_abs_error")
-    off = f", max |Δ| {error:.1e} at {worst.point}" if error is not None else ""
-    places = "every shape" if len(bad) == len(candidate.records) > 1 else ", ".join(str(r.point) for r in bad)
-    verdicts = " and ".join(sorted({record.verdict or "unjudged" for record in bad}))
-    return [Failure("parity", f"parity {verdicts} at {places}{off}; {least} is asked")]
-
-
-def _of_slo(candidate: Weighed, slo: Slo, outside_share: float) -> list[Failure]:
-    """Why a service level is not kept, or cannot be told from so few calls (measurement.md, rule 8).
-
-    Requests beyond the grid count as longer than any limit: they are larger than all that was measured, or in a hole.
+    Without a time of some cell nothing but that is known.
     """
-    demand, records = candidate.demand, candidate.records
-    name, limit = f"p{slo.rank}", duration(slo.limit_ns)
-    rank = slo.rank / (1 - outside_share)
-    if rank > 100:
-        return [
-            Failure(name, f"{name} not known: {percent(outside_share)} of the requests lie off the measured grid", True)
-        ]
-    told = demand.mixture(records)
-    # If samples are means of several calls, a level is kept only if those calls cannot have missed it.
-    judged = told if demand.are_single_calls(records) else demand.mixture(records, is_bounded=True)
-    found, middle = judged.percentile_ns(rank), told.percentile_ns(50)
-    if middle > slo.limit_ns:
-        return [Failure(name, f"p50 {duration(middle)}: {middle / slo.limit_ns - 1:.0%} above {limit}")]
-    needed, has = statistics.PERCENTILE_SAMPLES[slo.rank], judged.effective_samples(rank)
-    if has < needed:
-        about = f"{name} not known (about {duration(told.percentile_ns(rank))}): {has} calls where {needed} are needed"
-        return [Failure(name, f"{about}; more --max-seconds-per-cell", True)]
-    if found <= slo.limit_ns:
-        return []
-    if judged is not told and told.percentile_ns(rank) <= slo.limit_ns:
-        return [Failure(name, f"{name} unknown: calls under a millisecond were timed several at once", True)]
-    over = told.percentile_ns(rank) / slo.limit_ns - 1
-    return [Failure(name, f"{name} {duration(told.percentile_ns(rank))}: {over:.0%} above {limit}")]
+    run, demand, constraints = candidate.run, candidate.demand, candidate.constraints
+    if demand.missing:
+        return _not_measured(candidate)
+    records = demand.records.values()
+    found = of_cells(run, records, constraints.min_parity)
+    for slo in constraints.slos:
+        found += _of_slo(demand, slo, outside_share)
+    if constraints.requests_per_restart is not None and candidate.one_time_seconds is None:
+        found.append(Failure("start", "its start was not timed, so --requests-per-restart cannot count it", True))
+    return found + of_memory(run, records, constraints, outside_share)
 
 
-def _of_memory(candidate: Weighed, most: int | None, outside_share: float) -> list[Failure]:
+def _not_measured(candidate: Weighed) -> list[Failure]:
+    run, cells = candidate.run, candidate.demand.cells
+    found = []
+    for shape in candidate.demand.missing:
+        record = run.record(shape, candidate.candidate)
+        if record is None:
+            why = "was not planned" if run.is_complete else "has no record, as the run is incomplete"
+        else:
+            why = f"{record.status}: {record.reason}" if record.reason else record.status
+        rests = f"{percent(cells[shape] / sum(cells.values()))} of the calls rest on it"
+        found.append(Failure("measured", f"{shape} {why} ({rests})"))
+    return found
+
+
+def of_cells(run: Run, records: Collection[Record], least: str) -> list[Failure]:
+    """What measured cells fail by themselves: the parity that is asked, or the machine's limits."""
+    found = []
+    if bad := [record for record in records if not is_within(record.verdict, least)]:
+        worst = max(bad, key=lambda record: float(record.parity.get("max_abs_error") or 0.0))
+        places = "every shape" if len(bad) == len(records) > 1 else ", ".join(str(r.point) for r in bad)
+        verdicts = " and ".join(sorted({record.verdict or "unjudged" for record in bad}))
+        found.append(Failure("parity", f"parity {verdicts} at {places}{largest_error(worst)}; {least} is asked"))
+    if below := ", ".join(str(record.point) for record in records if run.is_implausible(record)):
+        found.append(Failure("plausible", f"implausible at {below}: faster than this machine can be"))
+    return found
+
+
+def of_memory(
+    run: Run, records: Collection[Record], constraints: Constraints, outside_share: float = 0.0
+) -> list[Failure]:
+    """Whether memory is above what may be held, or not known."""
+    most, held = constraints.max_memory_bytes, peak_bytes(run, records)
     if most is None:
         return []
-    held = candidate.peak_bytes
     if held is None:
         return [Failure("memory", "memory not known: the peak of some call was not noted", True)]
     if held > most:
@@ -115,6 +87,50 @@ def _of_memory(candidate: Weighed, most: int | None, outside_share: float) -> li
     if outside_share:
         return [Failure("memory", f"memory not known for {percent(outside_share)} of the requests, off the grid", True)]
     return []
+
+
+def peak_bytes(run: Run, records: Collection[Record]) -> int | None:
+    """The most that any cell held: resident, or on a GPU; None if some cell's was not noted."""
+    held = [run.most_held_bytes(record) for record in records]
+    return None if None in held else max((value for value in held if value is not None), default=None)
+
+
+def _of_slo(demand: Demand, slo: Slo, outside_share: float) -> list[Failure]:
+    """Why a service level is not kept, or cannot be told from so few calls (measurement.md, rule 8).
+
+    Requests beyond the grid count as longer than any limit: they are larger than all that was measured, or in a hole.
+    """
+    name, limit = f"p{slo.rank}", duration(slo.limit_ns)
+    rank = slo.rank / (1 - outside_share)
+    if rank > 100:
+        off = f"{percent(outside_share)} of the requests lie off the measured grid"
+        return [Failure(name, f"{name} not known: {off}", True)]
+    told = Mixture(demand)
+    # If samples are means of several calls, a level is kept only if those calls cannot have missed it.
+    judged = told if demand.are_single_calls else Mixture(demand, is_bounded=True)
+    middle, at_rank = told.percentile_ns(50), told.percentile_ns(rank)
+    if middle > slo.limit_ns:
+        return [Failure(name, f"p50 {duration(middle)}: {middle / slo.limit_ns - 1:.0%} above {limit}")]
+    needed, has = statistics.PERCENTILE_SAMPLES[slo.rank], judged.effective_samples(rank)
+    if has < needed:
+        about = f"{name} not known (about {duration(at_rank)}): {has} calls where {needed} are needed"
+        return [Failure(name, f"{about}; more --max-seconds-per-cell", True)]
+    if judged.percentile_ns(rank) <= slo.limit_ns:
+        return []
+    if judged is not told and at_rank <= slo.limit_ns:
+        return [Failure(name, f"{name} unknown: calls under a millisecond were timed several at once", True)]
+    return [Failure(name, f"{name} {duration(at_rank)}: {at_rank / slo.limit_ns - 1:.0%} above {limit}")]
+
+
+def largest_error(record: Record | None) -> str:
+    """`, max |Δ| 2.0e-06 at 1×128`; "" without one."""
+    error = None if record is None else record.parity.get("max_abs_error")
+    return "" if record is None or error is None else f", max |Δ| {error:.1e} at {record.point}"
+
+
+def percent(share: float) -> str:
+    """`34%`, and `under 1%` in place of 0."""
+    return f"{share:.0%}" if share >= 0.01 or share <= 0 else "under 1%"
 
 
 def size(count: int) -> str:

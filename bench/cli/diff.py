@@ -42,6 +42,6 @@ def command(
     if found and not force:
         others = f" (and {len(found) - 1} more such pairs)" if len(found) > 1 else ""
         raise UserError(f"{found[0]}{others}; compare runs that agree, or use --force")
-    compared = comparing.compare_runs(comparing.in_order(runs) if more else runs, share)
+    compared = comparing.compare_runs(runs, share)
     print(diff.render(compared, format, found), end="")
     raise typer.Exit(compared.exit_code)

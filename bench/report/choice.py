@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import statistics
 from bench.choose.candidates import Weighed
-from bench.choose.choice import Choice
+from bench.choose.choice import Choice, ranked
 from bench.choose.failures import size
 from bench.choose.lines import (
     DEPRECATION_MARK,
@@ -21,8 +21,7 @@ from bench.choose.lines import (
     not_measured,
     runs_of,
 )
-from bench.columns import DASH, Section, Table, milliseconds
-from bench.columns import percent as in_percent
+from bench.columns import DASH, Section, Table, milliseconds, percent
 from bench.report import console, parts
 from bench.report.crossover import render_map
 from bench.run.leads import leads
@@ -37,35 +36,23 @@ def render(choice: Choice, format: str = "table", with_map: bool = False) -> str
     if format == "json":
         maps = {"map": [cell for run in runs_of(choice) for cell in _map_json(run)]} if with_map else {}
         return json.dumps(to_json(choice) | maps, indent=2) + "\n"
-    return _text(choice, with_map)
+    text = console.render_sections(_heading(choice), _sections(choice))
+    width = min(max(console.WIDTH, shutil.get_terminal_size((console.WIDTH, 24)).columns), console.WIDE)
+    return text + "".join(f"\n{_map(choice, run, width)}" for run in runs_of(choice) if with_map)
 
 
-def _map_json(run: Run) -> list[dict[str, Any]]:
-    return [
-        {
-            "run": str(run.path) if run.path else None,
-            "batch": lead.point.batch,
-            "length": lead.point.length,
-            "fastest": run.name(lead.winner.candidate) if lead.winner else None,
-            "next": run.name(lead.runner_up.candidate) if lead.runner_up else None,
-            "ratio": lead.ratio.value if lead.ratio else None,
-            **_ends(lead.ratio.interval if lead.ratio else None),
-            "is_tie": lead.is_tie,
-        }
-        for lead in leads(run)
-    ]
+# JSON.
 
 
 def to_json(choice: Choice) -> dict[str, Any]:
     """The choice as JSON types; times in nanoseconds."""
-    ratio = choice.ratio
-    constraints = choice.constraints
+    ratio, constraints = choice.ratio, choice.constraints
     return {
-        "chosen": choice.chosen.label if choice.chosen else None,
-        "runner_up": choice.runner_up.label if choice.runner_up else None,
-        "fastest": choice.best.label if choice.best else None,
+        "chosen": choice.chosen and choice.chosen.label,
+        "runner_up": choice.runner_up and choice.runner_up.label,
+        "fastest": choice.best and choice.best.label,
         "tied": [candidate.label for candidate in choice.tied],
-        "ratio": None if ratio is None else {"value": ratio.value, "verdict": ratio.verdict, **_ends(ratio.interval)},
+        "ratio": ratio and {"value": ratio.value, "verdict": ratio.verdict, **_ends(ratio.interval)},
         "headline": headline(choice),
         "reasons": lines(choice),
         "failures": failures(choice),
@@ -83,12 +70,7 @@ def to_json(choice: Choice) -> dict[str, Any]:
             "outside_share": sum(share for _, share in choice.outside),
         },
         "runs": [
-            {
-                "path": str(run.path) if run.path else None,
-                "is_complete": run.is_complete,
-                "integrity": run.integrity,
-            }
-            for run in runs_of(choice)
+            {"path": _path(run), "is_complete": run.is_complete, "integrity": run.integrity} for run in runs_of(choice)
         ],
         "exit_code": choice.exit_code,
         "candidates": [_candidate_json(choice, candidate) for candidate in choice.candidates],
@@ -101,7 +83,7 @@ def _candidate_json(choice: Choice, weighed: Weighed) -> dict[str, Any]:
         "backend": weighed.candidate.label,
         "precision": weighed.candidate.precision,
         "machine": parts.machine(weighed.run),
-        "run": str(weighed.run.path) if weighed.run.path else None,
+        "run": _path(weighed.run),
         "qualifies": weighed.is_qualified,
         "failures": [{"constraint": f.constraint, "reason": f.reason} for f in weighed.failures],
         f"ns_per_{UNIT[choice.objective]}": weighed.mean_ns,
@@ -117,14 +99,31 @@ def _candidate_json(choice: Choice, weighed: Weighed) -> dict[str, Any]:
     }
 
 
+def _map_json(run: Run) -> list[dict[str, Any]]:
+    return [
+        {
+            "run": _path(run),
+            "batch": lead.point.batch,
+            "length": lead.point.length,
+            "fastest": lead.winner and run.name(lead.winner.candidate),
+            "next": lead.runner_up and run.name(lead.runner_up.candidate),
+            "ratio": lead.ratio and lead.ratio.value,
+            **_ends(lead.ratio.interval if lead.ratio else None),
+            "is_tie": lead.is_tie,
+        }
+        for lead in leads(run)
+    ]
+
+
 def _ends(interval: statistics.Interval | None) -> dict[str, float | None]:
-    return {"low": interval.low if interval else None, "high": interval.high if interval else None}
+    return {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
 
 
-def _text(choice: Choice, with_map: bool) -> str:
-    text = console.render_sections(_heading(choice), _sections(choice))
-    width = min(max(console.WIDTH, shutil.get_terminal_size((console.WIDTH, 24)).columns), console.WIDE)
-    return text + "".join(f"\n{_map(choice, run, width)}" for run in runs_of(choice) if with_map)
+def _path(run: Run) -> str | None:
+    return str(run.path) if run.path else None
+
+
+# Text.
 
 
 def _sections(choice: Choice) -> list[Section]:
@@ -142,59 +141,50 @@ def _map(choice: Choice, run: Run, width: int) -> str:
     """One run's crossover map, under its name if there are several."""
     name = f"{_name(run)}\n" if len(runs_of(choice)) > 1 else ""
     left_out = "lossy runtimes are not on this map\n" if choice.constraints.min_parity == "lossy" else ""
-    return (name + left_out) + (
-        render_map(run, width, sys.stdout.isatty()) or "no map: fewer than two shapes have a fastest runtime\n"
-    )
+    drawn = render_map(run, width, sys.stdout.isatty())
+    return name + left_out + (drawn or "no map: fewer than two shapes have a fastest runtime\n")
 
 
 def _heading(choice: Choice) -> list[str]:
-    runs = runs_of(choice)
-    model = runs[0].model
-    found = [f"{model.name} ({model.output})"]
+    runs, constraints = runs_of(choice), choice.constraints
+    found = [f"{runs[0].model.name} ({runs[0].model.output})"]
     if len(runs) > 1:
         found += [f"run {number}: {_name(run)}, {parts.machine(run)}" for number, run in enumerate(runs, start=1)]
     else:
         found[0] += f", {parts.machine(runs[0])}"
-    asked = [f"least {choice.objective}" if choice.objective != "throughput" else "most throughput"]
-    asked += [f"p{slo.rank} at most {duration(slo.limit_ns)}" for slo in choice.constraints.slos]
-    if choice.constraints.max_memory_bytes is not None:
-        asked.append(f"at most {size(choice.constraints.max_memory_bytes)}")
-    asked.append(f"parity {choice.constraints.min_parity} or better")
-    if choice.constraints.requests_per_restart:
-        asked.append(f"a restart every {choice.constraints.requests_per_restart:,} requests")
+    asked = ["most throughput" if choice.objective == "throughput" else f"least {choice.objective}"]
+    asked += [f"p{slo.rank} at most {duration(slo.limit_ns)}" for slo in constraints.slos]
+    if constraints.max_memory_bytes is not None:
+        asked.append(f"at most {size(constraints.max_memory_bytes)}")
+    asked.append(f"parity {constraints.min_parity} or better")
+    if constraints.requests_per_restart:
+        asked.append(f"a restart every {constraints.requests_per_restart:,} requests")
     return [*found, f"traffic: {choice.traffic.source}", f"asked: {', '.join(asked)}"]
 
 
 def _table(choice: Choice) -> Table:
     """A row a runtime, best first, those that do not qualify last."""
-    has_prices = bool(choice.constraints.prices)
-    unit = "req" if choice.objective == "latency" else "seq"
-    titles = ["runtime", f"ms/{unit}", "±", "tokens/s", *(["Mtok/$"] if has_prices else [])]
     out = [weighed for weighed in choice.candidates if not weighed.is_qualified]
-    rows = [_row(choice, weighed, has_prices) for weighed in (*choice.qualified, *out)]
-    return Table((*titles, "start s", "memory", "parity"), tuple(rows))
+    rows = [_row(choice, weighed) for weighed in (*ranked(choice.candidates), *out)]
+    return Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
 
 
-def _row(choice: Choice, weighed: Weighed, has_prices: bool) -> tuple[str, ...]:
-    mean, interval, start = weighed.mean_ns, weighed.interval, weighed.one_time_seconds
-    dagger = f" {DEPRECATION_MARK}" if weighed.is_deprecated else ""
+def _row(choice: Choice, weighed: Weighed) -> dict[str, str]:
+    """Cells by title."""
+    mean, interval, rate = weighed.mean_ns, weighed.interval, weighed.tokens_per_second
+    start, peak, per_dollar = weighed.one_time_seconds, weighed.peak_bytes, weighed.tokens_per_dollar
     mark = " ←" if weighed is choice.chosen else "" if weighed.is_qualified else " ✗"
-    half = (interval.high - interval.low) / 2 / mean if interval and mean else None
-    per_dollar = weighed.tokens_per_dollar
-    return (
-        weighed.label + dagger + mark,
-        milliseconds(mean) if mean else DASH,
-        in_percent(half),
-        _count(weighed.tokens_per_second),
-        *([f"{per_dollar / 1e6:.3g}" if per_dollar else DASH] if has_prices else []),
-        f"{start:.1f}" if start is not None else DASH,
-        size(weighed.peak_bytes) if weighed.peak_bytes is not None else DASH,
-        weighed.verdict or DASH,
-    )
-
-
-def _count(value: float | None) -> str:
-    return DASH if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    prices = {"Mtok/$": f"{per_dollar / 1e6:.3g}" if per_dollar else DASH} if choice.constraints.prices else {}
+    return {
+        "runtime": weighed.label + (f" {DEPRECATION_MARK}" if weighed.is_deprecated else "") + mark,
+        "ms/req" if choice.objective == "latency" else "ms/seq": milliseconds(mean) if mean else DASH,
+        "±": percent((interval.high - interval.low) / 2 / mean if interval and mean else None),
+        "tokens/s": DASH if rate is None else f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}",
+        **prices,
+        "start s": DASH if start is None else f"{start:.1f}",
+        "memory": DASH if peak is None else size(peak),
+        "parity": weighed.verdict or DASH,
+    }
 
 
 def _name(run: Run) -> str:

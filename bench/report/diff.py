@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 from bench import statistics
@@ -35,16 +36,26 @@ def render(comparison: Comparison, format: str, obstacles: Sequence[str] = ()) -
     """`comparison` in one of `FORMATS`, naming `obstacles` that were overruled; raises UserError for another."""
     check_format(format, FORMATS)
     if format == "json":
-        return _json_text(comparison, obstacles)
+        return json.dumps(to_json(comparison, obstacles), indent=2) + "\n"
     return console.render_sections(_heading(comparison), sections(comparison, obstacles))
 
 
 def sections(comparison: Comparison, obstacles: Sequence[str] = ()) -> Iterator[Section]:
     """The report: obstacles, one row a cell, what became of lost cells, and the counts last."""
-    yield Section("", tuple(f"compared anyway: {line}" for line in _shortened(obstacles)), style="yellow")
+    left = len(obstacles) - MOST_OBSTACLES
+    told = [*obstacles[:MOST_OBSTACLES], *([f"and {left} more such pairs"] if left > 0 else [])]
+    yield Section("", [f"compared anyway: {line}" for line in told], style="yellow")
     yield Section("", table=_table(comparison))
-    for title, items in _findings(comparison):
-        yield Section(title, items=items)
+    for title, verdict, is_regression in (
+        ("Gone, though planned", "gone", True),
+        ("Gone", "gone", False),
+        ("New", "new", False),
+    ):
+        cells = [cell for cell in comparison.cells if (cell.verdict, cell.is_regression) == (verdict, is_regression)]
+        found = [(cell.candidate, cell.point, cell.reason) for cell in cells if cell.reason]
+        yield Section(title, items=_grouped(comparison, found))
+    yield Section("Notes", items=list(_notes(comparison)))
+    yield Section("What else differs", items=_differing(comparison))
     yield Section("Result", (counts_line(comparison),), style="red" if comparison.regressions else "green")
 
 
@@ -52,8 +63,7 @@ def _heading(comparison: Comparison) -> Iterator[str]:
     for label, run in zip(comparison.labels, comparison.runs, strict=True):
         yield f"{label} {run.path}, {run.started}"
     run = comparison.runs[-1]
-    tf32 = ", TF32" if run.options.tf32 else ""
-    threads = count(run.options.settled_threads, "thread") + tf32
+    threads = count(run.options.settled_threads, "thread") + (", TF32" if run.options.tf32 else "")
     yield f"{run.model.name} ({run.model.output}), {run.options.device}, {threads}; weights: {weights_of(run)}"
     if len(comparison.runs) == 2:
         yield f"change: time in NEW against OLD; low, high: its interval at {statistics.RATIO_CONFIDENCE:.0%}"
@@ -63,35 +73,25 @@ def _heading(comparison: Comparison) -> Iterator[str]:
     yield f"slower: whole interval above {upper:+.1%}; faster: below {lower:+.1%}; same: within the two"
 
 
-def _shortened(obstacles: Sequence[str]) -> list[str]:
-    left = len(obstacles) - MOST_OBSTACLES
-    return [*obstacles[:MOST_OBSTACLES], *([f"and {left} more such pairs"] if left > 0 else [])]
-
-
 def _table(comparison: Comparison) -> Table:
-    cells = _sorted(comparison)
-    of_times: tuple[str, ...] = ("median ms", "change", "trend")
-    is_left: tuple[bool, ...] = (True, False, False)
-    if len(comparison.runs) == 2:
-        of_times = (*(f"{label} ms" for label in comparison.labels), "change", "low", "high")
-        is_left = (False,) * len(of_times)
-    titles = ("backend", "at", *of_times, "verdict")
-    of_rows = ("red" if cell.is_regression else STYLES.get(cell.verdict, "") for cell in cells)
-    return Table(
-        titles,
-        tuple((name(comparison, cell.candidate), str(cell.point), *_times(cell), cell.verdict) for cell in cells),
-        (True, True, *is_left, True),
-        tuple((style,) * len(titles) for style in of_rows),
-    )
-
-
-def _sorted(comparison: Comparison) -> list[Cell]:
-    """Regressions first, then by verdict, the largest growth first."""
+    """A row a cell: regressions first, then by verdict, the largest growth first."""
 
     def place(cell: Cell) -> tuple[bool, int, float]:
         return not cell.is_regression, ORDER.index(cell.verdict), -cell.change.value if cell.change else 0.0
 
-    return sorted(comparison.cells, key=place)
+    cells = sorted(comparison.cells, key=place)
+    is_history = len(comparison.runs) > 2
+    of_times = ["median ms", "change", "trend"]
+    if not is_history:
+        of_times = [*(f"{label} ms" for label in comparison.labels), "change", "low", "high"]
+    titles = ("backend", "at", *of_times, "verdict")
+    colours = ("red" if cell.is_regression else STYLES.get(cell.verdict, "") for cell in cells)
+    return Table(
+        titles,
+        tuple((name(comparison, cell.candidate), str(cell.point), *_times(cell), cell.verdict) for cell in cells),
+        tuple(title in ("backend", "at", "median ms", "verdict") for title in titles),
+        tuple((colour,) * len(titles) for colour in colours),
+    )
 
 
 def _times(cell: Cell) -> tuple[str, ...]:
@@ -105,8 +105,7 @@ def _times(cell: Cell) -> tuple[str, ...]:
         trend = DASH if cell.trend is None else percent(1 + cell.trend)
         return textwrap.fill(" ".join(medians), WIDTH_OF_MEDIANS), change, trend
     interval = cell.change.interval if cell.change else None
-    ends = (percent(interval.low), percent(interval.high)) if interval else (DASH, DASH)
-    return (*medians, change, *ends)
+    return (*medians, change, *((percent(interval.low), percent(interval.high)) if interval else (DASH, DASH)))
 
 
 def percent(ratio: float) -> str:
@@ -132,19 +131,21 @@ def counts_line(comparison: Comparison) -> str:
     return ", ".join(counts) + (f" ({count(regressions, 'regression')})" if regressions else "")
 
 
-def _findings(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
-    """Titles, and the lines under each."""
-    for title, verdict, is_regression in (
-        ("Gone, though planned", "gone", True),
-        ("Gone", "gone", False),
-        ("New", "new", False),
-    ):
-        cells = [cell for cell in comparison.cells if (cell.verdict, cell.is_regression) == (verdict, is_regression)]
-        yield title, _grouped(comparison, [(cell.candidate, cell.point, cell.reason) for cell in cells if cell.reason])
+def _notes(comparison: Comparison) -> Iterator[str]:
+    for label, run in zip(comparison.labels, comparison.runs, strict=True):
+        if wrong := state.of_file(run):
+            yield f"{label}: {wrong}"
+        if not run.is_complete:
+            yield f"{label} is incomplete: {len(run.records)} of {len(run.planned())} cells have a record"
+    if comparison.runs[0].started > comparison.runs[-1].started:
+        yield "NEW was started before OLD"
     notes = [(cell.candidate, cell.point, remark) for cell in comparison.cells for remark in cell.remarks]
     notes += [(candidate, point, "not measured by any run") for point, candidate in comparison.unmeasured]
-    yield "Notes", [*_of_the_runs(comparison), *_grouped(comparison, notes), *_of_the_verdicts(comparison)]
-    yield "What else differs", _differing(comparison)
+    yield from _grouped(comparison, notes)
+    if comparison.counts["ambiguous"]:
+        yield "ambiguous: intervals too wide for the threshold; measure with more --rounds, or raise --threshold"
+    if comparison.threshold < statistics.TIE_MARGIN:
+        yield f"two processes of one program may differ by {statistics.TIE_MARGIN:.0%}, which is above the threshold"
 
 
 def _grouped(comparison: Comparison, messages: Sequence[tuple[Candidate, Point, str]]) -> list[str]:
@@ -153,48 +154,23 @@ def _grouped(comparison: Comparison, messages: Sequence[tuple[Candidate, Point, 
     for candidate, point, message in messages:
         points.setdefault(message, {}).setdefault(name(comparison, candidate), []).append(str(point))
     return [
-        f"{'; '.join(f'{who} at {_joined(where)}' for who, where in found.items())}: {message}"
+        "; ".join(f"{who} at {', '.join(where)}" for who, where in found.items()) + f": {message}"
         for message, found in points.items()
     ]
 
 
-def _joined(texts: Sequence[str]) -> str:
-    return ", ".join(texts)
-
-
-def _of_the_runs(comparison: Comparison) -> Iterator[str]:
-    for label, run in zip(comparison.labels, comparison.runs, strict=True):
-        if wrong := state.of_file(run):
-            yield f"{label}: {wrong}"
-        if not run.is_complete:
-            yield f"{label} is incomplete: {len(run.records)} of {len(run.planned())} cells have a record"
-    old, new = comparison.runs[0], comparison.runs[-1]
-    if old.started > new.started:
-        yield "NEW was started before OLD"
-
-
-def _of_the_verdicts(comparison: Comparison) -> Iterator[str]:
-    if comparison.counts["ambiguous"]:
-        yield "ambiguous: intervals too wide for the threshold; measure with more --rounds, or raise --threshold"
-    if comparison.threshold < statistics.TIE_MARGIN:
-        yield f"two processes of one program may differ by {statistics.TIE_MARGIN:.0%}, which is above the threshold"
-
-
 def _differing(comparison: Comparison) -> list[str]:
-    runs, labels = comparison.runs, comparison.labels
-    steps = [(label, changes(runs[at], runs[at + 1])) for at, label in enumerate(labels[1:])]
-    if len(runs) == 2:
-        return [change for _, found in steps for change in found]
-    return [f"{label}: {_joined(found)}" for label, found in steps if found]
-
-
-# JSON.
-
-
-def _json_text(comparison: Comparison, obstacles: Sequence[str]) -> str:
     runs = comparison.runs
-    document = {
-        "runs": [_run(label, run) for label, run in zip(comparison.labels, runs, strict=True)],
+    steps = [changes(one, other) for one, other in pairwise(runs)]
+    if len(runs) == 2:
+        return steps[0]
+    return [f"{label}: {', '.join(found)}" for label, found in zip(comparison.labels[1:], steps, strict=True) if found]
+
+
+def to_json(comparison: Comparison, obstacles: Sequence[str]) -> dict[str, Any]:
+    """The comparison as JSON types."""
+    return {
+        "runs": [_run(label, run) for label, run in zip(comparison.labels, comparison.runs, strict=True)],
         "threshold": comparison.threshold,
         "confidence": statistics.RATIO_CONFIDENCE,
         "obstacles": list(obstacles),
@@ -203,9 +179,8 @@ def _json_text(comparison: Comparison, obstacles: Sequence[str]) -> str:
         "regressions": comparison.regressions,
         "exit_code": comparison.exit_code,
         "cells": [_cell(cell) for cell in comparison.cells],
-        "unmeasured": [_key(point, candidate) for point, candidate in comparison.unmeasured],
+        "unmeasured": [asdict(candidate) | asdict(point) for point, candidate in comparison.unmeasured],
     }
-    return json.dumps(document, indent=2) + "\n"
 
 
 def _run(label: str, run: Run) -> dict[str, Any]:
@@ -222,29 +197,24 @@ def _run(label: str, run: Run) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell) -> Mapping[str, Any]:
+def _cell(cell: Cell) -> dict[str, Any]:
     change = cell.change
-    interval = change.interval if change else None
+    ratios = [] if change is None else [change.value]
+    ratios += [change.interval.low, change.interval.high] if change and change.interval else []
+    # JSON has no infinity.
+    value, low, high = [ratio if math.isfinite(ratio) else None for ratio in ratios] + [None] * (3 - len(ratios))
     return {
-        **_key(cell.point, cell.candidate),
+        **asdict(cell.candidate),
+        **asdict(cell.point),
         "verdict": cell.verdict,
         "is_regression": cell.is_regression,
         "reason": cell.reason,
         "median_ms": [None if median is None else median / 1e6 for median in cell.medians_ns],
         "rounds": list(cell.rounds),
         "disturbed": list(cell.is_disturbed),
-        "time_ratio": _finite(change.value) if change else None,
-        "time_ratio_low": _finite(interval.low) if interval else None,
-        "time_ratio_high": _finite(interval.high) if interval else None,
+        "time_ratio": value,
+        "time_ratio_low": low,
+        "time_ratio_high": high,
         "trend": cell.trend,
         "remarks": list(cell.remarks),
     }
-
-
-def _key(point: Point, candidate: Candidate) -> dict[str, Any]:
-    return {**asdict(candidate), **asdict(point)}
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else None

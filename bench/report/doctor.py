@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from bench import statistics
 from bench.columns import DASH, Section, Table, count, milliseconds
-from bench.doctor import LARGE_FLOOR, TWINS, Findings, Noise, Overhead, Twins
-from bench.machine.roofline import Peaks
-from bench.process.installed import Lack, Part
+from bench.doctor import LARGE_FLOOR, TWINS, Findings, Noise, Overhead
+from bench.process.installed import Part
 from bench.report import check_format, console
 from bench.run.columns import DISTURBED
 from bench.spec import PRECISIONS
@@ -37,17 +36,14 @@ def render(findings: Findings, format: str) -> str:
 
 def sections(findings: Findings) -> Iterator[Section]:
     """The page."""
+    disturbances = [_remedied(one.what, one.remedy) for one in findings.disturbances]
     yield _labelled("Machine", _machine_rows(findings))
     yield _labelled("Installed", (row for part in findings.parts for row in _part_rows(part)))
-    disturbances = [Lack(one.what, one.remedy) for one in findings.disturbances]
-    yield Section(
-        "Would disturb a measurement", items=_remedied(disturbances) or ["nothing that can be seen from here"]
-    )
+    yield Section("Would disturb a measurement", items=disturbances or ["nothing that can be seen from here"])
     yield _labelled("Peaks", _peak_rows(findings))
     yield _noise(findings)
     yield _labelled("Overhead of bench itself", _overhead_rows(findings.overhead, findings.noise))
-    lacks = [Lack(f"{one.what}: {one.reason}") for one in findings.unmeasured]
-    yield Section("Could not be measured", items=_remedied(lacks))
+    yield Section("Could not be measured", items=[f"{one.what}: {one.reason}" for one in findings.unmeasured])
     lines, style = verdict(findings)
     yield Section("Verdict", lines, style=style)
 
@@ -59,21 +55,19 @@ def _labelled(title: str, rows: Rows) -> Section:
     return Section(title, table=Table(("", ""), found, (True, True), styles))
 
 
-def _remedied(lacks: Iterable[Lack]) -> list[str]:
-    """Each thing with its remedy."""
-    return [f"{lack.what} {REMEDY} {lack.remedy}" if lack.remedy else lack.what for lack in lacks]
+def _remedied(what: str, remedy: str) -> str:
+    return f"{what} {REMEDY} {remedy}" if remedy else what
 
 
 def _machine_rows(findings: Findings) -> Rows:
     facts = findings.machine
-    around = ["virtual machine"] if facts.get("hypervisor") else []
-    around += ["container"] if facts.get("container") else []
+    around = [
+        words for name, words in (("hypervisor", "virtual machine"), ("container", "container")) if facts.get(name)
+    ]
     yield "cpu", ", ".join([str(facts.get("cpu", "unknown")), f"{facts.get('cpus', '?')} CPUs usable", *around])
     free, total = findings.free_memory_bytes / 2**30, facts.get("memory_bytes", 0) / 2**30
-    yield (
-        "memory",
-        f"{free:.1f} of {total:.1f} GiB free; disk for artifacts: {findings.free_disk_bytes / 2**30:.1f} GiB free",
-    )
+    disk = f"disk for artifacts: {findings.free_disk_bytes / 2**30:.1f} GiB free"
+    yield "memory", f"{free:.1f} of {total:.1f} GiB free; {disk}"
     versions = facts.get("versions", {})
     named = [f"{name} {versions[name]}" for name in DISTRIBUTIONS if name in versions]
     yield "versions", ", ".join([f"Python {facts.get('python', '?')}", *named])
@@ -81,13 +75,9 @@ def _machine_rows(findings: Findings) -> Rows:
 
 def _part_rows(part: Part) -> Rows:
     there = ", ".join(filter(None, [part.detail, *part.precisions]))
-    label = part.name
-    if there:
-        yield label, there
-        label = ""
-    for line in _remedied(part.lacks):
-        yield label, f"missing: {line}"
-        label = ""
+    lines = [*([there] if there else []), *(f"missing: {_remedied(one.what, one.remedy)}" for one in part.lacks)]
+    for at, line in enumerate(lines):
+        yield "" if at else part.name, line
 
 
 def _peak_rows(findings: Findings) -> Rows:
@@ -97,18 +87,11 @@ def _peak_rows(findings: Findings) -> Rows:
         return
     for precision in (one for one in PRECISIONS if one in limits.flops_per_second):
         low = LOW if precision in limits.disturbed else ""
-        unit = "OP" if precision == "int8" else "FLOP"
-        yield precision, operations(limits.flops_per_second[precision], unit) + low
-    if reads := _reads(limits):
-        yield "memory", reads + (LOW if "memory" in limits.disturbed else "")
-
-
-def _reads(limits: Peaks) -> str:
-    if not limits.bandwidths:
-        return ""
-    (small, fast), (large, slow) = max(limits.bandwidths, key=lambda pair: pair[1]), limits.bandwidths[-1]
-    words = f"reads {slow / 1e9:.1f} GB/s"
-    return words if small == large else f"{words}; {fast / 1e9:.1f} GB/s from caches"
+        yield precision, operations(limits.flops_per_second[precision], "OP" if precision == "int8" else "FLOP") + low
+    if limits.bandwidths:
+        (small, fast), (large, slow) = max(limits.bandwidths, key=lambda pair: pair[1]), limits.bandwidths[-1]
+        cached = "" if small == large else f"; {fast / 1e9:.1f} GB/s from caches"
+        yield "memory", f"reads {slow / 1e9:.1f} GB/s{cached}" + (LOW if "memory" in limits.disturbed else "")
 
 
 def operations(rate: float, unit: str) -> str:
@@ -170,22 +153,13 @@ def _verdict_on_noise(findings: Findings) -> tuple[list[str], str]:
         return ["Peaks and noise were left out: `bench doctor` without --quick measures them."], "bold"
     if noise is None:
         return ["NOTHING IS KNOWN OF THE NOISE: trust no small difference on this machine."], "bold red"
-    least = difference(noise.least_difference)
+    least = f"{noise.least_difference:.1%}" if noise.least_difference < 1 else f"{1 + noise.least_difference:.1f}-fold"
     if noise.false_verdicts:
-        return _false_verdicts(noise.false_verdicts, least), "bold red"
+        where = ", ".join(f"{twin.ratio.verdict} at {twin.shape}" for twin in noise.false_verdicts)
+        return [
+            f"NOT FIT FOR SMALL DIFFERENCES: {TWINS[0]} came out {where} than itself.",
+            f"Believe no difference below {least} now; stop what disturbs, and run this again.",
+        ], "bold red"
     if noise.floor > LARGE_FLOOR:
         return [f"NOISY NOW: believe no difference below {least}; stop what disturbs, try again."], "bold yellow"
     return [f"Fit to measure: differences above {least} can be believed here now."], "bold green"
-
-
-def _false_verdicts(twins: Iterable[Twins], least: str) -> list[str]:
-    where = ", ".join(f"{twin.ratio.verdict} at {twin.shape}" for twin in twins)
-    return [
-        f"NOT FIT FOR SMALL DIFFERENCES: {TWINS[0]} came out {where} than itself.",
-        f"Believe no difference below {least} now; stop what disturbs, and run this again.",
-    ]
-
-
-def difference(share: float) -> str:
-    """A share as `2.3 %`, or as `3.1-fold` if it is one or more."""
-    return f"{share:.1%}" if share < 1 else f"{1 + share:.1f}-fold"

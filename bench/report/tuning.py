@@ -37,20 +37,19 @@ def sections(tuning: Tuning) -> Iterator[Section]:
 
 def headline(tuning: Tuning) -> str:
     """One line: what to take and by how much, or why nothing is taken."""
-    winner, other = tuning.winner, tuning.runner_up
+    winner, other, ratio = tuning.winner, tuning.runner_up, tuning.ratio
     if winner is None:
-        if not tuning.is_decided:
-            return "take none: nothing that was tried qualifies"
-        return "take none: none of the finalists kept what was asked"
-    if other is None or tuning.ratio is None:
+        why = "none of the finalists kept what was asked" if tuning.is_decided else "nothing that was tried qualifies"
+        return f"take none: {why}"
+    if other is None or ratio is None:
         return f"take {winner.label}: nothing else came as far"
-    ratio = tuning.ratio
+    times = f"{factor(ratio.value)}×"
     if ratio.interval is None:
-        return f"take {winner.label}: {factor(ratio.value)}× as fast as {other.label}, the next, in turns apart"
+        return f"take {winner.label}: {times} as fast as {other.label}, the next, in turns apart"
     ends = f"{factor(ratio.interval.low)}–{factor(ratio.interval.high)}"
     if ratio.verdict == "tie":
-        return f"take {winner.label}: fastest, in a tie with {other.label} ({factor(ratio.value)}×, {ends})"
-    return f"take {winner.label}: {factor(ratio.value)}× ({ends}) as fast as {other.label}, the next"
+        return f"take {winner.label}: fastest, in a tie with {other.label} ({times}, {ends})"
+    return f"take {winner.label}: {times} ({ends}) as fast as {other.label}, the next"
 
 
 def _heading(tuning: Tuning) -> Iterator[str]:
@@ -69,23 +68,15 @@ def _rung_names(tuning: Tuning) -> list[str]:
 
 
 def _row(tuning: Tuning, trial: Trial) -> tuple[str, ...]:
-    cells, loss, verdict = [], None, ""
-    for rung in tuning.outcomes():
-        outcome = rung.get(trial)
-        if outcome is None:
-            cells.append("")
-            continue
-        cells.append("out" if outcome.score_ns is None else milliseconds(outcome.score_ns))
-        loss, verdict = outcome.loss, outcome.verdict
+    found = [rung.get(trial) for rung in tuning.outcomes()]
+    cells = ("" if one is None else "out" if one.score_ns is None else milliseconds(one.score_ns) for one in found)
+    last = next(one for one in reversed(found) if one is not None)
     name = f"{trial.candidate.label} {trial.candidate.precision}{' ←' if trial == tuning.winner else ''}"
-    return (name, str(trial.threads), *cells, "" if loss is None else f"{loss:.1e}", verdict)
+    return (name, str(trial.threads), *cells, "" if last.loss is None else f"{last.loss:.1e}", last.verdict)
 
 
 def _out(tuning: Tuning) -> Iterator[str]:
     """What does not qualify, and why."""
     for trial in tuning.order():
-        for rung in tuning.outcomes():
-            outcome = rung.get(trial)
-            if outcome is not None and outcome.score_ns is None:
-                yield f"{trial.label}: {outcome.reason}"
-                break
+        found = [rung[trial] for rung in tuning.outcomes() if trial in rung]
+        yield from [f"{trial.label}: {one.reason}" for one in found if one.score_ns is None][:1]

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from bench import machine
 from bench.choose.api import choose
 from bench.choose.choice import ratio_between
-from bench.errors import UserError
+from bench.columns import count
+from bench.errors import Say, UserError
 from bench.options import shown_seconds
 from bench.process.environments.stored import parse_pythons
 from bench.run.experiment import default_output, leaves_translated, measure, source_of
@@ -22,30 +23,10 @@ from bench.spec import DEFAULT_BATCHES, PRECISIONS, Shape, check_lengths
 from bench.statistics import Ratio
 from bench.traffic import Traffic, even, read_traffic
 from bench.tune.file import write_tuning
-from bench.tune.halving import (
-    FINAL_ROUNDS,
-    FINAL_SECONDS_PER_CELL,
-    FINAL_TURNS,
-    RUNGS,
-    Rung,
-    survivors,
-)
+from bench.tune.halving import FINAL_ROUNDS, FINAL_SECONDS_PER_CELL, FINAL_TURNS, RUNGS, Rung, survivors
 from bench.tune.options import TuneOptions
-from bench.tune.results import (
-    Goal,
-    Outcome,
-    Tried,
-    Tuning,
-    means,
-    outcome_of,
-)
-from bench.tune.space import (
-    Space,
-    Trial,
-    asked_space,
-    thread_counts,
-    whole_space,
-)
+from bench.tune.results import Goal, Outcome, Tried, Tuning, means, outcome_of
+from bench.tune.space import Space, Trial, asked_space, thread_counts, whole_space
 from bench.workloads.forward import Forward, ForwardOptions
 from exporters.store import ArtifactStore
 
@@ -65,9 +46,8 @@ class Trying(Forward):
 class TuneListener:
     """What a search tells while it goes on; nothing is told during a timed call."""
 
-    say: Callable[[str], None] = lambda line: None
+    say: Say = lambda line: None
     plan: Callable[[Tuning, Space], None] = lambda tuning, space: None
-    progress: Callable[[int, Trial, Outcome], None] = lambda rung, trial, outcome: None
 
 
 def tune(
@@ -79,7 +59,7 @@ def tune(
 ) -> Tuning:
     """Search for the fastest way to run `model` at `batches` × `lengths`, or for `traffic` (a file, or Traffic).
 
-    Short runs of everything that is installed, longer ones of what is left (bench/tuning/halving.py), at last one under
+    Short runs of everything that is installed, longer ones of what is left (bench/tune/halving.py), at last one under
     the usual rules; what is not the same model is out. `max_loss` is the largest RMSE over the reference's RMS that may
     be lost (0.02 or "2%"); without it fp32 alone is tried, and only what is equivalent or better qualifies. `backends`
     are all that are installed unless named; `threads` the most that are tried. Nothing begins that `budget` ("10m", or
@@ -96,45 +76,44 @@ def search(options: TuneOptions, traffic: Traffic | None = None, listener: TuneL
     """The search that `options` ask for; `traffic` is in place of the file that they name."""
     begun, listener = time.monotonic(), listener or TuneListener()
     with leaves_translated():
+        pythons = parse_pythons(options.python)
         options = replace(
             options,
             device=machine.settle_device(options.device),
             threads=machine.thread_budget(options.threads),
             precisions=options.precisions or (("fp32",) if options.max_loss is None else PRECISIONS),
-            python=tuple(f"{place}={path}" for place, path in parse_pythons(options.python)),
+            python=tuple(f"{place}={path}" for place, path in pythons),
         )
         machine.check_tf32(options.tf32, options.kind)
-        space = _space(options)
-        goal = _goal(options, traffic)
         store = ArtifactStore(Path(options.artifacts))
+        where = (options.kind, options.precisions, store.root, pythons)
+        space = asked_space(options.backends, *where) if options.backends else whole_space(*where)
+        if not space.candidates:
+            raise UserError(f"no backend can be tried on {options.kind}; `bench list backends` shows what each needs")
+        goal = _goal(options, traffic)
         source = source_of(options, store, listener.say)
         check_lengths(goal.shapes, source.name, source.positions)
         now = datetime.now(UTC)
         folder = default_output(options, "tune", now).with_suffix("")
+        path = Path(options.output) if options.output else folder / "tuning.json"
         tuning = Tuning(
             source.name, options.device, goal, options.budget, now.isoformat(timespec="seconds"),
-            options.command_line(), machine.fingerprint(), not_tried=dict(space.left_out),
-            path=Path(options.output) if options.output else folder / "tuning.json",
+            options.command_line(), machine.fingerprint(), not_tried=dict(space.left_out), path=path,
         )  # fmt: skip
         store.prepare()
-        _check_output(tuning)
+        _check_output(path)
+        listener.say(f"{tuning.model} on {tuning.device}, for {goal.source}")
+        within = f"then threads; within {shown_seconds(tuning.budget_seconds)}"
+        listener.say(f"space: {count(len(space.candidates), 'candidate')}, {within}")
+        listener.say(f"search: {path}")
         listener.plan(tuning, space)
         try:
-            _Search(tuning, options, folder, listener, begun).run(space)
+            _Search(tuning, options, folder, listener.say, begun).run(space)
         finally:
             tuning.seconds = round(time.monotonic() - begun, 1)
-            if tuning.rungs:
+            if any(tuning.rungs):
                 write_tuning(tuning)
     return tuning
-
-
-def _space(options: TuneOptions) -> Space:
-    """What can be tried here; raises UserError if nothing can."""
-    where = (options.kind, options.precisions, Path(options.artifacts), parse_pythons(options.python))
-    found = asked_space(options.backends, *where) if options.backends else whole_space(*where)
-    if not found.candidates:
-        raise UserError(f"no backend can be tried on {options.kind}; `bench list backends` shows what each needs")
-    return found
 
 
 def _goal(options: TuneOptions, traffic: Traffic | None) -> Goal:
@@ -142,13 +121,12 @@ def _goal(options: TuneOptions, traffic: Traffic | None) -> Goal:
         traffic = read_traffic(Path(options.traffic))
     if traffic is None:
         traffic = even(Shape(batch, length) for batch in options.batches for length in options.lengths)
-    shares = representatives(traffic)
+    shares, source = representatives(traffic), traffic.source
     if len(traffic.counts) == 1 and not traffic.is_given:
-        return Goal(shares, f"{shares[0][0]} alone", options.max_loss)
-    is_whole = len(shares) == len(traffic.counts)
-    return Goal(
-        shares, traffic.source if is_whole else f"{traffic.source}, by {len(shares)} shapes of it", options.max_loss
-    )
+        source = f"{shares[0][0]} alone"
+    elif len(shares) < len(traffic.counts):
+        source = f"{source}, by {len(shares)} shapes of it"
+    return Goal(shares, source, options.max_loss)
 
 
 def representatives(traffic: Traffic, most: int = MOST_SHAPES) -> tuple[tuple[Shape, float], ...]:
@@ -160,30 +138,26 @@ def representatives(traffic: Traffic, most: int = MOST_SHAPES) -> tuple[tuple[Sh
     shares = traffic.shares()
     if len(shares) <= most:
         return tuple(shares)
-    ordered = sorted(shares, key=lambda entry: (entry[0].batch * entry[0].length, entry[0]))
-    work = [share * shape.batch * shape.length for shape, share in ordered]
-    groups: dict[int, list[tuple[Shape, float]]] = {}
-    passed, total = 0.0, sum(work)
-    for (shape, share), tokens in zip(ordered, work, strict=True):
-        groups.setdefault(min(most - 1, int(most * (passed + tokens / 2) / total)), []).append((shape, share))
-        passed += tokens
-    return tuple(_middle(group) for group in groups.values())
-
-
-def _middle(group: Sequence[tuple[Shape, float]]) -> tuple[Shape, float]:
-    """The shape nearest to the mean tokens of a group's requests, and the share of the whole group."""
-    share = sum(part for _, part in group)
-    mean = sum(part * shape.batch * shape.length for shape, part in group) / share
-    return min((shape for shape, _ in group), key=lambda shape: abs(shape.batch * shape.length - mean)), share
+    ordered = sorted(((shape.batch * shape.length, shape, share) for shape, share in shares))
+    groups: dict[int, list[tuple[int, Shape, float]]] = {}
+    passed, total = 0.0, sum(share * tokens for tokens, _, share in ordered)
+    for tokens, shape, share in ordered:
+        at = min(most - 1, int(most * (passed + share * tokens / 2) / total))
+        groups.setdefault(at, []).append((tokens, shape, share))
+        passed += share * tokens
+    found = []
+    for group in groups.values():
+        whole = sum(share for _, _, share in group)
+        mean = sum(share * tokens for tokens, _, share in group) / whole
+        found.append((min(group, key=lambda one: abs(one[0] - mean))[1], whole))
+    return tuple(found)
 
 
 class _Search:
     """The rungs, one after another, within the budget."""
 
-    def __init__(
-        self, tuning: Tuning, options: TuneOptions, folder: Path, listener: TuneListener, begun: float
-    ) -> None:
-        self.tuning, self.options, self.folder, self.listener, self.begun = tuning, options, folder, listener, begun
+    def __init__(self, tuning: Tuning, options: TuneOptions, folder: Path, say: Say, begun: float) -> None:
+        self.tuning, self.options, self.folder, self.say, self.begun = tuning, options, folder, say, begun
 
     def run(self, space: Space) -> None:
         """Search, and settle the winner."""
@@ -208,39 +182,41 @@ class _Search:
                 continue
             run = self._measured(Trying, group, rung.rounds, rung.seconds_per_cell, f"rung-{number + 1}")
             for trial in group:
-                outcome = outcome_of(run, trial.candidate, self.tuning.goal, is_final=False)
-                tried.append(Tried(trial, outcome))
-                self.listener.progress(number, trial, outcome)
-        scores = {one.trial: one.outcome.score_ns for one in tried if one.outcome.score_ns is not None}
-        return survivors(scores, rung)
+                tried.append(Tried(trial, outcome_of(run, trial.candidate, self.tuning.goal, is_final=False)))
+                self._tell(tried[-1])
+        return survivors({one.trial: one.outcome.score_ns for one in tried if one.outcome.score_ns is not None}, rung)
+
+    def _tell(self, tried: Tried) -> None:
+        score, outcome = tried.outcome.score_ns, tried.outcome
+        shown = outcome.reason if score is None else f"{score / 1e6:.2f} ms  {outcome.verdict}"
+        self.say(f"[rung {len(self.tuning.rungs)}] {tried.trial.label:<36} {shown}")
 
     def _finals(self, finalists: Sequence[Trial]) -> None:
         """The finalists under the usual rules; in turns of groups if they differ in threads."""
-        groups, goal = _together(finalists, one_by_one=False), self.tuning.goal
+        groups, goal, tuning = _together(finalists, one_by_one=False), self.tuning.goal, self.tuning
         taken: list[dict[Trial, Outcome]] = []
-        last: dict[Trial, Run] = {}
+        runs: dict[Trial, Run] = {}
         for turn in range(FINAL_TURNS if len(groups) > 1 else 1):
             for group in groups if turn % 2 == 0 else list(reversed(groups)):
                 run = self._measured(Forward, group, FINAL_ROUNDS, FINAL_SECONDS_PER_CELL, f"final-{turn + 1}")
                 taken.append({trial: outcome_of(run, trial.candidate, goal, is_final=True) for trial in group})
-                last.update(dict.fromkeys(group, run))
+                runs.update(dict.fromkeys(group, run))
         found = means(taken)
-        self.tuning.rungs.append([Tried(trial, outcome) for trial, outcome in found.items()])
-        self.tuning.is_decided = True
-        for trial, outcome in found.items():
-            self.listener.progress(len(self.tuning.rungs) - 1, trial, outcome)
-        order = sorted((o.score_ns, trial) for trial, o in found.items() if o.score_ns is not None)
-        if order:
-            self._take([trial for _, trial in order], last, {trial: score for score, trial in order})
-
-    def _take(self, order: Sequence[Trial], runs: dict[Trial, Run], scores: dict[Trial, float]) -> None:
-        winner, tuning = order[0], self.tuning
-        tuning.winner, tuning.runner_up = winner, order[1] if len(order) > 1 else None
-        if tuning.runner_up is not None:
-            tuning.ratio = self._ratio(winner, tuning.runner_up, runs, scores)
-        again = runs[winner].workload.repeated(tuning.goal.shapes[0], winner.candidate)
-        if len(tuning.goal.shapes) > 1:
-            again = replace(again, batches=DEFAULT_BATCHES, lengths=(), shapes=_pairs(tuning.goal))  # type: ignore[call-arg]
+        tuning.rungs.append([Tried(trial, outcome) for trial, outcome in found.items()])
+        tuning.is_decided = True
+        for tried in tuning.rungs[-1]:
+            self._tell(tried)
+        scores = {trial: outcome.score_ns for trial, outcome in found.items() if outcome.score_ns is not None}
+        order = sorted(scores, key=lambda trial: (scores[trial], trial))
+        if not order:
+            return
+        winner = tuning.winner = order[0]
+        if len(order) > 1:
+            tuning.runner_up = order[1]
+            tuning.ratio = self._ratio(winner, order[1], runs, scores)
+        again = runs[winner].workload.repeated(goal.shapes[0], winner.candidate)
+        if len(goal.shapes) > 1:
+            again = replace(again, batches=DEFAULT_BATCHES, lengths=(), shapes=_pairs(goal))  # type: ignore[call-arg]
         tuning.reproduce = again.command_line()
 
     def _ratio(self, winner: Trial, other: Trial, runs: dict[Trial, Run], scores: dict[Trial, float]) -> Ratio:
@@ -250,8 +226,7 @@ class _Search:
             weighed = {
                 one.candidate: one for one in choose(runs[winner], traffic=traffic, min_parity="lossy").candidates
             }
-            found = ratio_between(weighed[other.candidate], weighed[winner.candidate])
-            if found is not None:
+            if found := ratio_between(weighed[other.candidate], weighed[winner.candidate]):
                 return found
         return Ratio(scores[other] / scores[winner], None, FINAL_TURNS)
 
@@ -261,8 +236,7 @@ class _Search:
         """A run of trials that share their number of threads, at the shapes of the goal."""
         candidates = [trial.candidate for trial in group]
         used = {candidate.place for candidate in candidates}
-        pythons = parse_pythons(self.options.python)
-        output = self.folder / f"{len(self.tuning.runs) + 1:03}-{name}.jsonl"
+        output = str(self.folder / f"{len(self.tuning.runs) + 1:03}-{name}.jsonl")
         asked = ForwardOptions(
             **{name: getattr(self.options, name) for name in OF_EVERY_RUN},
             backends=tuple(dict.fromkeys(candidate.label for candidate in candidates)),
@@ -271,11 +245,11 @@ class _Search:
             rounds=rounds,
             max_seconds_per_cell=seconds_per_cell,
             threads=group[0].threads,
-            python=tuple(f"{place}={path}" for place, path in pythons if place in used),
-            output=str(output),
+            python=tuple(python for python in self.options.python if python.partition("=")[0] in used),
+            output=output,
         )
-        run = measure(workload, asked, Listener(say=self.listener.say))
-        self.tuning.runs.append(str(output))
+        run = measure(workload, asked, Listener(say=self.say))
+        self.tuning.runs.append(output)
         return run
 
     def _spent(self) -> float:
@@ -294,15 +268,13 @@ def _together(trials: Sequence[Trial], one_by_one: bool) -> list[list[Trial]]:
     """
     groups: dict[tuple[object, ...], list[Trial]] = {}
     for trial in trials:
-        key: tuple[object, ...] = (trial.threads, trial.candidate.precision)
-        groups.setdefault((*key, trial.candidate) if one_by_one else key, []).append(trial)
+        key = (trial.threads, trial.candidate.precision, trial.candidate if one_by_one else None)
+        groups.setdefault(key, []).append(trial)
     return list(groups.values())
 
 
-def _check_output(tuning: Tuning) -> None:
+def _check_output(path: Path) -> None:
     """Raise UserError if the search, which is written at its end, could not be."""
-    path = tuning.path
-    assert path is not None
     if path.exists():
         raise UserError(f"{str(path)!r} exists; give another --output")
     aside = path.with_name(f".{path.name}.part")

@@ -7,7 +7,7 @@ what is near the best stays, whatever its rank, as a short measurement on a nois
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -42,11 +42,7 @@ FINAL_TURNS = 3
 
 def survivors(scores: Mapping[T, float], rung: Rung) -> list[T]:
     """What goes on, best first: the best share, what is near the best, never below or above the rung's numbers."""
-    order: Sequence[T] = sorted(scores, key=lambda one: scores[one])
-    if not order:
-        return []
-    best = scores[order[0]]
+    order = sorted(scores, key=lambda one: scores[one])
     count = max(math.ceil(rung.share_kept * len(order)), rung.least_kept)
-    return [one for place, one in enumerate(order) if place < count or scores[one] <= rung.near * best][
-        : rung.most_kept
-    ]
+    near = [one for at, one in enumerate(order) if at < count or scores[one] <= rung.near * scores[order[0]]]
+    return near[: rung.most_kept]

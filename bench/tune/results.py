@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +122,12 @@ def outcome_of(run: Run, candidate: Candidate, goal: Goal, is_final: bool) -> Ou
     loss = max((share for record in records for share in _losses(record)), default=None)
     if reason := _too_lossy(verdict, loss, goal.max_loss):
         return Outcome(reason=reason, verdict=verdict, loss=loss)
-    score = sum(share * _time_ns(record, is_final) for record, (_, share) in zip(records, goal.shares, strict=True))
+    times = [
+        statistics.median(record.samples) if is_final else min(map(statistics.median, record.rounds))
+        for record in records
+    ]
+    score = sum(share * time for time, (_, share) in zip(times, goal.shares, strict=True))
     return Outcome(score, verdict=verdict, loss=loss)
-
-
-def _time_ns(record: Record, is_final: bool) -> float:
-    if is_final:
-        return statistics.median(record.samples)
-    return min(statistics.median(samples) for samples in record.rounds)
 
 
 def _losses(record: Record) -> Iterable[float]:
@@ -151,15 +149,12 @@ def _too_lossy(verdict: str, loss: float | None, max_loss: float | None) -> str:
     return ""
 
 
-def means(outcomes: Sequence[Mapping[Trial, Outcome]]) -> dict[Trial, Outcome]:
+def means(turns: Sequence[Mapping[Trial, Outcome]]) -> dict[Trial, Outcome]:
     """Of the turns that groups of trials took, each trial's median score; one that failed once has failed."""
-    found: dict[Trial, list[Outcome]] = {}
-    for turn in outcomes:
-        for trial, outcome in turn.items():
-            found.setdefault(trial, []).append(outcome)
-    merged = {}
-    for trial, turns in found.items():
-        failed = next((outcome for outcome in turns if outcome.score_ns is None), None)
-        scores = [outcome.score_ns for outcome in turns if outcome.score_ns is not None]
-        merged[trial] = failed or Outcome(statistics.median(scores), verdict=turns[-1].verdict, loss=turns[-1].loss)
-    return merged
+    found = {}
+    for trial in dict.fromkeys(trial for turn in turns for trial in turn):
+        taken = [turn[trial] for turn in turns if trial in turn]
+        scores = [outcome.score_ns for outcome in taken if outcome.score_ns is not None]
+        failed = next((outcome for outcome in taken if outcome.score_ns is None), None)
+        found[trial] = failed or replace(taken[-1], score_ns=statistics.median(scores))
+    return found

@@ -37,7 +37,11 @@ class Space:
     """Label and reason."""
 
 
-def whole_space(device: str, precisions: Sequence[str], root: Path, pythons: Sequence[tuple[str, str]] = ()) -> Space:
+#: Interpreters of the user's own, as (place, path).
+Pythons = Sequence[tuple[str, str]]
+
+
+def whole_space(device: str, precisions: Sequence[str], root: Path, pythons: Pythons = ()) -> Space:
     """Every backend that computes the model and is installed, in every variant that is meant to be deployed.
 
     `root` is the folder of the store, whose environments are asked what runs in them; `pythons` are interpreters of the
@@ -60,11 +64,7 @@ def whole_space(device: str, precisions: Sequence[str], root: Path, pythons: Seq
 
 
 def asked_space(
-    names: Sequence[str],
-    device: str,
-    precisions: Sequence[str],
-    root: Path,
-    pythons: Sequence[tuple[str, str]] = (),
+    names: Sequence[str], device: str, precisions: Sequence[str], root: Path, pythons: Pythons = ()
 ) -> Space:
     """The backends (with all their variants) and variants that `names` asks for; raises UserError for unknown ones.
 
@@ -93,26 +93,18 @@ def asked_space(
 
 
 def _of_backend(
-    backend: type[Backend],
-    environment: str,
-    device: str,
-    precisions: Sequence[str],
-    root: Path,
-    pythons: Sequence[tuple[str, str]],
+    backend: type[Backend], environment: str, device: str, precisions: Sequence[str], root: Path, pythons: Pythons
 ) -> tuple[list[Candidate], list[tuple[str, str]]]:
+    """Candidates of a backend in one environment, and what of it cannot run, with the reason."""
     spec = backend.spec
-    wanted = [
-        Candidate(spec.name, variant, precision, environment=environment)
-        for precision in precisions
-        for variant in spec.variants
-        if variant not in spec.not_for_deployment
-    ]
-    elsewhere = None
-    if wanted:
-        place = wanted[0].place
-        if place not in dict(pythons) and unfinished(root, place):
-            return [], [(place, f"its environment was not finished; run: bench env create {place}")]
-        elsewhere = environment_of(root, wanted, device, pythons)
+    variants = [variant for variant in spec.variants if variant not in spec.not_for_deployment]
+    wanted = [Candidate(spec.name, v, precision, environment=environment) for precision in precisions for v in variants]
+    if not wanted:
+        return [], []
+    place = wanted[0].place
+    if place not in dict(pythons) and unfinished(root, place):
+        return [], [(place, f"its environment was not finished; run: bench env create {place}")]
+    elsewhere = environment_of(root, wanted, device, pythons)
     reasons = {
         one: backend.supports(one.variant, device, one.precision)
         if elsewhere is None
@@ -122,9 +114,8 @@ def _of_backend(
     refused = dict[tuple[str, str], None]()
     for one, reason in reasons.items():
         if reason:
-            alike = all(reasons[other] == reason for other in wanted if other.precision == one.precision)
-            is_of_all = elsewhere is None and alike
-            refused[(spec.name if is_of_all else f"{one.label} {one.precision}", reason)] = None
+            alike = {reasons[other] for other in wanted if other.precision == one.precision} == {reason}
+            refused[spec.name if alike and elsewhere is None else f"{one.label} {one.precision}", reason] = None
     return [one for one in wanted if not reasons[one]], list(refused)
 
 
@@ -138,7 +129,5 @@ def _cost(candidate: Candidate) -> tuple[bool, int, str, bool, str]:
 
 def thread_counts(most: int, device: str) -> tuple[int, ...]:
     """Numbers of threads that are tried: all, halves of that, one; on a GPU the host's matter little, so all alone."""
-    counts = [most]
-    while device == "cpu" and counts[-1] > 1:
-        counts.append(counts[-1] // 2)
-    return tuple(counts)
+    halves = range(most.bit_length()) if device == "cpu" else range(1)
+    return tuple(most >> half for half in halves)

@@ -18,11 +18,11 @@ from bench import choose, statistics
 from bench.choose import lines as report
 from bench.choose.candidates import Weighed
 from bench.choose.choice import Choice
-from bench.choose.grid import INTERPOLATED, MEASURED, ROUNDED_UP, place
-from bench.choose.mixture import Mixture
-from bench.cli import main
+from bench.choose.demand import Demand, Mixture
+from bench.choose.grid import INTERPOLATED, MEASURED, ROUNDED_UP, Place, place
 from bench.errors import UserError
-from bench.report.choice import render as report_text
+from bench.machine.roofline import Peaks
+from bench.report.choice import render
 from bench.run.record import Once, Record, Run
 from bench.spec import Candidate, Shape
 from bench.traffic import Traffic, even, even_in_time, parse_slo, read_traffic
@@ -32,55 +32,75 @@ from tests import made
 
 MS = 1_000_000
 ROUNDS = 10
+BUSY = {"wall_seconds": 5.0, "cpu_seconds": 10.0, "other_cpu_seconds": 3.0}
+PEAKS = {"peaks": Peaks("cpu", 2, {"fp32": 1e9}, ((1 << 30, 1e9),), "2026-01-01").to_json()}  # 10 ms are 1e7 FLOP
+LOSSY = {"ms": 5, "parity": {"verdict": "lossy", "max_abs_error": 3e-3}}
 
 
 def cell(
     label: str,
     batch: int,
     length: int,
-    ms: float = 1,
-    jitter: float = 0.0,
-    rounds: Sequence[Sequence[float]] | None = None,
-    load_seconds: float | None = 0.0,
+    ms: float | Sequence[Sequence[float]] = 1,
+    load: float | None = 0.0,
     first_call_ms: float | None = None,
     calls_per_sample: int = 1,
     **values: Any,
 ) -> Record:
-    """A cell of ten rounds of 20 calls within `jitter` of `ms`, high and low in turn, or of `rounds` in ms."""
-    found = rounds or [[ms * (1 + jitter * (-1) ** index)] * 20 for index in range(ROUNDS)]
-    first_ns = round((ms if first_call_ms is None else first_call_ms) * MS)
-    once = Once(load_seconds=load_seconds, first_call_ns=first_ns, calls_per_sample=calls_per_sample)
+    """A cell of ten rounds of 20 calls of `ms`, or of those rounds; it holds 0.6 GB."""
+    first_ms = first_call_ms if first_call_ms is not None else ms if isinstance(ms, int | float) else 0
+    once = Once(load_seconds=load, first_call_ns=round(first_ms * MS), calls_per_sample=calls_per_sample)
     memory = {"loaded": {"process_bytes": 500_000_000}, "peak": {"peak_process_bytes": 600_000_000}}
-    return made.record(label, Shape(batch, length), ms=found, **({"once": once, "memory": memory} | values))
+    rounds = [[ms] * 20] * ROUNDS if isinstance(ms, int | float) else ms
+    return made.record(label, Shape(batch, length), ms=rounds, **({"once": once, "memory": memory} | values))
 
 
-def run_of(*records: Record, cpu: str = "test", **values: Any) -> Run:
-    return replace(made.run_of(records, fingerprint={"cpu": cpu}), started=f"2026-01-01 {cpu}", **values)
+def cells(**of: Mapping[Any, Any]) -> list[Record]:
+    """Cells by backend, then by length or (batch, length): milliseconds, rounds, or further values."""
+    return [
+        cell(
+            label, *(at if isinstance(at, tuple) else (1, at)), **(value if isinstance(value, dict) else {"ms": value})
+        )
+        for label, found in of.items()
+        for at, value in found.items()
+    ]
 
 
-def traffic(counts: Mapping[tuple[int, int], float]) -> Traffic:
-    return Traffic({Shape(*shape): count for shape, count in counts.items()}, "test")
+def run_of(records: Sequence[Record] = (), cpu: str = "test", notes: Any = None, **of: Mapping[Any, Any]) -> Run:
+    run = made.run_of([*records, *cells(**of)], fingerprint={"cpu": cpu}, notes=notes)
+    return replace(run, started=f"2026-01-01 {cpu}")
+
+
+def rounds(ms: float, *factors: float, samples: int = 20) -> list[list[float]]:
+    return [[ms * factor] * samples for factor in factors]
+
+
+def traffic(counts: Mapping[Any, float]) -> Traffic:
+    """Requests by length or (batch, length)."""
+    shapes = {Shape(*at) if isinstance(at, tuple) else Shape(1, at): count for at, count in counts.items()}
+    return Traffic(shapes, "test")
 
 
 def of(choice: Choice, label: str) -> Weighed:
     return next(candidate for candidate in choice.candidates if candidate.label == label)
 
 
-def crossing(**values: Any) -> Run:
-    """onnx wins short lengths, eager long ones."""
-    return run_of(
-        cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5),
-        cell("eager", 1, 512, 100), cell("onnx", 1, 512, 140), **values,
-    )  # fmt: skip
+def told(choice: Choice) -> list[str]:
+    """Everything that is said of a choice."""
+    lines, unknown = report.lines(choice), report.not_measured(choice)
+    return [report.headline(choice), *lines, *report.failures(choice), *unknown]
+
+
+#: onnx wins short lengths, eager long ones.
+CROSSING = {"eager": {16: 10, 512: 100}, "onnx": {16: 5, 512: 140}}
+#: eager does best one by one, onnx in batches of 8, where it gets more through.
+BATCHED = {"eager": {16: 10, (8, 16): 88}, "onnx": {16: 12, (8, 16): 64}}
+SWING = (0, 1, -1, 0.9, -0.9, 0.8, -0.8, 0.7, -0.7, 0)
+NOISY, NEARLY = (tuple(1 + width * swing for swing in SWING) for width in (0.3, 0.01))
+LEVEL, WIDE = (1, 1, 1, 1, 1), (1.3, 0.7, 1, 1.2, 0.8)
 
 
 # Where a shape lies.
-
-
-def test_a_measured_shape_is_itself() -> None:
-    found = place(Shape(1, 16), [Shape(1, 16), Shape(8, 16)])
-    assert found is not None
-    assert (found.basis, found.cells) == (MEASURED, ((Shape(1, 16), 1.0),))
 
 
 @settings(max_examples=50, deadline=None)
@@ -92,30 +112,36 @@ def test_within_the_grid_what_is_bilinear_is_read_off_exactly(batch: int, length
     grid = [Shape(b, n) for b in (1, 8) for n in (16, 512)]
     found = place(Shape(batch, length), grid)
     assert found is not None
-    assert math.fsum(share for _, share in found.cells) == pytest.approx(1)
-    assert math.fsum(share * f(at) for at, share in found.cells) == pytest.approx(f(Shape(batch, length)))
+    assert math.fsum(found.cells.values()) == pytest.approx(1)
+    assert math.fsum(share * f(at) for at, share in found.cells.items()) == pytest.approx(f(Shape(batch, length)))
     assert found.basis == (MEASURED if Shape(batch, length) in grid else INTERPOLATED)
 
 
-def test_what_is_smaller_than_all_is_rounded_up_and_what_is_larger_is_unknown() -> None:
-    grid = [Shape(2, 16), Shape(2, 64), Shape(8, 16), Shape(8, 64)]
-    small = place(Shape(1, 4), grid)
-    assert small is not None
-    assert (small.basis, small.cells) == (ROUNDED_UP, ((Shape(2, 16), 1.0),))
-    partly = place(Shape(5, 4), grid)
-    assert partly is not None
-    assert (partly.basis, dict(partly.cells)) == (ROUNDED_UP, {Shape(2, 16): 0.5, Shape(8, 16): 0.5})
-    assert place(Shape(9, 16), grid) is None
-    assert place(Shape(2, 65), grid) is None
+FULL = [(2, 16), (2, 64), (8, 16), (8, 64)]
+HOLES = [(1, 16), (1, 512), (4, 16), (8, 16), (8, 512)]
+THINNED = [(1, 8), (1, 64), (1, 512), (2, 256), (8, 8), (8, 64)]
 
 
-def test_a_grid_with_holes_is_read_off_its_rows_that_reach() -> None:
-    grid = [Shape(1, 16), Shape(1, 512), Shape(4, 16), Shape(8, 16), Shape(8, 512)]
-    found = place(Shape(4, 264), grid)
-    assert found is not None
-    assert {at.batch for at, _ in found.cells} == {1, 8}
-    assert math.fsum(share * at.batch for at, share in found.cells) == pytest.approx(4)
-    assert place(Shape(8, 512), [Shape(1, 512), Shape(8, 16)]) is None
+@pytest.mark.parametrize(
+    ("shape", "grid", "basis", "shares"),
+    [
+        ((2, 16), FULL, MEASURED, {(2, 16): 1.0}),
+        ((1, 4), FULL, ROUNDED_UP, {(2, 16): 1.0}),
+        ((5, 4), FULL, ROUNDED_UP, {(2, 16): 0.5, (8, 16): 0.5}),
+        ((9, 16), FULL, None, {}),
+        ((2, 65), FULL, None, {}),
+        ((4, 264), HOLES, INTERPOLATED, {(1, 16): 2 / 7, (1, 512): 2 / 7, (8, 16): 1.5 / 7, (8, 512): 1.5 / 7}),
+        ((2, 64), THINNED, INTERPOLATED, {(1, 64): 6 / 7, (8, 64): 1 / 7}),
+        ((4, 128), THINNED, None, {}),
+        ((8, 512), [(1, 512), (8, 16)], None, {}),
+    ],
+)
+def test_a_shape_is_read_off_the_rows_around_it(
+    shape: tuple[int, int], grid: list[tuple[int, int]], basis: str | None, shares: dict[tuple[int, int], float]
+) -> None:
+    found = place(Shape(*shape), [Shape(*one) for one in grid])
+    assert (found and found.basis) == basis
+    assert (found.cells if found else {}) == pytest.approx({Shape(*at): share for at, share in shares.items()})
 
 
 # Traffic.
@@ -142,6 +168,8 @@ def test_logs_and_histograms_are_read(tmp_path: Path, text: str, counts: dict[tu
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (None, "cannot be read"),
+        (b"\xff\xfe\x00batch", "not text"),
         ("", "has no column 'batch'"),
         ("batch,length\n", "has no requests"),
         ("batch,length,count\n1,16,0\n", "all counts"),
@@ -157,23 +185,16 @@ def test_logs_and_histograms_are_read(tmp_path: Path, text: str, counts: dict[tu
         ('{"batch": 1.5, "length": 16}\n', "batch '1.5' in line 1"),
     ],
 )
-def test_traffic_that_is_none_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_traffic_that_is_none_is_named(tmp_path: Path, text: str | bytes | None, message: str) -> None:
     path = tmp_path / "traffic.csv"
-    path.write_text(text)
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message):
         read_traffic(path)
 
 
-def test_traffic_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
-        read_traffic(tmp_path / "missing.csv")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00batch")
-    with pytest.raises(UserError, match="not text"):
-        read_traffic(tmp_path / "binary")
-
-
 def test_drawn_requests_follow_the_shares_and_the_seed() -> None:
-    shapes = traffic({(1, 16): 3, (8, 16): 1})
+    shapes = traffic({16: 3, (8, 16): 1})
     drawn = shapes.draw(random.Random(1), 4000)
     assert drawn == shapes.draw(random.Random(1), 4000)
     assert drawn.count(Shape(1, 16)) / 4000 == pytest.approx(0.75, abs=0.03)
@@ -181,619 +202,362 @@ def test_drawn_requests_follow_the_shares_and_the_seed() -> None:
 
 def test_without_traffic_every_shape_counts_alike_in_time() -> None:
     assert even([Shape(1, 1), Shape(2, 1)]).shares() == [(Shape(1, 1), 0.5), (Shape(2, 1), 0.5)]
-    shares = dict(even_in_time({Shape(1, 1): 1.0, Shape(2, 1): 3.0}).shares())
-    assert shares[Shape(1, 1)] * 1.0 == pytest.approx(shares[Shape(2, 1)] * 3.0)
+    assert dict(even_in_time({Shape(1, 1): 1.0, Shape(2, 1): 3.0}).shares()) == pytest.approx(
+        {Shape(1, 1): 0.75, Shape(2, 1): 0.25}
+    )
+    broken = {"verdict": "broken", "max_abs_error": 1.0}
+    beside = run_of(**CROSSING, compile={at: {"ms": ms, "parity": broken} for at, ms in ((16, 1000), (512, 0.001))})
+    assert choose(beside).traffic.shares() == choose(run_of(**CROSSING)).traffic.shares()
 
 
-# The choice.
+# The choice: a run, the options, who is chosen, and sentences that are said.
 
-
-def test_the_traffic_decides() -> None:
-    run = crossing()
-    assert choose(run, traffic=traffic({(1, 16): 1})).chosen.label == "onnx"  # type: ignore[union-attr]
-    assert choose(run, traffic=traffic({(1, 512): 1})).chosen.label == "eager"  # type: ignore[union-attr]
+CHOICES = {
+    "short requests": (CROSSING, {"traffic": {16: 1}}, "onnx"),
+    "long requests": (CROSSING, {"traffic": {512: 1}}, "eager"),
     # 5 ms are lost on each short request and 40 ms won on each long one: level at 8 short ones a long one.
-    assert choose(run, traffic=traffic({(1, 16): 9, (1, 512): 1})).chosen.label == "onnx"  # type: ignore[union-attr]
-    assert choose(run, traffic=traffic({(1, 16): 7, (1, 512): 1})).chosen.label == "eager"  # type: ignore[union-attr]
-
-
-def test_the_mean_is_that_of_the_traffic_with_what_is_between_interpolated() -> None:
-    found = choose(crossing(), traffic=traffic({(1, 16): 1, (1, 264): 1}))
-    assert of(found, "eager").mean_ns == pytest.approx((10 + 55) / 2 * MS)
-    assert of(found, "onnx").mean_ns == pytest.approx((5 + 72.5) / 2 * MS)
-    assert of(found, "eager").demand.share_of(INTERPOLATED) == pytest.approx(0.5)
-    assert any("50% of the calls lie between measured shapes" in line for line in report.not_measured(found))
-    assert found.ratio is not None
-    assert found.ratio.value == pytest.approx((5 + 72.5) / (10 + 55))
-
-
-def test_what_lies_beyond_the_grid_is_told_and_counts_for_nothing() -> None:
-    found = choose(crossing(), traffic=traffic({(1, 16): 3, (4, 1024): 1}))
-    assert found.outside == ((Shape(4, 1024), 0.25),)
-    assert of(found, "onnx").mean_ns == pytest.approx(5 * MS)
-    line = next(line for line in report.not_measured(found) if "beyond" in line)
-    assert "25% of the requests" in line
-    assert "--batches 1,4 --lengths 16,512,1024" in line
-    with pytest.raises(UserError, match="no request of the traffic lies within what was measured"):
-        choose(crossing(), traffic=traffic({(4, 1024): 1}))
-
-
-def test_a_tie_goes_to_the_simpler_runtime_and_says_so() -> None:
-    run = run_of(cell("torchscript", 1, 16, 10.0), cell("onnx", 1, 16, 10.05), cell("eager", 1, 16, 10.04))
-    found = choose(run)
-    assert found.best is not None and found.chosen is not None and found.runner_up is not None
-    assert (found.chosen.label, found.best.label, found.runner_up.label) == ("eager", "torchscript", "torchscript")
-    assert {candidate.label for candidate in found.tied} == {"eager", "onnx"}
-    assert report.headline(found) == "take eager: it ties with torchscript and onnx, and is the simplest of them"
-    assert any(
-        line.startswith("a tie:") and "eager, onnx, openvino, compile, aoti, torchscript" in line
-        for line in report.lines(found)
-    )
-
-
-def test_rounds_that_scatter_tie_and_rounds_that_agree_do_not() -> None:
-    """10 % apart in the medians: told apart by rounds that agree on it, not by ones that scatter by 30 %."""
-
-    def scattered(backend: str, ms: float, jitter: float) -> Record:
-        factors = [1 + jitter * sign for sign in (0, 1, -1, 0.9, -0.9, 0.8, -0.8, 0.7, -0.7, 0)]
-        return cell(backend, 1, 16, rounds=[[ms * factor] * 20 for factor in factors])
-
-    noisy = run_of(scattered("eager", 11, 0.0), scattered("onnx", 10, 0.3))
-    assert choose(noisy).is_tie
-    quiet = run_of(scattered("eager", 11, 0.0), scattered("onnx", 10, 0.01))
-    assert not choose(quiet).is_tie
-    both = run_of(scattered("eager", 11, 0.3), scattered("onnx", 10, 0.3))
-    assert not choose(both).is_tie, "what both shared within each round cancels"
-
-
-def test_a_tie_gives_up_3_percent_for_simplicity_and_no_more() -> None:
-    def scattered(backend: str, ms: float, is_best: bool = False) -> Record:
-        factors = [1.3, 0.7, 1, 1.2, 0.8] if is_best else [1, 1, 1, 1, 1]
-        return cell(backend, 1, 16, rounds=[[ms * factor] * 20 for factor in factors])
-
-    far = choose(run_of(scattered("onnx", 10, True), scattered("eager", 10.4)))
-    assert far.is_tie and not far.is_simplest
-    assert far.chosen is not None and far.chosen.label == "onnx"
-    assert report.headline(far) == "take onnx: fastest, in a tie with eager"
-    near = choose(run_of(scattered("onnx", 10, True), scattered("eager", 10.2)))
-    assert near.chosen is not None and near.chosen.label == "eager"
-    run = run_of(scattered("onnx", 10), scattered("eager", 10.4), scattered("compile", 9.9, True))
-    between = choose(run)
-    assert between.chosen is not None and between.chosen.label == "onnx"
-    told = report.headline(between)
-    assert told == "take onnx: it ties with compile and eager, and is the simplest within 3% of the best"
-
-
-def test_cells_that_took_no_turns_are_not_paired_by_round() -> None:
-    def swinging(backend: str, ms: float, **values: Any) -> Record:
-        return cell(backend, 1, 16, ms, jitter=0.3, **values)
-
-    paired = run_of(swinging("eager", 11), swinging("onnx", 10))
-    assert not choose(paired).is_tie
-    apart = run_of(swinging("eager", 11, is_interleaved=False), swinging("onnx", 10, is_interleaved=False))
-    assert choose(apart).is_tie
-
-
-def test_a_single_round_decides_by_its_figure_and_says_that_nothing_backs_it() -> None:
-    records = [cell(label, 1, 16, rounds=[[ms]]) for label, ms in (("eager", 100), ("onnx", 10))]
-    found = choose(run_of(*records))
-    assert not found.is_tie
-    assert found.chosen is not None and found.chosen.label == "onnx"
-    assert any("a single round says so" in line for line in report.lines(found))
-
-
-def test_second_copies_and_what_computes_nothing_are_no_candidates() -> None:
-    run = run_of(cell("eager", 1, 16, 10), cell("eager@2", 1, 16, 9), cell("null", 1, 16, 0.1))
-    found = choose(run)
-    assert [candidate.label for candidate in found.candidates] == ["eager"]
-    assert report.headline(found) == "take eager: no other runtime qualifies"
-    with pytest.raises(UserError, match="no runtime that computes the model"):
-        choose(run_of(cell("null", 1, 16, 0.1)))
-
-
-# Constraints.
-
-
-def test_parity_is_a_constraint() -> None:
-    run = run_of(cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5, parity={"verdict": "lossy", "max_abs_error": 3e-3}))
-    found = choose(run)
-    assert found.chosen is not None and found.chosen.label == "eager"
-    assert report.failures(found) == ["onnx: parity lossy at 1×16, max |Δ| 3.0e-03 at 1×16; equivalent is asked"]
-    lossy = choose(run, min_parity="lossy")
-    assert lossy.chosen is not None and lossy.chosen.label == "onnx"
-    strict = choose(run, min_parity="exact")
-    assert (strict.chosen, strict.exit_code) == (None, 5)
-
-
-@pytest.mark.parametrize("verdict", ["broken", "unjudged", ""])
-def test_what_is_no_model_any_more_never_qualifies(verdict: str) -> None:
-    run = run_of(cell("eager", 1, 16, 10, parity={"verdict": verdict} if verdict else {}))
-    found = choose(run, min_parity="lossy")
-    assert found.chosen is None
-    assert found.exit_code == 5
-    assert report.headline(found) == "take none: no runtime keeps what is asked"
-
-
-def test_a_cell_that_failed_disqualifies_for_the_traffic_that_needs_it() -> None:
-    failed = cell("onnx", 8, 512, status="oom", reason="out of memory")
-    run = run_of(
-        *(cell("eager", b, n, 10) for b in (1, 8) for n in (16, 512)),
-        *(cell("onnx", b, n, 5) for b in (1, 8) for n in (16, 512) if (b, n) != (8, 512)), failed,
-    )  # fmt: skip
-    needs = choose(run, traffic=traffic({(1, 16): 3, (8, 512): 1}))
-    assert needs.chosen is not None and needs.chosen.label == "eager"
-    assert report.failures(needs) == ["onnx: 8×512 oom: out of memory (25% of the calls rest on it)"]
-    assert of(needs, "onnx").mean_ns is None
-    spared = choose(run, traffic=traffic({(1, 16): 3, (1, 512): 1}))
-    assert spared.chosen is not None and spared.chosen.label == "onnx"
-
-
-def test_an_incomplete_run_disqualifies_where_records_are_missing() -> None:
-    run = crossing()
-    run.records.pop()
-    run.is_complete, run.path = False, Path("run.jsonl")
-    found = choose(run)
-    assert [f.constraint for f in of(found, "onnx").failures] == ["measured"]
-    assert any("--resume" in line for line in report.not_measured(found))
-
-
-def test_what_a_budget_left_out_is_outside() -> None:
-    run = crossing()
-    kept = [record for record in run.records if record.point == Shape(1, 16)]
-    run = replace(run, notes={"budget": [0]}, records=kept)
-    assert choose(run, traffic=traffic({(1, 16): 1, (1, 512): 1})).outside == ((Shape(1, 512), 0.5),)
-
-
-def test_memory_is_a_constraint_by_how_much() -> None:
-    heavy = {"loaded": {"process_bytes": 2_000_000_000}, "peak": {"peak_process_bytes": 2_500_000_000}}
-    run = run_of(cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5, memory=heavy))
-    found = choose(run, max_memory="2GB")
-    assert found.chosen is not None and found.chosen.label == "eager"
-    assert report.failures(found) == ["onnx: memory 2.50 GB: 25% above 2.00 GB"]
-    unknown = choose(run_of(cell("eager", 1, 16, 10, memory={})), max_memory="2GB")
-    assert report.failures(unknown) == ["eager: memory not known: the peak of some call was not noted"]
-
-
-def test_a_service_level_is_judged_by_the_percentile_of_all_calls() -> None:
-    """9 of 10 requests take 5 ms and one 140 ms: p90 5 ms, p95 140 ms."""
-    shapes = traffic({(1, 16): 91, (1, 512): 9})
-    kept = choose(crossing(), traffic=shapes, slo="p90=20ms")
-    assert kept.chosen is not None and kept.chosen.label == "onnx"
-    missed = choose(crossing(), traffic=shapes, slo="p95=110ms")
-    assert missed.chosen is not None and missed.chosen.label == "eager"
-    assert report.failures(missed) == ["onnx: p95 140 ms: 27% above 110 ms"]
-
-
-def test_a_percentile_needs_its_calls_and_fails_without_them() -> None:
-    few = cell("onnx", 1, 16, rounds=[[5] * 4] * 10)
-    found = choose(run_of(cell("eager", 1, 16, 10), few), slo="p95=20ms")
-    assert found.chosen is not None and found.chosen.label == "eager"
-    assert report.failures(found) == [
-        "onnx: p95 not known (about 5 ms): 40 calls where 130 are needed; more --max-seconds-per-cell"
-    ]
-    slow = choose(run_of(few), slo="p95=2ms")
-    assert report.failures(slow) == ["onnx: p50 5 ms: 150% above 2 ms"]
-
-
-def test_means_of_several_calls_keep_a_level_only_where_none_of_them_can_have_missed_it() -> None:
-    looped = cell("onnx", 1, 16, 0.5, calls_per_sample=10)
-    assert choose(run_of(looped), slo="p95=5ms").exit_code == 0
-    unknown = choose(run_of(looped), slo="p95=4ms")
-    assert unknown.exit_code == 5
-    assert "timed several at once" in report.failures(unknown)[0]
-
-
-def test_every_failure_of_every_runtime_is_told() -> None:
-    run = run_of(cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5, parity={"verdict": "lossy"}))
-    found = choose(run, slo="p50=1ms", max_memory="0.1GB")
-    assert [len(candidate.failures) for candidate in found.candidates] == [2, 3]
-
-
-@pytest.mark.parametrize("rank", [50, 90, 95, 99])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_percentile_of_one_shape_is_that_of_its_calls(rank: int, seed: int) -> None:
-    draw = random.Random(seed)
-    samples = [round(10 * MS * math.exp(draw.gauss(0, 0.5))) for _ in range(2000)]
-    of_one = mixture((1, samples))
-    assert of_one.percentile_ns(rank) == pytest.approx(statistics.percentile(samples, rank), rel=0.005)
-    assert of_one.effective_samples(rank) == 2000
-
-
-def test_a_tail_just_above_a_percent_fails_a_p99() -> None:
-    of_one = mixture((1, [10 * MS] * 988 + [100 * MS] * 12))
-    assert of_one.percentile_ns(99) == 100 * MS
-    assert of_one.percentile_ns(98) == 10 * MS
-
-
-def test_the_percentile_of_a_mixture_is_that_of_calls_in_those_shares() -> None:
-    draw = random.Random(3)
-    fast = [round(draw.uniform(5, 15) * MS) for _ in range(900)]
-    slow = [round(draw.uniform(20, 90) * MS) for _ in range(300)]
-    both = mixture((9, fast), (1, slow))
-    alike = sorted(fast + slow[:100])
-    for rank in (50, 80, 95, 99):
-        assert both.percentile_ns(rank) == pytest.approx(alike[rank * 10 - 1], rel=0.06)
-
-
-def test_calls_that_a_percentile_rests_on_are_those_of_the_cell_that_it_lies_in() -> None:
-    lopsided = mixture((97, [10 * MS] * 1300), (3, [30 * MS, 31 * MS]))
-    assert lopsided.effective_samples(99) < 200
-    assert lopsided.effective_samples(50) > 200
-    alike = mixture((1, list(range(1, 201))), (1, list(range(1, 201))))
-    assert alike.effective_samples(95) == 400
-
-
-def test_a_level_that_rests_on_two_calls_is_not_known() -> None:
-    rare = cell("onnx", 1, 512, rounds=[[30], [31]])
-    often = cell("onnx", 1, 16, rounds=[[10] * 650] * 2)
-    found = choose(run_of(often, rare), traffic=traffic({(1, 16): 97, (1, 512): 3}), slo="p99=40ms")
-    assert found.exit_code == 5
-    assert "p99 not known (about 3" in report.failures(found)[0]
-
-
-def test_requests_off_the_grid_count_against_a_level_and_leave_memory_unknown() -> None:
-    shapes = traffic({(1, 16): 96, (1, 1024): 4})
-    assert choose(crossing(), traffic=shapes, slo="p90=20ms").exit_code == 0
-    assert choose(crossing(), traffic=shapes, slo="p95=20ms").exit_code == 0
-    unknown = choose(crossing(), traffic=shapes, slo="p99=20ms", max_memory="2GB")
-    assert unknown.exit_code == 5
-    assert report.failures(unknown)[0] == (
+    "more short ones": (CROSSING, {"traffic": {16: 9, 512: 1}}, "onnx"),
+    "more long ones": (CROSSING, {"traffic": {16: 7, 512: 1}}, "eager"),
+    "between cells": (
+        CROSSING, {"traffic": {16: 1, 264: 1}}, "eager", "take eager: 1.19× as fast as onnx, the next",
+        "32.5 ms a request in the mean", "50% of the calls lie between measured shapes",
+    ),
+    "beyond the grid": (
+        CROSSING, {"traffic": {16: 3, (4, 1024): 1}}, "onnx", "5 ms a request in the mean",
+        "25% of the requests lie beyond the measured grid or in a hole of it, and count for nothing in the time here: "
+        "4×1024; measure with --batches 1,4 --lengths 16,512,1024",
+    ),
+    "a tie": (
+        {"torchscript": {16: 10.0}, "onnx": {16: 10.05}, "eager": {16: 10.04}}, {}, "eager",
+        "take eager: it ties with torchscript and onnx, and is the simplest of them",
+        "a tie: torchscript, eager and onnx differ", "eager, onnx, openvino, compile, aoti, torchscript",
+    ),
+    "rounds that scatter": ({"eager": {16: 11}, "onnx": {16: rounds(10, *NOISY)}}, {}, "onnx", "in a tie with"),
+    "rounds that agree": ({"eager": {16: 11}, "onnx": {16: rounds(10, *NEARLY)}}, {}, "onnx", "1.10× as fast as"),
+    "what both share within a round cancels": (
+        {"eager": {16: rounds(11, *NOISY)}, "onnx": {16: rounds(10, *NOISY)}}, {}, "onnx", "1.10× as fast as eager",
+    ),
+    "no turns are paired that were none": (
+        {name: {16: {"ms": rounds(ms, *NOISY), "is_interleaved": False}} for name, ms in (("eager", 11), ("onnx", 10))},
+        {}, "onnx", "take onnx: fastest, in a tie with eager",
+    ),
+    "a tie gives up 3 percent": ({"onnx": {16: rounds(10, *WIDE)}, "eager": {16: rounds(10.2, *LEVEL)}}, {}, "eager"),
+    "and no more": (
+        {"onnx": {16: rounds(10, *WIDE)}, "eager": {16: rounds(10.4, *LEVEL)}}, {}, "onnx",
+        "take onnx: fastest, in a tie with eager",
+    ),
+    "the simplest within 3 percent": (
+        {"onnx": {16: rounds(10, *LEVEL)}, "eager": {16: rounds(10.4, *LEVEL)}, "compile": {16: rounds(9.9, *WIDE)}},
+        {}, "onnx", "take onnx: it ties with compile and eager, and is the simplest within 3% of the best",
+    ),
+    # Five rounds whose ratios scatter so that 1 lies within the 99 % interval and outside that of 95 %.
+    "ties are told at 95 percent": (
+        {"eager": {16: rounds(10, 1.05, 1.02, 1.10, 1.13, 1.08, samples=1)}, "onnx": {16: rounds(10, *LEVEL, samples=1)}},
+        {}, "onnx", "take onnx: 1.08× as fast as eager, the next",
+    ),
+    "a wide interval": (
+        {"eager": {16: rounds(10, 4, 2, 9, 3, 12, 5, 3, 8, samples=1)}, "onnx": {16: rounds(10, *[1] * 8, samples=1)}},
+        {}, "onnx", "take onnx: faster than eager, the next (",
+    ),
+    "a single round": (
+        {"eager": {16: [[100]]}, "onnx": {16: [[10]]}}, {}, "onnx",
+        "a single round says so, and no interval how sure that is: more --rounds tell it from eager",
+    ),
+    "what a mistake costs": (
+        {"eager": {16: 10}, "onnx": {16: 9}}, {}, "onnx",
+        "this choice at worst no more than eager; eager in its place up to 11% more",
+    ),
+    "copies and null are none": (
+        {"eager": {16: 10}, "eager@2": {16: 9}, "null": {16: 0.1}}, {}, "eager",
+        "take eager: no other runtime qualifies",
+    ),
+    "a disturbed machine": (
+        {"eager": {16: 10}, "onnx": {16: {"ms": 5, "conditions": BUSY}}}, {}, "onnx",
+        "take onnx: 2.00× as fast as eager, the next, on a disturbed machine", "was disturbed while it was timed at 1×16",
+    ),
+    "a deprecated format": (
+        {"eager": {16: 10}, "torchscript": {16: 5}}, {}, "torchscript", "TorchScript is deprecated upstream",
+    ),
+    # Constraints.
+    "lossy": (
+        {"eager": {16: 10}, "onnx": {16: LOSSY}}, {}, "eager",
+        "onnx: parity lossy at 1×16, max |Δ| 3.0e-03 at 1×16; equivalent is asked",
+    ),
+    "lossy as asked": ({"eager": {16: 10}, "onnx": {16: LOSSY}}, {"min_parity": "lossy"}, "onnx", "not the same model"),
+    "exact is asked": ({"eager": {16: 10}, "onnx": {16: LOSSY}}, {"min_parity": "exact"}, None),
+    **{
+        f"{verdict or 'no verdict'} never qualifies": (
+            {"eager": {16: {"ms": 10, "parity": {"verdict": verdict} if verdict else {}}}}, {"min_parity": "lossy"},
+            None, "take none: no runtime keeps what is asked",
+        )
+        for verdict in ("broken", "unjudged", "")
+    },
+    "implausible": (
+        {"eager": {16: 10}, "onnx": {16: {"ms": 5, "operations": {"flops": 10**8, "weight_bytes": 1}}}}, {}, "eager",
+        "onnx: implausible at 1×16: faster than this machine can be",
+    ),
+    "too much memory": (
+        {"eager": {16: 10}, "onnx": {16: {"ms": 5, "memory": {"peak": {"peak_process_bytes": 2_500_000_000}}}}},
+        {"max_memory": "2GB"}, "eager", "onnx: memory 2.50 GB: 25% above 2.00 GB",
+    ),
+    "unknown memory": (
+        {"eager": {16: {"ms": 10, "memory": {}}}}, {"max_memory": "2GB"}, None,
+        "eager: memory not known: the peak of some call was not noted",
+    ),
+    # 9 of 10 requests take 5 ms and one 140 ms: p90 5 ms, p95 140 ms.
+    "a level is kept": (CROSSING, {"traffic": {16: 91, 512: 9}, "slo": "p90=20ms"}, "onnx"),
+    "a level is missed": (
+        CROSSING, {"traffic": {16: 91, 512: 9}, "slo": "p95=110ms"}, "eager", "onnx: p95 140 ms: 27% above 110 ms",
+    ),
+    "a level needs its calls": (
+        {"eager": {16: 10}, "onnx": {16: [[5] * 4] * 10}}, {"slo": "p95=20ms"}, "eager",
+        "onnx: p95 not known (about 5 ms): 40 calls where 130 are needed; more --max-seconds-per-cell",
+    ),
+    "a level that half the calls miss": (
+        {"onnx": {16: [[5] * 4] * 10}}, {"slo": "p95=2ms"}, None, "onnx: p50 5 ms: 150% above 2 ms",
+    ),
+    "what is not known is no failure": (
+        {"onnx": {16: [[5] * 4] * 10}}, {"slo": "p95=20ms"}, None,
+        "take none: whether any runtime keeps what is asked is not known",
+    ),
+    "means of calls that cannot have missed": (
+        {"onnx": {16: {"ms": 0.5, "calls_per_sample": 10}}}, {"slo": "p95=5ms"}, "onnx",
+    ),
+    "means of calls that can": (
+        {"onnx": {16: {"ms": 0.5, "calls_per_sample": 10}}}, {"slo": "p95=4ms"}, None, "were timed several at once",
+    ),
+    "a level on two calls": (
+        {"onnx": {16: [[10] * 650] * 2, 512: [[30], [31]]}}, {"traffic": {16: 97, 512: 3}, "slo": "p99=40ms"}, None,
+        "p99 not known (about 3",
+    ),
+    "off the grid, p90": (CROSSING, {"traffic": {16: 96, 1024: 4}, "slo": "p90=20ms"}, "onnx"),
+    "off the grid, p95": (CROSSING, {"traffic": {16: 96, 1024: 4}, "slo": "p95=20ms"}, "onnx"),
+    "off the grid, p99": (
+        CROSSING, {"traffic": {16: 96, 1024: 4}, "slo": "p99=20ms", "max_memory": "2GB"}, None,
         "eager: p99 not known: 4% of the requests lie off the measured grid; "
-        "memory not known for 4% of the requests, off the grid"
-    )
-
-
-def test_an_implausible_cell_disqualifies(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_of(cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5))
-    assert choose(run).chosen.label == "onnx"  # type: ignore[union-attr]
-    monkeypatch.setattr(Run, "is_implausible", lambda run, record: record.candidate.backend == "onnx")
-    found = choose(run)
-    assert found.chosen is not None and found.chosen.label == "eager"
-    assert report.failures(found) == ["onnx: implausible at 1×16: faster than this machine can be"]
-
-
-def mixture(*cells: tuple[float, list[int]]) -> Mixture:
-    """Calls of shapes 1×1, 1×2, … with these weights and samples."""
-    records, calls = {}, []
-    for length, (weight, samples) in enumerate(cells, start=1):
-        shape = Shape(1, length)
-        records[shape] = cell("eager", 1, length, rounds=[[sample / MS for sample in samples]])
-        found = place(shape, [shape])
-        assert found is not None
-        calls.append((shape, weight, found))
-    return Mixture(calls, records)
-
-
-# Throughput, cost, one-time costs, machines.
-
-
-def batched() -> Run:
-    """eager does best one by one, onnx in batches of 8, where it gets more through."""
-    return run_of(
-        cell("eager", 1, 16, 10), cell("onnx", 1, 16, 12),
-        cell("eager", 8, 16, 88), cell("onnx", 8, 16, 64),
-    )  # fmt: skip
-
-
-def test_throughput_takes_each_runtime_at_its_best_batch() -> None:
-    ones = traffic({(1, 16): 1})
-    assert choose(batched(), traffic=ones).chosen.label == "eager"  # type: ignore[union-attr]
-    found = choose(batched(), traffic=ones, objective="throughput")
-    assert found.chosen is not None and found.chosen.label == "onnx"
-    assert (dict(of(found, "eager").batches), dict(of(found, "onnx").batches)) == ({16: 1}, {16: 8})
-    assert of(found, "onnx").mean_ns == pytest.approx(8 * MS)
-    assert of(found, "onnx").sequences_per_second == pytest.approx(125)
-    assert of(found, "onnx").tokens_per_second == pytest.approx(2000)
-
-
-def test_a_service_level_and_memory_bound_the_batch() -> None:
-    found = choose(batched(), traffic=traffic({(1, 16): 1}), objective="throughput", slo="p50=50ms")
-    assert found.chosen is not None and found.chosen.label == "eager"
-    assert dict(of(found, "onnx").batches) == {16: 1}
-    run = batched()
-    run.records[3] = replace(run.records[3], memory={"loaded": {"process_bytes": 10**10}})
-    bounded = choose(run, traffic=traffic({(1, 16): 1}), objective="throughput", max_memory="2GB")
-    assert bounded.chosen is not None and bounded.chosen.label == "eager"
-    assert dict(of(bounded, "onnx").batches) == {16: 1}
-
-
-def test_one_time_costs_pay_back_after_so_many_requests() -> None:
-    run = run_of(
-        cell("eager", 1, 16, 10, load_seconds=0.5),
-        cell("onnx", 1, 16, 8, load_seconds=2.0, first_call_ms=508),
-    )  # fmt: skip
-    found = choose(run)
-    assert found.chosen is not None and found.chosen.label == "onnx"
-    assert of(found, "onnx").one_time_seconds == pytest.approx(2.5)
-    assert found.pays_back_after(of(found, "eager")) == pytest.approx(1000)
-    assert any("pays back after 1,000 requests against eager (0.5 s)" in line for line in report.lines(found))
-    often = choose(run, requests_per_restart=500)
-    assert often.chosen is not None and often.chosen.label == "eager"
-    assert of(often, "onnx").mean_ns == pytest.approx((8 + 2500 / 500) * MS)
-    assert choose(run, requests_per_restart=5000).chosen.label == "onnx"  # type: ignore[union-attr]
-
-
-def test_a_runtime_that_compiles_every_shape_pays_for_every_shape() -> None:
-    def compiled(length: int, ms: float) -> Record:
-        return cell("compile", 1, length, ms, load_seconds=1.0, first_call_ms=30_000 + ms)
-
-    run = run_of(compiled(16, 5), compiled(512, 50), cell("eager", 1, 16, 10), cell("eager", 1, 512, 100))
-    two = choose(run, traffic=traffic({(1, 16): 1, (1, 512): 1}))
-    assert of(two, "compile").one_time_seconds == pytest.approx(61)
-    between = choose(run, traffic=traffic({(1, length): 1 for length in (16, 100, 200, 300)}))
-    assert of(between, "compile").one_time_seconds == pytest.approx(121)
-    assert of(between, "eager").one_time_seconds == 0
-
-
-def test_cost_weighs_machines_by_their_price() -> None:
-    fast = run_of(cell("eager", 1, 16, 5), cpu="fast")
-    slow = run_of(cell("eager", 1, 16, 20), cpu="slow")
-    with pytest.raises(UserError, match="--device-map chooses among machines"):
-        choose([fast, slow])
-    for objective in ("latency", "throughput"):
-        found = choose([fast, slow], device_map=True, objective=objective, price="1.0,0.1")
-        assert found.chosen is not None and found.chosen.run is fast
-        assert "4.00× as fast as eager (run 2)" in report.headline(found)
-    cheap = choose([fast, slow], device_map=True, objective="cost", price="1.0,0.1")
-    assert cheap.chosen is not None and cheap.chosen.run is slow
-    assert cheap.chosen.tokens_per_dollar == pytest.approx(16 / 0.020 * 3600 / 0.1)
-    assert cheap.ratio is not None
-    assert cheap.ratio.value == pytest.approx(2.5)
-    assert report.headline(cheap) == "take eager (run 2): 2.50× as cheap as eager (run 1), the next"
-    level = choose([fast, slow], device_map=True, objective="cost", price="1.0,0.25")
-    assert level.is_tie
-
-
-def test_runs_of_one_machine_are_chosen_among_together() -> None:
-    one = run_of(cell("eager", 1, 16, 10))
-    other = replace(run_of(cell("onnx", 1, 16, 5)), started="2026-01-02T00:00:00+00:00")
-    found = choose([one, other])
-    assert found.chosen is not None and found.chosen.label == "onnx (run 2)"
-    for is_map in (False, True):
-        with pytest.raises(UserError, match="are the same run"):
-            choose([one, one], device_map=is_map)
+        "memory not known for 4% of the requests, off the grid",
+    ),
+    "every failure": (
+        {"eager": {16: 10}, "onnx": {16: LOSSY}}, {"slo": "p50=1ms", "max_memory": "0.1GB"}, None,
+        "eager: p50 10 ms: 900% above 1 ms; memory 600 MB: 500% above 100 MB",
+        "onnx: parity lossy at 1×16, max |Δ| 3.0e-03 at 1×16; equivalent is asked; p50 5 ms: 400% above 1 ms; memory",
+    ),
+    # Throughput.
+    "one by one": (BATCHED, {"traffic": {16: 1}}, "eager"),
+    "in its best batches": (
+        BATCHED, {"traffic": {16: 1}, "objective": "throughput"}, "onnx", "8 ms a sequence in the mean",
+        "its best batches: 8 at length 16",
+    ),
+    "a batch off the grid": (
+        BATCHED, {"traffic": {(64, 16): 1}, "objective": "throughput"}, "onnx", "8 ms a sequence in the mean",
+    ),
+    "a level bounds the batch": (
+        BATCHED, {"traffic": {16: 1}, "objective": "throughput", "slo": "p50=50ms"}, "eager",
+    ),
+    **{
+        f"a batch that {name} is none": (
+            {"onnx": {16: 5, (8, 16): {"ms": 15} | changed}}, {"traffic": {16: 1}, "objective": "throughput"} | options,
+            "onnx", f"its best batches: {batch} at length 16",
+        )
+        for name, changed, options, batch in (
+            ("keeps everything", {}, {}, 8),
+            # One call in ten takes twice as long.
+            ("misses p95", {"ms": [[15.0] * 18 + [30] * 2] * ROUNDS}, {"slo": "p95=20ms"}, 1),
+            ("is lossy", {"parity": {"verdict": "lossy"}}, {}, 1),
+            ("holds too much", {"memory": {"peak": {"peak_process_bytes": 5 * 10**9}}}, {"max_memory": "2GB"}, 1),
+            ("has no known memory", {"memory": {"loaded": {"process_bytes": 10**10}}}, {"max_memory": "2GB"}, 1),
+        )
+    },
+    # Starts.
+    "a start pays back": (
+        {"eager": {16: {"ms": 10, "load": 0.5}}, "onnx": {16: {"ms": 8, "load": 2.0, "first_call_ms": 508}}}, {}, "onnx",
+        "starts in 2.5 s (loading and its first call): pays back after 1,000 requests against eager (0.5 s)",
+    ),
+    "not between two restarts": (
+        {"eager": {16: {"ms": 10, "load": 0.5}}, "onnx": {16: {"ms": 8, "load": 2.0, "first_call_ms": 508}}},
+        {"requests_per_restart": 500}, "eager", "1.18× as fast as onnx",  # 8 + 2500 / 500 = 13 over 10 + 1
+    ),
+    "between two restarts": (
+        {"eager": {16: {"ms": 10, "load": 0.5}}, "onnx": {16: {"ms": 8, "load": 2.0, "first_call_ms": 508}}},
+        {"requests_per_restart": 5000}, "onnx",
+    ),
+    "a start that was not timed": ({"eager": {16: 10}, "onnx": {16: {"ms": 5, "load": None}}}, {}, "onnx"),
+    "a start that was not timed cannot be spread": (
+        {"eager": {16: 10}, "onnx": {16: {"ms": 5, "load": None}}}, {"requests_per_restart": 1}, "eager",
+        "onnx: its start was not timed, so --requests-per-restart cannot count it",
+    ),
+    "a restart is shared by sequences": (
+        {"eager": {16: {"ms": 10, "load": 4.0}, (8, 16): {"ms": 80, "load": 4.0}}},
+        {"traffic": {(4, 16): 1}, "objective": "throughput", "requests_per_restart": 100}, "eager",
+        "20 ms a sequence in the mean",  # 10 + 4000 / 400
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ({"origin": "seeded random (seed 1)"}, "differ in weights"),
-        ({"name": "gpt2"}, "differ in model"),
-        ({"task": "lm"}, "differ in task"),
-    ],
+    ("cells", "options", "chosen", "said"), [(a, b, c, d) for a, b, c, *d in CHOICES.values()], ids=CHOICES
 )
-def test_a_device_map_is_of_one_model(model: dict[str, str], message: str) -> None:
-    one, other = (run_of(cell("eager", 1, 16, 10), cpu=cpu) for cpu in "ab")
-    with pytest.raises(UserError, match=message):
-        choose([one, replace(other, model=replace(other.model, **model))], device_map=True)
+def test_a_choice_and_what_is_said_of_it(
+    cells: dict[str, Any], options: dict[str, Any], chosen: str | None, said: list[str]
+) -> None:
+    requests = {"traffic": traffic(options["traffic"])} if "traffic" in options else {}
+    found = choose(run_of(**cells, notes=PEAKS), **(options | requests))
+    assert (found.chosen and found.chosen.label, found.exit_code) == (chosen, 0 if chosen else 5)
+    for words in said:
+        assert any(words in line for line in told(found)), (words, told(found))
 
 
-# What no choice can rest on.
+def test_the_end_that_a_tie_costs_at_worst_is_that_of_the_interval() -> None:
+    level = {"ms": 9.95, "is_interleaved": False}
+    found = choose(run_of(eager={16: rounds(10, *[0.98, 1.02] * 5)}, onnx={16: level}))
+    assert found.is_tie and found.ratio is not None and found.ratio.interval is not None
+    worst = f"this choice at worst up to {1 / found.ratio.interval.low - 1:.0%} more than onnx"
+    assert any(worst in line for line in told(found))
 
 
-def test_a_run_of_another_workload_is_refused() -> None:
-    run = made.run_of([made.record("eager", Rate(1, 10.0))], Load, rate="10")
-    with pytest.raises(UserError, match="is a run of bench load, which does not time one call at each shape") as told:
-        choose(run)
-    assert "give a run of bench compare" in str(told.value)
-
-
-def test_an_altered_run_is_refused_and_a_cut_one_says_so(tmp_path: Path) -> None:
-    path = made.write(crossing(), tmp_path / "run.jsonl")
-    assert choose(path).exit_code == 0
+def test_what_no_choice_can_rest_on_is_refused(tmp_path: Path) -> None:
+    load = made.run_of([made.record("eager", Rate(1, 10.0))], Load, rate="10")
+    one, other = (run_of(eager={16: 10}, cpu=cpu) for cpu in "ab")
+    for runs, options, message in (
+        ([], {}, "no run was given"),
+        (run_of(null={16: 0.1}), {}, "no runtime that computes the model"),
+        (load, {}, "is a run of bench load, which does not time one call at each shape; give a run of bench compare"),
+        (run_of(**CROSSING), {"traffic": traffic({(4, 1024): 1})}, "no request of the traffic lies within what was"),
+        ([one, one], {}, "are the same run"),
+        ([one, one], {"device_map": True}, "are the same run"),
+        ([one, other], {}, "--device-map chooses among machines"),
+        *(
+            ([one, replace(other, model=replace(other.model, **change))], {"device_map": True}, f"differ in {name}")
+            for name, change in (("weights", {"origin": "x (seed 1)"}), ("model", {"name": "gpt2"}), ("task", {"task": "lm"}))
+        ),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            choose(runs, **options)  # type: ignore[arg-type]
+    path = made.write(run_of(**CROSSING), tmp_path / "run.jsonl")
     whole = path.read_text()
     path.write_text(whole.replace("10000000", "10000001", 1))
     with pytest.raises(UserError, match="was altered after it was written"):
         choose(path)
     path.write_text("".join(whole.splitlines(keepends=True)[:-1]))
-    found = choose(path)
-    assert any(line.startswith("CUT: this file has no seal") for line in report.not_measured(found))
-    assert "CUT: this file has no seal" in report_text(found)
-    assert json.loads(report_text(found, "json"))["runs"][0]["integrity"] == "cut"
+    cut = choose(path)
+    assert "CUT: this file has no seal" in render(cut)
+    assert json.loads(render(cut, "json"))["runs"][0]["integrity"] == "cut"
 
 
-def test_the_deprecated_format_is_called_so() -> None:
-    found = choose(run_of(cell("eager", 1, 16, 10), cell("torchscript", 1, 16, 5)))
-    assert found.chosen is not None and found.chosen.label == "torchscript"
-    assert any("deprecated upstream" in line for line in report.lines(found))
+def test_what_was_not_measured_disqualifies_for_the_traffic_that_needs_it() -> None:
+    at = [(b, n) for b in (1, 8) for n in (16, 512)]
+    oom = {"status": "oom", "reason": "out of memory"}
+    run = run_of(eager=dict.fromkeys(at, 10), onnx=dict.fromkeys(at[:-1], 5) | {(8, 512): oom})
+    needs = choose(run, traffic=traffic({16: 3, (8, 512): 1}))
+    assert report.failures(needs) == ["onnx: 8×512 oom: out of memory (25% of the calls rest on it)"]
+    assert (needs.chosen and needs.chosen.label, of(needs, "onnx").mean_ns) == ("eager", None)
+    spared = choose(run, traffic=traffic({16: 3, 512: 1}))
+    assert spared.chosen is not None and spared.chosen.label == "onnx"
+    cut = run_of(**CROSSING)
+    cut.records.pop()
+    cut.is_complete, cut.path = False, Path("run.jsonl")
+    found = choose(cut)
+    assert [f.constraint for f in of(found, "onnx").failures] == ["measured"]
+    assert any("--resume" in line for line in told(found))
+
+
+def test_what_a_budget_left_out_is_no_failure() -> None:
+    run = run_of(**CROSSING)
+    kept = replace(run, notes={"budget": [0]}, records=[one for one in run.records if one.point == Shape(1, 16)])
+    assert choose(kept, traffic=traffic({16: 1, 512: 1})).outside == ((Shape(1, 512), 0.5),)
+    refused = {128: {"status": "skipped", "reason": "left out by --budget 1200s"}}
+    run = run_of(cells(eager=refused, onnx=refused), notes={"budget": [0, 2, 1]}, **CROSSING)
+    found = choose(run, traffic=traffic({64: 1}))
+    assert (found.exit_code, set(of(found, "onnx").records)) == (0, {Shape(1, 16), Shape(1, 512)})
+
+
+def test_a_runtime_that_compiles_every_shape_pays_for_the_shapes_that_come() -> None:
+    compiled = {length: {"ms": 5, "load": 1.0, "first_call_ms": 30_005} for length in (16, 512)}
+    run = run_of(compile=compiled, eager={16: 10, 512: 10})
+    for lengths, seconds in (((16, 512), 61), ((16, 100, 200, 300), 121)):
+        found = choose(run, traffic=traffic(dict.fromkeys(lengths, 1)))
+        assert of(found, "compile").one_time_seconds == pytest.approx(seconds)
+        assert of(found, "eager").one_time_seconds == 0
+    rare = choose(run, traffic=traffic({16: 999_999, 512: 1}), requests_per_restart=1000)
+    assert of(rare, "compile").mean_ns == pytest.approx((5 + 31_030 / 1000) * MS, rel=1e-3)
+
+
+def test_cost_weighs_machines_by_their_price() -> None:
+    runs = [run_of(eager={16: ms}, cpu=cpu) for cpu, ms in (("fast", 5), ("slow", 20))]
+    for objective, price, headline in (
+        ("latency", "1.0,0.1", "take eager (run 1): 4.00× as fast as eager (run 2), the next"),
+        ("throughput", "1.0,0.1", "take eager (run 1): 4.00× as fast as eager (run 2), the next"),
+        ("cost", "1.0,0.1", "take eager (run 2): 2.50× as cheap as eager (run 1), the next"),
+        ("cost", "1.0,0.25", "take eager (run 1): cheapest, in a tie with eager (run 2)"),
+    ):
+        found = choose(runs, device_map=True, objective=objective, price=price)
+        assert report.headline(found) == headline
+        assert found.candidates[1].tokens_per_dollar == pytest.approx(16 / 0.020 * 3600 / float(price[4:]))
+    second = replace(run_of(onnx={16: 5}), started="2026-01-02T00:00:00+00:00")
+    assert choose([run_of(eager={16: 10}), second]).chosen.label == "onnx (run 2)"  # type: ignore[union-attr]
+
+
+def test_a_candidate_is_labelled_with_its_precision_if_there_are_several() -> None:
+    found = choose(run_of([cell("eager", 1, 16, 4, precision="bf16")], eager={16: 10}))
+    assert [candidate.label for candidate in found.candidates] == ["eager bf16", "eager fp32"]
+    assert found.chosen is not None and found.chosen.candidate == Candidate("eager", "default", "bf16")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "speed"}, "--objective 'speed' is not known"),
-        ({"min_parity": "equal"}, "--min-parity 'equal' is not known"),
-        ({"slo": "fast"}, "--slo 'fast' is no service level"),
         ({"slo": "p95=20"}, "--slo 'p95=20' is no service level"),
         ({"slo": "p42=20ms"}, "--slo p42 is none of"),
         ({"slo": "p95=0ms"}, "is not above 0"),
-        ({"max_memory": "big"}, "--max-memory 'big' is no size"),
         ({"max_memory": "0"}, "must be positive"),
-        ({"requests_per_restart": 0}, "--requests-per-restart 0 is below 1"),
-        ({"objective": "cost"}, "--objective cost needs"),
         ({"price": "0.4,1"}, "--price names 2 prices for 1 run"),
         ({"price": "-1"}, "--price '-1' is not a price"),
         ({"price": "0"}, "--price '0' is not a price"),
     ],
 )
 def test_wrong_constraints_are_named(options: dict[str, Any], message: str) -> None:
+    """Beside those of the golden exit codes."""
     with pytest.raises(UserError, match=message):
-        choose(crossing(), **options)
+        choose(run_of(**CROSSING), **options)
 
 
 def test_service_levels_are_read() -> None:
     assert [(slo.rank, slo.limit_ns) for slo in parse_slo("p95=20ms, p50<=350us")] == [(95, 20e6), (50, 350e3)]
 
 
-def test_a_broken_runtime_does_not_weigh_the_shapes() -> None:
-    broken = {"verdict": "broken", "max_abs_error": 1.0}
-    alone = choose(crossing())
-    beside = run_of(*crossing().records, cell("compile", 1, 16, 1000, parity=broken), cell("compile", 1, 512, 0.001, parity=broken))  # fmt: skip
-    assert choose(beside).traffic.shares() == alone.traffic.shares()
+# Percentiles of all calls.
 
 
-def test_throughput_takes_the_largest_batch_that_keeps_everything() -> None:
-    """Batch 8 misses p95 (one call in ten takes twice as long), is lossy or holds too much: batch 1 is taken."""
-    slow_tail = [[15.0] * 18 + [30] * 2] * ROUNDS
-    ones = traffic({(1, 16): 1})
-    for changed, options in (
-        ({"rounds": slow_tail}, {"slo": "p95=20ms"}),
-        ({"parity": {"verdict": "lossy"}}, {}),
-        ({"memory": {"peak": {"peak_process_bytes": 5 * 10**9}}}, {"max_memory": "2GB"}),
-    ):
-        run = run_of(cell("onnx", 1, 16, 5), cell("onnx", 8, 16, 15, **changed))
-        assert dict(of(choose(run_of(cell("onnx", 1, 16, 5), cell("onnx", 8, 16, 15)), traffic=ones, objective="throughput"), "onnx").batches) == {16: 8}  # fmt: skip
-        found = choose(run, traffic=ones, objective="throughput", **options)  # type: ignore[arg-type]
-        assert found.exit_code == 0
-        assert dict(of(found, "onnx").batches) == {16: 1}
+def mixture(*of: tuple[float, Sequence[float]]) -> Mixture:
+    """Calls of shapes 1×1, 1×2, … with these weights and samples in ms."""
+    records = {Shape(1, n): cell("eager", 1, n, [samples]) for n, (_, samples) in enumerate(of, start=1)}
+    calls = [(at, weight, Place(MEASURED, {at: 1.0})) for at, (weight, _) in zip(records, of, strict=True)]
+    return Mixture(Demand(tuple(calls), records))
 
 
-def test_for_throughput_a_requests_own_batch_need_not_be_on_the_grid() -> None:
-    found = choose(batched(), traffic=traffic({(64, 16): 1}), objective="throughput")
-    assert found.outside == ()
-    assert of(found, "onnx").mean_ns == pytest.approx(8 * MS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_percentile_of_one_shape_is_that_of_its_calls(seed: int) -> None:
+    draw = random.Random(seed)
+    samples = [10 * math.exp(draw.gauss(0, 0.5)) for _ in range(2000)]
+    of_one = mixture((1, samples))
+    for rank in (50, 90, 95, 99):
+        exact = statistics.percentile([round(ms * MS) for ms in samples], rank)
+        assert of_one.percentile_ns(rank) == pytest.approx(exact, rel=0.005)
+        assert of_one.effective_samples(rank) == 2000
 
 
-def test_a_thinned_grid_is_read_off_the_rows_around_and_its_holes_are_unknown() -> None:
-    grid = [Shape(1, 8), Shape(1, 64), Shape(1, 512), Shape(2, 256), Shape(8, 8), Shape(8, 64)]
-    found = place(Shape(2, 64), grid)
-    assert found is not None
-    assert found.basis == INTERPOLATED
-    assert dict(found.cells) == {Shape(1, 64): pytest.approx(6 / 7), Shape(8, 64): pytest.approx(1 / 7)}
-    assert place(Shape(4, 128), grid) is None
+def test_the_percentile_of_a_mixture_is_that_of_calls_in_those_shares() -> None:
+    tail = mixture((1, [10] * 988 + [100] * 12))  # just above a percent
+    assert (tail.percentile_ns(98), tail.percentile_ns(99)) == (10 * MS, 100 * MS)
+    draw = random.Random(3)
+    fast, slow = [draw.uniform(5, 15) for _ in range(900)], [draw.uniform(20, 90) for _ in range(300)]
+    both, alike = mixture((9, fast), (1, slow)), sorted(fast + slow[:100])
+    for rank in (50, 80, 95, 99):
+        assert both.percentile_ns(rank) == pytest.approx(alike[rank * 10 - 1] * MS, rel=0.06)
 
 
-def test_a_shape_that_a_budget_refused_on_the_way_is_no_failure() -> None:
-    reason = "left out by --budget 1200s"
-    refused = [cell(label, 1, 128, status="skipped", reason=reason) for label in ("eager", "onnx")]
-    run = run_of(*crossing().records, *refused, notes={"budget": [0, 2, 1]})
-    found = choose(run, traffic=traffic({(1, 64): 1}))
-    assert found.exit_code == 0
-    assert set(of(found, "onnx").records) == {Shape(1, 16), Shape(1, 512)}
-
-
-def test_a_start_that_was_not_timed_cannot_be_spread() -> None:
-    run = run_of(cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5, load_seconds=None))
-    assert choose(run).chosen.label == "onnx"  # type: ignore[union-attr]
-    found = choose(run, requests_per_restart=1)
-    assert found.chosen is not None and found.chosen.label == "eager"
-    assert [failure.constraint for failure in of(found, "onnx").failures] == ["start"]
-
-
-def test_rare_shapes_are_compiled_at_few_starts() -> None:
-    def compiled(length: int) -> Record:
-        return cell("compile", 1, length, 5, load_seconds=1.0, first_call_ms=10_005)
-
-    run = run_of(compiled(16), compiled(512), cell("eager", 1, 16, 10), cell("eager", 1, 512, 10))
-    shapes = traffic({(1, 16): 999_999, (1, 512): 1})
-    found = choose(run, traffic=shapes, requests_per_restart=1000)
-    assert of(found, "compile").mean_ns == pytest.approx((5 + 11_010 / 1000) * MS, rel=1e-3)
-    assert of(found, "compile").one_time_seconds == pytest.approx(21)
-
-
-def test_a_restarts_share_is_of_sequences_where_those_are_counted() -> None:
-    run = run_of(cell("eager", 1, 16, 10, load_seconds=4.0), cell("eager", 8, 16, 80, load_seconds=4.0))
-    found = choose(run, traffic=traffic({(4, 16): 1}), objective="throughput", requests_per_restart=100)
-    assert of(found, "eager").mean_ns == pytest.approx((10 + 4000 / 400) * MS)
-
-
-def test_what_a_mistake_would_cost_is_told_from_the_right_end() -> None:
-    found = choose(run_of(cell("eager", 1, 16, 10.0), cell("onnx", 1, 16, 9.0)))
-    line = next(line for line in report.lines(found) if "mistake" in line)
-    assert "this choice at worst no more than eager; eager in its place up to 11% more" in line
-    tie = choose(run_of(cell("eager", 1, 16, 10.0, jitter=0.02), cell("onnx", 1, 16, 9.95, is_interleaved=False)))
-    assert tie.is_tie
-    assert tie.ratio is not None and tie.ratio.interval is not None
-    line = next(line for line in report.lines(tie) if "mistake" in line)
-    assert f"this choice at worst up to {1 / tie.ratio.interval.low - 1:.0%} more than onnx" in line
-
-
-def test_a_choice_ties_at_95_percent_and_not_at_99() -> None:
-    """Five rounds whose ratios scatter so that 1 lies within the 99 % interval and outside that of 95 %."""
-    ratios = [1.05, 1.02, 1.10, 1.13, 1.08]
-    slow = cell("eager", 1, 16, rounds=[[10 * ratio] for ratio in ratios])
-    fast = cell("onnx", 1, 16, rounds=[[10]] * 5)
-    wide = statistics.ratio_interval(ratios, 0.99)
-    assert wide is not None and wide.low < 1 + statistics.TIE_MARGIN
-    found = choose(run_of(slow, fast))
-    assert not found.is_tie
-    assert found.chosen is not None and found.chosen.label == "onnx"
-
-
-def test_a_lead_whose_interval_is_wide_is_told_by_its_ends() -> None:
-    ratios = [4, 2, 9, 3, 12, 5, 3, 8]
-    slow = cell("eager", 1, 16, rounds=[[10 * ratio] for ratio in ratios])
-    fast = cell("onnx", 1, 16, rounds=[[10]] * len(ratios))
-    found = choose(run_of(slow, fast))
-    assert found.ratio is not None and found.ratio.interval is not None
-    assert found.ratio.interval.high > 2 * found.ratio.interval.low
-    assert report.headline(found).startswith("take onnx: faster than eager, the next (")
-
-
-def test_what_is_not_known_is_not_called_a_failure() -> None:
-    few = cell("onnx", 1, 16, rounds=[[5] * 4] * 10)
-    found = choose(run_of(few), slo="p95=20ms")
-    assert report.headline(found) == "take none: whether any runtime keeps what is asked is not known"
-    assert found.exit_code == 5
-
-
-def test_a_disturbed_measurement_is_said_in_the_headline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "disturbances", lambda run, record: ["other work"])
-    found = choose(run_of(cell("eager", 1, 16, 10), cell("onnx", 1, 16, 5)))
-    assert report.headline(found) == "take onnx: 2.00× as fast as eager, the next, on a disturbed machine"
-
-
-def test_deprecated_runtimes_are_marked_wherever_they_stand() -> None:
-    text = report_text(choose(run_of(cell("eager", 1, 16, 5), cell("torchscript", 1, 16, 10))))
-    assert "torchscript †" in text
-    assert "† TorchScript is deprecated upstream" in text
-
-
-# The command.
-
-
-def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["bench", *words])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    out, err = capsys.readouterr()
-    code = stopped.value.code
-    return (code if isinstance(code, int) else 0), out, err
-
-
-def test_the_command_prints_chooses_and_exits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = str(made.write(crossing(), tmp_path / "run.jsonl"))
-    requests = tmp_path / "traffic.csv"
-    requests.write_text("batch,length,count\n1,16,9\n1,512,1\n")
-    monkeypatch.setenv("COLUMNS", "80")
-    code, out, _ = bench(monkeypatch, capsys, "choose", run, "--traffic", str(requests))
-    assert code == 0
-    assert "take onnx: 1.03× as fast as eager, the next" in out
-    assert "traffic.csv (10 requests, 2 shapes)" in out
-    assert max(map(len, out.splitlines())) <= 80
-    code, out, _ = bench(monkeypatch, capsys, "choose", run, "--slo", "p95=1ms", "--format", "json")
-    found = json.loads(out)
-    assert (code, found["exit_code"], found["chosen"]) == (5, 5, None)
-    assert [candidate["failures"][0]["constraint"] for candidate in found["candidates"]] == ["p95", "p95"]
-    code, _, err = bench(monkeypatch, capsys, "choose", run, "--objective", "fast")
-    assert code == 2
-    assert err.count("\n") == 1
-
-
-def test_statistics_of_two_runs_at_the_choices_confidence_are_narrower() -> None:
-    one, other = [[10.0 + index % 3] for index in range(12)], [[20.0 + index * 0.1] for index in range(12)]
-    wide, narrow = (statistics.ratio_of_runs(other, one, confidence) for confidence in (0.99, 0.95))
-    assert wide is not None and narrow is not None and wide.interval is not None and narrow.interval is not None
-    assert wide.interval.low <= narrow.interval.low <= narrow.value <= narrow.interval.high <= wide.interval.high
-    assert (wide.interval.low, wide.interval.high) != (narrow.interval.low, narrow.interval.high)
-    few = statistics.ratio_of_runs(other[:3], one[:3], 0.95)
-    assert few is not None and few.interval is not None
-
-
-def test_a_candidate_is_labelled_with_its_precision_if_there_are_several() -> None:
-    half = cell("eager", 1, 16, 4, precision="bf16")
-    found = choose(run_of(cell("eager", 1, 16, 10), half))
-    assert [candidate.label for candidate in found.candidates] == ["eager fp32", "eager bf16"]
-    assert found.chosen is not None and found.chosen.candidate == Candidate("eager", "default", "bf16")
+def test_calls_that_a_percentile_rests_on_are_those_of_the_cell_that_it_lies_in() -> None:
+    lopsided = mixture((97, [10] * 1300), (3, [30, 31]))
+    assert lopsided.effective_samples(99) < 200 < lopsided.effective_samples(50)
+    samples = [float(one) for one in range(1, 201)]
+    assert mixture((1, samples), (1, samples)).effective_samples(95) == 400

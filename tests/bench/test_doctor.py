@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import backends
 import exporters
 from backends.base import Backend, Spec
 from bench import doctor, machine
+from bench.cli import app
 from bench.doctor import Findings, Noise, Overhead, Twins, Unmeasured
 from bench.errors import BenchError, UserError
 from bench.machine import otherwork
@@ -29,13 +29,14 @@ from bench.process.installed import Lack, Part
 from bench.report import doctor as page
 from bench.run.listener import Listener
 from bench.run.record import Record, Run
-from bench.spec import DEFAULT_ARTIFACTS, Shape
+from bench.spec import Shape
 from bench.statistics import TIE_MARGIN, Interval, Ratio
 from bench.testing import HEAVY
 from bench.workloads.forward import Forward, ForwardOptions
 from tests import made
 
 MS = 1_000_000
+BUSY = {"wall_seconds": 5.0, "cpu_seconds": 10.0, "other_cpu_seconds": 3.0}
 FINGERPRINT = {
     "cpu": "A CPU", "cpus": 2, "memory_bytes": 8 * 2**30, "hypervisor": "KVM", "container": None, "python": "3.11.9",
     "versions": {"torch": "2.13.0", "transformers": "5.23.0"}, "busy_share": 0.0, "gpus": [],
@@ -60,33 +61,30 @@ def alike(copy: int) -> list[float]:
     return [1.0 + 0.004 * ((index + copy) % 2) for index in range(10)]
 
 
-def test_two_copies_that_differ_by_noise_are_a_tie_with_a_small_floor() -> None:
-    found, reasons = doctor.twins_of(twins_run(twin_record(1, alike(1)), twin_record(2, alike(2))))
-    assert reasons == {}
-    assert [twin.is_tie for twin in found] == [True]
+def test_two_copies_that_differ_by_noise_are_a_tie_and_else_a_false_verdict() -> None:
+    found, reasons = doctor.twins_of(twins_run(twin_record(1, alike(1)), twin_record(2, alike(2), conditions=BUSY)))
     noise = Noise("bert-tiny", found)
+    assert (reasons, [twin.is_tie for twin in found], noise.false_verdicts) == ({}, [True], ())
     assert 0.003 < noise.floor < 0.01
     assert noise.least_difference == TIE_MARGIN
-    assert noise.false_verdicts == ()
-
-
-def test_a_copy_that_comes_out_slower_than_itself_is_a_false_verdict() -> None:
+    (told,) = found[0].disturbances
+    assert "by other work" in told
     found, _ = doctor.twins_of(twins_run(twin_record(1, alike(1)), twin_record(2, [1.1 * ms for ms in alike(1)])))
     noise = Noise("bert-tiny", found)
     assert [twin.ratio.verdict for twin in noise.false_verdicts] == ["slower"]
-    assert noise.floor == pytest.approx(1 - 1 / 1.1, rel=0.01)
-    assert noise.least_difference == noise.floor
+    assert noise.floor == noise.least_difference == pytest.approx(1 - 1 / 1.1, rel=0.01)
 
 
-def test_the_floor_is_the_largest_bound_of_any_shape_on_either_side_of_one() -> None:
-    def bound(low: float, high: float) -> float:
-        return Twins(1, 16, 1.0, 0.0, Ratio(1.0, Interval(low, high), 10)).bound
-
-    assert bound(0.98, 1.01) == pytest.approx(0.02)
-    assert bound(0.99, 1.05) == pytest.approx(0.05)
-    assert Twins(1, 16, 1.0, 0.0, Ratio(1.03, None, 1)).bound == pytest.approx(0.03)
-    narrow, wide = (Twins(1, 16, 1.0, 0.0, Ratio(1.0, Interval(1 - w, 1 + w), 10)) for w in (0.01, 0.2))
-    assert Noise("bert-tiny", (narrow, wide)).floor == pytest.approx(0.2)
+@pytest.mark.parametrize(
+    ("value", "ends", "bound"),
+    [(1.0, (0.98, 1.01), 0.02), (1.0, (0.99, 1.05), 0.05), (1.03, None, 0.03), (1.0, (0.8, 1.2), 0.2)],
+)
+def test_the_floor_is_the_largest_bound_of_any_shape_on_either_side_of_one(
+    value: float, ends: tuple[float, float] | None, bound: float
+) -> None:
+    twins = Twins(1, 16, 1.0, 0.0, Ratio(value, Interval(*ends) if ends else None, 10))
+    narrow = Twins(1, 16, 1.0, 0.0, Ratio(1.0, Interval(0.99, 1.01), 10))
+    assert twins.bound == Noise("bert-tiny", (narrow, twins)).floor == pytest.approx(bound)
 
 
 @pytest.mark.parametrize(
@@ -95,31 +93,19 @@ def test_the_floor_is_the_largest_bound_of_any_shape_on_either_side_of_one() -> 
         ({"status": "oom", "reason": "no memory"}, "eager@2: oom: no memory"),
         ({"parity": {"verdict": "broken", "reason": "another model"}}, "eager@2: parity is broken: another model"),
         ({"is_interleaved": False}, "memory did not hold both copies"),
+        (
+            {"operations": {"flops": 10**12, "weight_bytes": 10**9}},
+            "eager@2: a median below what this machine's peaks allow",
+        ),
     ],
 )
 def test_a_shape_without_a_ratio_says_why_and_is_no_noise(values: dict[str, Any], reason: str) -> None:
     records = [twin_record(1, alike(1)), twin_record(2, alike(2))]
     bad = [twin_record(1, alike(1), 8), twin_record(2, alike(2), 8, **values)]
-    found, reasons = doctor.twins_of(twins_run(*records, *bad))
+    found, reasons = doctor.twins_of(twins_run(*records, *bad, peaks=PEAKS.to_json()))
     assert [twin.shape for twin in found] == ["1×16"]
     assert list(reasons) == ["8×16"]
     assert reasons["8×16"].startswith(reason)
-
-
-def test_a_median_below_the_roofline_is_no_noise_either() -> None:
-    operations = {"flops": 10**12, "weight_bytes": 10**9}
-    records = [twin_record(copy, alike(copy), operations=operations) for copy in (1, 2)]
-    found, reasons = doctor.twins_of(twins_run(*records, peaks=PEAKS.to_json()))
-    assert found == ()
-    assert "a median below what this machine's peaks allow" in reasons["1×16"]
-
-
-def test_what_disturbed_either_copy_is_told_with_the_shape() -> None:
-    names = ("steal_seconds", "thermal_events", "throttled_periods", "quota_periods")
-    busy = {"wall_seconds": 5.0, "cpu_seconds": 10.0, "other_cpu_seconds": 3.0, **dict.fromkeys(names)}
-    (twin,), _ = doctor.twins_of(twins_run(twin_record(1, alike(1)), twin_record(2, alike(2), conditions=busy)))
-    assert len(twin.disturbances) == 1
-    assert "by other work" in twin.disturbances[0]
 
 
 # What is installed.
@@ -132,21 +118,11 @@ class Sound(Backend):
     load = prepare = run = fetch = None  # type: ignore[assignment]
 
 
-class Missing(Sound):
-    """Needs what nobody has."""
-
-    spec = Spec(name="missing", format=None, requires=("json", "no_such_runtime"), install="runtimebench[no-such]")
-
-
 class Refusing(Sound):
     """Is there, and cannot be used."""
 
-    spec = Spec(
-        name="refusing",
-        format=None,
-        variants={"default": {}, "half": {}},
-        precisions={"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32",)},
-    )
+    precisions = {"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32",)}  # noqa: RUF012
+    spec = Spec(name="refusing", format=None, variants={"default": {}, "half": {}}, precisions=precisions)
 
     @classmethod
     def supports(cls, variant: str, device: str, precision: str) -> str | None:
@@ -154,19 +130,15 @@ class Refusing(Sound):
         return None if precision in takes else "refusing on cpu needs luck; run: pip install luck"
 
 
-class Silent(Sound):
-    """Computes nothing."""
-
-    spec = Spec(name="silent", format=None, computes_the_model=False)
-
-
-class Unexportable(Sound):
-    """Loads a format that nothing writes."""
-
-    spec = replace(Sound.spec, name="unexportable", format="papyrus")
-
-
-CLASSES = {one.spec.name: one for one in (Sound, Missing, Refusing, Silent, Unexportable)}
+#: Needs what nobody has; computes nothing; loads a format that nothing writes.
+OTHERS = (
+    Spec(name="missing", format=None, requires=("json", "no_such_runtime"), install="runtimebench[no-such]"),
+    Spec(name="silent", format=None, computes_the_model=False),
+    replace(Sound.spec, name="unexportable", format="papyrus"),
+)
+CLASSES: dict[str, type[Backend]] = {
+    "sound": Sound, "refusing": Refusing, **{spec.name: type(spec.name, (Sound,), {"spec": spec}) for spec in OTHERS},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -182,23 +154,26 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "load_class", load_class)
 
 
-def test_every_format_says_which_libraries_write_it() -> None:
-    """Else a backend that works is called broken."""
+def parts_of(device: str = "cpu", *root: Path) -> dict[str, Part]:
+    return {part.name: part for part in installed.backend_parts(device, *root)}
+
+
+def test_what_an_export_needs_is_missed_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every format says which libraries write it; else a backend that works is called broken."""
     for format_ in exporters.names():
         assert "torch" in exporters.load_module(format_).LIBRARIES, format_
-    parts = {part.name: part for part in installed.backend_parts("cpu")}
-    assert parts["eager"].lacks == parts["compile"].lacks == ()
-
-
-def test_an_environment_that_was_not_finished_is_what_a_backend_lacks(tmp_path: Path) -> None:
     (tmp_path / "environments" / "openvino").mkdir(parents=True)
-    parts = {part.name: part for part in installed.backend_parts("cpu", tmp_path)}
+    parts = parts_of("cpu", tmp_path)
+    assert parts["eager"].lacks == parts["compile"].lacks == ()
     assert parts["openvino"].lacks == (Lack("its environment was not finished", "bench env create openvino"),)
+    missing = {"onnxscript": "missing"}
+    monkeypatch.setattr(exporters, "library_versions", lambda names: dict.fromkeys(names, "1.0") | missing)
+    assert Lack("the onnx export needs onnxscript", "pip install onnxscript") in parts_of()["onnx"].lacks
 
 
 @pytest.mark.usefixtures("registry")
 def test_a_backend_says_what_it_lacks_with_the_exact_command() -> None:
-    parts = {part.name: part for part in installed.backend_parts("cpu")}
+    parts = parts_of()
     assert parts["sound"] == Part("sound", "backend", precisions=("fp32", "bf16"))
     assert parts["missing"].lacks == (Lack("needs no_such_runtime", "pip install 'runtimebench[no-such]'"),)
     assert parts["refusing"].precisions == ("fp32", "fp16")  # fp16 by another variant than the default
@@ -207,27 +182,15 @@ def test_a_backend_says_what_it_lacks_with_the_exact_command() -> None:
     assert "plugin:Class cannot be loaded (ImportError: no module named torn)" in parts["torn"].lacks[0].what
     assert "silent" not in parts
     assert [part.is_ready for part in parts.values()] == [True, False, False, False, False]
-
-
-@pytest.mark.usefixtures("registry")
-def test_a_backend_that_is_not_made_for_the_device_lacks_nothing() -> None:
-    parts = {part.name: part for part in installed.backend_parts("cuda")}
-    assert parts["sound"] == Part("sound", "backend", "runs on cpu, not on cuda")
-    assert parts["refusing"].precisions == ("fp32",)
-
-
-def test_what_an_export_needs_is_missed_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        exporters, "library_versions", lambda names: dict.fromkeys(names, "1.0") | {"onnxscript": "missing"}
-    )
-    onnx = next(part for part in installed.backend_parts("cpu") if part.name == "onnx")
-    assert Lack("the onnx export needs onnxscript", "pip install onnxscript") in onnx.lacks
+    on_gpu = parts_of("cuda")
+    assert on_gpu["sound"] == Part("sound", "backend", "runs on cpu, not on cuda")
+    assert on_gpu["refusing"].precisions == ("fp32",)
 
 
 @pytest.mark.parametrize(
     ("device", "command"), [("cpu", "sudo apt-get install g++"), ("cuda", "sudo apt-get install gcc")]
 )
-def test_compile_needs_a_compiler_and_headers(
+def test_compile_needs_a_compiler_and_headers_and_a_frame_needs_pandas(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, command: str
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
@@ -236,26 +199,18 @@ def test_compile_needs_a_compiler_and_headers(
     remedies = [lack.remedy for lack in installed._lacks_of_the_compiler(device)]
     triton = ["pip install triton"] if device == "cuda" else []
     assert remedies == [*triton, command, "sudo apt-get install python3-dev"]
+    (pandas,) = installed.package_parts()
+    assert pandas.lacks == (Lack("not installed; Run.to_frame() needs it", "pip install pandas"),)
     (tmp_path / "Python.h").touch()
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(installed, "is_installed", lambda module: True)
     assert list(installed._lacks_of_the_compiler(device)) == []
-
-
-@pytest.mark.parametrize("is_there", [True, False])
-def test_an_optional_package_says_what_for(monkeypatch: pytest.MonkeyPatch, is_there: bool) -> None:
-    monkeypatch.setattr(installed, "is_installed", lambda module: is_there)
-    (pandas,) = installed.package_parts()
-    assert pandas.lacks == (() if is_there else (Lack("not installed; Run.to_frame() needs it", "pip install pandas"),))
+    assert [part.lacks for part in installed.package_parts()] == [()]
 
 
 # GPUs.
 
 CARD = {"name": "NVIDIA H100 80GB HBM3", "free_bytes": 79 * 2**30, "driver": "580.65.06", "cuda_driver": "12.8"}
-
-
-def test_a_machine_without_a_gpu_lacks_nothing(tmp_path: Path) -> None:
-    assert installed.cuda_part([], tmp_path) == Part("cuda", "device", "no NVIDIA GPU answers")
 
 
 @pytest.mark.parametrize(
@@ -295,6 +250,7 @@ def test_a_gpu_that_is_plugged_in_and_silent_is_not_taken_for_none(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if hidden is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert installed.cuda_part([], tmp_path) == Part("cuda", "device", "no NVIDIA GPU answers")
     folder = tmp_path / "sys/bus/pci/devices/0000:01:00.0"
     folder.mkdir(parents=True)
     (folder / "vendor").write_text(vendor + "\n")
@@ -330,15 +286,11 @@ def test_processes_that_compute_are_named_with_a_way_to_pause_them(monkeypatch: 
     monkeypatch.setattr(otherwork, "busy_processes", lambda: found)
     first, second, _ = otherwork.other_work(0.6)
     assert first.what == "trainer (process 8) keeps 1.0 CPUs busy"
-    assert "kill -STOP 8" in first.remedy
-    assert "kill -CONT 8" in first.remedy
+    assert "kill -STOP 8" in first.remedy and "kill -CONT 8" in first.remedy
     assert "in?" in second.what
-
-
-def test_work_that_cannot_be_seen_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(otherwork, "busy_processes", list)
-    (found,) = otherwork.other_work(0.6)
-    assert "takes 60% of all CPUs" in found.what
+    monkeypatch.setattr(otherwork, "busy_processes", list)  # work that cannot be seen
+    (unseen,) = otherwork.other_work(0.6)
+    assert "takes 60% of all CPUs" in unseen.what
     assert list(otherwork.other_work(0.05)) == []
 
 
@@ -350,6 +302,8 @@ class Measures:
 
     def __init__(self) -> None:
         self.asked: list[ForwardOptions] = []
+        self.precisions: list[str] = []
+        self.peaks: Peaks | BaseException = PEAKS
         self.twins: Run | BaseException = twins_run(*(twin_record(copy, alike(copy)) for copy in (1, 2)))
         self.null: Run | BaseException = twins_run(twin_record(1, [0.00025] * 5, label="null:instant", parity={}))
 
@@ -357,10 +311,17 @@ class Measures:
         assert workload is Forward
         self.asked.append(options)
         Path(str(options.output)).write_text("a run")
-        answer = self.null if options.backends == ("null:instant",) else self.twins
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        return self.answer(self.null if options.backends == ("null:instant",) else self.twins)
+
+    def measure_peaks(self, root: Path, device: str, precisions: list[str], threads: int, *rest: Any) -> Peaks:
+        self.precisions = precisions
+        return self.answer(self.peaks)
+
+    @staticmethod
+    def answer(found: Any) -> Any:
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
 
 @pytest.fixture
@@ -368,7 +329,7 @@ def measures(monkeypatch: pytest.MonkeyPatch) -> Measures:
     """A machine of which everything is known at once."""
     fake = Measures()
     monkeypatch.setattr(doctor, "measure", fake)
-    monkeypatch.setattr(peaks, "measure", lambda root, device, precisions, threads, timeout, say: PEAKS)
+    monkeypatch.setattr(peaks, "measure", fake.measure_peaks)
     monkeypatch.setattr(machine, "fingerprint", lambda: FINGERPRINT)
     monkeypatch.setattr(otherwork, "busy_processes", list)
     monkeypatch.setattr(doctor.conditions, "disturbances", lambda device: [Disturbance("heat", "cool it")])
@@ -411,69 +372,53 @@ def test_a_quick_examination_measures_neither_peaks_nor_noise(
     assert examined(tmp_path, is_quick=True).peaks is PEAKS
 
 
-def test_the_peaks_are_those_of_every_precision_that_some_backend_has(
-    measures: Measures, registry: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def measure(root: Path, device: str, precisions: list[str], *rest: Any) -> Peaks:
-        assert (root, device, precisions) == (tmp_path, "cpu", ["fp32", "fp16", "bf16"])
-        return replace(PEAKS, unmeasured={"bf16": "no bf16 here", "int8": "no int8 here"})
-
-    monkeypatch.setattr(peaks, "measure", measure)
-    found = examined(tmp_path)
-    assert found.unmeasured == (Unmeasured("the peak at bf16", "no bf16 here"),)
-    assert found.exit_code == 1
+FAILED = twin_record(2, [], 8, status="failed", reason="killed by SIGSEGV")
+PAIRS = (twin_record(1, alike(1)), twin_record(2, alike(2)), twin_record(1, alike(1), 8), FAILED)
+OF_FAILED = ("the noise at 8×16", "eager@2: failed: killed by SIGSEGV")
+NO_NULL = twin_record(1, [], label="null:instant", status="timeout", reason="no answer within 300 s")
 
 
+@pytest.mark.parametrize(
+    ("changed", "noted", "is_noise_known"),
+    [
+        ({"peaks": BenchError("the process was lost")}, ("peaks", "the process was lost"), True),
+        ({"peaks": replace(PEAKS, unmeasured={"bf16": "no bf16 here", "int8": "no int8 here"})},
+         ("the peak at bf16", "no bf16 here"), True),
+        ({"twins": BenchError("the export failed")}, ("the noise floor", "the export failed"), False),
+        ({"twins": twins_run(*PAIRS)}, OF_FAILED, True),
+        ({"twins": twins_run(*PAIRS[2:])}, OF_FAILED, False),
+        ({"null": twins_run(NO_NULL)}, ("the overhead of the harness", "timeout: no answer within 300 s"), True),
+    ],
+)  # fmt: skip
 def test_each_thing_that_fails_is_noted_and_the_rest_goes_on(
-    measures: Measures, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    measures: Measures,
+    registry: None,
+    tmp_path: Path,
+    changed: dict[str, Any],
+    noted: tuple[str, str],
+    is_noise_known: bool,
 ) -> None:
-    def lost(*arguments: Any) -> Peaks:
-        raise BenchError("the process was lost")
-
-    monkeypatch.setattr(peaks, "measure", lost)
-    measures.twins = BenchError("the checkpoint export failed")
-    measures.null = twins_run(
-        twin_record(1, [], label="null:instant", status="timeout", reason="no answer within 300 s")
-    )
+    vars(measures).update(changed)
     found = examined(tmp_path)
-    assert found.unmeasured == (
-        Unmeasured("peaks", "the process was lost"),
-        Unmeasured("the noise floor", "the checkpoint export failed"),
-        Unmeasured("the overhead of the harness", "timeout: no answer within 300 s"),
-    )
-    assert found.exit_code == 1
+    assert (found.unmeasured, found.exit_code) == ((Unmeasured(*noted),), 1)
+    assert (found.noise is not None) is is_noise_known
+    assert measures.precisions == ["fp32", "fp16", "bf16"], "those that some backend has"
     text = page.render(found, "table")
-    for one in found.unmeasured:
-        assert one.reason in text
-    assert "NOTHING IS KNOWN OF THE NOISE" in text
+    assert noted[1] in text
+    assert ("NOTHING IS KNOWN OF THE NOISE" in text) is not is_noise_known
 
 
-def test_a_shape_that_gave_no_ratio_is_noted(measures: Measures, tmp_path: Path) -> None:
-    failed = twin_record(2, [], 8, status="failed", reason="killed by SIGSEGV")
-    pairs = [twin_record(1, alike(1)), twin_record(2, alike(2)), twin_record(1, alike(1), 8), failed]
-    measures.twins = twins_run(*pairs)
-    found = examined(tmp_path)
-    assert found.unmeasured == (Unmeasured("the noise at 8×16", "eager@2: failed: killed by SIGSEGV"),)
-    assert found.noise is not None
-    measures.twins = twins_run(*pairs[2:])
-    assert examined(tmp_path).noise is None
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
-def test_a_stopped_examination_leaves_no_file_of_its_own(
+@pytest.mark.parametrize(
+    "stop", [KeyboardInterrupt(), SystemExit(143), UserError("length 128 exceeds the 64 positions of it")]
+)
+def test_a_stop_or_wrong_input_found_late_ends_it_and_leaves_no_file(
     measures: Measures, tmp_path: Path, stop: BaseException
 ) -> None:
     measures.twins = stop
     with pytest.raises(type(stop)):
         examined(tmp_path)
-    assert len(measures.asked) == 1
-    assert not Path(str(measures.asked[0].output)).parent.exists()
-
-
-def test_wrong_input_found_late_is_still_wrong_input(measures: Measures, tmp_path: Path) -> None:
-    measures.twins = UserError("length 128 exceeds the 64 positions of it; use --lengths ≤ 64")
-    with pytest.raises(UserError, match="exceeds the 64 positions"):
-        examined(tmp_path)
+    (asked,) = measures.asked
+    assert not Path(str(asked.output)).parent.exists()
 
 
 @pytest.mark.parametrize(("positions", "lengths"), [(None, (16, 128)), (512, (16, 128)), (64, (16,)), (8, (8,))])
@@ -542,86 +487,68 @@ def test_the_page_fits_80_columns_and_says_it_all(findings: Findings) -> None:
     assert text.rstrip().splitlines()[-2].startswith("Fit to measure")
 
 
-def test_a_peak_that_was_disturbed_says_so(findings: Findings) -> None:
-    text = page.render(replace(findings, peaks=replace(PEAKS, disturbed={"fp32": 0.3})), "table")
-    assert re.search(r"fp32 .*may read low", text)
-    assert not re.search(r"bf16 .*may read low", text)
+WIDE = Twins(1, 16, MS, 0.9, Ratio(1.0, Interval(0.2, 4.1), 20), ("over 20% of all CPU time was taken by other work",))
+FALSE = (Twins(1, 16, MS, 0.1, ratio(1.05, 0.01)), Twins(8, 128, MS, 0.1, ratio(0.9, 0.02)))
+LONG = "echo off | sudo tee /sys/devices/system/cpu/smt/control " * 3
 
 
-def with_twins(findings: Findings, *twins: Twins) -> Findings:
-    return replace(findings, noise=Noise("bert-tiny", twins))
-
-
-def test_a_false_verdict_is_said_loudly(findings: Findings) -> None:
-    found = with_twins(findings, Twins(1, 16, MS, 0.1, ratio(1.05, 0.01)), Twins(8, 128, MS, 0.1, ratio(0.9, 0.02)))
+@pytest.mark.parametrize(
+    ("changes", "said", "unsaid"),
+    [
+        ({"peaks": replace(PEAKS, disturbed={"fp32": 0.3})}, ["fp32 226 GFLOP/s (disturbed, may read low)"],
+         ["bf16 1.2 TFLOP/s (disturbed"]),
+        ({"peaks": replace(PEAKS, flops_per_second={"fp32": 37.84e9, "bf16": 35.6e12, "fp16": 990e12})},
+         ["fp32 37.8 GFLOP/s", "bf16 35.6 TFLOP/s", "fp16 990 TFLOP/s"], []),
+        ({"noise": Noise("bert-tiny", FALSE)},
+         ["FASTER THAN ITSELF", "Believe no difference below 12.0% now",
+          "NOT FIT FOR SMALL DIFFERENCES: eager came out faster at 1×16, slower at 8×128 than itself."], ["Fit to measure"]),
+        # A tie within a wide interval is no licence.
+        ({"noise": Noise("bert-tiny", (WIDE,))},
+         ["NOISY NOW: believe no difference below 4.1-fold", "- !1×16: over 20% of all CPU time"], ["Fit to measure"]),
+        ({"is_quick": True, "peaks": None, "noise": None, "disturbances": (), "parts": ()},
+         ["left out (--quick)", "`bench doctor` without --quick measures them", "Nothing is missing, nothing disturbs."], []),
+        ({"is_quick": True, "noise": None}, ["226 GFLOP/s", "Peaks and noise were left out"], []),
+        ({}, [], ["Peaks and noise were left out", "left out (--quick)"]),
+        # An ellipsis never stands for a command.
+        ({"disturbances": (Disturbance("x " * 90, LONG.strip()),)}, [LONG.strip()], []),
+    ],
+)  # fmt: skip
+def test_a_page_says_what_was_found(
+    findings: Findings, changes: dict[str, Any], said: list[str], unsaid: list[str]
+) -> None:
+    found = replace(findings, **changes)
     text = page.render(found, "table")
-    assert "FASTER THAN ITSELF" in text
-    assert "NOT FIT FOR SMALL DIFFERENCES: eager came out faster at 1×16, slower at 8×128 than itself." in words(text)
-    assert "Believe no difference below 12.0% now" in text
-    assert "Fit to measure" not in text
     assert max(map(len, text.splitlines())) <= 80
+    for one in said:
+        assert one in words(text)
+    for one in unsaid:
+        assert one not in words(text)
+    left_out = [changes.get(name, "there") for name in ("peaks", "noise")].count(None)
+    assert text.count("left out (--quick)") == left_out
     assert found.exit_code == 0  # everything could be looked at
-    assert found.to_json()["noise"]["is_fit"] is False
-
-
-def test_a_tie_within_a_wide_interval_is_no_licence(findings: Findings) -> None:
-    wide = Twins(
-        1, 16, MS, 0.9, Ratio(1.0, Interval(0.2, 4.1), 20), ("over 20% of all CPU time was taken by other work",)
-    )
-    text = page.render(with_twins(findings, wide), "table")
-    assert "NOISY NOW: believe no difference below 4.1-fold" in text
-    assert "- !1×16: over 20% of all CPU time" in text
-    assert "Fit to measure" not in text
-
-
-def test_a_quick_page_says_what_was_left_out(findings: Findings) -> None:
-    text = page.render(replace(findings, is_quick=True, peaks=None, noise=None, disturbances=(), parts=()), "table")
-    assert text.count("left out (--quick)") == 2
-    assert "`bench doctor` without --quick measures them" in text
-    assert "Nothing is missing, nothing disturbs." in text
-    assert "Peaks and noise were left out" not in page.render(findings, "table")
-    known = page.render(replace(findings, is_quick=True, noise=None), "table")
-    assert "226 GFLOP/s" in known
-    assert known.count("left out (--quick)") == 1
-
-
-def test_an_ellipsis_never_stands_for_a_command(findings: Findings) -> None:
-    command = "echo off | sudo tee /sys/devices/system/cpu/smt/control " * 3
-    text = page.render(replace(findings, disturbances=(Disturbance("x " * 90, command.strip()),)), "table")
-    assert command.strip() in words(text)
-    assert max(map(len, text.splitlines())) <= 80
+    noise = json.loads(page.render(found, "json"))["noise"]
+    assert noise is None or noise["is_fit"] is ("THAN ITSELF" not in text)
 
 
 def test_the_json_holds_what_the_page_says(findings: Findings) -> None:
     document = json.loads(page.render(findings, "json"))
-    assert document["noise"]["floor"] == pytest.approx(0.021)
-    assert document["noise"]["least_difference"] == pytest.approx(0.021)
-    assert document["noise"]["is_fit"] is True
-    assert document["noise"]["twins"][0]["ratio"]["interval"] == {"low": 0.979, "high": 1.021}
-    assert document["noise"]["twins"][0]["verdict"] == "tie"
+    noise = document["noise"]
+    assert (noise["floor"], noise["least_difference"], noise["is_fit"]) == (*[pytest.approx(0.021)] * 2, True)
+    assert noise["twins"][0]["ratio"]["interval"] == {"low": 0.979, "high": 1.021}
+    assert noise["twins"][0]["verdict"] == "tie"
     assert Peaks.from_json(document["peaks"]) == PEAKS
     assert document["parts"][2]["lacks"] == [{"what": "needs onnxruntime", "remedy": "pip install 'runtimebench[cpu]'"}]
     assert document["overhead"] == {"call_ns": 250.0, "parent_cpu_share": 0.004}
-    assert document["exit_code"] == 0
     empty = replace(findings, peaks=None, noise=None, overhead=None, unmeasured=(Unmeasured("peaks", "lost"),))
-    document = json.loads(page.render(empty, "json"))
-    assert [document[name] for name in ("peaks", "noise", "overhead", "exit_code")] == [None, None, None, 1]
-
-
-@pytest.mark.parametrize(
-    ("rate", "text"),
-    [(226.4e9, "226 GFLOP/s"), (37.84e9, "37.8 GFLOP/s"), (35.6e12, "35.6 TFLOP/s"), (990e12, "990 TFLOP/s")],
-)
-def test_rates_are_short(rate: float, text: str) -> None:
-    assert page.operations(rate, "FLOP") == text
+    bare = json.loads(page.render(empty, "json"))
+    assert [one["exit_code"] for one in (document, bare)] == [0, 1]
+    assert [bare[name] for name in ("peaks", "noise", "overhead")] == [None, None, None]
 
 
 # The command.
 
 
 def test_the_command_prints_a_page_and_takes_the_exit_code_of_the_findings(measures: Measures, tmp_path: Path) -> None:
-    from bench.cli import app
-
     options = ["doctor", "--device", "cpu", "--threads", "1", "--artifacts", str(tmp_path)]
     done = CliRunner().invoke(app, options)
     assert done.exit_code == 0, done.output
@@ -636,71 +563,37 @@ def test_the_command_prints_a_page_and_takes_the_exit_code_of_the_findings(measu
     assert "stopped; exported models and peaks are kept" in done.stderr
 
 
-def test_the_default_model_needs_no_long_export() -> None:
-    import inspect
-
-    from bench.cli import doctor as command
-
-    defaults = {name: parameter.default for name, parameter in inspect.signature(command.command).parameters.items()}
-    assert defaults["model"] == doctor.DEFAULT_MODEL == "bert-tiny"
-    assert str(defaults["artifacts"]) == DEFAULT_ARTIFACTS
-
-
-@pytest.fixture
-def quick(root: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`bench doctor --quick` for real, with a temporary folder of its own."""
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        (tmp_path / "temporary").mkdir(exist_ok=True)
-        code = (
-            "import sys; from bench.cli import main\ntry: main()\nfinally:\n"
-            f"    print('LOADED', [m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
-        )
-        return subprocess.run(
-            [sys.executable, "-c", code, "doctor", "--quick", "--device", "cpu", *arguments],
-            capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
-            env={**os.environ, "PYTHONPATH": str(root), "COLUMNS": "80", "TMPDIR": str(tmp_path / "temporary")},
-        )  # fmt: skip
-
-    return run
-
-
-def test_a_quick_look_at_this_machine_is_light_and_leaves_nothing(quick, tmp_path: Path) -> None:
-    done = quick()
+def test_a_quick_look_at_this_machine_is_light_and_leaves_nothing(root: Path, tmp_path: Path) -> None:
+    """`bench doctor --quick` for real, as JSON and as a page, with a temporary folder of its own."""
+    (tmp_path / "temporary").mkdir()
+    code = (
+        "import sys; from bench.cli import main\nfor format in ('json', 'table'):\n"
+        "    sys.argv = ['bench', 'doctor', '--quick', '--device', 'cpu', '--threads', '1', '--format', format]\n"
+        "    try: main()\n    except SystemExit as ended: assert not ended.code\n    print('END')\n"
+        f"print('LOADED', [m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": str(root), "COLUMNS": "80", "TMPDIR": str(tmp_path / "temporary")},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 80
-    assert re.search(r"a call +[\d.]+ µs", done.stdout)
-    assert re.search(r"eager +fp32, fp16, bf16", done.stdout)
+    as_json, text, _ = done.stdout.split("END\n")
+    document = json.loads(as_json)
+    assert (document["threads"], document["exit_code"]) == (1, 0)
+    assert {"eager", "onnx", "cuda"} <= {part["name"] for part in document["parts"]}
+    assert document["overhead"]["call_ns"] > 0
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"a call +[\d.]+ µs", text)
+    assert re.search(r"eager +fp32, fp16, bf16", text)
     assert "LOADED []" in done.stderr
     assert list((tmp_path / "temporary").iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
 
 
-def test_a_quick_look_as_json(quick) -> None:
-    done = quick("--format", "json", "--threads", "1")
-    document = json.loads(done.stdout)
-    assert document["threads"] == 1
-    assert {"eager", "onnx", "cuda"} <= {part["name"] for part in document["parts"]}
-    assert document["overhead"]["call_ns"] > 0
-    assert document["exit_code"] == done.returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--format", "tabel"], "unknown format 'tabel'; did you mean 'table'?"),
-        (["--device", "tpu"], "unknown device 'tpu'"),
-        (["--threads", "0"], "--threads 0"),
-        (["--model", "brt-tiny"], "unknown model 'brt-tiny'; did you mean 'bert-tiny'"),
-        (["--artifacts", "/dev/null/x"], "artifact folder '/dev/null/x' cannot be written"),
-        (["--frobnicate"], "--frobnicate"),
-    ],
-)
-def test_mistakes_are_one_line_and_exit_code_2(cli_here, tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = cli_here("doctor", *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_a_folder_that_cannot_be_written_is_named(cli_here, tmp_path: Path) -> None:
+    done = cli_here("doctor", "--artifacts", "/dev/null/x")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "artifact folder '/dev/null/x' cannot be written" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

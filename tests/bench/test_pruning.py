@@ -60,17 +60,13 @@ def test_compiled_code_counts_and_goes_in_the_order_of_its_last_use(store: Artif
     assert files(store.root) == {"new.engine", "run.jsonl", "lib.so"}
 
 
-def test_without_a_size_nothing_sound_goes(store: ArtifactStore) -> None:
+def test_without_a_size_nothing_sound_goes_and_results_stay_whatever_is_asked(store: ArtifactStore) -> None:
     (store.folder / ".making-x-99999999").mkdir()
     before = files(store.root)
     done = pruning.prune(store, None)
     assert done.removed[0] == ".making-x-99999999: left over by a killed process"
     assert done.kept_bytes == 1600
     assert files(store.root) == before
-    assert pruning.untouched(store.root) == {"runs": 5000, "environments": 9000}
-
-
-def test_results_and_environments_stay_whatever_is_asked(store: ArtifactStore) -> None:
     pruning.prune(store, 0)
     assert files(store.root) == {"run.jsonl", "lib.so"}
     assert pruning.untouched(store.root) == {"runs": 5000, "environments": 9000}
@@ -115,13 +111,9 @@ def test_who_waits_for_a_lock_that_is_removed_gets_the_new_one(store: ArtifactSt
             FileLock(path, timeout=0).acquire()
 
 
-def test_a_folder_that_is_not_there_has_nothing_to_prune(tmp_path: Path) -> None:
+def test_the_command_says_what_it_removed_kept_and_left(cli_here, store: ArtifactStore, tmp_path: Path) -> None:
     done = pruning.prune(ArtifactStore(tmp_path / "nowhere"), 0)
-    assert (done.removed, done.kept_bytes) == ([], 0)
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_the_command_says_what_it_removed_kept_and_left(cli_here, store: ArtifactStore) -> None:
+    assert (done.removed, done.kept_bytes, (tmp_path / "nowhere").exists()) == ([], 0, False)
     listed = cli_here("artifacts", "list", "--artifacts", str(store.root)).stdout
     assert "compiled code, 0.00 GB" in listed
     done = cli_here("artifacts", "prune", "--keep", "1100", "--artifacts", str(store.root))
@@ -136,19 +128,15 @@ def test_the_command_says_what_it_removed_kept_and_left(cli_here, store: Artifac
     ]
 
 
-@pytest.mark.parametrize(
-    ("inputs", "shown"),
-    [
+def test_references_of_every_command_are_listed(cli_here, tmp_path: Path) -> None:
+    for inputs, shown in (
         ({"batch": 2, "length": 8}, "2×8"),
         ({"load_version": 1, "inputs": {"batch": 1, "length": 16}}, "1×16"),
         ({"of": "a plugin"}, "of 0"),
-    ],
-    ids=["compare", "load", "plugin"],
-)
-def test_references_of_every_command_are_listed(cli_here, tmp_path: Path, inputs: dict, shown: str) -> None:
-    store = ArtifactStore(tmp_path / "other")
-    recipe = {"format": "reference", "precision": "fp64", "device": "cpu", "checkpoint": "0", "inputs": inputs}
-    store.make(recipe, lambda folder: {"size": (folder / "outputs.npz").write_text("o")})
-    done = cli_here("artifacts", "list", "--artifacts", str(store.root))
-    assert done.returncode == 0, done.stderr
-    assert shown in done.stdout.splitlines()[0]
+    ):
+        store = ArtifactStore(tmp_path / shown)
+        recipe = {"format": "reference", "precision": "fp64", "device": "cpu", "checkpoint": "0", "inputs": inputs}
+        store.make(recipe, lambda folder: {"size": (folder / "outputs.npz").write_text("o")})
+        done = cli_here("artifacts", "list", "--artifacts", str(store.root))
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout.splitlines()[0]
