@@ -12,14 +12,13 @@ from typing import Any
 from bench import statistics
 from bench.columns import DASH, Section, Table, count, milliseconds
 from bench.diff import Cell, Comparison, changes
-from bench.report import check_format, console
+from bench.report import console
 from bench.run import state
 from bench.run.alike import weights_of
 from bench.run.columns import DISTURBED
 from bench.run.record import Point, Run
 from bench.spec import Candidate
 
-FORMATS = ("table", "json")
 STYLES = {"slower": "red", "faster": "green", "ambiguous": "yellow"}
 #: In which a table lists verdicts, those that are regressions before all.
 ORDER = ("slower", "ambiguous", "faster", "same", "new", "gone")
@@ -32,8 +31,7 @@ WIDTH_OF_MEDIANS = 22
 
 
 def render(comparison: Comparison, format: str, obstacles: Sequence[str] = ()) -> str:
-    """`comparison` in one of `FORMATS`, naming `obstacles` that were overruled; raises UserError for another."""
-    check_format(format, FORMATS)
+    """`comparison` as "table" or "json", naming `obstacles` that were overruled."""
     if format == "json":
         return _json_text(comparison, obstacles)
     return console.render_sections(_heading(comparison), sections(comparison, obstacles))
@@ -41,10 +39,20 @@ def render(comparison: Comparison, format: str, obstacles: Sequence[str] = ()) -
 
 def sections(comparison: Comparison, obstacles: Sequence[str] = ()) -> Iterator[Section]:
     """The report: obstacles, one row a cell, what became of lost cells, and the counts last."""
-    yield Section("", tuple(f"compared anyway: {line}" for line in _shortened(obstacles)), style="yellow")
+    left = len(obstacles) - MOST_OBSTACLES
+    shown = [*obstacles[:MOST_OBSTACLES], *([f"and {left} more such pairs"] if left > 0 else [])]
+    yield Section("", tuple(f"compared anyway: {line}" for line in shown), style="yellow")
     yield Section("", table=_table(comparison))
-    for title, items in _findings(comparison):
-        yield Section(title, items=items)
+    for title, verdict, is_regression in (
+        ("Gone, though planned", "gone", True),
+        ("Gone", "gone", False),
+        ("New", "new", False),
+    ):
+        cells = [cell for cell in comparison.cells if (cell.verdict, cell.is_regression) == (verdict, is_regression)]
+        told = [(cell.candidate, cell.point, cell.reason) for cell in cells if cell.reason]
+        yield Section(title, items=_grouped(comparison, told))
+    yield Section("Notes", items=list(_notes(comparison)))
+    yield Section("What else differs", items=_differing(comparison))
     yield Section("Result", (counts_line(comparison),), style="red" if comparison.regressions else "green")
 
 
@@ -63,35 +71,20 @@ def _heading(comparison: Comparison) -> Iterator[str]:
     yield f"slower: whole interval above {upper:+.1%}; faster: below {lower:+.1%}; same: within the two"
 
 
-def _shortened(obstacles: Sequence[str]) -> list[str]:
-    left = len(obstacles) - MOST_OBSTACLES
-    return [*obstacles[:MOST_OBSTACLES], *([f"and {left} more such pairs"] if left > 0 else [])]
-
-
 def _table(comparison: Comparison) -> Table:
-    cells = _sorted(comparison)
-    of_times: tuple[str, ...] = ("median ms", "change", "trend")
-    is_left: tuple[bool, ...] = (True, False, False)
-    if len(comparison.runs) == 2:
-        of_times = (*(f"{label} ms" for label in comparison.labels), "change", "low", "high")
-        is_left = (False,) * len(of_times)
-    titles = ("backend", "at", *of_times, "verdict")
-    of_rows = ("red" if cell.is_regression else STYLES.get(cell.verdict, "") for cell in cells)
-    return Table(
-        titles,
-        tuple((name(comparison, cell.candidate), str(cell.point), *_times(cell), cell.verdict) for cell in cells),
-        (True, True, *is_left, True),
-        tuple((style,) * len(titles) for style in of_rows),
-    )
-
-
-def _sorted(comparison: Comparison) -> list[Cell]:
-    """Regressions first, then by verdict, the largest growth first."""
+    """A row a cell: regressions first, then by verdict, the largest growth first."""
 
     def place(cell: Cell) -> tuple[bool, int, float]:
         return not cell.is_regression, ORDER.index(cell.verdict), -cell.change.value if cell.change else 0.0
 
-    return sorted(comparison.cells, key=place)
+    cells = sorted(comparison.cells, key=place)
+    is_history = len(comparison.runs) > 2
+    medians = ("median ms",) if is_history else tuple(f"{label} ms" for label in comparison.labels)
+    titles = ("backend", "at", *medians, "change", *(("trend",) if is_history else ("low", "high")), "verdict")
+    rows = tuple((name(comparison, cell.candidate), str(cell.point), *_times(cell), cell.verdict) for cell in cells)
+    styles = ("red" if cell.is_regression else STYLES.get(cell.verdict, "") for cell in cells)
+    texts = ("backend", "at", "median ms", "verdict")
+    return Table(titles, rows, tuple(one in texts for one in titles), tuple((one,) * len(titles) for one in styles))
 
 
 def _times(cell: Cell) -> tuple[str, ...]:
@@ -132,48 +125,30 @@ def counts_line(comparison: Comparison) -> str:
     return ", ".join(counts) + (f" ({count(regressions, 'regression')})" if regressions else "")
 
 
-def _findings(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
-    """Titles, and the lines under each."""
-    for title, verdict, is_regression in (
-        ("Gone, though planned", "gone", True),
-        ("Gone", "gone", False),
-        ("New", "new", False),
-    ):
-        cells = [cell for cell in comparison.cells if (cell.verdict, cell.is_regression) == (verdict, is_regression)]
-        yield title, _grouped(comparison, [(cell.candidate, cell.point, cell.reason) for cell in cells if cell.reason])
-    notes = [(cell.candidate, cell.point, remark) for cell in comparison.cells for remark in cell.remarks]
-    notes += [(candidate, point, "not measured by any run") for point, candidate in comparison.unmeasured]
-    yield "Notes", [*_of_the_runs(comparison), *_grouped(comparison, notes), *_of_the_verdicts(comparison)]
-    yield "What else differs", _differing(comparison)
-
-
 def _grouped(comparison: Comparison, messages: Sequence[tuple[Candidate, Point, str]]) -> list[str]:
     """Each message once, with the cells that it concerns."""
     points: dict[str, dict[str, list[str]]] = {}
     for candidate, point, message in messages:
         points.setdefault(message, {}).setdefault(name(comparison, candidate), []).append(str(point))
-    return [
-        f"{'; '.join(f'{who} at {_joined(where)}' for who, where in found.items())}: {message}"
-        for message, found in points.items()
-    ]
+    lines = []
+    for message, found in points.items():
+        concerned = (f"{who} at {', '.join(where)}" for who, where in found.items())
+        lines.append(f"{'; '.join(concerned)}: {message}")
+    return lines
 
 
-def _joined(texts: Sequence[str]) -> str:
-    return ", ".join(texts)
-
-
-def _of_the_runs(comparison: Comparison) -> Iterator[str]:
+def _notes(comparison: Comparison) -> Iterator[str]:
+    """Of the runs, of cells, and of how verdicts are meant."""
     for label, run in zip(comparison.labels, comparison.runs, strict=True):
         if wrong := state.of_file(run):
             yield f"{label}: {wrong}"
         if not run.is_complete:
             yield f"{label} is incomplete: {len(run.records)} of {len(run.planned())} cells have a record"
-    old, new = comparison.runs[0], comparison.runs[-1]
-    if old.started > new.started:
+    if comparison.runs[0].started > comparison.runs[-1].started:
         yield "NEW was started before OLD"
-
-
-def _of_the_verdicts(comparison: Comparison) -> Iterator[str]:
+    told = [(cell.candidate, cell.point, remark) for cell in comparison.cells for remark in cell.remarks]
+    told += [(candidate, point, "not measured by any run") for point, candidate in comparison.unmeasured]
+    yield from _grouped(comparison, told)
     if comparison.counts["ambiguous"]:
         yield "ambiguous: intervals too wide for the threshold; measure with more --rounds, or raise --threshold"
     if comparison.threshold < statistics.TIE_MARGIN:
@@ -185,7 +160,7 @@ def _differing(comparison: Comparison) -> list[str]:
     steps = [(label, changes(runs[at], runs[at + 1])) for at, label in enumerate(labels[1:])]
     if len(runs) == 2:
         return [change for _, found in steps for change in found]
-    return [f"{label}: {_joined(found)}" for label, found in steps if found]
+    return [f"{label}: {', '.join(found)}" for label, found in steps if found]
 
 
 # JSON.
@@ -233,9 +208,9 @@ def _cell(cell: Cell) -> Mapping[str, Any]:
         "median_ms": [None if median is None else median / 1e6 for median in cell.medians_ns],
         "rounds": list(cell.rounds),
         "disturbed": list(cell.is_disturbed),
-        "time_ratio": _finite(change.value) if change else None,
-        "time_ratio_low": _finite(interval.low) if interval else None,
-        "time_ratio_high": _finite(interval.high) if interval else None,
+        "time_ratio": _finite(change.value if change else None),
+        "time_ratio_low": _finite(interval.low if interval else None),
+        "time_ratio_high": _finite(interval.high if interval else None),
         "trend": cell.trend,
         "remarks": list(cell.remarks),
     }
@@ -245,6 +220,6 @@ def _key(point: Point, candidate: Candidate) -> dict[str, Any]:
     return {**asdict(candidate), **asdict(point)}
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: float | None) -> float | None:
     """JSON has no infinity."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
