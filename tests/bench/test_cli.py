@@ -85,10 +85,13 @@ def test_every_figure_has_an_interval_a_floor_and_its_memory(compared) -> None:
         assert row["rounds"] >= 3
 
 
-def test_the_other_boundary_the_naive_timer_a_copy_and_autograd(cli, artifacts: Path, tmp_path: Path) -> None:
-    prepare(artifacts, "gpt2-tiny", "eager,onnx", (4,), (64,))
+def test_logits_at_the_other_boundary_with_the_naive_timer_a_copy_and_autograd(
+    cli, artifacts: Path, tmp_path: Path
+) -> None:
+    prepare(artifacts, "gpt2-tiny", "eager,onnx", (4,), (64,), task="lm")
     options = ["--model", "gpt2-tiny", "--backends", "eager,eager@2,onnx", "--batches", "4", "--lengths", "64"]
-    options += ["--boundary", "host", "--naive-timer", "--grad", "--artifacts", str(artifacts), "--output", "run.jsonl"]
+    options += ["--task", "lm", "--boundary", "host", "--naive-timer", "--grad", "--output", "run.jsonl"]
+    options += ["--artifacts", str(artifacts)]
     done = cli("compare", *options, *QUICK)
     assert done.returncode == 0, done.stderr
     assert "to export: nothing, all in the store" in done.stderr
@@ -102,7 +105,7 @@ def test_the_other_boundary_the_naive_timer_a_copy_and_autograd(cli, artifacts: 
     assert grad.memory["peak"]["peak_process_bytes"] > plain.memory["peak"]["peak_process_bytes"]
     assert grad.facts["grad"] is True
     assert all(record.rounds_ns("naive") and not record.rounds_ns("device") for record in run.records)
-    for words in ("host arrays in and out, copies timed", "naive (wrong)", "65,536 bytes"):
+    for words in ("gpt2-tiny (logits)", "host arrays in and out, copies timed", "naive (wrong)", "65,536 bytes"):
         assert words in " ".join(done.stdout.split()), words
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "--boundary host" in run.repeat(run.records[0])
@@ -154,29 +157,6 @@ def test_a_cell_that_cannot_run_says_why_and_its_repeat_command_repeats_it(cli, 
         assert "cannot run: onnx bf16: onnx has no bf16 on cpu; use --precisions fp32,fp16" in done.stderr
     repeated = read_run(tmp_path / "b.jsonl").records
     assert [(*r.cell, r.status) for r in repeated] == [(*record.cell, "unsupported")]
-
-
-@pytest.mark.slow
-def test_logits_of_a_decoder(cli, artifacts: Path) -> None:
-    prepare(artifacts, "gpt2-tiny", "eager,onnx", (1,), (16,), task="lm")
-    options = [
-        "--model",
-        "gpt2-tiny",
-        "--task",
-        "lm",
-        "--backends",
-        "eager,onnx",
-        "--batches",
-        "1",
-        "--lengths",
-        "16",
-        *QUICK,
-    ]
-    done = cli("compare", *options, "--artifacts", str(artifacts), "--output", "lm.jsonl")
-    assert done.returncode == 0, done.stderr
-    assert "computing" not in done.stderr
-    assert "gpt2-tiny (logits)" in done.stdout
-    assert sum(done.stdout.count(verdict) for verdict in ("original", "exact", "equivalent")) >= 2
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from bench.spec import Shape
 from bench.study.reading import read_figures
 from bench.workloads.corpus import Corpus
 from bench.workloads.generate import Batch, Generate
+from bench.workloads.load import Load, Rate
 from bench.workloads.memory import Extent, Memory
 from tests import made
 
@@ -219,11 +220,16 @@ def test_plots_stand_beside_markdown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["missing.jsonl"], "cannot be read"),
         (["text.txt"], "is no run of bench"),
+        (["load.jsonl"], "is no run of bench compare or bench corpus or bench generate or bench memory"),
         (["grid.jsonl", "grid.jsonl"], "are the same run"),
         (["grid.jsonl", "elsewhere.jsonl"], "are of different machines (cpu differ)"),
         (["altered.jsonl"], "was altered after it was written"),
+        (["grid.jsonl", "--output", "page.pdf"], "ends neither in .md nor in .html"),
         (["grid.jsonl", "--output", "page.md", "--plots", "gif"], "unknown plots 'gif'"),
+        (["grid.jsonl", "--plots", "svg"], "needs a place"),
+        ([], "FILE"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(cli_here, tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -231,6 +237,7 @@ def test_bad_input_is_one_line_and_exit_code_2(cli_here, tmp_path: Path, argumen
     compare_run(tmp_path / "elsewhere.jsonl", record("eager", 1, 8, 5.0), fingerprint={**MACHINE, "cpu": "Another CPU"})
     (tmp_path / "altered.jsonl").write_text((tmp_path / "grid.jsonl").read_text().replace("5000000", "6000000"))
     (tmp_path / "text.txt").write_text("text\nmore\n")
+    made.write(made.run_of([made.record("eager", Rate(0, 1.0))], Load), tmp_path / "load.jsonl")
     before = set(tmp_path.iterdir())
     done = cli_here("study", *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -238,14 +245,17 @@ def test_bad_input_is_one_line_and_exit_code_2(cli_here, tmp_path: Path, argumen
     assert set(tmp_path.iterdir()) == before
 
 
-def test_what_the_runs_differ_in_is_told(cli_here, tmp_path: Path) -> None:
+def test_machines_stand_on_one_page_when_asked_to_and_the_page_says_so(cli_here, tmp_path: Path) -> None:
     here = compare_run(tmp_path / "here.jsonl", record("eager", 1, 8, 5.0))
     another = {**MACHINE, "cpu": "Another CPU"}
     there = compare_run(tmp_path / "there.jsonl", record("eager", 1, 8, 5.0), fingerprint=another)
-    done = cli_here("study", here, there, "--anyway")
+    done = cli_here("study", here, there, "--force")
     assert done.returncode == 0
-    for words in ("different machines", "A CPU, 2 CPUs", "Another CPU, 2 CPUs"):
-        assert words in done.stdout
+    assert "different machines" in done.stdout
+    assert "A CPU, 2 CPUs" in done.stdout and "Another CPU, 2 CPUs" in done.stdout
+
+
+def test_a_stopped_run_and_other_threads_are_told(cli_here, tmp_path: Path) -> None:
     name = corpus_run(tmp_path / "corpus.jsonl", {("eager", 1, "unsorted"): 5.0}, is_complete=False)
     other = compare_run(tmp_path / "grid.jsonl", record("eager", 1, 8, 5.0), threads=1)
     text = cli_here("study", name, other).stdout
