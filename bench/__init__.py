@@ -12,78 +12,57 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.bundle.api import Bundle, deploy
-    from bench.bundle.verify import BundleVerification, verify_bundle
-    from bench.choose.api import choose
-    from bench.choose.choice import Choice
-    from bench.errors import BenchError, UserError
-    from bench.measuring import check_parity, compare, generate, measure_corpus, measure_load, measure_memory
-    from bench.report.study import write_study
-    from bench.run.experiment import resume
-    from bench.run.file import read_run
-    from bench.run.record import Record, Run
-    from bench.study.api import Study, judge_study
-    from bench.traffic import Traffic
-    from bench.tune.api import tune
-    from bench.tune.results import Tuning
-    from bench.verify import verify
+    from bench.bundle.api import Bundle as Bundle
+    from bench.bundle.api import deploy as deploy
+    from bench.bundle.verify import BundleVerification as BundleVerification
+    from bench.bundle.verify import verify_bundle as verify_bundle
+    from bench.choose.api import choose as choose
+    from bench.choose.choice import Choice as Choice
+    from bench.errors import BenchError as BenchError
+    from bench.errors import UserError as UserError
+    from bench.measuring import check_parity as check_parity
+    from bench.measuring import compare as compare
+    from bench.measuring import generate as generate
+    from bench.measuring import measure_corpus as measure_corpus
+    from bench.measuring import measure_load as measure_load
+    from bench.measuring import measure_memory as measure_memory
+    from bench.report.study import write_study as write_study
+    from bench.run.experiment import resume as resume
+    from bench.run.file import read_run as read_run
+    from bench.run.record import Record as Record
+    from bench.run.record import Run as Run
+    from bench.study.api import Study as Study
+    from bench.study.api import judge_study as judge_study
+    from bench.traffic import Traffic as Traffic
+    from bench.tune.api import tune as tune
+    from bench.tune.results import Tuning as Tuning
+    from bench.verify import verify as verify
 
 __version__ = "0.1.0"
-__all__ = [
-    "BenchError",
-    "Bundle",
-    "BundleVerification",
-    "Choice",
-    "Record",
-    "Run",
-    "Study",
-    "Traffic",
-    "Tuning",
-    "UserError",
-    "check_parity",
-    "choose",
-    "compare",
-    "deploy",
-    "generate",
-    "judge_study",
-    "measure_corpus",
-    "measure_load",
-    "measure_memory",
-    "read_run",
-    "resume",
-    "tune",
-    "verify",
-    "verify_bundle",
-    "write_study",
-]
-
 _HOMES = {
-    "compare": "bench.measuring",
-    "resume": "bench.run.experiment",
-    "choose": "bench.choose.api",
-    "Choice": "bench.choose.choice",
-    "Traffic": "bench.traffic",
-    "Bundle": "bench.bundle.api",
-    "deploy": "bench.bundle.api",
-    "BundleVerification": "bench.bundle.verify",
-    "verify_bundle": "bench.bundle.verify",
-    "generate": "bench.measuring",
-    "measure_corpus": "bench.measuring",
-    "measure_load": "bench.measuring",
-    "measure_memory": "bench.measuring",
-    "check_parity": "bench.measuring",
-    "verify": "bench.verify",
-    "BenchError": "bench.errors",
-    "UserError": "bench.errors",
-    "Record": "bench.run.record",
-    "Run": "bench.run.record",
-    "read_run": "bench.run.file",
-    "Study": "bench.study.api",
-    "judge_study": "bench.study.api",
-    "write_study": "bench.report.study",
-    "tune": "bench.tune.api",
-    "Tuning": "bench.tune.results",
-}
+    name: home
+    for home, names in {
+        "bench.bundle.api": ("Bundle", "deploy"),
+        "bench.bundle.verify": ("BundleVerification", "verify_bundle"),
+        "bench.choose.api": ("choose",),
+        "bench.choose.choice": ("Choice",),
+        "bench.errors": ("BenchError", "UserError"),
+        "bench.measuring": (
+            "check_parity", "compare", "generate", "measure_corpus", "measure_load", "measure_memory",
+        ),
+        "bench.report.study": ("write_study",),
+        "bench.run.experiment": ("resume",),
+        "bench.run.file": ("read_run",),
+        "bench.run.record": ("Record", "Run"),
+        "bench.study.api": ("Study", "judge_study"),
+        "bench.traffic": ("Traffic",),
+        "bench.tune.api": ("tune",),
+        "bench.tune.results": ("Tuning",),
+        "bench.verify": ("verify",),
+    }.items()
+    for name in names
+}  # fmt: skip
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -17,21 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from bench import __version__
-from bench.cli import (
-    artifacts,
-    choose,
-    deploy,
-    diff,
-    doctor,
-    env,
-    list_,
-    report,
-    show,
-    spellings,
-    study,
-    tune,
-    verify,
-)
+from bench.cli import artifacts, choose, deploy, diff, doctor, env, list_, report, show, spellings, study, tune, verify
 from bench.cli.group import Commands
 from bench.cli.streams import mute, tell
 from bench.errors import BenchError
@@ -45,15 +31,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("choose")(choose.command)
-app.command("tune", cls=spellings.taking(tune.OLD_SPELLINGS))(tune.command)
-app.command("verify")(verify.command)
-app.command("deploy", cls=spellings.taking(deploy.OLD_SPELLINGS))(deploy.command)
-app.command("report", cls=spellings.taking(report.OLD_SPELLINGS))(report.command)
-app.command("show")(show.command)
-app.command("diff", cls=spellings.taking(diff.OLD_SPELLINGS))(diff.command)
-app.command("study", cls=spellings.taking(study.OLD_SPELLINGS))(study.command)
-app.command("doctor")(doctor.command)
+for _command in (choose, tune, verify, deploy, report, show, diff, study, doctor):
+    _name = _command.__name__.rpartition(".")[2]
+    app.command(_name, cls=spellings.taking(getattr(_command, "OLD_SPELLINGS", {})))(_command.command)
 app.add_typer(list_.app, name="list")
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(env.app, name="env")

@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cli.options import Artifacts
+
 app = typer.Typer(help="List, verify or prune the exported models.", no_args_is_help=True)
 
-Root = Annotated[Path, typer.Option("--artifacts", help="Folder for exported models and runs.")]
 _DEFAULT = Path("artifacts")
 
 
 @app.command("list")
-def list_artifacts(artifacts: Root = _DEFAULT) -> None:
+def list_artifacts(artifacts: Artifacts = _DEFAULT) -> None:
     """Every artifact in the store, least recently used first, and what else lies beside it."""
     from bench import pruning
     from exporters.store import ArtifactStore
@@ -29,13 +30,8 @@ def list_artifacts(artifacts: Root = _DEFAULT) -> None:
             continue
         total += artifact.bytes
         recipe = artifact.recipe
-        what = [
-            str(artifact.metadata.get("model", "")),
-            str(recipe.get("precision", "")),
-            str(recipe.get("device", "")),
-        ]
-        what.append(_shape(recipe.get("inputs", {})))
-        what += [f"of {recipe['checkpoint']}"] if "checkpoint" in recipe else []
+        what = [str(artifact.metadata.get("model", "")), *(str(recipe.get(one, "")) for one in ("precision", "device"))]
+        what += [_shape(recipe.get("inputs", {})), f"of {recipe['checkpoint']}" if "checkpoint" in recipe else ""]
         print(f"{path.name:<30} {artifact.bytes / 1e6:>9.1f} MB  {' '.join(filter(None, what))}")
     print(f"{len(store.paths())} artifacts, {total / 1e9:.2f} GB in {store.folder}")
     if compiled := sum(entry.bytes for entry in pruning.compiled(artifacts)):
@@ -45,7 +41,7 @@ def list_artifacts(artifacts: Root = _DEFAULT) -> None:
 
 
 @app.command()
-def verify(artifacts: Root = _DEFAULT) -> None:
+def verify(artifacts: Artifacts = _DEFAULT) -> None:
     """Check every file against its checksum; exit code 3 when one fails."""
     from exporters.store import ArtifactStore
 
@@ -61,7 +57,7 @@ def verify(artifacts: Root = _DEFAULT) -> None:
 
 @app.command()
 def prune(
-    artifacts: Root = _DEFAULT,
+    artifacts: Artifacts = _DEFAULT,
     keep: Annotated[
         str | None, typer.Option(help="Size to keep, e.g. 10GB: what was used longest ago goes first.")
     ] = None,

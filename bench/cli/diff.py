@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-#: Older spellings of its options.
-OLD_SPELLINGS = {"--anyway": "--force"}
+from bench.cli import spellings
+from bench.cli.options import Json
+
+OLD_SPELLINGS = {"--anyway": "--force"} | spellings.OF_FORMATS
 
 
 def command(
@@ -24,17 +26,16 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Compare runs of different machines, models, weights or options too.")
     ] = False,
-    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+    json: Json = False,
 ) -> None:
     """Say of every cell whether it is slower, faster, the same, ambiguous, new or gone; exit code 4 on a regression."""
     from bench import diff as comparing
     from bench import options
     from bench.errors import UserError
-    from bench.report import check_format, diff
+    from bench.report import diff
     from bench.run import alike
     from bench.run.file import read_run
 
-    check_format(format, diff.FORMATS)
     share = options.share(threshold, "--threshold")
     runs = [read_run(path) for path in (old, new, *(more or ()))]
     comparing.check(runs)
@@ -43,5 +44,5 @@ def command(
         others = f" (and {len(found) - 1} more such pairs)" if len(found) > 1 else ""
         raise UserError(f"{found[0]}{others}; compare runs that agree, or use --force")
     compared = comparing.compare_runs(runs, share)
-    print(diff.render(compared, format, found), end="")
+    print(diff.render(compared, "json" if json else "table", found), end="")
     raise typer.Exit(compared.exit_code)

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Device, Threads
-from bench.cli.streams import tell
+from bench.cli import spellings
+from bench.cli.options import Artifacts, Device, Json, Threads
+from bench.cli.streams import stopping, tell
+
+OLD_SPELLINGS = spellings.OF_FORMATS
 
 
 def command(
@@ -17,22 +20,17 @@ def command(
     ] = "bert-tiny",
     device: Device = "auto",
     threads: Threads = None,
-    artifacts: Annotated[Path, typer.Option(help="Folder for exported models and peaks.")] = Path("artifacts"),
+    artifacts: Artifacts = Path("artifacts"),
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes a minute: peaks and noise.")] = False,
-    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+    json: Json = False,
 ) -> None:
     """Look at this machine: what is missing, what would disturb, its peaks, its noise, and what bench itself costs."""
     from bench import doctor
-    from bench.report import check_format
     from bench.report import doctor as page
 
-    check_format(format, page.FORMATS)
-    try:
+    with stopping("exported models and peaks are kept"):
         findings = doctor.examine(
             model=model, device=device, threads=threads, artifacts=artifacts, is_quick=quick, say=tell
         )
-    except KeyboardInterrupt:
-        tell("bench: stopped; exported models and peaks are kept")
-        raise typer.Exit(130) from None
-    print(page.render(findings, format), end="")
+    print(page.render(findings, "json" if json else "table"), end="")
     raise typer.Exit(findings.exit_code)

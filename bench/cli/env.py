@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.streams import tell
+from bench.cli.streams import stopping, tell
 
 app = typer.Typer(
     help="Make, list or remove environments of backends that cannot live beside the others.", no_args_is_help=True
@@ -32,11 +32,8 @@ def create(
     """Make an environment; its backend runs there from then on, with no flag."""
     from bench.process.environments.making import create as make
 
-    try:
+    with stopping("nothing of the environment was kept"):
         made = make(artifacts, name, requirements, tell)
-    except KeyboardInterrupt:
-        tell("bench: stopped; nothing of the environment was kept")
-        raise typer.Exit(130) from None
     print(f"{made.place}: {_versions(dict(made.versions))}")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli.options import Json
 from bench.cli.screen import Screen
 from bench.cli.spellings import negated
 from bench.described import default_shown, metavar
@@ -29,9 +30,11 @@ OF_THE_COMMAND = {
         Path | None,
         typer.Option(metavar="FILE", help="Go on with an interrupted run, under the options it began with."),
     ],
-    "json": Annotated[bool, typer.Option("--json", help="Print the report as JSON in place of the table.")],
+    "json": Json,
     "quiet": Annotated[bool, typer.Option("--quiet", help="Print the report alone, without progress.")],
 }
+#: What an option is if it is not given, if that is not None.
+NOT_GIVEN = {"context": inspect.Parameter.empty, "json": False, "quiet": False}
 #: What may be given with --resume.
 _WITH_RESUME = {*OF_THE_COMMAND, "artifacts"}
 
@@ -64,21 +67,15 @@ def made_of(options: type[Options], further: Mapping[str, Any], run: Callable[..
         given = {name: tuple(one) or None if isinstance(one, list) else one for name, one in given.items()}
         raise typer.Exit(run(context, given, **asked))
 
-    annotations = {one.name: _annotation(one) for one in options.declared()} | dict(further)
+    annotations = (
+        {"context": typer.Context} | {one.name: _annotation(one) for one in options.declared()} | dict(further)
+    )
     command.__doc__ = options.summary
-    command.__annotations__ = {"context": typer.Context, **annotations, "return": None}
+    command.__annotations__ = annotations | {"return": None}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-            *(
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    annotation=annotation,
-                    default=False if name in ("json", "quiet") else None,
-                )
-                for name, annotation in annotations.items()
-            ),
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=NOT_GIVEN.get(name))
+            for name, annotation in annotations.items()
         ]
     )
     return command

@@ -1,102 +1,104 @@
-"""`bench report`: print a saved file of results again, by the kind that its header names; or write runs as a file."""
+"""`bench report`: print saved results again, by the kind that their header names; or write runs as files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli import spellings
+from bench.cli.options import Json, Markdown
 from bench.cli.streams import tell
 
 if TYPE_CHECKING:
     from bench.run.record import Run
     from bench.saved import Saved
 
-#: Formats of files, by suffix.
-FORMATS_OF_FILES = {".html": "page", ".md": "markdown", ".csv": "csv", ".json": "json", ".txt": "table"}
-#: Older spellings of options.
-OLD_SPELLINGS = {"--html": "--output"}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of file that is no run: the command that writes it, and what makes a page of it in a format."""
-
-    writer: str
-    page: Callable[[Path, str], str]
+#: Formats of files, by suffix. A page shows all runs, and plots are an image each.
+OF_SUFFIXES = {"html": "page", "md": "markdown", "csv": "csv", "json": "json", "txt": "table", "png": "plots"}
+DRAWN = ("page", "plots")
+OLD_SPELLINGS = spellings.OF_FORMATS | {
+    "--html": "--output", "--png": "--output {}/.png", "--format csv": "--csv", "--format markdown": "--markdown",
+}  # fmt: skip
 
 
 def command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Results that a command of bench wrote.")],
-    format: Annotated[str | None, typer.Option(help="table, markdown, csv or json. [default: table]")] = None,
     columns: Annotated[
         str | None,
-        typer.Option(help="Further columns of a run's table or markdown, e.g. us-per-step,ms-per-sample."),
+        typer.Option(help="Further columns of a run's table or Markdown, e.g. us-per-step,ms-per-sample."),
     ] = None,
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row a record.")] = False,
+    markdown: Markdown = False,
     output: Annotated[
-        Path | None,
-        typer.Option(help="Write to this file: .html (one page of all runs, with plots), .md, .csv, .json or .txt."),
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write to this file instead: .html (one page of all runs, with plots), .md, .csv, .json, .txt, or "
+            ".png (one image a plot: NAME-PLOT.png). May be repeated.",
+        ),
     ] = None,
-    png: Annotated[Path | None, typer.Option(help="Folder to write the plots to, as PNG.")] = None,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="The same as --format markdown: fits a pull request comment.")
-    ] = False,
 ) -> None:
-    """Print saved results again; or write runs as a page, or as plots."""
+    """Print saved results again; or write runs as a page, as plots, or in another format."""
     from bench.errors import UserError
     from bench.files import check_absent, write_all
 
-    if markdown and format not in (None, "markdown"):
-        raise UserError(f"--markdown and --format {format[:40]} ask for two; leave one out")
-    wanted = "markdown" if markdown else format
-    if output is not None:
-        wanted = _format_of(output, wanted)
-    is_page = wanted == "page"
-    prints = not is_page and (png is None or wanted is not None or bool(columns))
-    if prints and len(files) > 1:
-        raise UserError("several files are one page alone: give --output FILE.html or --png, or see bench diff")
-    if is_page or png is not None:
-        _draw(files, output if is_page else None, png)
-    if prints:
-        text = _rendered(files[0], wanted or "table", columns or "")
-        if output is None:
-            print(text, end="")
+    asked = [name for name, wanted in (("json", json), ("csv", csv), ("markdown", markdown)) if wanted]
+    if len(asked) > 1:
+        raise UserError(f"--{asked[0]} and --{asked[1]} ask for two; leave one out")
+    wanted = {path: _format_of(path, asked) for path in output or ()}
+    printed = (asked or ["table"])[0]
+    prints = not wanted or (bool(asked) and printed not in wanted.values())
+    if len(files) > 1 and (prints or not set(wanted.values()) <= set(DRAWN)):
+        raise UserError("several files are one page alone: give --output FILE.html or FILE.png, or see bench diff")
+    made: dict[Path, bytes] = {}
+    runs = _runs(files, wanted) if set(wanted.values()) & set(DRAWN) else []
+    for path, kind in wanted.items():
+        if kind in DRAWN:
+            made |= _drawn(runs, path, kind)
         else:
-            check_absent(output, "--output")
-            write_all({output: text.encode()})
-            tell(f"bench: wrote {output}")
+            made[path] = _rendered(files[0], kind, columns or "").encode()
+    for path in made:
+        check_absent(path, "--output")
+    write_all(made)
+    for path, kind in wanted.items():
+        images = [one for one in made if one.parent == path.parent and one.suffix == ".png"]
+        tell(f"bench: wrote {len(images)} plots to {path.parent}" if kind == "plots" else f"bench: wrote {path}")
+    if prints:
+        print(_rendered(files[0], printed, columns or ""), end="")
 
 
-def _format_of(output: Path, asked: str | None) -> str:
+def _format_of(output: Path, asked: Sequence[str]) -> str:
     """The format of a file by its suffix; raises UserError for an unknown one, or for another than was asked for."""
     from bench.errors import UserError
 
-    found = FORMATS_OF_FILES.get(output.suffix.lower())
+    found = OF_SUFFIXES.get(output.name.lower().rpartition(".")[2]) if "." in output.name else None
     if found is None:
-        known = ", ".join(FORMATS_OF_FILES)
+        known = ", ".join(f".{suffix}" for suffix in OF_SUFFIXES)
         raise UserError(f"--output {str(output)[:80]!r} ends in none of {known}; give e.g. report.html")
-    if asked not in (None, found):
-        raise UserError(f"--format {str(asked)[:40]} and --output {output.name!r} ask for two; leave one out")
+    if asked and found not in (*asked, "plots"):
+        raise UserError(f"--{asked[0]} and --output {output.name!r} ask for two; leave one out")
     return found
 
 
 def _rendered(file: Path, format: str, columns: str) -> str:
     from bench import report
     from bench.errors import UserError
+    from bench.report import tuning
     from bench.run.file import read_run
+    from bench.tune.file import read_tuning
 
-    kind = _kind(file)
-    if kind == "run":
+    if _kind(file) == "run":
         run = read_run(file)
         if format in ("csv", "json"):
             _tell_state(run)
         return report.of_run(run, format, columns)
     if columns:
         raise UserError(f"--columns is for runs, and {str(file)!r} holds no run; leave it out")
-    return KINDS[kind].page(file, format)
+    return tuning.render(read_tuning(file), format)
 
 
 def _tell_state(run: Run) -> None:
@@ -107,43 +109,38 @@ def _tell_state(run: Run) -> None:
         tell(f"bench: {run.path}: {wrong}")
 
 
-def _draw(files: Sequence[Path], page: Path | None, png: Path | None) -> None:
-    """Write a page of all runs, and their plots to the folder `png`."""
+def _runs(files: Sequence[Path], wanted: dict[Path, str]) -> list[Run]:
+    """The runs that are drawn; raises UserError for what cannot be, before any is read."""
     from bench.errors import UserError
-    from bench.files import check_absent, write_all
-    from bench.report.page import images, render
+    from bench.files import check_absent
+    from bench.report.page import render
     from bench.run.file import read_run
 
-    for option, path in (("--output", page), ("--png", png)):
-        if path is not None:
-            render.check_available(option)
-    if page is not None:
-        check_absent(page, "--output")
-    if png is not None and png.exists() and not png.is_dir():
-        raise UserError(f"--png {str(png)[:80]!r} is no folder; give the name of one")
+    render.check_available("--output")
+    for path in wanted:
+        check_absent(path, "--output")
     for file in files:
         if _kind(file) != "run":
             raise UserError(f"pages and plots show runs, and {str(file)!r} holds no run; leave it out")
     if len({file.resolve() for file in files}) < len(files):
         raise UserError("the same file is given twice; give each run once")
-    runs = [read_run(file) for file in files]
-    if png is not None:
-        for run in runs:
-            _tell_state(run)
-    made = images.images(runs, png) if png is not None else {}
-    for path in made:
-        check_absent(path, "--png")
-    if page is not None:
-        made[page] = render.page(runs).encode()
-    write_all(made, "--png" if page is None else "--output")
-    if png is not None:
-        tell(f"bench: wrote {len(made) - (page is not None)} plots to {png}")
-    if page is not None:
-        tell(f"bench: wrote {page}")
+    return [read_run(file) for file in files]
+
+
+def _drawn(runs: Sequence[Run], path: Path, format: str) -> dict[Path, bytes]:
+    """A page of all runs, or their plots by the name of each behind that of `path`."""
+    from bench.report.page import render
+
+    if format == "page":
+        return {path: render.page(runs).encode()}
+    for run in runs:
+        _tell_state(run)
+    stem = path.name.rpartition(".")[0]
+    return {path.with_name(f"{stem}-{name}.png".lstrip("-")): image for name, image in render.images(runs).items()}
 
 
 def _kind(file: Path) -> str:
-    """The kind of `file`, "run" or a key of `KINDS`; raises UserError for anything else."""
+    """The kind of `file`, "run" or "tuning"; raises UserError for anything else."""
     from bench.errors import UserError
     from bench.saved import look
 
@@ -151,7 +148,7 @@ def _kind(file: Path) -> str:
         kind = look(file).kind
     except OSError as error:
         raise UserError(f"{str(file)!r} cannot be read ({error.strerror}); give a file that bench wrote") from None
-    if kind != "run" and kind not in KINDS:
+    if kind not in ("run", "tuning"):
         raise UserError(f"{str(file)!r} has no results of bench; give a .jsonl file that it wrote")
     return kind
 
@@ -162,21 +159,8 @@ def writer_of(found: Saved) -> str:
     from bench.run import registry
 
     if found.kind != "run":
-        return KINDS[found.kind].writer if found.kind in KINDS else ""
+        return "bench tune" if found.kind == "tuning" else ""
     try:
         return f"bench {registry.load_class(found.workload or 'forward').Options.command}"
     except UserError:
         return f"bench {found.workload}"
-
-
-def _tuning_page(file: Path, format: str) -> str:
-    from bench.report import tuning
-    from bench.tune.file import read_tuning
-
-    return tuning.render(read_tuning(file), format)
-
-
-#: By the word under "kind" in the header.
-KINDS: Mapping[str, Kind] = {
-    "tuning": Kind("bench tune", _tuning_page),
-}

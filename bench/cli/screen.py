@@ -85,8 +85,8 @@ def _cells(run: Run, source: ModelSource) -> str:
     workload, options = run.workload, run.options
     points = workload.first_points() if workload.is_open_ended else _planned(run)
     product = f"{count(len(run.candidates), 'candidate')} × {count(len(points), workload.point_noun)}"
-    where = f"on {options.device} with {count(options.settled_threads, 'thread')}"
     left = _left(run, points)
+    where = f"on {options.device} with {count(options.settled_threads, 'thread')}"
     seconds = f"about {duration(_guessed_seconds(run, source, left))} of measuring"
     if workload.is_open_ended:
         return f"{product} at first, {where}, {seconds}; further ones depend on what these show"
@@ -96,10 +96,8 @@ def _cells(run: Run, source: ModelSource) -> str:
 def _place(run: Run) -> str:
     """`[3/18]`; `[3]` if nothing tells how many there will be."""
     done = sum(_is_planned(run, record) for record in run.records)
-    if run.workload.is_open_ended:
-        return f"[{done}]"
     total = str(len(_planned(run)) * len(run.candidates))
-    return f"[{done:>{len(total)}}/{total}]"
+    return f"[{done}]" if run.workload.is_open_ended else f"[{done:>{len(total)}}/{total}]"
 
 
 def _ending(run: Run, source: ModelSource) -> str:
@@ -110,7 +108,8 @@ def _ending(run: Run, source: ModelSource) -> str:
         return "  (done)"
     measured = [record for record in run.records if record.status == "ok"]
     guessed = _guessed_seconds(run, source, [record.cell for record in measured])
-    pace = sum(map(_spent_seconds, measured)) / guessed if guessed else 1.0
+    spent = (sum(turn.seconds for turn in one.turns) + sum(one.once.warmup_ns) / 1e9 for one in measured)
+    pace = sum(spent) / guessed if guessed else 1.0
     return f"  ({duration(pace * _guessed_seconds(run, source, left))} left)"
 
 
@@ -135,11 +134,6 @@ def _left(run: Run, points: Sequence[Point]) -> list[tuple[Point, Candidate]]:
 
 def _guessed_seconds(run: Run, source: ModelSource, cells: Sequence[tuple[Point, Candidate]]) -> float:
     return sum(run.workload.guessed_seconds(point, source, run.peaks) for point, _ in cells)
-
-
-def _spent_seconds(record: Record) -> float:
-    """Seconds of a record's turns and warm-up."""
-    return sum(turn.seconds for turn in record.turns) + sum(record.once.warmup_ns) / 1e9
 
 
 def _name(candidate: Candidate) -> str:

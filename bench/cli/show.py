@@ -24,6 +24,8 @@ def command(
     """Print the newest results of any command again."""
     from bench.cli import report
     from bench.errors import UserError
+    from bench.report import ending
+    from bench.run.file import read_run
     from bench.saved import look, saved
 
     paths = saved(artifacts)
@@ -41,15 +43,7 @@ def command(
     path = paths[number - 1]
     print(f"{path}\n")
     report.command([path])
-    if look(path).kind == "run":
-        _print_ending(path)
-
-
-def _print_ending(path: Path) -> None:
-    from bench.report import ending
-    from bench.run.file import read_run
-
-    if text := ending.render(read_run(path)):
+    if look(path).kind == "run" and (text := ending.render(read_run(path))):
         print(f"\n{text}", end="")
 
 

@@ -38,7 +38,8 @@ def negated(flag: str) -> str:
 def taking(names: Mapping[str, str]) -> type[TyperCommand]:
     """A class of commands that take older spellings, given with what each is now.
 
-    `names` are options, {"--anyway": "--force"}, or options with a value, {"--format json": "--json"}.
+    `names` are options, {"--anyway": "--force"}, options with one value, {"--format json": "--json"}, or options whose
+    value stands elsewhere now, {"--png": "--output {}/.png"}.
     """
 
     class Renaming(TyperCommand):
@@ -54,15 +55,18 @@ def _respelled(words: list[str], names: Mapping[str, str]) -> list[str]:
     found: list[str] = []
     left = list(words)
     while left and left[0] != "--":
-        word = left.pop(0)
-        old, equals, value = word.partition("=")
-        whole = f"{old} {value}" if equals else " ".join([word, *left[:1]])
-        if whole in names:
-            del left[: 0 if equals else 1]
-            tell(f"bench: {whole} is now {names[whole] or 'the default'}; it ends with {LAST}")
-            found += [names[whole]] if names[whole] else []
+        old, equals, value = left.pop(0).partition("=")
+        following = value if equals else left[0] if left else ""
+        whole = f"{old} {following}"
+        now = names.get(whole, names.get(old))
+        if now is None:
+            found.append(old + equals + value)
             continue
-        if old in names:
-            tell(f"bench: {old} is now {names[old]}; it ends with {LAST}")
-        found.append(names.get(old, old) + equals + value)
+        said = whole if whole in names else old
+        tell(f"bench: {said} is now {now.partition(' ')[0] or 'the default'}; it ends with {LAST}")
+        if whole not in names and "{}" not in now:
+            found.append(now + equals + value)
+            continue
+        found += now.replace("{}", following).split(" ", 1) if now else []
+        del left[: 0 if equals else 1]
     return found + left

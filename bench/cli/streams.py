@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
 
 
 def tell(line: str) -> None:
@@ -14,6 +18,21 @@ def tell(line: str) -> None:
         mute(2)
 
 
+def teller(is_quiet: bool) -> Callable[[str], None]:
+    """What progress is told with: `tell`, or nothing."""
+    return (lambda line: None) if is_quiet else tell
+
+
 def mute(descriptor: int) -> None:
     """Point a standard stream at nothing; what its buffer still holds would fail again when the process ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+@contextmanager
+def stopping(kept: str) -> Iterator[None]:
+    """Say after Ctrl-C what is `kept`, and end with its exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        tell(f"bench: stopped; {kept}")
+        raise typer.Exit(130) from None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import Quiet, Silence
-from bench.cli.streams import tell
+from bench.cli import spellings
+from bench.cli.options import Json, Markdown, Quiet, Silence
+from bench.cli.streams import stopping, tell, teller
 from bench.errors import UserError
 
-#: Of the check of a certificate; a bundle has no Markdown.
-FORMATS = ("table", "json", "markdown")
+OLD_SPELLINGS = spellings.OF_FORMATS | {"--format markdown": "--markdown"}
 
 
 def command(
@@ -51,42 +51,35 @@ def command(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: the certificate's]")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads. [default: the certificate's]")] = None,
     timeout: Silence = "15m",
-    format: Annotated[str, typer.Option(help="table, json or markdown.")] = "table",
+    json: Json = False,
+    markdown: Markdown = False,
     artifacts: Annotated[
         Path | None, typer.Option(help="Folder for the model and references. [default: artifacts]")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Prove a bundle again: files, parity, times. Or a certificate: does it belong to an artifact, and still hold?"""
-    of_bundles = {"--envelope": envelope, "--threshold": threshold, "--manifest-sha256": manifest_sha256}
-    if artifact is None:
-        of_certificates = {"--model": model, "--tokenizer": tokenizer, "--device": device, "--threads": threads}
-        _check_none(of_certificates | {"--artifacts": artifacts}, "a certificate with its artifact", "a bundle alone")
-        raise typer.Exit(_verify_bundle(target, envelope, threshold, manifest_sha256, timeout, format, quiet))
-    _check_none(of_bundles, "a bundle", "a certificate")
-    from bench.report import check_format, console, documents
-    from bench.verify import verify
+    of_bundles = {"envelope": envelope, "threshold": threshold, "manifest_sha256": manifest_sha256}
+    of_certificates = {"model": model, "tokenizer": tokenizer, "device": device, "threads": threads}
+    if json and markdown:
+        raise UserError("--json and --markdown ask for two; leave one out")
+    with stopping("nothing was verified"):
+        if artifact is None:
+            further = {"artifacts": artifacts, "markdown": markdown or None}
+            _check_none(of_certificates | further, "a certificate with its artifact", "a bundle alone")
+            raise typer.Exit(_verify_bundle(target, timeout, json, quiet, **of_bundles))
+        _check_none(of_bundles, "a bundle", "a certificate")
+        from bench.report import console, documents
+        from bench.verify import verify
 
-    check_format(format, FORMATS)
-    try:
         found = verify(
-            target,
-            artifact,
-            model=model,
-            tokenizer=tokenizer,
-            device=device,
-            threads=threads,
-            timeout=timeout,
-            artifacts=artifacts or Path("artifacts"),
-            say=(lambda line: None) if quiet else tell,
-        )
-    except KeyboardInterrupt:
-        tell("bench: stopped; nothing was verified")
-        raise typer.Exit(130) from None
-    if format == "json":
-        print(json.dumps(found.to_json(), indent=2))
+            target, artifact, model=model, tokenizer=tokenizer, device=device, threads=threads, timeout=timeout,
+            artifacts=artifacts or Path("artifacts"), say=teller(quiet),
+        )  # fmt: skip
+    if json:
+        print(dumps(found.to_json(), indent=2))
     else:
-        print((documents.as_markdown if format == "markdown" else console.render)(found.repeated), end="")
+        print((documents.as_markdown if markdown else console.render)(found.repeated), end="")
         for line in found.lines:
             tell(line)
     raise typer.Exit(found.exit_code)
@@ -94,39 +87,31 @@ def command(
 
 def _check_none(options: dict[str, Any], whose: str, given: str) -> None:
     """Raise UserError if an option of the other way to verify was given."""
-    if wrong := [name for name, value in options.items() if value is not None]:
+    if wrong := [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]:
         raise UserError(f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} for {whose}, and {given} takes none")
 
 
 def _verify_bundle(
     folder: Path,
+    timeout: str,
+    as_json: bool,
+    is_quiet: bool,
     envelope: str | None,
     threshold: str | None,
     manifest_sha256: str | None,
-    timeout: str,
-    format: str,
-    quiet: bool,
 ) -> int:
     """Prove a bundle again and print what came out; returns the exit code."""
     from bench.bundle.envelope import THRESHOLD
     from bench.bundle.verify import verify_bundle
-    from bench.report import bundle, check_format
+    from bench.report import bundle
     from bench.spec import parse_share
 
-    check_format(format, bundle.FORMATS)
     if folder.is_file():
         raise UserError(f"{str(folder)!r} is a file; give a bundle's folder, or the artifact beside a certificate")
-    try:
-        found = verify_bundle(
-            folder,
-            envelope=envelope or "auto",
-            threshold=THRESHOLD if threshold is None else parse_share(threshold, "--threshold"),
-            manifest_sha256=manifest_sha256,
-            timeout=timeout,
-            say=(lambda line: None) if quiet else tell,
-        )
-    except KeyboardInterrupt:
-        tell("bench: stopped; nothing was verified")
-        return 130
-    print(bundle.render(found, format), end="")
+    share = THRESHOLD if threshold is None else parse_share(threshold, "--threshold")
+    found = verify_bundle(
+        folder, envelope=envelope or "auto", threshold=share, manifest_sha256=manifest_sha256, timeout=timeout,
+        say=teller(is_quiet),
+    )  # fmt: skip
+    print(bundle.render(found, "json" if as_json else "table"), end="")
     return found.exit_code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bench.bundle.api import Bundle
 from bench.bundle.envelope import Kept
@@ -11,7 +11,6 @@ from bench.bundle.verify import BundleVerification
 from bench.columns import DASH, Section, Table, milliseconds
 from bench.report import console
 
-FORMATS = ("table", "json")
 ENDINGS = {
     0: "the bundle holds",
     1: "the bundle is not proven: something could not be decided",
@@ -26,7 +25,7 @@ def made(bundle: Bundle) -> str:
 
 
 def render(found: BundleVerification, format: str) -> str:
-    """The verification in one of `FORMATS`."""
+    """The verification as "table" or "json"."""
     if format == "json":
         return json.dumps(found.to_json(), indent=2) + "\n"
     return console.render_sections([found.folder], sections(found))
@@ -36,8 +35,7 @@ def sections(found: BundleVerification) -> Iterator[Section]:
     """Faults of the files, parity, times, notes, and the ending."""
     if found.faults:
         yield Section("Files", ("nothing of it was run",), items=found.faults)
-    if found.judgement is not None:
-        judgement = found.judgement
+    if (judgement := found.judgement) is not None:
         now = f"{judgement.verdict} now, certified as {found.stated} ({len(judgement.cases)} cases)"
         yield Section("Parity", (now, f"worst: {judgement.reason}"))
     if found.kept:
@@ -48,7 +46,7 @@ def sections(found: BundleVerification) -> Iterator[Section]:
     yield Section("Result", (ENDINGS[found.exit_code],), style="red" if found.exit_code else "green")
 
 
-def _times(kept: list[Kept]) -> Table:
+def _times(kept: Sequence[Kept]) -> Table:
     rows = []
     for one in kept:
         interval = f"{one.low:.2f}–{one.high:.2f}" if one.low is not None and one.high is not None else DASH
@@ -59,12 +57,8 @@ def _times(kept: list[Kept]) -> Table:
     return Table(titles, tuple(rows), (True, False, False, False, False, True))
 
 
-def _hints(kept: list[Kept]) -> Iterator[str]:
-    for one in kept:
-        if one.reason:
-            yield f"{one.batch}×{one.length} {one.verdict}: {one.reason}"
+def _hints(kept: Sequence[Kept]) -> Iterator[str]:
+    yield from (f"{one.batch}×{one.length} {one.verdict}: {one.reason}" for one in kept if one.reason)
     if any(one.verdict == "undecided" for one in kept):
-        yield (
-            "undecided: the interval lies across the limit; quieten the machine (bench doctor) or allow more by "
-            "--threshold"
-        )
+        remedy = "quieten the machine (bench doctor) or allow more by --threshold"
+        yield f"undecided: the interval lies across the limit; {remedy}"

@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bench.columns import Column, Section, Table
 from bench.report import parts
 from bench.run import state
-from bench.run.record import Record, Run
+from bench.run.record import Run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,8 @@ COLUMNS_OF_A_TABLE = 4
 #: Order in which names of candidates are broken at blanks, among the columns' drops and folds.
 FOLD_OF_NAMES = 10
 LONGEST_WORD = 24
-NAME = "backend"
+#: Titles of the columns of names; that of points is the workload's.
+NAME, POINT = "backend", ""
 
 
 def render(run: Run, columns: str | Sequence[str] = ()) -> str:
@@ -36,58 +37,51 @@ def render(run: Run, columns: str | Sequence[str] = ()) -> str:
     `columns` are names of further columns that each table also has; if there is no room for them, others are dropped.
     Raises UserError for an unknown one, and for a damaged file whose figures make no sense.
     """
-    asked = parts.asked_columns(run, columns)
+    text, console = terminal()
     with parts.readable(run):
-        return _rendered(run, asked)
-
-
-def _rendered(run: Run, asked: Sequence[Column]) -> str:
-    text, console = _terminal()
-    width = console.width
-    if wrong := state.of_file(run):
-        _print_filled(console, wrong, "bold red")
-    for line in parts.heading(run):
-        _print_filled(console, line)
-    groups, behind = parts.groups(run)
-    shown = parts.columns(run, groups, width >= WIDE, asked)
-    sheets = [_sheet(run, group, shown) for group in groups]
-    layout = _fitted(sheets, shown, asked, width)
-    if layout.dropped:
-        names = ", ".join(parts.title(column) for column in layout.dropped)
-        console.print(_plain(f"no room in {width} columns for {names}: see --format csv"))
-    for group, sheet in zip(groups, sheets, strict=True):
-        console.print()
-        if group.title:
-            console.print(_plain(group.title, "bold"))
-        for table in _tables(sheet, layout, width):
-            console.print(table)
-        for section in group.sections:
-            _print_section(console, section, "")
-    for section in behind:
-        _print_section(console, section, "bold")
+        asked = parts.asked_columns(run, columns)
+        if wrong := state.of_file(run):
+            _print_filled(console, wrong, "bold red")
+        for line in parts.heading(run):
+            _print_filled(console, line)
+        groups, behind = parts.groups(run)
+        shown = parts.columns(run, groups, console.width >= WIDE, asked)
+        sheets = [_sheet(run, group, shown) for group in groups]
+        layout = _fitted(sheets, shown, asked, console.width)
+        if layout.dropped:
+            named = ", ".join(map(parts.title, layout.dropped))
+            console.print(_plain(f"no room in {console.width} columns for {named}: see bench report --csv"))
+        for group, sheet in zip(groups, sheets, strict=True):
+            console.print()
+            if group.title:
+                console.print(_plain(group.title, "bold"))
+            for table in _tables(sheet, layout, console.width):
+                console.print(table)
+            for section in group.sections:
+                _print_section(console, section, "")
+        for section in behind:
+            _print_section(console, section, "bold")
     console.print()
-    if unfinished := state.incomplete(run):
-        console.print(_plain(unfinished), soft_wrap=True)
-    if run.path is not None:
-        console.print(_plain(f"records: {run.path}"), soft_wrap=True)
+    for line in (state.incomplete(run), f"records: {run.path}" if run.path is not None else ""):
+        if line:
+            console.print(_plain(line), soft_wrap=True)
     return text.getvalue()
 
 
 def render_sections(heading: Iterable[str], sections: Iterable[Section]) -> str:
     """Lines and sections that are not those of one run, coloured if standard output is a terminal."""
-    text, console = _terminal()
+    text, console = terminal()
     for line in heading:
         _print_filled(console, line)
     for section in sections:
-        if section.is_empty:
-            continue
-        if not section.title:
-            console.print()
-        _print_section(console, section, "bold")
+        if not section.is_empty:
+            if not section.title:
+                console.print()
+            _print_section(console, section, "bold")
     return text.getvalue()
 
 
-def _terminal() -> tuple[io.StringIO, Console]:
+def terminal() -> tuple[io.StringIO, Console]:
     """A text, and the console that writes to it at the terminal's width."""
     from rich.console import Console
 
@@ -110,12 +104,8 @@ def _print_section(console: Console, section: Section, title_style: str) -> None
         for table in _section_tables(section.table, console.width):
             console.print(table)
     for item in section.items:
-        console.print(_plain(item_of(item, console.width)))
-
-
-def item_of(line: str, width: int) -> str:
-    """A line of a list, its continuation lines indented."""
-    return textwrap.fill(line, width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+        filled = textwrap.fill(item, console.width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+        console.print(_plain(filled))
 
 
 def _plain(text: str, style: str = "") -> Any:
@@ -144,22 +134,21 @@ class _Cells:
 
         return max(cell_len(line) for text in (self.title, *self.texts) for line in text.split("\n") or [""])
 
+    @property
+    def longest_word(self) -> int:
+        """Letters of the longest word in its cells."""
+        return max((len(word) for text in self.texts for word in text.split()), default=0)
+
     @cached_property
     def folded(self) -> _Cells:
         """Broken at every blank, but for cells that are no longer than the longest word."""
-        longest = max((len(word) for text in self.texts for word in text.split()), default=0)
+        longest = self.longest_word
         texts = (text if len(text) <= longest else text.replace(" ", "\n") for text in self.texts)
-        return _Cells(self.title, tuple(texts), self.styles, self.is_left)
+        return replace(self, texts=tuple(texts))
 
 
-@dataclass(frozen=True)
-class _Sheet:
-    """The table of a group before it is laid out."""
-
-    points: _Cells | None
-    """None if all rows are of one point."""
-    names: _Cells
-    columns: dict[Column, _Cells]
+#: The table of a group before it is laid out: names of points, if it has several, and of candidates, then its columns.
+_Sheet = Mapping[Column | str, _Cells]
 
 
 @dataclass(frozen=True)
@@ -169,59 +158,46 @@ class _Layout:
     apart: Sequence[Column] = ()
     """Columns that were asked for and stand in tables of their own."""
     dropped: Sequence[Column] = ()
-    folded: Sequence[Column | None] = ()
-    """Columns whose cells are broken at blanks; None is that of the candidates' names."""
+    folded: Sequence[Column | str] = ()
+    """Columns whose cells are broken at blanks."""
+
+    def columns(self, sheet: _Sheet) -> list[_Cells]:
+        """The columns of a table in their order."""
+        left = {key: cells for key, cells in sheet.items() if key not in (*self.apart, *self.dropped)}
+        return [cells.folded if key in self.folded else cells for key, cells in left.items()]
 
 
 def _sheet(run: Run, group: parts.Group, columns: Sequence[Column]) -> _Sheet:
     records = group.records
     points = [run.workload.row_title(record.point) for record in records]
-    first = tuple(point if at == 0 or point != points[at - 1] else "" for at, point in enumerate(points))
-    return _Sheet(
-        _Cells(parts.point_title(run), first, is_left=True) if len(set(points)) > 1 else None,
-        _Cells(NAME, tuple(run.name(record.candidate) for record in records), is_left=True),
-        {column: _cells(run, records, column) for column in columns},
-    )
-
-
-def _cells(run: Run, records: Sequence[Record], column: Column) -> _Cells:
-    texts = tuple(column.text(run, record) for record in records)
-    styles = tuple(column.style(run, record) if column.style else "" for record in records)
-    is_text = not column.title and any(isinstance(column.value(run, record), str) for record in records)
-    return _Cells(parts.title(column), texts, styles, column.is_left or is_text)
+    first = tuple("" if at and point == points[at - 1] else point for at, point in enumerate(points))
+    found: dict[Column | str, _Cells] = {}
+    if len(set(points)) > 1:
+        found[POINT] = _Cells(parts.point_title(run), first, is_left=True)
+    found[NAME] = _Cells(NAME, tuple(run.name(record.candidate) for record in records), is_left=True)
+    for column in columns:
+        texts = tuple(column.text(run, record) for record in records)
+        styles = tuple(column.style(run, record) if column.style else "" for record in records)
+        is_text = not column.title and any(isinstance(column.value(run, record), str) for record in records)
+        found[column] = _Cells(parts.title(column), texts, styles, column.is_left or is_text)
+    return found
 
 
 def _fitted(sheets: Sequence[_Sheet], shown: Sequence[Column], asked: Sequence[Column], width: int) -> _Layout:
     """The layout that fits: with as many of the `asked` columns as may be, after as few drops and folds as need be."""
-    steps: list[tuple[int, str, Column | None]] = [(FOLD_OF_NAMES, "fold", None)]
+    steps: list[tuple[int, str, Column | str]] = [(FOLD_OF_NAMES, "fold", NAME)]
     steps += [(column.drop, "drop", column) for column in shown if column.drop and column not in asked]
     steps += [(column.fold, "fold", column) for column in shown if column.fold]
     steps.sort(key=lambda step: step[0])
     layout = _Layout()
     for count in range(len(asked), -1, -1):
         for taken in range(len(steps) + 1):
-            dropped = [column for _, does, column in steps[:taken] if does == "drop" and column is not None]
-            folded = [column for _, does, column in steps[:taken] if does == "fold"]
+            dropped = [one for _, does, one in steps[:taken] if does == "drop" and isinstance(one, Column)]
+            folded = [one for _, does, one in steps[:taken] if does == "fold"]
             layout = _Layout(asked[count:], dropped, folded)
-            if all(_width(_laid_out(sheet, layout)) <= width for sheet in sheets):
+            if all(_width(layout.columns(sheet)) <= width for sheet in sheets):
                 return layout
     return layout
-
-
-def _laid_out(sheet: _Sheet, layout: _Layout) -> list[_Cells]:
-    """The columns of a table in their order."""
-    left_out = (*layout.apart, *layout.dropped)
-    names = sheet.names.folded if None in layout.folded else sheet.names
-    found = [] if sheet.points is None else [sheet.points]
-    return [
-        *found,
-        names,
-        *(
-            cells.folded if column in layout.folded else cells
-            for column, cells in sheet.columns.items()
-            if column not in left_out
-        ),
-    ]
 
 
 def _width(columns: Sequence[_Cells]) -> int:
@@ -230,28 +206,25 @@ def _width(columns: Sequence[_Cells]) -> int:
 
 def _tables(sheet: _Sheet, layout: _Layout, width: int) -> Iterator[Any]:
     """The table of a group, then those of the columns that have no room in it."""
-    leading = [sheet.names] if sheet.points is None else [sheet.points, sheet.names]
-    laid_out = _laid_out(sheet, layout)
+    leading = [cells for key, cells in sheet.items() if isinstance(key, str)]
+    laid_out = layout.columns(sheet)
     yield from _split(laid_out[: len(leading)], laid_out[len(leading) :], width)
     for start in range(0, len(layout.apart), COLUMNS_OF_A_TABLE):
-        apart = [sheet.columns[column] for column in layout.apart[start : start + COLUMNS_OF_A_TABLE]]
         yield ""
-        yield from _split(leading, apart, width)
+        yield from _split(leading, [sheet[one] for one in layout.apart[start : start + COLUMNS_OF_A_TABLE]], width)
 
 
 def _split(leading: Sequence[_Cells], columns: Sequence[_Cells], width: int) -> Iterator[Any]:
     """One table, or several that each begin with the `leading` columns if no layout makes it narrow enough."""
     room = width - sum(min(column.width, LONGEST_WORD) + 1 for column in leading)
-    taken: list[_Cells] = []
-    is_first = True
+    tables: list[list[_Cells]] = [[]]
     for column in columns:
-        if taken and _width([*taken, column]) > room:
-            yield from ([] if is_first else [""])
-            yield _table([*leading, *taken])
-            taken, is_first = [], False
-        taken.append(column)
-    yield from ([] if is_first else [""])
-    yield _table([*leading, *taken])
+        if tables[-1] and _width([*tables[-1], column]) > room:
+            tables.append([])
+        tables[-1].append(column)
+    for at, taken in enumerate(tables):
+        yield from [""] if at else []
+        yield _table([*leading, *taken])
 
 
 def _table(columns: Sequence[_Cells]) -> Any:
@@ -262,14 +235,12 @@ def _table(columns: Sequence[_Cells]) -> Any:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     table.show_header = any(column.title for column in columns)
     for column in columns:
-        longest = max((len(word) for text in column.texts for word in text.split()), default=0)
         if column.is_left:
-            table.add_column(column.title, overflow="fold", min_width=min(longest, LONGEST_WORD))
+            table.add_column(column.title, overflow="fold", min_width=min(column.longest_word, LONGEST_WORD))
         else:
-            table.add_column(column.title, justify="left" if column.is_left else "right", no_wrap=True)
+            table.add_column(column.title, justify="right", no_wrap=True)
     for at in range(len(columns[0].texts)):
-        cells = (_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns)
-        table.add_row(*cells)
+        table.add_row(*(_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns))
     return table
 
 
@@ -277,10 +248,7 @@ def _section_tables(table: Table, width: int) -> Iterator[Any]:
     """The table of a section; if it is too wide, titles are broken at blanks, and text is wrapped or broken."""
     columns = [
         _Cells(
-            title,
-            tuple(row[at] for row in table.rows),
-            tuple(row[at] for row in table.styles),
-            table.holds_text(at),
+            title, tuple(row[at] for row in table.rows), tuple(row[at] for row in table.styles), table.holds_text(at)
         )
         for at, title in enumerate(table.titles)
     ]
@@ -288,9 +256,9 @@ def _section_tables(table: Table, width: int) -> Iterator[Any]:
         columns = [replace(one, title=one.title.replace(" ", "\n")) for one in columns]
     if _has_room(columns, width):
         yield _table(columns)
-        return
-    columns = [one.folded if one.is_left else one for one in columns]
-    yield from _split(columns[:1], columns[1:], width)
+    else:
+        columns = [one.folded if one.is_left else one for one in columns]
+        yield from _split(columns[:1], columns[1:], width)
 
 
 def _has_room(columns: Sequence[_Cells], width: int) -> bool:

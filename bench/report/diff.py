@@ -13,14 +13,13 @@ from typing import Any
 from bench import statistics
 from bench.columns import DASH, Section, Table, count, milliseconds
 from bench.diff import Cell, Comparison, changes
-from bench.report import check_format, console
+from bench.report import console
 from bench.run import state
 from bench.run.alike import weights_of
 from bench.run.columns import DISTURBED
 from bench.run.record import Point, Run
 from bench.spec import Candidate
 
-FORMATS = ("table", "json")
 STYLES = {"slower": "red", "faster": "green", "ambiguous": "yellow"}
 #: In which a table lists verdicts, those that are regressions before all.
 ORDER = ("slower", "ambiguous", "faster", "same", "new", "gone")
@@ -33,8 +32,7 @@ WIDTH_OF_MEDIANS = 22
 
 
 def render(comparison: Comparison, format: str, obstacles: Sequence[str] = ()) -> str:
-    """`comparison` in one of `FORMATS`, naming `obstacles` that were overruled; raises UserError for another."""
-    check_format(format, FORMATS)
+    """`comparison` as "table" or "json", naming `obstacles` that were overruled."""
     if format == "json":
         return json.dumps(to_json(comparison, obstacles), indent=2) + "\n"
     return console.render_sections(_heading(comparison), sections(comparison, obstacles))

@@ -12,11 +12,10 @@ from bench import statistics
 from bench.columns import DASH, Section, Table, count, milliseconds
 from bench.doctor import LARGE_FLOOR, TWINS, Findings, Noise, Overhead
 from bench.process.installed import Part
-from bench.report import check_format, console
+from bench.report import console
 from bench.run.columns import DISTURBED
 from bench.spec import PRECISIONS
 
-FORMATS = ("table", "json")
 REMEDY = "→"
 DISTRIBUTIONS = ("torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino")
 #: Stands behind a peak that other work disturbed.
@@ -26,8 +25,7 @@ Rows = Iterable[tuple[str, str]]
 
 
 def render(findings: Findings, format: str) -> str:
-    """`findings` in one of `FORMATS`; raises UserError for another."""
-    check_format(format, FORMATS)
+    """`findings` as "table" or "json"."""
     if format == "json":
         return json.dumps(findings.to_json(), indent=2) + "\n"
     heading = f"bench doctor: this machine, on {findings.device} with {count(findings.threads, 'thread')}"

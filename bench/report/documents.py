@@ -9,10 +9,11 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from typing import Any
 
 from bench import statistics
-from bench.columns import Column, Section, Table, count
+from bench.columns import Column, Section, count
 from bench.report import parts
 from bench.run import state, warnings
 from bench.run.record import Record, Run
@@ -28,15 +29,11 @@ ROOM = 300
 
 def as_csv(run: Run) -> str:
     """CSV (RFC 4180): one row a record under the names of the columns, empty if there is no figure."""
-    with parts.readable(run):
-        return _csv(run)
-
-
-def _csv(run: Run) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [column.name for column in run.workload.all_columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in run.rows())
+    with parts.readable(run):
+        writer.writeheader()
+        writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in run.rows())
     return text.getvalue()
 
 
@@ -49,11 +46,6 @@ def _csv_cell(value: Any) -> Any:
 
 def as_json(run: Run) -> str:
     """One JSON document: header, and rows under the names of the columns with all that a record holds."""
-    with parts.readable(run):
-        return _json(run)
-
-
-def _json(run: Run) -> str:
     import msgspec
 
     header: dict[str, Any] = {
@@ -70,8 +62,9 @@ def _json(run: Run) -> str:
         "integrity": run.integrity,
         "exit_code": run.exit_code,
     }
-    rows = [_row(run, row, record) for row, record in zip(run.rows(), run.records, strict=True)]
-    document = msgspec.json.format(msgspec.json.encode(header | {"rows": rows}), indent=2).decode()
+    with parts.readable(run):
+        rows = [_row(run, row, record) for row, record in zip(run.rows(), run.records, strict=True)]
+        document = msgspec.json.format(msgspec.json.encode(header | {"rows": rows}), indent=2).decode()
     return _LIST_OF_FIGURES.sub(lambda found: f"[{' '.join(found.group(1).split())}]", document) + "\n"
 
 
@@ -108,94 +101,83 @@ def as_markdown(run: Run, columns: str | Sequence[str] = ()) -> str:
 
     If that is too little, lists are cut first, then what stands behind the table, then rows, and the text says so.
     """
-    asked = parts.asked_columns(run, columns)
     with parts.readable(run):
-        return _markdown(run, asked)
-
-
-def _markdown(run: Run, asked: Sequence[Column]) -> str:
-    groups, behind = parts.groups(run)
-    sections = [section for group in groups for section in group.sections] + behind
-    shown = parts.columns(run, groups, asked=asked)
-    rows = [_table_row(run, record, shown) for group in groups for record in group.records]
-    heading = [*_heading(run), *(_titles(run, shown) if rows else [])]
-    lines = _sections(run, sections, None)
-    if _length(heading, rows, lines) > MOST_CHARACTERS:
-        lines = _sections(run, sections, FEWER_LINES)
+        asked = parts.asked_columns(run, columns)
+        groups, behind = parts.groups(run)
+        sections = [section for group in groups for section in group.sections] + behind
+        shown = parts.columns(run, groups, asked=asked)
+        titles = [parts.point_title(run), "backend", *map(parts.title, shown)]
+        cells = [_table_row(run, record, shown) for group in groups for record in group.records]
+        is_left = [True, True, *(column.is_left for column in shown)]
+        head, rows = _table(titles, cells, is_left)
+        heading = [*_heading(run), *(head if rows else [])]
+        lines = _sections(run, sections, None)
+        if _length(heading, rows, lines) > MOST_CHARACTERS:
+            lines = _sections(run, sections, FEWER_LINES)
     if _length(lines) > MOST_CHARACTERS // 2:
         lines = [*_first(lines, MOST_CHARACTERS // 2), "", "The rest is left out, so that this fits a comment."]
     if _length(heading, rows, lines) > MOST_CHARACTERS:
         kept = _first(rows, MOST_CHARACTERS - ROOM - _length(heading, lines))
         left_out = f"{len(rows) - len(kept)} of {count(len(rows), 'row')} are left out, so that this fits a comment"
-        rows, lines = kept, ["", f"{left_out}; bench report --format csv has them", *lines]
+        rows, lines = kept, ["", f"{left_out}; bench report --csv has them", *lines]
     return "\n".join([*heading, *rows, *lines])[: MOST_CHARACTERS - 1] + "\n"
 
 
 def _heading(run: Run) -> list[str]:
     wrong = [line for line in (state.of_file(run), state.incomplete(run)) if line]
-    first, *rest = parts.heading(run)
-    model = run.model.name
+    first, second, *rest = map(_escape, parts.heading(run))
+    model = _escape(run.model.name)
     lines = [f"**{_escape(line)}**" for line in wrong]
-    lines.append(f"**{_escape(model)}**{_escape(first.removeprefix(model))}; {_escape(rest[0])}")
-    lines += [_escape(line) for line in rest[1:]]
+    lines += [f"**{model}**{first.removeprefix(model)}; {second}", *rest]
     return [part for line in lines for part in (line, "")]
 
 
-def _titles(run: Run, shown: Sequence[Column]) -> list[str]:
-    titles = [parts.point_title(run), "backend", *(parts.title(column) for column in shown)]
-    return _head(titles, [True, True, *(column.is_left for column in shown)])
+def _table_row(run: Run, record: Record, shown: Sequence[Column]) -> list[str]:
+    own = (column.text(run, record) for column in shown)
+    return [run.workload.row_title(record.point), run.name(record.candidate), *own]
 
 
-def _head(titles: Sequence[str], is_left: Sequence[bool]) -> list[str]:
-    rule = "|".join("---" if left else "--:" for left in is_left)
-    return [f"| {' | '.join(map(_escape, titles))} |", f"|{rule}|"]
+def _table(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], is_left: Sequence[bool]
+) -> tuple[list[str], list[str]]:
+    """The lines of a table's head, and those of its rows."""
+    head, *found = (f"| {' | '.join(map(_escape, row))} |" for row in (titles, *rows))
+    return [head, f"|{'|'.join('---' if left else '--:' for left in is_left)}|"], found
 
 
-def _table_row(run: Run, record: Record, shown: Sequence[Column]) -> str:
-    cells = [run.workload.row_title(record.point), run.name(record.candidate)]
-    cells += [column.text(run, record) for column in shown]
-    return f"| {' | '.join(map(_escape, cells))} |"
-
-
-def _sections(run: Run, sections: Iterable[Section], most: int | None) -> list[str]:
+def _sections(run: Run, sections: Sequence[Section], most: int | None) -> list[str]:
     """All sections; at most `most` entries of each list. Sentences of points stand in one list before the others."""
-    found = list(sections)
-    brief = [one for one in found if one.point is not None and one.table is None and not one.items and not one.title]
+    brief = [one for one in sections if one.point is not None and not (one.table or one.items or one.title)]
     of_points = [f"{run.workload.row_title(one.point)}: {line}" for one in brief for line in one.lines]
     lines = ["", *_list(of_points, most)] if of_points else []
-    for section in found:
+    for section in sections:
         if section not in brief:
-            lines += _section(run, section, most)
+            at = "" if section.point is None else f" at {run.workload.row_title(section.point)}"
+            lines += _section(section, at, most)
     return lines
 
 
-def sections_as_markdown(title: str, heading: Sequence[str], sections: Iterable[Section]) -> str:
+def sections_as_markdown(title: str, heading: Iterable[str], sections: Iterable[Section]) -> str:
     """Sections that are of no run, under a title."""
     lines = [f"# {_escape(title)}"]
     for line in heading:
         lines += ["", _escape(line)]
     for section in sections:
-        if not section.is_empty:
-            lines += _section(None, section, None)
+        lines += [] if section.is_empty else _section(section)
     return "\n".join(lines) + "\n"
 
 
-def _section(run: Run | None, section: Section, most: int | None) -> list[str]:
-    """A section; `run` is None if it is of no run and so of no point."""
-    at = "" if run is None or section.point is None else f" at {run.workload.row_title(section.point)}"
+def _section(section: Section, at: str = "", most: int | None = None) -> list[str]:
+    """A section, `at` a point."""
     lines = ["", f"**{_escape(section.title + at)}**"] if section.title else []
     for line in section.lines:
         lines += ["", _escape(line)]
-    if section.table is not None and section.table.rows:
-        lines += ["", *_section_table(section.table, most)]
+    if (table := section.table) is not None and table.rows:
+        is_left = [table.holds_text(column) for column in range(len(table.titles))]
+        head, rows = _table(table.titles, table.rows[:most], is_left)
+        left = len(table.rows) - len(rows)
+        lines += ["", *head, *rows, *(["", f"and {count(left, 'row')} more"] if left else [])]
     return [*lines, "", *_list(section.items, most)] if section.items else lines
-
-
-def _section_table(table: Table, most: int | None) -> list[str]:
-    rows = [f"| {' | '.join(map(_escape, row))} |" for row in table.rows[:most]]
-    head = _head(table.titles, [table.holds_text(column) for column in range(len(table.titles))])
-    left = len(table.rows) - len(rows)
-    return [*head, *rows, *(["", f"and {count(left, 'row')} more"] if left else [])]
 
 
 def _list(lines: Sequence[str], most: int | None) -> list[str]:
@@ -207,13 +189,8 @@ def _list(lines: Sequence[str], most: int | None) -> list[str]:
 
 def _first(lines: Sequence[str], most: int) -> list[str]:
     """As many of the first `lines` as `most` characters hold."""
-    kept: list[str] = []
-    for line in lines:
-        most -= len(line) + 1
-        if most < 0:
-            break
-        kept.append(line)
-    return kept
+    lengths = accumulate(len(line) + 1 for line in lines)
+    return list(lines[: sum(length <= most for length in lengths)])
 
 
 def _length(*texts: Sequence[str]) -> int:

@@ -26,20 +26,21 @@ class Group:
 
 
 @contextmanager
-def readable(run: Run) -> Iterator[None]:
+def readable(*runs: Run) -> Iterator[None]:
     """Raise UserError if the figures of a file that is not as it was written make no sense."""
     try:
         yield
     except BenchError:
         raise
     except Exception as error:
-        if run.integrity == "sealed":
-            raise
-        wrong = "was altered after it was written" if run.integrity == "altered" else "has no seal"
-        raise UserError(
-            f"{str(run.path)!r} {wrong}, and what it holds makes no report ({type(error).__name__}: {error}); "
-            "measure again"
-        ) from error
+        for run in runs:
+            if run.integrity != "sealed":
+                wrong = "was altered after it was written" if run.integrity == "altered" else "has no seal"
+                found = f"{type(error).__name__}: {error}"
+                raise UserError(
+                    f"{str(run.path)!r} {wrong}, and what it holds makes no report ({found}); measure again"
+                ) from error
+        raise
 
 
 def machine(run: Run) -> str:
@@ -101,24 +102,18 @@ def asked_columns(run: Run, names: str | Iterable[str] | None) -> tuple[Column, 
 
 def columns_named(columns: Iterable[Column], names: str | Iterable[str] | None) -> tuple[Column, ...]:
     """Those of `columns` with these names; raises UserError with the nearest for an unknown one."""
-    if not names:
-        return ()
     known = {column.name.replace("_", "-"): column for column in columns}
-    short = {
-        name.removesuffix(unit.replace("_", "-")): column
-        for name, column in known.items()
-        for unit in UNITS
-        if name.endswith(unit.replace("_", "-"))
-    }
-    found = []
-    for given in parse_names(names, "--columns"):
+    units = tuple(unit.replace("_", "-") for unit in UNITS)
+    short = {name.removesuffix(unit): column for name, column in known.items() for unit in units if name.endswith(unit)}
+    found: dict[Column, None] = {}
+    for given in parse_names(names, "--columns") if names else ():
         name = given.replace("_", "-")
-        if name not in known and name not in short:
-            raise UserError(
-                f"unknown column {given[:40]!r}{nearest(name[:40], [*known, *short])}; use any of {', '.join(known)}"
-            )
-        found.append(known[name] if name in known else short[name])
-    return tuple(dict.fromkeys(found))
+        column = known.get(name) or short.get(name)
+        if column is None:
+            near = nearest(name[:40], [*known, *short])
+            raise UserError(f"unknown column {given[:40]!r}{near}; use any of {', '.join(known)}")
+        found[column] = None
+    return tuple(found)
 
 
 def title(column: Column) -> str:

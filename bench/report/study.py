@@ -57,7 +57,7 @@ def write_study(study: Study, output: str | Path, plots: str | None = None) -> l
     `plots` of a Markdown page are files beside it: "svg", "png", "none", or None for SVG if the extra `page` is
     installed. Raises UserError if something is in the way, BenchError if it cannot be written.
     """
-    from bench.report.page import images, render
+    from bench.report.page import render
 
     path = Path(output)
     check(path, plots)
@@ -71,7 +71,7 @@ def write_study(study: Study, output: str | Path, plots: str | None = None) -> l
         names = []
         for plot in section.plots:
             name = f"{path.stem}-{len(files) + 1}.{format_}"
-            files[path.with_name(name)] = images.of_plot(plot, format_)
+            files[path.with_name(name)] = render.of_plot(plot, format_)
             names.append(f"![{plot.title}]({name})")
         shown_sections[index] = replace(section, lines=(*section.lines, *names))
     for place in files:

@@ -6,23 +6,27 @@ import json
 from collections.abc import Iterator
 
 from bench.columns import Section, Table, factor, milliseconds
+from bench.errors import UserError
 from bench.options import shown_seconds
-from bench.report import check_format, console
+from bench.report import console, documents
 from bench.tune.file import as_json
 from bench.tune.results import Tuning
 from bench.tune.space import Trial
 
-FORMATS = ("table", "json")
+TITLE = "The fastest way to run"
 
 
 def render(tuning: Tuning, format: str) -> str:
-    """The search in one of `FORMATS`; raises UserError for another."""
-    check_format(format, FORMATS)
+    """The search as "table", "markdown" or "json"; raises UserError for another format."""
+    if format == "csv":
+        raise UserError("a search of bench tune is no table of records; give --json, --markdown, or neither")
     if format == "json":
         return json.dumps(as_json(tuning), indent=1) + "\n"
-    text = console.render_sections(_heading(tuning), sections(tuning))
-    # Not filled, so that it can be copied.
-    return text + (f"reproduce: {tuning.reproduce}\n" if tuning.reproduce else "")
+    reproduce = f"reproduce: {tuning.reproduce}\n" if tuning.reproduce else ""
+    if format == "markdown":
+        title = f"{TITLE} {tuning.model}"
+        return documents.sections_as_markdown(title, _heading(tuning), sections(tuning)) + f"\n{reproduce}"
+    return console.render_sections(_heading(tuning), sections(tuning)) + reproduce  # not filled: it is copied
 
 
 def sections(tuning: Tuning) -> Iterator[Section]:

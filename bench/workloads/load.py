@@ -282,20 +282,20 @@ class Load(Workload):
         """Parity, and which service levels each candidate keeps at the rate that was asked for."""
         slos, searches = self.options.slos, self.options.search_requests is not None
         is_dynamic = parse_batching(self.options.batching).is_dynamic
-        titles = ["backend", "parity", "keeps up", *(["a call"] if is_dynamic else []), *map(str, slos)]
+        titles = ["backend", "parity", "max |Δ|", "keeps up", *(["a call"] if is_dynamic else []), *map(str, slos)]
         titles += ["largest rate"] if searches else []
         rows = []
         for record in (one for one in run.records if one.point.step == 0):
             of_all = [one for one in run.records if one.candidate == record.candidate]
             worst = next((one for one in of_all if one.verdict == "broken"), record)
             served, is_sound = self.slices(record), _is_sound(of_all)
-            cells = [run.name(record.candidate), worst.verdict or DASH]
+            cells = [run.name(record.candidate), worst.verdict or DASH, columns.MAX_ABS_ERROR.text(run, worst)]
             cells.append(record.status if record.status != "ok" else "yes" if served.keeps_up else "no")
             cells += [f"{served.requests_per_call:.2f}" if served.calls_ns else DASH] if is_dynamic else []
             cells += [served.level(slo) if is_sound else DASH for slo in slos]
             cells += [search.shown(self._found(run, record.candidate))] if searches else []
             rows.append(tuple(cells))
-        is_left = tuple(title != "largest rate" for title in titles)
+        is_left = tuple(title not in ("max |Δ|", "largest rate") for title in titles)
         return Section(f"at {self.options.rate:g}/s", table=Table(tuple(titles), tuple(rows), is_left))
 
     def warnings(self, run: Run, record: Record) -> Iterable[str]:

@@ -673,7 +673,7 @@ def test_deploy_and_verify_by_command(
         assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the bundle holds"), done.stderr
         kept(2.0)
         monkeypatch.setattr(verify_module.Opened, "judged", lambda opened: judgements(opened.certificate)[0])
-        assert json.loads(cli_here("verify", "out", "--format", "json").stdout)["exit_code"] == 4
+        assert json.loads(cli_here("verify", "out", "--json").stdout)["exit_code"] == 4
         assert cli_here("verify", "out", "--threshold", "200%").returncode == 0
     (tmp_path / "out" / "extra").write_text("")
     done = cli_here("verify", "out")
@@ -695,7 +695,7 @@ def test_deploy_and_verify_by_command(
         (("verify", ".", "--model", "bert"), "--model is for a certificate with its artifact"),
         (("verify", "run.jsonl", ".", "--envelope", "off"), "--envelope is for a bundle"),
         (("verify", "."), "is no bundle"),
-        (("verify", ".", "--format", "markdown"), "unknown format 'markdown'"),
+        (("verify", ".", "--markdown"), "--markdown is for a certificate with its artifact"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_exit_code_2(

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from bench.choose.candidates import places_of
 from bench.report.crossover import COLOURS, render_map
-from bench.run.file import read_run
 from bench.run.leads import headline, leads
 from bench.run.record import Run
 from bench.spec import Shape
@@ -55,27 +52,17 @@ def test_the_headline_names_the_fastest(times: dict[Shape, list[float | None]], 
 
 def test_each_cell_names_the_fastest_and_its_lead() -> None:
     times = {
-        Shape(1, 16): [2.0, 1.0],
-        Shape(1, 128): [3.0, 3.0],
-        Shape(8, 16): [4.0, None],
-        Shape(8, 128): [None, None],
-    }
-    cells = leads(run_of(["eager", "onnx"], times))
-    assert [cell.text for cell in cells] == ["2.00×", "tie", "alone", ""]
-    assert [cell.winner.candidate.backend if cell.winner else None for cell in cells] == [
-        "onnx",
-        "eager",
-        "eager",
-        None,
+        Shape(1, 16): [2.0, 1.0], Shape(1, 128): [3.0, 3.0], Shape(8, 16): [4.0, None], Shape(8, 128): [None, None],
+    }  # fmt: skip
+    run = run_of(["eager", "onnx"], times)
+    found = [
+        (cell.text, *(one.candidate.backend if one else None for one in (cell.winner, cell.runner_up)))
+        for cell in leads(run)
     ]
-    assert [cell.runner_up.candidate.backend if cell.runner_up else None for cell in cells] == [
-        "eager",
-        "onnx",
-        None,
-        None,
-    ]
-    lines = render_map(run_of(["eager", "onnx"], times)).splitlines()
-    assert lines[1:] == [
+    assert found == [
+        ("2.00×", "onnx", "eager"), ("tie", "eager", "onnx"), ("alone", "eager", None), ("", None, None),
+    ]  # fmt: skip
+    assert render_map(run).splitlines()[1:] == [
         "batch           16        128",
         "    1   onnx 2.00×  eager tie",
         "    8  eager alone          –",
@@ -84,13 +71,12 @@ def test_each_cell_names_the_fastest_and_its_lead() -> None:
     ]
 
 
-def test_another_model_and_an_impossible_time_win_nothing() -> None:
+def test_another_model_wins_nothing() -> None:
     """A broken backend is the fastest of all, and no figure of it may stand in the map."""
     run = run_of(["eager", "onnx", "compile"], {Shape(1, 16): [2.0, 1.0, 0.1], Shape(1, 128): [2.0, 1.0, 0.1]})
-    run.records = [
-        replace(entry, parity={"verdict": "broken"}) if entry.candidate.backend == "compile" else entry
-        for entry in run.records
-    ]
+    for at, entry in enumerate(run.records):
+        if entry.candidate.backend == "compile":
+            run.records[at] = replace(entry, parity={"verdict": "broken"})
     assert {cell.winner.candidate.backend for cell in leads(run) if cell.winner} == {"onnx"}
     assert "compile" not in render_map(run)
 
@@ -138,14 +124,6 @@ def test_colour_adds_nothing_but_colour() -> None:
 @pytest.mark.parametrize("times", [{Shape(1, 16): [2.0, 1.0]}, {Shape(1, 16): [None, None], Shape(1, 8): [None, None]}])
 def test_there_is_no_map_of_fewer_than_two_winners(times: dict) -> None:
     assert render_map(run_of(["eager", "onnx"], times)) == ""
-
-
-def test_the_committed_runs_have_maps(root: Path) -> None:
-    for name in ("bert-default-grid", "seed-bert-budget", "study-budget"):
-        run = read_run(next((root / "artifacts" / "reference").glob(f"*{name}.jsonl")))
-        text = render_map(run)
-        assert max(map(len, text.splitlines())) <= 80
-        assert [cell.point for cell in leads(run)] == sorted(places_of(run))
 
 
 @pytest.mark.parametrize("colours", COLOURS)

@@ -442,7 +442,7 @@ def test_the_table_fits_80_columns(cli_here, tmp_path: Path, runs: int) -> None:
 
 def test_a_change_of_any_width_is_json(cli_here, tmp_path: Path) -> None:
     names = [write(tmp_path / f"{day}.jsonl", record(rounds=[[1e-6], [1e6 * day]]), day=day) for day in (1, 2)]
-    done = cli_here("diff", *names, "--format", "json")
+    done = cli_here("diff", *names, "--json")
     document = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert document["cells"][0]["verdict"] == "ambiguous"
     assert document["cells"][0]["time_ratio_high"] is None

@@ -554,7 +554,7 @@ def test_the_command_prints_a_page_and_takes_the_exit_code_of_the_findings(measu
     assert done.exit_code == 0, done.output
     assert "bench doctor: this machine, on cpu with 1 thread\n" in done.stdout
     measures.twins = BenchError("no room")
-    done = CliRunner().invoke(app, [*options, "--format", "json"])
+    done = CliRunner().invoke(app, [*options, "--json"])
     assert done.exit_code == 1
     assert json.loads(done.stdout)["unmeasured"] == [{"what": "the noise floor", "reason": "no room"}]
     measures.twins = KeyboardInterrupt()
@@ -601,7 +601,7 @@ def test_a_folder_that_cannot_be_written_is_named(cli_here, tmp_path: Path) -> N
 def test_this_machine_examined_for_real(cli, tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
     own = tmp_path / "artifacts"  # in the folder that tests share, another one's run may appear meanwhile
-    options = ["--device", "cpu", "--artifacts", str(own), "--format", "json"]
+    options = ["--device", "cpu", "--artifacts", str(own), "--json"]
     done = cli("doctor", *options, TMPDIR=str(tmp_path / "temporary"))
     document = json.loads(done.stdout)
     assert document["unmeasured"] == []

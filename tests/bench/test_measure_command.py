@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -18,9 +13,11 @@ from bench import measuring
 from bench.cli import measure, spellings
 from bench.errors import UserError
 from bench.options import option, text
+from bench.process import channel
 from bench.run import registry
 from bench.run.file import read_run
 from tests import toy
+from tests.in_process import InThisProcess
 
 QUICK = ["--model", "bert-tiny", "--lengths", "8", "--device", "cpu", "--threads", "1", "--rounds", "2"]
 QUICK += ["--max-seconds-per-cell", "50ms", "--warmup", "1ms", "--max-warmup", "2ms"]
@@ -36,10 +33,11 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> bench.run.record.Run:
     """A run of two candidates at one point, made by the API."""
     path = tmp_path_factory.mktemp("finished") / "run.jsonl"
-    return measuring.function_for(toy.Toy)(
-        "bert-tiny", backends=["null", "null:50us"], batches=[1], lengths=[8], device="cpu", threads=1, rounds=2,
-        max_seconds_per_cell=0.05, warmup=0.001, max_warmup="2ms", output=path, artifacts=path.parent / "store",
-    )  # fmt: skip
+    with mock.patch.object(channel, "Worker", InThisProcess):
+        return measuring.function_for(toy.Toy)(
+            "bert-tiny", backends=["null", "null:50us"], batches=[1], lengths=[8], device="cpu", threads=1, rounds=2,
+            max_seconds_per_cell=0.05, warmup=0.001, max_warmup="2ms", output=path, artifacts=path.parent / "store",
+        )  # fmt: skip
 
 
 # Help.
@@ -59,15 +57,11 @@ def test_help_names_every_option_within_80_columns(cli_here) -> None:
         assert old not in words, old
 
 
-def test_the_command_is_among_all_commands(cli_here) -> None:
-    assert "toy        Play with every candidate" in cli_here("--help").stdout
-
-
 def test_a_workload_that_cannot_be_loaded_costs_no_other_command(cli_here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.BUILT_IN, "lost", "tests.nowhere:Lost")
     listed = cli_here("--help")
     assert listed.returncode == 0
-    assert "toy " in listed.stdout
+    assert "toy        Play with every candidate" in listed.stdout
     assert listed.stderr.startswith("bench: workload 'lost' cannot be loaded from tests.nowhere:Lost")
     assert cli_here("toy", "--help").stderr == ""
     asked = cli_here("lost")
@@ -103,18 +97,10 @@ def test_a_workload_has_no_option_that_every_command_has(monkeypatch: pytest.Mon
     ("arguments", "said"),
     [
         (["--lenghts", "8"], "No such option: --lenghts"),
-        (["extra"], "unexpected extra argument"),
         (["--rounds"], "requires an argument"),
-        (["--rounds", "many"], "--rounds 'many' is not a whole number; use e.g. --rounds 10"),
         (["--max-toys", "10"], "--max-toys 10 is not within 1 and 9"),
-        (["--budget", "soon"], "--budget 'soon' is not a duration"),
-        (["--weights", "heavy"], "unknown weights 'heavy'"),
-        (["--backends", "nul"], "did you mean 'null'"),
-        (["--batches", ""], "--batches '' is not a whole number"),
         (["--model", "bert-tiny", "--module", "a.py:make"], "--model cannot be given with --module"),
-        (["--model", "bert-tinny"], "did you mean 'bert-tiny'"),
         (["--columns", "median-mss"], "unknown column 'median-mss'; did you mean 'median-ms'"),
-        (["--resume", "absent.jsonl"], "absent.jsonl"),
     ],
 )
 def test_a_mistake_is_one_line_and_starts_nothing(cli_here, tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -126,35 +112,6 @@ def test_a_mistake_is_one_line_and_starts_nothing(cli_here, tmp_path: Path, argu
     assert list(tmp_path.iterdir()) == []
 
 
-def test_older_spellings_are_understood_with_a_notice(cli_here, tmp_path: Path) -> None:
-    arguments = ["--backends", "null", "--batch", "2", "--most-toys=3", "--no-noisy", "--output", "run.jsonl"]
-    done = cli_here("toy", *QUICK, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[:3] == [
-        "bench: --batch is now --batches; it ends with 0.3.0",
-        "bench: --most-toys is now --max-toys; it ends with 0.3.0",
-        "bench: --no-noisy is now --no-loud; it ends with 0.3.0",
-    ]
-    options = read_run(tmp_path / "run.jsonl").options
-    assert (options.batches, options.max_toys, options.loud) == ((2,), 3, False)
-    assert "--max-toys 3 --no-loud" in options.command_line()
-
-
-def test_another_command_takes_older_spellings_too(capsys: pytest.CaptureFixture[str]) -> None:
-    import typer
-
-    app = typer.Typer()
-
-    @app.command("diff", cls=spellings.taking({"--anyway": "--force"}))
-    def diff(name: str, force: bool = typer.Option(False, "--force")) -> None:
-        print(name, force)
-
-    app(["--anyway", "--", "--anyway"], standalone_mode=False)
-    told = capsys.readouterr()
-    assert told.out == "--anyway True\n"
-    assert told.err == "bench: --anyway is now --force; it ends with 0.3.0\n"
-
-
 @pytest.mark.parametrize(
     ("words", "now", "notice"),
     [
@@ -162,21 +119,29 @@ def test_another_command_takes_older_spellings_too(capsys: pytest.CaptureFixture
         (["--format=json"], ["--json"], "--format json is now --json"),
         (["--format", "table"], [], "--format table is now the default"),
         (["--format", "csv"], ["--format", "csv"], ""),
+        (["--png", "my plots", "a"], ["--output", "my plots/.png", "a"], "--png is now --output"),
+        (["--png=plots"], ["--output", "plots/.png"], "--png is now --output"),
+        (["--anyway", "a"], ["--force", "a"], "--anyway is now --force"),
+        (["a", "--anyway"], ["a", "--force"], "--anyway is now --force"),
         (["--", "--format", "json"], ["--", "--format", "json"], ""),
     ],
 )
-def test_the_older_way_to_ask_for_json_is_understood(
+def test_older_words_become_new_ones(
     words: list[str], now: list[str], notice: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert spellings._respelled(words, spellings.OF_FORMATS) == now
+    assert (
+        spellings._respelled(words, spellings.OF_FORMATS | {"--anyway": "--force", "--png": "--output {}/.png"}) == now
+    )
     assert capsys.readouterr().err == (f"bench: {notice}; it ends with 0.3.0\n" if notice else "")
 
 
 def test_older_spellings_end_with_their_version() -> None:
-    from bench.cli import deploy, diff, report, study, tune
+    from bench.cli import choose, deploy, diff, doctor, report, study, tune, verify
 
     kept = [spellings.of_options(registry.load_class(workload).Options) for workload in registry.BUILT_IN]
-    kept += [command.OLD_SPELLINGS for command in (deploy, diff, report, study, tune)] + [spellings.OF_FORMATS]
+    kept += [command.OLD_SPELLINGS for command in (choose, deploy, diff, doctor, report, study, tune, verify)] + [
+        spellings.OF_FORMATS
+    ]
     is_over = tuple(map(int, bench.__version__.split(".")[:2])) >= (0, 3)
     assert any(kept) is not is_over, "these end with 0.3.0: remove them"
 
@@ -184,14 +149,23 @@ def test_older_spellings_end_with_their_version() -> None:
 # Reports.
 
 
-def test_the_plan_and_each_record_are_told_and_the_table_is_printed(cli_here, tmp_path: Path) -> None:
-    done = cli_here("toy", *QUICK, "--backends", "null,null:50us", "--batches", "1,2", "--columns", "p90")
+def test_older_spellings_are_understood_and_the_plan_and_each_record_are_told(
+    cli_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "Worker", InThisProcess)
+    arguments = ["--backends", "null,null:50us", "--batch", "1,2", "--most-toys=3", "--no-noisy", "--columns", "p90"]
+    done = cli_here("toy", *QUICK, *arguments)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert lines[0] == "bert-tiny: seeded random (seed 0)"
-    assert lines[1].startswith("plan: 4 cells (2 candidates × 2 shapes) on cpu with 1 thread, about ")
-    assert lines[2] == "to export: nothing, all in the store"
-    assert lines[3].startswith("records: artifacts/runs/bert-tiny-toy-")
+    assert lines[:4] == [
+        "bench: --batch is now --batches; it ends with 0.3.0",
+        "bench: --most-toys is now --max-toys; it ends with 0.3.0",
+        "bench: --no-noisy is now --no-loud; it ends with 0.3.0",
+        "bert-tiny: seeded random (seed 0)",
+    ]
+    assert lines[4].startswith("plan: 4 cells (2 candidates × 2 shapes) on cpu with 1 thread, about ")
+    assert lines[5] == "to export: nothing, all in the store"
+    assert lines[6].startswith("records: artifacts/runs/bert-tiny-toy-")
     records = [line for line in lines if line.startswith("[")]
     assert [line.split()[0] for line in records] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
     assert "1×8 null:50us fp32" in records[1]
@@ -199,19 +173,18 @@ def test_the_plan_and_each_record_are_told_and_the_table_is_printed(cli_here, tm
     assert records[3].endswith("(done)")
     assert "batch 2 × length 8" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert lines[3].removeprefix("records: ") in done.stdout
+    assert lines[6].removeprefix("records: ") in done.stdout
+    options = read_run(tmp_path / lines[6].removeprefix("records: ")).options
+    assert (options.batches, options.max_toys, options.loud) == ((1, 2), 3, False)
+    assert "--max-toys 3 --no-loud" in options.command_line()
 
 
-def test_json_is_the_report_of_the_file(cli_here, finished) -> None:
+def test_the_report_is_json_or_stands_alone_if_that_is_asked_for(cli_here, finished) -> None:
     done = cli_here("toy", "--resume", str(finished.path), "--json")
-    assert done.returncode == 0
-    assert done.stderr == f"nothing is left to measure in {finished.path}\n"
+    assert (done.returncode, done.stderr) == (0, f"nothing is left to measure in {finished.path}\n")
     report = json.loads(done.stdout)
     assert report["workload"] == "toy"
     assert [row["variant"] for row in report["rows"]] == ["default", "50us"]
-
-
-def test_quiet_prints_the_report_alone(cli_here, finished) -> None:
     done = cli_here("toy", "--resume", str(finished.path), "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     assert "null:50us" in done.stdout
@@ -239,60 +212,3 @@ def test_a_run_of_another_command_is_not_gone_on_with(cli_here, finished, monkey
     done = cli_here("other", "--resume", str(finished.path))
     assert done.returncode == 2
     assert f"is a run of bench toy; run: bench toy --resume {finished.path}" in done.stderr
-
-
-START = f"from bench.run import registry; registry.BUILT_IN['toy'] = {toy.HOME!r}; from bench.cli import main; main()"
-
-
-def started(root: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """`bench toy` in a process of its own that Ctrl-C reaches, even if this one was started with it ignored."""
-    return subprocess.Popen(
-        [sys.executable, "-c", START, "toy", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(root), "COLUMNS": "80"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-
-
-def wait_for_records(path: Path, number: int) -> None:
-    end = time.monotonic() + 60
-    while not path.exists() or path.read_text().count('"kind":"record"') < number:
-        assert time.monotonic() < end, f"{path} never had {number} records"
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize(
-    ("ending", "code", "inherited"),
-    [
-        (signal.SIGINT, 130, signal.SIG_DFL),
-        (signal.SIGINT, 130, signal.SIG_IGN),  # as in a script's background
-        (signal.SIGTERM, 143, signal.SIG_DFL),
-    ],
-)
-def test_a_stopped_run_keeps_its_records_and_says_how_to_go_on(
-    root: Path, tmp_path: Path, ending: signal.Signals, code: int, inherited: Any
-) -> None:
-    before = signal.signal(signal.SIGINT, inherited)
-    try:
-        arguments = ["--backends", "null:5ms,null", "--batches", "1,2,3,4,5", "--output", "my run.jsonl"]
-        process = started(root, tmp_path, *QUICK, *arguments, "--artifacts", "store")
-    finally:
-        signal.signal(signal.SIGINT, before)
-    path = tmp_path / "my run.jsonl"
-    wait_for_records(path, 2)
-    process.send_signal(ending)
-    printed, told = process.communicate(timeout=60)
-    assert (process.returncode, printed) == (code, "")
-    kept = read_run(path).records
-    assert 2 <= len(kept) < 10
-    again = f"bench: stopped; {len(kept)} records are kept. Go on with: bench toy --resume 'my run.jsonl'"
-    assert told.splitlines()[-1] == f"{again} --artifacts store"
-    if inherited == signal.SIG_IGN or ending != signal.SIGINT:
-        return
-    done = started(root, tmp_path, "--resume", "my run.jsonl", "--artifacts", "store")
-    _, told = done.communicate(timeout=120)
-    assert done.returncode == 0, told
-    run = read_run(path)
-    assert run.is_complete
-    assert len(run.records) == 10
-    assert run.records[: len(kept)] == kept
-    assert f"[{len(kept) + 1:>2}/10]" in told

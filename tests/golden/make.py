@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from tests.golden.calls import HERE, Called, call, folder
-from tests.golden.cases import EXIT_CODES, RUNS, reports
+from tests.golden.cases import RUNS, reports
 from tests.golden.page import text_of
 
 EXIT_CODES_FILE = "exit_codes.json"
@@ -50,8 +50,11 @@ def commands() -> Iterator[tuple[str, ...]]:
 
 
 def exit_codes() -> str:
-    """JSON: exit code and standard error by command line, and the exit code of the run in each file."""
-    lines = [*EXIT_CODES, *(command for _, command in reports())]
+    """JSON: exit code and standard error by command line, and the exit code of the run in each file.
+
+    The command lines are those of the file as it is, and of all reports.
+    """
+    lines = [*json.loads((HERE / EXIT_CODES_FILE).read_text())["commands"], *(command for _, command in reports())]
     called = {line: call(line) for line in dict.fromkeys(lines)}
     content = {"commands": {line: _ended(found) for line, found in called.items()}, "runs": _runs()}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bench.choose import lines as choice_lines
+from bench.choose.api import choose
+from bench.choose.candidates import is_of_shapes
 from bench.choose.choice import CONFIDENCE, Choice
 from bench.columns import DASH, count, factor
+from bench.errors import UserError
 from bench.report import parts
-from bench.report.page.chosen import chosen
-from bench.report.page.entries import Entry, as_number, labels, names
-from bench.report.page.tables import TONES
+from bench.report.page.entries import TONES, Entry, as_number, labels, names
 from bench.run import alike, leads, state
 from bench.run.record import Run
 
@@ -23,7 +25,7 @@ class Fact:
     value: str
     detail: str = ""
     tone: str = ""
-    """As of `tables.Cell`."""
+    """Of `TONES`."""
 
 
 @dataclass(frozen=True)
@@ -31,29 +33,54 @@ class Answer:
     """The first screen."""
 
     headline: str
-    facts: tuple[Fact, ...]
-    alarms: tuple[str, ...]
+    facts: Sequence[Fact] = ()
+    alarms: Sequence[str] = ()
     """What a reader must know before believing any of it."""
-    lines: tuple[str, ...]
-    details: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    lines: Sequence[str] = ()
+    details: Sequence[tuple[str, Sequence[str]]] = ()
     """Lists that are folded away, by their titles."""
 
 
 def answer(runs: Sequence[Run], of: Sequence[Entry]) -> Answer:
-    """What the page says before all else."""
-    found = chosen(runs)
-    ahead = _margin(found.choice) if found is not None and found.choice is not None else _ahead(runs)
-    facts = (_measured(runs, of), *ahead, _parity(of), _machine(runs), _disturbed(of))
-    lines = tuple(dict.fromkeys(line for run in runs for line in run.workload.heading(run)))
-    if found is None:
-        return Answer(_headline(runs), facts, tuple(_alarms(runs)), lines)
-    details = (
-        ("Does not qualify", found.failures),
-        ("What this does not know", found.unknown),
-        ("How to read the figures", lines),
-    )
-    alarms = [*_alarms(runs), *(f"These runs do not compare: {line}" for line in alike.obstacles(runs))]
-    return Answer(found.headline, facts, tuple(alarms), found.lines, details)
+    """What the page says before all else: the runtime to take, if a choice can rest on such runs."""
+    choices = _choices(runs) if all(is_of_shapes(run.workload) for run in runs) else []
+    choice = choices[0] if len(choices) == 1 and isinstance(choices[0], Choice) else None
+    ahead = _ahead(runs) if choice is None else _margin(choice)
+    facts = [_measured(runs, of), *ahead, _parity(of), _machine(runs), _disturbed(of)]
+    alarms = list(_alarms(runs))
+    read = list(dict.fromkeys(line for run in runs for line in run.workload.heading(run)))
+    if not choices:
+        told = [run.workload.answer(run) for run in runs]
+        several = (f"{label}: {line}" for label, line in zip(labels(runs), told, strict=True))
+        return Answer(told[0] if len(set(told)) == 1 else "; ".join(several), facts, alarms, read)
+    alarms += [f"These runs do not compare: {line}" for line in alike.obstacles(runs)]
+    details = [("How to read the figures", read)]
+    if choice is not None:
+        unknown = choice_lines.not_measured(choice)
+        details = [("Does not qualify", choice_lines.failures(choice)), ("What this does not know", unknown), *details]
+        lines = [f"traffic: {choice.traffic.source}", *choice_lines.lines(choice)]
+        return Answer(_headline(choice), facts, alarms, lines, details)
+    if len(choices) > 1:
+        each = [f"{label}: {_headline(one)}" for label, one in zip(labels(runs), choices, strict=True)]
+        return Answer("These runs do not compare: one choice a run", facts, alarms, each, details)
+    return Answer(_headline(choices[0]), facts, alarms, [str(choices[0])], details)
+
+
+def _choices(runs: Sequence[Run]) -> list[Choice | UserError]:
+    """The choice among all `runs`, or one for each of them if they do not compare."""
+    apart = [[run] for run in runs] if len(runs) > 1 and alike.obstacles(runs) else [runs]
+    found: list[Choice | UserError] = []
+    for some in apart:
+        try:
+            found.append(choose(some))
+        except UserError as error:  # nothing was measured, by `null` alone, or the file was altered
+            found.append(error)
+    return found
+
+
+def _headline(choice: Choice | UserError) -> str:
+    headline = "There is nothing to choose" if isinstance(choice, UserError) else choice_lines.headline(choice)
+    return headline[:1].upper() + headline[1:]
 
 
 def _margin(choice: Choice) -> Iterator[Fact]:
@@ -66,28 +93,19 @@ def _margin(choice: Choice) -> Iterator[Fact]:
     ratio, other = choice.ratio, choice.runner_up
     ends = ratio.interval
     span = f"; {CONFIDENCE:.0%} interval {factor(ends.low)}–{factor(ends.high)}" if ends else "; a single round"
-    detail = f"as fast as {other.label}{span}"
+    times, detail = f"{factor(ratio.value)}×", f"as fast as {other.label}{span}"
     if choice.is_tie:
-        yield Fact("By how much", "a tie", f"{factor(ratio.value)}× {detail}", "doubtful")
-        return
-    yield Fact("By how much", f"{factor(ratio.value)}×", detail, "good")
-
-
-def _headline(runs: Sequence[Run]) -> str:
-    found = [run.workload.answer(run) for run in runs]
-    if len(set(found)) == 1:
-        return found[0]
-    return "; ".join(f"{label}: {line}" for label, line in zip(labels(runs), found, strict=True))
+        yield Fact("By how much", "a tie", f"{times} {detail}", "doubtful")
+    else:
+        yield Fact("By how much", times, detail, "good")
 
 
 def _measured(runs: Sequence[Run], of: Sequence[Entry]) -> Fact:
     measured = sum(entry.is_measured for entry in of)
-    backends = len(names(of))
-    value = f"{measured} of {count(len(of), 'cell')}"
     tone = "good" if measured == len(of) and of else "doubtful" if measured else "bad"
-    points = len({entry.place for entry in of})
-    noun = runs[0].workload.point_noun
-    return Fact("Measured", value, f"{count(backends, 'backend')} at {count(points, noun)}", tone)
+    points = count(len({entry.place for entry in of}), runs[0].workload.point_noun)
+    detail = f"{count(len(names(of)), 'backend')} at {points}"
+    return Fact("Measured", f"{measured} of {count(len(of), 'cell')}", detail, tone)
 
 
 def _ahead(runs: Sequence[Run]) -> Iterator[Fact]:
@@ -95,20 +113,15 @@ def _ahead(runs: Sequence[Run]) -> Iterator[Fact]:
     led = [lead for run in runs for lead in leads.leads(run) if lead.winner is not None and lead.runner_up is not None]
     if not led:
         return
-    told = [lead for lead in led if lead.text.endswith("×")]
+    told = sorted((lead for lead in led if lead.text.endswith("×")), key=lambda lead: lead.ratio.value)  # type: ignore[union-attr]
     ties = sum(lead.is_tie for lead in led)
-    noun = runs[0].workload.point_noun
-    detail = f"the fastest over the next, at {len(told)} of {count(len(led), noun)}"
+    detail = f"the fastest over the next, at {len(told)} of {count(len(led), runs[0].workload.point_noun)}"
     detail += f"; {count(ties, 'tie')}" if ties else ""
-    if not told:
+    if told:
+        span = " to ".join(dict.fromkeys((told[0].text, told[-1].text)))
+        yield Fact("By how much", span, detail, "good" if not ties else "")
+    else:
         yield Fact("By how much", "a tie" if ties == len(led) else "not known", detail, "doubtful")
-        return
-    texts = [min(told, key=_times).text, max(told, key=_times).text]
-    yield Fact("By how much", " to ".join(dict.fromkeys(texts)), detail, "good" if not ties else "")
-
-
-def _times(lead: leads.Lead) -> float:
-    return lead.ratio.value if lead.ratio is not None else 1.0
 
 
 def _parity(of: Sequence[Entry]) -> Fact:
@@ -125,10 +138,9 @@ def _parity(of: Sequence[Entry]) -> Fact:
 
 
 def _machine(runs: Sequence[Run]) -> Fact:
-    lines = list(dict.fromkeys(parts.machine(run) for run in runs))
     dates = sorted({run.started[:10] for run in runs})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    return Fact("Machine", "; ".join(lines), when)
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    return Fact("Machine", "; ".join(dict.fromkeys(parts.machine(run) for run in runs)), when)
 
 
 def _disturbed(of: Sequence[Entry]) -> Fact:
@@ -149,12 +161,9 @@ def _disturbed(of: Sequence[Entry]) -> Fact:
 def _alarms(runs: Sequence[Run]) -> Iterator[str]:
     for run, label in zip(runs, labels(runs), strict=True):
         found = [state.of_file(run), state.incomplete(run)]
-        lost = sum(record.status != "ok" and not run.workload.is_left_out(record) for record in run.records)
-        if lost:
-            found.append(
-                f"{lost} of {count(len(run.records), 'cell')} could not be measured; see the reasons under Not measured"
-            )
-        implausible = sum(run.is_implausible(record) for record in run.records)
-        if implausible:
+        if lost := sum(record.status != "ok" and not run.workload.is_left_out(record) for record in run.records):
+            cells = count(len(run.records), "cell")
+            found.append(f"{lost} of {cells} could not be measured; see the reasons under Not measured")
+        if implausible := sum(run.is_implausible(record) for record in run.records):
             found.append(f"{count(implausible, 'cell')} implausible: faster than this machine's peak allows")
-        yield from (f"{label}: {line}" if label else line for line in found if line)
+        yield from (": ".join(filter(None, (label, line))) for line in found if line)

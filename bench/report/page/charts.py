@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ PADDING = 9
 TICKS = 6
 #: Axis and text take the colour of the page's text, so that one plot serves light, dark and paper.
 INK = "currentColor"
-FAINT = 0.45
+#: Points of cells that count for nothing are pale.
+OPACITY = {"condition": {"test": "datum.is_sound === false", "value": 0.45}, "value": 1}
 
 #: Of every plot, on the page and as an image.
 CONFIG: Mapping[str, Any] = {
@@ -59,7 +60,7 @@ class Chart:
     spec: Mapping[str, Any]
     legend: tuple[Key, ...] = ()
     is_wide: bool = False
-    """True where it takes the page's whole width."""
+    """True if it takes the page's whole width."""
 
 
 @dataclass(frozen=True)
@@ -70,37 +71,37 @@ class Axis:
     title: str
     is_logarithmic: bool = False
     values: Sequence[float] = ()
-    """Where its ticks are; chosen by the plotter where empty."""
+    """Where its ticks are; chosen by the plotter if empty."""
     format: str = ",~f"
     from_zero: bool = False
-    is_narrow: bool = False
-    """True for figures within a decade, most of whose ticks a logarithmic axis would leave without a label."""
 
-    def encoding(self, kind: str = "quantitative") -> dict[str, Any]:
-        """As Vega-Lite has it."""
+    def encoding(self, figures: Sequence[float] = ()) -> dict[str, Any]:
+        """As Vega-Lite has it; a logarithmic axis labels few ticks by itself if its `figures` are within a decade."""
         axis: dict[str, Any] = {"title": self.title, "format": self.format}
-        if self.values:
-            axis["values"] = list(self.values)
-        else:
-            axis["tickCount"] = TICKS
-        if self.is_logarithmic and self.is_narrow:
+        axis |= {"values": list(self.values)} if self.values else {"tickCount": TICKS}
+        if self.is_logarithmic and figures and max(figures) < 10 * min(figures):
             axis["labelExpr"] = f"format(datum.value, '{self.format}')"
-        scale: dict[str, Any] = {
-            "zero": self.from_zero,
-            "nice": self.from_zero,
-            "padding": 0 if self.from_zero else PADDING,
-        }
+        padding = 0 if self.from_zero else PADDING
+        scale: dict[str, Any] = {"zero": self.from_zero, "nice": self.from_zero, "padding": padding}
         if self.is_logarithmic:
             scale = {"type": "log", "base": 2 if self.values else 10, "nice": False, "padding": PADDING}
         if len(set(self.values)) == 1:  # a logarithmic axis of one value has no extent
             scale |= {"domain": [self.values[0] / 2, self.values[0] * 2]}
-        return {"field": self.field, "type": kind, "axis": axis, "scale": scale}
+        return {"field": self.field, "type": "quantitative", "axis": axis, "scale": scale}
 
 
-def is_narrow(values: Iterable[float]) -> bool:
-    """True for positive figures within a decade."""
-    found = [value for value in values if value > 0]
-    return bool(found) and max(found) < 10 * min(found)
+@dataclass(frozen=True)
+class Names:
+    """An axis of names in their order, all of them labelled as far as there is room."""
+
+    field: str
+    title: str | None
+    order: Sequence[Any]
+
+    def encoding(self) -> dict[str, Any]:
+        """As Vega-Lite has it."""
+        axis = {"title": self.title, "labelAngle": 0, "labelOverlap": "greedy", "grid": False}
+        return {"field": self.field, "type": "ordinal", "sort": list(self.order), "axis": axis}
 
 
 def legend(names: Sequence[str]) -> tuple[Key, ...]:
@@ -127,11 +128,6 @@ def tooltip(fields: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"field": name, "type": "nominal", "title": title} for name, title in fields.items()]
 
 
-def faint_where_unsound() -> dict[str, Any]:
-    """Points of cells that count for nothing are pale."""
-    return {"condition": {"test": "datum.is_sound === false", "value": FAINT}, "value": 1}
-
-
 def spec(
     data: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], title: str = "", height: int = HEIGHT
 ) -> dict[str, Any]:
@@ -147,77 +143,51 @@ def spec(
     return made | ({"title": title} if title else {})
 
 
-def lines(
+def chart(
+    name: str,
+    text: str,
     data: Sequence[Mapping[str, Any]],
     keys: Sequence[Key],
-    x: Axis,
+    x: Axis | Names,
     y: Axis,
     shown: Mapping[str, str],
     title: str = "",
-    detail: str = "",
-    order: str = "",
-) -> dict[str, Any]:
-    """A line and points a series, with `low` and `high` of a value as bars; `shown` is on hover.
-
-    `detail` is a field that splits a series into several lines, `order` one by which a line goes.
-    """
-    base = {"x": x.encoding(), "y": y.encoding(), "color": coloured(keys)}
-    further: dict[str, Any] = {}
-    if detail:
-        further["detail"] = {"field": detail, "type": "nominal"}
-    if order:
-        further["order"] = {"field": order, "type": "quantitative"}
-    layers = _intervals(data, base, y)
-    layers.append({"mark": {"type": "line"}, "encoding": base | further})
-    points = base | {"shape": shaped(keys), "tooltip": tooltip(shown), "opacity": faint_where_unsound()}
-    layers.append({"mark": {"type": "point"}, "encoding": points})
-    return spec(data, layers, title)
-
-
-def points(
-    data: Sequence[Mapping[str, Any]],
-    keys: Sequence[Key],
-    x: Mapping[str, Any],
-    y: Axis,
-    shown: Mapping[str, str],
+    *,
     beneath: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """A point a cell over an axis of names, series beside each other, above the layers `beneath`.
+    is_wide: bool = False,
+    of_lines: Mapping[str, Any] | None = None,
+) -> Chart:
+    """A line with its points a series over numbers; points beside each other over names, above the layers `beneath`.
 
-    `low` and `high` of a value are bars.
+    `low` and `high` of a value are bars; `shown` is on hover. `of_lines` are encodings of the lines alone: "detail"
+    splits a series into several, "order" says which way one goes.
     """
-    offset = {"field": "name", "type": "nominal", "sort": [key.label for key in keys]}
-    base = {"x": x, "xOffset": offset, "y": y.encoding(), "color": coloured(keys)}
-    further = {"shape": shaped(keys), "tooltip": tooltip(shown), "opacity": faint_where_unsound()}
-    layers = [*beneath, *_intervals(data, base, y)]
-    return spec(data, [*layers, {"mark": {"type": "point"}, "encoding": base | further}])
-
-
-def _intervals(data: Sequence[Mapping[str, Any]], base: Mapping[str, Any], y: Axis) -> list[dict[str, Any]]:
-    """The layer of the bars from `low` to `high`; none if no value has them."""
-    if all(point.get("low") is None for point in data):
-        return []
-    bars = {**base, "y": y.encoding() | {"field": "low"}, "y2": {"field": "high"}}
-    return [{"mark": {"type": "rule"}, "transform": [{"filter": "isValid(datum.low)"}], "encoding": bars}]
-
-
-def ordinal(field: str, title: str, order: Sequence[str]) -> dict[str, Any]:
-    """An axis of names in their order, all of them labelled as far as there is room."""
-    axis = {"title": title, "labelAngle": 0, "labelOverlap": "greedy", "grid": False}
-    return {"field": field, "type": "ordinal", "sort": list(order), "axis": axis}
+    base: dict[str, Any] = {"x": x.encoding()}
+    if isinstance(x, Names):
+        base["xOffset"] = {"field": "name", "type": "nominal", "sort": [key.label for key in keys]}
+    across = y.encoding([point["y"] for point in data])
+    base |= {"y": across, "color": coloured(keys)}
+    layers = list(beneath)
+    if any(point.get("low") is not None for point in data):
+        ends = base | {"y": across | {"field": "low"}, "y2": {"field": "high"}}
+        layers.append({"mark": {"type": "rule"}, "transform": [{"filter": "isValid(datum.low)"}], "encoding": ends})
+    if isinstance(x, Axis):
+        layers.append({"mark": {"type": "line"}, "encoding": base | dict(of_lines or {})})
+    points = {"shape": shaped(keys), "tooltip": tooltip(shown), "opacity": OPACITY}
+    layers.append({"mark": {"type": "point"}, "encoding": base | points})
+    return Chart(name, text, spec(data, layers, title), tuple(keys), is_wide)
 
 
 #: A row's label as two lines at most, as a row is as high as two: the backend, then a precision, a run or both.
 TWO_LINES = "split(replace(datum.label, regexp(' (· )?'), '\\n'), '\\n')"
 
 
-def named_rows(names: Sequence[str]) -> dict[str, Any]:
-    """A row a name, of the field "name", labelled in full."""
-    found = ordinal("name", "", names)
-    found["axis"] |= {"title": None, "labelExpr": TWO_LINES, "labelLimit": 160, "labelOverlap": False}
+def named_rows(keys: Sequence[Key]) -> dict[str, Any]:
+    """A row a series, of the field "name", labelled in full."""
+    found = Names("name", None, [key.label for key in keys]).encoding()
     # The first of two lines stands above the row's middle, a single one on it.
-    found["axis"]["labelBaseline"] = {
-        "condition": {"test": "indexof(datum.label, ' ') >= 0", "value": "bottom"},
-        "value": "middle",
-    }
+    baseline = {"condition": {"test": "indexof(datum.label, ' ') >= 0", "value": "bottom"}, "value": "middle"}
+    found["axis"] |= {
+        "labelExpr": TWO_LINES, "labelLimit": 160, "labelOverlap": False, "labelBaseline": baseline,
+    }  # fmt: skip
     return found

@@ -7,13 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from bench.columns import DASH, Column, factor, shown
+from bench.columns import DASH, Column, Table, factor, shown
 from bench.report import parts
 from bench.report.page import charts
-from bench.report.page.chapters import Chapter
-from bench.report.page.charts import Axis, Chart, Key
-from bench.report.page.entries import Entry, evenly, labels, places, plotted, series_name
-from bench.report.page.tables import Cell, number, table, verdict
+from bench.report.page.charts import Axis, Chart, Key, Names
+from bench.report.page.entries import (
+    Chapter,
+    Entry,
+    as_number,
+    evenly,
+    hover,
+    labels,
+    number,
+    over_points,
+    series_name,
+    table_of,
+)
 from bench.run import leads
 from bench.run.leads import Lead, is_grid
 from bench.run.record import Run
@@ -29,31 +38,33 @@ MANY_FOLD = 20.0
 
 def crossover(runs: Sequence[Run], keys: Sequence[Key]) -> Chapter | None:
     """The fastest candidate at each point, and by how much; None if no two candidates compare."""
-    found = [(run, label, lead) for run, label in zip(runs, labels(runs), strict=True) for lead in leads.leads(run)]
-    if all(lead.runner_up is None for _, _, lead in found):
-        return None
-    rows, made = [], []
-    for place, (run, label, lead) in enumerate(found):
-        ends = lead.ratio.interval if lead.ratio else None
-        span = f"{factor(ends.low)}–{factor(ends.high)}" if ends else DASH
-        at = number(place, run.workload.row_title(lead.point))
-        rows.append([at, *_names(run, lead, label), number(_times(lead), lead.text or DASH), span])
+    rows: list[tuple[str, ...]] = []
+    made = []
+    any_pair = False
     for run, label in zip(runs, labels(runs), strict=True):
-        won = [lead for one, _, lead in found if one is run and lead.winner is not None]
+        won = []
+        for lead in leads.leads(run):
+            any_pair |= lead.runner_up is not None
+            both = [DASH if one is None else series_name(run, one, label) for one in (lead.winner, lead.runner_up)]
+            ends = lead.ratio.interval if lead.ratio else None
+            span = f"{factor(ends.low)}–{factor(ends.high)}" if ends else DASH
+            at, times = number(len(rows), run.workload.row_title(lead.point)), _times(lead)
+            rows.append((at, *both, number(times, lead.text or DASH), span))
+            if lead.winner is not None:
+                strength = 0.1 + 0.45 * min(1.0, max(0.0, (times or 1.0) - 1) / (STRONGEST - 1))
+                told = {"at": at, "winner": both[0], "next": both[1], "lead": lead.text, "strength": strength}
+                won.append((lead.point, told))
         if is_grid(run) and len(won) > 1:
-            cells = [_map_cell(run, lead, label) for lead in won]
+            cells = [{"batch": point.batch, "length": point.length} | told for point, told in won]
             made.append(_map(cells, keys, f"map-{label.replace(' ', '-')}" if label else "map", label))
+    if not any_pair:
+        return None
     about = (
         "The fastest at each point among those that still compute the same model, and how many times faster it is than "
         "the next: the paler, the less it matters. A tie: another cannot be told from it."
     )
     titles = (parts.point_title(runs[0]), "fastest", "next", "times faster", "interval")
-    return Chapter("fastest", "Fastest at each point", about, tuple(made), tuple(keys), table(titles, rows))
-
-
-def _names(run: Run, lead: Lead, label: str) -> list[str]:
-    both = (lead.winner, lead.runner_up)
-    return [DASH if record is None else series_name(run, record, label) for record in both]
+    return Chapter("fastest", "Fastest at each point", about, made, Table(titles, tuple(rows)))
 
 
 def _times(lead: Lead) -> float | None:
@@ -62,42 +73,27 @@ def _times(lead: Lead) -> float | None:
     return lead.ratio.value if lead.ratio is not None and not lead.is_tie else 1.0
 
 
-def _map_cell(run: Run, lead: Lead, label: str) -> dict[str, Any]:
-    winner, runner_up = _names(run, lead, label)
-    times = _times(lead) or 1.0
-    return {
-        "batch": lead.point.batch,
-        "length": lead.point.length,
-        "at": run.workload.row_title(lead.point),
-        "winner": winner,
-        "next": runner_up,
-        "lead": lead.text,
-        "strength": 0.1 + 0.45 * min(1.0, max(0.0, times - 1) / (STRONGEST - 1)),
-    }
-
-
 def _map(cells: Sequence[dict[str, Any]], keys: Sequence[Key], name: str, title: str) -> Chart:
     batches, lengths = (sorted({cell[size] for cell in cells}) for size in ("batch", "length"))
-    x = charts.ordinal("length", "length, tokens", [])
-    y = charts.ordinal("batch", "batch", [])
-    for axis, sizes in ((x, lengths), (y, batches)):
-        axis["sort"] = sizes
-    hover = {"at": "batch × length", "winner": "fastest", "lead": "times faster", "next": "than"}
+    places = {
+        "x": Names("length", "length, tokens", lengths).encoding(),
+        "y": Names("batch", "batch", batches).encoding(),
+    }
+    told = {"at": "batch × length", "winner": "fastest", "lead": "times faster", "next": "than"}
     fill = {"field": "strength", "type": "quantitative", "scale": None}
+    colour = charts.coloured(keys, "winner")
     layers = [
         {
             "mark": {"type": "rect", "strokeWidth": 1.5, "strokeOpacity": 0.9},
-            "encoding": {
-                "x": x, "y": y, "color": charts.coloured(keys, "winner"), "tooltip": charts.tooltip(hover),
-                "fillOpacity": fill, "stroke": charts.coloured(keys, "winner"),
-            },
+            "encoding": places
+            | {"color": colour, "tooltip": charts.tooltip(told), "fillOpacity": fill, "stroke": colour},
         },
         {
             # Text that is wider than its cell would cover the next one.
             "mark": {"type": "text", "opacity": {"expr": f"width / {len(lengths)} > 36 ? 1 : 0"}, "tooltip": None},
-            "encoding": {"x": x, "y": y, "text": {"field": "lead", "type": "nominal"}},
+            "encoding": places | {"text": {"field": "lead", "type": "nominal"}},
         },
-    ]  # fmt: skip
+    ]
     height = 55 + (20 if title else 0) + 38 * len(batches)
     text = f"The fastest candidate at each of {len(cells)} points."
     return Chart(name, text, charts.spec(cells, layers, title, height), tuple(keys), len(lengths) > 4)
@@ -108,8 +104,11 @@ def _map(cells: Sequence[dict[str, Any]], keys: Sequence[Key], name: str, title:
 
 def figures(of: Sequence[Entry], keys: Sequence[Key]) -> list[Chapter]:
     """One chapter for each plotted column that has figures."""
+    workload = of[0].run.workload
+    titled = [one for one in workload.columns if one.title and not one.is_left and not one.is_on_request]
+    known = {column.name: column for column in workload.all_columns}
     found = []
-    for column in plotted(of[0].run):
+    for column in [known[name] for name in workload.plotted] or titled[:1]:
         measured = [entry for entry in of if entry.is_measured and entry.value(column) is not None]
         if measured:
             found.append(_figures(measured, column, keys))
@@ -119,33 +118,30 @@ def figures(of: Sequence[Entry], keys: Sequence[Key]) -> list[Chapter]:
 def _figures(of: Sequence[Entry], column: Column, keys: Sequence[Key]) -> Chapter:
     title = parts.title(column)
     made = _panels(of, keys, column) or [_over_points(of, keys, column)]
-    rows = [
-        [
-            entry.at_cell, entry.name, number(entry.value(column), entry.text(column)), entry.interval_text(column),
-            verdict(entry.record.verdict),
-        ]
-        for entry in of
-    ]  # fmt: skip
+    rows = table_of(
+        of,
+        {
+            title: lambda entry: entry.text(column),
+            "interval": lambda entry: entry.interval_text(column),
+            "parity": lambda entry: entry.record.verdict or DASH,
+        },
+    )
     told = [column.help[:1].upper() + column.help[1:] + "."] if column.help else []
     told += ["Bars: its interval."] if any(entry.ends(column) for entry in of) else []
     told += ["Faded points are excluded: outputs differ, or the time is physically impossible."]
-    titles = (parts.point_title(of[0].run), "backend", title, "interval", "parity")
     anchor = f"figure-{column.name.replace('_', '-')}"
-    return Chapter(anchor, title[:1].upper() + title[1:], " ".join(told), tuple(made), tuple(keys), table(titles, rows))
+    return Chapter(anchor, title[:1].upper() + title[1:], " ".join(told), made, rows)
 
 
-def _mark(entry: Entry, column: Column) -> dict[str, Any]:
+def _mark(entry: Entry, column: Column, **more: Any) -> dict[str, Any]:
     low, high = entry.ends(column) or (None, None)
     ends = {} if low is None else {"low": low, "high": high}
-    text = {"figure": entry.text(column), "interval": entry.interval_text(column)}
-    return entry.shown() | {"y": entry.value(column)} | ends | text
+    texts = {"figure": entry.text(column), "interval": entry.interval_text(column)}
+    return entry.mark(y=entry.value(column), **ends, **texts, **more)
 
 
-def _hover(of: Sequence[Entry], column: Column) -> dict[str, str]:
-    return {
-        "name": "backend", "at": parts.point_title(of[0].run), "figure": parts.title(column), "interval": "interval",
-        "parity": "parity",
-    }  # fmt: skip
+def _hover(column: Column) -> dict[str, str]:
+    return {"figure": parts.title(column), "interval": "interval", "parity": "parity"}
 
 
 def _panels(of: Sequence[Entry], keys: Sequence[Key], column: Column) -> list[Chart]:
@@ -153,44 +149,33 @@ def _panels(of: Sequence[Entry], keys: Sequence[Key], column: Column) -> list[Ch
     names = [one.name for one in fields(of[0].point)]
     made = []
     for x in reversed(names):
-        if not all(_is_size(getattr(entry.point, x)) for entry in of):
+        if not all((as_number(getattr(entry.point, x)) or 0) > 0 for entry in of):
             continue
+        others = [name for name in names if name != x]
         panels: dict[tuple[Any, ...], list[Entry]] = {}
         for entry in of:
-            panels.setdefault(tuple(getattr(entry.point, name) for name in names if name != x), []).append(entry)
-        several = {panel: here for panel, here in panels.items() if len({getattr(one.point, x) for one in here}) > 1}
-        others = [name for name in names if name != x]
+            panels.setdefault(tuple(getattr(entry.point, name) for name in others), []).append(entry)
+        several = [panel for panel, here in panels.items() if len({getattr(one.point, x) for one in here}) > 1]
         made += [
-            _over_sizes(several[panel], keys, column, x, dict(zip(others, panel, strict=True)))
-            for panel in evenly(list(several))
+            _over_sizes(panels[panel], keys, column, x, dict(zip(others, panel, strict=True)))
+            for panel in evenly(several)
         ]
     return made
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-
-
 def _over_sizes(of: Sequence[Entry], keys: Sequence[Key], column: Column, x: str, panel: Mapping[str, Any]) -> Chart:
     """The figures over one size of the points, all else of them being equal."""
-    data = [_mark(entry, column) | {"x": getattr(entry.point, x)} for entry in of]
+    data = [_mark(entry, column, x=getattr(entry.point, x)) for entry in of]
+    sizes = sorted({one["x"] for one in data})
     axes = (
-        Axis("x", _with_unit(x), True, sorted({one["x"] for one in data})),
-        Axis("y", parts.title(column), _is_positive(data), is_narrow=charts.is_narrow(one["y"] for one in data)),
+        Axis("x", f"{x}, tokens" if x == "length" else x, True, sizes),
+        Axis("y", parts.title(column), _is_positive(data)),
     )
-    title = ", ".join(f"{name} {value}{_unit(name)}" for name, value in panel.items())
-    plot = charts.lines(data, keys, *axes, _hover(of, column), title)
+    title = ", ".join(f"{name} {value}{' tokens' if name == 'length' else ''}" for name, value in panel.items())
     text = f"{parts.title(column)} over {x}{' at ' if title else ''}{title}, a line a backend."
     anchor = "-".join([column.name, "over", x, *(f"{name}-{value}" for name, value in panel.items())])
-    return Chart(re.sub("[^A-Za-z0-9.]+", "-", anchor), text, plot, tuple(keys))
-
-
-def _with_unit(size: str) -> str:
-    return f"{size}, tokens" if size == "length" else size
-
-
-def _unit(size: str) -> str:
-    return " tokens" if size == "length" else ""
+    name, told = re.sub("[^A-Za-z0-9.]+", "-", anchor), hover(of, _hover(column))
+    return charts.chart(name, text, data, keys, *axes, told, title)
 
 
 def _is_positive(data: Sequence[Mapping[str, Any]]) -> bool:
@@ -200,15 +185,12 @@ def _is_positive(data: Sequence[Mapping[str, Any]]) -> bool:
 
 def _over_points(of: Sequence[Entry], keys: Sequence[Key], column: Column) -> Chart:
     """The figures over the names of the points, candidates beside each other, with their intervals."""
-    order = [entry.at for entry in places(of)]
     data = [_mark(entry, column) for entry in of]
     values = [one["y"] for one in data]
     is_logarithmic = _is_positive(data) and max(values) > MANY_FOLD * min(values)
     y = Axis("y", parts.title(column), is_logarithmic, from_zero=not is_logarithmic)
-    x = charts.ordinal("at", parts.point_title(of[0].run), order)
-    plot = charts.points(data, keys, x, y, _hover(of, column))
     text = f"{parts.title(column)} at each {of[0].run.workload.point_noun}, a point a backend."
-    return Chart(column.name.replace("_", "-"), text, plot, tuple(keys), len(order) > 4)
+    return over_points(column.name.replace("_", "-"), text, of, data, keys, y, _hover(column))
 
 
 # Throughput.
@@ -221,32 +203,30 @@ def throughput(of: Sequence[Entry], keys: Sequence[Key]) -> Chapter | None:
         return None
     data = []
     for entry in timed:
-        tokens = entry.figures["tokens_per_second"]
-        mark = entry.shown() | {"x": entry.median_ms, "y": tokens, "median": entry.median_text}
-        sizes = {"batch": entry.point.batch, "length": entry.point.length}
-        data.append(mark | sizes | {"tokens": f"{tokens:,.0f}"})
-    hover = {
-        "name": "backend",
-        "at": parts.point_title(of[0].run),
-        "median": "median ms",
-        "tokens": "tokens a second",
-    }
+        tokens, point = entry.figures["tokens_per_second"], entry.point
+        texts = {"median": entry.median, "tokens": f"{tokens:,.0f}", "batch": point.batch, "length": point.length}
+        data.append(entry.mark(x=entry.median_ms, y=tokens, **texts))
     axes = Axis("x", "median ms a call", True), Axis("y", "tokens a second", True, format=".4~s")
-    plot = charts.lines(data, keys, *axes, hover, detail="length", order="batch")
     text = "Tokens a second against the time of a call; a line joins the batches of one length."
-    rows = [
-        [
-            entry.at_cell, entry.name, number(entry.median_ms, entry.median_text), _figure(entry, "ms_per_sample"),
-            _figure(entry, "p90_ms"), number(entry.figures["tokens_per_second"]),
-        ]
-        for entry in timed
-    ]  # fmt: skip
-    titles = (parts.point_title(of[0].run), "backend", "median ms", "ms a sample", "p90 ms", "tokens a second")
+    lines = {
+        "detail": {"field": "length", "type": "nominal"},
+        "order": {"field": "batch", "type": "quantitative"},
+    }
+    told = hover(of, {"median": "median ms", "tokens": "tokens a second"})
+    made = [charts.chart("throughput", text, data, keys, *axes, told, is_wide=True, of_lines=lines)]
+    rows = table_of(
+        timed,
+        {
+            "median ms": lambda entry: entry.median,
+            "ms a sample": lambda entry: _figure(entry, "ms_per_sample"),
+            "p90 ms": lambda entry: _figure(entry, "p90_ms"),
+            "tokens a second": lambda entry: number(entry.figures["tokens_per_second"]),
+        },
+    )
     about = "Up and to the left is better: more tokens a second, sooner. A line joins the batches of one length."
-    chart = Chart("throughput", text, plot, tuple(keys), is_wide=True)
-    return Chapter("throughput", "Throughput", about, (chart,), tuple(keys), table(titles, rows))
+    return Chapter("throughput", "Throughput", about, made, rows)
 
 
-def _figure(entry: Entry, name: str) -> Cell:
+def _figure(entry: Entry, name: str) -> str:
     value = entry.figures.get(name)
     return number(value, None if value is None else shown(float(value)))

@@ -1,24 +1,24 @@
-"""The page as text: chapters into the template, styles, scripts and the plotting library within."""
+"""The page as text: chapters into the template, styles, scripts and the plotting library within; plots as images."""
 
 from __future__ import annotations
 
 import gzip
 import json
 from base64 import b64encode
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
+from typing import Any
 
 from bench import __version__
-from bench.columns import Section
+from bench.columns import Plot, Section
 from bench.errors import BenchError, UserError
 from bench.report import parts
 from bench.report.page import charts, costs, facts, figures, trust
 from bench.report.page.answer import Answer, answer
-from bench.report.page.chapters import Chapter
-from bench.report.page.entries import Entry, entries, names
+from bench.report.page.charts import Chart
+from bench.report.page.entries import TONES, Chapter, Entry, entries, names
 from bench.run.record import Run
 
 #: A page is not larger than this, whatever the run.
@@ -26,6 +26,9 @@ MOST_BYTES = 1_500_000
 REMEDY = "pip install 'runtimebench[page]'"
 NEEDED = ("jinja2", "vl_convert")
 FOLDER = "bench.report.page"
+#: Width of an image's inside in pixels, and pixels of the image for each.
+WIDTH = 620
+SCALE = 2
 
 
 def check_available(option: str) -> None:
@@ -43,9 +46,9 @@ def is_available() -> bool:
 def of_sections(title: str, heading: Sequence[str], sections: Sequence[Section]) -> str:
     """One HTML document of sections that are of no run; raises UserError without the extra `page`."""
     check_available("HTML")
-    anchors: set[str] = set()
-    found = [facts.chapter_of(section, anchors) for section in sections if not section.is_empty]
-    return _filled(found, Answer(title, (), (), tuple(heading)), models=title)
+    found = {section.title: [((), section)] for section in sections if not section.is_empty}
+    chapters = facts.chapters(found, dict.fromkeys(found, ()))
+    return _filled(list(chapters), Answer(title, lines=heading), models=title)
 
 
 def page(runs: Sequence[Run]) -> str:
@@ -55,26 +58,49 @@ def page(runs: Sequence[Run]) -> str:
     `page`; BenchError if so many cells make no page of `MOST_BYTES`.
     """
     check_available("--output")
-    with ExitStack() as stack:
-        for run in runs:
-            stack.enter_context(parts.readable(run))
+    with parts.readable(*runs):
         of = _entries(runs)
-        found = _chapters(runs, of)
-        text = _document(runs, of, found, has_tables=True)
+        found = list(_chapters(runs, of))
+        told: dict[str, Any] = {
+            "models": ", ".join(dict.fromkeys(run.model.name for run in runs)),
+            "output": runs[0].model.output,
+            "names": [run.path.name if run.path else run.started for run in runs],
+        }
+        first = answer(runs, of)
+        text = _filled(found, first, **told)
         if len(text.encode()) > MOST_BYTES:  # the table of all cells has the same figures
-            text = _document(runs, of, found, has_tables=False)
+            text = _filled(found, first, **told, has_tables=False)
     if len(text.encode()) > MOST_BYTES:
         cells = sum(len(run.records) for run in runs)
         raise BenchError(
             f"a page of {cells} cells takes {len(text.encode()) / 1e6:.1f} MB, above {MOST_BYTES / 1e6:.1f}; "
-            "give fewer runs, or use --format csv"
+            "give fewer runs, or use --csv"
         )
     return text
 
 
-def chapters(runs: Sequence[Run]) -> list[Chapter]:
-    """All parts of the page below its first screen."""
-    return _chapters(runs, _entries(runs))
+def images(runs: Sequence[Run]) -> dict[str, bytes]:
+    """Every plot of `runs` as PNG by its name; raises UserError if there is none, or no extra `page`."""
+    check_available("--output")
+    found = [chart for chapter in _chapters(runs, _entries(runs)) for chart in chapter.charts]
+    if not found:
+        raise UserError("no cell of these runs was measured, so there is nothing to plot; leave out --output")
+    return {chart.name: image(chart, "png") for chart in found}
+
+
+def of_plot(plot: Plot, format: str) -> bytes:
+    """A section's plot as an "svg" or "png" image."""
+    return image(facts.chart_of(plot, (), "plot"), format)
+
+
+def image(chart: Chart, format: str) -> bytes:
+    """A chart with its legend as an "svg" or "png" image on white, drawn without a browser."""
+    import vl_convert
+
+    spec = dict(chart.spec) | {"width": WIDTH, "background": "white"}
+    if format == "svg":
+        return str(vl_convert.vegalite_to_svg(spec, config=dict(charts.CONFIG))).encode()
+    return bytes(vl_convert.vegalite_to_png(spec, scale=SCALE, config=dict(charts.CONFIG)))
 
 
 def _entries(runs: Sequence[Run]) -> list[Entry]:
@@ -84,33 +110,17 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
     return entries(runs)
 
 
-def _chapters(runs: Sequence[Run], of: Sequence[Entry]) -> list[Chapter]:
+def _chapters(runs: Sequence[Run], of: Sequence[Entry]) -> Iterator[Chapter]:
+    """All parts of the page below its first screen."""
     keys = charts.legend(names(of))
     drawn: list[Chapter | None] = []
     if any(entry.is_measured for entry in of):
-        drawn = [
-            figures.crossover(runs, keys),
-            *figures.figures(of, keys),
-            figures.throughput(of, keys),
-            costs.one_time(of, keys),
-            trust.parity(of, keys),
-            trust.roofline(of, keys),
-            trust.rounds(of, keys),
-        ]
+        drawn += [figures.crossover(runs, keys), *figures.figures(of, keys)]
+        further = (figures.throughput, costs.one_time, trust.parity, trust.roofline, trust.rounds)
+        drawn += [make(of, keys) for make in further]
     drawn += [costs.memory(runs, keys), facts.beside_each_other(runs, of)]
-    told = [facts.results(of), *facts.sections(runs, keys), facts.machine(runs), facts.commands(runs, of)]
-    return [*(chapter for chapter in drawn if chapter is not None), *told]
-
-
-def _document(runs: Sequence[Run], of: Sequence[Entry], found: Sequence[Chapter], has_tables: bool) -> str:
-    return _filled(
-        found,
-        answer(runs, of),
-        models=", ".join(dict.fromkeys(run.model.name for run in runs)),
-        output=runs[0].model.output,
-        names=[run.path.name if run.path else run.started for run in runs],
-        has_tables=has_tables,
-    )
+    yield from (chapter for chapter in drawn if chapter is not None)
+    yield from (facts.results(of), *facts.sections(runs, keys), facts.machine(runs), facts.commands(runs, of))
 
 
 def _filled(
@@ -136,11 +146,7 @@ def _filled(
         models=models,
         output=output,
         names=names,
-        headline=first.headline,
-        facts=first.facts,
-        alarms=first.alarms,
-        lines=first.lines,
-        details=first.details,
+        first=first,
         parts=found,
         has_tables=has_tables,
         always=("cells", "runs", "machine", "commands"),
@@ -148,21 +154,10 @@ def _filled(
         style=own["page.css"],
         script=own["page.js"],
         library=Markup(_library()) if specs else "",
-        symbols=SYMBOL_PATHS,
+        tones=TONES,
         version=__version__,
     )
     return text
-
-
-#: Vega's symbols in a square from -6 to 6, for legends.
-SYMBOL_PATHS = {
-    "circle": "M-5,0a5,5 0 1 0 10,0a5,5 0 1 0 -10,0Z",
-    "square": "M-4.5,-4.5H4.5V4.5H-4.5Z",
-    "triangle-up": "M0,-5.5L5.5,4.5H-5.5Z",
-    "diamond": "M0,-6L4.5,0L0,6L-4.5,0Z",
-    "cross": "M-5.5,-2H-2V-5.5H2V-2H5.5V2H2V5.5H-2V2H-5.5Z",
-    "triangle-down": "M0,5.5L5.5,-4.5H-5.5Z",
-}
 
 
 @cache
