@@ -138,15 +138,11 @@ class Eager(TorchBackend):
     def run_inner(self, batch: Batch, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch
 
-        inner = [name for name in names if name not in self.output_names]
-        if not inner:
-            found = self.fetch(self.run(self.prepare(batch)))
-            return {name: found[name] for name in names}, {"undone": {}, "notes": []}
-        with _layers.with_states(self._layered_module(), inner) as module, torch.inference_mode():
-            outputs, states = self._callable_with_states(module)(*self.prepare(batch))
-        taken = {name: self.to_host(state) for name, state in zip(inner, states, strict=True)}
-        found = self.fetch(outputs) | taken
-        return {name: found[name] for name in names}, {"undone": {}, "notes": self._notes()}
+        def call(inner: Sequence[str]) -> Any:
+            with _layers.with_states(self._layered_module(), inner) as module, torch.inference_mode():
+                return self._callable_with_states(module)(*self.prepare(batch))
+
+        return self.values_of(batch, names, call, self._notes())
 
     def close(self) -> None:
         self.static = None
