@@ -10,14 +10,11 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from bench.testing import HEAVY
-
-LEAVES = {"backends": ("exporters", "bench"), "exporters": ("backends", "bench")}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -32,16 +29,7 @@ def imported_modules(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("leaf", LEAVES)
-def test_a_leaf_imports_no_other_part(root: Path, leaf: str) -> None:
-    files = list((root / leaf).rglob("*.py"))
-    assert len(files) > 3
-    for path in files:
-        for module in imported_modules(path):
-            assert module.split(".")[0] not in LEAVES[leaf], f"{path.relative_to(root)} imports {module}"
-
-
-def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> None:
+def test_transformers_is_imported_in_one_place_and_the_workers_entry_in_none(root: Path) -> None:
     users = {
         str(path.relative_to(root))
         for part in ("backends", "exporters", "bench")
@@ -49,25 +37,23 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         if any(module.split(".")[0] == "transformers" for module in imported_modules(path))
     }
     assert users == {"exporters/models.py"}
+    for path in sources(root, "bench", "backends", "exporters", "tests", "benchmarks"):
+        assert "bench.worker" not in imported_modules(path), f"{path} imports the worker's entry"
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import bench",
-        "import bench.run.experiment, bench.workloads.forward, bench.workloads.generate, bench.workloads.coldstart",
-        "import bench.workloads.corpus, bench.workloads.load, bench.cli.measure",
-        "import bench.bundle.api, bench.bundle.verify, bench.report.bundle, bench.cli.deploy, bench.cli.verify",
-        "import bench.workloads.memory, bench.diff, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choose.api, bench.report.choice, bench.report.page.render, bench.report.page.images, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.reading, bench.report.study, bench.cli.study",
-        "import bench.measuring, bench.cli.measure, bench.cli.screen, bench.cli.reference; bench.measuring.compare, bench.measuring.measure_load",
-        "import bench, tempfile; folder = tempfile.mkdtemp()\n"
-        "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
-        " rounds=1, max_seconds_per_cell=0.01).rows()",
-        "import sys; sys.argv = ['bench', '--help']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
-        "import sys; sys.argv = ['bench', 'list', 'backends']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
-    ],
-    ids=["package", "roof", "corpus", "bundle", "diff and doctor", "measuring", "run", "help", "list"],
-)
+#: What a parent process may import and run.
+LIGHT = {
+    "package": "import bench",
+    "modules": "from importlib import import_module as take\nfrom pathlib import Path\n"
+    "for path in (one for part in ('bench', 'backends', 'exporters') for one in Path(part).rglob('[a-z_]*.py')):\n"
+    "    if path.name not in ('worker.py', '__main__.py'): take('.'.join(path.with_suffix('').parts))",
+    "run": "import bench, tempfile; bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu',"
+    " artifacts=tempfile.mkdtemp(), rounds=1, max_seconds_per_cell=0.01).rows()",
+    "list": "import sys; sys.argv = ['bench', 'list', 'backends']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
+}
+
+
+@pytest.mark.parametrize("code", LIGHT.values(), ids=LIGHT)
 def test_the_parent_process_stays_light(root: Path, code: str) -> None:
     report = f"{code}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, cwd=root, check=True)
@@ -103,11 +89,6 @@ def test_no_workload_is_known_by_name_outside_workloads(root: Path) -> None:
                 is_of_two = sum(side.endswith("workload.name") for side in sides) == 2
                 known = any(side.endswith(("workload.name", "workload_class.name")) for side in sides)
                 assert is_of_two or not known, f"{path.relative_to(root)}:{node.lineno}"
-
-
-def test_the_entry_of_the_worker_is_imported_by_nobody(root: Path) -> None:
-    for path in sources(root, "bench", "backends", "exporters", "tests", "benchmarks"):
-        assert "bench.worker" not in imported_modules(path), path.relative_to(root)
 
 
 def test_no_file_is_longer_than_400_lines(root: Path) -> None:
@@ -163,20 +144,12 @@ def test_every_dependency_is_pinned_by_the_constraints(root: Path) -> None:
     assert names <= pinned
 
 
-@cache
-def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """What `bench COMMAND --help` gives; asked for once, however many lines of the README use it."""
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *command, "--help"], capture_output=True, text=True, cwd=root, check=False
-    )
-
-
 #: The README and the guides; docs/reference is generated, and docs/study.md ends with a page that a command wrote.
 GUIDES = ("README.md", *sorted(f"docs/{path.name}" for path in (Path(__file__).parents[1] / "docs").glob("*.md")))
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-def test_the_commands_of_the_readme_and_guides_are_real(root: Path, guide: str) -> None:
+def test_the_commands_of_the_readme_and_guides_are_real(root: Path, guide: str, cli_here) -> None:
     """Every `bench …` line in a shell block parses: its subcommand exists and has each option given."""
     text = (root / guide).read_text().partition("## The pages")[0]
     lines = [
@@ -190,7 +163,7 @@ def test_the_commands_of_the_readme_and_guides_are_real(root: Path, guide: str) 
         words = line.split("#")[0].split()
         commands = [word for word in words[1:3] if not word.startswith("-") and "." not in word and "/" not in word]
         for size in (2, 1):
-            done = help_of(root, *commands[:size])
+            done = cli_here(*commands[:size], "--help")
             if done.returncode == 0:
                 break
         assert done.returncode == 0, line
