@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.installed-$(EXTRA)
+# Two processes, of which the one that is done first takes over tests of the other. CI runs the slow ones in the same.
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist worksteal --durations=15
 
 .PHONY: compare install test test-slow lint page-image
 
@@ -17,10 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 test: install
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations=12
+	$(PYTEST) $(if $(CI),-m "slow or not slow")
 
 test-slow: install
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow --durations=15
+	$(PYTEST) -m slow
 
 lint: install
 	$(VENV)/bin/ruff check .
