@@ -126,9 +126,11 @@ def test_the_example_goes_through_exporters_a_corpus_and_has_its_memory_told(art
 def test_the_example_from_the_command_line(
     backend: str, cli_here: Callable[..., Any], artifacts: Path, tmp_path: Path
 ) -> None:
-    options = ["--batches", "2", "--lengths", "8", "--rounds", "1", "--max-seconds-per-cell", "0.05", "--device", "cpu"]
-    options += ["--artifacts", str(artifacts), "--output", str(tmp_path / "run.jsonl"), "--backends", backend]
-    done = cli_here("compare", "--module", f"{EXAMPLE}:tiny", *options)
+    options = (
+        "--batches 2 --lengths 8 --rounds 1 --max-seconds-per-cell 50ms --warmup 1ms --max-warmup 10ms --device cpu"
+    )
+    options += f" --artifacts {artifacts} --output {tmp_path / 'run.jsonl'} --backends {backend}"
+    done = cli_here("compare", "--module", f"{EXAMPLE}:tiny", *options.split())
     assert done.returncode == 0, done.stderr
     run = bench.read_run(tmp_path / "run.jsonl")
     (record,) = run.records
