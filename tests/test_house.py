@@ -98,26 +98,18 @@ def test_no_file_is_longer_than_400_lines(root: Path) -> None:
 
 def test_public_names() -> None:
     import bench
+    import bench.choose.api
+    import bench.tune.api
 
     assert set(bench.__all__) == {
         "BenchError", "Bundle", "BundleVerification", "Choice", "Record", "Run",
         "Study", "Traffic", "Tuning", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_load", "measure_memory",
         "read_run", "resume", "tune", "verify", "verify_bundle", "write_study",
     }  # fmt: skip
-    for name in bench.__all__:
-        assert getattr(bench, name) is not None
+    for name in bench.__all__:  # a package of that name does not hide the function, once it is imported
+        assert getattr(bench, name) is getattr(bench, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = bench.nonsense
-
-
-def test_packages_do_not_hide_the_functions_of_the_api() -> None:
-    import bench
-    import bench.choose.api
-    import bench.tune.api
-
-    for name in ("choose", "tune"):
-        first, second = getattr(bench, name), getattr(bench, name)
-        assert callable(first) and first is second
 
 
 def test_one_version_everywhere(root: Path) -> None:
@@ -130,18 +122,13 @@ def test_one_version_everywhere(root: Path) -> None:
 
 
 def test_every_dependency_is_pinned_by_the_constraints(root: Path) -> None:
+    def name_of(need: str) -> str:
+        return re.split(r"[<>=!~\[;]", need)[0].strip().lower().replace("_", "-")
+
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    pinned = {
-        line.partition("==")[0].lower().replace("_", "-")
-        for line in (root / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    }
-    wanted = [
-        *project["dependencies"],
-        *(need for extra in project["optional-dependencies"].values() for need in extra),
-    ]
-    names = {re.split(r"[<>=!~\[;]", need)[0].strip().lower().replace("_", "-") for need in wanted}
-    assert names <= pinned
+    pinned = {name_of(line) for line in (root / "constraints.txt").read_text().splitlines() if "==" in line}
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    assert set(map(name_of, wanted)) <= pinned
 
 
 #: The README and the guides; docs/reference is generated, and docs/study.md ends with a page that a command wrote.
@@ -171,10 +158,6 @@ def test_the_commands_of_the_readme_and_guides_are_real(root: Path, guide: str, 
             assert option in done.stdout, f"{option} of {line!r}"
 
 
-def test_the_readme_is_short(root: Path) -> None:
-    assert len((root / "README.md").read_text().splitlines()) <= 200
-
-
 def anchors(text: str) -> set[str]:
     """Anchors that GitHub gives the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
@@ -193,17 +176,15 @@ def test_links_of_the_readme_and_guides_resolve(root: Path, guide: str) -> None:
         assert not anchor or anchor in anchors(found.read_text()), f"{target} of {guide}"
 
 
-def test_no_figure_of_the_documents_is_left_open(root: Path) -> None:
-    for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
-        assert not re.search(r"@[A-Z_]+@", path.read_text()), path
-
-
-def test_make_targets_of_the_readme_exist(root: Path) -> None:
-    targets = set(re.findall(r"`make ([a-z-]+)`", (root / "README.md").read_text()))
-    makefile = (root / "Makefile").read_text()
+def test_the_readme_is_short_its_targets_exist_and_no_figure_is_left_open(root: Path) -> None:
+    readme, makefile = (root / "README.md").read_text(), (root / "Makefile").read_text()
+    assert len(readme.splitlines()) <= 200
+    targets = set(re.findall(r"`make ([a-z-]+)`", readme))
     assert {"compare", "install", "test"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+        assert not re.search(r"@[A-Z_]+@", path.read_text()), path
 
 
 def test_nothing_of_one_machine_is_committed(root: Path) -> None:

@@ -67,16 +67,18 @@ def test_a_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve("bert", weights="pretrained")
 
 
-def test_a_folder_with_safetensors_is_pretrained(tmp_path: Path) -> None:
-    source = resolve(folder_with(tmp_path, BERT_CONFIG, "model.safetensors"))
-    assert (source.weights, source.vocab_size, source.positions, source.width) == ("pretrained", 100, 64, 32)
-
-
-def test_a_folder_without_weights_is_refused_unless_random_ones_are_asked_for(tmp_path: Path) -> None:
+def test_a_folder_is_pretrained_if_it_has_weights(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, BERT_CONFIG)
     with pytest.raises(ModelError, match="no weight file"):
         resolve(folder)
     assert resolve(folder, weights="random").weights == "random"
+    (Path(folder) / "model.safetensors").write_bytes(b"weights")
+    source = resolve(folder)
+    assert (source.weights, source.vocab_size, source.positions, source.width) == ("pretrained", 100, 64, 32)
+    before = source.recipe()
+    (Path(folder) / "model.safetensors").write_bytes(b"others!")
+    assert resolve(folder).recipe() != before
+    assert resolve("bert", seed=1).recipe() != resolve("bert", seed=2).recipe()
 
 
 @pytest.mark.parametrize(
@@ -147,18 +149,10 @@ def test_weights_and_configuration_must_agree(
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 100])
 @pytest.mark.filterwarnings("ignore")
 def test_broken_weights_are_one_line(saved: Path, tmp_path: Path, content: bytes) -> None:
-    shutil.copytree(saved, tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").write_bytes(content)
+    folder = folder_with(tmp_path, (saved / "config.json").read_text())
+    (Path(folder) / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=r"cannot be built .* check its config\.json and weights"):
-        checkpoint.export(resolve(str(tmp_path / "model")), tmp_path)
-
-
-def test_the_recipe_follows_weights_and_seed(tmp_path: Path) -> None:
-    assert resolve("bert", seed=1).recipe() != resolve("bert", seed=2).recipe()
-    folder = folder_with(tmp_path, BERT_CONFIG, "model.safetensors")
-    before = resolve(folder).recipe()
-    (Path(folder) / "model.safetensors").write_bytes(b"others!")
-    assert resolve(folder).recipe() != before
+        checkpoint.export(resolve(folder), tmp_path)
 
 
 def test_flops_are_near_the_published_counts() -> None:
