@@ -4,8 +4,8 @@ Two runs are a diff, OLD and NEW. Three or more are a history, in the order of t
 what came before: a diff is a history of two. Rules that every verdict follows:
 
 - A cell counts as measured if its status is ok, its parity is not broken and its median is not below the roofline
-  (implausible). Its standing is one of: the same model (exact, equivalent, or a backend that computes nothing), lossy,
-  unjudged. Times are compared between equal standings alone, since the time of another function is no speed.
+  (implausible). Its standing is one of: the same model (equivalent or better, or a backend that computes nothing),
+  lossy, unjudged. Times are compared between equal standings alone, since the time of another function is no speed.
 - Compared cells are judged by equivalence testing (Schuirmann 1987, doi:10.1007/BF01068419): with the interval of
   new time / old time from `statistics.ratio_of_runs` and threshold T, `slower` if all of it lies above 1+T, `faster`
   if all lies below 1/(1+T), `same` if all lies within the two, else `ambiguous`; also with fewer than two rounds, which

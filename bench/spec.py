@@ -49,6 +49,11 @@ class Candidate:
         return name if self.copy == 1 else f"{name}@{self.copy}"
 
     @property
+    def is_original(self) -> bool:
+        """True for eager in fp32, the model as its author runs it."""
+        return (self.backend, self.variant, self.precision, self.environment) == ("eager", "default", "fp32", "")
+
+    @property
     def place(self) -> str:
         """`backend`, or `backend@environment`: what an interpreter is given to."""
         return f"{self.backend}@{self.environment}" if self.environment else self.backend

@@ -340,16 +340,16 @@ class _Workbench:
         from backends.eager import Eager
         from bench.parity import metrics, verdict
         from bench.parity.inputs import make_batch
-        from bench.parity.reference import YARDSTICKS
+        from bench.parity.reference import EAGER_PRECISIONS
         from exporters.checkpoint import open_checkpoint
 
         if self.weights is None:
             return
         backend, references = self._loaded(), []
-        yardstick = YARDSTICKS.get(self.precision, self.precision)
+        of_eager = EAGER_PRECISIONS.get(self.precision, self.precision)
         # Eager has no int8, so its error there is not to be had, and all that is asked is to stay within the budget.
-        passing = ("exact", "equivalent") if yardstick == self.precision else ("exact", "equivalent", "lossy")
-        for precision, device in (("fp64", "cpu"), (yardstick, self.device)):
+        passing = ("exact", "equivalent") if of_eager == self.precision else ("exact", "equivalent", "lossy")
+        for precision, device in (("fp64", "cpu"), (of_eager, self.device)):
             eager = Eager(open_checkpoint=open_checkpoint)
             eager.load(self.weights.path, device=device, precision=precision, threads=1, options={})
             references.append(eager)

@@ -92,7 +92,7 @@ def quantised(model: str, task: str, args: argparse.Namespace) -> list[dict[str,
             for name, inputs in workload.cases(point, source).items():
                 pair = prepared.references.pair("fp32", name)
                 assert not isinstance(pair, str), pair
-                request = {"yardstick": str(pair[1].path), "precision": "int8", "atol": 0.0, "rtol": 0.0}
+                request = {"eager_error": str(pair[1].path), "precision": "int8", "atol": 0.0, "rtol": 0.0}
                 found = judging.check(backend, inputs.plan, pair[0].path, request)
                 cases += [judge(outputs, tolerance) for outputs in found.values()]
         backend.close()

@@ -119,7 +119,7 @@ class Judge:
         for plan in self.subject.plans(self.seed):
             place = f"{plan.batch}x{plan.length}"
             request = {
-                "yardstick": str(self.folders[self.precision] / place),
+                "eager_error": str(self.folders[self.precision] / place),
                 "precision": self.precision,
                 "atol": tolerance.atol,
                 "rtol": tolerance.rtol,

@@ -114,7 +114,7 @@ def test_the_example_goes_through_exporters_a_corpus_and_has_its_memory_told(art
     corpus = {"synthetic": 6, "batches": "3", "orders": "sorted", "rounds": 1, "output": tmp_path / "corpus.jsonl"}
     passes = bench.measure_corpus(backends="eager", **corpus, **options)
     assert [record.status for record in passes.records] == ["ok"]
-    assert passes.records[0].verdict in ("exact", "equivalent")
+    assert passes.records[0].verdict in ("original", "exact", "equivalent")
     assert passes.command.startswith("bench corpus --module ")
     held = bench.measure_memory(backends="eager", output=tmp_path / "memory.jsonl", **options)
     assert held.records[0].status == "ok"
@@ -159,7 +159,7 @@ def test_a_module_in_memory_is_timed_and_judged_on_its_own_inputs(artifacts: Pat
     options = quick(tmp_path) | {"artifacts": artifacts}
     run = bench.compare(Net(), make_inputs=make_inputs, backends="eager,null", **options)
     assert [record.status for record in run.records] == ["ok", "ok"]
-    assert [record.verdict for record in run.records] == ["exact", ""]
+    assert [record.verdict for record in run.records] == ["original", ""]
     assert run.model.name.startswith("Net@")
     assert any("no padded case" in warning for warning in run.workload.warnings(run, run.records[0]))
     assert bench.resume(tmp_path / "run.jsonl", artifacts=artifacts).records == run.records
@@ -242,7 +242,8 @@ def test_a_certificates_module_is_known_where_it_moved_to_and_not_when_it_change
     certificate = tmp_path / "two.jsonl"
     modules = {"module": f"{CASES}:two", "backends": "eager,torchscript,onnx", "batches": "2", "lengths": "8"}
     run = bench.check_parity(output=certificate, **modules, **options)
-    assert [judgement.verdict in ("exact", "equivalent") for judgement in judgements(run)] == [True] * 3
+    assert {judgement.verdict for judgement in judgements(run)} <= {"original", "exact", "equivalent"}
+    assert len(judgements(run)) == 3
     (artifact,) = (path for path in ArtifactStore(tmp_path / "store").paths() if path.name.startswith("checkpoint-"))
     moved = tmp_path / CASES.name
     moved.write_bytes(CASES.read_bytes())
@@ -267,7 +268,7 @@ def test_a_named_model_keeps_its_keys(tmp_path: Path) -> None:
 def test_a_timed_cell_takes_the_inputs_that_the_module_made(tmp_path: Path) -> None:
     run = bench.compare(module=f"{CASES}:two", backends="eager,null", artifacts=tmp_path / "store", **quick(tmp_path))
     eager, null = run.records
-    assert (eager.status, eager.verdict, set(eager.parity["cases"])) == ("ok", "exact", {"timed"})
+    assert (eager.status, eager.verdict, set(eager.parity["cases"])) == ("ok", "original", {"timed"})
     assert eager.operations["flops"] == 2 * 2 * 8 * 12 * 8
     assert (null.status, null.operations) == ("ok", {})
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.bundle.errors import NothingQualifiesError, NotTheSameModelError
 from bench.errors import UserError
-from bench.parity.verdict import OUTCOMES
+from bench.parity.verdict import OUTCOMES, is_within
 from bench.run.record import Record, Run
 from bench.spec import Candidate, nearest
 
@@ -114,7 +114,7 @@ def _measured(run: Run, candidate: Candidate, reasons: Sequence[str]) -> Selecti
 
 def check_parity_of(label: str, verdict: str, least: str, reason: str) -> None:
     """Raise NotTheSameModelError if `verdict` is worse than `least`."""
-    if OUTCOMES.index(verdict) <= OUTCOMES.index(least):
+    if is_within(verdict, least):
         return
     remedy = "; --min-parity lossy bundles it all the same" if verdict == "lossy" else ""
     remedy = "; --min-parity equivalent bundles it all the same" if verdict == "equivalent" else remedy

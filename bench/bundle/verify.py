@@ -17,7 +17,7 @@ from bench.bundle.manifest import CERTIFICATE, Manifest
 from bench.bundle.samples import folder_of, source_from_json, timed_folder
 from bench.errors import BenchError, Say, UserError
 from bench.parity.judging import inputs_file
-from bench.parity.reference import REFERENCE_PRECISION, YARDSTICKS
+from bench.parity.reference import EAGER_PRECISIONS, REFERENCE_PRECISION
 from bench.run.experiment import measure_prepared
 from bench.run.file import check_measures, read_run
 from bench.run.listener import Listener
@@ -195,9 +195,9 @@ class Opened:
         run = again(self.certificate, settled, [candidate], self.store.root)
         prepared = Preparation(run, self.source, self.store, self.say)
         prepared.artifacts[candidate] = self.artifact
-        yardstick = YARDSTICKS.get(candidate.precision, candidate.precision)
+        of_eager = EAGER_PRECISIONS.get(candidate.precision, candidate.precision)
         for point in run.workload.points():
-            for precision, whose in ((REFERENCE_PRECISION, "reference"), (yardstick, "eager")):
+            for precision, whose in ((REFERENCE_PRECISION, "reference"), (of_eager, "eager")):
                 folder = folder_of(Shape(point.batch, point.length), whose)
                 stored = self.store.read(self.place / folder)
                 prepared.references.found[precision, str(point)] = stored or f"{folder} is unreadable"

@@ -10,10 +10,11 @@ from functools import cached_property
 from backends import load_class
 from bench import statistics
 from bench.choose import failures
-from bench.choose.constraints import PARITIES, Constraints
+from bench.choose.constraints import Constraints
 from bench.choose.demand import Demand, as_requests, as_sequences, interval_of
 from bench.choose.failures import Failure
 from bench.choose.grid import Place, place
+from bench.parity.verdict import OUTCOMES
 from bench.run import budget
 from bench.run.record import Record, Run
 from bench.run.workload import Workload
@@ -125,7 +126,7 @@ class Weighed:
     def verdict(self) -> str:
         """The worst parity verdict of its cells, or ""."""
         verdicts = {record.verdict for record in self.records.values()}
-        return next((v for v in ("broken", "unjudged", *reversed(PARITIES)) if v in verdicts), "")
+        return next((v for v in reversed(OUTCOMES) if v in verdicts), "")
 
     @property
     def worst_parity(self) -> Record | None:

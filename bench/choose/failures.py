@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import statistics
-from bench.choose.constraints import PARITIES, Constraints
+from bench.choose.constraints import Constraints
+from bench.parity.verdict import is_within
 from bench.run.record import Record, Run
 from bench.spec import Shape
 from bench.traffic import Slo, duration
@@ -45,7 +46,7 @@ def percent(share: float) -> str:
 
 def is_sound(run: Run, record: Record, min_parity: str) -> bool:
     """True if a measured cell keeps the parity that is asked, and is no faster than the machine can be."""
-    return record.verdict in PARITIES[: PARITIES.index(min_parity) + 1] and not run.is_implausible(record)
+    return is_within(record.verdict, min_parity) and not run.is_implausible(record)
 
 
 def of_measured(candidate: Weighed, constraints: Constraints, outside_share: float = 0.0) -> list[Failure]:
@@ -62,8 +63,7 @@ def of_measured(candidate: Weighed, constraints: Constraints, outside_share: flo
 
 
 def _of_parity(candidate: Weighed, least: str) -> list[Failure]:
-    good = PARITIES[: PARITIES.index(least) + 1]
-    bad = [record for record in candidate.records.values() if record.verdict not in good]
+    bad = [record for record in candidate.records.values() if not is_within(record.verdict, least)]
     if not bad:
         return []
     worst = max(bad, key=lambda record: float(record.parity.get("max_abs_error") or 0.0))

@@ -58,8 +58,8 @@ class Cell(ABC):
     def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float, **further: Any) -> dict[str, Any]:
         """Figures by case of outputs against the references of `units`; the facts and the memory of the last call.
 
-        A unit has its inputs ("plan", "ids"), and if it is judged the folders "reference" and "yardstick". Cases of
-        different units may not share a name unless there is one unit.
+        A unit has its inputs ("plan", "ids"), and if it is judged the folders "reference" and "eager_error". Cases
+        of different units may not share a name unless there is one unit.
         """
         facts = self.facts_after()
         figures: dict[str, Any] = {}
@@ -73,7 +73,7 @@ class Cell(ABC):
                     name = case if len(plan.cases) > 1 or len(units) == 1 else unit
                     figures[name] = judging.figures(
                         arrays, plan, case, Path(asked["reference"]),
-                        yardstick=asked["yardstick"], precision=self.args.precision, atol=atol, rtol=rtol,
+                        eager_error=asked["eager_error"], precision=self.args.precision, atol=atol, rtol=rtol,
                     )  # fmt: skip
         return {"cases": figures, "facts": facts, "memory": held}
 

@@ -171,12 +171,12 @@ def largest_error(stored: Stored) -> float:
     return float(error) if np.isfinite(error) else 0.0
 
 
-def read(reference: Path, yardstick: Path, case: str) -> Stored:
+def read(reference: Path, eager_error: Path, case: str) -> Stored:
     """What `evaluate` wrote of a case into both folders; raises BackendError where they are of different tokens."""
     import numpy as np
 
     prompt, follows, expected = _read(reference, case)
-    prompt_of_eager, follows_of_eager, eager = _read(yardstick, case)
+    prompt_of_eager, follows_of_eager, eager = _read(eager_error, case)
     if not (np.array_equal(prompt, prompt_of_eager) and np.array_equal(follows, follows_of_eager)):
         raise BackendError("reference and eager's own steps are of different tokens; `bench artifacts prune` both")
     return Stored(prompt, follows, expected, eager)
@@ -195,7 +195,7 @@ def check(
     plan: InputPlan,
     reference: Path,
     *,
-    yardstick: str,
+    eager_error: str,
     precision: str,
     atol: float,
     rtol: float,
@@ -206,7 +206,7 @@ def check(
     """
     found = {}
     for case in plan.cases:
-        stored = read(reference, Path(yardstick), case)
+        stored = read(reference, Path(eager_error), case)
         steps = len(stored.follows)
         ways: dict[str, Callable[[], Next]] = {
             "full passes": partial(by_full_passes, backend, plan.length + steps, plan.pad_token_id, plan.inputs)

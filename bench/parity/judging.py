@@ -71,16 +71,16 @@ def check(backend: Backend, plan: InputPlan, reference: Path, request: Mapping[s
 
 
 def figures(
-    outputs: Arrays, plan: InputPlan, case: str, reference: Path, *, yardstick: str, precision: str, atol: float,
+    outputs: Arrays, plan: InputPlan, case: str, reference: Path, *, eager_error: str, precision: str, atol: float,
     rtol: float,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """What `metrics.compare` says of one case's `outputs` [batch, length, width], at the judged rows and positions.
 
-    Raises BackendError when reference and yardstick are not of the same inputs: neither could be believed.
+    Raises BackendError when the two folders are not of the same inputs: neither could be believed.
     """
     import numpy as np
 
-    batch, other = _read(inputs_file(reference, case)), _read(inputs_file(Path(yardstick), case))
+    batch, other = _read(inputs_file(reference, case)), _read(inputs_file(Path(eager_error), case))
     if batch.keys() != other.keys() or not all(np.array_equal(batch[name], other[name]) for name in batch):
         raise BackendError("reference and eager's own outputs are of different inputs; `bench artifacts prune` both")
     for name, array in outputs.items():
@@ -91,7 +91,7 @@ def figures(
     rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
     mask = inputs.kept(batch, plan.length)[rows][:, positions]
     taken = {name: at(array[rows], positions, name in plan.whole_outputs) for name, array in outputs.items()}
-    expected, eager = _read(outputs_file(reference, case)), _read(outputs_file(Path(yardstick), case))
+    expected, eager = _read(outputs_file(reference, case)), _read(outputs_file(Path(eager_error), case))
     found = metrics.compare(taken, expected, eager, mask, precision, atol, rtol, plan.whole_outputs)
     for entry in found:
         for place in ("max_abs_at", "worst_token"):
@@ -115,7 +115,7 @@ def figures_of_row(
         own = array[row : row + 1]
         taken[output] = own if output in plan.whole_outputs else own[:, : plan.length]
     return figures(
-        taken, plan, case, Path(stored["reference"]), yardstick=stored["yardstick"], precision=precision, atol=atol,
+        taken, plan, case, Path(stored["reference"]), eager_error=stored["eager_error"], precision=precision, atol=atol,
         rtol=rtol,
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ TOP_K = 5
 def compare(
     outputs: Arrays,
     reference: Arrays,
-    yardstick: Arrays,
+    eager: Arrays,
     mask: Array,
     precision: str,
     atol: float,
@@ -37,7 +37,7 @@ def compare(
     """Figures of each output: `outputs` against `reference`, both [rows, positions, …] by name, or [rows, …] those of
     `whole`, which count as one position each that no mask hides. What stands behind the positions is one width.
 
-    `yardstick` holds eager's outputs at the same precision; only positions where `mask` [rows, positions] is 1
+    `eager` holds its outputs at the same precision; only positions where `mask` [rows, positions] is 1
     count, and what lies elsewhere is told apart. Out of tolerance is an error above `atol` and `rtol` times the
     reference's magnitude there, or its RMS where that is larger. A missing or extra output, another shape or another
     dtype is reported as `mismatch`, of all outputs in one entry.
@@ -48,7 +48,7 @@ def compare(
         return [{"mismatch": mismatch, "compared": 0}]
     found = []
     for name in reference:
-        ours, theirs, eagers = (_by_position(arrays[name], name in whole) for arrays in (outputs, reference, yardstick))
+        ours, theirs, eagers = (_by_position(arrays[name], name in whole) for arrays in (outputs, reference, eager))
         kept = np.ones(theirs.shape[:2], dtype=np.int64) if name in whole else mask
         found.append(_figures(name, ours, theirs, eagers, kept, atol, rtol))
     return found
@@ -75,7 +75,7 @@ def _figures(
     name: str,
     output: Array,
     reference: Array,
-    yardstick: Array,
+    eager: Array,
     mask: Array,
     atol: float,
     rtol: float,
@@ -95,7 +95,7 @@ def _figures(
         return figures
     difference = ours - theirs
     error = np.abs(difference)
-    eagers = yardstick[kept].astype(np.float64)
+    eagers = eager[kept].astype(np.float64)
     figures["eager_nonfinite"] = int((~np.isfinite(eagers)).sum())
     worst = int(np.argmax(error))
     token, unit = divmod(worst, error.shape[-1])
@@ -112,7 +112,7 @@ def _figures(
         "rms_reference": _rms(theirs),
         "min_cosine": _least_cosine(ours, theirs),
         "out_of_tolerance": float(np.mean(error > atol + rtol * np.maximum(np.abs(theirs), _rms(theirs)))),
-        "identical_to_eager": bool(np.array_equal(output[kept], yardstick[kept])),
+        "identical_to_eager": bool(np.array_equal(output[kept], eager[kept])),
         "masked_max_abs_error": float(masked.max()) if masked.size and np.isfinite(masked).all() else None,
     }
     figures |= against_eager(difference, None if figures["eager_nonfinite"] else eagers - theirs)

@@ -19,7 +19,7 @@ from exporters.tokenizer import encode
 #: The precision of the reference, which is computed on the CPU.
 REFERENCE_PRECISION = "fp64"
 #: The precision of eager that stands for one that eager does not have; int8 keeps activations in fp32.
-YARDSTICKS = {"int8": "fp32"}
+EAGER_PRECISIONS = {"int8": "fp32"}
 #: Raise when what is stored beside a reference's outputs changes.
 VERSION = 5
 #: Times that a process which computes references is started again after it died.
@@ -82,10 +82,10 @@ class References:
     def pair(self, precision: str, name: str) -> tuple[Artifact, Artifact] | str:
         """The float64 reference and eager's own outputs at `precision`, or why one of them is missing."""
         reference = self.found.get((REFERENCE_PRECISION, name), "none was computed")
-        yardstick = self.found.get((YARDSTICKS.get(precision, precision), name), "none was computed")
-        if isinstance(reference, str) or isinstance(yardstick, str):
-            return f"there is no reference: {reference if isinstance(reference, str) else yardstick}"
-        return reference, yardstick
+        eager_error = self.found.get((EAGER_PRECISIONS.get(precision, precision), name), "none was computed")
+        if isinstance(reference, str) or isinstance(eager_error, str):
+            return f"there is no reference: {reference if isinstance(reference, str) else eager_error}"
+        return reference, eager_error
 
     def stored_inputs(self, name: str) -> Artifact | str | None:
         """Where inputs lie that the model makes itself, or why they do not; None if it does not make them."""
@@ -105,7 +105,7 @@ class References:
         if not precisions or not wanted:
             return
         places = [(REFERENCE_PRECISION, "cpu")]
-        places += [(one, self.setting.device) for one in dict.fromkeys(YARDSTICKS.get(p, p) for p in precisions)]
+        places += [(one, self.setting.device) for one in dict.fromkeys(EAGER_PRECISIONS.get(p, p) for p in precisions)]
         evaluations = [_Evaluation(self, weights, precision, device, wanted) for precision, device in places]
         try:
             for evaluation in evaluations:

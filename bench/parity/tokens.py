@@ -66,10 +66,10 @@ class Timed:
         return found
 
     def judge(
-        self, places: Mapping[int, str], reference: Path, yardstick: Path, precision: str, atol: float, rtol: float
+        self, places: Mapping[int, str], reference: Path, eager_error: Path, precision: str, atol: float, rtol: float
     ) -> dict[str, Any]:
         """Figures of the prompts at `places`, whose cases are stored in two folders, for `judge_generation`."""
-        stored = {place: generation.read(reference, yardstick, case) for place, case in places.items()}
+        stored = {place: generation.read(reference, eager_error, case) for place, case in places.items()}
         logits = self._logits({place: one.follows for place, one in stored.items()})
         is_greedy = self.prompts.decoding.kind == "greedy"
         again = {} if is_greedy else self._again({place: self.tokens[place] for place in stored})

@@ -1,4 +1,4 @@
-"""The verdict on one case's figures: `exact`, `equivalent`, `lossy` or `broken`. Pure functions.
+"""The verdict on one case's figures: `original`, `exact`, `equivalent`, `lossy` or `broken`. Pure functions.
 
 The factors and budgets are measured: docs/parity.md, benchmarks/parity_budgets.py and benchmarks/planted_faults.py.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from bench.parity.metrics import LEAST_TOKENS
 
 #: From best to worst; `unjudged` is what could not be compared.
-OUTCOMES = ("exact", "equivalent", "lossy", "unjudged", "broken")
+OUTCOMES = ("original", "exact", "equivalent", "lossy", "unjudged", "broken")
 #: The error at one token or unit may be this many times further off eager's than the error overall.
 LOCAL_FACTOR = 3.0
 #: Probability below which flips of the most likely token are not put down to chance.
@@ -207,6 +207,21 @@ def _fault_of_tokens(entry: Mapping[str, Any], tolerance: Tolerance) -> str | No
     if "drawn_again" in entry and entry["drawn_again"] < (1 - CHANCE) * entry["steps"] - 1:
         return f"of {entry['steps']} sampled tokens the same seed drew only {entry['drawn_again']} again"
     return None
+
+
+def of_original(judged: Any) -> Any:
+    """What was judged of eager in fp32, which is the original itself: `exact` is `original`, in each case too."""
+    if not isinstance(judged, Mapping):
+        return judged
+    return {
+        name: "original" if (name, value) == ("verdict", "exact") else of_original(value)
+        for name, value in judged.items()
+    }
+
+
+def is_within(verdict: str, least: str) -> bool:
+    """True if `verdict` ("" for none) is as good as `least`."""
+    return OUTCOMES.index(verdict or "unjudged") <= OUTCOMES.index(least)
 
 
 def worst_case(cases: Mapping[str, Sequence[Mapping[str, Any]]], tolerance: Tolerance) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from bench.errors import BenchError
 from bench.machine import conditions
 from bench.machine.conditions import Snapshot
-from bench.parity.verdict import tolerance_of
+from bench.parity.verdict import of_original, tolerance_of
 from bench.process.channel import WorkerError
 from bench.process.pool import Pool
 from bench.run.budget import Budget
@@ -295,7 +295,7 @@ class Driver:
             if isinstance(pair, str):
                 missing = missing or pair
             else:
-                units[name] |= {"reference": str(pair[0].path), "yardstick": str(pair[1].path)}
+                units[name] |= {"reference": str(pair[0].path), "eager_error": str(pair[1].path)}
         request = {"units": units, "atol": tolerance.atol, "rtol": tolerance.rtol}
         request |= self.workload.judged(point, candidate)
         try:
@@ -309,6 +309,7 @@ class Driver:
         if self.prepared.computes(candidate) and units:
             is_unjudged = {"verdict": "unjudged", "reason": missing}
             parity = is_unjudged if missing else self.workload.parity(reply, tolerance)
+            parity = of_original(parity) if candidate.is_original else parity
         self._close(point, candidate, None, reply, parity)
         self._end(point, candidate)
 

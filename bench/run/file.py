@@ -19,6 +19,7 @@ import msgspec
 
 from bench.errors import UserError
 from bench.files import Lines, LinesFile, read_lines
+from bench.parity.verdict import of_original
 from bench.run import registry
 from bench.run.record import SCHEMA, Integrity, Model, Once, Point, Record, Run, Status, Turn
 from bench.spec import Candidate
@@ -262,6 +263,8 @@ def _take(run: Run, line: _Line, number: int) -> None:
         run.turns.setdefault(cell, []).append(line.turn)
         return
     taken = {name: getattr(line, name) for name in RecordLine.__struct_fields__ if name not in ("point", "candidate")}
+    if cell[1].is_original:  # older files say `exact`
+        taken["parity"] = of_original(taken["parity"])
     record = Record(*cell, turns=tuple(run.turns.pop(cell, ())), **taken)
     _check_record(record, number)
     run.records.append(record)

@@ -32,7 +32,7 @@ WALL = "wall"
 #: High end of a ratio's interval over its low end beyond which its middle is no speed-up to be printed.
 UNSTEADY = 2.0
 #: Verdicts under which a speed-up may be shown.
-SAME_MODEL = ("exact", "equivalent")
+SAME_MODEL = ("original", "exact", "equivalent")
 #: What every candidate is measured at in turn; a frozen dataclass of the workload's own.
 Point = Any
 

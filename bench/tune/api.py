@@ -81,7 +81,7 @@ def tune(
 
     Short runs of everything that is installed, longer ones of what is left (bench/tuning/halving.py), at last one under
     the usual rules; what is not the same model is out. `max_loss` is the largest RMSE over the reference's RMS that may
-    be lost (0.02 or "2%"); without it fp32 alone is tried, and only what is exact or equivalent qualifies. `backends`
+    be lost (0.02 or "2%"); without it fp32 alone is tried, and only what is equivalent or better qualifies. `backends`
     are all that are installed unless named; `threads` the most that are tried. Nothing begins that `budget` ("10m", or
     seconds) has no time for, and what has begun is ended. Further `options` are those of `bench tune`. Raises UserError
     for wrong input.

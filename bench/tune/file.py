@@ -8,7 +8,7 @@ Schema history
 from __future__ import annotations
 
 import hashlib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import msgspec
 
 from bench.errors import UserError
 from bench.files import read_lines, write_all
+from bench.parity.verdict import of_original
 from bench.run.file import LONGEST_CAUSE, SealLine, integrity_of
-from bench.tune.results import Tuning
+from bench.tune.results import Tried, Tuning
 
 SCHEMA = 2
 
@@ -61,4 +62,12 @@ def read_tuning(path: str | Path) -> Tuning:
     except msgspec.ValidationError as error:
         raise UserError(f"{str(path)!r} is damaged ({str(error)[:LONGEST_CAUSE]}); search again") from None
     found.path = path
+    found.rungs = [[_read(tried) for tried in rung] for rung in found.rungs]
     return found
+
+
+def _read(tried: Tried) -> Tried:
+    """A trial with the verdict that its candidate gets now; older files say `exact` of eager in fp32."""
+    if not tried.trial.candidate.is_original:
+        return tried
+    return replace(tried, outcome=replace(tried.outcome, **of_original({"verdict": tried.outcome.verdict})))

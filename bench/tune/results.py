@@ -26,7 +26,7 @@ class Goal:
     source: str
     """Where they are from, in one line."""
     max_loss: float | None = None
-    """Largest RMSE over the reference's RMS; None if only the same model may be taken (exact, equivalent)."""
+    """Largest RMSE over the reference's RMS; None if only the same model may be taken (`SAME_MODEL`)."""
 
     @property
     def shapes(self) -> tuple[Shape, ...]:

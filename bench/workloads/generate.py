@@ -342,7 +342,7 @@ class GenerateCell(Cell):
         facts, asked = self.facts_after(), units[GENERATION]
         timed, cases = Timed(self.prompts, self.choice, self.held_by), {}
         if "reference" in asked:
-            folders = Path(asked["reference"]), Path(asked["yardstick"])
+            folders = Path(asked["reference"]), Path(asked["eager_error"])
             cases = timed.judge(self.places, *folders, self.args.precision, atol, rtol)
         else:
             timed.generate(self.prompts.chooser())

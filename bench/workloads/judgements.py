@@ -132,7 +132,7 @@ def _tokens(case: Mapping[str, Any]) -> int:
 
 
 def exit_code(verdicts: Sequence[str]) -> int:
-    """parity.md rule 10: 3 if one is broken, 0 if all are exact or equivalent, else 1."""
+    """parity.md rule 10: 3 if one is broken, 0 if all are equivalent or better, else 1."""
     if "broken" in verdicts:
         return 3
     return 0 if verdicts and set(verdicts) <= set(SAME_MODEL) else 1
@@ -200,7 +200,8 @@ def sections(run: Run, remarks: Sequence[str]) -> Iterator[Section]:
     titles = TITLES + (TITLES_OF_LOGITS if has_logits else TITLES_OF_HIDDEN_STATES)
     is_left = (True, True, *[False] * (len(titles) - 2))
     for one in found:
-        lines = [f"worst: {one.reason}" if one.cases else one.reason] if one.verdict != "exact" else []
+        is_told = one.verdict not in ("original", "exact")
+        lines = [f"worst: {one.reason}" if one.cases else one.reason] if is_told else []
         rows = tuple(_cells(case, has_logits) for case in one.cases[:PRINTED_CASES])
         items = [*_more(one), *_generated(one), *_bisected(one)]
         style = PARITY_STYLES.get(one.verdict, "")

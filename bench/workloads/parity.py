@@ -309,7 +309,7 @@ class ParityCell(Cell):
         if not self.new_tokens or "reference" not in self.unit:
             return super().judge(units, atol, rtol) if "reference" in self.unit else {}
         found = generation.check(
-            self.backend, self.plan, Path(self.unit["reference"]), yardstick=self.unit["yardstick"],
+            self.backend, self.plan, Path(self.unit["reference"]), eager_error=self.unit["eager_error"],
             precision=self.args.precision, atol=atol, rtol=rtol, device=self.args.device,
         )  # fmt: skip
         return {GENERATION: found, "facts": self.facts_after()}

@@ -240,7 +240,7 @@ def records(draw: st.DrawFn) -> Record:
         draw(st.sampled_from(["eager", "onnx", "null", "compile:reduce-overhead"])),
         Shape(draw(st.integers(1, 64)), draw(st.integers(1, 512))),
         ms=[[one / MS for one in samples] for samples in draw(rounds)],
-        verdict=draw(st.sampled_from(["", "exact", "equivalent", "lossy", "broken", "unjudged"])),
+        verdict=draw(st.sampled_from(["", "original", "exact", "equivalent", "lossy", "broken", "unjudged"])),
         precision=draw(st.sampled_from(["fp32", "bf16"])),
         status=status,
         reason=draw(texts),

@@ -107,13 +107,13 @@ def greedily_by_hand(prompt: np.ndarray, steps: int) -> list[int]:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, str]:
-    """The float64 reference's folder, and that of the float32 yardstick, forced by it."""
-    reference, yardstick = tmp_path / "reference", tmp_path / "yardstick"
-    for folder in (reference, yardstick):
+    """The float64 reference's folder, and that of eager in float32, forced by it."""
+    reference, eager_error = tmp_path / "reference", tmp_path / "eager_error"
+    for folder in (reference, eager_error):
         folder.mkdir()
     evaluate(Summing(np.float64), PLAN, STEPS, reference, None, None)
-    evaluate(Summing(), PLAN, STEPS, yardstick, None, reference)
-    return reference, str(yardstick)
+    evaluate(Summing(), PLAN, STEPS, eager_error, None, reference)
+    return reference, str(eager_error)
 
 
 PROMPT = np.arange(1, 1 + PROMPT_LENGTH)[None]
@@ -145,7 +145,7 @@ def test_forced_tokens_follow_whatever_the_model_would_say() -> None:
     assert found.tokens.tolist() == TABLE[sums % VOCABULARY].argmax(axis=1).tolist()
 
 
-def test_the_yardstick_is_forced_by_the_reference(folders: tuple[Path, str], tmp_path: Path) -> None:
+def test_eagers_own_tokens_are_forced_by_the_reference(folders: tuple[Path, str], tmp_path: Path) -> None:
     """Otherwise one flip of eager's own would have the two compare steps behind different texts."""
     other = np.roll(TABLE, 1, axis=1)
     (tmp_path / "other").mkdir()
@@ -157,7 +157,7 @@ def test_the_yardstick_is_forced_by_the_reference(folders: tuple[Path, str], tmp
 
 
 def test_the_same_model_generates_the_same_in_both_ways(folders: tuple[Path, str]) -> None:
-    found = check(Caching(), PLAN, folders[0], yardstick=folders[1], **FP32)
+    found = check(Caching(), PLAN, folders[0], eager_error=folders[1], **FP32)
     assert list(found) == ["random, full passes", "random, cache"]
     with np.load(folders[0] / "random-full.npz") as stored:
         expected = greedily_by_hand(stored["prompt"], STEPS)
@@ -167,11 +167,11 @@ def test_the_same_model_generates_the_same_in_both_ways(folders: tuple[Path, str
 
 
 def test_a_backend_without_a_cache_generates_in_one_way(folders: tuple[Path, str]) -> None:
-    assert list(check(Summing(), PLAN, folders[0], yardstick=folders[1], **FP32)) == ["random, full passes"]
+    assert list(check(Summing(), PLAN, folders[0], eager_error=folders[1], **FP32)) == ["random, full passes"]
 
 
 def test_a_cache_that_forgets_is_broken_and_full_passes_beside_it_are_not(folders: tuple[Path, str]) -> None:
-    found = check(Forgetful(), PLAN, folders[0], yardstick=folders[1], **FP32)
+    found = check(Forgetful(), PLAN, folders[0], eager_error=folders[1], **FP32)
     full, cached = found["random, full passes"], found["random, cache"]
     assert judge(full["figures"], TOLERANCES["fp32"])["verdict"] == "exact"
     judged = judge(cached["figures"], TOLERANCES["fp32"])
@@ -182,7 +182,7 @@ def test_a_cache_that_forgets_is_broken_and_full_passes_beside_it_are_not(folder
 
 
 def test_a_model_that_sees_its_padding_is_broken(folders: tuple[Path, str]) -> None:
-    (entry,) = check(Swayed(), PLAN, folders[0], yardstick=folders[1], **FP32).values()
+    (entry,) = check(Swayed(), PLAN, folders[0], eager_error=folders[1], **FP32).values()
     assert judge(entry["figures"], TOLERANCES["fp32"])["verdict"] == "broken"
     assert entry["diverges_at"] == 0
 
@@ -203,12 +203,12 @@ def test_a_divergence_is_told_with_its_margin_and_eagers_error(tmp_path: Path, m
     reference_table, flipped = nearly_tied(margin, 2 * margin)
     eager_table = reference_table.copy()
     eager_table[:, 0] += 1e-3
-    reference, yardstick = tmp_path / "reference", tmp_path / "yardstick"
+    reference, eager_error = tmp_path / "reference", tmp_path / "eager_error"
     reference.mkdir()
-    yardstick.mkdir()
+    eager_error.mkdir()
     evaluate(Summing(np.float64, reference_table), PLAN, STEPS, reference, None, None)
-    evaluate(Summing(table=eager_table), PLAN, STEPS, yardstick, None, reference)
-    (entry,) = check(Summing(table=flipped), PLAN, reference, yardstick=str(yardstick), **FP32).values()
+    evaluate(Summing(table=eager_table), PLAN, STEPS, eager_error, None, reference)
+    (entry,) = check(Summing(table=flipped), PLAN, reference, eager_error=str(eager_error), **FP32).values()
     assert entry["diverges_at"] == 0
     assert entry["margin"] == pytest.approx(margin, rel=1e-3)
     assert entry["eager_error"] == pytest.approx(1e-3, rel=1e-2)
@@ -315,7 +315,7 @@ def test_tokens_that_were_timed_must_follow_from_the_logits(
         Summing(),
         PLAN,
         tmp_path / "reference",
-        yardstick=str(tmp_path / "eager"),
+        eager_error=str(tmp_path / "eager"),
         precision="fp32",
         atol=1e-6,
         rtol=0.0,

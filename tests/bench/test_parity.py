@@ -36,11 +36,9 @@ WIDE_EAGER = (WIDE + NOISE * RNG.normal(size=WIDE.shape)).astype(np.float32)
 WIDE_MASK = np.ones(WIDE.shape[:2], dtype=np.int64)
 
 
-def figures_of(output: np.ndarray, precision: str = "fp32", yardstick: np.ndarray = EAGER) -> dict[str, Any]:
+def figures_of(output: np.ndarray, precision: str = "fp32", eager: np.ndarray = EAGER) -> dict[str, Any]:
     tolerance = TOLERANCES[precision]
-    (figures,) = compare(
-        {"y": output}, {"y": REFERENCE}, {"y": yardstick}, MASK, precision, tolerance.atol, tolerance.rtol
-    )
+    (figures,) = compare({"y": output}, {"y": REFERENCE}, {"y": eager}, MASK, precision, tolerance.atol, tolerance.rtol)
     return figures
 
 

@@ -101,20 +101,20 @@ class OneRowAlone(Averaging):
 
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[Path, str]:
-    """The folders of the float64 reference and of the float32 yardstick."""
-    for name, dtype in (("reference", np.float64), ("yardstick", np.float32)):
+    """The folders of the float64 reference and of eager in float32."""
+    for name, dtype in (("reference", np.float64), ("eager_error", np.float32)):
         (tmp_path / name).mkdir()
         judging.evaluate(Averaging(dtype), PLAN, tmp_path / name, None)
-    return tmp_path / "reference", str(tmp_path / "yardstick")
+    return tmp_path / "reference", str(tmp_path / "eager_error")
 
 
-def verdicts(backend: Backend, plan: InputPlan, reference: Path, yardstick: str) -> dict[str, str]:
-    request = {"yardstick": yardstick, "precision": "fp32", "atol": FP32.atol, "rtol": FP32.rtol}
+def verdicts(backend: Backend, plan: InputPlan, reference: Path, eager_error: str) -> dict[str, str]:
+    request = {"eager_error": eager_error, "precision": "fp32", "atol": FP32.atol, "rtol": FP32.rtol}
     found = judging.check(backend, plan, reference, request)
     return {case.removeprefix("random-"): judge(figures, FP32)["verdict"] for case, figures in found.items()}
 
 
-def test_a_yardstick_of_other_inputs_is_no_yardstick(written, tmp_path: Path) -> None:
+def test_an_eager_error_of_other_inputs_is_no_measure(written, tmp_path: Path) -> None:
     """Stored at another time, under a recipe that did not tell the two apart, it would explain any error."""
     reference, _ = written
     (tmp_path / "other").mkdir()
@@ -132,9 +132,9 @@ def test_places_are_those_of_the_batch(written) -> None:
             outputs[row, 17, 3] += 1
             return {"y": outputs}
 
-    reference, yardstick = written
+    reference, eager_error = written
     row = judged_rows(PLAN)[-1]
-    request = {"yardstick": yardstick, "precision": "fp32", "atol": FP32.atol, "rtol": FP32.rtol}
+    request = {"eager_error": eager_error, "precision": "fp32", "atol": FP32.atol, "rtol": FP32.rtol}
     (figures,) = judging.check(OneWrong(), PLAN, reference, request)["random-full"]
     assert figures["max_abs_at"] == [row, 17, 3]
     assert figures["worst_token"] == [row, 17]
@@ -180,12 +180,12 @@ def test_a_backend_is_run_on_the_whole_batch(written) -> None:
 
 def test_wide_outputs_are_judged_at_the_same_positions_as_the_reference(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("bench.parity.inputs.JUDGED_ELEMENTS", 8 * 2 * 10)  # 10 positions of two rows
-    for name, dtype in (("reference", np.float64), ("yardstick", np.float32)):
+    for name, dtype in (("reference", np.float64), ("eager_error", np.float32)):
         (tmp_path / name).mkdir()
         judging.evaluate(Averaging(dtype), PLAN, tmp_path / name, None)
     with np.load(tmp_path / "reference" / "random-full.npz") as outputs:
         assert outputs["y"].shape == (2, 10, 8)
-    folders = tmp_path / "reference", str(tmp_path / "yardstick")
+    folders = tmp_path / "reference", str(tmp_path / "eager_error")
     assert set(verdicts(Averaging(), PLAN, *folders).values()) == {"exact"}
     assert verdicts(MaskBlind(), PLAN, *folders)["left"] == "broken"
     assert set(verdicts(CutShort(), PLAN, *folders).values()) == {"broken"}
@@ -208,8 +208,8 @@ class Bench:
         cases = Matrix(ids=("random",)).cases(Shape(2, 24))
         self.plan = InputPlan(2, 24, self.source.vocab_size, self.source.pad_token_id, 0, width, cases)
         self.output = "logits" if task == "lm" else "last_hidden_state"
-        self.reference, self.yardstick = folder / "reference", folder / "yardstick"
-        for path, dtype in ((self.reference, torch.float64), (self.yardstick, torch.float32)):
+        self.reference, self.eager_error = folder / "reference", folder / "eager_error"
+        for path, dtype in ((self.reference, torch.float64), (self.eager_error, torch.float32)):
             path.mkdir()
             judging.evaluate(self.backend(deepcopy(self.module).to(dtype)), self.plan, path, None)
 
@@ -221,7 +221,7 @@ class Bench:
         return backend
 
     def verdicts(self, module: Any) -> dict[str, str]:
-        return verdicts(self.backend(module), self.plan, self.reference, str(self.yardstick))
+        return verdicts(self.backend(module), self.plan, self.reference, str(self.eager_error))
 
 
 @pytest.fixture(scope="module", params=[("bert-tiny", "base"), ("gpt2-tiny", "lm")], ids=lambda value: value[0])
@@ -368,8 +368,8 @@ def test_one_worker_a_precision_computes_every_shape_and_what_is_kept_is_not_com
     made = kept.make(("bf16", "fp32"))
     assert scripted.started == [("fp64", "cpu"), ("bf16", "cpu"), ("fp32", "cpu")]
     assert [asked(precision) for precision in ("fp64", "bf16", "fp32")] == [["1×8", "2×8", "generation"]] * 3
-    reference, yardstick = made.pair("bf16", "2×8")
-    assert [(found.path / "outputs.npz").read_text() for found in (reference, yardstick)] == ["fp64", "bf16"]
+    reference, eager_error = made.pair("bf16", "2×8")
+    assert [(found.path / "outputs.npz").read_text() for found in (reference, eager_error)] == ["fp64", "bf16"]
     assert kept.said[0] == "computing the float64 reference for 1×8, 2×8, generation"
     again = kept.make(("bf16", "fp32"))
     assert len(scripted.started) == 3

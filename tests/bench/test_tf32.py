@@ -216,8 +216,8 @@ def test_the_eager_that_fp32_is_held_against_has_it_and_the_reference_never(
     references.make(weights, ["fp32", "fp16"], wanted)
     assert started == {"fp64": False, "fp32": tf32, "fp16": False}
     assert any(f"eager's own error at fp32{' with TF32' if tf32 else ''}" in line for line in said)
-    reference, yardstick = references.pair("fp32", "timed")
-    assert (reference.recipe.get("tf32"), yardstick.recipe.get("tf32")) == (None, True if tf32 else None)
+    reference, eager_error = references.pair("fp32", "timed")
+    assert (reference.recipe.get("tf32"), eager_error.recipe.get("tf32")) == (None, True if tf32 else None)
 
 
 def test_it_survives_the_disk(tmp_path: Path) -> None:

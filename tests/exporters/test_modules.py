@@ -143,7 +143,7 @@ def test_traits_of_other_inputs_and_outputs(two: Artifact, tmp_path: Path) -> No
 
 def test_two_inputs_and_two_outputs_are_judged_by_their_own_axes(two: Artifact, tmp_path: Path) -> None:
     plan = plan_of(two, source_of("two"))
-    reference, yardstick = references(two, plan, tmp_path)
+    reference, eager_error = references(two, plan, tmp_path)
     stored = judging.read_inputs(reference, "timed")
     assert {name: (array.dtype.name, array.shape) for name, array in stored.items()} == {
         "features": ("float32", (3, 9, 4)), "ids": ("int64", (3, 9)),
@@ -153,7 +153,7 @@ def test_two_inputs_and_two_outputs_are_judged_by_their_own_axes(two: Artifact, 
     script = TorchScript()
     script.device, script.output_names = "cpu", metadata["outputs"]
     script.module = torch.jit.load(str(tmp_path / "model.pt"))
-    request = {"yardstick": str(yardstick), "precision": "fp32", "atol": 0.0, "rtol": 0.0}
+    request = {"eager_error": str(eager_error), "precision": "fp32", "atol": 0.0, "rtol": 0.0}
     (figures,) = judging.check(script, plan, reference, request).values()
     assert [(entry["output"], entry["tokens"], entry["compared"]) for entry in figures] == [
         ("states", 27, 27 * 8),
@@ -179,7 +179,7 @@ def test_a_step_is_judged_without_a_mask(tmp_path: Path) -> None:
     for name, forced in (("fp64", None), ("fp32", tmp_path / "fp64")):
         (tmp_path / name).mkdir()
         generation.evaluate(loaded(weights, name), plan, 4, tmp_path / name, None, forced)
-    request = {"yardstick": str(tmp_path / "fp32"), "precision": "fp32", "atol": 0.0, "rtol": 0.0}
+    request = {"eager_error": str(tmp_path / "fp32"), "precision": "fp32", "atol": 0.0, "rtol": 0.0}
     found = generation.check(loaded(weights), plan, tmp_path / "fp64", **request)
     assert set(found) == {"random, full passes", "random, cache"}
     for entry in found.values():

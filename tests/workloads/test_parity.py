@@ -34,7 +34,7 @@ from exporters.sources import resolve
 from tests import made
 from tests.in_process import InThisProcess
 
-ALL = ("exact", "equivalent", "lossy", "unjudged", "broken")
+ALL = ("original", "exact", "equivalent", "lossy", "unjudged", "broken")
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def test_a_copy_of_eager_is_eager_and_onnx_is_equivalent(sound: Run) -> None:
     found = {one.label: one.verdict for one in judgements(sound)}
     assert found == {"eager fp32": "equivalent", "eager@2 fp32": "equivalent", "onnx fp32": "equivalent"}
     assert {record.verdict for record in sound.records if record.candidate.backend == "eager"} <= {
-        "exact",
+        "original",
         "equivalent",
     }
     assert (sound.exit_code, sound.integrity, sound.is_complete) == (0, "sealed", True)
@@ -128,7 +128,7 @@ def test_the_report_has_a_table_for_each_candidate(sound: Run) -> None:
     assert "disturbed" not in text
     rows = sound.rows()
     assert {(row["batch"], row["length"], row["new_tokens"]) for row in rows} == {(2, 1, 0), (2, 12, 0), (1, 16, 3)}
-    assert all(row["parity"] in ("exact", "equivalent") and row["rmse_ratio"] >= 0 for row in rows)
+    assert all(row["parity"] in ("original", "exact", "equivalent") and row["rmse_ratio"] >= 0 for row in rows)
     assert "**onnx fp32: equivalent**" in documents.as_markdown(sound)
 
 
@@ -171,7 +171,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_planted_fault_is_broken_and_is_traced_to_its_layer(faulty: None, artifacts: Path, tmp_path: Path) -> None:
     run = checked(tmp_path, artifacts, "eager,onnx", bisect=True)
     eager, onnx_ = judgements(run)
-    assert (eager.verdict, onnx_.verdict, run.exit_code) == ("exact", "broken", 3)
+    assert (eager.verdict, onnx_.verdict, run.exit_code) == ("original", "broken", 3)
     assert {case["verdict"] for case in onnx_.cases} == {"broken"}
     assert "times eager's; allowed are" in onnx_.reason
     assert run.notes["bisections"].keys() == {"1"}
@@ -329,7 +329,7 @@ def test_generated_text_is_judged_by_its_forced_steps_and_its_first_flip(
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [
-        (["exact"], 0),
+        (["original"], 0),
         (["exact", "equivalent"], 0),
         (["exact", "lossy"], 1),
         (["equivalent", "unjudged"], 1),

@@ -51,10 +51,10 @@ def liken_inner(loop: Loop, states: str, candidates: Sequence[str]) -> dict[str,
 
 
 def compare_inner(
-    loop: Loop, ours: str, reference: str, yardstick: str, inputs: str, values: Sequence[dict[str, Any]], precision: str
+    loop: Loop, ours: str, reference: str, eager: str, inputs: str, values: Sequence[dict[str, Any]], precision: str
 ) -> dict[str, Any]:
     """Figures of each of `values`."""
-    paths = (Path(ours), Path(reference), Path(yardstick), Path(inputs))
+    paths = (Path(ours), Path(reference), Path(eager), Path(inputs))
     return {"figures": inner.compare(*paths, values, precision)}
 
 

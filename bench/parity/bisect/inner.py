@@ -113,14 +113,14 @@ def likeness(states: Path, candidates: Sequence[Path]) -> dict[str, list[Any]]:
 
 
 def compare(
-    ours: Path, reference: Path, yardstick: Path, inputs: Path, values: Sequence[Mapping[str, Any]], precision: str
+    ours: Path, reference: Path, eagers: Path, inputs: Path, values: Sequence[Mapping[str, Any]], precision: str
 ) -> list[dict[str, Any]]:
     """Figures of each of `values`, {"name", "ours", "axes"}: our value against the float64 reference `name`."""
     import numpy as np
 
     kept = mask_of(read_inputs(inputs)).astype(bool)
     figures = []
-    with np.load(ours) as stored, np.load(reference) as expected, np.load(yardstick) as eager:
+    with np.load(ours) as stored, np.load(reference) as expected, np.load(eagers) as eager:
         for value in values:
             name = value["name"]
             figures.append(_figures(stored[value["ours"]], expected[name], eager[name], kept, value, precision))

@@ -107,7 +107,7 @@ class Search:
             process.receive(self.timeout_seconds)
         for process in self.workers:
             process.request({"op": "load"}, self.timeout_seconds)
-        self.reference, self.yardstick, self.ours = self.workers
+        self.reference, self.eager, self.ours = self.workers
 
     def close(self) -> None:
         """End the processes."""
@@ -272,7 +272,7 @@ class Search:
 
     def compared(self, values: Sequence[Value], program: str | None = None) -> Iterator[tuple[Value, Figures]]:
         """Each value with its figures, chunk by chunk; the reference's are hidden states, or values of `program`."""
-        paths = {name: self.path(f"{name}.npz") for name in ("ours", "reference", "yardstick")}
+        paths = {name: self.path(f"{name}.npz") for name in ("ours", "reference", "eager")}
         for chunk in chunks(values, self.chunk_bytes):
             names = [value.name for value in chunk]
             ours = {"names": list(dict.fromkeys(value.ours for value in chunk)), "path": paths["ours"]}
@@ -291,7 +291,7 @@ class Search:
             yield from zip(chunk, self.ask(self.reference, "compare_inner", **asked)["figures"], strict=True)
 
     def _eagers(self) -> list[tuple[Worker, str]]:
-        return [(self.reference, "reference"), (self.yardstick, "yardstick")]
+        return [(self.reference, "reference"), (self.eager, "eager")]
 
     def _note_changes(self, changed: Mapping[str, Any], marked: int) -> None:
         for note in changed["notes"]:

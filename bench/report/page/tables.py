@@ -48,7 +48,14 @@ class Table:
 
 DASH = Cell("–")
 #: How a verdict of parity reads at a glance.
-TONES = {"exact": "good", "equivalent": "good", "lossy": "doubtful", "unjudged": "doubtful", "broken": "bad"}
+TONES = {
+    "original": "good",
+    "exact": "good",
+    "equivalent": "good",
+    "lossy": "doubtful",
+    "unjudged": "doubtful",
+    "broken": "bad",
+}
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[object]], helps: Sequence[str] = ()) -> Table:
