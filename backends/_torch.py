@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,15 @@ def cuda_reason(name: str) -> str | None:
     if torch_cuda_version() is None:
         return f"{name} on cuda needs a CUDA build of torch, and this one is for the CPU; install torch's CUDA build"
     return None
+
+
+def to_host(tensor: Any) -> Any:
+    """A copy of a tensor as a host array; bf16 comes as float32."""
+    import torch
+
+    dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
+    # One copy whatever the device: from a GPU it is `.to`, which on the CPU copies nothing.
+    return tensor.detach().to("cpu", dtype, copy=tensor.device.type == "cpu").numpy()
 
 
 class TorchDevice(Backend):
@@ -106,15 +115,20 @@ class TorchBackend(CudaClock):
 
     def fetch(self, outputs: Any) -> dict[str, Any]:
         tensors = self.tensors(outputs)
-        return {name: self.to_host(tensor) for name, tensor in zip(self.output_names, tensors, strict=True)}
+        return dict(zip(self.output_names, map(to_host, tensors), strict=True))
 
-    def to_host(self, tensor: Any) -> Any:
-        """A copy of a tensor as a host array; bf16 comes as float32."""
-        import torch
-
-        dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
-        # One copy whatever the device: from a GPU it is `.to`, which on the CPU copies nothing.
-        return tensor.detach().to("cpu", dtype, copy=tensor.device.type == "cpu").numpy()
+    def values_of(
+        self,
+        batch: Batch,
+        names: Sequence[str],
+        call: Callable[[Sequence[str]], tuple[Any, Sequence[Any]]],
+        notes: Sequence[str],
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What `run_inner` returns: `call` gives the outputs and the inner values that it is asked for."""
+        inner = [name for name in names if name not in self.output_names]
+        outputs, states = call(inner) if inner else (self.run(self.prepare(batch)), ())
+        found = self.fetch(outputs) | dict(zip(inner, map(to_host, states), strict=True))
+        return {name: found[name] for name in names}, {"undone": {}, "notes": list(notes) if inner else []}
 
     def close(self) -> None:
         self.module = None

@@ -132,10 +132,7 @@ class Compile(Eager):
             found: tuple[Any, Any] = self.compiled_step(ids, mask, cache)
             return found
 
-    def _stepping_module(self) -> Any:
-        return self.eager_module
-
-    def _layered_module(self) -> Any:
+    def plain_module(self) -> Any:
         return self.eager_module
 
     def _callable_with_states(self, module: Any) -> Any:

@@ -72,12 +72,12 @@ class Eager(TorchBackend):
         return self.module(*prepared) if self.has_grad else super().run(prepared)
 
     def has_cache(self) -> bool:
-        module = self._stepping_module()
+        module = self.plain_module()
         keeps = bool(getattr(module, "keeps_keys_and_values", False))
         return keeps and (not self.cache_is_static or bool(getattr(module, "has_static_cache", False)))
 
-    def _stepping_module(self) -> Any:
-        """The module that makes caches and takes them apart."""
+    def plain_module(self) -> Any:
+        """The module as the checkpoint has it: it makes caches, takes them apart, and has layers."""
         return self.module
 
     def new_cache(self, rows: int, room: int) -> Any:
@@ -88,7 +88,7 @@ class Eager(TorchBackend):
             raise UnsupportedError(f"{self.spec.name}: this model has no {kind} of keys and values; use full passes")
         if not self.cache_is_static:
             return None
-        module = self._stepping_module()
+        module = self.plain_module()
         with torch.inference_mode():
             # The same tensors again, where they can be emptied: a graph that was recorded over them stays valid.
             if self.static is not None and self.static[0] == (rows, room) and hasattr(module, "reset_cache"):
@@ -114,7 +114,7 @@ class Eager(TorchBackend):
 
         if cache is None:
             return None
-        module = self._stepping_module()
+        module = self.plain_module()
         with torch.inference_mode():
             if not self.cache_is_static and hasattr(module, "reorder"):
                 return module.reorder(cache, rows)
@@ -130,23 +130,19 @@ class Eager(TorchBackend):
             return cache
 
     def cache_bytes(self, cache: Any) -> int:
-        return 0 if cache is None else _caches.size_bytes(self._stepping_module().flatten(cache))
+        return 0 if cache is None else _caches.size_bytes(self.plain_module().flatten(cache))
 
     def inner_values(self) -> dict[str, InnerValue]:
-        return {name: InnerValue(kind) for name, kind in _layers.states(self._layered_module()).items()}
+        return {name: InnerValue(kind) for name, kind in _layers.states(self.plain_module()).items()}
 
     def run_inner(self, batch: Batch, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch
 
-        inner = [name for name in names if name not in self.output_names]
-        if not inner:
-            found = self.fetch(self.run(self.prepare(batch)))
-            return {name: found[name] for name in names}, {"undone": {}, "notes": []}
-        with _layers.with_states(self._layered_module(), inner) as module, torch.inference_mode():
-            outputs, states = self._callable_with_states(module)(*self.prepare(batch))
-        taken = {name: self.to_host(state) for name, state in zip(inner, states, strict=True)}
-        found = self.fetch(outputs) | taken
-        return {name: found[name] for name in names}, {"undone": {}, "notes": self._notes()}
+        def call(inner: Sequence[str]) -> Any:
+            with _layers.with_states(self.plain_module(), inner) as module, torch.inference_mode():
+                return self._callable_with_states(module)(*self.prepare(batch))
+
+        return self.values_of(batch, names, call, self._notes())
 
     def close(self) -> None:
         self.static = None
@@ -154,10 +150,6 @@ class Eager(TorchBackend):
             _allow_fused_attention(True)
             self.takes_plain_attention = False
         super().close()
-
-    def _layered_module(self) -> Any:
-        """The module whose layers are asked for their hidden states."""
-        return self.module
 
     def _callable_with_states(self, module: Any) -> Any:
         """What to call for the outputs and states of `module`."""

@@ -13,7 +13,7 @@ from backends import _onnx_providers
 from backends._caches import GrowingCache
 from backends._onnx_graphs import GRAPH_ID, NO_GRAPH, Graphs
 from backends._onnx_profile import executed_nodes, last_run
-from backends._torch import CudaClock, cuda_reason
+from backends._torch import CudaClock, cuda_reason, to_host
 from backends._weights import WeightGauge
 from backends.base import BackendError, Batch, Options, Spec, read_metadata
 from backends.protocols import InnerValue
@@ -281,4 +281,4 @@ def _to_host(value: Any) -> Any:
         return value.numpy()
     import torch
 
-    return torch.from_dlpack(value.__dlpack__()).to("cpu", torch.float32).numpy()
+    return to_host(torch.from_dlpack(value.__dlpack__()))

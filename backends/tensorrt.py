@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends._torch import CudaClock, cuda_reason
+from backends._torch import CudaClock, cuda_reason, to_host
 from backends._weights import WeightGauge
 from backends.base import BackendError, Batch, Options, OutOfMemoryError, Spec, read_metadata
 
@@ -191,14 +191,8 @@ class TensorRt(CudaClock, WeightGauge):
         return tuple(outputs.outputs[name] for name in self.output_names)
 
     def fetch(self, outputs: Any) -> dict[str, Any]:
-        import torch
-
         self.synchronize()
-        found = {}
-        for name, tensor in zip(self.output_names, self.tensors(outputs), strict=True):
-            dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
-            found[name] = tensor.to("cpu", dtype, copy=True).numpy()
-        return found
+        return dict(zip(self.output_names, map(to_host, self.tensors(outputs)), strict=True))
 
     def close(self) -> None:
         self.engines = {}

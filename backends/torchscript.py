@@ -68,37 +68,30 @@ class TorchScript(TorchBackend, GrowingCache):
     def run_inner(self, batch: Batch, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch
 
-        inner = [name for name in names if name not in self.output_names]
-        if not inner:
-            found = self.fetch(self.run(self.prepare(batch)))
-            return {name: found[name] for name in names}, {"undone": {}, "notes": []}
-        graph = self.module.graph.copy()
-        itself = next(graph.inputs()).debugName()
-        if any(value.debugName() == itself for node in graph.nodes() for value in node.inputs()):
-            raise UnsupportedError("the TorchScript module is not frozen, so its graph cannot be called by itself")
-        tensors = [value for node in graph.nodes() for value in _tensors(node)]
-        values = dict(zip(self.inner_values(), tensors, strict=True))
-        for name in inner:
-            graph.registerOutput(values[name])
-        graph.makeMultiOutputIntoTuple()
-        graph.eraseInput(0)  # the module itself, whose weights freezing made constants
-        marked = torch._C._create_function_from_graph("forward", graph)
-        with torch.inference_mode():
-            outputs, *states = marked(*self.prepare(batch))
-        taken = {name: self.to_host(state) for name, state in zip(inner, states, strict=True)}
-        found = self.fetch(outputs) | taken
+        def call(inner: Sequence[str]) -> tuple[Any, Sequence[Any]]:
+            graph = self.module.graph.copy()
+            itself = next(graph.inputs()).debugName()
+            if any(value.debugName() == itself for node in graph.nodes() for value in node.inputs()):
+                raise UnsupportedError("the TorchScript module is not frozen, so its graph cannot be called by itself")
+            tensors = [value for node in graph.nodes() for value in _tensors(node)]
+            values = dict(zip(self.inner_values(), tensors, strict=True))
+            for name in inner:
+                graph.registerOutput(values[name])
+            graph.makeMultiOutputIntoTuple()
+            graph.eraseInput(0)  # the module itself, whose weights freezing made constants
+            marked = torch._C._create_function_from_graph("forward", graph)
+            with torch.inference_mode():
+                outputs, *states = marked(*self.prepare(batch))
+            return outputs, states
+
         note = "TorchScript ran a copy of its graph with more outputs, which can undo fusions"
-        return {name: found[name] for name in names}, {"undone": {}, "notes": [note]}
+        return self.values_of(batch, names, call, [note])
 
 
 def _tensors(node: Any) -> list[Any]:
     """Values of a node that are tensors and no constants."""
     if node.kind() == "prim::Constant":
         return []
-    return [value for value in node.outputs() if value.type().isSubtypeOf(_tensor_type())]
-
-
-def _tensor_type() -> Any:
     import torch
 
-    return torch._C.TensorType.get()
+    return [value for value in node.outputs() if value.type().isSubtypeOf(torch._C.TensorType.get())]

@@ -1,6 +1,6 @@
 """Is anything in the searched space faster than what `bench tune` took?
 
-    python benchmarks/tuned.py [--model bert] [--batch 1] [--length 128] [--budget 10m] [--max-loss 2%]
+    python benchmarks/tuned.py [--model bert] [--batches 1] [--lengths 128] [--budget 10m] [--max-loss 2%]
 
 Tunes, then measures every point of the space again under the usual rules: all runtimes with each number of threads, a
 few at a time, the winner among each few. Who is told as faster took turns with the winner; where its number of threads
@@ -20,7 +20,7 @@ from bench.cli.streams import tell
 from bench.run.experiment import measure
 from bench.run.listener import Listener
 from bench.run.record import Run, ratio_between
-from bench.spec import Candidate, Shape
+from bench.spec import Candidate
 from bench.statistics import Ratio
 from bench.tune.api import TuneListener, tune
 from bench.tune.results import Goal, outcome_of
@@ -108,8 +108,8 @@ def main() -> None:
     """Tune, measure everything, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bert")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--batches", default="1")
+    parser.add_argument("--lengths", default="128")
     parser.add_argument("--budget", default="10m")
     parser.add_argument("--max-loss")
     parser.add_argument("--backends", help="as `bench tune` has it")
@@ -119,7 +119,7 @@ def main() -> None:
     spaces: list[Space] = []
 
     tuning = tune(
-        args.model, batches=args.batch, lengths=args.length, budget=args.budget, max_loss=args.max_loss,
+        args.model, batches=args.batches, lengths=args.lengths, budget=args.budget, max_loss=args.max_loss,
         backends=args.backends, artifacts=args.artifacts,
         listener=TuneListener(tell, lambda _, space: spaces.append(space)),
     )  # fmt: skip
@@ -130,12 +130,12 @@ def main() -> None:
         for group in groups(spaces[0].candidates, winner.candidate):
             asked = {
                 "model": args.model, "backends": [one.label for one in group], "precisions": [group[0].precision],
-                "batches": args.batch, "lengths": args.length, "rounds": args.rounds, "threads": threads,
+                "batches": args.batches, "lengths": args.lengths, "rounds": args.rounds, "threads": threads,
                 "device": tuning.device, "artifacts": args.artifacts,
             }  # fmt: skip
             runs.append((threads, measure(Forward, ForwardOptions.parsed(asked), Listener(say=tell))))
     took = f"{tuning.seconds:.0f} s{'' if tuning.is_decided else ', ended by the budget before the final'}"
-    print(f"\n{args.model} at {Shape(args.batch, args.length)} on {machine.cpu_name()}")
+    print(f"\n{args.model} at {args.batches}×{args.lengths} on {machine.cpu_name()}")
     print(f"tuning took {winner.label} in {took}; median ms of every point")
     print("\n".join(lines(winner, held_against(winner, runs, tuning.goal))))
     for _, run in runs:

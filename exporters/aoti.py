@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporters.checkpoint import example_inputs, input_names, metadata_of, open_checkpoint, outputs_of
+from exporters.checkpoint import (
+    dynamic_shapes,
+    example_inputs,
+    input_names,
+    metadata_of,
+    open_checkpoint,
+    outputs_of,
+)
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers")
@@ -51,20 +58,13 @@ def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[st
     module = open_checkpoint(checkpoint, device, recipe["precision"])
     tensors = {tensor.data_ptr(): tensor for tensor in (*module.parameters(), *module.buffers())}.values()
     weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    dynamic = {
-        0: torch.export.Dim("batch", min=1),
-        # Where positions are looked up in a table, torch.export wants to be told how long that is.
-        1: torch.export.Dim("length", min=1, max=metadata_of(checkpoint).get("positions")),
-    }
-    names = input_names(module)
-    # A module of the user's takes any number of tensors, so their axes have no arguments' names.
-    shapes = (module.dynamic_shapes(),) if hasattr(module, "dynamic_shapes") else dict.fromkeys(names, dynamic)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(
             module,
             example_inputs(device, module),
-            dynamic_shapes=shapes,
+            # Where positions are looked up in a table, torch.export wants to be told how long that is.
+            dynamic_shapes=dynamic_shapes(module, metadata_of(checkpoint).get("positions")),
             strict=False,
             # Else a mask that is cut from a table of all positions makes the full length a case that is refused.
             prefer_deferred_runtime_asserts_over_guards=True,
@@ -73,7 +73,7 @@ def export(checkpoint: Path, folder: Path, recipe: Mapping[str, Any]) -> dict[st
             program, package_path=str(folder / "model.pt2"), inductor_configs=dict(recipe["settings"])
         )
     return {
-        "inputs": names,
+        "inputs": input_names(module),
         "outputs": outputs_of(checkpoint),
         "weight_bytes": weight_bytes,
         "settings": recipe["settings"],

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from exporters import library_versions, modules
-from exporters.errors import ModelError
+from exporters.errors import ModelError, cause
 from exporters.models import build, load_checkpoint, usable_positions
 from exporters.module_forward import DTYPES
 from exporters.module_source import ModuleSource
@@ -39,11 +38,8 @@ def export(source: ModelSource, folder: Path) -> dict[str, Any]:
     except ModelError:
         raise
     except Exception as error:  # configurations and weights can be wrong in every way there is
-        cause = re.split(r"Exception raised from|frame #0", " ".join(f"{type(error).__name__}: {error}".split()))[0][
-            :300
-        ]
         raise ModelError(
-            f"model {source.name!r} cannot be built ({cause}); check its config.json and weights"
+            f"model {source.name!r} cannot be built ({cause(error)}); check its config.json and weights"
         ) from error
     model.save_pretrained(folder, safe_serialization=True)
     return {
@@ -77,6 +73,16 @@ def metadata_of(folder: Path) -> dict[str, Any]:
 def outputs_of(folder: Path) -> list[str]:
     """Names of a checkpoint's outputs."""
     return [str(name) for name in metadata_of(folder)["outputs"]]
+
+
+def dynamic_shapes(module: Any, positions: int | None = None) -> Any:
+    """Which axes of an opened module's inputs may change, for torch.export; lengths up to `positions`."""
+    import torch
+
+    if hasattr(module, "dynamic_shapes"):  # the user's takes any number of tensors, so axes have no arguments' names
+        return (module.dynamic_shapes(),)
+    dynamic = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=positions)}
+    return dict.fromkeys(input_names(module), dynamic)
 
 
 def input_names(module: Any) -> list[str]:

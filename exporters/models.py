@@ -20,7 +20,7 @@ OWN_POSITIONS = ("gpt_neo", "opt")
 
 
 def import_libraries() -> None:
-    """Import what every export needs, so that whichever comes first is not charged with it."""
+    """Import what every export and every model needs, so that whichever comes first is not charged with it."""
     import torch  # noqa: F401
     from transformers import AutoModel, PreTrainedModel  # noqa: F401 - what they stand on is imported with them
 
@@ -245,11 +245,3 @@ def _auto_class(config: Any, task: str) -> Any:
     if task == "base":
         return AutoModel
     return AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
-
-
-def import_library() -> None:
-    """Import what every model of transformers needs, so that loading one is timed without it."""
-    import transformers.modeling_utils
-    from transformers import AutoModel
-
-    assert transformers.modeling_utils and AutoModel

@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 import random
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exporters.errors import ModelError
+from exporters.errors import ModelError, cause
 from exporters.models import usable_positions
 from exporters.sources import INPUTS
 
@@ -287,9 +286,3 @@ def named_outputs(output: Any) -> list[tuple[str | None, Any]]:
     if not found:
         raise TypeError("nothing; return a tensor, or a tuple, list or dict of tensors")
     return found
-
-
-def cause(error: BaseException) -> str:
-    """An exception in at most 300 characters of one line, without torch's C++ frames."""
-    text = re.split(r" (?:Exception raised from|frame #0)", " ".join(f"{type(error).__name__}: {error}".split()))[0]
-    return text if len(text) <= 300 else text[:297] + "..."

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters import module_forward, module_traits, pickled
-from exporters.errors import ModelError
+from exporters.errors import ModelError, cause
 from exporters.module_source import ModuleSource
 from exporters.store import file_checksum
 
@@ -98,9 +98,7 @@ def checked_pair(made: Any, what: str) -> tuple[Any, Callable[..., Any] | None]:
     try:
         return module.to("cpu").eval(), make_inputs
     except Exception as error:  # weights without content, or of a kind that does not move
-        raise ModelError(
-            f"{what} returned a module that cannot be moved to the CPU ({module_traits.cause(error)})"
-        ) from error
+        raise ModelError(f"{what} returned a module that cannot be moved to the CPU ({cause(error)})") from error
 
 
 def _unpickled(name: str, folder: Path) -> tuple[Any, Callable[..., Any] | None]:
@@ -141,7 +139,7 @@ def _user_code(name: str, file: Path | None, what: str) -> Iterator[None]:
     except ModelError:
         raise
     except (Exception, SystemExit) as error:
-        raise ModelError(f"module {name!r}: {what} ({module_traits.cause(error)}{_line_in(error, file)})") from error
+        raise ModelError(f"module {name!r}: {what} ({cause(error)}{_line_in(error, file)})") from error
 
 
 def _line_in(error: BaseException, file: Path | None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters import onnx_int8
-from exporters.checkpoint import example_inputs, input_names, open_checkpoint, outputs_of
+from exporters.checkpoint import dynamic_shapes, example_inputs, input_names, open_checkpoint, outputs_of
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
@@ -56,26 +56,16 @@ def save_program(checkpoint: Path, precision: str, path: Path) -> None:
     module = open_checkpoint(checkpoint, "cpu", precision)
     program = _translate(module, outputs_of(checkpoint), optimize=False).exported_program
     # The program's own dictionary: the file needs the names of the weights, and whoever runs it has them.
-    program.state_dict.update(
-        {
-            name: torch.nn.Parameter(torch.empty(0), False)
-            if isinstance(tensor, torch.nn.Parameter)
-            else torch.empty(0)
-            for name, tensor in program.state_dict.items()
-        }
-    )
+    for name, tensor in program.state_dict.items():
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        program.state_dict[name] = torch.nn.Parameter(torch.empty(0), False) if is_parameter else torch.empty(0)
     torch.export.save(program, path)
 
 
 def _translate(module: Any, outputs: list[str], optimize: bool = True, opset: int | None = None) -> Any:
     """The ONNX program of `module`, at torch's own choice of `opset` where none is given."""
-    import torch
-
-    dynamic = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1)}
-    names = input_names(module)
-    # A module of the user's takes any number of tensors, so their axes have no arguments' names.
-    shapes = (module.dynamic_shapes(),) if hasattr(module, "dynamic_shapes") else dict.fromkeys(names, dynamic)
-    return translate(module, example_inputs("cpu", module), shapes, names, outputs, optimize, opset)
+    example, names = example_inputs("cpu", module), input_names(module)
+    return translate(module, example, dynamic_shapes(module), names, outputs, optimize, opset)
 
 
 def translate(

@@ -85,17 +85,14 @@ def _export_plainly(checkpoint: Path, folder: Path, task: str) -> None:
 
 def _optimise(plain: Path, folder: Path, level: str, task: str, is_for_gpu: bool) -> None:
     """The export in `plain` at `level`, under the names that a plain one has."""
-    from optimum.onnxruntime import AutoOptimizationConfig, ORTOptimizer
+    from optimum.onnxruntime import (
+        AutoOptimizationConfig,
+        ORTModelForCausalLM,
+        ORTModelForFeatureExtraction,
+        ORTOptimizer,
+    )
 
-    model = open_model(plain, task)
+    kind, options = (ORTModelForCausalLM, {"use_cache": False}) if task == "lm" else (ORTModelForFeatureExtraction, {})
+    model = kind.from_pretrained(plain, local_files_only=True, **options)
     config = AutoOptimizationConfig.with_optimization_level(level, for_gpu=is_for_gpu)
     ORTOptimizer.from_pretrained(model).optimize(save_dir=str(folder), optimization_config=config, file_suffix="")
-
-
-def open_model(folder: Path, task: str) -> Any:
-    """optimum's class for a task over the export in `folder`, on the CPU."""
-    from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForFeatureExtraction
-
-    if task == "lm":
-        return ORTModelForCausalLM.from_pretrained(folder, local_files_only=True, use_cache=False)
-    return ORTModelForFeatureExtraction.from_pretrained(folder, local_files_only=True)

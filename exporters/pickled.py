@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from exporters.errors import ModelError
+from exporters.errors import ModelError, cause
 from exporters.store import file_checksum, files_checksum
 
 STRUCTURE = "module.pkl"
@@ -52,9 +52,8 @@ def save(module: Any, make_inputs: Any, folder: Path) -> str:
         try:
             Pickler(file).dump((module, make_inputs))
         except Exception as error:  # an object's own reduction may raise anything
-            cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ModelError(
-                f"module {name!r} cannot be handed to other processes ({cause}); use file.py:factory instead"
+                f"module {name!r} cannot be handed to other processes ({cause(error)}); use file.py:factory instead"
             ) from error
     save_tensors(name, dict(tensors.values()), folder / TENSORS)
     files = (STRUCTURE, TENSORS)
@@ -75,8 +74,7 @@ def save_tensors(name: str, tensors: Mapping[str, Any], path: Path) -> None:
     try:
         save_file(kept, path)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ModelError(f"module {name!r}: its tensors cannot be saved ({cause})") from error
+        raise ModelError(f"module {name!r}: its tensors cannot be saved ({cause(error)})") from error
 
 
 def _unsaveable(tensor: Any) -> str:

@@ -140,9 +140,7 @@ class ArtifactStore:
 
     def damages(self, paths: list[Path]) -> dict[Path, str | None]:
         """`damage` of several artifacts, hashed in parallel."""
-        with ThreadPoolExecutor(
-            max_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-        ) as pool:
+        with ThreadPoolExecutor() as pool:
             return dict(zip(paths, pool.map(self.damage, paths), strict=True))
 
     def drop_damaged(self, paths: list[Path]) -> dict[Path, str]:
@@ -172,9 +170,8 @@ class ArtifactStore:
                 return found
             final = self.path_of(recipe)
             aside = self.folder / f"{_ASIDE}{final.name}-{os.getpid()}"
-            for abandoned in self.folder.glob(
-                f"{_ASIDE}{final.name}-*"
-            ):  # the lock is ours, so nobody is at work there
+            # The lock is ours, so nobody is at work there.
+            for abandoned in self.folder.glob(f"{_ASIDE}{final.name}-*"):
                 shutil.rmtree(abandoned, ignore_errors=True)
             try:
                 aside.mkdir()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from tests import made
 
 ROOT = Path(__file__).resolve().parent.parent
 # Else every process of a test compiles this project's modules anew, which takes longer than most that it does.
@@ -23,10 +23,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for the whole session, so that each tiny model is exported once; its processes share it."""
+    """One store for the whole session, so that each tiny model is exported once; its processes share it.
+
+    The machine's limits are in it: beside other work, which tests are to each other, every run would measure them.
+    """
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "artifacts"
     folder.mkdir(exist_ok=True)
+    made.keep_peaks(folder)
     return folder
 
 
@@ -36,20 +40,13 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.fixture(scope="module")
-def script(request: pytest.FixtureRequest, root: Path) -> Iterator[ModuleType]:
-    """The script of benchmarks/ that the test module's `SCRIPT` names, as a module; it is no part of a package."""
-    name = request.module.SCRIPT
-    spec = importlib.util.spec_from_file_location(name, root / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
-    try:
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        del sys.modules[name]
+@pytest.fixture
+def in_this_process() -> Iterator[None]:
+    """Workers and exports in the test's process; see tests/in_process.py."""
+    from tests.in_process import here
+
+    with here():
+        yield
 
 
 @pytest.fixture
@@ -92,7 +89,9 @@ def cli_here(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` skip where no GPU can be used."""
+    """Files with slow tests come first, so that none is left for the end; `gpu` skips where no GPU can be used."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     from backends.base import torch_cuda_version

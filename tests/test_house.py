@@ -10,14 +10,11 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from bench.testing import HEAVY
-
-LEAVES = {"backends": ("exporters", "bench"), "exporters": ("backends", "bench")}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -32,16 +29,7 @@ def imported_modules(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("leaf", LEAVES)
-def test_a_leaf_imports_no_other_part(root: Path, leaf: str) -> None:
-    files = list((root / leaf).rglob("*.py"))
-    assert len(files) > 3
-    for path in files:
-        for module in imported_modules(path):
-            assert module.split(".")[0] not in LEAVES[leaf], f"{path.relative_to(root)} imports {module}"
-
-
-def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> None:
+def test_transformers_is_imported_in_one_place_and_the_workers_entry_in_none(root: Path) -> None:
     users = {
         str(path.relative_to(root))
         for part in ("backends", "exporters", "bench")
@@ -49,25 +37,23 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         if any(module.split(".")[0] == "transformers" for module in imported_modules(path))
     }
     assert users == {"exporters/models.py"}
+    for path in sources(root, "bench", "backends", "exporters", "tests", "benchmarks"):
+        assert "bench.worker" not in imported_modules(path), f"{path} imports the worker's entry"
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import bench",
-        "import bench.run.experiment, bench.workloads.forward, bench.workloads.generate, bench.workloads.coldstart",
-        "import bench.workloads.corpus, bench.workloads.load, bench.cli.measure",
-        "import bench.bundle.api, bench.bundle.verify, bench.report.bundle, bench.cli.deploy, bench.cli.verify",
-        "import bench.workloads.memory, bench.diff, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choose.api, bench.report.choice, bench.report.page.render, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.reading, bench.report.study, bench.cli.study",
-        "import bench.measuring, bench.cli.measure, bench.cli.screen, bench.cli.reference; bench.measuring.compare, bench.measuring.measure_load",
-        "import bench, tempfile; folder = tempfile.mkdtemp()\n"
-        "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"
-        " rounds=1, max_seconds_per_cell=0.01).rows()",
-        "import sys; sys.argv = ['bench', '--help']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
-        "import sys; sys.argv = ['bench', 'list', 'backends']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
-    ],
-    ids=["package", "roof", "corpus", "bundle", "diff and doctor", "measuring", "run", "help", "list"],
-)
+#: What a parent process may import and run.
+LIGHT = {
+    "package": "import bench",
+    "modules": "from importlib import import_module as take\nfrom pathlib import Path\n"
+    "for path in (one for part in ('bench', 'backends', 'exporters') for one in Path(part).rglob('[a-z_]*.py')):\n"
+    "    if path.name not in ('worker.py', '__main__.py'): take('.'.join(path.with_suffix('').parts))",
+    "run": "import bench, tempfile; bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu',"
+    " artifacts=tempfile.mkdtemp(), rounds=1, max_seconds_per_cell=0.01).rows()",
+    "list": "import sys; sys.argv = ['bench', 'list', 'backends']\nfrom bench.cli import main\ntry: main()\nexcept SystemExit: pass",
+}
+
+
+@pytest.mark.parametrize("code", LIGHT.values(), ids=LIGHT)
 def test_the_parent_process_stays_light(root: Path, code: str) -> None:
     report = f"{code}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, cwd=root, check=True)
@@ -105,11 +91,6 @@ def test_no_workload_is_known_by_name_outside_workloads(root: Path) -> None:
                 assert is_of_two or not known, f"{path.relative_to(root)}:{node.lineno}"
 
 
-def test_the_entry_of_the_worker_is_imported_by_nobody(root: Path) -> None:
-    for path in sources(root, "bench", "backends", "exporters", "tests", "benchmarks"):
-        assert "bench.worker" not in imported_modules(path), path.relative_to(root)
-
-
 def test_no_file_is_longer_than_400_lines(root: Path) -> None:
     for path in sources(root, "bench", "backends", "exporters"):
         assert len(path.read_text().splitlines()) <= 400, path.relative_to(root)
@@ -117,26 +98,18 @@ def test_no_file_is_longer_than_400_lines(root: Path) -> None:
 
 def test_public_names() -> None:
     import bench
+    import bench.choose.api
+    import bench.tune.api
 
     assert set(bench.__all__) == {
         "BenchError", "Bundle", "BundleVerification", "Choice", "Record", "Run",
         "Study", "Traffic", "Tuning", "UserError", "check_parity", "choose", "compare", "deploy", "generate", "judge_study", "measure_corpus", "measure_load", "measure_memory",
         "read_run", "resume", "tune", "verify", "verify_bundle", "write_study",
     }  # fmt: skip
-    for name in bench.__all__:
-        assert getattr(bench, name) is not None
+    for name in bench.__all__:  # a package of that name does not hide the function, once it is imported
+        assert getattr(bench, name) is getattr(bench, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = bench.nonsense
-
-
-def test_packages_do_not_hide_the_functions_of_the_api() -> None:
-    import bench
-    import bench.choose.api
-    import bench.tune.api
-
-    for name in ("choose", "tune"):
-        first, second = getattr(bench, name), getattr(bench, name)
-        assert callable(first) and first is second
 
 
 def test_one_version_everywhere(root: Path) -> None:
@@ -149,26 +122,13 @@ def test_one_version_everywhere(root: Path) -> None:
 
 
 def test_every_dependency_is_pinned_by_the_constraints(root: Path) -> None:
+    def name_of(need: str) -> str:
+        return re.split(r"[<>=!~\[;]", need)[0].strip().lower().replace("_", "-")
+
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    pinned = {
-        line.partition("==")[0].lower().replace("_", "-")
-        for line in (root / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    }
-    wanted = [
-        *project["dependencies"],
-        *(need for extra in project["optional-dependencies"].values() for need in extra),
-    ]
-    names = {re.split(r"[<>=!~\[;]", need)[0].strip().lower().replace("_", "-") for need in wanted}
-    assert names <= pinned
-
-
-@cache
-def help_of(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """What `bench COMMAND --help` gives; asked for once, however many lines of the README use it."""
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *command, "--help"], capture_output=True, text=True, cwd=root, check=False
-    )
+    pinned = {name_of(line) for line in (root / "constraints.txt").read_text().splitlines() if "==" in line}
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    assert set(map(name_of, wanted)) <= pinned
 
 
 #: The README and the guides; docs/reference is generated, and docs/study.md ends with a page that a command wrote.
@@ -176,7 +136,7 @@ GUIDES = ("README.md", *sorted(f"docs/{path.name}" for path in (Path(__file__).p
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-def test_the_commands_of_the_readme_and_guides_are_real(root: Path, guide: str) -> None:
+def test_the_commands_of_the_readme_and_guides_are_real(root: Path, guide: str, cli_here) -> None:
     """Every `bench …` line in a shell block parses: its subcommand exists and has each option given."""
     text = (root / guide).read_text().partition("## The pages")[0]
     lines = [
@@ -190,16 +150,12 @@ def test_the_commands_of_the_readme_and_guides_are_real(root: Path, guide: str) 
         words = line.split("#")[0].split()
         commands = [word for word in words[1:3] if not word.startswith("-") and "." not in word and "/" not in word]
         for size in (2, 1):
-            done = help_of(root, *commands[:size])
+            done = cli_here(*commands[:size], "--help")
             if done.returncode == 0:
                 break
         assert done.returncode == 0, line
         for option in re.findall(r"--[a-z][a-z0-9-]+", line):
             assert option in done.stdout, f"{option} of {line!r}"
-
-
-def test_the_readme_is_short(root: Path) -> None:
-    assert len((root / "README.md").read_text().splitlines()) <= 200
 
 
 def anchors(text: str) -> set[str]:
@@ -220,17 +176,15 @@ def test_links_of_the_readme_and_guides_resolve(root: Path, guide: str) -> None:
         assert not anchor or anchor in anchors(found.read_text()), f"{target} of {guide}"
 
 
-def test_no_figure_of_the_documents_is_left_open(root: Path) -> None:
-    for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
-        assert not re.search(r"@[A-Z_]+@", path.read_text()), path
-
-
-def test_make_targets_of_the_readme_exist(root: Path) -> None:
-    targets = set(re.findall(r"`make ([a-z-]+)`", (root / "README.md").read_text()))
-    makefile = (root / "Makefile").read_text()
+def test_the_readme_is_short_its_targets_exist_and_no_figure_is_left_open(root: Path) -> None:
+    readme, makefile = (root / "README.md").read_text(), (root / "Makefile").read_text()
+    assert len(readme.splitlines()) <= 200
+    targets = set(re.findall(r"`make ([a-z-]+)`", readme))
     assert {"compare", "install", "test"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+        assert not re.search(r"@[A-Z_]+@", path.read_text()), path
 
 
 def test_nothing_of_one_machine_is_committed(root: Path) -> None:

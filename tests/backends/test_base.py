@@ -8,7 +8,6 @@ import pytest
 
 import backends
 from backends.base import (
-    Backend,
     BackendError,
     OutOfMemoryError,
     Spec,
@@ -25,61 +24,43 @@ MIB, GIB = 2**20, 2**30
     ("message", "figures"),
     [
         (
-            "CUDA out of memory. Tried to allocate 576.00 MiB (GPU 0; 23.69 GiB total capacity; 21.73 GiB already allocated; "
-            "528.69 MiB free; 22.13 GiB reserved in total by PyTorch)",
+            "CUDA out of memory. Tried to allocate 576.00 MiB (GPU 0; 23.69 GiB total capacity; 21.73 GiB already "
+            "allocated; 528.69 MiB free; 22.13 GiB reserved in total by PyTorch)",
+            {"requested": 576 * MIB, "total": 23.69 * GIB, "allocated": 21.73 * GIB, "free": 528.69 * MIB, "reserved": 22.13 * GIB},
+        ),
+        (
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.81 GiB of which 1.50 GiB is "
+            "free. Including non-PyTorch memory, this process has 138.29 GiB memory in use. Of the allocated memory "
+            "137.00 GiB is allocated by PyTorch, and 650.00 MiB is reserved by PyTorch but unallocated.",
             {
-                "requested_bytes": 576 * MIB,
-                "total_bytes": round(23.69 * GIB),
-                "allocated_bytes": round(21.73 * GIB),
-                "free_bytes": round(528.69 * MIB),
-                "reserved_bytes": round(22.13 * GIB),
+                "requested": 2 * GIB, "total": 139.81 * GIB, "free": 1.5 * GIB, "allocated": 137 * GIB,
+                "reserved_unallocated": 650 * MIB, "process": 138.29 * GIB,
             },
         ),
         (
-            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.81 GiB of which 1.50 GiB is free. "
-            "Including non-PyTorch memory, this process has 138.29 GiB memory in use. Of the allocated memory 137.00 GiB is "
-            "allocated by PyTorch, and 650.00 MiB is reserved by PyTorch but unallocated.",
-            {
-                "requested_bytes": 2 * GIB,
-                "total_bytes": round(139.81 * GIB),
-                "free_bytes": round(1.5 * GIB),
-                "allocated_bytes": 137 * GIB,
-                "reserved_unallocated_bytes": 650 * MIB,
-                "process_bytes": round(138.29 * GIB),
-            },
-        ),
-        (
-            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
-            "68719476736 bytes. Error code 12 (Cannot allocate memory)",
-            {"requested_bytes": 68719476736},
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+            "allocate 68719476736 bytes. Error code 12 (Cannot allocate memory)",
+            {"requested": 68719476736},
         ),
         (
             "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running MatMul node. Status "
             "Message: bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of size 402653184",
-            {"requested_bytes": 402653184},
+            {"requested": 402653184},
         ),
         (
             "BFCArena::AllocateRawInternal Available memory of 524288 is smaller than requested bytes of 1048576",
-            {"requested_bytes": 1048576, "free_bytes": 524288},
+            {"requested": 1048576, "free": 524288},
         ),
-        (
-            "Unable to allocate 3.00 GiB for an array with shape (1, 2) and data type float64",
-            {"requested_bytes": 3 * GIB},
-        ),
+        ("Unable to allocate 3.00 GiB for an array with shape (1, 2) and data type float64", {"requested": 3 * GIB}),
         ("std::bad_alloc", {}),
         ("CUDA failure 2: out of memory ; GPU=0", {}),
         ("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)", {}),
+        *((other, None) for other in ("index out of range in self", "CUDA error: an illegal memory access")),
     ],
-)
-def test_out_of_memory_is_recognised_and_its_figures_are_read(message: str, figures: dict[str, int]) -> None:
-    assert parse_out_of_memory(message) == figures
-
-
-@pytest.mark.parametrize(
-    "message", ["index out of range in self", "shape mismatch", "CUDA error: an illegal memory access"]
-)
-def test_other_errors_are_not_out_of_memory(message: str) -> None:
-    assert parse_out_of_memory(message) is None
+)  # fmt: skip
+def test_out_of_memory_is_recognised_and_its_figures_are_read(message: str, figures: dict[str, float] | None) -> None:
+    expected = None if figures is None else {f"{name}_bytes": round(value) for name, value in figures.items()}
+    assert parse_out_of_memory(message) == expected
 
 
 def test_whatever_a_runtime_raises_becomes_one_kind() -> None:
@@ -92,9 +73,6 @@ def test_whatever_a_runtime_raises_becomes_one_kind() -> None:
         raise IndexError("two\nlines")
     with pytest.raises(UnsupportedError, match=r"^as it is$"), runtime_errors():
         raise UnsupportedError("as it is")
-
-
-def test_long_messages_are_cut() -> None:
     assert len(one_line(ValueError("x" * 5000))) == 600
 
 
@@ -102,22 +80,12 @@ def test_a_refusal_names_the_remedy() -> None:
     onnx = backends.load_class("onnx")
     assert onnx.supports("default", "cpu", "bf16") == "onnx has no bf16 on cpu; use --precisions fp32,fp16,int8"
     assert "use --device cpu" in str(backends.load_class("null").supports("default", "cuda", "fp32"))
-
-
-def test_a_backend_that_is_not_installed_says_how_to_add_it() -> None:
-    class Absent(Backend):
-        spec = Spec(name="absent", format=None, requires=("no_such_module",), install="absent-runtime")
-        load = prepare = run = fetch = None  # type: ignore[assignment]
-
-    assert Absent.spec.missing() == ["no_such_module"]
+    absent = Spec(name="absent", format=None, requires=("no_such_module",), install="absent-runtime")
+    assert absent.missing() == ["no_such_module"]
     assert (
-        Absent.supports("default", "cpu", "fp32")
-        == "absent needs no_such_module, not installed; run: pip install 'absent-runtime'"
+        absent.refusal("cpu", "fp32") == "absent needs no_such_module, not installed; run: pip install 'absent-runtime'"
     )
-
-
-def test_a_distribution_can_be_missing_where_every_module_is_there() -> None:
-    """optimum can be imported without optimum-onnx."""
+    # optimum can be imported without optimum-onnx.
     spec = Spec(name="half", format=None, requires=("json",), distributions=("no-such-distribution",), install="half")
     assert spec.missing() == ["no-such-distribution"]
     assert "half needs no-such-distribution, not installed" in str(spec.refusal("cpu", "fp32"))
@@ -132,27 +100,8 @@ def test_what_a_variant_declares_comes_before_what_its_backend_does() -> None:
         artifact_precisions={"int8": "fp32"},
         compiled_per_shape=("default",),
     )
-    assert [spec.format_of(variant) for variant in ("default", "traced", "full-passes")] == [
-        "onnx",
-        "torchscript",
-        "onnx",
-    ]
-    assert [spec.artifact_precision(variant, "int8") for variant in ("default", "traced")] == ["fp32", "int8"]
+    names = ("default", "traced", "full-passes")
+    assert [spec.format_of(name) for name in names] == ["onnx", "torchscript", "onnx"]
+    assert [spec.artifact_precision(name, "int8") for name in names[:2]] == ["fp32", "int8"]
     assert spec.artifact_precision("default", "bf16") == "bf16"
-    assert [spec.compiles_every_shape(variant) for variant in ("default", "traced", "full-passes")] == [
-        True,
-        False,
-        True,
-    ]
-
-
-def test_cuda_is_refused_by_a_cpu_build_of_onnxruntime(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr("backends._onnx_providers.module_folder", lambda module: tmp_path)
-    onnx = backends.load_class("onnx")
-    assert "needs onnxruntime-gpu" in str(onnx.supports("default", "cuda", "fp32"))
-    (tmp_path / "capi").mkdir()
-    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
-    monkeypatch.setattr("backends._torch.torch_cuda_version", lambda: "13.0")
-    assert onnx.supports("default", "cuda", "fp32") is None
-    monkeypatch.setattr("backends._torch.torch_cuda_version", lambda: None)
-    assert "needs a CUDA build of torch" in str(onnx.supports("default", "cuda", "fp32"))
+    assert [spec.compiles_every_shape(name) for name in names] == [True, False, True]

@@ -122,42 +122,40 @@ def test_a_static_cache_stays_where_it_is(module: Any, tmp_path: Path) -> None:
     places = [tensor.data_ptr() for tensor in module.flatten(generate(backend))]
     again = backend.reorder(generate(backend), torch.tensor([1, 0]))
     assert [tensor.data_ptr() for tensor in module.flatten(again)] == places
+    with pytest.raises(UnsupportedError, match="a static cache of 2 sequences cannot hold 3"):
+        backend.reorder(again, torch.tensor([0, 1, 1]))
     emptied = backend.new_cache(ROWS, ROOM)
     assert not any(tensor.any() for tensor in module.flatten(emptied))
     assert int(emptied.seen) == 0
     assert backend.cache_bytes(emptied) == 2 * 2 * ROWS * ROOM * 64 * 4  # keys and values of 2 layers of width 64
 
 
-def test_a_static_cache_keeps_its_number_of_sequences(module: Any, tmp_path: Path) -> None:
-    backend = loaded(Eager, module, tmp_path, "static")
-    with pytest.raises(UnsupportedError, match="a static cache of 2 sequences cannot hold 3"):
-        backend.reorder(generate(backend), torch.tensor([0, 1, 1]))
-
-
-def test_a_model_without_a_static_cache_says_so(tmp_path: Path) -> None:
+def test_a_model_or_an_artifact_without_a_cache_says_so(tmp_path: Path) -> None:
     growing, none = torch.nn.Module(), torch.nn.Module()
     growing.keeps_keys_and_values, growing.has_static_cache, none.keeps_keys_and_values = True, False, False
-    for kind, module in ((Eager, growing), (Compile, growing), (Eager, none)):
-        backend = loaded(kind, module, tmp_path, "static" if kind is Eager else "default")
-        assert backend.has_cache() is False
-        with pytest.raises(
-            UnsupportedError, match="this model has no static cache of keys and values; use full passes"
-        ):
-            backend.new_cache(1, 1)
-    with pytest.raises(UnsupportedError, match="this model has no cache of keys and values"):
-        loaded(Eager, none, tmp_path, "default").new_cache(1, 1)
-
-
-def test_the_plain_artifacts_have_no_cache(tmp_path: Path, artifacts: Path) -> None:
-    for kind in (Onnx, TorchScript):
-        backend = kind()
+    plain = [Onnx(), TorchScript()]
+    for backend in plain:
         backend.cache_tensors = None
-        assert backend.has_cache() is False
-        with pytest.raises(UnsupportedError, match=f"{kind.spec.name} keeps no keys and values"):
-            backend.new_cache(1, 1)
+    refused = {
+        "this model has no static cache of keys and values; use full passes": [
+            loaded(Eager, growing, tmp_path, "static"),
+            loaded(Eager, none, tmp_path, "static"),
+            loaded(Compile, growing, tmp_path, "default"),
+        ],
+        "this model has no cache of keys and values": [loaded(Eager, none, tmp_path, "default")],
+        "onnx keeps no keys and values": plain[:1],
+        "torchscript keeps no keys and values": plain[1:],
+    }
+    for message, found in refused.items():
+        for backend in found:
+            assert backend.has_cache() is False
+            with pytest.raises(UnsupportedError, match=message):
+                backend.new_cache(1, 1)
 
 
 def test_an_empty_past_is_made_from_what_the_exporter_recorded() -> None:
+    for kind in (Eager, Compile, TorchScript, Onnx):
+        assert (kind.spec.generation_format or kind.spec.format) in exporters.names()
     entries = [
         {"shape": [0, 2, 0, 3], "dtype": "float16", "grows": 2},
         {"shape": [0, 0, 4], "dtype": "float32", "grows": 1},
@@ -190,9 +188,3 @@ def test_onnx_reads_and_writes_its_cache_where_it_lies(artifacts: Path, monkeypa
     assert facts["copies_inserted"] == 0
     assert sum(facts["nodes_per_provider"].values()) > 50
     backend.close()
-
-
-def test_every_variant_names_a_format_that_is_exported() -> None:
-    for kind in (Eager, Compile, TorchScript, Onnx):
-        assert kind.spec.generation
-        assert (kind.spec.generation_format or kind.spec.format) in exporters.names()

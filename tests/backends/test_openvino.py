@@ -1,4 +1,4 @@
-"""OpenVINO: the contract at each precision, what the plugin was really told, and outputs that are shared but not lost."""
+"""OpenVINO: what the plugin was really told, outputs that are shared but not lost, static shapes."""
 
 from __future__ import annotations
 
@@ -9,26 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
 from backends import base
 from backends.base import UnsupportedError
 from backends.openvino import OpenVino
 from bench.parity.inputs import make_batch
-from bench.testing import ContractError, _Workbench, check_backend
-from bench.testing_generation import check_generation
+from bench.testing import _Workbench
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # in-process torch, transformers and their exporters warn
-
-
-@pytest.mark.parametrize("model", ["bert-tiny", "gpt-tiny", "gpt2-tiny"])
-def test_openvino_keeps_the_contract(model: str, artifacts: Path) -> None:
-    assert len(check_backend("openvino", model=model, artifacts=artifacts)) == 8
-
-
-@pytest.mark.parametrize(("model", "precision"), [("bert-tiny", "fp32"), ("gpt2-tiny", "fp32"), ("bert-tiny", "int8")])
-def test_openvino_takes_attention_as_one_operator_by_the_contract(model: str, precision: str, artifacts: Path) -> None:
-    passed = check_backend("openvino", variant="attention23", model=model, precision=precision, artifacts=artifacts)
-    assert len(passed) == 8
 
 
 def has_bf16() -> bool:
@@ -38,71 +25,42 @@ def has_bf16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-needs_bf16 = pytest.mark.skipif("not has_bf16()", reason="this CPU has no bf16")
+class Bench(_Workbench):
+    """OpenVINO with bert-tiny, loaded."""
 
+    def __init__(self, artifacts: Path, variant: str = "default", precision: str = "fp32") -> None:
+        super().__init__(OpenVino, variant, "bert-tiny", "cpu", precision, artifacts)
+        self.backend: Any = self._loaded()
 
-@needs_bf16
-def test_openvino_computes_bf16_from_the_fp32_file_by_the_contract(artifacts: Path) -> None:
-    assert len(check_backend("openvino", precision="bf16", artifacts=artifacts)) == 8
+    def batch(self, shape: tuple[int, int], seed: int = 0) -> Any:
+        return make_batch(self._inputs(shape, seed), "timed")
 
-
-@pytest.mark.skipif("has_bf16()", reason="this CPU has bf16")
-def test_openvino_refuses_bf16_on_a_cpu_without_it(artifacts: Path) -> None:
-    with pytest.raises(UnsupportedError, match="openvino has no bf16 on this CPU: it would compute in f32"):
-        workbench(artifacts, "bf16")._loaded()
-
-
-@pytest.mark.parametrize("variant", ["default", "group128"])
-def test_int8_of_openvino_keeps_the_contract(variant: str, artifacts: Path) -> None:
-    assert len(check_backend("openvino", variant=variant, precision="int8", artifacts=artifacts)) == 8
-
-
-def test_openvino_generates_by_the_contract(artifacts: Path) -> None:
-    assert len(check_generation("openvino", artifacts=artifacts)) == 4
-
-
-class MaskBlind(OpenVino):
-    """Ignores the mask."""
-
-    def prepare(self, batch: Any) -> Any:
-        return super().prepare({**batch, "attention_mask": np.ones_like(batch["attention_mask"])})
-
-
-def test_the_contract_notices_a_mask_that_is_ignored(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "load_class", lambda name: MaskBlind)
-    with pytest.raises(ContractError, match=r"is broken at .* padded"):
-        check_backend("openvino", artifacts=artifacts, shapes=((2, 16), (3, 37)))
-
-
-def workbench(artifacts: Path, precision: str) -> _Workbench:
-    return _Workbench(OpenVino, "default", "bert-tiny", "cpu", precision, artifacts)
+    def prepared(self, shape: tuple[int, int], seed: int = 0) -> Any:
+        return self.backend.prepare(self.batch(shape, seed))
 
 
 def test_what_was_asked_of_the_plugin_holds_after_compiling(artifacts: Path) -> None:
     """Left alone it takes bf16 where the machine has it, pins its threads, and counts two CPUs of a core as one."""
-    bench, held = workbench(artifacts, "fp32"), {}
+    held = {}
     for precision in ("fp32", *(["bf16"] if has_bf16() else []), "int8"):
-        bench.precision = precision
-        backend = bench._loaded()
-        facts, batch = backend.facts(), make_batch(bench._inputs((2, 16)), "timed")
-        held[precision] = backend.memory()["parameters_bytes"]
-        _, watched = backend.run_watched(backend.prepare(batch))
-        assert facts["execution_devices"] == ["CPU"]
-        assert (facts["threads"], facts["streams"], facts["performance_hint"]) == (1, 1, "LATENCY")
-        assert (facts["cpu_pinning"], facts["model_cache"]) == (False, False)
-        assert facts["computes_in"] == ("bf16" if precision == "bf16" else "f32")
-        assert (facts["matmuls_compressed"], facts["activation_group"]) == ((12, 32) if precision == "int8" else (0, 0))
+        bench = Bench(artifacts, precision=precision)
+        facts, held[precision] = bench.backend.facts(), bench.backend.memory()["parameters_bytes"]
+        _, watched = bench.backend.run_watched(bench.prepared((2, 16)))
+        asked = {"threads": 1, "streams": 1, "performance_hint": "LATENCY", "cpu_pinning": False, "model_cache": False}
+        asked |= {"execution_devices": ["CPU"], "computes_in": "bf16" if precision == "bf16" else "f32"}
+        products, group = (12, 32) if precision == "int8" else (0, 0)
+        asked |= {"matmuls_compressed": products, "activation_group": group}
+        assert {name: facts[name] for name in asked} == asked
         assert sum(watched["attention_kernels"].values()) == 2
         assert sum(watched["products"].values()) == 16
         assert all(name.endswith("bf16") == (precision == "bf16") for name in watched["products"])
-        backend.close()
+        bench.backend.close()
     assert held["fp32"] == held.get("bf16", held["fp32"]) > 1.5 * held["int8"]
 
 
 def test_outputs_are_a_calls_own_and_shared_without_a_copy(artifacts: Path) -> None:
-    bench = workbench(artifacts, "fp32")
-    backend = bench._loaded()
-    one, other = (backend.prepare(make_batch(bench._inputs((2, 16), seed=seed), "timed")) for seed in (0, 1))
+    bench = Bench(artifacts)
+    backend, one, other = bench.backend, bench.prepared((2, 16)), bench.prepared((2, 16), seed=1)
     first = backend.run(one)
     fetched = backend.fetch(first)["last_hidden_state"]
     second = backend.run(other)
@@ -163,29 +121,15 @@ def test_a_kernel_compiled_around_a_softmax_is_told_as_attention() -> None:
     assert not is_attention({"layerType": "Softmax", "originalLayersNames": "node_softmax"})
 
 
-@pytest.mark.parametrize(
-    ("model", "precision"),
-    [
-        ("bert-tiny", "fp32"),
-        ("gpt-tiny", "fp32"),
-        pytest.param("gpt2-tiny", "bf16", marks=needs_bf16),
-        ("bert-tiny", "int8"),
-    ],
-)
-def test_static_shapes_keep_the_contract(model: str, precision: str, artifacts: Path) -> None:
-    assert len(check_backend("openvino", variant="static", model=model, precision=precision, artifacts=artifacts)) == 8
-
-
 def test_a_static_shape_is_compiled_within_its_first_call_and_kept_as_asked(artifacts: Path) -> None:
-    bench = _Workbench(OpenVino, "static", "bert-tiny", "cpu", "fp32", artifacts)
-    backend = bench._loaded()
+    bench = Bench(artifacts, "static")
+    backend = bench.backend
     assert backend.has_static_shapes
-    assert OpenVino.spec.compiles_every_shape("static")
-    assert not OpenVino.spec.compiles_every_shape("attention23")
+    assert [OpenVino.spec.compiles_every_shape(variant) for variant in ("static", "attention23")] == [True, False]
 
     def compiled_by(shape: tuple[int, int]) -> tuple[int, int]:
         """Graphs that are held once a call is prepared, and once it has run twice."""
-        prepared = backend.prepare(make_batch(bench._inputs(shape), "timed"))
+        prepared = bench.prepared(shape)
         before = backend.graphs
         backend.run(backend.run(prepared))
         return before, backend.facts()["graphs"]
@@ -196,16 +140,9 @@ def test_a_static_shape_is_compiled_within_its_first_call_and_kept_as_asked(arti
     counts = [compiled_by(shape) for shape in ((1, 8), (2, 8), (1, 8), (2, 8), (3, 8), (1, 8))]
     assert counts == [(0, 1), (1, 2), (2, 2), (2, 2), (0, 1), (1, 2)]
     assert backend.facts()["compile_seconds"] > 0
-    backend.close()
-
-
-def test_a_call_of_a_static_shape_owns_what_it_was_compiled_to(artifacts: Path) -> None:
-    bench = _Workbench(OpenVino, "static", "bert-tiny", "cpu", "fp32", artifacts)
-    backend = bench._loaded()
-    first = backend.run(backend.prepare(make_batch(bench._inputs((1, 8)), "timed")))
-    other = backend.prepare(make_batch(bench._inputs((2, 16)), "timed"))
+    backend.keep_shapes(1)
+    first, other = backend.run(bench.prepared((1, 8))), bench.prepared((2, 16))
     backend.run(other)
-    assert backend.graphs == 1
     backend.release(first)
     assert backend.fetch(backend.run(first))["last_hidden_state"].shape[:2] == (1, 8)
     assert backend.graphs == 1, "a call that outlives another shape is not compiled again"
@@ -213,14 +150,14 @@ def test_a_call_of_a_static_shape_owns_what_it_was_compiled_to(artifacts: Path) 
 
 
 def test_inner_values_of_a_static_shape_are_compared_with_the_graph_of_that_shape(artifacts: Path) -> None:
-    bench = _Workbench(OpenVino, "static", "bert-tiny", "cpu", "fp32", artifacts)
-    backend = bench._loaded()
+    bench = Bench(artifacts, "static")
+    backend = bench.backend
     name = next(name for name, value in backend.inner_values().items() if value.operation == "MatMul")
     for shape in ((1, 2), (2, 16)):
-        found, changed = backend.run_inner(make_batch(bench._inputs(shape), "timed"), [name, "last_hidden_state"])
+        found, changed = backend.run_inner(bench.batch(shape), [name, "last_hidden_state"])
         assert found["last_hidden_state"].shape[:2] == shape
         assert set(changed) == {"undone", "notes"}
     assert len(backend.layers_unmarked) == 2
-    plain = backend.fetch(backend.run(backend.prepare(make_batch(bench._inputs((2, 16)), "timed"))))
+    plain = backend.fetch(backend.run(bench.prepared((2, 16))))
     assert np.allclose(plain["last_hidden_state"], found["last_hidden_state"], atol=1e-5)
     backend.close()

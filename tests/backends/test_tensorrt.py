@@ -32,93 +32,64 @@ class Library:
         self.calls: list[int] = []
         self.parses, self.builds, self.has_room, self.starts = True, True, True, True
         self.unreadable: list[bytes] = []
-        library = self
-
-        class Severity(enum.Enum):
-            INTERNAL_ERROR, ERROR, WARNING = range(3)
-
-        class ILogger:
-            pass
-
-        ILogger.Severity = Severity  # type: ignore[attr-defined]
-        self.ILogger = ILogger
+        severity = enum.Enum("Severity", "INTERNAL_ERROR ERROR WARNING")
+        self.ILogger = type("ILogger", (), {"Severity": severity})
         self.BuilderFlag = SimpleNamespace(TF32="TF32")
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
 
-        class Builder:
-            def __init__(self, logger: Any) -> None:
-                self.logger = logger
+    def Builder(self, logger: Any) -> Any:  # noqa: N802
+        def note(*what: Any) -> Any:
+            return lambda *given: self.asked.append((*what, *given))
 
-            def create_network(self, flags: int) -> Any:
-                library.asked.append(("network", flags))
-                return SimpleNamespace()
-
-            def create_builder_config(self) -> Any:
-                return SimpleNamespace(
-                    set_flag=lambda flag: library.asked.append(("set", flag)),
-                    clear_flag=lambda flag: library.asked.append(("clear", flag)),
-                    add_optimization_profile=lambda profile: None,
-                )
-
-            def create_optimization_profile(self) -> Any:
-                return SimpleNamespace(set_shape=lambda *given: library.asked.append(("profile", *given)))
-
-            def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
-                if not library.builds:
-                    self.logger.log(Severity.WARNING, "beside the point")
-                    self.logger.log(Severity.ERROR, "no tactic\nfor a layer")
-                    return None
+        def build(network: Any, config: Any) -> bytes | None:
+            if self.builds:
                 return b"engine"
+            logger.log(self.ILogger.Severity.WARNING, "beside the point")
+            logger.log(self.ILogger.Severity.ERROR, "no tactic\nfor a layer")
+            return None
 
-        class OnnxParser:
-            num_errors = 1
+        return SimpleNamespace(
+            create_network=lambda flags: note("network")(flags) or SimpleNamespace(),
+            create_builder_config=lambda: SimpleNamespace(
+                set_flag=note("set"), clear_flag=note("clear"), add_optimization_profile=lambda profile: None
+            ),
+            create_optimization_profile=lambda: SimpleNamespace(set_shape=note("profile")),
+            build_serialized_network=build,
+        )
 
-            def __init__(self, network: Any, logger: Any) -> None:
-                pass
+    def OnnxParser(self, network: Any, logger: Any) -> Any:  # noqa: N802
+        return SimpleNamespace(
+            num_errors=1,
+            parse_from_file=lambda path: self.asked.append(("file", path)) or self.parses,
+            get_error=lambda index: "an operator that it has not",
+        )
 
-            def parse_from_file(self, path: str) -> bool:
-                library.asked.append(("file", path))
-                return library.parses
+    def Runtime(self, logger: Any) -> Any:  # noqa: N802
+        engine = SimpleNamespace(
+            num_layers=7,
+            create_execution_context=lambda: Context(self) if self.has_room else None,
+            get_tensor_dtype=lambda name: SimpleNamespace(name="FLOAT"),
+        )
+        return SimpleNamespace(deserialize_cuda_engine=lambda found: None if found in self.unreadable else engine)
 
-            def get_error(self, index: int) -> str:
-                return "an operator that it has not"
 
-        class Runtime:
-            def __init__(self, logger: Any) -> None:
-                pass
+class Context:
+    """Stands for an engine's context, which computes over the addresses that it is given."""
 
-            def deserialize_cuda_engine(self, serialized: bytes) -> Any:
-                if serialized in library.unreadable:
-                    return None
-                return SimpleNamespace(
-                    num_layers=7,
-                    create_execution_context=lambda: Context() if library.has_room else None,
-                    get_tensor_dtype=lambda name: SimpleNamespace(name="FLOAT"),
-                )
+    def __init__(self, library: Library) -> None:
+        self.library, self.shapes, self.addresses = library, dict[str, Any](), dict[str, int]()
+        self.set_input_shape, self.set_tensor_address = self.shapes.__setitem__, self.addresses.__setitem__
 
-        class Context:
-            def __init__(self) -> None:
-                self.shapes: dict[str, Any] = {}
-                self.addresses: dict[str, int] = {}
+    def get_tensor_shape(self, name: str) -> Any:
+        return self.shapes["input_ids"]
 
-            def set_input_shape(self, name: str, shape: Any) -> None:
-                self.shapes[name] = shape
-
-            def set_tensor_address(self, name: str, address: int) -> None:
-                self.addresses[name] = address
-
-            def get_tensor_shape(self, name: str) -> Any:
-                return self.shapes["input_ids"]
-
-            def execute_async_v3(self, stream: int) -> bool:
-                library.calls.append(stream)
-                size = int(np.prod(self.shapes["input_ids"]))
-                ids = np.ctypeslib.as_array((ctypes.c_int64 * size).from_address(self.addresses["input_ids"]))
-                out = np.ctypeslib.as_array((ctypes.c_float * size).from_address(self.addresses["logits"]))
-                out[:] = ids * 2.0
-                return library.starts
-
-        self.Builder, self.OnnxParser, self.Runtime = Builder, OnnxParser, Runtime
+    def execute_async_v3(self, stream: int) -> bool:
+        self.library.calls.append(stream)
+        size = int(np.prod(self.shapes["input_ids"]))
+        ids = np.ctypeslib.as_array((ctypes.c_int64 * size).from_address(self.addresses["input_ids"]))
+        out = np.ctypeslib.as_array((ctypes.c_float * size).from_address(self.addresses["logits"]))
+        out[:] = ids * 2.0
+        return self.library.starts
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from backends.eager import Eager
 from backends.torchscript import TorchScript
 from bench.parity import generation, judging, verdict
 from bench.parity.inputs import InputPlan
-from exporters import checkpoint, modules, onnx, pickled, sources, torchscript
+from exporters import checkpoint, modules, pickled, sources, torchscript
 from exporters.errors import ModelError
 from exporters.module_source import ModuleSource
 from exporters.store import Artifact, ArtifactStore
@@ -95,14 +95,10 @@ def test_the_key_holds_the_file_its_own_imports_the_factory_and_the_seed(tmp_pat
     (tmp_path / "stranger.py").write_text("A = 2\n")
     assert source_of("f", tmp_path / "own.py").recipe() == keys[2]
     assert all(one != other for index, one in enumerate(keys) for other in keys[:index])
-
-
-def test_a_moved_file_is_the_same_model_in_another_place(tmp_path: Path) -> None:
-    moved = tmp_path / CASES.name
-    moved.write_bytes(CASES.read_bytes())
-    one, other = source_of("two"), source_of("two", moved)
-    assert one.recipe() == other.recipe()
-    assert checkpoint.recipe(one) != checkpoint.recipe(other)
+    (tmp_path / CASES.name).write_bytes(CASES.read_bytes())
+    one, moved = source_of("two"), source_of("two", tmp_path / CASES.name)
+    assert one.recipe() == moved.recipe(), "a moved file is the same model"
+    assert checkpoint.recipe(one) != checkpoint.recipe(moved), "in another place"
 
 
 def test_one_set_of_weights_whatever_the_factory_draws(tmp_path: Path) -> None:
@@ -130,22 +126,18 @@ def test_a_file_that_changed_since_the_export_is_not_run(tmp_path: Path) -> None
 # What it takes and gives
 
 
-def test_traits_of_two_inputs_and_two_outputs(two: Artifact) -> None:
-    told = {name: two.metadata[name] for name in ("task", "inputs", "input_axes", "outputs", "whole_outputs")}
-    assert told == {
+def test_traits_of_other_inputs_and_outputs(two: Artifact, tmp_path: Path) -> None:
+    traits = {
         "task": "base",
         "inputs": ["features", "ids"],
         "input_axes": [["batch", "length", None], ["batch", "length"]],
         "outputs": ["states", "pooled"],
         "whole_outputs": ["pooled"],
     }
-
-
-def test_traits_of_a_language_model_without_a_mask(tmp_path: Path) -> None:
+    assert {name: two.metadata[name] for name in traits} == traits
     settled = source_of("maskless").settled(made(source_of("maskless"), tmp_path).metadata)
     assert (settled.task, settled.inputs, settled.vocab_size, settled.positions) == ("lm", ("input_ids",), 40, None)
-    assert settled.outputs == ("logits",)
-    assert settled.generates
+    assert (settled.outputs, settled.generates) == (("logits",), True)
     assert settled.key_value_bytes(10, "fp16") == 10 * 8 * 2
 
 
@@ -156,12 +148,11 @@ def test_two_inputs_and_two_outputs_are_judged_by_their_own_axes(two: Artifact, 
     assert {name: (array.dtype.name, array.shape) for name, array in stored.items()} == {
         "features": ("float32", (3, 9, 4)), "ids": ("int64", (3, 9)),
     }  # fmt: skip
-    recipe = {"precision": "fp32", "device": "cpu"}
-    metadata = torchscript.export(two.path, tmp_path, recipe)
+    metadata = torchscript.export(two.path, tmp_path, {"precision": "fp32", "device": "cpu"})
     assert (metadata["inputs"], metadata["outputs"]) == (["features", "ids"], ["states", "pooled"])
-    traced = torch.jit.load(str(tmp_path / "model.pt"))
     script = TorchScript()
-    script.device, script.module, script.output_names = "cpu", traced, metadata["outputs"]
+    script.device, script.output_names = "cpu", metadata["outputs"]
+    script.module = torch.jit.load(str(tmp_path / "model.pt"))
     request = {"eager_error": str(eager_error), "precision": "fp32", "atol": 0.0, "rtol": 0.0}
     (figures,) = judging.check(script, plan, reference, request).values()
     assert [(entry["output"], entry["tokens"], entry["compared"]) for entry in figures] == [
@@ -196,24 +187,6 @@ def test_a_step_is_judged_without_a_mask(tmp_path: Path) -> None:
         assert verdict.judge(entry["figures"], verdict.TOLERANCES["fp32"])["verdict"] in ("exact", "equivalent")
 
 
-@pytest.mark.slow
-def test_two_inputs_and_two_outputs_go_through_onnx(two: Artifact, tmp_path: Path) -> None:
-    from backends.onnx import Onnx
-
-    plan = plan_of(two, source_of("two"))
-    reference, eager_error = references(two, plan, tmp_path)
-    store = ArtifactStore(tmp_path)
-    artifact = store.make(
-        {"format": "onnx", "precision": "fp32"}, lambda folder: onnx.export(two.path, folder, {"precision": "fp32"})
-    )
-    backend = Onnx()
-    backend.load(artifact.path, device="cpu", precision="fp32", threads=1, options={})
-    request = {"eager_error": str(eager_error), "precision": "fp32", "atol": 0.0, "rtol": 0.0}
-    (figures,) = judging.check(backend, plan, reference, request).values()
-    backend.close()
-    assert verdict.judge(figures, verdict.TOLERANCES["fp32"])["verdict"] in ("exact", "equivalent")
-
-
 # In memory
 
 
@@ -246,18 +219,14 @@ def test_a_module_in_memory_comes_back_with_its_ties_and_its_inputs(tmp_path: Pa
     assert pickled.save(network, None, tmp_path / "other") != checksum
 
 
-def test_what_cannot_be_handed_over_is_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_handed_over_or_is_gone_is_one_line(tmp_path: Path) -> None:
     network = torch.nn.Linear(2, 2)
     network.handle = (tmp_path / "log").open("w")
     with pytest.raises(ModelError, match=r"'Linear' cannot be handed to other processes .*; use file.py:factory"):
         pickled.save(network, None, tmp_path)
     network.handle.close()
-
-
-def test_a_module_in_memory_that_is_gone(tmp_path: Path) -> None:
-    gone = sources.resolve("Net@0123456789abcdef", weights="module")
     with pytest.raises(ModelError, match="hand the module over again"):
-        checkpoint.export(gone, tmp_path)
+        checkpoint.export(sources.resolve("Net@0123456789abcdef", weights="module"), tmp_path)
 
 
 # What goes wrong

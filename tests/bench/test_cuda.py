@@ -1,8 +1,7 @@
-"""`bench compare` and what stands on it, on a GPU: device times, rooflines, TF32, memory, conditions. Skips where there is none."""
+"""Every workload on a GPU: device times, rooflines, TF32, memory, parity, generation. Skips where there is none."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,12 @@ import bench
 from backends.base import OutOfMemoryError, runtime_errors
 from bench import statistics
 from bench.process import peaks
+from bench.workloads.judgements import judgements
 
 pytestmark = pytest.mark.gpu
 
 QUICK = {"rounds": 3, "max_seconds_per_cell": 0.3, "warmup": 0.001, "max_warmup": 0.2, "timeout": 600}
+WAYS = "eager,eager:static,compile,compile:reduce-overhead,onnx,torchscript,eager:no-cache,onnx:no-cache"
 HAS_ONNX = backends.load_class("onnx").supports("default", "cuda", "fp32") is None
 BACKENDS = "eager,torchscript,compile,compile:reduce-overhead" + (",onnx,onnx:cuda-graphs" if HAS_ONNX else "")
 
@@ -54,7 +55,6 @@ def test_every_record_has_what_a_gpu_tells(artifacts: Path, tmp_path: Path, tf32
         assert record.memory["peak"]["peak_device_process_bytes"] > record.memory["loaded"]["parameters_bytes"]
     assert run.peaks is not None
     assert ("tf32" in run.peaks.flops_per_second) is tf32
-    json.loads((tmp_path / "run.jsonl").read_text().splitlines()[0])
 
 
 def test_half_precisions_have_rooflines_of_their_own(artifacts: Path, tmp_path: Path) -> None:
@@ -124,3 +124,61 @@ def test_load_is_served_on_a_gpu(artifacts: Path, tmp_path: Path) -> None:
         output=tmp_path / "run.jsonl",
     )  # fmt: skip
     assert [record.status for record in run.records] == ["ok"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(("model", "task"), [("bert-tiny", "base"), ("gpt2-tiny", "lm")])
+def test_backends_are_the_same_model_on_a_gpu(artifacts: Path, model: str, task: str, precision: str) -> None:
+    found = bench.check_parity(
+        model, backends="eager,torchscript,onnx", precisions=precision, task=task, device="cuda", artifacts=artifacts
+    )
+    judged = [judgement for judgement in judgements(found) if judgement.cases]
+    assert judged
+    for judgement in judged:
+        assert judgement.verdict in ("original", "exact", "equivalent"), judgement.reason
+
+
+@pytest.mark.parametrize("decoding", ["greedy", "sample", "beam:3"])
+def test_every_way_writes_eagers_tokens_on_a_gpu(artifacts: Path, tmp_path: Path, decoding: str) -> None:
+    run = bench.generate(
+        "gpt2-tiny", backends=WAYS, new_tokens=12, batches=(2,), decoding=decoding, device="cuda",
+        artifacts=artifacts, output=tmp_path / "run.jsonl", **QUICK,
+    )  # fmt: skip
+    for record, row in zip(run.records, run.rows(), strict=True):
+        if record.status == "unsupported":  # a CPU build of onnxruntime
+            assert record.candidate.backend == "onnx"
+            continue
+        assert record.status == "ok", record.reason
+        assert record.verdict in ("original", "exact", "equivalent"), record.parity
+        assert not record.facts.get("copies_inserted")
+        assert not record.facts.get("recompiles_while_timing")
+        assert row["tokens_as_eager"] == 12
+
+
+def test_bf16_generates_on_a_gpu(artifacts: Path, tmp_path: Path) -> None:
+    run = bench.generate(
+        "gpt2-tiny", backends="eager,eager:static,torchscript", precisions="bf16", new_tokens=8, device="cuda",
+        artifacts=artifacts, output=tmp_path / "run.jsonl", **QUICK,
+    )  # fmt: skip
+    assert [record.status for record in run.records] == ["ok"] * 3
+    assert all(record.verdict in ("original", "exact", "equivalent", "lossy") for record in run.records)
+
+
+def test_a_corpus_passes_through_every_backend_on_a_gpu(artifacts: Path, tmp_path: Path) -> None:
+    run = bench.measure_corpus(
+        "bert-tiny", backends="eager,compile,torchscript", synthetic=24, batches="8", orders="bucketed", rounds=2,
+        device="cuda", artifacts=artifacts, output=tmp_path / "run.jsonl",
+    )  # fmt: skip
+    assert [record.status for record in run.records] == ["ok"] * 3
+    assert all(record.verdict in ("original", "exact", "equivalent") for record in run.records)
+
+
+def test_four_figures_of_memory_on_a_gpu(artifacts: Path, tmp_path: Path) -> None:
+    run = bench.measure_memory(
+        "gpt2-tiny", backends="eager,torchscript", device="cuda", artifacts=artifacts, output=tmp_path / "run.jsonl"
+    )
+    for entry in run.records:
+        assert entry.status == "ok", entry.reason
+        held = entry.memory["loaded"]
+        assert 0 < held["parameters_bytes"] <= held["allocated_bytes"] <= held["reserved_bytes"]
+        assert held["reserved_bytes"] < held["device_process_bytes"]
