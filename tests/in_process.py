@@ -8,25 +8,39 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from bench import machine
 from bench.process import channel, export
 from bench.process.channel import WorkerError
 from bench.process.loop import Loop, parser
-from bench.run import experiment
+from bench.run import driver, experiment
 from bench.run.preparation import Preparation
 from bench.run.record import Run
 from bench.workloads.forward import Forward
 from exporters.store import ArtifactStore
 
 
+def freeze_imports() -> None:
+    """Take what was imported out of garbage collection, which cells do before they time: seconds, beside torch."""
+    import gc
+    import sys
+
+    import hypothesis  # noqa: F401 - asks the collector who refers to its generators, as long as it is imported
+
+    if "torch" in sys.modules and not gc.get_freeze_count():
+        gc.freeze()
+
+
 class InThisProcess:
     """Stands in for `channel.Worker`: the same requests and replies, without the seconds that a process needs."""
 
     def __init__(self, command: Sequence[str], threads: int, environment: Mapping[str, str] | None = None) -> None:
+        freeze_imports()
         start = len(channel.python_module(""))
         module, arguments = command[start - 1], command[start:]
         self.pid, self.session = os.getpid(), None
@@ -57,6 +71,20 @@ class InThisProcess:
             self.session.backend.close()
 
 
+@contextmanager
+def here() -> Iterator[None]:
+    """Workers and exports in this process, no rooflines, and no pauses for the machine's sake."""
+    with (
+        mock.patch.object(channel, "Worker", InThisProcess),
+        mock.patch.object(Preparation, "peaks", lambda self, again=False: None),
+        mock.patch.object(driver, "REST_SECONDS", 0.0),
+        mock.patch.object(machine, "busy_share", lambda: 0.0),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # torch.jit and torch.export warn about themselves
+        yield
+
+
 def preparation(artifacts: Path, **options: Any) -> Preparation:
     """What `bench compare` with `options` on the CPU needs of the store `artifacts`; nothing of it is made."""
     store = ArtifactStore(artifacts)
@@ -72,8 +100,7 @@ def prepare(
     artifacts: Path, model: str, backends: str, batches: tuple[int, ...], lengths: tuple[int, ...], task: str = "base"
 ) -> None:
     """Have `bench compare` with these options find its exports and references in the store `artifacts`."""
-    with mock.patch.object(channel, "Worker", InThisProcess), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit and torch.export warn about themselves
+    with here():
         prepared = preparation(artifacts, model=model, backends=backends, batches=batches, lengths=lengths, task=task)
         prepared.store.prepare()
         with prepared.store.in_use():
