@@ -31,8 +31,7 @@ from bench.run.alike import obstacles, weights_of
 from bench.run.record import Record, Run
 from bench.spec import Shape
 from bench.testing import HEAVY
-from bench.workloads.load import Load
-from bench.workloads.load_options import Rate
+from bench.workloads.load import Load, Rate
 from tests import made
 
 MS = 1_000_000
