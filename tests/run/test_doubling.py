@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,15 @@ import pytest
 
 from bench.diff import compare_runs
 from bench.errors import UserError
-from bench.process import channel
 from bench.report import console, documents
 from bench.run import doubling
 from bench.run.experiment import measure, resume
 from bench.run.file import read_run
 from bench.run.listener import Listener
-from bench.run.preparation import Preparation
 from bench.run.record import Record, Run
 from bench.spec import Candidate, Shape
 from bench.workloads.forward import Forward
-from tests.in_process import InThisProcess
+from tests.in_process import here
 from tests.made import record as made_record
 from tests.made import run_of as made_run
 
@@ -173,10 +172,9 @@ def test_a_shorter_doubling_is_no_regression() -> None:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.run.driver.REST_SECONDS", 0.0)
-    monkeypatch.setattr("bench.machine.busy_share", lambda: 0.0)
-    monkeypatch.setattr(channel, "Worker", InThisProcess)
+def _in_this_process() -> Iterator[None]:
+    with here():
+        yield
 
 
 def measured(tmp_path: Path, backends: str = "null,null:oom", listener: Listener | None = None, **given: Any) -> Run:
@@ -243,7 +241,6 @@ def test_references_of_larger_batches_are_made_as_they_are_reached(
     artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How far it goes is not known beforehand, and a cell without a reference has no speed-up."""
-    monkeypatch.setattr(Preparation, "peaks", lambda self, again=False: None)
     monkeypatch.setattr(doubling, "BATCHES", (1, 2))
     monkeypatch.setattr(doubling, "TOGETHER", 1)
     monkeypatch.setattr(doubling, "_is_done", gaining)
