@@ -27,9 +27,8 @@ from bench.spec import AUTO, MODULE, Shape
 from bench.workloads.corpus import Corpus, CorpusOptions
 from bench.workloads.forward import Forward, ForwardOptions
 from bench.workloads.generate import Batch, Generate, GenerateOptions
-from bench.workloads.load import Load
-from bench.workloads.load_options import LoadOptions, Rate
-from bench.workloads.one_by_one import OneByOne
+from bench.workloads.load import Load, LoadOptions, Rate
+from bench.workloads.passes import OneByOne
 from benchmarks.convert_untimed import candidate_of, memory, parity
 from exporters import sources
 

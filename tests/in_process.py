@@ -30,6 +30,8 @@ def freeze_imports() -> None:
     import gc
     import sys
 
+    import hypothesis  # noqa: F401 - asks the collector who refers to its generators, as long as it is imported
+
     if "torch" in sys.modules and not gc.get_freeze_count():
         gc.freeze()
 

@@ -103,9 +103,9 @@ class Workload(ABC):
     def begin(self, point: Point, source: ModelSource) -> dict[str, Any]:
         """What a worker prepares and warms up; keywords of the cell's `begin`."""
 
-    @abstractmethod
     def turn(self, point: Point, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
         """What a worker times next after the turns `taken`; keywords of the cell's `turn`."""
+        return {}
 
     def is_larger(self, point: Point, than: Point) -> bool:
         """True if a candidate that ran out of memory at `than` will at `point` too."""
@@ -249,8 +249,12 @@ class Workload(ABC):
         pythons = tuple(one for one in options.python if one.partition("=")[0] == candidate.place)
         return replace(
             options, backends=(candidate.label,), precisions=(candidate.precision,), python=pythons, budget=None,
-            baseline=None,
+            baseline=None, **self.narrowed(point),
         )  # fmt: skip
+
+    def narrowed(self, point: Point) -> dict[str, Any]:
+        """The options that differ where one point alone is measured."""
+        return {}
 
     def exit_code(self, run: Run) -> int:
         """What the command ends with."""

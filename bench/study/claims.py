@@ -106,7 +106,7 @@ def _of_rows(each: Mapping[str, Mapping[str, str]]) -> Iterator[Claim]:
 def _of_loaded(template: Mapping[str, str]) -> Iterator[Claim]:
     """Claims for every model whose loaded process was published."""
     for one in published.memory():
-        for model, held in one.loaded.items():
+        for model, held in one["loaded"].items():
             values = {"name": NAMES[model], "model": model, "mib": held["process_mib"]}
             yield _filled(template, values, by_hand.process(model, held["process_mib"]))
 

@@ -17,10 +17,10 @@ from bench.parity import inputs
 from bench.parity.cell import Cell
 from bench.parity.inputs import InputPlan
 from bench.run import columns, sections
-from bench.run.record import Record, Run, Turn
+from bench.run.record import Record, Run
 from bench.run.schedule import Enough, Grid, Schedule
 from bench.run.workload import Workload
-from bench.spec import Candidate, Shape, check_lengths
+from bench.spec import Shape, check_lengths
 
 if TYPE_CHECKING:
     from bench.parity.reference import Inputs
@@ -96,9 +96,6 @@ class ColdStart(Workload):
 
     def begin(self, point: Start, source: ModelSource) -> dict[str, Any]:
         return {"plan": self._plan(source).to_json()}
-
-    def turn(self, point: Start, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
-        return {}
 
     def before_start(self, point: Start, folders: Sequence[Path]) -> dict[str, Any]:
         return dict(pagecache.evict(folders)) if point.cache == "evicted" else {}

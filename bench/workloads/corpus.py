@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import options
-from bench.columns import Section
 from bench.errors import UserError
-from bench.options import CommonOptions, option
+from bench.options import CommonOptions, declared_as, option
 from bench.packing import BUCKETED, DEFAULT_BUCKET, LAST, SORTED, UNSORTED, Packed, Packing, Summary, pack, parse_orders
 from bench.parity import inputs
 from bench.parity import sentences as reading
-from bench.parity.cell import Cell, checksum, settle
+from bench.parity.cell import settle
 from bench.parity.inputs import InputPlan
 from bench.parity.sentences import Sentences
 from bench.process import abilities, timing
 from bench.process.timing import Sampling
 from bench.run import guesses
-from bench.run.record import Record, Run, Turn
+from bench.run.record import Turn
 from bench.run.schedule import Enough, Grid, Schedule
-from bench.run.workload import Workload
 from bench.spec import Candidate, Shape
-from bench.workloads import one_by_one, passes
-from bench.workloads.one_by_one import OneByOne
+from bench.workloads.forward import ForwardOptions, TimedCell
+from bench.workloads.passes import OneByOne, Passes, read_one_by_one, run_in
 
 if TYPE_CHECKING:
     from bench.machine.roofline import Peaks
@@ -81,23 +79,18 @@ class CorpusOptions(CommonOptions):
         default=None,
         default_shown="the model's positions",
     )
-    boundary: str = option(
+    boundary: str = declared_as(
+        "boundary", ForwardOptions, "device",
         "device (batches are on it before) or host (host arrays in and out, copies timed).",
-        options.one_of(("device", "host")),
-        default="device",
-    )
-    warmup: float = option(
-        "Warm-up of a cell by whole passes.", options.seconds(example="300ms"), default=0.3, show=options.shown_seconds
-    )
+    )  # fmt: skip
+    warmup: float = declared_as("warmup", ForwardOptions, 0.3, "Warm-up of a cell by whole passes.")
     cpu_run: str | None = option(
         "A run of this command on the CPU: speed-ups are also against its eager at batch 1.", options.text, default=None
     )
-    timeout: float = option(
+    timeout: float = declared_as(
+        "timeout", CommonOptions, 3600.0,
         "Silence after which a worker is taken for hung; a pass, or all compilations, is one silence.",
-        options.seconds(example="60s"),
-        default=3600.0,
-        show=options.shown_seconds,
-    )
+    )  # fmt: skip
     corpus: Summary = options.settled(Summary())  # noqa: RUF009
     positions: int | None = options.settled(None)
     """The model's, beyond which no length is rounded up."""
@@ -118,7 +111,11 @@ class CorpusOptions(CommonOptions):
         if (name := self.lengths_from) is not None:
             text = reading.read(Path(name), "--lengths-from")
             is_run = text.lstrip().startswith("{")
-            lengths = one_by_one.lengths_in(name) if is_run else reading.read_lengths(text, Path(name))
+            lengths = (
+                run_in(name, "--lengths-from").workload.options.corpus.lengths
+                if is_run
+                else reading.read_lengths(text, Path(name))
+            )
         return reading.make(
             source,
             texts=self.texts,
@@ -132,7 +129,7 @@ class CorpusOptions(CommonOptions):
         )
 
 
-class Corpus(Workload):
+class Corpus(Passes):
     """Every candidate at every batch size in every order."""
 
     name = "corpus"
@@ -142,7 +139,6 @@ class Corpus(Workload):
     point_title = "batch, order"
     call_nouns = ("pass", "passes")
     cell = "bench.workloads.corpus:CorpusCell"
-    columns = passes.COLUMNS
 
     options: CorpusOptions
     _ids: tuple[tuple[int, ...], ...] = ()
@@ -162,7 +158,7 @@ class Corpus(Workload):
         options = replace(options, corpus=found.summary, positions=source.positions)
         if options.cpu_run is None:
             return options
-        return replace(options, one_by_one=one_by_one.read(options.cpu_run, options, source))
+        return replace(options, one_by_one=read_one_by_one(options.cpu_run, options, source))
 
     @classmethod
     def candidates(cls, options: CorpusOptions, found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
@@ -206,7 +202,7 @@ class Corpus(Workload):
         return inputs.plan_of(source, rows, length, self.options.seed, (case,))
 
     def turn(self, point: Packing, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
-        return {}
+        return {"seconds": 0.0}  # one pass, however short
 
     def cases(self, point: Packing, source: ModelSource) -> Mapping[str, Inputs]:
         from bench.parity.reference import Inputs
@@ -231,33 +227,11 @@ class Corpus(Workload):
         calls = (SECONDS_OF_A_CALL + guesses.call_seconds(source, self.options, peaks, shape) for shape in shapes)
         return (PASSES_BESIDE + self.options.rounds) * sum(calls) + self.options.warmup
 
-    # What is said of it.
-
-    def heading(self, run: Run) -> Iterable[str]:
-        return passes.heading(run, self.options)
-
-    def plan(self, run: Run) -> Iterable[str]:
-        yield passes.of_corpus(self.options.corpus)
-
-    def table_title(self, record: Record) -> str:
-        return passes.table_title(self.options, record.point.order)
-
-    def sections(self, run: Run) -> Iterable[Section]:
-        return passes.report(run)
-
-    def warnings(self, run: Run, record: Record) -> Iterable[str]:
-        return passes.warnings(record)
-
-    def progress(self, run: Run, record: Record) -> str:
-        return passes.progress(run, record)
-
-    def repeated(self, point: Packing, candidate: Candidate) -> CommonOptions:
-        found = super().repeated(point, candidate)
-        assert isinstance(found, CorpusOptions)
-        return replace(found, batches=(point.batch,), orders=(point.order,))
+    def narrowed(self, point: Packing) -> dict[str, Any]:
+        return {"batches": (point.batch,), "orders": (point.order,)}
 
 
-class CorpusCell(Cell):
+class CorpusCell(TimedCell):
     """Holds every batch prepared, times passes over all of them, and judges up to three batches."""
 
     def begin(
@@ -295,10 +269,7 @@ class CorpusCell(Cell):
             self.release(first.outputs)
             first.outputs = None
             watched = self.watch(self.prepared[place]) if watched is None else watched
-        self.warm = timing.warm_up(self.step, self.sampling)
-        self.facts_before = backend.facts() | (watched or {})
-        once = {"first_call_ns": first_ns, "warmup_ns": self.warm.warmup_ns, "is_stable": self.warm.is_stable}
-        return {"once": once | {"calls_per_sample": self.warm.calls_per_sample}, "facts": self.facts_before}
+        return self.warmed_up(first_ns, watched or {})
 
     def _pass(self) -> Any:
         """Start every batch in order; each one's outputs are let go before the next. Returns the last one's."""
@@ -316,17 +287,6 @@ class CorpusCell(Cell):
         for batch in self.batches:
             outputs = self.backend.fetch(self.backend.run(self.backend.prepare(batch)))
         return outputs
-
-    def turn(self) -> dict[str, Any]:
-        """One pass, however short."""
-        cpu_started = time.process_time()
-        samples = timing.take_turn(self.step, 0.0, self.warm, self.sampling)
-        spent = time.process_time() - cpu_started
-        times = {"wall": samples.wall_ns}
-        return {"times_ns": times, "cpu_seconds": spent, "outputs": checksum(self._last_outputs(), self.plan)}
-
-    def _last_outputs(self) -> Any:
-        return self.step.outputs if self.boundary == "host" else self.backend.fetch(self.step.outputs)
 
     def outputs(self, unit: str, case: str, plan: InputPlan, ids: Any) -> Any:
         """Of the last timed pass for its last batch, else of one more call; the memory of the largest batch's call."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench import options, statistics
-from bench.columns import Column, Section, milliseconds
+from bench import options
+from bench.columns import Column, Section
 from bench.errors import UserError
-from bench.options import CommonOptions, option
+from bench.options import option
 from bench.parity import inputs, judging
 from bench.parity.cell import Cell, checksum, settle
 from bench.parity.inputs import InputPlan
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bench.parity.reference import Inputs
     from exporters.sources import ModelSource
 
-#: Turns that a cell's ceiling of seconds is shared out to.
+#: Turns that a cell's ceiling of seconds is shared out to, or more for many rounds.
 TURNS_OF_A_CEILING = 50
 KINDS_OF_TIME = ("wall", "device", "enqueue", "pipelined", "naive")
 
@@ -38,11 +38,6 @@ KINDS_OF_TIME = ("wall", "device", "enqueue", "pipelined", "naive")
 def batches(value: Any, name: str) -> str | tuple[int, ...]:
     """Batch sizes, or "auto"."""
     return AUTO if isinstance(value, str) and value.strip() == AUTO else options.sizes(value, name)
-
-
-def boundary(value: Any, name: str) -> str:
-    """`device` or `host`."""
-    return str(options.one_of(("device", "host"))(value, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +63,8 @@ class ForwardOptions(TimedOptions):
         show=options.shown_shapes,
     )  # fmt: skip
     boundary: str = option(
-        "device (inputs and outputs stay on it) or host (host arrays in and out, copies timed).", boundary,
-        default="device",
+        "device (inputs and outputs stay on it) or host (host arrays in and out, copies timed).",
+        options.one_of(("device", "host")), default="device",
     )  # fmt: skip
     naive_timer: bool = option(
         "Also time calls without synchronising: wrong, to explain old figures.", options.flag, default=False
@@ -93,10 +88,20 @@ class ForwardOptions(TimedOptions):
         """How a worker warms up and samples."""
         return Sampling(warmup_seconds=self.warmup, warmup_most_seconds=self.max_warmup, naive_timer=self.naive_timer)
 
-    @property
-    def turn_seconds(self) -> float:
-        """What one turn's samples take if a call is shorter: a 50th of the ceiling, or less for many rounds."""
-        return self.max_seconds_per_cell / max(TURNS_OF_A_CEILING, self.rounds)
+
+def _per(name: str, of: Callable[[float, Shape], float], **more: Any) -> Column:
+    """A figure of the median (ms) and the shape."""
+    median_ms = columns.MEDIAN.value
+    return Column(
+        name, lambda run, record: of(median_ms(run, record), record.point) if record.samples else None, **more
+    )
+
+
+def with_gradients(found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    """Candidates, eager followed by its variant that runs with autograd on."""
+    plain = [one for one in found if (one.backend, one.variant, one.copy) == ("eager", "default", 1)]
+    grad = {one: replace(one, variant="grad") for one in plain}
+    return tuple(dict.fromkeys(each for one in found for each in (one, grad.get(one, one))))
 
 
 class Forward(TimedWorkload):
@@ -113,20 +118,12 @@ class Forward(TimedWorkload):
     columns: ClassVar[tuple[Column, ...]] = (
         *columns.point_columns(Shape),
         *columns.TIMES,
-        Column(
-            "ms_per_sample", lambda run, record: _median_ms(record, record.point.batch), title="ms/sample",
-            show=lambda value: milliseconds(value * 1e6), drop=30, is_wide=True, help="median over the batch size, ms",
-        ),
-        Column(
-            "us_per_step", lambda run, record: _median_ms(record, record.point.length / 1e3), title="us/step",
-            is_on_request=True, help="median over the length, µs",
-        ),
-        Column(
-            "tokens_per_second",
-            lambda run, record: record.point.batch * record.point.length * 1e3 / _median_ms(record, 1)
-            if record.samples else None,
-            title="tokens/s", is_on_request=True,
-        ),
+        _per("ms_per_sample", lambda ms, shape: ms / shape.batch, title="ms/sample", show=columns.ms, drop=30,
+             is_wide=True, help="median over the batch size, ms"),
+        _per("us_per_step", lambda ms, shape: ms / (shape.length / 1e3), title="us/step", is_on_request=True,
+             help="median over the length, µs"),
+        _per("tokens_per_second", lambda ms, shape: shape.batch * shape.length * 1e3 / ms, title="tokens/s",
+             is_on_request=True),
         *columns.SPEEDUP,
         *columns.ROOFLINE,
         columns.PARITY,
@@ -158,40 +155,34 @@ class Forward(TimedWorkload):
             return found
         if not any(candidate.backend == "eager" for candidate in found):
             raise UserError("--grad is eager's alone, and eager is not among the backends; use --backends eager,…")
-        plain = [one for one in found if (one.backend, one.variant, one.copy) == ("eager", "default", 1)]
-        with_grad = {one: replace(one, variant="grad") for one in plain}
-        both = [each for one in found for each in (one, with_grad.get(one, one))]
-        return tuple(dict.fromkeys(both))
-
-    @property
-    def is_doubling(self) -> bool:
-        """True if batches are doubled as long as that gains throughput."""
-        return self.options.batches == AUTO and not self.options.shapes
+        return with_gradients(found)
 
     @property
     def is_open_ended(self) -> bool:
-        return self.is_doubling
+        """True if batches are doubled as long as that gains throughput."""
+        return self.options.batches == AUTO and not self.options.shapes
 
     def points(self) -> tuple[Shape, ...]:
         if self.options.shapes:
             return tuple(Shape(*pair) for pair in self.options.shapes)
-        sizes = doubling.BATCHES if self.is_doubling else self.options.batches
+        sizes = doubling.BATCHES if self.is_open_ended else self.options.batches
         return tuple(Shape(int(batch), length) for batch in sizes for length in self.options.lengths)
 
     def first_points(self) -> Sequence[Shape]:
         first = doubling.BATCHES[: doubling.TOGETHER]
-        return [point for point in self.points() if not self.is_doubling or point.batch in first]
+        return [point for point in self.points() if not self.is_open_ended or point.batch in first]
 
     def schedule(self) -> Schedule:
         enough = self.options.enough
-        return doubling.Doubling(lambda point: enough) if self.is_doubling else super().schedule()
+        return doubling.Doubling(lambda point: enough) if self.is_open_ended else super().schedule()
 
     def begin(self, point: Shape, source: ModelSource) -> dict[str, Any]:
         plan = self._plan(point, source).to_json()
         return {"plan": plan, "sampling": asdict(self.options.sampling), "boundary": self.options.boundary}
 
     def turn(self, point: Shape, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
-        return {"seconds": self.options.turn_seconds}
+        asked = self.options
+        return {"seconds": asked.max_seconds_per_cell / max(TURNS_OF_A_CEILING, asked.rounds)}
 
     def is_larger(self, point: Shape, than: Shape) -> bool:
         return point.batch >= than.batch and point.length >= than.length
@@ -249,14 +240,14 @@ class Forward(TimedWorkload):
         for point, records in sections.iter_points(run):
             yield sections.fastest_at(run, point, records)
             yield sections.kinds_of_time(run, point, records, KINDS_OF_TIME)
-        if self.is_doubling:
+        if self.is_open_ended:
             yield doubling.best_batches(run)
         yield published.section(run)
         yield sections.memory(run)
         yield published.cache_section(run)
 
     def plan(self, run: Run) -> Iterable[str]:
-        if self.is_doubling:
+        if self.is_open_ended:
             yield (
                 f"batches double at each length while throughput gains {doubling.GAIN:.0%}, "
                 f"up to {doubling.LARGEST_BATCH}"
@@ -268,19 +259,40 @@ class Forward(TimedWorkload):
         return super().progress(run, record)
 
     def is_left_out(self, record: Record) -> bool:
-        return self.is_doubling and doubling.is_beyond(record)
+        return self.is_open_ended and doubling.is_beyond(record)
 
-    def repeated(self, point: Shape, candidate: Candidate) -> CommonOptions:
-        found = super().repeated(point, candidate)
-        assert isinstance(found, ForwardOptions)
-        return replace(found, preset=None, grad=False, shapes=(), batches=(point.batch,), lengths=(point.length,))
-
-
-def _median_ms(record: Record, over: float) -> float | None:
-    return statistics.median(record.samples) / 1e6 / over if record.samples else None
+    def narrowed(self, point: Shape) -> dict[str, Any]:
+        shape = {"batches": (point.batch,), "lengths": (point.length,)}
+        return {"preset": None, "grad": False, "shapes": (), **shape}
 
 
-class ForwardCell(Cell):
+class TimedCell(Cell):
+    """A cell whose `begin` sets `plan`, `sampling`, `boundary` and a `step`, and ends with `warmed_up`."""
+
+    plan: InputPlan
+    sampling: Sampling
+    boundary: str
+    step: timing.Step
+
+    def warmed_up(self, first_ns: int, watched: dict[str, Any]) -> dict[str, Any]:
+        """What `begin` returns, once the step is warmed up."""
+        self.warm = timing.warm_up(self.step, self.sampling)
+        self.facts_before = self.backend.facts() | watched
+        once = {"first_call_ns": first_ns, "warmup_ns": self.warm.warmup_ns, "is_stable": self.warm.is_stable}
+        return {"once": once | {"calls_per_sample": self.warm.calls_per_sample}, "facts": self.facts_before}
+
+    def turn(self, seconds: float) -> dict[str, Any]:
+        cpu_started = time.process_time()
+        samples = timing.take_turn(self.step, seconds, self.warm, self.sampling)
+        spent = time.process_time() - cpu_started
+        times = {kind: getattr(samples, f"{kind}_ns") for kind in KINDS_OF_TIME}
+        return {"times_ns": times, "cpu_seconds": spent, "outputs": checksum(self._last_outputs(), self.plan)}
+
+    def _last_outputs(self) -> Any:
+        return self.step.outputs if self.boundary == "host" else self.backend.fetch(self.step.outputs)
+
+
+class ForwardCell(TimedCell):
     """Warms one shape up, times calls, and judges the outputs of the last one."""
 
     def begin(
@@ -306,17 +318,7 @@ class ForwardCell(Cell):
         first_ns = self.step.wall_ns(time.perf_counter_ns)
         self.step.outputs = None  # two calls' outputs at once would double what autograd or a language model holds
         watched = self.watch(prepared)
-        self.warm = timing.warm_up(self.step, self.sampling)
-        self.facts_before = backend.facts() | watched
-        once = {"first_call_ns": first_ns, "warmup_ns": self.warm.warmup_ns, "is_stable": self.warm.is_stable}
-        return {"once": once | {"calls_per_sample": self.warm.calls_per_sample}, "facts": self.facts_before}
-
-    def turn(self, seconds: float) -> dict[str, Any]:
-        cpu_started = time.process_time()
-        samples = timing.take_turn(self.step, seconds, self.warm, self.sampling)
-        spent = time.process_time() - cpu_started
-        times = {kind: getattr(samples, f"{kind}_ns") for kind in KINDS_OF_TIME}
-        return {"times_ns": times, "cpu_seconds": spent, "outputs": checksum(self._last_outputs(), self.plan)}
+        return self.warmed_up(first_ns, watched)
 
     def outputs(self, unit: str, case: str, plan: InputPlan, ids: Any) -> Any:
         if case != "timed" or self.step.outputs is None:
@@ -327,9 +329,6 @@ class ForwardCell(Cell):
 
     def end(self) -> None:
         del self.step
-
-    def _last_outputs(self) -> Any:
-        return self.step.outputs if self.boundary == "host" else self.backend.fetch(self.step.outputs)
 
     def _batch(self, case: str) -> dict[str, Any]:
         return inputs.make_batch(self.plan, case) if self.stored is None else judging.read_inputs(self.stored, case)

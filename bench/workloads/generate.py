@@ -23,7 +23,7 @@ from bench.process.generating import Prompts
 from bench.process.loop import CACHE, FULL_PASSES
 from bench.process.timing import Sampling
 from bench.run import columns, guesses, sections
-from bench.run.record import Record, Run, Turn
+from bench.run.record import Record, Run
 from bench.run.stopping import TimedOptions, TimedWorkload
 from bench.spec import Candidate, Shape
 
@@ -225,9 +225,6 @@ class Generate(TimedWorkload):
             "sampling": {"warmup_seconds": asked.warmup, "warmup_most_seconds": asked.max_warmup},
         }
 
-    def turn(self, point: Batch, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
-        return {}
-
     def is_larger(self, point: Batch, than: Batch) -> bool:
         return point.batch >= than.batch
 
@@ -305,10 +302,8 @@ class Generate(TimedWorkload):
             yield sections.fastest_at(run, point, records)
             yield sections.of_columns(run, "tokens", point, records, TOKENS)
 
-    def repeated(self, point: Batch, candidate: Candidate) -> CommonOptions:
-        found = super().repeated(point, candidate)
-        assert isinstance(found, GenerateOptions)
-        return replace(found, batches=(point.batch,))
+    def narrowed(self, point: Batch) -> dict[str, Any]:
+        return {"batches": (point.batch,)}
 
 
 class GenerateCell(Cell):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench import statistics
+from bench import options, statistics
 from bench.columns import DASH, Column, Section, Table
 from bench.errors import UserError
 from bench.machine import conditions
-from bench.options import CommonOptions
+from bench.options import CommonOptions, option
 from bench.parity import inputs
 from bench.process.queue import KEPT, MISSED, UNJUDGED, Slice, Slices, called_shapes, parse_batching
 from bench.process.serving import SEQUENCES, judged_calls
@@ -20,61 +20,111 @@ from bench.run.record import Record, Run, Turn
 from bench.run.schedule import Schedule
 from bench.run.search import Found, RateSearch, Trial, bracket
 from bench.run.workload import Workload, exit_code_of
-from bench.spec import DEFAULT_LENGTHS, Candidate, Shape, check_lengths
-from bench.traffic import Traffic, arrivals, even, read_traffic
-from bench.workloads.load_options import MOST_REQUESTS, LoadOptions, Rate
+from bench.spec import DEFAULT_LENGTHS, LARGEST_SIZE, Candidate, Shape, check_lengths
+from bench.traffic import Slo, Traffic, arrivals, even, parse_slo, read_traffic
 
 if TYPE_CHECKING:
     from bench.machine.roofline import Peaks
     from bench.parity.reference import Inputs
     from exporters.sources import ModelSource
 
+#: Requests of one rate above which a run and its file are no use to anybody.
+MOST_REQUESTS = 200_000
 #: Fewest requests of each rate of a search, and how many times what the percentile needs.
 SEARCH_REQUESTS, SEARCH_FACTOR = 200, 2
 #: A slice ends when it has lasted this many times as long as its requests took to arrive, and some seconds.
 MOST_OF_A_SLICE, SECONDS_BESIDE = 2.0, 1.0
-STYLES = {KEPT: "green", MISSED: "red", UNJUDGED: "yellow"}
 #: The exit code if no sound candidate keeps the service levels at the rate that was asked for.
 NOTHING_KEEPS = 5
 
 
-def _figure(name: str) -> Any:
-    """A figure of the slices of a record; None without any."""
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(CommonOptions):
+    """Options of `bench load`."""
 
-    def value(run: Run, record: Record) -> Any:
-        found = _slices_of(run, record)
-        return getattr(found, name) if found.calls_ns else None
+    command: ClassVar[str] = "load"
+    summary: ClassVar[str] = (
+        "Serve requests that arrive at a rate: latency with queueing, and the largest rate that keeps --slo."
+    )
 
-    return value
+    rate: float = option("Requests a second.", options.number(0, 1_000_000, "20"), default=10.0)
+    duration: float = option(
+        "How long requests arrive, about.", options.seconds(3600.0), default=30.0, show=options.shown_seconds
+    )
+    traffic: str | None = option(
+        "CSV or JSON Lines with batch, length and maybe count.",
+        lambda value, name: value if isinstance(value, Traffic) else options.text(value, name),
+        default=None,
+        default_shown="single sequences of the usual lengths",
+    )
+    batching: str = option(
+        "none, or dynamic:MAX_BATCH:MAX_DELAY: join queued requests.", options.checked(parse_batching), default="none"
+    )
+    slo: str | None = option(
+        "Service levels to keep, e.g. p95=20ms,p99=50ms.", options.checked(parse_slo), default=None
+    )
+    search: bool = option("Look for the largest rate that keeps --slo.", options.flag, default=True)
+    search_requests: int | None = option(
+        "Requests of each rate of the search.",
+        options.whole(1, MOST_REQUESTS, 400),
+        default=None,
+        default_shown="twice what the percentile needs",
+    )
+    rounds: int = option("Slices that the requests are served in.", options.whole(1, 100, 5), default=5)
+    bucket: int | None = option("Round lengths up to a multiple of this.", options.whole(1, 100_000, 16), default=None)
+    max_shapes: int = option(
+        "Shapes that a backend may have to compile.",
+        options.whole(1, 100_000, 16),
+        default=16,
+        aliases=("--most-shapes",),
+    )
+    served: tuple[tuple[int, int, float], ...] = options.settled(())
+    """Batch, length and count of every shape of the traffic."""
+    served_from: str = options.settled("")
+
+    @property
+    def slos(self) -> tuple[Slo, ...]:
+        """Service levels."""
+        return () if self.slo is None else parse_slo(self.slo)
+
+    @property
+    def shapes(self) -> Traffic:
+        """The traffic, as it was settled."""
+        return Traffic({Shape(batch, length): count for batch, length, count in self.served}, self.served_from)
 
 
-def _percentile_ms(rank: int) -> Any:
-    def value(run: Run, record: Record) -> Any:
-        found = _slices_of(run, record)
-        ns = found.percentile(rank) if found.calls_ns else None
-        return None if ns is None else ns / 1e6
+@dataclass(frozen=True, order=True)
+class Rate:
+    """Requests a second: those that were asked for (step 0), or of a step of a candidate's search."""
 
-    return value
+    step: int
+    rate: float
 
-
-def _p50_cell(run: Run, record: Record) -> str:
-    return columns.headline_cell(run, record, _percentile_ms(50)(run, record), columns.ms)
+    def __str__(self) -> str:
+        return f"{self.rate:.4g}/s"
 
 
-def _call_ms(run: Run, record: Record) -> Any:
-    calls = _slices_of(run, record).calls_ns
-    return statistics.median(calls) / 1e6 if calls else None
+def _served(value: Callable[[Slices], Any]) -> Callable[[Run, Record], Any]:
+    """A figure of what became of a record's requests; None if none was served."""
+
+    def found(run: Run, record: Record) -> Any:
+        slices = run.workload.slices(record)  # type: ignore[attr-defined]
+        return value(slices) if slices.calls_ns else None
+
+    return found
+
+
+def _percentile_ms(rank: int) -> Callable[[Run, Record], Any]:
+    return _served(lambda slices: None if (ns := slices.percentile(rank)) is None else ns / 1e6)
+
+
+def _figure(name: str, *shown: Any, **more: Any) -> Column:
+    return Column(name, _served(lambda slices: getattr(slices, name)), *shown, **more)
 
 
 def _slo(run: Run, record: Record) -> Any:
-    slos, found = run.workload.options.slos, _slices_of(run, record)
-    return found.outcome(slos) if slos and found.calls_ns else None
-
-
-def _slices_of(run: Run, record: Record) -> Slices:
-    workload = run.workload
-    assert isinstance(workload, Load)
-    return workload.slices(record)
+    slos = run.workload.options.slos
+    return _served(lambda slices: slices.outcome(slos))(run, record) if slos else None
 
 
 def _is_sound(records: Sequence[Record]) -> bool:
@@ -94,18 +144,24 @@ class Load(Workload):
     cell = "bench.workloads.load_cell:LoadCell"
     columns: ClassVar[tuple[Column, ...]] = (
         *columns.point_columns(Rate),
-        Column("requests", lambda run, record: _slices_of(run, record).requests),
-        Column("p50_ms", _percentile_ms(50), "p50 ms", cell=_p50_cell, help="median latency, ms"),
+        Column("requests", lambda run, record: run.workload.requests(record.point)),  # type: ignore[attr-defined]
+        Column(
+            "p50_ms", _percentile_ms(50), "p50 ms", help="median latency, ms",
+            cell=lambda run, record: columns.headline_cell(run, record, _percentile_ms(50)(run, record), columns.ms),
+        ),
         *(Column(f"p{n}_ms", _percentile_ms(n), f"p{n} ms", columns.ms, help="latency, ms") for n in (95, 99)),
-        Column("call_ms", _call_ms, "call ms", columns.ms, drop=5, help="median of the call alone, ms"),
-        Column("busy_share", _figure("busy_share"), "busy", lambda share: f"{share:.0%}", help="time in calls"),
-        Column("largest_queue", _figure("largest_queue"), "queue", lambda count: f"{count:,}"),
-        Column("served_rate", _figure("served_rate"), "served/s", lambda rate: f"{rate:.4g}"),
-        Column("requests_per_call", _figure("requests_per_call"), help="requests that were joined, on average"),
-        Column("unserved", _figure("unserved")),
-        Column("keeps_up", _figure("keeps_up"), help="false if the queue of an endless slice would grow"),
+        Column(
+            "call_ms", _served(lambda slices: statistics.median(slices.calls_ns) / 1e6), "call ms", columns.ms, drop=5,
+            help="median of the call alone, ms",
+        ),
+        _figure("busy_share", "busy", lambda share: f"{share:.0%}", help="time in calls"),
+        _figure("largest_queue", "queue", lambda count: f"{count:,}"),
+        _figure("served_rate", "served/s", lambda rate: f"{rate:.4g}"),
+        _figure("requests_per_call", help="requests that were joined, on average"),
+        _figure("unserved"),
+        _figure("keeps_up", help="false if the queue of an endless slice would grow"),
         Column("slo", _slo, help="kept, missed or unjudged"),
-    )
+    )  # fmt: skip
 
     options: LoadOptions
 
@@ -175,15 +231,10 @@ class Load(Workload):
         kinds = (record.rounds_ns("due"), record.rounds_ns("waits"), record.rounds_ns("latency"))
         return Slices([Slice(*one) for one in zip(*kinds, strict=False)], self.requests(record.point))
 
-    def _padded(self, length: int, positions: int | None) -> int:
-        """`length` rounded up to a multiple of the bucket, within the model's positions."""
-        bucket = self.options.bucket or 1
-        up = -(-length // bucket) * bucket
-        return up if positions is None else max(length, min(up, positions))
-
     def begin(self, point: Rate, source: ModelSource) -> dict[str, Any]:
         shapes, rule = self.options.shapes.counts, parse_batching(self.options.batching)
-        padded = {shape.length: self._padded(shape.length, source.positions) for shape in shapes}
+        bucket, most = self.options.bucket or 1, source.positions or LARGEST_SIZE
+        padded = {one.length: max(one.length, min(-(-one.length // bucket) * bucket, most)) for one in shapes}
         return {
             "ids": {str(length): self._sequences(length, source) for length in padded},
             "shapes": called_shapes(shapes, padded, rule, is_static=False),
@@ -200,11 +251,11 @@ class Load(Workload):
             return self.options.search_requests or 1
         return -(-max(1, round(self.options.rate * self.options.duration)) // self.options.rounds) * self.options.rounds
 
-    def _slices(self, point: Rate) -> int:
-        return 1 if point.step else self.options.rounds
+    def _last_slice(self, point: Rate) -> int:
+        return 0 if point.step else self.options.rounds - 1
 
     def _arrivals(self, point: Rate, slice_: int) -> tuple[list[int], list[Shape]]:
-        count = self.requests(point) // self._slices(point)
+        count = self.requests(point) // (self._last_slice(point) + 1)
         return arrivals(self.options.shapes, point.rate, count, self.options.seed, slice_)
 
     def turn(self, point: Rate, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
@@ -222,7 +273,7 @@ class Load(Workload):
         judged = {shape.length for shape in self.options.shapes.counts}
         lasts = [Rate(0, 1.0), *([Rate(1, 1.0)] if self.options.search_requests else [])]
         lengths = {min(judged), max(judged)}
-        lengths |= {self._arrivals(one, self._slices(one) - 1)[1][-1].length for one in lasts}
+        lengths |= {self._arrivals(one, self._last_slice(one))[1][-1].length for one in lasts}
         names = tuple(f"sequence{draw}" for draw in range(SEQUENCES))
         return {
             f"sequences of {length}": Inputs(
@@ -233,7 +284,7 @@ class Load(Workload):
         }
 
     def judged(self, point: Rate, candidate: Candidate) -> Mapping[str, Any]:
-        _, shapes = self._arrivals(point, self._slices(point) - 1)
+        _, shapes = self._arrivals(point, self._last_slice(point))
         most_rows = parse_batching(self.options.batching).most_rows or 1
         calls = judged_calls(shapes, list(self.options.shapes.counts), most_rows)
         return {"calls": calls, "rows_before": [shape.batch for shape in shapes]}
@@ -260,7 +311,7 @@ class Load(Workload):
 
     def sections(self, run: Run) -> Iterable[Section]:
         yield self._verdicts(run)
-        levels = " and ".join(str(slo) for slo in self.options.slos)
+        levels = " and ".join(map(str, self.options.slos))
         items = [f"{name}: {search.line(one, levels)}" for name, one in self._searched(run).items()]
         if items:
             items.append(
@@ -299,7 +350,7 @@ class Load(Workload):
         return Section(f"at {self.options.rate:g}/s", table=Table(tuple(titles), tuple(rows), is_left))
 
     def warnings(self, run: Run, record: Record) -> Iterable[str]:
-        found = _slices_of(run, record)
+        found = self.slices(record)
         if record.point.step or not found.calls_ns:
             return
         if found.unserved:
@@ -328,13 +379,11 @@ class Load(Workload):
         return self.requests(point) / point.rate
 
     def progress(self, run: Run, record: Record) -> str:
-        found = _slices_of(run, record)
-        if not found.calls_ns:
-            return super().progress(run, record)
-        if not found.keeps_up:
-            return "does not keep up"
+        found = self.slices(record)
+        if not (found.calls_ns and found.keeps_up):
+            return "does not keep up" if found.calls_ns else super().progress(run, record)
         parts = [f"p{rank} {ns / 1e6:.2f} ms" for rank in (50, 95) if (ns := found.percentile(rank)) is not None]
-        kept = _slices_of(run, record).outcome(self.options.slos) if self.options.slos else ""
+        kept = found.outcome(self.options.slos) if self.options.slos else ""
         return "  ".join(filter(None, [", ".join(parts), kept, record.verdict]))
 
     def exit_code(self, run: Run) -> int:
@@ -343,8 +392,6 @@ class Load(Workload):
         is_kept = any(self.slices(one).outcome(self.options.slos) == KEPT and _is_sound([one]) for one in asked)
         return NOTHING_KEEPS if code == 0 and self.options.slos and not is_kept else code
 
-    def repeated(self, point: Rate, candidate: Candidate) -> CommonOptions:
-        found = super().repeated(point, candidate)
-        assert isinstance(found, LoadOptions)
+    def narrowed(self, point: Rate) -> dict[str, Any]:
         seconds = self.requests(point) / point.rate if point.step else self.options.duration
-        return replace(found, rate=point.rate, duration=seconds, search=not self.options.slos, search_requests=None)
+        return {"rate": point.rate, "duration": seconds, "search": not self.options.slos, "search_requests": None}

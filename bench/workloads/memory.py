@@ -25,6 +25,7 @@ from bench.run.schedule import OpenCell, Schedule
 from bench.run.workload import Workload
 from bench.spec import Candidate, Shape, check_lengths
 from bench.workloads import published
+from bench.workloads.forward import with_gradients
 
 if TYPE_CHECKING:
     from bench.machine.roofline import Peaks
@@ -148,11 +149,7 @@ class Memory(Workload):
 
     @classmethod
     def candidates(cls, options: MemoryOptions, found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
-        if not options.largest_batch:
-            return found
-        plain = [one for one in found if (one.backend, one.variant, one.copy) == ("eager", "default", 1)]
-        with_grad = {one: replace(one, variant="grad") for one in plain}
-        return tuple(dict.fromkeys(each for one in found for each in (one, with_grad.get(one, one))))
+        return with_gradients(found) if options.largest_batch else found
 
     def check_positions(self, positions: int | None, model: str) -> None:
         check_lengths([Shape(1, length) for length in self.options.lengths], model, positions)
@@ -232,12 +229,9 @@ class Memory(Workload):
             return None
         return batch_search.boundary_of(record, self.options.max_batch, self.options.max_seconds_per_search)
 
-    def repeated(self, point: Extent, candidate: Candidate) -> CommonOptions:
-        found = super().repeated(point, candidate)
-        assert isinstance(found, MemoryOptions)
-        if point.length is None:
-            return replace(found, largest_batch=False, memory_limit=None)
-        return replace(found, lengths=(point.length,))
+    def narrowed(self, point: Extent) -> dict[str, Any]:
+        is_loaded = point.length is None
+        return {"largest_batch": False, "memory_limit": None} if is_loaded else {"lengths": (point.length,)}
 
     def exit_code(self, run: Run) -> int:
         """2 if the limit held no loaded model, 1 if something failed or nothing was measured, else 0."""
@@ -285,11 +279,7 @@ def _with_gradients(run: Run, searched: Sequence[tuple[Record, Boundary]]) -> It
         if other is not None and without is not None:
             fit = f"{batch_search.bound(found)} against {batch_search.bound(other[1])} fit"
             line += f", without {mebibytes(without)}; {fit}"
-        for one in published.memory():
-            figure = one.stored.get(run.model.name, {}).get(str(length))
-            if figure is not None and precision == one.precision:
-                line += f" (published, {one.device}: {figure} MiB with gradients)"
-        yield line
+        yield line + published.gradients_beside(run, length, precision)
 
 
 class MemoryCell(Cell):

@@ -9,7 +9,7 @@ stored_bytes_per_sequence (what autograd keeps of one sequence, by length); "row
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bench import statistics
 from bench.columns import DASH, Column, Section, Table, factor, shown
 from bench.machine import roofline
+from bench.run import columns
 from bench.run.record import Record, Run
 from bench.spec import Shape
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 GIB, MIB = 2**30, 2**20
 FIGURES = Path(__file__).resolve().parent / "presets" / "figures"
+#: Columns that the table has only if a row has them.
+OPTIONAL = ("naive", "us/step", "our us")
 OUTCOMES = {"oom": "out of memory", "failed": "failed"}
 
 
@@ -75,19 +78,21 @@ def _judged(row: Mapping[str, Any], model: Mapping[str, Any], card: Mapping[str,
     limit = roofline.floor_ns(flops, weights * element_bytes, card["flops_per_second"], card["bytes_per_second"])
     stored = model.get("stored_bytes_per_sequence", {}).get(str(length))
     grad_bytes = None if stored is None else model["parameters"] * element_bytes + batch * int(stored)
-    if row["status"] != "ok":
-        outcome = OUTCOMES[row["status"]]
-        return JudgedRow(row["model"], batch, length, flops, limit, None, None, None, outcome, None, grad_bytes)
-    median_ms = statistics.median(row["ms"])
-    if not median_ms > 0:
+    median_ms = statistics.median(row["ms"]) if row["status"] == "ok" else None
+    if median_ms is not None and not median_ms > 0:
         raise ValueError(f"{median_ms!r} ms is no time")
-    verdict = "implausible" if roofline.is_implausible(limit, median_ms * 1e6) else "possible"
-    rate = flops / median_ms * 1e3
-    share = rate / card["flops_per_second"]
-    us_per_step = None if row.get("us_per_step") is None else float(row["us_per_step"])
+    if median_ms is None:
+        verdict = OUTCOMES[row["status"]]
+    else:
+        verdict = "implausible" if roofline.is_implausible(limit, median_ms * 1e6) else "possible"
+    rate = None if median_ms is None else flops / median_ms * 1e3
     return JudgedRow(
-        row["model"], batch, length, flops, limit, median_ms, rate, share, verdict, us_per_step, grad_bytes
-    )
+        row["model"], batch, length, flops, limit, median_ms, rate,
+        peak_share=None if rate is None else rate / card["flops_per_second"],
+        verdict=verdict,
+        us_per_step=None if median_ms is None or row.get("us_per_step") is None else float(row["us_per_step"]),
+        grad_bytes=grad_bytes,
+    )  # fmt: skip
 
 
 def of_model(data: Mapping[str, Any], model: str, shapes: Iterable[Shape]) -> dict[str, Any]:
@@ -108,26 +113,9 @@ def check(data: Any) -> None:
     judge(data)
 
 
-@dataclass(frozen=True)
-class Memory:
-    """What one machine held, in MiB, as somebody published it."""
-
-    device: str
-    precision: str
-    loaded: Mapping[str, Mapping[str, int]]
-    """By model: `process_mib` once it was loaded, and `weights_and_rounding_mib` of it."""
-    stored: Mapping[str, Mapping[str, int]]
-    """By model and length: what autograd stores for one sequence."""
-
-
-def memory(folder: Path = FIGURES) -> tuple[Memory, ...]:
-    """Every file of published memory."""
-    found = []
-    for path in sorted(folder.glob("*-memory.json")):
-        data = json.loads(path.read_text())
-        stored = data["stored_with_gradients_mib_per_sequence"]
-        found.append(Memory(data["device"], data["precision"], data["loaded"], stored))
-    return tuple(found)
+def memory() -> list[dict[str, Any]]:
+    """Every file of published memory, in MiB: what a `device` held of a model once `loaded`, and with gradients."""
+    return [json.loads(path.read_text()) for path in sorted(FIGURES.glob("*-memory.json"))]
 
 
 # Beside what a run measured.
@@ -147,25 +135,18 @@ def notes(preset: str | None, source: ModelSource, shapes: Iterable[Shape]) -> d
     return noted
 
 
-def _row(run: Run, shape: Shape) -> JudgedRow | None:
-    """The published figure at `shape`, judged; None if the run has none."""
-    published = run.notes.get("published")
-    return next((row for row in judge(published) if row.shape == shape), None) if published else None
+def _figure(name: str, **more: Any) -> Column:
+    """A figure of the published row at a record's shape, if there is one."""
 
-
-def _of_row(value: Callable[[JudgedRow], Any]) -> Callable[[Run, Record], Any]:
     def found(run: Run, record: Record) -> Any:
-        row = _row(run, record.point)
-        return None if row is None else value(row)
+        published = run.notes.get("published")
+        rows = (row for row in judge(published) if row.shape == record.point) if published else ()
+        return next((getattr(row, name) for row in rows), None)
 
-    return found
+    return Column(f"published_{name.removeprefix('median_')}", found, **more)
 
 
-COLUMNS = (
-    Column("published_ms", _of_row(lambda row: row.median_ms), help="published time, ms"),
-    Column("published_verdict", _of_row(lambda row: row.verdict)),
-    Column("published_us_per_step", _of_row(lambda row: row.us_per_step)),
-)
+COLUMNS = (_figure("median_ms", help="published time, ms"), _figure("verdict"), _figure("us_per_step"))
 
 
 def section(run: Run) -> Section:
@@ -173,72 +154,61 @@ def section(run: Run) -> Section:
     published = run.notes.get("published")
     if not published:
         return Section("")
-    card, baseline = published["card"], run.baseline_candidate
+    card, judged = published["card"], judge(published)
     limits = f"{card['flops_per_second'] / 1e12:.1f} TFLOP/s, {card['memory_bytes'] / GIB:.2f} GiB"
     rule = (
-        f"{published['about']} Medians in ms; ours: {baseline.label}, naive: its clock unsynchronised; of peak: what "
-        "the published time takes of that card's; ratio: published over ours, above 1 if ours is faster"
+        f"{published['about']} Medians in ms; ours: {run.baseline_candidate.label}, naive: its clock unsynchronised; "
+        "of peak: what the published time takes of that card's; ratio: published over ours, above 1 if ours is faster"
     )
-    judged = judge(published)
-    explained = [*_of_impossible(judged), *_of_steps(judged), *_of_memory(published, judged), *_measured_here(run)]
-    title = f"Published: {card['name']}, {card['precision']} ({limits})"
-    return Section(title, (rule,), _table(run, judged), explained)
+    rows = [_cells(run, row) for row in judged]
+    titles = [one for one in rows[0] if one not in OPTIONAL or any(row[one] != DASH for row in rows)]
+    table = Table(tuple(titles), tuple(tuple(row[title] for title in titles) for row in rows))
+    explained = [*_of_clock(judged), *_of_memory(card["memory_bytes"], judged), *_measured_here(run)]
+    return Section(f"Published: {card['name']}, {card['precision']} ({limits})", (rule,), table, explained)
 
 
-def _table(run: Run, judged: list[JudgedRow]) -> Table:
-    baseline = run.baseline_candidate
-    has_naive = any(record.rounds_ns("naive") for record in run.records if record.candidate == baseline)
-    has_steps = any(row.us_per_step is not None for row in judged)
-    titles = ["shape", "published", "of peak", "verdict", "ours", "ratio"]
-    titles += [*(["naive"] if has_naive else []), *(["us/step", "our us"] if has_steps else [])]
-    rows = []
-    for row in judged:
-        record = run.record(row.shape, baseline)
-        ours = statistics.median(record.samples) / 1e6 if record and record.status == "ok" else None
-        cells = [str(row.shape), DASH if row.median_ms is None else shown(row.median_ms)]
-        cells += [DASH if row.peak_share is None else f"{row.peak_share:.0%}", row.verdict]
-        cells.append(shown(ours) if ours is not None else record.status if record else DASH)
-        cells.append(DASH if ours is None or row.median_ms is None else f"{factor(row.median_ms / ours)}×")
-        if has_naive:
-            naive = statistics.pooled(record.rounds_ns("naive")) if record else []
-            cells.append(shown(statistics.median(naive) / 1e6) if naive else DASH)
-        if has_steps:
-            cells.append(DASH if row.us_per_step is None else f"{row.us_per_step:g}")
-            cells.append(DASH if ours is None or row.us_per_step is None else shown(1e3 * ours / row.length))
-        rows.append(tuple(cells))
-    return Table(tuple(titles), tuple(rows))
+def _cells(run: Run, row: JudgedRow) -> dict[str, str]:
+    """One published row beside ours, by title."""
+    record, us = run.record(row.shape, run.baseline_candidate), row.us_per_step
+    ours = statistics.median(record.samples) / 1e6 if record and record.status == "ok" else None
+    return {
+        "shape": str(row.shape),
+        "published": shown(row.median_ms),
+        "of peak": DASH if row.peak_share is None else f"{row.peak_share:.0%}",
+        "verdict": row.verdict,
+        "ours": record.status if record and ours is None else shown(ours),
+        "ratio": DASH if ours is None or row.median_ms is None else f"{factor(row.median_ms / ours)}×",
+        "naive": shown(columns.median_ms("naive")(run, record) if record else None),
+        "us/step": DASH if us is None else f"{us:g}",
+        "our us": DASH if ours is None or us is None else shown(1e3 * ours / row.length),
+    }
 
 
-def _of_impossible(judged: list[JudgedRow]) -> Iterator[str]:
-    impossible = [f"{row.shape} ({row.peak_share:.0%})" for row in judged if row.verdict == "implausible"]
-    if impossible:
+def _of_clock(judged: list[JudgedRow]) -> Iterator[str]:
+    """What explains published times that no card can have, and steps that are one less than the length."""
+    if impossible := [f"{row.shape} ({row.peak_share:.0%})" for row in judged if row.verdict == "implausible"]:
         yield (
             f"implausible: {', '.join(impossible)} of that card's peak; such a clock stopped when the work was "
             "queued and not when it was done, as the naive timer of a run on a GPU shows"
         )
-
-
-def _of_steps(judged: list[JudgedRow]) -> Iterator[str]:
-    less = [str(row.shape) for row in judged if row.us_per_step is not None and row.steps != row.length]
-    if less:
+    if less := [str(row.shape) for row in judged if row.us_per_step is not None and row.steps != row.length]:
         yield f"us/step as published is time / (length - 1) at {', '.join(less)}; ours is time / length"
 
 
-def _of_memory(published: dict[str, Any], judged: list[JudgedRow]) -> Iterator[str]:
-    card_bytes = published["card"]["memory_bytes"]
+def _of_memory(card_bytes: int, judged: list[JudgedRow]) -> Iterator[str]:
+    """Whether what autograd keeps explains the rows that ended without a time."""
     lost = [(row, row.grad_bytes) for row in judged if row.median_ms is None and row.grad_bytes is not None]
-    for is_beyond in (True, False):
-        found = [(row, needed) for row, needed in lost if (needed > card_bytes) == is_beyond]
-        if not found:
-            continue
-        needs = ", ".join(f"{row.shape} ({needed / GIB:.1f} GiB)" for row, needed in found)
-        outcomes = " or ".join(dict.fromkeys(row.verdict for row, _ in found))
-        cause = "exceed" if is_beyond else "would fit into, so they do not explain it,"
-        remedy = "; without gradients none of that is kept" if is_beyond else ""
-        yield (
-            f"{outcomes} there, {needs}: weights and what autograd keeps of the batch {cause} "
-            f"{card_bytes / GIB:.2f} GiB{remedy}"
-        )
+    for is_beyond, cause, remedy in (
+        (True, "exceed", "; without gradients none of that is kept"),
+        (False, "would fit into, so they do not explain it,", ""),
+    ):
+        if found := [(row, needed) for row, needed in lost if (needed > card_bytes) == is_beyond]:
+            needs = ", ".join(f"{row.shape} ({needed / GIB:.1f} GiB)" for row, needed in found)
+            outcomes = " or ".join(dict.fromkeys(row.verdict for row, _ in found))
+            yield (
+                f"{outcomes} there, {needs}: weights and what autograd keeps of the batch {cause} "
+                f"{card_bytes / GIB:.2f} GiB{remedy}"
+            )
 
 
 def _measured_here(run: Run) -> Iterator[str]:
@@ -261,27 +231,33 @@ def _measured_here(run: Run) -> Iterator[str]:
 
 def cache_section(run: Run) -> Section:
     """A decoder's keys and values, by formula; empty for an encoder."""
-    sizes = {
-        (record.point.length, record.candidate.precision): record.memory["key_value_bytes_per_sequence"]
-        for record in run.records
-        if "key_value_bytes_per_sequence" in record.memory
-    }
-    if not sizes:
+    name = "key_value_bytes_per_sequence"
+    kept = [one for one in run.records if name in one.memory]
+    if not kept:
         return Section("")
-    (length, precision), held = max(sizes.items())
-    line = f"keys and values of one sequence of {length} tokens in {precision}, by formula: {held:,} bytes"
-    return Section("", (line,))
+    last = max(kept, key=lambda one: (one.point.length, one.candidate.precision))
+    at = f"{last.point.length} tokens in {last.candidate.precision}"
+    return Section("", (f"keys and values of one sequence of {at}, by formula: {last.memory[name]:,} bytes",))
 
 
 def memory_beside(run: Run) -> list[str]:
     """What others measured of the same model once loaded."""
-    found = []
-    for one in memory():
-        if run.model.name in one.loaded and one.precision in {candidate.precision for candidate in run.candidates}:
-            held = one.loaded[run.model.name]
-            process, weights = held["process_mib"], held["weights_and_rounding_mib"]
-            found.append(
-                f"published, {one.device}: {process} MiB of process, of which {weights} are weights, masks and the "
-                f"allocator's rounding, and {process - weights} CUDA context and kernels"
-            )
-    return found
+    precisions = {candidate.precision for candidate in run.candidates}
+    found = [(one, one["loaded"].get(run.model.name)) for one in memory() if one["precision"] in precisions]
+    return [
+        f"published, {one['device']}: {held['process_mib']} MiB of process, of which "
+        f"{held['weights_and_rounding_mib']} are weights, masks and the allocator's rounding, and "
+        f"{held['process_mib'] - held['weights_and_rounding_mib']} CUDA context and kernels"
+        for one, held in found
+        if held
+    ]
+
+
+def gradients_beside(run: Run, length: int, precision: str) -> str:
+    """What others saw autograd store of a sequence, behind what was seen here; "" if nobody did."""
+    found = ((one, one["stored_with_gradients_mib_per_sequence"].get(run.model.name, {})) for one in memory())
+    return "".join(
+        f" (published, {one['device']}: {stored[str(length)]} MiB with gradients)"
+        for one, stored in found
+        if str(length) in stored and precision == one["precision"]
+    )

@@ -36,8 +36,7 @@ from bench.run.record import Run
 from bench.spec import Candidate, Shape
 from bench.verify import read_certificate
 from bench.workloads.judgements import Judgement, judgements
-from bench.workloads.load import Load
-from bench.workloads.load_options import Rate
+from bench.workloads.load import Load, Rate
 from exporters.sources import resolve
 from exporters.store import MANIFEST
 from tests import made as builder

@@ -26,8 +26,7 @@ from bench.report.choice import render
 from bench.run.record import Once, Record, Run
 from bench.spec import Candidate, Shape
 from bench.traffic import Traffic, even, even_in_time, parse_slo, read_traffic
-from bench.workloads.load import Load
-from bench.workloads.load_options import Rate
+from bench.workloads.load import Load, Rate
 from tests import made
 
 MS = 1_000_000

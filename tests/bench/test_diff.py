@@ -28,8 +28,7 @@ from bench.machine.roofline import Peaks
 from bench.run.alike import obstacles
 from bench.run.record import Record, Run
 from bench.spec import Shape
-from bench.workloads.load import Load
-from bench.workloads.load_options import Rate
+from bench.workloads.load import Load, Rate
 from tests import made
 
 MS = 1_000_000

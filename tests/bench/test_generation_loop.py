@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 
 from backends.null import Null
@@ -83,42 +82,31 @@ def run(device: Device, way: type = ByCache, choose: Any = None, new_tokens: int
 
 
 def test_prefill_and_decode_are_told_apart_and_only_the_first_token_is_waited_for() -> None:
-    device = Device(prompt_ns=1000, token_ns=10)
-    done, _ = run(device)
+    device, seen = Device(prompt_ns=1000, token_ns=10), list[tuple[int, ...]]()
+    done, _ = run(device, see=lambda logits: seen.append(tuple(logits.shape)))
     assert (done.first_token_ns, done.total_ns) == (1000, 1040)
     assert device.waits == 3  # before the clock, at the first token, at the end
     assert device.steps == [(3, 3), (1, 4), (1, 5), (1, 6), (1, 7)]
+    assert seen == [(2, 64)] * 5
+    alone = Device()
+    done, tokens = run(alone, new_tokens=1)  # the prompt's pass alone
+    assert (done.first_token_ns, done.total_ns, tokens.shape, alone.steps) == (1000, 1000, (2, 1), [(3, 3)])
 
 
-def test_one_token_is_the_prompts_pass_alone() -> None:
-    device = Device()
-    done, tokens = run(device, new_tokens=1)
-    assert done.first_token_ns == done.total_ns == 1000
-    assert tokens.shape == (2, 1)
-    assert device.steps == [(3, 3)]
-
-
-def test_a_static_cache_is_shown_a_mask_of_its_whole_room() -> None:
-    device = Device()
-    device.cache_is_static = True
-    run(device)
-    assert device.steps == [(3, ROOM), *[(1, ROOM)] * 4]
-
-
-def test_tokens_are_those_computed_by_hand_by_every_way() -> None:
+def test_tokens_are_those_computed_by_hand_and_shapes_grow_unless_they_are_compiled() -> None:
     """The next id is the sum of all so far, modulo 64: each sum is twice the last one."""
-    wanted = [[16, 32, 0, 0, 0], [7, 14, 28, 56, 48]]
-    assert run(Device())[1].tolist() == wanted
-    assert run(Passing(), ByFullPasses)[1].tolist() == wanted
-    assert run(Static(), ByFullPasses)[1].tolist() == wanted
-
-
-def test_full_passes_grow_with_the_tokens_unless_shapes_are_compiled() -> None:
-    growing, fixed = Passing(), Static()
-    run(growing, ByFullPasses)
-    run(fixed, ByFullPasses)
-    assert growing.steps == [(2, length) for length in (3, 4, 5, 6, 7)]
-    assert fixed.steps == [(2, ROOM)] * 5
+    static = Device()
+    static.cache_is_static = True
+    growing = [(2, length) for length in (3, 4, 5, 6, 7)]
+    for device, way, steps in (
+        (Device(), ByCache, [(3, 3), (1, 4), (1, 5), (1, 6), (1, 7)]),
+        (static, ByCache, [(3, ROOM), *[(1, ROOM)] * 4]),
+        (Passing(), ByFullPasses, growing),
+        (Static(), ByFullPasses, [(2, ROOM)] * 5),
+    ):
+        _, tokens = run(device, way)
+        assert device.steps == steps
+        assert tokens.tolist() == [[16, 32, 0, 0, 0], [7, 14, 28, 56, 48]] or device is static
 
 
 def test_the_cache_follows_the_beams() -> None:
@@ -135,19 +123,9 @@ def test_the_cache_follows_the_beams() -> None:
     # After the first turn row 0 has kept row 1's ids (sum 7) and is given token 16.
     assert tokens[:, 1].tolist() == [(7 + 16) % 64, (16 + 7) % 64]
     assert done.cache_bytes == 8 * 2 * (3 + 2)
-
-
-def test_each_steps_logits_can_be_seen() -> None:
-    seen: list[tuple[int, ...]] = []
-    run(Device(), see=lambda logits: seen.append(tuple(logits.shape)))
-    assert seen == [(2, 64)] * 5
-
-
-@pytest.mark.parametrize("kind", [Passing, Static])
-def test_full_passes_keep_what_a_beam_turns_round(kind: type[Passing]) -> None:
-    device = kind()
-    state = begun(device, ByFullPasses)
-    state.logits(PROMPT)
-    state.reorder(torch.tensor([1, 1]))
-    state.logits(torch.tensor([[6], [7]]))
-    assert device.seen["input_ids"][:, :4].tolist() == [[1, 2, 4, 6], [1, 2, 4, 7]]
+    for passing in (Passing(), Static()):
+        state = begun(passing, ByFullPasses)
+        state.logits(PROMPT)
+        state.reorder(torch.tensor([1, 1]))
+        state.logits(torch.tensor([[6], [7]]))
+        assert passing.seen["input_ids"][:, :4].tolist() == [[1, 2, 4, 6], [1, 2, 4, 7]]

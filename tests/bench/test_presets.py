@@ -1,9 +1,8 @@
-"""Presets as data: what the built-in ones hold, what replaces what, and what is said of a damaged one."""
+"""Presets as data: what the built-in ones hold, what replaces what, what is said of a damaged one; figures beside ours."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,16 @@ import pytest
 
 from bench.errors import UserError
 from bench.run.experiment import settle
+from bench.run.file import read_run
+from bench.run.record import Run
 from bench.spec import Shape
-from bench.workloads import presets
+from bench.workloads import presets, published
 from bench.workloads.forward import Forward, ForwardOptions
-from bench.workloads.published import FIGURES, notes, of_model
+from bench.workloads.published import FIGURES, judge, notes, of_model
 from exporters import sources
+from tests import made
 
+SEEDS = ("seed-bert", "seed-gpt", "seed-gpt2-medium")
 OWN = """
 title = "Mine"
 source = "nobody"
@@ -53,15 +56,12 @@ def test_the_grids_of_the_seed() -> None:
     assert len(study.shapes) == 49
     assert not study.figures
     assert set(study.backends) == {"eager", "torchscript", "onnx"}
-
-
-@pytest.mark.parametrize("name", ["seed-bert", "seed-gpt", "seed-gpt2-medium"])
-def test_the_seeds_presets_have_all_its_rows_and_what_explains_them(name: str) -> None:
-    preset = presets.load(name)
-    assert (preset.rounds, preset.grad, preset.naive_timer, preset.backends[0]) == (3, True, True, "eager")
-    of_this_model = [row for row in preset.figures["rows"] if row["model"] == preset.model]
-    assert of_model(preset.figures, preset.model, preset.shapes)["rows"] == of_this_model
-    assert {Shape(row["batch"], row["length"]) for row in of_this_model} == set(preset.shapes)
+    for name in SEEDS:
+        preset = presets.load(name)
+        assert (preset.rounds, preset.grad, preset.naive_timer, preset.backends[0]) == (3, True, True, "eager")
+        of_this_model = [row for row in preset.figures["rows"] if row["model"] == preset.model]
+        assert of_model(preset.figures, preset.model, preset.shapes)["rows"] == of_this_model
+        assert {Shape(row["batch"], row["length"]) for row in of_this_model} == set(preset.shapes)
 
 
 def options_of(**given: Any) -> ForwardOptions:
@@ -173,11 +173,57 @@ def test_figures_that_are_none_are_refused(own: Path) -> None:
             presets.load(own)
 
 
-def test_presets_are_listed(cli_here: Callable[..., Any]) -> None:
-    listed = cli_here("list", "presets")
-    assert listed.returncode == 0, listed.stderr
-    for name in presets.names():
-        assert f"\n{name} " in f"\n{listed.stdout}"
-    assert "1×1 1×512 16×512 32×512 64×512" in listed.stdout
-    assert "batches 1,2,4,8,16,32,64; lengths 8,16,32,64,128,256,512" in listed.stdout
-    assert "beside ours: 9 published rows, NVIDIA GeForce RTX 3090" in listed.stdout
+# Published figures beside ours: medians, ratios, verdicts, and what explains the odd rows.
+
+GIB = 2**30
+
+
+def run_of(name: str, ms: float = 10.0, measured: int = 3) -> Run:
+    """A run of a preset whose first shapes were measured, on eager with and without autograd."""
+    preset = presets.load(name)
+    records = []
+    for index, shape in enumerate(preset.shapes):
+        for label, kept in (("eager", 0.1), ("eager:grad", 0.4)):
+            peak = GIB + round(kept * GIB * shape.batch)
+            memory = {"loaded": {"process_bytes": GIB}, "peak": {"peak_process_bytes": peak}}
+            is_ok = index < measured
+            values = {"memory": memory, "times": {"naive": 1.0}} if is_ok else {"status": "oom", "reason": "too large"}
+            records.append(made.record(label, shape, ms=ms, **values))
+    noted = published.notes(name, sources.resolve(preset.model), preset.shapes)
+    return made.run_of(records, notes=noted, backends="eager", grad=True)
+
+
+def test_autograd_explains_every_row_of_the_seed_that_ran_out_and_none_that_did_not() -> None:
+    for name in SEEDS:
+        figures = presets.load(name).figures
+        for row in judge(figures):
+            if row.grad_bytes is not None:
+                assert (row.grad_bytes > figures["card"]["memory_bytes"]) == (row.median_ms is None), row
+    run = run_of("seed-bert")
+    run.notes["published"]["card"] = run.notes["published"]["card"] | {"memory_bytes": 48 * GIB}
+    line = next(line for line in published.section(run).items if "64×512" in line)
+    assert "would fit into, so they do not explain it, 48.00 GiB" in line
+    rows = judge(presets.load("seed-gpt2-medium").figures)
+    steps = {(row.batch, row.length): row.steps for row in rows if row.us_per_step}
+    assert steps == {(1, 512): 512, (1, 1024): 1023, (2, 1024): 1023, (4, 1024): 1023}
+
+
+def test_us_per_step_stand_beside_ours() -> None:
+    shown = published.section(run_of("seed-gpt2-medium", 1024.0))
+    assert shown.table is not None
+    cells = {row[0]: dict(zip(shown.table.titles, row, strict=True)) for row in shown.table.rows}
+    assert [cells["1×1024"][title] for title in ("us/step", "our us", "naive")] == ["67.66", "1000.0", "1.000"]
+    assert (cells["1×512"]["us/step"], cells["8×1024"]["ours"], cells["8×1024"]["ratio"]) == ("–", "oom", "–")
+    assert any("(length - 1) at 1×1024, 2×1024, 4×1024" in line for line in shown.items)
+    # 25 us is 12.90 ms / 512
+    assert not any("us/step" in line for line in published.section(run_of("seed-gpt")).items)
+
+
+def test_the_runs_file_is_all_that_a_report_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of("seed-gpt")
+    expected = published.section(run)
+    path = made.write(run, tmp_path / "run.jsonl")
+    monkeypatch.setattr(presets, "FOLDER", tmp_path / "none")
+    assert published.section(read_run(path)) == expected
+    run.notes.clear()
+    assert published.section(run).is_empty

@@ -14,7 +14,6 @@ from bench.run import doubling
 from bench.run.experiment import resume
 from bench.run.file import read_run
 from bench.run.listener import Listener
-from bench.run.preparation import Preparation
 from bench.run.record import Record, Run
 from bench.spec import Candidate, Shape
 from bench.workloads.forward import Forward
@@ -185,7 +184,6 @@ def test_references_of_larger_batches_are_made_as_they_are_reached(
     artifacts: Path, doubled: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How far it goes is not known beforehand, and a cell without a reference has no speed-up."""
-    monkeypatch.setattr(Preparation, "peaks", lambda self, again=False: None)
     monkeypatch.setattr(doubling, "BATCHES", (1, 2))
     monkeypatch.setattr(doubling, "TOGETHER", 1)
     said: list[str] = []

@@ -6,9 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from bench.errors import UserError
 from bench.machine import pagecache
 from bench.report import console, documents
 from bench.run.experiment import measure, resume
@@ -59,20 +56,6 @@ def test_what_stayed_in_the_cache_is_a_warning() -> None:
     turn = Turn(0, {"wall": [10**9]}, {"file_bytes": 1000, "cached_bytes": 400})
     run = run_of([record("onnx", Start("evicted"), turns=(turn,))], ColdStart, rounds=1)
     assert "40.0% of the evicted files stayed cached" in " ".join(console.render(run).split())
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"caches": "cold"}, "unknown caches 'cold'"),
-        ({"rounds": 0}, "--rounds 0 is not within"),
-        ({"length": 1000}, "length 1000 exceeds the 128 positions"),
-    ],
-)
-def test_what_cannot_be_started_is_one_line(options: dict[str, Any], match: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=match):
-        started(tmp_path, **options)
-    assert not (tmp_path / "run.jsonl").exists()
 
 
 def test_no_file_outside_workloads_asks_for_a_workload_by_name(root: Path) -> None:

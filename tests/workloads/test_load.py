@@ -4,42 +4,44 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from backends.base import UnsupportedError
 from backends.null import Null
-from bench.errors import UserError
 from bench.machine.conditions import FLOOR_SECONDS
-from bench.parity.verdict import Tolerance
-from bench.process import channel, serving
+from bench.process import serving
 from bench.process.queue import KEPT, MISSED
 from bench.process.serving import Server
 from bench.report import console
-from bench.run import driver
 from bench.run.experiment import measure
-from bench.run.file import read_run
 from bench.run.record import Record, Run, Turn
-from bench.spec import Candidate, Shape
+from bench.spec import Shape
 from bench.traffic import Traffic
 from bench.workloads import load as load_module
-from bench.workloads.load import Load
+from bench.workloads.load import Load, LoadOptions, Rate
 from bench.workloads.load_cell import LoadCell
-from bench.workloads.load_options import LoadOptions, Rate
-from tests.in_process import InThisProcess
-from tests.made import candidate, run_of
+from tests.in_process import here
+from tests.made import QUIET, candidate, run_of
 
 MS = 1_000_000
+FOURS = Traffic({Shape(4, 8): 1.0}, "fours")
 
 
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "Worker", InThisProcess)
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers in this process warn about themselves
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(serving, "WARMUP_SECONDS", 0.0)
     monkeypatch.setattr(load_module, "SECONDS_BESIDE", 0.1)
+    with here():
+        yield
 
 
 def served(tmp_path: Path, backends: str, **options: Any) -> Run:
@@ -55,7 +57,6 @@ def of(run: Run, record: Record) -> Any:
     return run.workload.slices(record)
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_all_get_the_same_arrivals_and_an_overload_is_said(tmp_path: Path) -> None:
     run = served(tmp_path, "null:500us,null:50ms", slo="p50=20s", search=False, rate=100, duration="0.4s")
     fast, slow = run.records
@@ -68,16 +69,10 @@ def test_all_get_the_same_arrivals_and_an_overload_is_said(tmp_path: Path) -> No
     assert (rows["50ms"]["slo"], rows["50ms"]["p50_ms"], rows["50ms"]["keeps_up"]) == (MISSED, None, False)
     assert rows["500us"]["slo"] == KEPT
     assert run.exit_code == 0  # the other one keeps it
-    repeated = run.repeat(fast)
-    assert "--backends null:500us" in repeated
-    assert "--rate 100" in repeated
-    assert "--no-search" in repeated
-    again = read_run(tmp_path / "run.jsonl")
-    assert (again.records, again.candidates, again.options) == (run.records, run.candidates, run.options)
-    assert again.is_complete
+    for words in ("--backends null:500us", "--rate 100", "--no-search"):
+        assert words in run.repeat(fast)
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_a_search_is_recorded_rate_by_rate(tmp_path: Path) -> None:
     """Rates are doubled until calls of 5 ms do not fit, or the median is above 30 ms, and then bisected."""
     run = served(tmp_path, "null:5ms", rate=60, slo="p50=30ms", search_requests=20)
@@ -97,59 +92,19 @@ def test_a_search_is_recorded_rate_by_rate(tmp_path: Path) -> None:
     assert {mark.x: mark.y * MS for mark in plot.marks} == pytest.approx({x: ns for x, ns in percentiles.items() if ns})
 
 
-def test_a_worker_that_dies_costs_its_rate_and_its_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    traffic = Traffic({Shape(4, 8): 1.0}, "fours")
-    run = served(
-        tmp_path, "null:crash,null:oom,null", traffic=traffic, slo="p50=1us", search_requests=20, duration="0.05s"
-    )
-    found = {record.candidate.label: record for record in run.records}
-    assert {name: record.status for name, record in found.items()} == {
-        "null:crash": "failed", "null:oom": "oom", "null": "ok",
-    }  # fmt: skip
-    assert "SIGKILL" in found["null:crash"].reason
-    assert run.exit_code == 1
-    # No rate keeps a microsecond, so no other is tried; on a disturbed machine the same one is, once more.
+def test_a_rate_that_no_lower_one_would_mend_ends_the_search(tmp_path: Path) -> None:
+    """No rate keeps a microsecond; on a disturbed machine the same one is tried once more."""
+    run = served(tmp_path, "null,null:oom", traffic=FOURS, slo="p50=1us", search_requests=20, duration="0.05s")
     assert {record.point.rate for record in run.records} == {400}
-    largest = run.workload._found(run, found["null"].candidate)  # type: ignore[attr-defined]
-    assert (largest.kept, largest.is_settled) == (None, True)
-    assert run.workload._found(run, found["null:oom"].candidate) is None  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"rate": 0}, "--rate 0 is not above 0"),
-        ({"rate": float("nan")}, "--rate 'nan' is not a number"),
-        ({"duration": "x"}, "--duration 'x' is not a duration"),
-        ({"duration": "2h"}, "--duration '2h' is not above 0 and at most 3600 s"),
-        ({"rate": 1000, "duration": "10m"}, "are 600,000 requests, not within"),
-        ({"rate": 1, "duration": "3s"}, "are 3 requests, not within --rounds 5"),
-        ({"rounds": 0}, "--rounds 0 is not within"),
-        ({"bucket": 0}, "--bucket 0 is not within"),
-        ({"slo": "p95"}, "--slo 'p95' is no service level"),
-        ({"search_requests": 200}, "--search-requests 200 is for a search, which needs --slo"),
-        ({"slo": "p99=1ms", "search_requests": 200}, "--search-requests 200 is below 662"),
-        ({"traffic": "none.csv"}, "traffic 'none.csv' cannot be read"),
-        ({"traffic": Traffic({Shape(1, 1000): 1.0}, "x")}, "length 1000 exceeds the 128 positions of bert-tiny"),
-        ({"timeout": -1}, "--timeout '-1'"),
-    ],
-)
-def test_options_that_serve_nothing_are_one_line(options: dict[str, Any], match: str, tmp_path: Path) -> None:
-    given = {"model": "bert-tiny", "backends": "null", "device": "cpu", "artifacts": str(tmp_path), **options}
-    with pytest.raises(UserError, match=match):
-        measure(Load, LoadOptions.parsed(given))
-    assert not (tmp_path / "runs").exists()
+    found, of_none = (run.workload._found(run, one) for one in run.candidates)  # type: ignore[attr-defined]
+    assert (found.kept, found.is_settled, of_none) == (None, True, None)
 
 
 # Parity of what was served.
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("in_this_process")
-def test_served_outputs_are_judged_and_a_broken_model_keeps_no_service_level(
-    tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Requests of two lengths are joined; under a tolerance that nothing can keep ONNX is broken."""
+def test_served_outputs_are_judged(tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of three shapes are joined."""
     traffic = Traffic({Shape(1, 16): 2, Shape(2, 11): 1, Shape(5, 16): 1}, "three shapes")
     options: dict[str, Any] = {
         "traffic": traffic, "batching": "dynamic:4:2ms", "rate": 100, "duration": "0.2s", "slo": "p50=9s",
@@ -157,22 +112,15 @@ def test_served_outputs_are_judged_and_a_broken_model_keeps_no_service_level(
     }  # fmt: skip
     monkeypatch.setattr(load_module, "SECONDS_BESIDE", 60.0)  # a pause of the machine ends no slice
     run = served(tmp_path, "eager,onnx", **options)
-    assert [record.verdict in ("original", "exact", "equivalent") for record in run.records] == [True, True]
+    assert [record.is_comparable for record in run.records] == [True, True]
     assert run.exit_code == 0
     for record in run.records:
         assert set(record.parity["cases"]) == {"last", "joined"}
         assert all(case["compared"] > 0 for case in record.parity["cases"].values())
         assert record.facts["judged_by_further_calls"] == 1  # the joined one; the last was judged as it was served
         assert record.figures == {"shapes": 9, "warmed": 9}
-    monkeypatch.setattr(driver, "tolerance_of", lambda precision, tf32: Tolerance(1e-9, 0.0, 0.0))
-    (tmp_path / "run.jsonl").unlink()
-    run = served(tmp_path, "eager,onnx", **options)
-    assert next(record.verdict for record in run.records if record.candidate.backend == "onnx") == "broken"
-    assert run.exit_code == 3
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("in_this_process")
 def test_a_last_request_that_was_not_served_is_judged_by_a_call_of_its_own(
     tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,32 +137,26 @@ def test_a_last_request_that_was_not_served_is_judged_by_a_call_of_its_own(
     run = served(tmp_path, "eager", traffic=traffic, rate=100, search=False, artifacts=str(artifacts))
     (record,) = run.records
     assert of(run, record).unserved > 0
-    assert record.verdict in ("original", "exact", "equivalent")
+    assert record.is_comparable
     assert record.facts["judged_by_further_calls"] == 3  # the last, the longest and the shortest
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("fault", ["mask", "order"])
 def test_a_server_that_pads_or_returns_wrongly_is_broken(
     fault: str, tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: padding is not masked, or rows come back in another order."""
-    join, padded = Server.joined, []
+    join = Server.joined
 
     def wrong(self: Any, sequences: Any) -> Any:
         batch = join(self, sequences)
-        padded.append(bool((batch["attention_mask"] == 0).any()) or fault == "order")
         if fault == "mask":
-            batch["attention_mask"][:] = 1
-            return batch
+            return batch | {"attention_mask": np.ones_like(batch["attention_mask"])}
         return {name: array[::-1].copy() for name, array in batch.items()}
 
     monkeypatch.setattr(Server, "joined", wrong)
     traffic = Traffic({Shape(1, 16): 1, Shape(1, 11): 1}, "two lengths")
-    options: dict[str, Any] = {"traffic": traffic, "batching": "dynamic:4:2ms", "rate": 100}
-    run = served(tmp_path, "eager", artifacts=str(artifacts), **options)
-    assert any(padded)
+    run = served(tmp_path, "eager", artifacts=str(artifacts), traffic=traffic, batching="dynamic:4:2ms", rate=100)
     assert run.records[0].verdict == "broken"
 
 
@@ -255,8 +197,7 @@ def begun(backend: Null, max_shapes: int = 16) -> tuple[LoadCell, dict[str, Any]
     return cell, reply["figures"]
 
 
-def test_a_runtime_of_static_shapes_meets_none_that_was_not_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "WARMUP_SECONDS", 0.0)
+def test_a_runtime_of_static_shapes_meets_none_that_was_not_warmed_up() -> None:
     backend = Static()
     cell, figures = begun(backend)
     met = set(backend.called)
@@ -274,7 +215,6 @@ def test_a_runtime_of_static_shapes_meets_none_that_was_not_warmed_up(monkeypatc
 
 
 def test_warming_up_stops_after_a_while_if_any_shape_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "WARMUP_SECONDS", 0.0)
     monkeypatch.setattr(serving, "MOST_WARMUP_SECONDS", -1.0)
     backend = Static()
     backend.has_static_shapes = False
@@ -298,10 +238,7 @@ def record(
         waits.append(start - at)
         latencies.append(free - at)
     others = 10 * FLOOR_SECONDS if is_disturbed else 0.0
-    conditions = {
-        "wall_seconds": 1.0, "cpu_seconds": 2.0, "other_cpu_seconds": others, "steal_seconds": 0.0,
-        "thermal_events": None, "throttled_periods": None, "quota_periods": None,
-    }  # fmt: skip
+    conditions = QUIET | {"other_cpu_seconds": others}
     turn = Turn(0, {"due": due, "waits": waits, "latency": latencies}, conditions=conditions)
     parity = {"verdict": verdict, "max_abs_error": 1e-6}
     return Record(Rate(step, rate), candidate(label), "ok", turns=(turn,), parity=parity)
@@ -319,35 +256,23 @@ def test_a_broken_model_keeps_no_service_level() -> None:
     assert run.workload._found(run, run.candidates[0]) is None  # type: ignore[attr-defined]
     table = next(section.table for section in run.workload.sections(run) if section.table is not None)
     assert table.rows[0][1:4] == ("broken", "yes", "–")
+    assert run_with(record("onnx", 0, 100, 25 * MS)).exit_code == 5  # sound, and too slow
+    assert run_with(record("onnx", 0, 100, MS)).exit_code == 0
 
 
 def test_the_largest_rate_is_bracketed_and_said() -> None:
-    records = [record("onnx", 0, 100, 5 * MS), record("onnx", 1, 200, 4 * MS), record("onnx", 2, 400, 5 * MS)]
-    run = run_with(*records)
+    run = run_with(*(record("onnx", step, 100 * 2**step, ms * MS) for step, ms in enumerate((5, 4, 5))))
     found = run.workload._found(run, run.candidates[0])  # type: ignore[attr-defined]
     assert (found.kept, found.missed, found.is_settled) == (200, 400, False)
     text = console.render(run)
-    assert "200/s keeps p95 20 ms, 400/s missed it (3 rates tried; the search ended before it was settled)" in " ".join(
-        text.split()
-    )
+    words = "200/s keeps p95 20 ms, 400/s missed it (3 rates tried; the search ended before it was settled)"
+    assert words in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_miss_on_a_disturbed_machine_is_tried_once_more() -> None:
     missed = record("onnx", 1, 200, 9 * MS, is_disturbed=True)
     run = run_with(record("onnx", 0, 100, MS), missed)
-    schedule = run.workload.schedule()
-    trials = run.workload._trials(run.records)  # type: ignore[attr-defined]
-    assert [trial.rate for trial in trials] == [100]
-    assert len(run.workload._trials([*run.records, missed])) == 2  # type: ignore[attr-defined]
-    assert schedule.requests == 200  # type: ignore[attr-defined]
-
-
-def test_no_candidate_that_keeps_the_level_is_exit_code_5() -> None:
-    assert run_with(record("onnx", 0, 100, 25 * MS, requests=200)).exit_code == 5
-    assert run_with(record("onnx", 0, 100, MS)).exit_code == 0
-
-
-def test_a_candidate_of_a_run_is_named_in_its_point() -> None:
-    assert str(Rate(1, 312.54)) == "312.5/s"
-    assert Candidate("onnx", "default", "fp32").label == "onnx"
+    trials = run.workload._trials  # type: ignore[attr-defined]
+    assert [trial.rate for trial in trials(run.records)] == [100]
+    assert [trial.rate for trial in trials([*run.records, missed])] == [100, 200]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,24 +14,22 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.files import read_lines
 from bench.machine import memory
 from bench.options import size_bytes
 from bench.process.channel import WorkerError
 from bench.report import console
 from bench.run import batch_search, held
 from bench.run.batch_search import Boundary
-from bench.run.experiment import measure, model_of, resume
-from bench.run.file import read_run
+from bench.run.experiment import measure, model_of
 from bench.run.preparation import Preparation
 from bench.run.record import Model, Record, Run, Turn
 from bench.workloads import memory as workload
 from bench.workloads.memory import Extent, Memory, MemoryOptions, settled_limit
-from bench.workloads.published import memory as published
 from exporters import sources
 from exporters.sources import KeysAndValues
 from exporters.store import ArtifactStore
-from tests.made import candidate, run_of, write
+from tests.in_process import here
+from tests.made import candidate, run_of
 
 MIB = 2**20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc and RLIMIT_DATA")
@@ -42,6 +39,15 @@ def measured(tmp_path: Path, backends: str, **given: Any) -> Run:
     options = {"model": "bert-tiny", "lengths": [8], "device": "cpu", "threads": 1, "timeout": 60}
     options |= {"output": tmp_path / "m.jsonl", "artifacts": tmp_path / "artifacts", "backends": backends}
     return measure(Memory, MemoryOptions.parsed(options | given))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without the limit, which would bound this process; a loaded model takes 2 MiB of it."""
+    monkeypatch.setattr(memory, "limit_data", lambda limit: None)
+    monkeypatch.setattr(memory, "data_bytes", lambda: 2 * MIB)
+    with here():
+        yield
 
 
 def boundary_of(record: Record, run: Run) -> Boundary | None:
@@ -173,32 +179,6 @@ def test_a_process_is_explained_by_its_parts_and_by_what_was_published() -> None
     assert "2 threads, TF32" in text
 
 
-def test_unread_weights_count_as_if_they_were_read() -> None:
-    one = loaded(475, 377, mapped_bytes=475, mapped_resident_bytes=0, process_before_bytes=0)
-    text = words(run_on("cpu", one))
-    assert "eager 475 90 100 377 475 277" in text
-    assert "with the weights that it has not read yet, the process takes 852 MiB" in text
-    assert "parameters and buffers are 475 and 377 are beside them" in text
-    one.memory["loaded"]["process_before_bytes"] = 360 * MIB
-    assert "377 are beside them; 360 were there before it loaded anything" in words(run_on("cpu", one))
-
-
-def test_a_decoders_cache_is_told_with_its_factors() -> None:
-    text = words(run_on("cpu", loaded(475, 377)))
-    cache = "2 (keys, values) × 12 layers × 12 heads × 64 wide × 4 bytes × 512 tokens = 37,748,736 (36 MiB), × 1024"
-    assert f"fp32: {cache}" in text
-    run = run_on("cpu", loaded(475, 377))
-    run.notes["keys_and_values"] = None
-    assert "gpt2: none, as it is no decoder" in words(run)
-
-
-def test_published_figures_leave_the_same_context() -> None:
-    (card,) = published()
-    rests = {figures["process_mib"] - figures["weights_and_rounding_mib"] for figures in card.loaded.values()}
-    assert rests == {713}
-    assert card.stored == {"bert": {"512": 435}, "gpt": {"512": 648}, "gpt2-medium": {"512": 1826, "1024": 4420}}
-
-
 def test_memory_per_sequence_is_between_batches_and_not_of_one() -> None:
     """A constant of 1000 cancels; a batch that did not fit has no say, nor has one that is nearer than half."""
     made = [(1, 1100), (4, 1400), (7, 1700)]
@@ -271,72 +251,39 @@ def test_the_largest_batch_is_found_between_what_fits_and_what_does_not(tmp_path
     held_bytes = one.memory["loaded"]
     assert held_bytes["process_bytes"] > held_bytes["reserved_bytes"] > 0
     assert held_bytes["process_before_bytes"] > 0
-    assert (run.exit_code, run.integrity, run.is_complete) == (0, "sealed", True)
-    again = read_run(tmp_path / "m.jsonl")
-    assert (again.records, again.options, again.notes) == (run.records, run.options, run.notes)
+    assert run.exit_code == 0
     assert run.command.endswith("--lengths 8 --largest-batch --memory-limit 1073741824")
     text = words(run)
     assert "null:oom 8 3" in text
     assert "disturbed" not in text  # nothing was timed
 
 
-@linux
-def test_a_resume_goes_on_with_the_tries_that_are_there(tmp_path: Path) -> None:
-    """Killed after a turn: the lines up to it are the file, and the search goes on with the next batch."""
-    whole = measured(tmp_path, "null:oom", largest_batch=True, memory_limit="1GiB")
-    assert whole.path is not None
-    lines = read_lines(whole.path).lines
-    second = next(number for number, line in enumerate(lines) if b'"batch":2' in line)
-    whole.path.write_bytes(b"".join(line + b"\n" for line in lines[: second + 1]) + b'{"kind":"tu')
-    run = resume(whole.path, artifacts=tmp_path / "artifacts")
-    assert [turn.figures["batch"] for turn in run.records[1].turns] == [1, 2, 4, 3, 3, 4]
-    assert run.records[1].turns[:2] == whole.records[1].turns[:2]
-    assert boundary_of(run.records[1], run) == Boundary(3, 4, "boundary", True, True)
-    assert (run.is_complete, read_run(whole.path).integrity) == (True, "sealed")
-
-
-@linux
-@pytest.mark.parametrize(
-    ("backend", "status", "reason", "tried"),
-    [
-        ("null:fail", "failed", "null:fail fails by design", [1, 2]),
-        ("null:crash", "failed", "killed by SIGKILL", [1, 2, 4]),
-    ],
-)
-def test_another_failure_ends_the_search_with_what_is_known(
-    tmp_path: Path, backend: str, status: str, reason: str, tried: list[int]
-) -> None:
-    run = measured(tmp_path, backend, largest_batch=True, memory_limit="1GiB")
+@pytest.mark.usefixtures("in_this_process")
+def test_another_failure_ends_the_search_with_what_is_known(tmp_path: Path) -> None:
+    run = measured(tmp_path, "null:fail", largest_batch=True, memory_limit="1GiB")
     search = run.records[1]
-    assert (search.status, run.exit_code) == (status, 1)
-    assert reason in search.reason
+    assert (search.status, run.exit_code) == ("failed", 1)
+    assert "null:fail fails by design" in search.reason
     assert boundary_of(search, run) == Boundary(2, None, "failure", False, True)
-    assert [turn.figures["batch"] for turn in search.turns] == tried  # a death is tried once more
+    assert [turn.figures["batch"] for turn in search.turns] == [1, 2]
     assert "at least 2" in words(run)
 
 
-@linux
-def test_a_limit_below_the_loaded_model_says_what_that_takes(tmp_path: Path) -> None:
-    run = measured(tmp_path, "null", largest_batch=True, memory_limit="1MiB")
-    found = boundary_of(run.records[1], run)
-    assert (found, run.exit_code) == (Boundary(0, None, "above-limit", True, True), 2)
-    taken = run.rows()[1]["taken_bytes"]
-    assert f"the loaded model alone takes {taken / MIB:.0f} MiB, and the limit is 1 MiB" in words(run)
-
-
-@linux
-def test_a_search_without_time_and_one_without_a_boundary(tmp_path: Path) -> None:
-    run = measured(tmp_path, "null", largest_batch=True, max_seconds_per_search="1ms")
-    assert boundary_of(run.records[1], run) == Boundary(1, None, "time", False, True)
-    assert run.rows()[1]["memory_limit"] > MIB
-    run = measured(tmp_path, "null", largest_batch=True, max_batch=3, output=tmp_path / "n.jsonl")
-    assert boundary_of(run.records[1], run) == Boundary(3, None, "most", True, True)
-
-
-def test_a_backend_that_does_not_load_is_a_record(tmp_path: Path) -> None:
-    run = measured(tmp_path, "null:unloadable")
-    assert [(record.status, run.exit_code) for record in run.records] == [("unsupported", 1)]
-    assert "null:unloadable never loads" in words(run)
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(
+    ("options", "ended", "code"),
+    [
+        ({"memory_limit": "1MiB"}, Boundary(0, None, "above-limit", True, True), 2),
+        ({"max_seconds_per_search": "1ms"}, Boundary(1, None, "time", False, True), 0),
+        ({"max_batch": 3}, Boundary(3, None, "most", True, True), 0),
+    ],
+)
+def test_a_search_without_a_boundary(tmp_path: Path, options: dict[str, Any], ended: Boundary, code: int) -> None:
+    run = measured(tmp_path, "null", largest_batch=True, **options)
+    assert (boundary_of(run.records[1], run), run.exit_code) == (ended, code)
+    assert run.rows()[1]["memory_limit"] >= MIB
+    said = "the loaded model alone takes 2 MiB, and the limit is 1 MiB" in words(run)
+    assert said == (ended.ended_by == "above-limit")
 
 
 def test_gradients_take_part_in_a_search_if_eager_does() -> None:
@@ -345,29 +292,6 @@ def test_gradients_take_part_in_a_search_if_eager_does() -> None:
     assert [one.label for one in Memory.candidates(options, found)] == ["eager", "eager:grad", "null"]
     assert Memory.candidates(options, found[1:]) == found[1:]
     assert Memory.candidates(MemoryOptions(), found) == found
-
-
-# Input.
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"model": "gpt3"}, "unknown model 'gpt3'"),
-        ({"lengths": [129]}, "length 129 exceeds the 128 positions of bert-tiny"),
-        ({"memory_limit": "8GiB"}, "add --largest-batch"),
-        ({"largest_batch": True, "memory_limit": "much"}, "--memory-limit 'much' is no size"),
-        ({"largest_batch": True, "memory_limit": 0}, "--memory-limit '0' must be positive"),
-        ({"largest_batch": True, "memory_limit": "999TiB"}, "GiB that are free now"),
-        ({"tf32": True}, "--tf32: cpu has no TF32"),
-        ({"max_batch": 0}, "--max-batch 0 is not within 1"),
-        ({"max_seconds_per_search": 0}, "--max-seconds-per-search '0'"),
-    ],
-)
-def test_mistakes_are_found_before_anything_starts(tmp_path: Path, given: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        measured(tmp_path, "null", **given)
-    assert not (tmp_path / "m.jsonl").exists()
 
 
 def test_without_a_limit_what_is_free_is_left_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,39 +361,6 @@ def test_a_death_is_tried_once_more_and_nothing_else_is(
 
 def test_a_model_that_does_not_load_survives_nothing() -> None:
     assert Memory(MemoryOptions()).survived(Extent(), candidate("null"), [], WorkerError("oom", "no memory")) is None
-
-
-# The file and the command.
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        (b'"length":512', b'"length":"many"'),
-        (b'"fits":true', b'"fits":tru'),
-        (b'"seconds":1.0', b'"seconds":"1"'),
-        (b'"variant":"default"', b'"variant":1'),
-    ],
-)
-def test_a_damaged_file_is_refused(tmp_path: Path, damage: tuple[bytes, bytes]) -> None:
-    path = write(run_on("cpu", searched("default", 1, 1.0)), tmp_path / "m.jsonl")
-    assert len(read_run(path).records) == 1
-    path.write_bytes(path.read_bytes().replace(*damage))
-    with pytest.raises(UserError, match="is damaged"):
-        read_run(path)
-
-
-def test_the_command_and_a_report_of_its_file_show_the_same(cli: Callable[..., Any], tmp_path: Path) -> None:
-    common = ["--model", "bert-tiny", "--backends", "null:oom", "--threads", "1", "--device", "cpu"]
-    done = cli("memory", *common, "--largest-batch", "--most-batch", "2", "--output", "m.jsonl")
-    assert done.returncode == 0, done.stderr
-    assert "--most-batch is now --max-batch" in done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 80
-    assert cli("report", "m.jsonl").stdout == done.stdout
-    rows = json.loads(cli("report", "m.jsonl", "--format", "json").stdout)["rows"]
-    assert [row["largest_batch"] for row in rows] == [None, 2]
-    wrong = cli("memory", *common, "--memory-limit", "1GiB")
-    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
 
 
 # The real runtimes.

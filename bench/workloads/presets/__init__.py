@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from bench.errors import UserError
 from bench.spec import LARGEST_SIZE, MOST_ROUNDS, Shape, nearest, parse_candidates
@@ -58,12 +61,8 @@ class Preset:
 
         Its shapes give way to batches or lengths that are named, completed by its own.
         """
-        found: dict[str, Any] = {"model": self.model, "backends": self.backends, "rounds": self.rounds}
-        found |= {"precisions": self.precisions, "task": self.task, "naive_timer": self.naive_timer}
-        found["grad"] = self.grad and ("backends" not in named)
-        if {"module"} & set(named):
-            found.pop("model")
-            found.pop("task")
+        taken = ["backends", "rounds", "precisions", "naive_timer", *([] if "module" in named else ["model", "task"])]
+        found = {name: getattr(self, name) for name in taken} | {"grad": self.grad and "backends" not in named}
         if {"batches", "lengths"} & set(named):
             found |= {"batches": self.batches, "lengths": self.lengths}
         elif "shapes" not in named:
@@ -102,14 +101,11 @@ def _read(path: Path, name: str) -> Preset:
         if key not in data:
             raise _mistake(name, key, "it is missing")
     values = {key: _checked(name, key, value) for key, value in data.items()}
-    try:
-        parse_candidates(values["backends"], ("fp32",))
-    except UserError as error:
-        raise _mistake(name, "backends", str(error)) from None
-    try:
-        parse_candidates(values["backends"], values.get("precisions", Preset.precisions))
-    except UserError as error:
-        raise _mistake(name, "precisions", str(error)) from None
+    for key, precisions in (("backends", ("fp32",)), ("precisions", values.get("precisions", Preset.precisions))):
+        try:
+            parse_candidates(values["backends"], precisions)
+        except UserError as error:
+            raise _mistake(name, key, str(error)) from None
     figures_name = values.pop("figures", "")
     figures = _figures(path, name, figures_name) if figures_name else {}
     shapes = _shapes(name, values)
@@ -148,54 +144,36 @@ def _figures(preset: Path, name: str, figures_name: str) -> dict[str, Any]:
     return data
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 500 and value.isprintable()
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIZE
-
-
-def _is_list(is_one: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and bool(value) and all(map(is_one, value))
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_size, value))
-
-
-def _is_rounds(value: Any) -> bool:
-    return _is_size(value) and value <= MOST_ROUNDS
-
-
-def _is_truth(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
+Line = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"\A[^\x00-\x1f\x7f-\xa0\u2028\u2029]*\Z")]
+Lines = Annotated[tuple[Line, ...], Meta(min_length=1)]
+Size = Annotated[int, Meta(ge=1, le=LARGEST_SIZE)]
+Sizes = Annotated[tuple[Size, ...], Meta(min_length=1)]
+Pairs = Annotated[tuple[tuple[Size, Size], ...], Meta(min_length=1)]
 #: What each key holds, and what is said if it holds something else.
-KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "title": (_is_text, "one line of text"),
-    "source": (_is_text, "one line of text"),
-    "model": (_is_text, "a model's name"),
-    "backends": (_is_list(_is_text), "a list of backends"),
-    "shapes": (_is_list(_is_pair), "a list of [batch, length] pairs of positive integers"),
-    "batches": (_is_list(_is_size), "a list of positive integers"),
-    "lengths": (_is_list(_is_size), "a list of positive integers"),
-    "rounds": (_is_rounds, "a number of rounds"),
-    "precisions": (_is_list(_is_text), "a list of precisions"),
-    "grad": (_is_truth, "true or false"),
-    "naive_timer": (_is_truth, "true or false"),
-    "task": (lambda value: value in TASKS, f"one of {', '.join(TASKS)}"),
-    "figures": (_is_text, "the name of a file of figures"),
+KEYS: Mapping[str, tuple[Any, str]] = {
+    "title": (Line, "one line of text"),
+    "source": (Line, "one line of text"),
+    "model": (Line, "a model's name"),
+    "backends": (Lines, "a list of backends"),
+    "shapes": (Pairs, "a list of [batch, length] pairs of positive integers"),
+    "batches": (Sizes, "a list of positive integers"),
+    "lengths": (Sizes, "a list of positive integers"),
+    "rounds": (Annotated[int, Meta(ge=1, le=MOST_ROUNDS)], "a number of rounds"),
+    "precisions": (Lines, "a list of precisions"),
+    "grad": (bool, "true or false"),
+    "naive_timer": (bool, "true or false"),
+    "task": (Literal["base", "lm"], f"one of {', '.join(TASKS)}"),
+    "figures": (Line, "the name of a file of figures"),
 }
 
 
 def _checked(name: str, key: str, value: Any) -> Any:
     """`value`, lists as tuples; raises UserError if it is none of its key's."""
-    is_right, expected = KEYS[key]
-    if not is_right(value):
-        raise _mistake(name, key, f"{repr(value)[:60]} is not {expected}")
-    return tuple(value) if isinstance(value, list) else value
+    type_, expected = KEYS[key]
+    try:
+        return msgspec.convert(value, type_)
+    except msgspec.ValidationError:
+        raise _mistake(name, key, f"{repr(value)[:60]} is not {expected}") from None
 
 
 def _mistake(name: str, key: str, cause: str) -> UserError:
