@@ -94,12 +94,15 @@ class Faulty(InThisProcess):
         super().__init__(*args)
         if self.session is not None:
             self.backend, self.variant = self.session.args.backend, self.session.args.variant
-            operation = self.session._operation
-            self.session._operation = lambda request: self.raising(request["op"]) or operation(request)
+            self.answer = self.answer_unless_struck
 
-    def raising(self, op: str) -> None:
-        if self.now and not isinstance(self.now.error, WorkerError) and self.now.struck(self, op):
+    def answer_unless_struck(self, request: dict[str, Any]) -> dict[str, Any]:
+        def raising() -> dict[str, Any]:
             raise self.now.error
+
+        if self.now and not isinstance(self.now.error, WorkerError) and self.now.struck(self, request["op"]):
+            return channel.answered(raising)
+        return self.session.answer(request)
 
     def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
         if self.now and isinstance(self.now.error, WorkerError) and self.now.struck(self, message["op"]):
