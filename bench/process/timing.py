@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench import statistics
@@ -132,10 +132,6 @@ class WarmUp:
     """Calls in each sample from here on, so that one lasts a millisecond."""
     call_ns: int
     """What a call is expected to take."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self)
 
 
 def warm_up(step: Step, plan: Sampling, clock: Clock = time.perf_counter_ns) -> WarmUp:

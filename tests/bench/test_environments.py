@@ -136,8 +136,6 @@ def test_a_run_in_two_environments_is_recorded_repeated_and_resumed(cli_here: Cl
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("generate", ["--model", "gpt2-tiny", "--prompt-length", "2", "--new-tokens", "2", "--rounds", "2"]),
-        ("corpus", ["--model", "bert-tiny", "--synthetic", "4", "--batches", "2", "--orders", "sorted"]),
         ("load", ["--model", "bert-tiny", "--rate", "50", "--duration", "0.2s", "--rounds", "2"]),
         ("memory", ["--model", "bert-tiny", "--largest-batch", "--max-batch", "2", "--lengths", "8"]),
     ],
