@@ -155,7 +155,7 @@ def _open(store: ArtifactStore, path: Path) -> Artifact:
             f"artifact {str(path)!r} has no readable artifact.json; give the whole folder that an export wrote"
         )
     now = {name: file_checksum(folder / name) if (folder / name).is_file() else "missing" for name in artifact.files}
-    return replace(artifact, files={name: entry | {"sha256": now[name]} for name, entry in artifact.files.items()})
+    return replace(artifact, files={name: {**entry, "sha256": now[name]} for name, entry in artifact.files.items()})
 
 
 def _stranger(stated: Run, found: Artifact, certificate: str, artifact: str) -> str:

@@ -211,8 +211,8 @@ def figures_of_steps(logits: Array, stored: Stored, precision: str, atol: float,
     """What `metrics.compare` says of `logits` [steps, vocabulary], with the reference's tokens forced."""
     import numpy as np
 
-    arrays = ({metrics.LOGITS: array[None]} for array in (logits, stored.logits, stored.eager))
-    return metrics.compare(*arrays, np.ones((1, len(logits)), dtype=np.int64), precision, atol, rtol)
+    ours, expected, eager = ({metrics.LOGITS: array[None]} for array in (logits, stored.logits, stored.eager))
+    return metrics.compare(ours, expected, eager, np.ones((1, len(logits)), dtype=np.int64), precision, atol, rtol)
 
 
 def divergence(tokens: Array, stored: Stored) -> dict[str, Any]:

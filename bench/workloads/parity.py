@@ -138,7 +138,8 @@ class Parity(Workload):
         lengths = options.lengths or matrix.default_lengths(source.positions)
         ids = options.ids
         if (file := tokenizer_of(source, options.tokenizer)) is not None:
-            tokenizer.encode(file, texts.texts(1, 0), PROMPT_LENGTH, source.vocab_size)  # is it this model's?
+            words = texts.texts(1, options.seed)
+            tokenizer.encode(file, words, PROMPT_LENGTH, source.vocab_size)  # is it this model's?
         if not ids:
             ids = (OWN,) if source.makes_inputs else ("random", "text" if file else "zipf")
         settled = replace(

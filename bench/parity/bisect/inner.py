@@ -60,8 +60,9 @@ def take(loop: Loop, inputs: str, names: Sequence[str], path: str, program: str 
     """
     import numpy as np
 
+    changed: dict[str, Any] = {}
     if program:
-        values, changed = run_program(_module(loop), program, _read(inputs), names), {}
+        values = run_program(_module(loop), program, _read(inputs), names)
     else:
         values, changed = abilities.inner_values(loop.backend).run_inner(_read(inputs), names)
     np.savez(path, **values)  # type: ignore[arg-type]
@@ -262,18 +263,21 @@ def _counted(shape: Sequence[int], axes: Sequence[str | None], kept: Array) -> t
     counted = np.ones(shape, dtype=bool)
     batch = axes.index("batch") if "batch" in axes else None
     token_axes = [] if batch is None else [batch]
+
+    def count(rows: Array, *own: int) -> None:
+        nonlocal counted
+        counted &= np.expand_dims(rows, [other for other in range(len(axes)) if other not in own])
+
     for index, axis in enumerate(axes):
         if axis == "tokens":
-            rows, own, token_axes = kept.reshape(-1), (index,), [index]
-        elif axis != "length":
-            continue
-        elif batch is None:
-            rows, own = kept.any(axis=0), (index,)
-        else:
-            rows, own = kept if batch < index else kept.T, (batch, index)
-        counted &= np.expand_dims(rows, [other for other in range(len(axes)) if other not in own])
-        if axis == "length" and index == axes.index("length"):
-            token_axes.append(index)
+            count(kept.reshape(-1), index)
+            token_axes = [index]
+        elif axis == "length":
+            if batch is None:
+                count(np.asarray(kept.any(axis=0)), index)
+            else:
+                count(kept if batch < index else kept.T, batch, index)
+            token_axes += [index] if index == axes.index("length") else []
     return counted, token_axes
 
 

@@ -258,14 +258,10 @@ class Search:
         paths = {name: self.path(f"{name}.npz") for name in ("ours", "reference", "eager")}
         for chunk in chunks(values, self.most_bytes):
             names, ours = [value.name for value in chunk], list(dict.fromkeys(value.ours for value in chunk))
-            requests = {
-                "ours": (self.ours, {"names": ours}),
-                "reference": (self.reference, {"names": names, "program": program}),
-                "eager": (self.eager, {"names": names, "program": program}),
-            }
-            for name, (process, arguments) in requests.items():
-                process.send(_call("take", {**arguments, "inputs": self.inputs, "path": paths[name]}))
-            changed, *_ = [process.receive(self.timeout_seconds) for process, _ in requests.values()]
+            for process, name in ((self.ours, "ours"), (self.reference, "reference"), (self.eager, "eager")):
+                taken = {"names": ours} if name == "ours" else {"names": names, "program": program}
+                process.send(_call("take", {**taken, "inputs": self.inputs, "path": paths[name]}))
+            changed, *_ = [one.receive(self.timeout_seconds) for one in (self.ours, self.reference, self.eager)]
             self.notes |= dict.fromkeys(changed["notes"])
             for operator, count in changed["undone"].items():
                 self.undone[operator] = max(count, self.undone.get(operator, 0))
