@@ -318,7 +318,7 @@ def test_a_broken_model_keeps_no_service_level() -> None:
     assert run.exit_code == 3
     assert run.workload._found(run, run.candidates[0]) is None  # type: ignore[attr-defined]
     table = next(section.table for section in run.workload.sections(run) if section.table is not None)
-    assert table.rows[0][1:4] == ("broken", "yes", "–")
+    assert table.rows[0][1:5] == ("broken", "1.0e-06", "yes", "–")
 
 
 def test_the_largest_rate_is_bracketed_and_said() -> None:
