@@ -55,7 +55,7 @@ def command(
     if len(files) > 1 and (prints or not set(wanted.values()) <= set(DRAWN)):
         raise UserError("several files are one page alone: give --output FILE.html or FILE.png, or see bench diff")
     made: dict[Path, bytes] = {}
-    runs = _runs(files, wanted) if set(wanted.values()) & set(DRAWN) else []
+    runs = _runs(files) if set(wanted.values()) & set(DRAWN) else []
     for path, kind in wanted.items():
         if kind in DRAWN:
             made |= _drawn(runs, path, kind)
@@ -72,8 +72,9 @@ def command(
 
 
 def _format_of(output: Path, asked: Sequence[str]) -> str:
-    """The format of a file by its suffix; raises UserError for an unknown one, or for another than was asked for."""
+    """The format of a file by its suffix; raises UserError for another than was asked for, or a place that is taken."""
     from bench.errors import UserError
+    from bench.files import check_absent
 
     found = OF_SUFFIXES.get(output.name.lower().rpartition(".")[2]) if "." in output.name else None
     if found is None:
@@ -81,6 +82,9 @@ def _format_of(output: Path, asked: Sequence[str]) -> str:
         raise UserError(f"--output {str(output)[:80]!r} ends in none of {known}; give e.g. report.html")
     if asked and found not in (*asked, "plots"):
         raise UserError(f"--{asked[0]} and --output {output.name!r} ask for two; leave one out")
+    if output.parent.exists() and not output.parent.is_dir():
+        raise UserError(f"--output {str(output)[:80]!r} is in no folder, as {str(output.parent)[:80]!r} is a file")
+    check_absent(output, "--output")
     return found
 
 
@@ -109,16 +113,13 @@ def _tell_state(run: Run) -> None:
         tell(f"bench: {run.path}: {wrong}")
 
 
-def _runs(files: Sequence[Path], wanted: dict[Path, str]) -> list[Run]:
+def _runs(files: Sequence[Path]) -> list[Run]:
     """The runs that are drawn; raises UserError for what cannot be, before any is read."""
     from bench.errors import UserError
-    from bench.files import check_absent
     from bench.report.page import render
     from bench.run.file import read_run
 
     render.check_available("--output")
-    for path in wanted:
-        check_absent(path, "--output")
     for file in files:
         if _kind(file) != "run":
             raise UserError(f"pages and plots show runs, and {str(file)!r} holds no run; leave it out")

@@ -41,23 +41,19 @@ def cells(*labels: str, batches: tuple[int, ...] = (1, 8), **values: object) -> 
     return [record(label, Shape(batch, 128), **values) for batch in batches for label in labels]
 
 
-def test_the_plan_says_what_cannot_run_and_what_is_exported(shown) -> None:
-    records = cells("eager", "onnx", "tensorrt")
-    run = run_of(records)
-    refused = {run.candidates[2]: WorkerError("unsupported", "no GPU")}
-    lines = shown(run, [], refused=refused, missing_exports=lambda: ["checkpoint", "onnx fp32"])
-    assert lines[0] == f"bert: {run.model.origin}"
-    assert lines[1].startswith("plan: 6 cells (3 candidates × 2 shapes) on cpu with 2 threads, about ")
-    assert lines[2:4] == ["cannot run: tensorrt fp32: no GPU", "to export: checkpoint, onnx fp32"]
-
-
-def test_each_record_has_its_place_and_the_time_that_is_left(shown) -> None:
+def test_the_plan_and_each_record_are_told(shown) -> None:
     records = cells("eager", "onnx")
-    lines = shown(run_of(records), records)[4:]
-    assert [line.split()[0] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
-    assert lines[0].startswith("[1/4] 1×128 eager fp32  10.00 ms  1.00×  equivalent  (")
-    assert lines[1].startswith("[2/4] 1×128 onnx fp32   10.00 ms")
-    assert lines[3].endswith("  (done)")
+    records[1] = replace(records[1], status="oom", reason="the machine has 1 GiB", turns=())
+    run = run_of(records)
+    refused = {run.candidates[1]: WorkerError("unsupported", "no GPU")}
+    lines = shown(run, records, refused=refused, missing_exports=lambda: ["checkpoint", "onnx fp32"])
+    assert lines[0] == f"bert: {run.model.origin}"
+    assert lines[1].startswith("plan: 4 cells (2 candidates × 2 shapes) on cpu with 2 threads, about ")
+    assert lines[2:4] == ["cannot run: onnx fp32: no GPU", "to export: checkpoint, onnx fp32"]
+    assert [line.split()[0] for line in lines[5:]] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
+    assert lines[5].startswith("[1/4] 1×128 eager fp32  10.00 ms  1.00×  equivalent  (")
+    assert "onnx fp32   oom: the machine has 1 GiB  (" in lines[6]
+    assert lines[8].endswith("  (done)")
 
 
 def test_time_left_follows_the_pace_so_far(shown, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,17 +63,8 @@ def test_time_left_follows_the_pace_so_far(shown, monkeypatch: pytest.MonkeyPatc
     lines = shown(run_of(slow), slow)
     assert lines[1].endswith("about 60 s of measuring")
     # Three turns of 100 s at batch 1, which was guessed at 10 s: what is left takes 30 times as long as was guessed.
-    assert [line.rsplit("  ", 1)[1] for line in lines[4:]] == [
-        "(25 min left)",
-        "(20 min left)",
-        "(8 min left)",
-        "(done)",
-    ]
-
-
-def test_a_cell_that_failed_says_why(shown) -> None:
-    records = [record("eager"), record("onnx", status="oom", reason="the machine has 1 GiB")]
-    assert "onnx fp32   oom: the machine has 1 GiB  (done)" in shown(run_of(records), records)[-1]
+    left = [line.rsplit("  ", 1)[1] for line in lines[4:]]
+    assert left == ["(25 min left)", "(20 min left)", "(8 min left)", "(done)"]
 
 
 def test_points_that_a_budget_leaves_out_are_neither_planned_nor_shown(shown) -> None:

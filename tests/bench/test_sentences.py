@@ -48,15 +48,12 @@ def test_drawn_lengths_and_ids_are_seeded_and_within_the_vocabulary() -> None:
     assert max(ids) < TINY.vocab_size
 
 
-def test_without_a_tokenizer_lengths_are_drawn_and_it_is_said() -> None:
-    found = made(sentences=7)
-    assert len(found.ids) == 7
-    assert found.summary.note == (
+def test_bert_takes_the_vocabulary_of_the_package_and_others_without_a_tokenizer_draw(tmp_path: Path) -> None:
+    drawn = made(sentences=7)
+    assert len(drawn.ids) == 7
+    assert drawn.summary.note == (
         "no tokenizer lies beside bert-tiny, so lengths and ids are drawn; --tokenizer gives sentences"
     )
-
-
-def test_bert_takes_the_vocabulary_of_the_package_and_cuts_long_sentences(tmp_path: Path) -> None:
     bert = sources.resolve("bert", weights="random")
     (tmp_path / "t.txt").write_text("A short one.\n\n  " + "long " * 40 + "\n")
     found = made(bert, texts=str(tmp_path / "t.txt"), max_tokens=12)

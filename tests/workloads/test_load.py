@@ -255,7 +255,7 @@ def test_a_broken_model_keeps_no_service_level() -> None:
     assert run.exit_code == 3
     assert run.workload._found(run, run.candidates[0]) is None  # type: ignore[attr-defined]
     table = next(section.table for section in run.workload.sections(run) if section.table is not None)
-    assert table.rows[0][1:4] == ("broken", "yes", "–")
+    assert table.rows[0][1:5] == ("broken", "1.0e-06", "yes", "–")
     assert run_with(record("onnx", 0, 100, 25 * MS)).exit_code == 5  # sound, and too slow
     assert run_with(record("onnx", 0, 100, MS)).exit_code == 0
 
