@@ -118,22 +118,25 @@ class Forward(TimedWorkload):
     columns: ClassVar[tuple[Column, ...]] = (
         *columns.point_columns(Shape),
         *columns.TIMES,
-        _per("ms_per_sample", lambda ms, shape: ms / shape.batch, title="ms/sample", show=columns.ms, drop=30,
-             is_wide=True, help="median over the batch size, ms"),
-        _per("us_per_step", lambda ms, shape: ms / (shape.length / 1e3), title="us/step", is_on_request=True,
-             help="median over the length, µs"),
-        _per("tokens_per_second", lambda ms, shape: shape.batch * shape.length * 1e3 / ms, title="tokens/s",
-             is_on_request=True),
+        _per(
+            "ms_per_sample", lambda ms, shape: ms / shape.batch, title="ms/sample", show=columns.ms, drop=30,
+            is_wide=True, help="median over the batch size, ms",
+        ),
+        _per(
+            "us_per_step", lambda ms, shape: ms / (shape.length / 1e3), title="us/step", is_on_request=True,
+            help="median over the length, µs",
+        ),
+        _per(
+            "tokens_per_second", lambda ms, shape: shape.batch * shape.length * 1e3 / ms, title="tokens/s",
+            is_on_request=True,
+        ),
         *columns.SPEEDUP,
         *columns.ROOFLINE,
         columns.PARITY,
         columns.MAX_ABS_ERROR,
         *columns.OTHER_TIMES,
         columns.option("boundary"),
-        Column(
-            "key_value_bytes_per_sequence",
-            lambda run, record: record.memory.get("key_value_bytes_per_sequence"),
-        ),
+        Column("key_value_bytes_per_sequence", lambda run, record: record.memory.get("key_value_bytes_per_sequence")),
         *published.COLUMNS,
     )  # fmt: skip
 
@@ -317,8 +320,7 @@ class ForwardCell(TimedCell):
         settle()
         first_ns = self.step.wall_ns(time.perf_counter_ns)
         self.step.outputs = None  # two calls' outputs at once would double what autograd or a language model holds
-        watched = self.watch(prepared)
-        return self.warmed_up(first_ns, watched)
+        return self.warmed_up(first_ns, self.watch(prepared))
 
     def outputs(self, unit: str, case: str, plan: InputPlan, ids: Any) -> Any:
         if case != "timed" or self.step.outputs is None:

@@ -26,7 +26,6 @@ from bench.run.record import Model, Record, Run, Turn
 from bench.workloads import memory as workload
 from bench.workloads.memory import Extent, Memory, MemoryOptions, settled_limit
 from exporters import sources
-from exporters.sources import KeysAndValues
 from exporters.store import ArtifactStore
 from tests.in_process import here
 from tests.made import candidate, run_of
@@ -98,14 +97,6 @@ def test_what_a_limit_refuses_is_counted_as_data(root: Path) -> None:
 
 
 # Arithmetic.
-
-
-def test_keys_and_values_are_the_studied_ones() -> None:
-    gpt = sources.resolve("gpt", weights="random")
-    assert gpt.keys_and_values == KeysAndValues(layers=12, heads=12, head_width=64)
-    assert gpt.key_value_bytes(512, "fp32") == 37_748_736
-    assert gpt.key_value_bytes(512, "bf16") == 37_748_736 // 2
-    assert sources.resolve("bert", weights="random").keys_and_values is None
 
 
 @pytest.mark.parametrize(
