@@ -38,19 +38,34 @@ class LinesFile:
         except OSError as error:
             what = f"output file {_shown(self.path)} cannot be made ({error.strerror})"
             raise UserError(f"{what}; give another --output") from None
-        self.append(header)
+        try:
+            self._write(header)
+        except OSError as error:
+            if self.path.is_file():
+                self.path.unlink()
+            what = f"output file {_shown(self.path)} cannot be written ({error.strerror})"
+            raise BenchError(f"{what}; free some space, or give another --output") from error
 
     def append(self, line: bytes) -> None:
-        """Write one line; raises BenchError if it cannot be written."""
-        whole = line + b"\n"
+        """Write one line; raises BenchError if it cannot be written, with nothing of it in the file."""
+        try:
+            self._write(line)
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
+
+    def _write(self, line: bytes) -> None:
+        whole, is_file = line + b"\n", self.path.is_file()
+        size = self.path.stat().st_size
         try:
             with self.path.open("ab") as file:
                 file.write(whole)
                 file.flush()
-                if self.path.is_file():
+                if is_file:
                     os.fsync(file.fileno())
-        except OSError as error:
-            raise self._cannot_be_written(error) from error
+        except OSError:
+            if is_file:
+                os.truncate(self.path, size)
+            raise
         self._sum.update(whole)
 
     def rewrite(self, lines: Iterable[bytes]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,30 @@ def test_no_damage_to_a_file_passes_for_the_run(data: st.DataObject, tmp_path_fa
         return
     assert (found.integrity == "sealed") == (damaged == content)
     assert found.integrity != "sealed" or same(found, run)
+
+
+def test_a_line_that_cannot_be_written_leaves_nothing_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later line, when there is room again, must not follow half of it."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "a.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(BenchError, match=r"cannot be written .*; free some space, or give another --output"):
+            LinesFile(path).create(b"{}")
+        assert not path.exists()
+    file = LinesFile(path)
+    file.create(b"{}")
+    checksum = file.checksum
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(BenchError, match="go on with --resume"):
+            file.append(b'{"kind":"turn"}')
+    assert (path.read_bytes(), file.checksum) == (b"{}\n", checksum)
 
 
 def test_a_file_that_exists_is_left_alone_and_a_full_disk_is_one_line(tmp_path: Path) -> None:

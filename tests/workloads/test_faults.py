@@ -403,11 +403,12 @@ def test_a_second_run_leaves_the_file_of_the_first_alone(
 def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on(
     name: str, tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, fsync = tmp_path / "run.jsonl", os.fsync
+    path, fsync, lost = tmp_path / "run.jsonl", os.fsync, list[int]()
 
     def full(descriptor: int) -> None:
-        """Half of the second turn is on the disk when it is full."""
-        if path.exists() and path.read_bytes().count(b'{"kind":"turn"') > 1:
+        """Half of the second turn is on the disk when it is full, and remains so."""
+        if lost or (path.exists() and path.read_bytes().count(b'{"kind":"turn"') > 1):
+            lost.append(descriptor)
             os.truncate(path, path.stat().st_size - 20)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
