@@ -220,15 +220,15 @@ class _Workbench:
         return found
 
     def _check_verdict(
-        self, passing: Sequence[str], at: str, found: dict[str, Array], references: Sequence[Any], mask: Array
+        self, passing: Sequence[str], told: str, found: dict[str, Array], references: Sequence[Any], mask: Array
     ) -> None:
-        """Judge what was `found` by what the reference and eager gave; raise for a verdict that does not pass."""
+        """Judge what was `found` by what the reference and eager gave; `told` is the error for a verdict."""
         from bench.parity import metrics, verdict
 
         (expected, own), tolerance = references, verdict.TOLERANCES[self.precision]
         figures = metrics.compare(found, expected, own, mask, self.precision, tolerance.atol, tolerance.rtol)
         judged = verdict.judge(figures, tolerance)
-        _require(judged["verdict"] in passing, f"{self.name} is {judged['verdict']} {at}: {judged['reason']}")
+        _require(judged["verdict"] in passing, f"{told.format(judged['verdict'])}: {judged['reason']}")
 
     def _inputs(self, shape: tuple[int, int], seed: int = 0) -> InputPlan:
         from bench.parity.inputs import InputPlan, timed_cases
@@ -355,7 +355,8 @@ class _Workbench:
             for case in plan.cases:
                 batch = make_batch(plan, case)
                 found, *others = (self._outputs(one, batch) for one in (backend, *references))
-                self._check_verdict(passing, f"at {shape}, {case}", found, others, batch["attention_mask"])
+                told = f"{self.name} is {{}} at {shape}, {case}"
+                self._check_verdict(passing, told, found, others, batch["attention_mask"])
         for loaded in (backend, *references):
             loaded.close()
 

@@ -122,8 +122,9 @@ class _GenerationBench(_Workbench):
                 for eager in references
             ]
             found = {metrics.LOGITS: self._to_host(self._steps(rows, prompt))}
-            ones, at = np.ones((rows, STEPS + 1), dtype=np.int64), f"for {rows} prompts of {prompt}"
-            self._check_verdict(("exact", "equivalent"), at, found, judged, ones)
+            ones = np.ones((rows, STEPS + 1), dtype=np.int64)
+            told = f"{self.name}'s steps are {{}} for {rows} prompts of {prompt}"
+            self._check_verdict(("exact", "equivalent"), told, found, judged, ones)
         for eager in references:
             eager.close()
 
