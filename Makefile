@@ -4,8 +4,8 @@ VENV ?= .venv
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.installed-$(EXTRA)
 # On CI modules are compiled as they are imported, which most never are: 50 s less.
-QUIETLY := --quiet --disable-pip-version-check $(if $(CI),--no-compile)
-# Two processes, of which the one that is done first takes over tests of the other. CI runs the slow ones in the same.
+PIP_OPTIONS := --quiet --disable-pip-version-check $(if $(CI),--no-compile)
+# Two processes, of which the one that is done first takes over tests of the other. On CI the slow ones are among them.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist worksteal --durations=15
 
 .PHONY: compare install test test-slow lint page-image
@@ -17,7 +17,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install $(QUIETLY) -c constraints.txt -e '.[$(EXTRA),test]'
+	$(VENV)/bin/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e '.[$(EXTRA),test]'
 	touch $@
 
 test: install

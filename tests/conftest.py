@@ -89,9 +89,12 @@ def cli_here(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that none is left for the end; `gpu` skips where no GPU can be used."""
-    long = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in long)
+    """Of two processes, which get half the list each, both begin with slow tests; `gpu` skips without one."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        files = list(dict.fromkeys(item.path for item in items if item.get_closest_marker("slow")))
+        first, second = ([item for item in items if item.path in files[start::2]] for start in (0, 1))
+        others, half = [item for item in items if item.path not in files], max(0, len(items) // 2 - len(first))
+        items[:] = first + others[:half] + second + others[half:]
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     from backends.base import torch_cuda_version

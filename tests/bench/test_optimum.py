@@ -16,6 +16,7 @@ from bench.process import export
 from bench.process.environments.stored import read
 from bench.run.file import read_run
 from exporters.errors import UnsupportedModelError
+from tests import made
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 CHECK = """
@@ -76,11 +77,13 @@ def test_a_model_that_a_format_cannot_hold_is_unsupported_and_no_failure(monkeyp
 
 @pytest.mark.slow
 def test_eager_onnx_and_optimum_stand_in_one_table(cli: Cli, root: Path, tmp_path: Path) -> None:
+    made.keep_peaks(tmp_path / "artifacts")
     done = cli("env", "create", "optimum", timeout=500)
     assert done.returncode == 0, done.stderr
-    made = read(tmp_path / "artifacts", "optimum")
-    assert made is not None
-    options = ("--batches", "3", "--lengths", "16", "--rounds", "2", "--max-seconds-per-cell", "0.2s", "--quiet")
+    environment = read(tmp_path / "artifacts", "optimum")
+    assert environment is not None
+    options = ("--batches", "3", "--lengths", "16", "--rounds", "2", "--max-seconds-per-cell", "0.1s", "--quiet")
+    options += ("--warmup", "1ms", "--max-warmup", "10ms")
 
     backends = "eager,onnx,optimum,optimum:O2,optimum:O4"
     done = cli("compare", "--model", "bert-tiny", "--backends", backends, *options, "--output", "b")
@@ -92,7 +95,7 @@ def test_eager_onnx_and_optimum_stand_in_one_table(cli: Cli, root: Path, tmp_pat
     assert cells["optimum:O4"].status == "unsupported"
     assert cells["optimum:O2"].facts["fused_operators"]["Attention"] == 2
     versions = cells["optimum"].facts["versions"]
-    assert versions["transformers"] == made.versions["transformers"] == "4.57.6"
+    assert versions["transformers"] == environment.versions["transformers"] == "4.57.6"
     assert versions["transformers"] != run.fingerprint["versions"]["transformers"]
     assert "transformers 4.57.6" in done.stdout
 
@@ -100,7 +103,7 @@ def test_eager_onnx_and_optimum_stand_in_one_table(cli: Cli, root: Path, tmp_pat
     assert [record.verdict for record in read_run(tmp_path / "g").records] == ["equivalent"], done.stdout
 
     kept = subprocess.run(
-        [str(made.python), "-P", "-c", CHECK], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
+        [str(environment.python), "-P", "-c", CHECK], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert kept.returncode == 0, kept.stderr[-2000:]
