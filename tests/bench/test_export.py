@@ -12,16 +12,16 @@ from bench.process.channel import WorkerError
 
 
 class Process:
-    """A process that fails where the script says so."""
+    """A process that fails at the formats `crash` and `raise`."""
 
-    def __init__(self, failing: set[str]) -> None:
-        self.failing, self.is_alive = failing, True
+    def __init__(self) -> None:
+        self.is_alive = True
         self.exported: list[str] = []
 
     def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
         assert self.is_alive
         args = export.parser().parse_args(message["options"])
-        if args.format in self.failing:
+        if args.format in ("crash", "raise"):
             raise WorkerError("failed", f"{args.format} fails", is_gone=args.format == "crash")
         self.exported.append(f"{args.format} {args.precision} in {args.artifacts}")
         return {}
@@ -30,41 +30,21 @@ class Process:
         self.is_alive = False
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
-    """The processes that were started, in order."""
-    found: list[Process] = []
-
-    def start(root: Path, threads: int, python: Path | None = None) -> Process:
-        found.append(Process({"crash", "raise"}))
-        return found[-1]
-
-    monkeypatch.setattr(export, "start", start)
-    return found
-
-
-def test_one_process_exports_all(started: list[Process]) -> None:
-    exporting = export.Exporting(Path("store"), 2)
-    assert started == []
-    exporting.close()  # nothing was needed
-    for name in ("checkpoint", "onnx", "torchscript"):
-        exporting.request(name, ["--precision", "bf16"], 1.0)
-    (process,) = started
-    assert process.exported == [f"{name} bf16 in store" for name in ("checkpoint", "onnx", "torchscript")]
-    assert process.is_alive
-    exporting.close()
-    assert not process.is_alive
-
-
 @pytest.mark.parametrize("failure", ["crash", "raise"])
-def test_a_failure_costs_its_own_artifact_alone(started: list[Process], failure: str) -> None:
-    """The next one is another process's: what a failed exporter left behind must not reach it."""
+def test_one_process_exports_all_until_one_fails(monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
+    """The next artifact is another process's: what a failed exporter left behind must not reach it."""
+    started: list[Process] = []
+    monkeypatch.setattr(export, "start", lambda root, threads, python: started.append(Process()) or started[-1])
     exporting = export.Exporting(Path("store"), 2)
-    exporting.request("onnx", [], 1.0)
+    exporting.close()  # nothing was needed
+    assert started == []
+    for name in ("checkpoint", "onnx"):
+        exporting.request(name, ["--precision", "bf16"], 1.0)
     with pytest.raises(WorkerError, match=f"{failure} fails"):
         exporting.request(failure, [], 1.0)
     exporting.request("torchscript", [], 1.0)
-    assert [process.exported for process in started] == [["onnx fp32 in store"], ["torchscript fp32 in store"]]
     assert [process.is_alive for process in started] == [False, True]
+    exported = [["checkpoint bf16 in store", "onnx bf16 in store"], ["torchscript fp32 in store"]]
+    assert [process.exported for process in started] == exported
     exporting.close()
     assert not any(process.is_alive for process in started)
