@@ -148,7 +148,11 @@ IDLE = ["gpu_idle", "applications_clocks_setting", "display_clocks_setting", "sy
         ([gpu_turn(throttle_reasons=IDLE)], []),
         *(
             ([gpu_turn(throttle_reasons=[reason])], [f"the GPU was slowed down ({reason})"])
-            for reason in ("sw_power_cap", "hw_slowdown", "sw_thermal_slowdown", "hw_power_brake_slowdown")
+            for reason in conditions.SLOWDOWNS
+        ),
+        (
+            [gpu_turn(throttle_reasons=["hw_slowdown", "hw_thermal_slowdown"])],
+            ["the GPU was slowed down (hw_thermal_slowdown)", "the GPU was slowed down (hw_slowdown)"],
         ),
         ([gpu_turn(power_throttled_ns=3 * 10**8)], ["the GPU was slowed down (sw_power_cap)"]),
         ([gpu_turn(thermal_throttled_ns=9 * 10**8)], ["the GPU was slowed down (sw_thermal_slowdown)"]),
@@ -171,7 +175,9 @@ def test_what_disturbed_a_cell_is_said_with_what_helps(turns: list[dict[str, Any
 def test_conditions_of_an_older_record_taint_nothing() -> None:
     for facts in ({}, {"turns": 3, "wall_seconds": 1.0, "gpu": {}}):
         assert conditions.disturbed_by(facts) == []
-    assert set(conditions.SLOWDOWNS) < set(gpu.REASONS.values())
+    assert set(conditions.SLOWDOWNS) == {
+        "sw_power_cap", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_slowdown", "hw_power_brake_slowdown",
+    } < set(gpu.REASONS.values())  # fmt: skip
 
 
 # Disturbances.
