@@ -58,7 +58,7 @@ def test_transformers_is_imported_in_one_place_of_the_exporters(root: Path) -> N
         "import bench.run.experiment, bench.workloads.forward, bench.workloads.generate, bench.workloads.coldstart",
         "import bench.workloads.corpus, bench.workloads.load, bench.cli.measure",
         "import bench.bundle.api, bench.bundle.verify, bench.report.bundle, bench.cli.deploy, bench.cli.verify",
-        "import bench.workloads.memory, bench.diff, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choose.api, bench.report.choice, bench.report.page.render, bench.report.page.images, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.reading, bench.report.study, bench.cli.study",
+        "import bench.workloads.memory, bench.diff, bench.doctor, bench.report.diff, bench.report.doctor, bench.cli.diff, bench.cli.doctor, bench.choose.api, bench.report.choice, bench.report.page.render, bench.report.page.images, bench.report.console, bench.report.documents, bench.cli.report, bench.cli.choose, bench.study.api, bench.study.cells, bench.report.study, bench.cli.study",
         "import bench.measuring, bench.cli.measure, bench.cli.screen, bench.cli.reference; bench.measuring.compare, bench.measuring.measure_load",
         "import bench, tempfile; folder = tempfile.mkdtemp()\n"
         "bench.compare('bert-tiny', backends='null', batches=[1], lengths=[8], device='cpu', artifacts=folder,"

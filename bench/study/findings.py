@@ -34,33 +34,25 @@ def not_tested(*evidence: str) -> Finding:
     return Finding(NOT_TESTED, evidence)
 
 
-def inside(interval: Interval | None, low: float, high: float) -> str:
-    """Confirmed if all of `interval` lies within `low` and `high`, refuted if none of it does."""
+def judged(interval: Interval | None, holds: Mapping[str, Any]) -> str:
+    """The outcome of an interval that must lie `inside` or `outside` two ends, `above` one, or `about` a figure.
+
+    Confirmed if all of it lies there, refuted if none of it does.
+    """
+    match holds:
+        case {"about": value}:
+            return judged(interval, {"inside": (value / ABOUT, value * ABOUT)})
+        case {"above": limit}:
+            return judged(interval, {"outside": (-math.inf, limit)})
+        case {"outside": ends}:
+            found = judged(interval, {"inside": ends})
+            return {CONFIRMED: REFUTED, REFUTED: CONFIRMED}.get(found, found)
+    low, high = holds["inside"]
     if interval is None:
         return UNDECIDED
     if low <= interval.low and interval.high <= high:
         return CONFIRMED
     return REFUTED if interval.high < low or interval.low > high else UNDECIDED
-
-
-def outside(interval: Interval | None, low: float, high: float) -> str:
-    """The contrary of `inside`."""
-    found = inside(interval, low, high)
-    return {CONFIRMED: REFUTED, REFUTED: CONFIRMED}.get(found, found)
-
-
-def judged(interval: Interval | None, holds: Mapping[str, Any]) -> str:
-    """The outcome of an interval that must lie `inside` or `outside` two ends, `above` one, or `about` a figure."""
-    match holds:
-        case {"about": value}:
-            return inside(interval, value / ABOUT, value * ABOUT)
-        case {"above": limit}:
-            return outside(interval, -math.inf, limit)
-        case {"inside": (low, high)}:
-            return inside(interval, low, high)
-        case {"outside": (low, high)}:
-            return outside(interval, low, high)
-    raise ValueError(f"a claim holds by no rule: {holds}")
 
 
 def every(outcomes: Iterable[str]) -> str:

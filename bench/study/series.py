@@ -13,7 +13,7 @@ from bench import statistics
 from bench.run.record import Run
 from bench.statistics import Interval, Ratio
 from bench.study.cells import PRECISION, Cell
-from bench.study.findings import CONFIRMED, every, inside
+from bench.study.findings import CONFIRMED, every, judged
 
 #: Runtimes are together if none is more than this many times faster than another.
 TOGETHER = 1.10
@@ -156,9 +156,10 @@ class Crossover:
 
 def crossover(one: Series) -> Crossover | None:
     """Where the runtimes of a series come together; None if fewer than two batches have two runtimes."""
+    within = {"inside": (1 / TOGETHER, TOGETHER)}
     found = {batch: pairs(one.pick(None, batch, batch)) for batch in one.sizes}
     outcomes = {
-        batch: every(inside(ratio.interval if ratio else None, 1 / TOGETHER, TOGETHER) for _, _, ratio in here)
+        batch: every(judged(ratio.interval if ratio else None, within) for _, _, ratio in here)
         for batch, here in found.items()
         if here
     }
