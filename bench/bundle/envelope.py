@@ -11,7 +11,7 @@ from bench.diff import change_of
 from bench.run.file import RunFile
 from bench.run.record import Record, Run
 from bench.spec import DEFAULT_ARTIFACTS, Shape
-from bench.workloads.forward import Forward, ForwardOptions
+from bench.workloads.forward import Forward
 
 FILE = "envelope.jsonl"
 #: Share by which a median may exceed the envelope's: two runs of one program apart differ by more than two in turns.
@@ -20,25 +20,9 @@ THRESHOLD = 0.2
 
 def envelope_of(run: Run, records: Sequence[Record]) -> Run:
     """The part of `run` that `records` are, all of one candidate, as a run of their own."""
-    candidate = records[0].candidate
-    return Run(
-        workload=Forward(options_for(run.workload.options, records)),
-        model=run.model,
-        candidates=(candidate,),
-        fingerprint=run.fingerprint,
-        started=run.started,
-        records=list(records),
-        notes={name: value for name, value in run.notes.items() if name == "peaks"},
-        is_complete=True,
-        schema=run.schema,
-    )
-
-
-def options_for(options: ForwardOptions, records: Sequence[Record]) -> ForwardOptions:
-    """The options of a run that measure the cells of `records` alone."""
     candidate, points = records[0].candidate, [record.point for record in records]
-    return replace(
-        options,
+    options = replace(
+        run.workload.options,
         preset=None,
         grad=False,
         backends=(candidate.label,),
@@ -50,6 +34,17 @@ def options_for(options: ForwardOptions, records: Sequence[Record]) -> ForwardOp
         batches=tuple(sorted({point.batch for point in points})),
         lengths=tuple(sorted({point.length for point in points})),
         shapes=tuple((point.batch, point.length) for point in points),
+    )
+    return replace(
+        run,
+        workload=Forward(options),
+        candidates=(candidate,),
+        records=list(records),
+        turns={},
+        notes={name: value for name, value in run.notes.items() if name == "peaks"},
+        path=None,
+        is_complete=True,
+        integrity="cut",
     )
 
 

@@ -88,7 +88,7 @@ def copy_artifact(artifact: Artifact, place: Path) -> None:
         shutil.copyfile(artifact.path / name, place / name)
     found = manifest.checksums(place)
     for name, entry in artifact.files.items():
-        if found[name]["sha256"] != entry["sha256"]:
+        if found[name].sha256 != entry["sha256"]:
             raise BenchError(f"{name} of artifact {artifact.path.name} was damaged while it was copied; deploy again")
 
 

@@ -10,9 +10,11 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bench.bundle.samples import Samples
 from bench.errors import UserError
@@ -25,6 +27,14 @@ SCHEMA = 2
 CERTIFICATE = "certificate.jsonl"
 #: Faults that are told one by one; the rest are counted.
 MOST_FAULTS = 12
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a bundle."""
+
+    sha256: str
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -44,29 +54,29 @@ class Manifest:
     threads: int
     artifact_folder: str
     """Where in the bundle the artifact lies."""
-    artifact: Mapping[str, Any]
+    artifact: dict[str, str]
     """Its format, key and checksum."""
     verdict: str
     """The certificate's."""
     chosen: tuple[str, ...]
     """Why this runtime."""
-    run: Mapping[str, Any]
+    run: dict[str, Any]
     """File name, SHA-256, command and start of the run that it was chosen from, and whether anything disturbed it."""
     command: str
     made: str
     """UTC, ISO 8601."""
-    fingerprint: Mapping[str, Any]
+    fingerprint: dict[str, Any]
     """Of the machine that the run measured on."""
-    requirements: Mapping[str, str]
-    made_with: Mapping[str, str]
+    requirements: dict[str, str]
+    made_with: dict[str, str]
     """Versions of what made the bundle."""
-    source: Mapping[str, Any]
+    source: dict[str, Any]
     """What decides the model's inputs."""
     samples: Samples
     model_repository: str | None = None
     """Folder for `tritonserver --model-repository`, if there is one."""
-    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Path in the bundle -> `sha256` and `bytes`."""
+    files: dict[str, Entry] = field(default_factory=dict)
+    """By path in the bundle."""
 
     @property
     def label(self) -> str:
@@ -75,26 +85,13 @@ class Manifest:
 
     def text(self) -> str:
         """The file's content."""
-        body = {"kind": KIND, "schema": SCHEMA, **asdict(self)}
-        body = json.loads(json.dumps(body))
-        return _canonical(body | {"checksum": _checksum(body)})
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Manifest:
-        """The manifest of a file's content."""
-        values = {name: data[name] for name in cls.__dataclass_fields__}
-        values["candidate"] = Candidate(**data["candidate"])
-        values["samples"] = Samples.from_json(data["samples"])
-        values["chosen"] = tuple(data["chosen"])
-        return cls(**values)
+        return sealed({"kind": KIND, "schema": SCHEMA, **msgspec.to_builtins(self)})
 
 
-def _canonical(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, indent=1) + "\n"
-
-
-def _checksum(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def sealed(body: Mapping[str, Any]) -> str:
+    """The content of a manifest's file: `body` and its checksum."""
+    checksum = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**body, "checksum": checksum}, indent=1) + "\n"
 
 
 def files_under(folder: Path) -> Iterator[tuple[str, str]]:
@@ -109,10 +106,10 @@ def files_under(folder: Path) -> Iterator[tuple[str, str]]:
             yield Path(place).relative_to(folder).as_posix(), "empty folder"
 
 
-def checksums(folder: Path) -> dict[str, dict[str, Any]]:
-    """SHA-256 and size of every file under `folder` but the manifest."""
+def checksums(folder: Path) -> dict[str, Entry]:
+    """Every file under `folder` but the manifest."""
     names = sorted(name for name, _ in files_under(folder) if name != FILE)
-    return {name: {"sha256": file_checksum(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
+    return {name: Entry(file_checksum(folder / name), (folder / name).stat().st_size) for name in names}
 
 
 def read(folder: Path, expected: str | None = None) -> tuple[Manifest | None, list[str]]:
@@ -129,25 +126,25 @@ def read(folder: Path, expected: str | None = None) -> tuple[Manifest | None, li
     raw = (folder / FILE).read_bytes()
     if expected is not None and hashlib.sha256(raw).hexdigest() != expected.lower():
         return None, [f"altered: {FILE} is not the one of SHA-256 {expected[:16]}…"]
-    altered = f"altered: {FILE} does not fit its own checksum"
     try:
         data = json.loads(raw)
-        stated = data.pop("checksum")
-        is_sound = stated == _checksum(data) and raw.decode() == _canonical(data | {"checksum": stated})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        del data["checksum"]
+        is_sound = raw.decode() == sealed(data)
+    except (ValueError, KeyError, TypeError, RecursionError):
         is_sound = False
     if not is_sound:
-        return None, [altered]
-    if data.get("kind") != KIND or data.get("schema") != SCHEMA:
+        return None, [f"altered: {FILE} does not fit its own checksum"]
+    kind, schema = data.get("kind"), data.get("schema")
+    if (kind, schema) != (KIND, SCHEMA):
         raise UserError(
-            f"{name} has a manifest of kind {data.get('kind')!r} and schema {data.get('schema')!r}, and this bench "
-            f"reads {KIND!r} of schema {SCHEMA}; deploy it again"
+            f"{name} has a manifest of kind {kind!r} and schema {schema!r}, and this bench reads {KIND!r} of schema "
+            f"{SCHEMA}; deploy it again"
         )
     try:
-        manifest = Manifest.from_json(data)
-        return manifest, faults(folder, manifest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return None, [f"altered: {FILE} lacks or mistakes a field ({error!r})"]
+        manifest = msgspec.convert(data, Manifest)
+    except msgspec.ValidationError as error:
+        return None, [f"altered: {FILE} lacks or mistakes a field ({error})"]
+    return manifest, faults(folder, manifest)
 
 
 def faults(folder: Path, manifest: Manifest) -> list[str]:
@@ -155,17 +152,17 @@ def faults(folder: Path, manifest: Manifest) -> list[str]:
     found = []
     present = dict(files_under(folder))
     for name, kind in present.items():
+        entry = manifest.files.get(name)
         if name == FILE and kind == "file":
             continue
-        entry = manifest.files.get(name)
         if entry is None:
             hint = " (Python made it; remove it)" if "__pycache__" in name else ""
             found.append(f"extra: {name} is not in the manifest{hint}")
         elif kind != "file":
             found.append(f"altered: {name} is a {kind} and no file")
-        elif (size := (folder / name).stat().st_size) != entry["bytes"]:
-            found.append(f"altered: {name} has {size} bytes instead of {entry['bytes']}")
-        elif file_checksum(folder / name) != entry["sha256"]:
+        elif (size := (folder / name).stat().st_size) != entry.bytes:
+            found.append(f"altered: {name} has {size} bytes instead of {entry.bytes}")
+        elif file_checksum(folder / name) != entry.sha256:
             found.append(f"altered: {name} fails its checksum")
     found += [f"missing: {name}" for name in manifest.files if name not in present]
     if len(found) > MOST_FAULTS:

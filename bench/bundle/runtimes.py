@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -16,29 +17,26 @@ from bench.process.environments.stored import parse_pythons
 from bench.run.record import Run
 from bench.spec import MODULE, Candidate
 
-#: Template of run.py by backend, and by variant if that needs one of its own.
-TEMPLATES = {
-    "onnx": "onnx.template",
-    "openvino": "openvino.template",
-    "openvino:static": "openvino_static.template",
-    "torchscript": "torchscript.template",
-    "eager": "checkpoint.template",
-    "compile": "checkpoint.template",
-}
-#: Distributions that run.py imports, by backend; onnxruntime goes by another name on CUDA.
-DISTRIBUTIONS = {
-    "onnx": ("onnxruntime", "numpy"),
-    "openvino": ("openvino", "numpy"),
-    "torchscript": ("torch", "numpy"),
-    "eager": ("torch", "transformers", "safetensors", "numpy"),
-    "compile": ("torch", "transformers", "safetensors", "numpy"),
-}
-TITLES = {
-    "onnx": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "torchscript": "TorchScript",
-    "eager": "PyTorch",
-    "compile": "torch.compile",
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs an artifact without this project."""
+
+    title: str
+    template: str
+    """Of run.py, in the folder `templates`."""
+    distributions: tuple[str, ...]
+    """Those that run.py imports; onnxruntime goes by another name on CUDA."""
+
+
+OF_TORCH = ("torch", "transformers", "safetensors", "numpy")
+#: By backend.
+RUNTIMES = {
+    "onnx": Runtime("ONNX Runtime", "onnx", ("onnxruntime", "numpy")),
+    "openvino": Runtime("OpenVINO", "openvino", ("openvino", "numpy")),
+    "torchscript": Runtime("TorchScript", "torchscript", ("torch", "numpy")),
+    "eager": Runtime("PyTorch", "checkpoint", OF_TORCH),
+    "compile": Runtime("torch.compile", "checkpoint", OF_TORCH),
 }
 #: Libraries of NVIDIA's that onnxruntime-gpu loads, if the run's environment had them as packages.
 CUDA_LIBRARIES = re.compile(r"nvidia-(cublas|cuda-nvrtc|cuda-runtime|cudnn|cufft|curand|nvjitlink)(-cu\d+)?")
@@ -54,47 +52,44 @@ MOST_COMPILED_SHAPES = 64
 
 def check(candidate: Candidate, run: Run) -> None:
     """Raise UserError if no bundle can carry `candidate`, with what to choose in its place."""
-    label, backend = candidate.label, candidate.backend
-    if backend == "aoti":
-        raise UserError(
-            f"{label} cannot be bundled: it was compiled for this machine's processor; --choose torchscript or onnx"
-        )
-    if backend not in DISTRIBUTIONS:
-        raise UserError(
-            f"{label} is a backend of another package, whose code a bundle does not carry; "
-            f"--choose one of {', '.join(DISTRIBUTIONS)}"
-        )
-    if run.options.tf32:
+    if run.options.tf32 and candidate.backend in RUNTIMES:
         raise UserError("the run measured with --tf32, which a bundle's run.py does not set; measure again without it")
+    if reason := _reason_against(candidate, run):
+        raise UserError(f"{candidate.label} {reason}")
+
+
+def _reason_against(candidate: Candidate, run: Run) -> str:
+    """Why no bundle can carry `candidate`, and what to choose; "" if one can."""
+    label, backend, precision = candidate.label, candidate.backend, candidate.precision
+    if backend == "aoti":
+        return "cannot be bundled: it was compiled for this machine's processor; --choose torchscript or onnx"
+    if backend not in RUNTIMES:
+        known = ", ".join(RUNTIMES)
+        return f"is a backend of another package, whose code a bundle does not carry; --choose one of {known}"
     if candidate.environment or candidate.place in dict(parse_pythons(run.options.python)):
-        raise UserError(
-            f"{label} ran in an environment of its own, whose libraries a bundle's run.py would not find; "
-            f"--choose {backend} of a run in this one"
-        )
+        where = "ran in an environment of its own, whose libraries a bundle's run.py would not find"
+        return f"{where}; --choose {backend} of a run in this one"
     if backend in ("eager", "compile") and run.model.weights == MODULE:
-        raise UserError(
-            f"{label} runs the code in {run.model.name!r}, which a bundle does not carry; "
-            "--choose onnx or torchscript, which need none of it"
-        )
-    if candidate.label in ("eager:math", "torchscript:optimized"):
-        raise UserError(f"{label} is for comparison and a bundle does not set it; --choose {backend}")
+        what = f"runs the code in {run.model.name!r}, which a bundle does not carry"
+        return f"{what}; --choose onnx or torchscript, which need none of it"
+    if label in ("eager:math", "torchscript:optimized"):
+        return f"is for comparison and a bundle does not set it; --choose {backend}"
     if candidate.variant == "grad":
-        raise UserError(f"{label} shows what autograd costs and is not for serving; --choose eager")
+        return "shows what autograd costs and is not for serving; --choose eager"
     if label in NOT_CARRIED:
-        raise UserError(f"{label} cannot be bundled: run.py does not set it up; --choose onnx")
-    if backend == "onnx" and candidate.precision == "bf16":
-        raise UserError(f"{label} bf16 cannot be bundled: NumPy has no bf16; --choose fp16, or torchscript/bf16")
-    if backend == "openvino" and candidate.precision not in COMPUTES_IN:
-        raise UserError(
-            f"{label} {candidate.precision} cannot be bundled: its weights are rounded by bench's own code at load; "
-            "--choose openvino/fp32 or openvino/bf16"
-        )
+        return "cannot be bundled: run.py does not set it up; --choose onnx"
+    if backend == "onnx" and precision == "bf16":
+        return "bf16 cannot be bundled: NumPy has no bf16; --choose fp16, or torchscript/bf16"
+    if backend == "openvino" and precision not in COMPUTES_IN:
+        what = f"{precision} cannot be bundled: its weights are rounded by bench's own code at load"
+        return f"{what}; --choose openvino/fp32 or openvino/bf16"
+    return ""
 
 
 def requirements(candidate: Candidate, device: str, versions: Mapping[str, str]) -> dict[str, str]:
     """Distribution -> exact version of what run.py imports; raises UserError if the run does not say one."""
     found = {}
-    for name in DISTRIBUTIONS[candidate.backend]:
+    for name in RUNTIMES[candidate.backend].distributions:
         on_device = "onnxruntime-gpu" if (name, device) == ("onnxruntime", "cuda") else name
         if not (version := versions.get(on_device) or versions.get(name)):
             raise UserError(f"the run does not say the version of {on_device}; measure again with this bench")
@@ -117,9 +112,10 @@ def run_text(
     candidate: Candidate, run: Run, metadata: Mapping[str, Any], inputs: Sequence[str], artifact_folder: str
 ) -> str:
     """run.py for an artifact with the exporter's `metadata`, which lies in `artifact_folder` of the bundle."""
-    device, options = run.options.kind, _options(candidate)
+    device, runtime, is_cuda = run.options.kind, RUNTIMES[candidate.backend], run.options.kind == "cuda"
+    on_cuda = '[("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"}), "CPUExecutionProvider"]'
     values = {
-        "title": f"{plain(run.model.name)} ({candidate.precision}) on {TITLES[candidate.backend]}, {device}",
+        "title": f"{plain(run.model.name)} ({candidate.precision}) on {runtime.title}, {device}",
         "version": __version__,
         "folder": artifact_folder,
         "threads": run.options.settled_threads,
@@ -127,23 +123,18 @@ def run_text(
         "inputs": _listed(inputs),
         "outputs": _listed(metadata["outputs"]),
         "example": f'{{"{plain(inputs[0])}": array{", …" if len(inputs) > 1 else ""}}}',
-        "provider": "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider",
-        "providers": _providers(device),
-        "preload": "    ort.preload_dlls()\n" if device == "cuda" else "",
+        "provider": "CUDAExecutionProvider" if is_cuda else "CPUExecutionProvider",
+        "providers": on_cuda if is_cuda else '["CPUExecutionProvider"]',
+        "preload": "    ort.preload_dlls()\n" if is_cuda else "",
         "class_name": metadata.get("class", ""),
         "dtype": DTYPES[candidate.precision],
         "computes_in": COMPUTES_IN.get(candidate.precision, ""),
-        "imports": _imports(candidate, options),
-        "settings": _settings(candidate, options),
-        "compiled": _compiled(candidate, options, f'model.to("{device}").eval().requires_grad_(False)'),
+        **_compilation(candidate, f'model.to("{device}").eval().requires_grad_(False)'),
     }
-    template = TEMPLATES.get(f"{candidate.backend}:{candidate.variant}", TEMPLATES[candidate.backend])
-    file = resources.files(__package__) / "templates" / template
+    is_static = (candidate.backend, candidate.variant) == ("openvino", "static")
+    name = f"{runtime.template}_static.template" if is_static else f"{runtime.template}.template"
+    file = resources.files(__package__) / "templates" / name
     return string.Template(file.read_text(encoding="utf-8")).substitute(values)
-
-
-def _options(candidate: Candidate) -> Mapping[str, Any]:
-    return backends.load_class(candidate.backend).spec.variants[candidate.variant]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -151,34 +142,24 @@ def _listed(names: Sequence[str]) -> str:
     return "[" + ", ".join(repr(name) if '"' in name else f'"{repr(name)[1:-1]}"' for name in names) + "]"
 
 
-def _providers(device: str) -> str:
-    if device == "cpu":
-        return '["CPUExecutionProvider"]'
-    return '[("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"}), "CPUExecutionProvider"]'
-
-
-def _imports(candidate: Candidate, options: Mapping[str, Any]) -> str:
-    """Modules whose settings `_settings` sets; nothing for other backends than torch.compile."""
+def _compilation(candidate: Candidate, model: str) -> dict[str, str]:
+    """What `load` of run.py returns of `model`, and the imports and settings by which it compiles as measured."""
     if candidate.backend != "compile":
-        return ""
-    return "import torch._dynamo\n" + ("import torch._inductor.config\n" if options.get("freezing") else "")
-
-
-def _settings(candidate: Candidate, options: Mapping[str, Any]) -> str:
-    """Statements by which torch.compile is set as it was measured; nothing for other backends."""
-    if candidate.backend != "compile":
-        return ""
-    lines = [
-        "    torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it would run as plain eager",
-        f"    torch._dynamo.config.recompile_limit = {MOST_COMPILED_SHAPES}  # each shape is compiled: pad to few",
-    ]
-    lines += ["    torch._inductor.config.freezing = True"] if options.get("freezing") else []
-    return "\n".join(lines) + "\n"
-
-
-def _compiled(candidate: Candidate, options: Mapping[str, Any], model: str) -> str:
-    """What `load` returns of `model`."""
-    if candidate.backend != "compile":
-        return model
+        return {"imports": "", "settings": "", "compiled": model}
+    options = backends.load_class(candidate.backend).spec.variants[candidate.variant]
+    modules, lines = (
+        ["torch._dynamo"],
+        [
+            "torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it would run as plain eager",
+            f"torch._dynamo.config.recompile_limit = {MOST_COMPILED_SHAPES}  # each shape is compiled: pad to few",
+        ],
+    )
+    if options.get("freezing"):
+        modules.append("torch._inductor.config")
+        lines.append("torch._inductor.config.freezing = True")
     mode = f', mode="{options["mode"]}"' if options.get("mode") else ""
-    return f"torch.compile({model}, dynamic={bool(options.get('dynamic'))}{mode})"
+    return {
+        "imports": "".join(f"import {module}\n" for module in modules),
+        "settings": "".join(f"    {line}\n" for line in lines),
+        "compiled": f"torch.compile({model}, dynamic={bool(options.get('dynamic'))}{mode})",
+    }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bench.parity.inputs import JUDGED_ELEMENTS, MASKS, OWN
 from bench.run.model import notes_on
@@ -39,12 +37,6 @@ class Samples:
     shapes: tuple[Shape, ...]
     ids: tuple[str, ...]
     masks: tuple[str, ...]
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Samples:
-        """The samples that a manifest tells of."""
-        shapes = tuple(Shape(**shape) for shape in data["shapes"])
-        return cls(shapes, tuple(data["ids"]), tuple(data["masks"]))
 
 
 def samples_of(source: ModelSource, tokenizer: Path | None) -> Samples:
@@ -87,24 +79,8 @@ def source_from_json(data: Mapping[str, Any]) -> ModelSource:
 
 
 def tensors_in(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> element type (`int64`) and shape of each array in an .npz file, from the headers alone.
+    """Name -> element type (`int64`) and shape of each array in an .npz file."""
+    import numpy as np
 
-    NumPy's format 1.0 and 2.0 (numpy.lib.format); the parent process does not import NumPy.
-    """
-    with zipfile.ZipFile(path) as archive:
-        found = {}
-        for name in archive.namelist():
-            with archive.open(name) as member:
-                found[name.removesuffix(".npy")] = _header(member)
-    return found
-
-
-_KINDS = {"f": "float", "i": "int", "u": "uint", "b": "bool"}
-
-
-def _header(member: IO[bytes]) -> tuple[str, tuple[int, ...]]:
-    start = member.read(8)
-    size = int.from_bytes(member.read(2 if start[6] == 1 else 4), "little")
-    header = ast.literal_eval(member.read(size).decode("latin1"))
-    kind, width = header["descr"][1], int(header["descr"][2:])
-    return ("bool" if kind == "b" else f"{_KINDS[kind]}{8 * width}"), tuple(header["shape"])
+    with np.load(path) as stored:
+        return {name: (str(array.dtype), array.shape) for name, array in stored.items()}

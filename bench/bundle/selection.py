@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from bench.bundle.errors import NothingQualifiesError, NotTheSameModelError
-from bench.errors import UserError
+from bench.choose.choice import NOTHING_QUALIFIES_EXIT_CODE
+from bench.errors import BenchError, UserError
 from bench.parity.verdict import OUTCOMES, is_within
 from bench.run.record import Record, Run
 from bench.spec import Candidate, nearest
@@ -18,13 +18,16 @@ PARITIES = ("exact", "equivalent", "lossy")
 CUT = "the run's file has no seal: it was killed or goes on, and further records may be missing"
 
 
-@dataclass(frozen=True)
-class Constraints:
-    """What `choose` decides by, as its arguments; `min_parity` also holds for a runtime that was named."""
+class NotTheSameModelError(BenchError):
+    """The runtime's parity is below what was asked for, so it is not bundled."""
 
-    min_parity: str = "equivalent"
-    others: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of `bench.choice.api.choose`: those that were given."""
+    exit_code = 3
+
+
+class NothingQualifiesError(BenchError):
+    """`choose` found no runtime that keeps the constraints."""
+
+    exit_code = NOTHING_QUALIFIES_EXIT_CODE
 
 
 @dataclass(frozen=True)
@@ -35,56 +38,57 @@ class Selection:
     records: tuple[Record, ...]
     """Those with status ok and a median that the machine can do."""
     reasons: tuple[str, ...]
-    label: str
-    """`onnx fp32`."""
 
     @property
-    def verdict(self) -> str:
-        """The worst parity verdict among its cells."""
-        return max((record.verdict or "unjudged" for record in self.records), key=OUTCOMES.index)
+    def label(self) -> str:
+        """`onnx fp32`."""
+        return f"{self.candidate.label} {self.candidate.precision}"
+
+    @property
+    def worst(self) -> Record:
+        """The cell with the worst parity verdict."""
+        return max(self.records, key=lambda record: OUTCOMES.index(record.verdict or "unjudged"))
 
 
-def select(run: Run, name: str | None, constraints: Constraints) -> Selection:
-    """The runtime `name` of `run`, or the winner under `constraints`; refused below `constraints.min_parity`.
+def select(run: Run, name: str | None, min_parity: str, constraints: Mapping[str, Any]) -> Selection:
+    """The runtime `name` of `run`, or the winner under the `constraints` of `choose`; refused below `min_parity`.
 
     Raises UserError for a name or constraint that cannot be, NothingQualifiesError and NotTheSameModelError.
     """
-    if constraints.min_parity not in PARITIES:
-        near = nearest(constraints.min_parity, PARITIES)
-        raise UserError(f"--min-parity {constraints.min_parity!r}{near or ' is none'}; use {', '.join(PARITIES)}")
-    if name is not None and constraints.others:
-        given = ", ".join(f"--{option.replace('_', '-')}" for option in constraints.others)
+    if min_parity not in PARITIES:
+        near = nearest(min_parity, PARITIES)
+        raise UserError(f"--min-parity {min_parity!r}{near or ' is none'}; use {', '.join(PARITIES)}")
+    if name is not None and constraints:
+        given = ", ".join(f"--{option.replace('_', '-')}" for option in constraints)
         raise UserError(f"--choose {name} names the runtime, so {given} would decide nothing; leave one of them out")
     if name is None:
-        candidate, reasons = winner(run, constraints)
+        candidate, reasons = _winner(run, min_parity, constraints)
     else:
-        candidate, reasons = named(run, name), (f"named by --choose {name}",)
+        candidate, reasons = _named(run, name), (f"named by --choose {name}",)
     found = _measured(run, candidate, reasons)
-    check_parity_of(found.label, found.verdict, constraints.min_parity, _worst_reason(found))
+    worst = found.worst
+    reason = f"{worst.point}: {worst.parity.get('reason', 'it was not judged')}"
+    check_parity_of(found.label, worst.verdict or "unjudged", min_parity, reason)
     return found
 
 
-def winner(run: Run, constraints: Constraints) -> tuple[Candidate, tuple[str, ...]]:
+def _winner(run: Run, min_parity: str, constraints: Mapping[str, Any]) -> tuple[Candidate, tuple[str, ...]]:
     """The candidate that `choose` takes, and its reasons; raises NothingQualifiesError."""
     from bench.choose.api import choose
     from bench.choose.lines import headline, lines
 
-    choice = choose(run, min_parity=constraints.min_parity, **constraints.others)
+    choice = choose(run, min_parity=min_parity, **constraints)
     if choice.chosen is None:
         raise NothingQualifiesError(f"{headline(choice)}; `bench choose` says why, and --choose NAME overrules it")
     return choice.chosen.candidate, (headline(choice), *lines(choice))
 
 
-def named(run: Run, name: str) -> Candidate:
+def _named(run: Run, name: str) -> Candidate:
     """The candidate of `run` that the user calls `backend[:variant][/precision]`; raises UserError."""
-    label, slash, precision = name.partition("/")
     known = {f"{one.label}/{one.precision}": one for one in run.candidates}
-    alike = [one for one in known.values() if one.label == label]
-    if slash:
-        alike = [one for one in alike if one.precision == precision]
+    alike = [one for whole, one in known.items() if name in (whole, one.label)]
     if not alike:
-        labels = [one.label for one in known.values()]
-        near = nearest(name, known) or nearest(label, labels)
+        near = nearest(name, known) or nearest(name.partition("/")[0], [one.label for one in run.candidates])
         raise UserError(f"--choose {name[:60]!r} is none of this run{near}; it has {', '.join(known)}")
     if len(alike) > 1:
         choices = " or ".join(f"{one.label}/{one.precision}" for one in alike)
@@ -95,40 +99,27 @@ def named(run: Run, name: str) -> Candidate:
 def _measured(run: Run, candidate: Candidate, reasons: Sequence[str]) -> Selection:
     """The cells of `candidate` that a bundle can promise times for; raises UserError without any."""
     label = f"{candidate.label} {candidate.precision}"
-    records = [
-        record for record in run.records if record.candidate == candidate and not run.workload.is_left_out(record)
-    ]
+    records = [one for one in run.records if one.candidate == candidate and not run.workload.is_left_out(one)]
     if records and not any(record.is_judged for record in records):
         raise UserError(f"{label} computes no model, so there is nothing to deploy; --choose another")
-    sound = [
-        record for record in records if record.status == "ok" and record.samples and not run.is_implausible(record)
-    ]
+    sound = [one for one in records if one.status == "ok" and one.samples and not run.is_implausible(one)]
     if not sound:
         why = next((f"{record.status}: {record.reason}" for record in records if record.reason), "no cell of it is ok")
         raise UserError(f"{label} was not measured ({why}); --choose another, or measure it again")
     left_out = [str(record.point) for record in records if record not in sound]
     notes = [f"not promised, as they were not measured: {', '.join(left_out)}"] if left_out else []
     notes += [CUT] if run.integrity == "cut" and run.path is not None else []
-    return Selection(candidate, tuple(sound), (*reasons, *notes), label)
+    return Selection(candidate, tuple(sound), (*reasons, *notes))
 
 
 def check_parity_of(label: str, verdict: str, least: str, reason: str) -> None:
     """Raise NotTheSameModelError if `verdict` is worse than `least`."""
-    if is_within(verdict, least):
-        return
-    remedy = "; --min-parity lossy bundles it all the same" if verdict == "lossy" else ""
-    remedy = "; --min-parity equivalent bundles it all the same" if verdict == "equivalent" else remedy
-    raise NotTheSameModelError(f"{label} is {verdict}, and {least} is asked for ({reason}){remedy}")
-
-
-def _worst_reason(found: Selection) -> str:
-    worst = max(found.records, key=lambda record: OUTCOMES.index(record.verdict or "unjudged"))
-    return f"{worst.point}: {worst.parity.get('reason', 'it was not judged')}"
+    if not is_within(verdict, least):
+        remedy = f"; --min-parity {verdict} bundles it all the same" if verdict in PARITIES else ""
+        raise NotTheSameModelError(f"{label} is {verdict}, and {least} is asked for ({reason}){remedy}")
 
 
 def plain(name: str, most: int = 60) -> str:
     """A model's name without what a comment, a file's name or a Triton name could not hold."""
-    return (
-        re.sub(r"[^\w.@-]+", "_", name.rstrip("/").rpartition("/")[2] or name, flags=re.ASCII).strip("_.")[:most]
-        or "model"
-    )
+    found = re.sub(r"[^\w.@-]+", "_", name.rstrip("/").rpartition("/")[2] or name, flags=re.ASCII)
+    return found.strip("_.")[:most] or "model"

@@ -27,8 +27,6 @@ TYPES = {
     "int32": "TYPE_INT32", "int16": "TYPE_INT16", "int8": "TYPE_INT8", "uint8": "TYPE_UINT8", "bool": "TYPE_BOOL",
 }  # fmt: skip
 
-Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
-
 
 def check(candidate: Candidate) -> None:
     """Raise UserError for a runtime that Triton has no backend of its own for."""
@@ -39,19 +37,9 @@ def check(candidate: Candidate) -> None:
         )
 
 
-def name_of(model: str) -> str:
-    """The model's name in Triton, which is its folder's too."""
-    return plain(model)
-
-
-def artifact_folder(model: str) -> str:
-    """Where in the bundle the artifact lies."""
-    return f"{FOLDER}/{name_of(model)}/{VERSION}"
-
-
-def config_file(model: str) -> str:
-    """Where in the bundle the configuration lies."""
-    return f"{FOLDER}/{name_of(model)}/config.pbtxt"
+def folder_in(model: str) -> str:
+    """Where in the bundle the model lies: its configuration, and the artifact in the folder `VERSION`."""
+    return f"{FOLDER}/{plain(model)}"
 
 
 def config_text(
@@ -61,69 +49,40 @@ def config_text(
 
     The largest batch is the largest that was measured, and threads are those that it was measured with.
     """
-    backend, platform = BACKENDS[candidate.backend]
-    cases = {shape: folder / folder_of(shape, "eager") for shape in shapes}
-    case = _case(next(iter(cases.values())))
-    inputs = _tensors(cases, lambda place: tensors_in(inputs_file(place, case)))
-    outputs = _tensors(cases, lambda place: tensors_in(outputs_file(place, case)))
-    is_named = candidate.backend == "onnx"
-    wants_inputs = metadata["inputs"] if is_named else [f"INPUT__{index}" for index in range(len(inputs))]
-    wants_outputs = metadata["outputs"] if is_named else [f"OUTPUT__{index}" for index in range(len(outputs))]
-    lines = [
-        f"name: {_quoted(name_of(run.model.name))}",
-        f"backend: {_quoted(backend)}",
-        f"platform: {_quoted(platform)}",
-        f"max_batch_size: {max(shape.batch for shape in run.workload.points())}",
-    ]
-    for name, own in zip(wants_inputs, metadata["inputs"], strict=True):
-        lines += _entry("input", name, own, *inputs[own], shapes, "fp32")
-    for name, own in zip(wants_outputs, metadata["outputs"], strict=True):
-        lines += _entry("output", name, own, *outputs[own], shapes, candidate.precision)
+    (backend, platform), threads = BACKENDS[candidate.backend], str(run.options.settled_threads)
+    values = {"name": plain(run.model.name), "backend": backend, "platform": platform}
+    lines = [f"{key}: {json.dumps(value)}" for key, value in values.items()]
+    lines.append(f"max_batch_size: {max(shape.batch for shape in run.workload.points())}")
+    places = [folder / folder_of(shape, "eager") for shape in shapes]
+    case = min(path.name for path in places[0].glob("*-full.inputs.npz")).removesuffix(".inputs.npz")
+    for what, file_of, precision in (("input", inputs_file, "fp32"), ("output", outputs_file, candidate.precision)):
+        stored = [tensors_in(file_of(place, case)) for place in places]
+        for index, own in enumerate(metadata[f"{what}s"]):
+            name = own if candidate.backend == "onnx" else f"{what.upper()}__{index}"
+            remark = "" if own == name else f"  # {plain(own)}"
+            entry = _entry(name, own, [tensors[own] for tensors in stored], shapes, precision)
+            lines.append(f"{what} [ {{ {entry} }} ]{remark}")
     kind = "KIND_GPU" if run.options.kind == "cuda" else "KIND_CPU"
     lines.append(f"instance_group [ {{ count: 1 kind: {kind} }} ]")
-    for key, value in _parameters(candidate, run.options.settled_threads).items():
-        lines.append(f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}")
+    parameters = {"INFERENCE_MODE": "true", "INTRA_OP_THREAD_COUNT": threads}
+    if candidate.backend == "onnx":
+        parameters = {"intra_op_thread_count": threads, "inter_op_thread_count": "1"}
+    for key, value in parameters.items():
+        lines.append(f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}")
     return "\n".join(lines) + "\n"
 
 
-def _case(place: Path) -> str:
-    """Name of a stored case without padding."""
-    names = sorted(path.name.removesuffix(".inputs.npz") for path in place.glob("*-full.inputs.npz"))
-    return names[0]
-
-
-def _tensors(cases: Mapping[Shape, Path], read: Any) -> dict[str, tuple[str, list[tuple[int, ...]]]]:
-    """Name -> element type, and the shape in each of the sampled shapes."""
-    found: dict[str, tuple[str, list[tuple[int, ...]]]] = {}
-    for place in cases.values():
-        for name, (kind, shape) in read(place).items():
-            found.setdefault(name, (kind, []))[1].append(shape)
-    return found
-
-
 def _entry(
-    what: str, name: str, own: str, kind: str, found: list[tuple[int, ...]], shapes: Sequence[Shape], precision: str
-) -> list[str]:
-    """One `input` or `output`; the batch is left out of its dims, as max_batch_size stands for it."""
+    name: str, own: str, stored: Sequence[tuple[str, tuple[int, ...]]], shapes: Sequence[Shape], precision: str
+) -> str:
+    """Fields of one `input` or `output`; the batch is left out of its dims, as max_batch_size stands for it."""
+    kind = stored[0][0]
     if kind not in TYPES:
         raise UserError(f"{own} has elements of {kind}, which Triton has no type for; leave --layout out")
     # NumPy has no bf16, so the samples hold it as float32.
     triton_type = "TYPE_BF16" if precision == "bf16" and kind == "float32" else TYPES[kind]
     dims = []
-    for axis in range(1, len(found[0])):
-        sizes = {shape[axis] for shape in found}
-        follows_length = all(of.length == shape[axis] for of, shape in zip(shapes, found, strict=True))
-        dims.append(-1 if len(sizes) > 1 or follows_length else sizes.pop())
-    remark = "" if own == name else f"  # {plain(own)}"
-    values = f"name: {_quoted(name)} data_type: {triton_type} dims: [ {', '.join(map(str, dims))} ]"
-    return [f"{what} [ {{ {values} }} ]{remark}"]
-
-
-def _parameters(candidate: Candidate, threads: int) -> dict[str, str]:
-    if candidate.backend == "onnx":
-        return {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"}
-    return {"INFERENCE_MODE": "true", "INTRA_OP_THREAD_COUNT": str(threads)}
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)
+    for sizes in list(zip(*(shape for _, shape in stored), strict=True))[1:]:
+        follows_length = list(sizes) == [shape.length for shape in shapes]
+        dims.append(-1 if len(set(sizes)) > 1 or follows_length else sizes[0])
+    return f"name: {json.dumps(name)} data_type: {triton_type} dims: [ {', '.join(map(str, dims))} ]"

@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from bench.spec import Shape, nearest
 from bench.verify import again, rank, read_certificate
 from bench.workloads.forward import Forward
 from bench.workloads.judgements import Judgement, judgement
-from bench.workloads.parity import ParityOptions
 from exporters.store import Artifact, ArtifactStore
 
 #: What is asked of the envelope: to be kept on the run's machine and told elsewhere; to be kept; nothing.
@@ -96,33 +96,32 @@ def verify_bundle(
         raise UserError(f"unknown --envelope {envelope!r}{nearest(envelope, ENVELOPES)}; use {', '.join(ENVELOPES)}")
     if not 0 < threshold < 100:
         raise UserError(f"--threshold {threshold:g} is not above 0 and below 100; use e.g. 20%")
-    place = Path(folder)
-    found = BundleVerification(str(folder), threshold=threshold)
     if manifest_sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", manifest_sha256):
         raise UserError(
             f"--manifest-sha256 {manifest_sha256[:80]!r} is no SHA-256; give the 64 digits that bench deploy printed"
         )
+    place = Path(folder)
+    found = BundleVerification(str(folder), threshold=threshold)
     manifest, found.faults = manifests.read(place, manifest_sha256)
     if manifest is None or found.faults:
         return found
     try:
         certificate, promised = _papers(place, manifest)
-    except (UserError, KeyError, TypeError, ValueError, StopIteration) as error:
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         found.faults = [f"altered: certificate or envelope do not fit the manifest ({error})"]
         return found
     say(f"every file is as deployed ({len(manifest.files)} files)")
-    others = machine.same_machine(dict(manifest.fingerprint), machine.fingerprint())
+    others = machine.same_machine(manifest.fingerprint, machine.fingerprint())
     found.counts_time = envelope == "strict" or (envelope == "auto" and not others)
     found.notes = _notes(manifest, others, envelope)
     with tempfile.TemporaryDirectory(prefix="bench-verify-") as root:
-        opened = Opened(place, manifest, certificate, ArtifactStore(Path(root)), seconds, say)
+        opened = Opened(place.resolve(), manifest, ArtifactStore(Path(root)), seconds, say)
         found.stated = judgement(certificate, manifest.candidate).verdict
-        found.judgement = opened.judged()
+        found.judgement = opened.judged(certificate)
         say(f"parity: {found.judgement.verdict} (certified {found.stated}): {found.judgement.reason}")
         if envelope != "off" and not found.is_worse and found.judgement.verdict != "unjudged":
             run = opened.measured(promised)
-            records = {record.point: record for record in run.records}
-            found.kept = [held(record, records.get(record.point), threshold) for record in promised.records]
+            found.kept = [held(one, run.record(one.point, manifest.candidate), threshold) for one in promised.records]
             found.notes += dict.fromkeys(line for record in run.records for line in run.disturbances(record))
     return found
 
@@ -134,7 +133,7 @@ def _papers(place: Path, manifest: Manifest) -> tuple[Run, Run]:
     if loaded["checksum"] != manifest.artifact["checksum"] or certificate.candidates != (manifest.candidate,):
         raise ValueError("the certificate is of another artifact")
     for name, checksum in loaded["files"].items():
-        if manifest.files[f"{manifest.artifact_folder}/{name}"]["sha256"] != checksum:
+        if manifest.files[f"{manifest.artifact_folder}/{name}"].sha256 != checksum:
             raise ValueError(f"{name} is not the one that was certified")
     promised = read_run(place / envelopes.FILE)
     check_measures(promised, Forward)
@@ -150,81 +149,69 @@ def _papers(place: Path, manifest: Manifest) -> tuple[Run, Run]:
 def _notes(manifest: Manifest, others: Sequence[str], envelope: str) -> list[str]:
     found = []
     if others:
-        meaning = "its times are told and not held" if envelope == "auto" else "its times are held all the same"
-        meaning = "" if envelope == "off" else f": {meaning}"
-        found.append(f"another machine than the run's ({', '.join(others)} differ){meaning}")
+        meanings = {"auto": ": its times are told and not held", "strict": ": its times are held all the same"}
+        found.append(f"another machine than the run's ({', '.join(others)} differ){meanings.get(envelope, '')}")
     if envelope == "off":
         found.append("times were not measured (--envelope off)")
-    versions = machine.versions()
+    pins, versions = manifest.requirements, machine.versions()
     changed = [
-        f"{name} {pinned} → {versions.get(name, 'missing')}"
-        for name, pinned in manifest.requirements.items()
-        if versions.get(name) != pinned
+        f"{name} {pin} → {versions.get(name, 'missing')}" for name, pin in pins.items() if versions.get(name) != pin
     ]
     if changed:
         found.append(f"other versions than requirements.txt: {', '.join(changed)}")
     return found
 
 
+@dataclass(frozen=True)
 class Opened:
-    """A bundle whose files are sound, as the judge and the driver take what they need from a store."""
+    """A bundle whose files are sound, from which the pipeline gets what it else takes from a store."""
 
-    def __init__(
-        self, place: Path, manifest: Manifest, certificate: Run, store: ArtifactStore, timeout: float, say: Say
-    ) -> None:
-        self.place, self.manifest, self.certificate = place.resolve(), manifest, certificate
-        self.store, self.timeout, self.say = store, timeout, say
-        self.source = source_from_json(manifest.source)
-        artifact = store.read(self.place / manifest.artifact_folder)
-        if artifact is None:
-            raise BenchError(f"the artifact of {place.name!r} has no readable manifest; deploy it again")
-        self.artifact: Artifact = artifact
+    place: Path
+    manifest: Manifest
+    store: ArtifactStore
+    """An empty one, for what the pipeline writes."""
+    timeout: float
+    say: Say
 
-    @property
-    def threads(self) -> int:
-        """Those of the run, as far as this machine has them."""
-        return min(self.manifest.threads, machine.usable_cpus())
-
-    def judged(self) -> Judgement:
+    def judged(self, certificate: Run) -> Judgement:
         """Parity of the bundle's artifact on the bundle's samples."""
-        candidate, stated = self.manifest.candidate, self.certificate.options
-        assert isinstance(stated, ParityOptions)
-        settled = replace(
-            stated, device=self.manifest.device, threads=self.threads, timeout=self.timeout, python=(), bisect=False
-        )
-        run = again(self.certificate, settled, [candidate], self.store.root)
-        prepared = Preparation(run, self.source, self.store, self.say)
-        prepared.artifacts[candidate] = self.artifact
+        candidate = self.manifest.candidate
+        settled = replace(self._settled(certificate), bisect=False)
+        prepared = self._prepared(again(certificate, settled, [candidate], self.store.root))
         of_eager = EAGER_PRECISIONS.get(candidate.precision, candidate.precision)
-        for point in run.workload.points():
+        for point in prepared.workload.points():
             for precision, whose in ((REFERENCE_PRECISION, "reference"), (of_eager, "eager")):
                 folder = folder_of(Shape(point.batch, point.length), whose)
                 stored = self.store.read(self.place / folder)
                 prepared.references.found[precision, str(point)] = stored or f"{folder} is unreadable"
-        return judgement(measure_prepared(run, prepared, Listener(say=self.say)), candidate)
+        return judgement(measure_prepared(prepared.run, prepared, Listener(say=self.say)), candidate)
 
     def measured(self, promised: Run) -> Run:
         """Every promised cell, timed as the run timed it."""
-        settings = replace(
-            promised.options, device=self.manifest.device, threads=self.threads, timeout=self.timeout, python=()
-        )
-        run = replace(
-            promised,
-            workload=Forward(settings),
-            fingerprint={},
-            records=[],
-            turns={},
-            notes={},
-            path=self.store.root / "measured.jsonl",
-            is_complete=False,
-            integrity="cut",
-        )
-        prepared = Preparation(run, self.source, self.store, self.say)
-        prepared.artifacts[self.manifest.candidate] = self.artifact
-        for point in run.workload.points() if self.source.makes_inputs else ():
+        workload, path = Forward(self._settled(promised)), self.store.root / "measured.jsonl"
+        empty: dict[str, Any] = {"records": [], "turns": {}, "notes": {}, "is_complete": False, "integrity": "cut"}
+        prepared = self._prepared(replace(promised, workload=workload, fingerprint={}, path=path, **empty))
+        for point in workload.points() if prepared.source.makes_inputs else ():
             folder = self.place / timed_folder(point)
             is_there = inputs_file(folder, "timed").is_file()
-            stored = replace(self.artifact, path=folder) if is_there else f"{timed_folder(point)} has none"
-            for name in run.workload.cases(point, self.source):
+            stored = replace(self._artifact, path=folder) if is_there else f"{timed_folder(point)} has none"
+            for name in workload.cases(point, prepared.source):
                 prepared.references.found[REFERENCE_PRECISION, name] = stored
-        return measure_prepared(run, prepared, Listener(say=self.say))
+        return measure_prepared(prepared.run, prepared, Listener(say=self.say))
+
+    def _settled(self, run: Run) -> Any:
+        """The options of `run` on this machine, with its threads as far as there are so many."""
+        threads = min(self.manifest.threads, machine.usable_cpus())
+        return replace(run.options, device=self.manifest.device, threads=threads, timeout=self.timeout, python=())
+
+    def _prepared(self, run: Run) -> Preparation:
+        prepared = Preparation(run, source_from_json(self.manifest.source), self.store, self.say)
+        prepared.artifacts[self.manifest.candidate] = self._artifact
+        return prepared
+
+    @cached_property
+    def _artifact(self) -> Artifact:
+        artifact = self.store.read(self.place / self.manifest.artifact_folder)
+        if artifact is None:
+            raise BenchError(f"the artifact of {self.place.name!r} has no readable manifest; deploy it again")
+        return artifact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,12 @@ from bench.errors import UserError
 from bench.files import check_absent, write_all
 from bench.report import console, documents
 from bench.run.columns import DISTURBED
-from bench.statistics import Interval
 from bench.study.api import Study
+from bench.study.cells import hardware
 from bench.study.claims import BY_HAND, STUDY, Claim
-from bench.study.figures import Figure, Generation
 from bench.study.findings import NOT_TESTED, UNDECIDED, Finding, shown
-from bench.study.series import TOGETHER, Crossover, Series, over_batches, over_lengths
+from bench.study.series import TOGETHER, Crossover, Series, pairs, series
+from bench.workloads.memory import Memory
 
 TITLE = "What the study would be today"
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "runtimebench")
@@ -94,40 +95,32 @@ def heading(study: Study) -> list[str]:
 def sections(study: Study) -> Iterator[Section]:
     """The whole page below its heading, in order."""
     yield Section("Machine and runs", items=[*_machines(study), *study.remarks])
-    has_many = len(study.figures.sources) > 1
-    yield Section(
-        "Commands",
-        items=[
-            f"file {number}: {source.command}" if has_many else source.command
-            for number, source in enumerate(study.figures.sources, start=1)
-        ],
-    )
-    numbered = list(enumerate(study.findings, start=1))
+    commands = [run.command for run in study.runs]
+    numbered = [f"file {number}: {command}" for number, command in enumerate(commands, start=1)]
+    yield Section("Commands", items=numbered if len(commands) > 1 else commands)
     for part in (STUDY, BY_HAND):
-        here = [(number, claim, found) for number, (claim, found) in numbered if claim.source == part]
+        here = [(number, *found) for number, found in enumerate(study.findings, start=1) if found[0].source == part]
         rows = tuple((str(number), claim.title, found.outcome) for number, claim, found in here)
         yield Section(part, table=Table(("#", "claim", "outcome"), rows, (False, True, True)))
-        for number, claim, found in here:
-            if found.outcome != NOT_TESTED:
-                yield _decided(number, claim, found)
+        yield from (_decided(*one) for one in here if one[2].outcome != NOT_TESTED)
     yield _crossovers(study.crossovers)
-    for series in over_batches(study.figures):
-        yield _over_batches(series)
-    for series in over_lengths(study.figures):
-        if len(series.sizes) > 1:
-            yield _over_lengths(series)
-    yield _left_out(study)
+    yield from (_times(one, "batch") for one in series(study.cells, "batch"))
+    yield from (_times(one, "length") for one in series(study.cells, "length") if len(one.sizes) > 1)
+    timed = [cell for cell in study.cells if cell.fault and cell.workload != Memory.name]
+    reasons = Counter(f"{cell.device}, {cell.model}, {cell.backend} {cell.precision}: {cell.fault}" for cell in timed)
+    items = [f"{reason} ({count(number, 'cell')})" for reason, number in reasons.items()]
+    yield Section("Left out of every claim", items=items)
     yield from _missing(study)
 
 
 def _machines(study: Study) -> Iterator[str]:
     """Each machine once, with the versions of what ran on it."""
     found: dict[str, None] = {}
-    for source in study.figures.sources:
-        versions = source.fingerprint.get("versions", {})
+    for run in study.runs:
+        versions, cpus = run.fingerprint.get("versions", {}), run.fingerprint.get("cpus", "?")
         known = ", ".join(f"{name} {versions[name]}" for name in LIBRARIES if name in versions)
-        cpus = source.fingerprint.get("cpus", "?")
-        found[f"{source.device}: {source.hardware}, {cpus} CPUs, {source.threads} threads; {known}"] = None
+        threads = run.options.settled_threads
+        found[f"{run.options.kind}: {hardware(run)}, {cpus} CPUs, {threads} threads; {known}"] = None
     yield from found
 
 
@@ -141,79 +134,52 @@ def _crossovers(crossovers: Sequence[Crossover]) -> Section:
     if not crossovers:
         return Section(title, ("No run has two runtimes at two batches.",))
     rows = tuple((f"{one.series.name} ({len(one.series.backends)} runtimes)", _batch_of(one)) for one in crossovers)
-    rule = "Every pair of runtimes, by whole intervals, and at all larger batches too."
-    return Section(title, (f"{rule} {_farthest(crossovers)}".strip(),), Table(("where", "from batch"), rows))
+    lines = "Every pair of runtimes, by whole intervals, and at all larger batches too."
+    apart = "; ".join(filter(None, map(_farthest, crossovers)))
+    lines += f" Farthest apart at the largest batch: {apart}." if apart else ""
+    return Section(title, (lines,), Table(("where", "from batch"), rows))
 
 
 def _batch_of(one: Crossover) -> str:
     """`32`, `none up to 64`, or what is not decided."""
     batches = list(one.outcomes)
-    largest = one.outcomes[batches[-1]]
     if one.batch is None:
-        return f"none up to {batches[-1]}" if largest != UNDECIDED else f"not decided at {batches[-1]}"
+        word = "not decided at" if one.outcomes[batches[-1]] == UNDECIDED else "none up to"
+        return f"{word} {batches[-1]}"
     before = [batch for batch in batches if batch < one.batch]
     doubt = before and one.outcomes[before[-1]] == UNDECIDED
     return f"{one.batch}{f' at the latest; not decided at {before[-1]}' if doubt else ''}"
 
 
-def _farthest(crossovers: Sequence[Crossover]) -> str:
-    """How far apart the runtimes are at the largest batch of each series that does not come together."""
-    found = []
-    for one in crossovers:
-        if one.batch is not None:
-            continue
-        size = list(one.outcomes)[-1]
-        pairs = [(slow, fast, ratio) for slow, fast, ratio in one.series.ratios(size) if ratio is not None]
-        if pairs:
-            slow, fast, ratio = max(pairs, key=lambda pair: pair[2].value)
-            found.append(f"{one.series.name}, batch {size}: {fast} is {shown(ratio.value)}× {slow}")
-    return f"Farthest apart at the largest batch: {'; '.join(found)}." if found else ""
+def _farthest(one: Crossover) -> str:
+    """How far apart runtimes are at the largest batch of a series in which they do not come together."""
+    size = list(one.outcomes)[-1]
+    apart = [(ratio.value, slow, fast) for slow, fast, ratio in pairs(one.series.pick(None, size, size)) if ratio]
+    if one.batch is not None or not apart:
+        return ""
+    ratio, slow, fast = max(apart, key=lambda pair: pair[0])
+    return f"{one.series.name}, batch {size}: {fast.backend} is {shown(ratio)}× {slow.backend}"
 
 
-def _over_batches(series: Series) -> Section:
-    figures = {key: (cell.ms_per_sample, cell.sample_interval_ms) for key, cell in series.cells.items()}
-    return _figures(f"Milliseconds a sample: {series.name}", series, "batch", "ms a sample", figures)
+def _times(one: Series, x: str) -> Section:
+    """Milliseconds a sample over batches, or a call over lengths: a row a size, a column a backend; a plot of two."""
+    what = "a sample" if x == "batch" else "a call"
+    values = {key: cell.sample_ms if x == "batch" else cell.time_ms() for key, cell in one.cells.items()}
+    is_disturbed = {key: cell.is_disturbed for key, cell in one.cells.items()}
 
+    def text(key: tuple[str, int]) -> str:
+        return f"{DISTURBED if is_disturbed[key] else ''}{shown(values[key].middle)}" if key in values else DASH
 
-def _over_lengths(series: Series) -> Section:
-    figures = {key: (cell.ms, cell.interval_ms) for key, cell in series.cells.items()}
-    return _figures(f"Milliseconds a call: {series.name}", series, "length", "ms a call", figures)
-
-
-def _figures(
-    title: str, series: Series, x: str, y: str, figures: dict[tuple[str, int], tuple[float, Interval | None]]
-) -> Section:
-    """A row a batch or length and a column a backend, and the same as a plot if there are two sizes."""
-    rows = []
-    for size in series.sizes:
-        cells = [(series.cells.get((name, size)), figures.get((name, size))) for name in series.backends]
-        rows.append((str(size), *(_time(cell, figure) for cell, figure in cells)))
-    marks = tuple(
-        Mark(name, size, ms, interval.low if interval else None, interval.high if interval else None)
-        for (name, size), (ms, interval) in figures.items()
-    )
-    plots = (Plot(title, x, y, marks, is_x_logarithmic=True, is_y_logarithmic=True),) if len(series.sizes) > 1 else ()
-    is_disturbed = any(cell.is_disturbed for cell in series.cells.values())
-    lines = (f"{DISTURBED} stands before what was disturbed while it was timed.",) if is_disturbed else ()
-    table = Table((x, *series.backends), tuple(rows), (False,) * (1 + len(series.backends)))
-    return Section(title, lines, table, plots=plots)
-
-
-def _time(cell: Figure | None, figure: tuple[float, Interval | None] | None) -> str:
-    if cell is None or figure is None:
-        return DASH
-    return f"{DISTURBED if cell.is_disturbed else ''}{shown(figure[0])}"
-
-
-def _left_out(study: Study) -> Section:
-    reasons: dict[str, int] = {}
-    measured: list[Figure | Generation] = [*study.figures.cells, *study.figures.generations]
-    for cell in measured:
-        if not cell.is_usable:
-            key = f"{cell.source.device}, {cell.model}, {cell.backend} {cell.precision}: {cell.fault or cell.status}"
-            reasons[key] = reasons.get(key, 0) + 1
-    items = [f"{key} ({count(number, 'cell')})" for key, number in reasons.items()]
-    return Section("Left out of every claim", items=items)
+    rows = tuple((str(size), *(text((name, size)) for name in one.backends)) for size in one.sizes)
+    marks = [
+        Mark(name, size, value.middle, *((value.interval.low, value.interval.high) if value.interval else ()))
+        for (name, size), value in values.items()
+    ]
+    title = f"Milliseconds {what}: {one.name}"
+    plot = Plot(title, x, f"ms {what}", tuple(marks), is_x_logarithmic=True, is_y_logarithmic=True)
+    lines = (f"{DISTURBED} stands before what was disturbed while it was timed.",) if any(is_disturbed.values()) else ()
+    table = Table((x, *one.backends), rows, (False,) * (1 + len(one.backends)))
+    return Section(title, lines, table, plots=(plot,) if len(one.sizes) > 1 else ())
 
 
 def _missing(study: Study) -> Iterator[Section]:
@@ -223,8 +189,6 @@ def _missing(study: Study) -> Iterator[Section]:
         if found.outcome == NOT_TESTED:
             wanted.setdefault(claim.needs, []).append(str(number))
             reasons += [f"{number}: {line}" for line in found.evidence]
-    items = [
-        f"{needs} (claim{'s' if len(numbers) > 1 else ''} {', '.join(numbers)})" for needs, numbers in wanted.items()
-    ]
+    items = [f"{needs} (claim{'s' if len(of) > 1 else ''} {', '.join(of)})" for needs, of in wanted.items()]
     yield Section("What would test the rest", items=items)
     yield Section("What these runs have of it, which does not suffice", items=reasons)

@@ -1,12 +1,11 @@
-"""Outcomes of a claim, and the rules that draw them from intervals; pure functions.
-
-An outcome is drawn from the whole interval: if a threshold lies within it, the runs do not decide.
-"""
+"""Outcomes of a claim, drawn from whole intervals: if a threshold lies within one, the runs do not decide."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bench.statistics import Interval, Ratio
 
@@ -35,8 +34,20 @@ def not_tested(*evidence: str) -> Finding:
     return Finding(NOT_TESTED, evidence)
 
 
-def inside(interval: Interval | None, low: float, high: float) -> str:
-    """Confirmed if all of `interval` lies within `low` and `high`, refuted if none of it does."""
+def judged(interval: Interval | None, holds: Mapping[str, Any]) -> str:
+    """The outcome of an interval that must lie `inside` or `outside` two ends, `above` one, or `about` a figure.
+
+    Confirmed if all of it lies there, refuted if none of it does.
+    """
+    match holds:
+        case {"about": value}:
+            return judged(interval, {"inside": (value / ABOUT, value * ABOUT)})
+        case {"above": limit}:
+            return judged(interval, {"outside": (-math.inf, limit)})
+        case {"outside": ends}:
+            found = judged(interval, {"inside": ends})
+            return {CONFIRMED: REFUTED, REFUTED: CONFIRMED}.get(found, found)
+    low, high = holds["inside"]
     if interval is None:
         return UNDECIDED
     if low <= interval.low and interval.high <= high:
@@ -44,29 +55,10 @@ def inside(interval: Interval | None, low: float, high: float) -> str:
     return REFUTED if interval.high < low or interval.low > high else UNDECIDED
 
 
-def outside(interval: Interval | None, low: float, high: float) -> str:
-    """The contrary of `inside`."""
-    found = inside(interval, low, high)
-    return {CONFIRMED: REFUTED, REFUTED: CONFIRMED}.get(found, found)
-
-
-def above(interval: Interval | None, limit: float) -> str:
-    """Confirmed if all of `interval` lies above `limit`, refuted if none of it does."""
-    return outside(interval, float("-inf"), limit)
-
-
-def about(interval: Interval | None, value: float) -> str:
-    """Confirmed if all of `interval` lies within a factor of `ABOUT` of `value`, refuted if none of it does."""
-    return inside(interval, value / ABOUT, value * ABOUT)
-
-
 def every(outcomes: Iterable[str]) -> str:
     """Refuted if one is, else not decided if one is not, else confirmed; not tested if there is none."""
-    found = set(outcomes) - {NOT_TESTED}
-    for outcome in (REFUTED, UNDECIDED, CONFIRMED):
-        if outcome in found:
-            return outcome
-    return NOT_TESTED
+    found = set(outcomes)
+    return next((outcome for outcome in (REFUTED, UNDECIDED, CONFIRMED) if outcome in found), NOT_TESTED)
 
 
 def factor(ratio: Ratio | None) -> str:

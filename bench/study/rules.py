@@ -1,213 +1,200 @@
-"""Rules for what the study of 2021 found: CamemBERT base as PyTorch, TorchScript and ONNX on CPU, T4 and V100."""
+"""The four rules that judge claims: a figure, the range of all times, ratios of pairs, and growth with length.
+
+claims.toml names the rule of each claim and gives it all particulars, the words of its evidence included.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from bench.study.figures import CORPUS, CPU, CUDA, PRECISION, Figure, Figures, times_faster
+from bench import statistics
+from bench.run.held import GIB, MIB
+from bench.statistics import Interval
+from bench.study.cells import PRECISION, Cell, figure_of, find, hardware
 from bench.study.findings import (
     CONFIRMED,
-    NOT_TESTED,
     REFUTED,
+    UNDECIDED,
     Finding,
-    about,
-    above,
     every,
     factor,
-    inside,
+    judged,
     not_tested,
-    outside,
     shown,
     span,
 )
-from bench.study.series import TOGETHER, Series, deciding, growth, over_lengths
+from bench.study.series import Pair, Series, deciding, exponents, pairs, series, times_faster, weight
 
 FORMATS = ("eager", "torchscript", "onnx")
-#: Names of models with the architecture of the study's; figures of others judge none of its claims.
-MODELS = ("bert", "bert-base-uncased", "bert-base-cased", "camembert-base", "almanach/camembert-base")
-#: Time ~ length^p counts as linear with p within these.
-LINEAR = (0.8, 1.2)
-#: The longest length over the shortest, below which an exponent says little.
-LEAST_SPAN = 4.0
-LARGE_BATCH = 16
+#: By what a figure in milliseconds, bytes or shares is divided.
+UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3, "MiB": MIB, "GiB": GIB, "M elements": 4e6, "": 1.0}
+#: A claim's device, or None for any.
+Device = str | None
+Holds = Mapping[str, Any]
 
 
-def _setting(series: Series, cells: list[Figure]) -> str:
-    disturbed = "; some cells were disturbed" if any(cell.is_disturbed for cell in cells) else ""
-    return f"{series.name}{disturbed}"
+def figure(
+    cells: Sequence[Cell],
+    device: Device,
+    *,
+    at: Mapping[str, Any],
+    of: Sequence[Mapping[str, Any]],
+    holds: Holds,
+    beside: Sequence[Mapping[str, Any]] = (),
+    refuted: str = "",
+    above: str = "",
+) -> Finding:
+    """A figure holds; of several, the first that a run has decides.
+
+    `at` is where, as traits of cells. `refuted` is why no run could confirm it, `above` why a figure above it does not
+    refute it; what `beside` gives is told with it.
+    """
+    told = [one for each in of for one in _figures(cells, device, at, each)]
+    lines = [line for each in beside for _, line in _figures(cells, device, at, each)]
+    here = [line for _, line in told[:1]]
+    if refuted:
+        return Finding(REFUTED, (refuted, *here, *lines))
+    if not told:
+        return not_tested(*lines)
+    interval = told[0][0]
+    outcome = judged(interval, holds)
+    if above and outcome == REFUTED and interval is not None and interval.low > holds["inside"][1]:
+        return Finding(UNDECIDED, (*here, above, *lines))
+    return Finding(outcome, (*here, *lines))
 
 
-def _range(slowest_ms: float, fastest_ms: float, factor: float) -> Callable[[Figures], Finding]:
-    """Over all settings a sample takes from `slowest_ms` down to `fastest_ms`, each within `factor`."""
-
-    def weigh(figures: Figures) -> Finding:
-        cells = [
-            cell
-            for cell in figures.cells
-            if cell.kind == CORPUS and cell.is_usable and cell.precision == PRECISION
-            if cell.model in MODELS and cell.backend in FORMATS
-        ]
-        if not cells:
-            return not_tested()
-        slow, fast = max(cells, key=lambda cell: cell.ms_per_sample), min(cells, key=lambda cell: cell.ms_per_sample)
-        evidence = tuple(
-            f"{word}: {shown(cell.ms_per_sample)} ms{span(cell.sample_interval_ms)}, {cell.backend} at batch "
-            f"{cell.batch} {cell.order}, {cell.source.hardware}"
-            for word, cell in (("slowest", slow), ("fastest", fast))
-        )
-        top = inside(slow.sample_interval_ms, slowest_ms / factor, slowest_ms * factor)
-        bottom = inside(fast.sample_interval_ms, fastest_ms / factor, fastest_ms * factor)
-        # Further settings only widen a range: what lies beyond it now will do so then.
-        is_beyond = (
-            above(slow.sample_interval_ms, slowest_ms * factor) == CONFIRMED
-            or above(fast.sample_interval_ms, fastest_ms / factor) == REFUTED
-        )
-        if is_beyond:
-            return Finding(REFUTED, evidence)
-        if {cell.device for cell in cells} != {CPU, CUDA}:
-            return not_tested(*evidence, "the range was over a CPU and GPUs, and only one of them was measured here")
-        return Finding(every((top, bottom)), evidence)
-
-    return weigh
+def _figures(
+    cells: Sequence[Cell], device: Device, at: Mapping[str, Any], of: Mapping[str, Any]
+) -> Iterator[tuple[Interval | None, str]]:
+    """The interval and the line of one figure, as claims.toml describes it; none, or one unless `each` is given."""
+    wanted = {name: at[name] for name in of["at"]} | of["where"] | {"precision": PRECISION}
+    wanted |= {} if device is None else {"device": device}
+    for cell in find(cells, wanted):
+        if cell.backend == of.get("but") or (value := figure_of(cell, of["figure"], at)) is None:
+            continue
+        scale = 1 / UNITS[of["unit"]] / (at[of["per"]] if "per" in of else 1)
+        ends = value.interval and Interval(value.interval.low * scale, value.interval.high * scale)
+        naive = statistics.pooled(cell.record.rounds_ns("naive"))
+        words = {
+            "raw": value.middle,
+            "value": value.middle * scale,
+            "shown": f"{shown(value.middle * scale)} {of['unit']}{span(ends)}",
+            "backend": cell.backend,
+            "disturbed": ", disturbed" if cell.is_disturbed else "",
+            "naive": f"; a clock that never waits says {shown(statistics.median(naive) / 1e6)} ms" if naive else "",
+        }
+        yield ends, of["text"].format(**{**at, **words})
+        if not of.get("each"):
+            return
 
 
-def _wins(device: str, winner: str, below: int) -> Callable[[Figures], Finding]:
-    """`winner` is clearly faster than the other formats at every batch below `below`."""
-
-    def weigh(figures: Figures) -> Finding:
-        series = deciding(figures, device, MODELS)
-        if series is None:
-            return not_tested()
-        outcomes, evidence, batches, cells = [], [], set(), []
-        for batch in (batch for batch in series.sizes if batch < below):
-            here = series.at(batch)
-            for other in (name for name in FORMATS if name != winner and name in here and winner in here):
-                ratio = times_faster(here[other], here[winner])
-                outcomes.append(above(ratio.interval if ratio else None, TOGETHER))
-                evidence.append(f"batch {batch}: {winner} is {factor(ratio)} {other}: {outcomes[-1]}")
-                cells += [here[other], here[winner]]
-                batches.add(batch)
-        if len(batches) < 2:
-            return not_tested(*evidence, f"fewer than two batches below {below} have {winner} and another format")
-        return Finding(every(outcomes), (_setting(series, cells), *evidence))
-
-    return weigh
-
-
-def _together(device: str, low: int, high: int | None = None) -> Callable[[Figures], Finding]:
-    """The three formats are within 10 % of each other at every batch from `low` to `high`."""
-
-    def weigh(figures: Figures) -> Finding:
-        series = deciding(figures, device, MODELS)
-        if series is None:
-            return not_tested()
-        outcomes: list[str] = []
-        evidence: list[str] = []
-        cells: list[Figure] = []
-        is_whole = False
-        for batch in (batch for batch in series.sizes if batch >= low and (high is None or batch <= high)):
-            here = {name: cell for name, cell in series.at(batch).items() if name in FORMATS}
-            if len(here) < 2:
-                continue
-            is_whole = is_whole or len(here) == len(FORMATS)
-            outcomes.append(series.together(batch, FORMATS))
-            cells += here.values()
-            times = (f"{name} {shown(cell.ms_per_sample)}" for name, cell in here.items())
-            evidence.append(f"batch {batch}, ms a sample: {', '.join(times)}")
-            for slow, fast, ratio in series.ratios(batch, FORMATS):
-                pair = inside(ratio.interval if ratio else None, 1 / TOGETHER, TOGETHER)
-                evidence.append(f"batch {batch}: {fast} is {factor(ratio)} {slow}: {pair}")
-        outcome = every(outcomes)
-        if outcome == NOT_TESTED or (outcome != REFUTED and not is_whole):
-            return not_tested(*evidence, "no such batch has all three formats")
-        return Finding(outcome, (_setting(series, cells), *evidence))
-
-    return weigh
+def extremes(cells: Sequence[Cell], device: Device, *, slowest: Holds, fastest: Holds, missing: str) -> Finding:
+    """The slowest and the fastest of all sentences hold; `missing` is why one kind of device alone is no proof."""
+    here = [cell for cell in cells if cell.order is not None and not cell.fault and cell.precision == PRECISION]
+    here = sorted((cell for cell in here if cell.backend in FORMATS), key=lambda cell: cell.sample_ms.middle)
+    if not here:
+        return not_tested()
+    evidence, outcomes = [], []
+    for word, cell, holds in (("slowest", here[-1], slowest), ("fastest", here[0], fastest)):
+        ms = cell.sample_ms
+        place = f"{cell.backend} at batch {cell.batch} {cell.order}, {hardware(cell.run)}"
+        evidence.append(f"{word}: {shown(ms.middle)} ms{span(ms.interval)}, {place}")
+        outcomes.append(judged(ms.interval, holds))
+    # Further settings only widen a range: what lies beyond it now will do so then.
+    above, below = {"above": slowest["inside"][1]}, {"above": fastest["inside"][0]}
+    is_beyond = judged(here[-1].sample_ms.interval, above) == CONFIRMED
+    if is_beyond or judged(here[0].sample_ms.interval, below) == REFUTED:
+        return Finding(REFUTED, tuple(evidence))
+    if len({cell.device for cell in here}) < 2:
+        return not_tested(*evidence, missing)
+    return Finding(every(outcomes), tuple(evidence))
 
 
-def _best_against_one(low: int, high: int, backends: Sequence[str], times: float) -> Callable[[Figures], Finding]:
-    """The fastest of `backends` at batches `low` to `high` is about `times` PyTorch at batch 1, on a GPU."""
+def ratios(
+    cells: Sequence[Cell],
+    device: Device,
+    *,
+    pair: Mapping[str, Any],
+    holds: Holds,
+    order: str = "",
+    least_batches: int = 1,
+    least_formats: int = 1,
+    line: str,
+    missing: str,
+    on_cpu: str = "",
+) -> Finding:
+    """The ratio of every pair of cells of one series holds.
 
-    def weigh(figures: Figures) -> Finding:
-        series = deciding(figures, CUDA, MODELS)
-        if series is None:
-            return not_tested()
-        one = series.cells.get(("eager", 1))
-        candidates = [
-            cell for (backend, batch), cell in series.cells.items() if backend in backends and low <= batch <= high
-        ]
-        if one is None or not candidates:
-            return not_tested(f"{series.name}: no eager at batch 1, or no {' or '.join(backends)} at batch {low}")
-        best = min(candidates, key=lambda cell: cell.ms_per_sample)
-        ratio = times_faster(one, best)
-        evidence = [f"{best.backend} at batch {best.batch} is {factor(ratio)} eager at batch 1"]
-        on_cpu = deciding(figures, CPU, MODELS)
-        if on_cpu is not None and on_cpu.setting == series.setting and ("eager", 1) in on_cpu.cells:
-            evidence.append(f"and {factor(times_faster(on_cpu.cells['eager', 1], best))} eager at batch 1 on the CPU")
-        outcome = about(ratio.interval if ratio else None, times)
-        return Finding(outcome, (_setting(series, [one, best]), *evidence))
-
-    return weigh
-
-
-def _change(device: str, order: str, low: float, high: float) -> Callable[[Figures], Finding]:
-    """Time a sample at batch 64 over that at batch 16 lies within `low` and `high`, for every format."""
-
-    def weigh(figures: Figures) -> Finding:
-        series = deciding(figures, device, MODELS, order)
-        if series is None or not series.setting.endswith("sentences"):
-            return not_tested()
-        outcomes, evidence, cells = [], [], []
-        for backend in (name for name in FORMATS if name in series.backends):
-            small, large = series.cells.get((backend, 16)), series.cells.get((backend, 64))
-            if small is None or large is None:
-                continue
-            ratio = times_faster(large, small)
-            outcomes.append(inside(ratio.interval if ratio else None, low, high))
-            evidence.append(f"{backend}: time a sample at batch 64 is {factor(ratio)} that at 16: {outcomes[-1]}")
-            cells += [small, large]
-        if not outcomes:
-            return not_tested(f"{series.name}: no format has batches 16 and 64")
-        return Finding(every(outcomes), (_setting(series, cells), *evidence))
-
-    return weigh
+    Without `least_batches` of them, and as many formats at one of these, `missing` says so unless the claim is refuted
+    already. `on_cpu` tells of the same ratio against a cell of the CPU.
+    """
+    found = deciding([cell for cell in cells if cell.device == device], order)
+    if found is None:
+        return not_tested()
+    evidence: list[str] = []
+    outcomes: list[str] = []
+    formats: dict[int | None, set[str]] = {}
+    paired = _pairs(found, **pair)
+    for slow, fast, ratio in paired:
+        if "fast" not in pair and slow.batch not in formats:
+            here = [cell for cell in found.pick(**pair["slow"]) if cell.batch == slow.batch]
+            times = ", ".join(f"{cell.backend} {shown(cell.sample_ms.middle)}" for cell in here)
+            evidence.append(f"batch {slow.batch}, ms a sample: {times}")
+        formats.setdefault(slow.batch, set()).update((slow.backend, fast.backend))
+        outcomes.append(judged(ratio.interval if ratio else None, holds))
+        evidence.append(line.format(slow=slow, fast=fast, ratio=factor(ratio), outcome=outcomes[-1]))
+    outcome = every(outcomes)
+    is_whole = max(map(len, formats.values()), default=0) >= least_formats
+    if len(formats) < least_batches or not (is_whole or outcome == REFUTED):
+        return not_tested(*evidence, missing.format(series=found.name))
+    on_another = deciding([cell for cell in cells if cell.device == "cpu"], order) if on_cpu else None
+    if on_another is not None and on_another.setting == found.setting:
+        of_cpu = (times_faster(slow, paired[0][1]) for slow in on_another.pick(**pair["slow"]))
+        evidence += [on_cpu.format(ratio=factor(ratio)) for ratio in of_cpu]
+    return Finding(outcome, (_named(found, [cell for pair in paired for cell in pair[:2]]), *evidence))
 
 
-def _linear(device: str, is_large: bool) -> Callable[[Figures], Finding]:
-    """Time grows about linearly with length at the largest batch, or does not at batch 1, for every format."""
+def _pairs(
+    of: Series, slow: Mapping[str, Any], fast: Mapping[str, Any] | None = None, same: str = "", is_best: bool = False
+) -> list[Pair]:
+    """Pairs of `slow` cells and `fast` ones, or if `is_best` the fastest of these; or any two of `slow`.
 
-    def weigh(figures: Figures) -> Finding:
-        every_batch = over_lengths(figures, device, MODELS)
-        batches = {id(one): one.any_cell.batch for one in every_batch}
-        fitting = [
-            one for one in every_batch if (batches[id(one)] >= LARGE_BATCH if is_large else batches[id(one)] == 1)
-        ]
-        found = [grown for grown in (growth(one, LEAST_SPAN) for one in fitting) if grown is not None]
-        found = [grown for grown in found if set(grown.exponents) & set(FORMATS)]
-        if not found:
-            return not_tested()
-        grown = max(
-            found, key=lambda one: (one.series.any_cell.batch, len(one.series.cells), one.series.source.started)
-        )
-        judge = inside if is_large else outside
-        formats = [name for name in FORMATS if name in grown.exponents]
-        outcomes = {name: judge(grown.exponents[name][1], *LINEAR) for name in formats}
-        lengths = f"lengths {grown.series.sizes[0]} to {grown.series.sizes[-1]}"
-        evidence = (
-            f"{name}: time ~ length^{grown.exponents[name][0]:.2f}{span(grown.exponents[name][1])}: {outcome}"
-            for name, outcome in outcomes.items()
-        )
-        cells = [cell for (name, _), cell in grown.series.cells.items() if name in formats]
-        return Finding(every(outcomes.values()), (f"{_setting(grown.series, cells)}, {lengths}", *evidence))
-
-    return weigh
+    They have the trait `same` in common.
+    """
+    ones, others = of.pick(**slow), of.pick(**(fast or slow))
+    if is_best:
+        others = sorted(others, key=lambda cell: cell.sample_ms.middle)[:1]
+    of_both = [(one, other, times_faster(one, other)) for one in ones for other in others]
+    found = pairs(ones) if fast is None else of_both
+    return [pair for pair in found if not same or getattr(pair[0], same) == getattr(pair[1], same)]
 
 
-RULES: Mapping[str, Callable[..., Callable[[Figures], Finding]]] = {
-    "range": _range,
-    "wins": _wins,
-    "together": _together,
-    "best_against_one": _best_against_one,
-    "change": _change,
-    "linear": _linear,
+def growth(
+    cells: Sequence[Cell], device: Device, *, batches: Sequence[float], least_span: float, holds: Holds
+) -> Finding:
+    """The exponent of length by which each format's time grows holds, at the largest batch within two `batches`."""
+    found = [
+        (one, grown)
+        for one in series((cell for cell in cells if cell.device == device), "length")
+        if batches[0] <= (one.any_cell.batch or 0) <= batches[1] and (grown := exponents(one, FORMATS, least_span))
+    ]
+    if not found:
+        return not_tested()
+    one, grown = max(found, key=lambda pair: (pair[0].any_cell.batch, weight(pair[0])))
+    outcomes = {name: judged(interval, holds) for name, (_, interval) in grown.items()}
+    evidence = (f"{name}: time ~ length^{p:.2f}{span(ends)}: {outcomes[name]}" for name, (p, ends) in grown.items())
+    head = f"{_named(one, one.pick(list(grown)))}, lengths {one.sizes[0]} to {one.sizes[-1]}"
+    return Finding(every(outcomes.values()), (head, *evidence))
+
+
+def _named(one: Series, cells: Sequence[Cell]) -> str:
+    return one.name + ("; some cells were disturbed" if any(cell.is_disturbed for cell in cells) else "")
+
+
+RULES: Mapping[str, Callable[..., Finding]] = {
+    "figure": figure,
+    "extremes": extremes,
+    "ratios": ratios,
+    "growth": growth,
 }

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -23,11 +24,9 @@ from bench.bundle import making, runtimes, selection
 from bench.bundle import verify as verify_module
 from bench.bundle.api import Bundle
 from bench.bundle.envelope import envelope_of, held
-from bench.bundle.errors import NothingQualifiesError, NotTheSameModelError
 from bench.bundle.manifest import CERTIFICATE, FILE, Manifest, checksums
-from bench.bundle.manifest import read as read_manifest
-from bench.bundle.samples import MOST_BYTES, SHAPES, WIDE_SHAPES, samples_of, tensors_in
-from bench.bundle.selection import Constraints, check_parity_of, plain, select
+from bench.bundle.samples import MOST_BYTES, SHAPES, WIDE_SHAPES, samples_of
+from bench.bundle.selection import NotTheSameModelError, plain
 from bench.bundle.verify import BundleVerification
 from bench.process.channel import WorkerError
 from bench.report import bundle as report
@@ -53,79 +52,68 @@ def machine_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 # What is bundled, and what is refused.
 
 
-def test_a_name_is_one_of_the_runs_own() -> None:
+def selected(run: Run, name: str | None = "onnx", least: str = "equivalent", **constraints: Any) -> selection.Selection:
+    return selection.select(run, name, least, constraints)
+
+
+def test_a_name_is_one_of_the_runs_own_and_without_one_the_choice_decides() -> None:
     half = replace(ONNX, precision="fp16")
     run = run_of(candidates=(EAGER, ONNX, half, replace(EAGER, variant="grad")))
-    assert selection.named(run, "eager") == EAGER
-    assert selection.named(run, "onnx/fp16") == half
-    assert selection.named(run, "eager:grad").variant == "grad"
-    for name, words in {
-        "onnx": "at 2 precisions; write onnx/fp32 or onnx/fp16", "onx/fp32": "did you mean 'onnx/fp32'",
-        "onnx/bf16": "none of this run", "": "it has eager/fp32, onnx/fp32", "eagr": "did you mean 'eager'",
-    }.items():  # fmt: skip
-        with pytest.raises(UserError, match=words):
-            selection.named(run, name)
-
-
-def test_without_a_name_the_choice_decides_and_its_reasons_are_kept() -> None:
+    named = {name: selected(run, name).candidate for name in ("eager", "onnx/fp16", "eager:grad")}
+    assert named == {"eager": EAGER, "onnx/fp16": half, "eager:grad": replace(EAGER, variant="grad")}
     run = run_of(candidates=(EAGER, ONNX))
     run.records = [record(EAGER, Shape(1, 16), 9.0), record(ONNX, Shape(1, 16), 3.0)]
-    found = select(run, None, Constraints())
-    assert found.candidate == ONNX
-    assert found.reasons[0].startswith("take onnx: 3.00")
-    assert select(run, None, Constraints(others={"slo": "p50=5ms"})).candidate == ONNX
+    found = selected(run, None)
+    assert (found.candidate, found.reasons[0][:15]) == (ONNX, "take onnx: 3.00")
+    assert selected(run, None, slo="p50=5ms").candidate == ONNX
+    run.integrity, run.path = "cut", Path("run.jsonl")
+    assert selection.CUT in selected(run).reasons
 
 
-def test_where_nothing_qualifies_nothing_is_bundled() -> None:
-    with pytest.raises(NothingQualifiesError, match="no runtime keeps what is asked") as refused:
-        select(run_of(), None, Constraints(others={"slo": "p50=1ms"}))
-    assert refused.value.exit_code == 5
-
-
-def test_a_name_and_a_constraint_are_not_mixed() -> None:
-    with pytest.raises(UserError, match="--max-memory would decide nothing"):
-        select(run_of(), "onnx", Constraints(others={"max_memory": "2GB"}))
-
-
-@pytest.mark.parametrize("verdict", ["lossy", "broken", "unjudged"])
-def test_one_cell_that_is_not_the_same_model_refuses_it(verdict: str) -> None:
+def changed(place: int, **values: Any) -> Run:
+    """A run of onnx at two shapes, one of them with other values."""
     run = run_of()
-    run.records[1] = replace(run.records[1], parity={"verdict": verdict, "reason": "RMSE is too large"})
-    with pytest.raises(NotTheSameModelError, match=rf"onnx fp32 is {verdict}.*4×8: RMSE is too large") as refused:
-        select(run, "onnx", Constraints())
-    assert refused.value.exit_code == 3
-    if verdict == "lossy":
-        assert select(run, "onnx", Constraints("lossy")).verdict == "lossy"
-    else:
-        with pytest.raises(NotTheSameModelError):
-            select(run, "onnx", Constraints("lossy"))
+    run.records[place] = replace(run.records[place], **values)
+    return run
 
 
-def test_exact_can_be_asked_for() -> None:
-    with pytest.raises(NotTheSameModelError, match="--min-parity equivalent bundles it all the same"):
-        select(run_of(), "onnx", Constraints("exact"))
-    with pytest.raises(UserError, match="did you mean 'exact'"):
-        select(run_of(), "onnx", Constraints("exat"))
-    check_parity_of("onnx", "exact", "exact", "")
+def not_the_same(verdict: str) -> Run:
+    return changed(1, parity={"verdict": verdict, "reason": "RMSE is too large"})
 
 
-def test_what_was_not_measured_is_not_deployed_and_what_partly_was_says_so() -> None:
-    run = run_of()
-    run.records[1] = replace(run.records[1], status="oom", reason="12 GiB were asked for", turns=(), parity={})
-    found = select(run, "onnx", Constraints())
+@pytest.mark.parametrize(
+    ("run", "how", "error", "words"),
+    [
+        *(
+            (run_of(candidates=(EAGER, ONNX, replace(ONNX, precision="fp16"))), {"name": name}, UserError, words)
+            for name, words in {
+                "onnx": "at 2 precisions; write onnx/fp32 or onnx/fp16", "onx/fp32": "did you mean 'onnx/fp32'",
+                "onnx/bf16": "none of this run", "": "it has eager/fp32, onnx/fp32",
+            }.items()
+        ),
+        (run_of(), {"max_memory": "2GB"}, UserError, "--max-memory would decide nothing"),
+        (run_of(), {"least": "exact"}, NotTheSameModelError, "--min-parity equivalent bundles it all the same"),
+        (not_the_same("lossy"), {}, NotTheSameModelError, "4×8: RMSE is too large.*--min-parity lossy bundles it all the"),
+        (not_the_same("unjudged"), {}, NotTheSameModelError, "onnx fp32 is unjudged.*4×8: RMSE is too large"),
+        (not_the_same("broken"), {"least": "lossy"}, NotTheSameModelError, "broken, and lossy is asked for"),
+    ],
+)  # fmt: skip
+def test_what_is_not_deployed(run: Run, how: dict[str, Any], error: type[BenchError], words: str) -> None:
+    with pytest.raises(error, match=words) as refused:
+        selected(run, **how)
+    assert refused.value.exit_code == (3 if error is NotTheSameModelError else 2)
+
+
+def test_what_was_not_measured_is_not_promised_and_lossy_can_be_asked_for() -> None:
+    assert selected(not_the_same("lossy"), least="lossy").worst.verdict == "lossy"
+    lost: dict[str, Any] = {"status": "oom", "reason": "12 GiB were asked for", "turns": (), "parity": {}}
+    run = changed(1, **lost)
+    found = selected(run)
     assert [entry.point for entry in found.records] == [Shape(1, 16)]
     assert "not promised, as they were not measured: 4×8" in found.reasons
-    run.records[0] = replace(run.records[1], point=Shape(1, 16))
+    run.records[0] = replace(run.records[0], **lost)
     with pytest.raises(UserError, match=r"was not measured \(oom: 12 GiB were asked for\)"):
-        select(run, "onnx", Constraints())
-
-
-def test_what_computes_no_model_is_not_deployed() -> None:
-    null = Candidate("null", "default", "fp32")
-    run = run_of(candidates=(null,))
-    run.records = [replace(entry, parity={}) for entry in run.records]
-    with pytest.raises(UserError, match="computes no model"):
-        select(run, "null", Constraints())
+        selected(run)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +162,7 @@ def programs() -> dict[str, str]:
     import backends
 
     found = {}
-    for backend in runtimes.DISTRIBUTIONS:
+    for backend in runtimes.RUNTIMES:
         for variant in backends.load_class(backend).spec.variants:
             if f"{backend}:{variant}" in runtimes.NOT_CARRIED:
                 continue
@@ -236,12 +224,6 @@ def test_samples_are_few_and_small_and_longer_than_no_model() -> None:
     assert MOST_BYTES < 2**26
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "int64", "int32", "uint8", "bool"])
-def test_the_tensors_of_a_file_are_read_without_numpy(tmp_path: Path, dtype: str) -> None:
-    np.savez(tmp_path / "file.npz", ids=np.zeros((2, 7, 3), dtype), scalar=np.zeros((), dtype))
-    assert tensors_in(tmp_path / "file.npz") == {"ids": (dtype, (2, 7, 3)), "scalar": (dtype, ())}
-
-
 def test_the_envelope_is_what_the_run_measured(tmp_path: Path) -> None:
     run = run_of(candidates=(EAGER, ONNX), baseline="eager", output="run.jsonl")
     run.records.append(record(ONNX, Shape(8, 16), status="oom"))
@@ -257,24 +239,22 @@ def test_the_envelope_is_what_the_run_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ms", "verdict"),
-    [(1.0, "within"), (5.0, "within"), (5.9, "within"), (6.1, "slower"), (50.0, "slower")],
+    ("now", "verdict", "reason"),
+    [
+        *(({"ms": ms}, "within", "") for ms in (1.0, 5.0, 5.9)),
+        *(({"ms": ms}, "slower", "") for ms in (6.1, 50.0)),
+        ({"rounds": [[3], [9], [4], [8], [5], [7]]}, "undecided", ""),
+        ({"rounds": [[5]]}, "undecided", "a single round has no interval"),
+        (None, "unmeasured", "it has no record"),
+        ({"status": "failed", "reason": "killed"}, "unmeasured", "failed: killed"),
+    ],
 )
-def test_a_promise_is_kept_up_to_its_threshold(ms: float, verdict: str) -> None:
+def test_a_promise_is_kept_up_to_its_threshold(now: dict[str, Any] | None, verdict: str, reason: str) -> None:
     promise = run_of().records[0]
-    found = held(promise, record(ONNX, promise.point, ms), 0.2)
-    assert found.verdict == verdict
-    assert found.ratio == pytest.approx(ms / 5)
-
-
-def test_noise_across_the_limit_is_undecided_and_no_record_is_unmeasured() -> None:
-    promise = run_of().records[0]
-    noisy = record(ONNX, promise.point, rounds=[[3], [9], [4], [8], [5], [7]])
-    assert held(promise, noisy, 0.2).verdict == "undecided"
-    assert held(promise, record(ONNX, promise.point, rounds=[[5]]), 0.2).verdict == "undecided"
-    assert held(promise, None, 0.2).verdict == "unmeasured"
-    failed = record(ONNX, promise.point, status="failed", reason="killed")
-    assert held(promise, failed, 0.2).reason == "failed: killed"
+    found = held(promise, None if now is None else record(ONNX, promise.point, **now), 0.2)
+    assert (found.verdict, found.reason, found.promised_ns) == (verdict, reason, 5 * MS)
+    if now and "ms" in now:
+        assert found.ratio == pytest.approx(now["ms"] / 5)
 
 
 def found_with(
@@ -355,7 +335,7 @@ def verified(folder: Path, **options: Any) -> BundleVerification:
         return verify_bundle(folder, **options)
 
 
-def test_a_bundle_holds_what_it_needs_and_says_where_it_came_from(made: Bundle) -> None:
+def test_a_bundle_holds_what_it_needs_and_says_where_it_came_from(made: Bundle, artifacts: Path) -> None:
     names = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
     wanted = {
         "manifest.json", "run.py", "requirements.txt", "certificate.jsonl", "envelope.jsonl", "model/model.onnx",
@@ -363,31 +343,24 @@ def test_a_bundle_holds_what_it_needs_and_says_where_it_came_from(made: Bundle) 
         "samples/2x37/eager/zipf-full.inputs.npz",
     }  # fmt: skip
     assert wanted <= names
-    assert set(made.manifest.files) == names - {FILE}
-    assert made.manifest.verdict == "equivalent"
-    assert made.manifest.run["file"] == "run.jsonl"
-    assert made.manifest.origin == "seeded random (seed 0)"
-    assert made.manifest.requirements == {
-        "onnxruntime": pytest.importorskip("onnxruntime").__version__,
-        "numpy": np.__version__,
-    }
+    manifest = made.manifest
+    assert set(manifest.files) == names - {FILE}
+    assert (manifest.verdict, manifest.run["file"]) == ("equivalent", "run.jsonl")
+    assert manifest.origin == "seeded random (seed 0)"
+    onnxruntime = pytest.importorskip("onnxruntime").__version__
+    assert manifest.requirements == {"onnxruntime": onnxruntime, "numpy": np.__version__}
     with np.load(made.folder / "samples/2x37/reference/random-left.npz") as reference:
         assert reference["last_hidden_state"].dtype == np.float64
         assert reference["last_hidden_state"].shape == (2, 37, 64)
     for path in (*made.folder.rglob("*.json"), *made.folder.glob("*.jsonl")):
         assert str(Path.home()) + "/" not in path.read_text().replace(str(made.folder.parent), "")
     assert max(len(line) for line in report.made(made).splitlines() if "/" not in line) <= 80
-
-
-def test_the_certificate_belongs_to_the_artifact_and_holds_with_the_model_too(made: Bundle, artifacts: Path) -> None:
-    certificate = read_certificate(made.folder / CERTIFICATE)
-    (one,) = judgements(certificate)
-    assert one.artifact["checksum"] == made.manifest.artifact["checksum"]
+    (one,) = judgements(read_certificate(made.folder / CERTIFICATE))
+    assert one.artifact["checksum"] == manifest.artifact["checksum"]
     assert len(one.cases) == 16
-    with in_this_process():
+    with in_this_process():  # the certificate holds with the model too
         found = verify(made.folder / CERTIFICATE, made.folder / "model", artifacts=artifacts)
-    assert found.holds
-    assert found.exit_code == 0
+    assert (found.holds, found.exit_code) == (True, 0)
 
 
 BLOCKED = """
@@ -398,50 +371,42 @@ runpy.run_path({path!r}, run_name="__main__")
 """
 
 
-def alone(folder: Path, *blocked: str) -> list[str]:
-    """What run.py prints in a process that can import neither this project nor `blocked`, from another folder."""
-    code = BLOCKED.format(blocked={"bench", "backends", "exporters", *blocked}, path=str(folder / "run.py"))
+def test_run_py_needs_neither_this_project_nor_torch(made: Bundle) -> None:
+    """In a process that can import none of them, from another folder."""
+    blocked = {"bench", "backends", "exporters", "torch", "transformers", "onnx", "safetensors"}
+    code = BLOCKED.format(blocked=blocked, path=str(made.folder / "run.py"))
     command = [sys.executable, "-W", "ignore", "-I", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def test_run_py_needs_neither_this_project_nor_torch(made: Bundle) -> None:
-    lines = alone(made.folder, "torch", "transformers", "onnx", "safetensors")
+    lines = done.stdout.splitlines()
     assert len(lines) == 4
     for line in lines:
         assert "last_hidden_state" in line
         assert float(line.split()[-2]) < 1e-5
 
 
-def test_a_bundle_that_keeps_its_promises_holds(made: Bundle, kept: Callable[[float], None]) -> None:
-    kept(1.0)
+def test_times_are_really_measured_by_the_runs_plan(made: Bundle) -> None:
     said: list[str] = []
-    found = verified(made.folder, manifest_sha256=made.manifest_sha256, say=said.append)
-    assert found.exit_code == 0, found.to_json()
-    assert found.counts_time
-    assert [entry.verdict for entry in found.kept] == ["within", "within"]
-    assert len(found.judgement.cases) == 16
+    found = verified(
+        made.folder, envelope="strict", threshold=50, manifest_sha256=made.manifest_sha256, say=said.append
+    )
+    assert [(entry.batch, entry.length) for entry in found.kept] == [(1, 16), (4, 8)]
+    assert all(entry.measured_ns and entry.measured_ns > 0 for entry in found.kept)
+    assert found.judgement is not None and len(found.judgement.cases) == 16
     assert said[0].startswith("every file is as deployed")
     text = report.render(found, "table")
     assert max(map(len, text.replace(str(made.folder), "").splitlines())) <= 80
-    assert json.loads(report.render(found, "json"))["kept"][0]["verdict"] == "within"
-
-
-def test_times_are_really_measured_by_the_runs_plan(made: Bundle) -> None:
-    found = verified(made.folder, envelope="strict", threshold=50)
-    assert [(entry.batch, entry.length) for entry in found.kept] == [(1, 16), (4, 8)]
-    assert all(entry.measured_ns and entry.measured_ns > 0 for entry in found.kept)
 
 
 def test_slower_is_exit_code_4_on_the_runs_machine_and_a_note_on_another(
-    made: Bundle, kept: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    made: Bundle, kept: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, cli_here: Callable[..., Any]
 ) -> None:
     kept(3.0)
-    monkeypatch.setattr(verify_module.Opened, "judged", lambda opened: judgements(opened.certificate)[0])
-    assert verified(made.folder).exit_code == 4
-    assert verified(made.folder, threshold=2.5).exit_code == 0
+    monkeypatch.setattr(verify_module.Opened, "judged", lambda opened, certificate: judgements(certificate)[0])
+    with in_this_process():
+        told = json.loads(cli_here("verify", str(made.folder), "--format", "json").stdout)
+        assert (told["exit_code"], told["counts_time"], told["kept"][0]["verdict"]) == (4, True, "slower")
+        assert cli_here("verify", str(made.folder), "--threshold", "250%").returncode == 0
     assert verified(made.folder, envelope="off").exit_code == 0
     monkeypatch.setattr("bench.machine.cpu_name", lambda *rest: "Another CPU")
     elsewhere = verified(made.folder)
@@ -463,77 +428,80 @@ def test_one_altered_byte_is_exit_code_3_and_nothing_is_run(
     (copied / name).write_bytes(data)
     monkeypatch.setattr("bench.process.channel.Worker.__init__", started)
     found = verify_bundle(copied)
-    assert found.exit_code == 3
-    assert found.judgement is None
+    assert (found.exit_code, found.judgement) == (3, None)
     assert any(name in fault for fault in found.faults)
 
 
 def forged(folder: Path, **changes: Any) -> None:
     """Write a manifest that fits the files as they are now."""
-    manifest, _ = read_manifest(folder)
-    data = json.loads((folder / FILE).read_text())
-    made = replace(manifest or Manifest.from_json(data), files=checksums(folder), **changes)
-    (folder / FILE).write_text(made.text())
+    manifest = msgspec.json.decode((folder / FILE).read_bytes(), type=Manifest)
+    (folder / FILE).write_text(replace(manifest, files=checksums(folder), **changes).text())
 
 
-def test_another_model_with_papers_made_up_to_fit_is_broken(copied: Path) -> None:
-    file = copied / "model" / "model.onnx.data"
+def other_weights(folder: Path) -> dict[str, Any]:
+    file = folder / "model" / "model.onnx.data"
     weights = np.frombuffer(file.read_bytes(), np.float32).copy()
     weights[: len(weights) // 2] *= 1.01
     file.write_bytes(weights.tobytes())
-    names = {
-        path.name: entry["sha256"]
-        for path in (copied / "model").iterdir()
-        if path.name != MANIFEST
-        for entry in [checksums(copied / "model")[path.name]]
-    }
-    papers = read_certificate(copied / CERTIFICATE)
+    names = {name: entry.sha256 for name, entry in checksums(folder / "model").items() if name != MANIFEST}
+    papers = read_certificate(folder / CERTIFICATE)
     papers.notes["artifacts"]["0"] |= {"checksum": "made up", "files": names}
     file_of = RunFile(papers)
     file_of.go_on()
     file_of.seal()
-    forged(copied, artifact={"format": "onnx", "key": "", "checksum": "made up"})
-    found = verified(copied, envelope="off")
-    assert found.faults == []
-    assert found.judgement.verdict == "broken"
-    assert found.exit_code == 3
+    return {"artifact": {"format": "onnx", "key": "", "checksum": "made up"}}
 
 
-def test_outputs_of_another_model_in_place_of_the_references_are_broken_too(copied: Path) -> None:
+def other_outputs(folder: Path) -> dict[str, Any]:
     for whose in ("reference", "eager"):
-        path = copied / "samples/2x37" / whose / "random-full.npz"
+        path = folder / "samples/2x37" / whose / "random-full.npz"
         with np.load(path) as stored:
             np.savez(path, **{name: array * 1.001 for name, array in stored.items()})
-    forged(copied)
+    return {}
+
+
+def no_certificate(folder: Path) -> dict[str, Any]:
+    (folder / CERTIFICATE).write_text("{}\n")
+    return {}
+
+
+def no_promise(folder: Path) -> dict[str, Any]:
+    run = read_run(folder / envelopes.FILE)
+    run.records = []
+    envelopes.write(run, folder / envelopes.FILE)
+    return {}
+
+
+def altered_promise(folder: Path) -> dict[str, Any]:
+    path = folder / envelopes.FILE
+    path.write_text(path.read_text().replace("5000000", "9000000", 1))
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (other_weights, ""),
+        (other_outputs, "2×37 random, full"),
+        (lambda folder: {"artifact": {"format": "onnx", "key": "", "checksum": "another"}}, "of another artifact"),
+        (lambda folder: {"candidate": EAGER}, "of another artifact"),
+        (no_certificate, "certificate or envelope do not fit"),
+        (no_promise, "promises nothing"),
+        (altered_promise, "no sealed run"),
+    ],
+)
+def test_papers_made_up_to_fit_prove_nothing(
+    copied: Path, change: Callable[[Path], dict[str, Any]], words: str
+) -> None:
+    forged(copied, **change(copied))
     found = verified(copied, envelope="off")
     assert found.exit_code == 3
-    assert "2×37 random, full" in found.judgement.reason
+    assert words in (found.judgement.reason if found.judgement else found.faults[0])
+    assert (found.judgement is not None) == (change in (other_weights, other_outputs))
+    assert found.judgement is None or (found.judgement.verdict, found.faults) == ("broken", [])
 
 
-def test_a_certificate_of_another_artifact_is_no_certificate(copied: Path) -> None:
-    forged(copied, artifact={"format": "onnx", "key": "", "checksum": "another"})
-    found = verified(copied)
-    assert found.exit_code == 3
-    assert "of another artifact" in found.faults[0]
-    (copied / CERTIFICATE).write_text("{}\n")
-    forged(copied)
-    assert verified(copied).exit_code == 3
-
-
-def test_an_envelope_that_promises_nothing_or_was_altered_proves_nothing(copied: Path) -> None:
-    path = copied / envelopes.FILE
-    text = path.read_text()
-    run = read_run(path)
-    run.records = []
-    envelopes.write(run, path)
-    forged(copied)
-    assert "promises nothing" in verified(copied).faults[0]
-    path.write_text(text.replace("5000000", "9000000", 1))
-    forged(copied)
-    assert "no sealed run" in verified(copied).faults[0]
-
-
-def test_a_worker_that_dies_leaves_it_unproven(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_run_leaves_it_unproven(made: Bundle, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = InThisProcess.request
 
     def die(self: InThisProcess, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
@@ -541,44 +509,46 @@ def test_a_worker_that_dies_leaves_it_unproven(made: Bundle, monkeypatch: pytest
             raise WorkerError("failed", "the worker was killed by SIGKILL after 1.0 s", {}, is_gone=True)
         return answer(self, message, timeout_seconds)
 
-    monkeypatch.setattr(InThisProcess, "request", die)
-    found = verified(made.folder)
-    assert found.exit_code == 1
-    assert found.judgement.verdict == "unjudged"
-    assert found.kept == []
+    with monkeypatch.context() as context:
+        context.setattr(InThisProcess, "request", die)
+        found = verified(made.folder)
+    assert (found.exit_code, found.judgement.verdict, found.kept) == (1, "unjudged", [])
     assert "SIGKILL" in report.render(found, "table")
-
-
-def test_a_bundle_for_a_device_that_is_not_here_is_not_proven(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Onnx, "supports", classmethod(lambda cls, variant, device, precision: f"no {device} here"))
     forged(copied, device="cuda")
     found = verified(copied)
-    assert found.exit_code == 1
+    assert (found.exit_code, found.kept) == (1, [])
     assert found.judgement.reason == "unsupported: no cuda here"
-    assert found.kept == []
 
 
-def test_other_versions_and_wrong_options_are_told(made: Bundle, copied: Path) -> None:
+def test_other_versions_are_told(copied: Path) -> None:
     forged(copied, requirements={"onnxruntime": "1.0", "numpy": np.__version__})
     (note,) = [line for line in verified(copied, envelope="off").notes if "versions" in line]
     assert "onnxruntime 1.0 → " in note
     assert "numpy" not in note
-    for options, words in (({"envelope": "of"}, "did you mean 'off'"), ({"threshold": 0}, "above 0")):
-        with pytest.raises(UserError, match=words):
-            verify_bundle(made.folder, **options)
 
 
 # What goes wrong while it is written.
 
 
-def test_a_full_disk_leaves_nothing(
-    made: Bundle, artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(source: Path, target: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def full(source: Path, target: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(making.shutil, "copyfile", full)
-    with in_this_process(), pytest.raises(BenchError, match="No space left on device") as refused:
+
+def bit_rot(source: Path, target: Path, copy: Callable[[Path, Path], Any] = shutil.copyfile) -> None:
+    copy(source, target)
+    if target.name == "model.onnx":
+        target.write_bytes(b"bit rot")
+
+
+@pytest.mark.parametrize(
+    ("copy", "words"), [(full, "No space left on device"), (bit_rot, "damaged while it was copied")]
+)
+def test_a_bundle_that_cannot_be_written_leaves_nothing(
+    made: Bundle, artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: Any, words: str
+) -> None:
+    monkeypatch.setattr(making.shutil, "copyfile", copy)
+    with in_this_process(), pytest.raises(BenchError, match=words) as refused:
         deploy(run_of(), tmp_path / "bundle", choose="onnx", artifacts=artifacts)
     assert refused.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
@@ -597,68 +567,54 @@ def test_an_interruption_leaves_nothing_and_a_killed_ones_rest_is_removed(tmp_pa
     assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "whole"]
 
 
-def test_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "full").mkdir()
+def of_other_weights() -> Run:
+    run = run_of()
+    run.model = replace(run.model, checkpoint="0123456789abcdef")
+    return run
+
+
+def altered() -> Run:
+    run = run_of()
+    run.integrity = "altered"
+    return run
+
+
+@pytest.mark.parametrize(
+    ("run", "output", "words"),
+    [
+        (run_of, "full", "not empty"),
+        (run_of, "full/file", "is no folder"),
+        (run_of, "link", "is no folder"),
+        (run_of, "no/such/folder", "make it first"),
+        (run_of, "here", "the folder that you are in"),
+        (of_other_weights, "bundle", "another artifact would be bundled than was measured"),
+        (altered, "bundle", "was altered after it was written"),
+        (
+            lambda: builder.run_of([builder.record("onnx", Rate(0, 1.0))], Load),
+            "bundle",
+            "a run of bench load; give one of bench compare",
+        ),
+    ],
+)
+def test_nothing_is_overwritten_nor_made_of_what_was_not_measured_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Run], output: str, words: str
+) -> None:
+    for name in ("full", "here"):
+        (tmp_path / name).mkdir()
     (tmp_path / "full" / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for name, words in {
-        "full": "not empty", "full/file": "is no folder", "link": "is no folder", "no/such/folder": "make it first",
-    }.items():  # fmt: skip
-        with pytest.raises(UserError, match=words):
-            deploy(run_of(), tmp_path / name, choose="onnx", artifacts=tmp_path / "artifacts")
-    assert (tmp_path / "full" / "file").read_text() == "mine"
-    (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(UserError, match="the folder that you are in"):
-        deploy(run_of(), ".", choose="onnx", artifacts=tmp_path / "artifacts")
-    assert not (tmp_path / "artifacts").exists()
-
-
-def test_what_was_not_measured_so_is_not_bundled(tmp_path: Path) -> None:
-    def refused(run: Run, words: str) -> None:
-        with pytest.raises(UserError, match=words):
-            deploy(run, tmp_path / "bundle", choose="onnx", artifacts=tmp_path / "artifacts")
-
-    other = run_of()
-    other.model = replace(other.model, checkpoint="0123456789abcdef")
-    refused(other, "another artifact would be bundled than was measured")
-    altered = run_of()
-    altered.integrity = "altered"
-    refused(altered, "was altered after it was written")
-    refused(builder.run_of([builder.record("onnx", Rate(0, 1.0))], Load), "a run of bench load; give one of bench comp")
-
-
-def test_a_run_that_was_cut_says_so(tmp_path: Path) -> None:
-    run = run_of()
-    run.integrity, run.path = "cut", tmp_path / "run.jsonl"
-    assert selection.CUT in select(run, "onnx", Constraints()).reasons
-
-
-def test_a_damaged_copy_is_found(
-    made: Bundle, artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = shutil.copyfile
-
-    def bad(source: Path, target: Path) -> None:
-        copy(source, target)
-        if target.name == "model.onnx":
-            target.write_bytes(b"bit rot")
-
-    monkeypatch.setattr(making.shutil, "copyfile", bad)
-    with in_this_process(), pytest.raises(BenchError, match="damaged while it was copied"):
-        deploy(run_of(), tmp_path / "bundle", choose="onnx", artifacts=artifacts)
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match=words):
+        deploy(run(), tmp_path / output, choose="onnx", artifacts=tmp_path / "artifacts")
+    assert (tmp_path / "full" / "file").read_text() == "mine"
+    assert not any(path.name.startswith((".bundle", "bundle")) for path in tmp_path.iterdir())
 
 
 # The command line.
 
 
 def test_deploy_and_verify_by_command(
-    cli_here: Callable[..., Any],
-    artifacts: Path,
-    tmp_path: Path,
-    kept: Callable[[float], None],
-    monkeypatch: pytest.MonkeyPatch,
+    cli_here: Callable[..., Any], artifacts: Path, tmp_path: Path, kept: Callable[[float], None]
 ) -> None:
     builder.write(run_of(candidates=(EAGER, ONNX)), tmp_path / "run.jsonl")
     kept(1.0)
@@ -670,10 +626,6 @@ def test_deploy_and_verify_by_command(
         sha256 = next(line.split()[-1] for line in done.stdout.splitlines() if line.startswith("manifest SHA256"))
         done = cli_here("verify", "out", "--manifest-sha256", sha256)
         assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the bundle holds"), done.stderr
-        kept(2.0)
-        monkeypatch.setattr(verify_module.Opened, "judged", lambda opened: judgements(opened.certificate)[0])
-        assert json.loads(cli_here("verify", "out", "--json").stdout)["exit_code"] == 4
-        assert cli_here("verify", "out", "--threshold", "200%").returncode == 0
     (tmp_path / "out" / "extra").write_text("")
     done = cli_here("verify", "out")
     assert done.returncode == 3
@@ -683,35 +635,11 @@ def test_deploy_and_verify_by_command(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("name", "shown"),
     [
-        (("deploy", "run.jsonl"), "Missing option '--output'"),
-        (("deploy", "run.jsonl", "--output", "new", "--layout", "tritn"), "did you mean 'triton'"),
-        (("deploy", "nowhere.jsonl", "--output", "new"), "nowhere.jsonl"),
-        (("deploy", "run.jsonl", "--output", "new", "--choose", "eager", "--layout", "triton"), "--layout triton is for onnx and torchscript"),
-        (("deploy", "run.jsonl", "--output", "new", "--choose", "onnx", "--slo", "p95=1ms"), "--slo would decide nothing"),
-        (("verify", "run.jsonl"), "give a bundle's folder"),
-        (("verify", ".", "--model", "bert"), "--model is for a certificate with its artifact"),
-        (("verify", "run.jsonl", ".", "--envelope", "off"), "--envelope is for a bundle"),
-        (("verify", "."), "is no bundle"),
-        (("verify", ".", "--markdown"), "--markdown is for a certificate with its artifact"),
+        ("bert-tiny", "bert-tiny"), ("path/to/My model/", "My_model"), ("org/name", "name"), ("../..", "model"),
+        ('"""\nimport os', "import_os"), ("modèle", "mod_le"), ("x" * 500, "x" * 60),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line_and_exit_code_2(
-    cli_here: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], words: str
-) -> None:
-    builder.write(run_of(candidates=(EAGER, ONNX)), tmp_path / "run.jsonl")
-    done = cli_here(*arguments)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-def test_a_models_name_as_a_folder_and_in_a_comment() -> None:
-    assert plain("bert-tiny") == "bert-tiny"
-    assert plain("path/to/My model/") == "My_model"
-    assert plain("org/name") == "name"
-    assert plain('"""\nimport os') == "import_os"
-    assert plain("../..") == "model"
-    assert plain("modèle") == "mod_le"
-    assert len(plain("x" * 500)) == 60
+def test_a_models_name_as_a_folder_and_in_a_comment(name: str, shown: str) -> None:
+    assert plain(name) == shown
