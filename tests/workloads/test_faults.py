@@ -340,7 +340,7 @@ def test_a_killed_run_goes_on_from_the_turns_that_are_there(
             kept = before.get(record.cell, [])
             assert list(record.turns[: len(kept)]) == kept
             assert len({turn.outputs for turn in record.turns}) == 1  # the same inputs as before
-        if last == turns[0]:  # rounds stay paired
+        if last == turns[0] and "rounds" in SMALL[name].options:  # of cells that had turns left, rounds stay paired
             assert all(len({len(one.turns) for one in records}) == 1 for _, records in found.by_point())
         assert read_run(path).integrity == "sealed"
 
