@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis  # noqa: F401 - it looks who refers to what, and fails once imports are out of garbage collection
 import pytest
 
 from tests import made
