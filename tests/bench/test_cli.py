@@ -138,6 +138,8 @@ def artifact_of(artifacts: Path, format: str, model: str, precision: str) -> Pat
     """The stored artifact of the base model `model` in one format and precision."""
     for path in (artifacts / "store").glob(f"{format}-*"):
         recipe = json.loads((path / "artifact.json").read_text())["recipe"]
+        if recipe["format"] != format:  # e.g. onnx-attention23
+            continue
         weights = artifacts / "store" / f"checkpoint-{recipe['checkpoint']}" / "artifact.json"
         metadata = json.loads(weights.read_text())["metadata"]
         if (metadata["model"], metadata["task"], recipe["precision"]) == (model, "base", precision):
