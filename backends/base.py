@@ -60,7 +60,7 @@ class Spec:
     distributions: tuple[str, ...] = ()
     """Distributions that must be installed too, if an importable module does not prove it."""
     install: str = ""
-    """Argument of `pip install` that adds what is required."""
+    """Arguments of `pip install` that add what is required, with spaces between."""
     requirements: Path | None = None
     """Pinned requirements file from which `bench env create` makes this backend's own environment."""
     computes_the_model: bool = True
@@ -87,7 +87,8 @@ class Spec:
 
     def install_command(self) -> str:
         """The exact command that adds what `missing` lists."""
-        return f"bench env create {self.name}" if self.requirements else f"pip install '{self.install}'"
+        packages = " ".join(f"'{one}'" for one in self.install.split())
+        return f"bench env create {self.name}" if self.requirements else f"pip install {packages}"
 
     def versions(self) -> dict[str, str]:
         """Version of each required distribution that is installed."""

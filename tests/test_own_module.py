@@ -271,6 +271,10 @@ def test_a_timed_cell_takes_the_inputs_that_the_module_made(tmp_path: Path) -> N
     assert (eager.status, eager.verdict, set(eager.parity["cases"])) == ("ok", "original", {"timed"})
     assert eager.operations["flops"] == 2 * 2 * 8 * 12 * 8
     assert (null.status, null.operations) == ("ok", {})
+    given = {key: value for key, value in quick(tmp_path).items() if key in ("device", "threads", "timeout")}
+    given |= {"artifacts": tmp_path / "store", "output": tmp_path / "started.jsonl"}
+    started = bench.measure_coldstart(module=f"{CASES}:two", backends="eager", rounds=1, caches="warm", **given)
+    assert [(one.status, one.verdict) for one in started.records] == [("ok", "original")]
 
 
 @pytest.mark.usefixtures("in_this_process")

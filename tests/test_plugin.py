@@ -82,15 +82,19 @@ def test_a_workload_of_a_plugin_has_what_every_workload_has(
         return str(shown.stdout)
 
     assert "median time to hand a batch over" in " ".join(report().split())
-    assert "median time to hand a batch over" in report("--format", "markdown")
-    (eager, null) = csv.DictReader(io.StringIO(report("--format", "csv")))
+    assert "median time to hand a batch over" in report("--markdown")
+    (eager, null) = csv.DictReader(io.StringIO(report("--csv")))
     assert (eager["backend"], eager["batch"], eager["rounds"]) == ("eager", "2", "3")
     assert (eager["status"], eager["parity"], null["parity"]) == ("ok", "original", "")
-    assert json.loads(report("--format", "json"))["workload"] == "prepare"
+    assert json.loads(report("--json"))["workload"] == "prepare"
     report("--output", "page.html")
     assert "prepare" in (tmp_path / "page.html").read_text()
-    run = bench.measure_prepare("bert-tiny", backends="null", batches="1", rounds=3)
-    assert len(run.records) == 1
+    run = bench.measure_prepare("bert-tiny", backends="null", batches="1,2", rounds=3)
+    assert [run.repeat(record).count(f"--batches {record.point.batch}") for record in run.records] == [1, 1]
+    own = bench.measure_prepare(
+        module=f"{root}/tests/exporters/own_cases.py:two", backends="eager", rounds=1, batches="1"
+    )
+    assert [(one.status, one.verdict) for one in own.records] == [("ok", "original")]
 
 
 def test_the_plugins_file_is_as_short_as_it_is_promised(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.machine import gpu, memory
-from bench.parity import judging
+from bench.parity import inputs, judging
 from bench.parity.inputs import InputPlan
-from bench.process import abilities
+from bench.process import abilities, timing
+from bench.process.timing import KINDS_OF_TIME, Sampling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +40,20 @@ class Cell(ABC):
         self.kept: dict[str, Any] = args.__dict__.setdefault("kept", {})
         """What cells of one worker leave for later ones, e.g. shapes that are warmed up."""
         self.facts_before: dict[str, Any] = {}
+        self.stored: Path | None = None
+        """Where inputs lie that the user's own module made."""
+
+    def start(self, stored_inputs: str | None = None, no_inputs: str = "", **request: Any) -> dict[str, Any]:
+        """Begin on inputs that the user's own module made, in the folder `stored_inputs`; without it, on drawn ones.
+
+        `no_inputs` says why they are missing, which only a backend that computes no model can do without.
+        """
+        from backends.base import BackendError
+
+        if no_inputs and self.backend.spec.computes_the_model:
+            raise BackendError(f"the module's own inputs are not there: {no_inputs}")
+        self.stored = None if stored_inputs is None else Path(stored_inputs)
+        return self.begin(**request)
 
     @abstractmethod
     def begin(self, *args: Any, **request: Any) -> dict[str, Any]:
@@ -53,7 +69,9 @@ class Cell(ABC):
 
     def outputs(self, unit: str, case: str, plan: InputPlan, ids: Any) -> tuple[Arrays, dict[str, int]]:
         """Outputs on the inputs of one judged case, of the timed call or of one more, and the memory of that one."""
-        return self.run_once(judging.batch_of(self.backend, plan, case, ids))
+        if self.stored is None:
+            return self.run_once(judging.batch_of(self.backend, plan, case, ids))
+        return self.run_once(self.batch(plan, case))
 
     def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float, **further: Any) -> dict[str, Any]:
         """Figures by case of outputs against the references of `units`; the facts and the memory of the last call.
@@ -81,6 +99,10 @@ class Cell(ABC):
         """Let go of inputs and outputs."""
 
     # What cells share.
+
+    def batch(self, plan: InputPlan, case: str = "timed") -> Arrays:
+        """Inputs of one case: those that the user's own module made, or drawn by `plan`."""
+        return inputs.make_batch(plan, case) if self.stored is None else judging.read_inputs(self.stored, case)
 
     def facts_after(self) -> dict[str, Any]:
         """The backend's facts, with how often it compiled since `facts_before`."""
@@ -129,6 +151,32 @@ class Cell(ABC):
         """What this process holds on the GPU behind a call: the most, as no allocator gives back before a cell ends."""
         held = gpu.process_bytes(os.getpid()) if self.args.device == "cuda" else None
         return {} if held is None else {"peak_device_process_bytes": held}
+
+
+class TimedCell(Cell):
+    """A cell whose `begin` sets `plan`, `sampling`, `boundary` and a `step`, and ends with `warmed_up`."""
+
+    plan: InputPlan
+    sampling: Sampling
+    boundary: str
+    step: timing.Step
+
+    def warmed_up(self, first_ns: int, watched: dict[str, Any]) -> dict[str, Any]:
+        """What `begin` returns, once the step is warmed up."""
+        self.warm = timing.warm_up(self.step, self.sampling)
+        self.facts_before = self.backend.facts() | watched
+        once = {"first_call_ns": first_ns, "warmup_ns": self.warm.warmup_ns, "is_stable": self.warm.is_stable}
+        return {"once": once | {"calls_per_sample": self.warm.calls_per_sample}, "facts": self.facts_before}
+
+    def turn(self, seconds: float) -> dict[str, Any]:
+        cpu_started = time.process_time()
+        samples = timing.take_turn(self.step, seconds, self.warm, self.sampling)
+        spent = time.process_time() - cpu_started
+        times = {kind: getattr(samples, f"{kind}_ns") for kind in KINDS_OF_TIME}
+        return {"times_ns": times, "cpu_seconds": spent, "outputs": checksum(self._last_outputs(), self.plan)}
+
+    def _last_outputs(self) -> Any:
+        return self.step.outputs if self.boundary == "host" else self.backend.fetch(self.step.outputs)
 
 
 def settle() -> None:

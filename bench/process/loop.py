@@ -45,7 +45,7 @@ class Loop:
         backend_class = backends.load_class(self.args.backend)
         for module in (*backend_class.spec.requires, *(["torch"] if self.args.device == "cuda" else [])):
             import_module(module)
-        if backend_class.spec.format == "checkpoint":
+        if "transformers" in backend_class.spec.requires:
             models.import_libraries()
         self.backend = backend_class(open_checkpoint=checkpoint.open_checkpoint)
         self.args.import_ns = time.monotonic_ns() - self.args.started
@@ -95,7 +95,7 @@ class Loop:
         """Make the cell of class `cell` ("module:Class") under `key`, and begin it."""
         self._end(key)
         self.cells[key] = _named(cell)(self.backend, self.args)
-        return self.cells[key].begin(**request)
+        return self.cells[key].start(**request)
 
     def do_turn(self, key: str, request: dict[str, Any]) -> Any:
         """Take one turn of a begun cell."""

@@ -26,6 +26,10 @@ LEAST_WINDOW = 4
 SHARE_OF_OTHER_TIMES = 0.25
 
 
+#: What `Samples` holds, in nanoseconds a call; `wall` is the headline.
+KINDS_OF_TIME = ("wall", "device", "enqueue", "pipelined", "naive")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a cell is warmed up and sampled."""

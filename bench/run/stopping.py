@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench import options
 from bench.options import CommonOptions, option
 from bench.run.record import Record, Run
 from bench.run.schedule import Enough, Grid, Schedule
 from bench.run.workload import Workload
+
+if TYPE_CHECKING:
+    from exporters.sources import ModelSource
 
 TARGET_PRECISION = {"cpu": 0.02, "cuda": 0.01}
 Timed = TypeVar("Timed", bound="TimedOptions")
@@ -64,6 +67,10 @@ class TimedWorkload(Workload):
     """A workload whose turns at a point go on until the medians there are precise."""
 
     options: TimedOptions
+
+    @classmethod
+    def settle(cls, options: Any, source: ModelSource) -> Any:
+        return options.with_precision()
 
     def schedule(self) -> Schedule:
         enough = self.options.enough

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -253,8 +253,13 @@ class Workload(ABC):
         )  # fmt: skip
 
     def narrowed(self, point: Point) -> dict[str, Any]:
-        """The options that differ where one point alone is measured."""
-        return {}
+        """The options that differ where one point alone is measured: those that its fields, or their plurals, name."""
+        declared = {one.name for one in self.options.declared()}
+        values = {field.name: getattr(point, field.name) for field in fields(point)}
+        found = {name: value for name, value in values.items() if name in declared}
+        for name, value in values.items():
+            found |= {plural: (value,) for plural in (f"{name}s", f"{name}es") if plural in declared}
+        return found
 
     def exit_code(self, run: Run) -> int:
         """What the command ends with."""

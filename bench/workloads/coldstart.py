@@ -132,7 +132,7 @@ class ColdStartCell(Cell):
     """Makes the first call of its process."""
 
     def begin(self, plan: dict[str, Any]) -> dict[str, Any]:
-        batch, called_ns = inputs.make_batch(InputPlan.from_json(plan), "timed"), time.monotonic_ns()
+        batch, called_ns = self.batch(InputPlan.from_json(plan)), time.monotonic_ns()
         call = partial(self.backend.run, self.backend.prepare(batch))
         call()
         self.backend.synchronize()

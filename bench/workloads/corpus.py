@@ -15,7 +15,7 @@ from bench.options import CommonOptions, declared_as, option
 from bench.packing import BUCKETED, DEFAULT_BUCKET, LAST, SORTED, UNSORTED, Packed, Packing, Summary, pack, parse_orders
 from bench.parity import inputs
 from bench.parity import sentences as reading
-from bench.parity.cell import settle
+from bench.parity.cell import TimedCell, settle
 from bench.parity.inputs import InputPlan
 from bench.parity.sentences import Sentences
 from bench.process import abilities, timing
@@ -24,7 +24,7 @@ from bench.run import guesses
 from bench.run.record import Turn
 from bench.run.schedule import Enough, Grid, Schedule
 from bench.spec import Candidate, Shape
-from bench.workloads.forward import ForwardOptions, TimedCell
+from bench.workloads.forward import ForwardOptions
 from bench.workloads.passes import OneByOne, Passes, read_one_by_one, run_in
 
 if TYPE_CHECKING:
@@ -226,9 +226,6 @@ class Corpus(Passes):
         shapes = (Shape(*batch.shape) for batch in self.options.packed(point).batches)
         calls = (SECONDS_OF_A_CALL + guesses.call_seconds(source, self.options, peaks, shape) for shape in shapes)
         return (PASSES_BESIDE + self.options.rounds) * sum(calls) + self.options.warmup
-
-    def narrowed(self, point: Packing) -> dict[str, Any]:
-        return {"batches": (point.batch,), "orders": (point.order,)}
 
 
 class CorpusCell(TimedCell):

@@ -6,18 +6,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import options
 from bench.columns import Column, Section
 from bench.errors import UserError
 from bench.options import option
-from bench.parity import inputs, judging
-from bench.parity.cell import Cell, checksum, settle
+from bench.parity import inputs
+from bench.parity.cell import TimedCell, settle
 from bench.parity.inputs import InputPlan
 from bench.process import timing
-from bench.process.timing import Sampling
+from bench.process.timing import KINDS_OF_TIME, Sampling
 from bench.run import columns, doubling, guesses, sections
 from bench.run.record import Record, Run, Turn
 from bench.run.schedule import Schedule
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 #: Turns that a cell's ceiling of seconds is shared out to, or more for many rounds.
 TURNS_OF_A_CEILING = 50
-KINDS_OF_TIME = ("wall", "device", "enqueue", "pipelined", "naive")
 
 
 def batches(value: Any, name: str) -> str | tuple[int, ...]:
@@ -265,54 +263,16 @@ class Forward(TimedWorkload):
         return self.is_open_ended and doubling.is_beyond(record)
 
     def narrowed(self, point: Shape) -> dict[str, Any]:
-        shape = {"batches": (point.batch,), "lengths": (point.length,)}
-        return {"preset": None, "grad": False, "shapes": (), **shape}
-
-
-class TimedCell(Cell):
-    """A cell whose `begin` sets `plan`, `sampling`, `boundary` and a `step`, and ends with `warmed_up`."""
-
-    plan: InputPlan
-    sampling: Sampling
-    boundary: str
-    step: timing.Step
-
-    def warmed_up(self, first_ns: int, watched: dict[str, Any]) -> dict[str, Any]:
-        """What `begin` returns, once the step is warmed up."""
-        self.warm = timing.warm_up(self.step, self.sampling)
-        self.facts_before = self.backend.facts() | watched
-        once = {"first_call_ns": first_ns, "warmup_ns": self.warm.warmup_ns, "is_stable": self.warm.is_stable}
-        return {"once": once | {"calls_per_sample": self.warm.calls_per_sample}, "facts": self.facts_before}
-
-    def turn(self, seconds: float) -> dict[str, Any]:
-        cpu_started = time.process_time()
-        samples = timing.take_turn(self.step, seconds, self.warm, self.sampling)
-        spent = time.process_time() - cpu_started
-        times = {kind: getattr(samples, f"{kind}_ns") for kind in KINDS_OF_TIME}
-        return {"times_ns": times, "cpu_seconds": spent, "outputs": checksum(self._last_outputs(), self.plan)}
-
-    def _last_outputs(self) -> Any:
-        return self.step.outputs if self.boundary == "host" else self.backend.fetch(self.step.outputs)
+        return {"preset": None, "grad": False, "shapes": ()} | super().narrowed(point)
 
 
 class ForwardCell(TimedCell):
     """Warms one shape up, times calls, and judges the outputs of the last one."""
 
-    def begin(
-        self, plan: dict[str, Any], sampling: dict[str, Any], boundary: str, stored_inputs: str | None = None,
-        no_inputs: str = "",
-    ) -> dict[str, Any]:  # fmt: skip
-        """Inputs that the user's own module made lie with the reference in `stored_inputs`, or `no_inputs` says why
-        not; a backend that computes no model takes ids in their place.
-        """
-        from backends.base import BackendError
-
+    def begin(self, plan: dict[str, Any], sampling: dict[str, Any], boundary: str) -> dict[str, Any]:
         backend = self.backend
-        if no_inputs and backend.spec.computes_the_model:
-            raise BackendError(f"the module's own inputs are not there: {no_inputs}")
         self.plan, self.sampling, self.boundary = InputPlan.from_json(plan), Sampling(**sampling), boundary
-        self.stored = None if stored_inputs is None else Path(stored_inputs)
-        batch = self._batch("timed")
+        batch = self.batch(self.plan)
         prepared = backend.prepare(batch)
         call = partial(backend.run, prepared) if boundary == "device" else partial(self._from_host, batch)
         # Between host and host a call copies and waits, so its events would time the host.
@@ -324,16 +284,13 @@ class ForwardCell(TimedCell):
 
     def outputs(self, unit: str, case: str, plan: InputPlan, ids: Any) -> Any:
         if case != "timed" or self.step.outputs is None:
-            return self.run_once(self._batch(case))
+            return self.run_once(self.batch(self.plan, case))
         arrays = self._last_outputs()
         self.step.outputs = None
-        return arrays, self.run_once(self._batch(case))[1] if plan.cases[-1] == "timed" else {}
+        return arrays, self.run_once(self.batch(self.plan, case))[1] if plan.cases[-1] == "timed" else {}
 
     def end(self) -> None:
         del self.step
-
-    def _batch(self, case: str) -> dict[str, Any]:
-        return inputs.make_batch(self.plan, case) if self.stored is None else judging.read_inputs(self.stored, case)
 
     def _from_host(self, batch: dict[str, Any]) -> dict[str, Any]:
         return self.backend.fetch(self.backend.run(self.backend.prepare(batch)))

@@ -302,9 +302,6 @@ class Generate(TimedWorkload):
             yield sections.fastest_at(run, point, records)
             yield sections.of_columns(run, "tokens", point, records, TOKENS)
 
-    def narrowed(self, point: Batch) -> dict[str, Any]:
-        return {"batches": (point.batch,)}
-
 
 class GenerateCell(Cell):
     """Warms generations of one batch up, times one a turn, and judges logits and tokens of its prompts."""

@@ -244,12 +244,9 @@ class Parity(Workload):
     def sections(self, run: Run) -> Iterable[Section]:
         return judgements.sections(run, run.notes.get("remarks", ()))
 
-    def repeated(self, point: Check, candidate: Candidate) -> CommonOptions:
-        found = super().repeated(point, candidate)
-        assert isinstance(found, ParityOptions)
-        if point.new_tokens:
-            return replace(found, batches=(1,), lengths=(PROMPT_LENGTH,), shapes=())
-        return replace(found, batches=(point.batch,), lengths=(point.length,), shapes=())
+    def narrowed(self, point: Check) -> dict[str, Any]:
+        shape = (1, PROMPT_LENGTH) if point.new_tokens else (point.batch, point.length)
+        return {"batches": shape[:1], "lengths": shape[1:], "shapes": ()}
 
     def exit_code(self, run: Run) -> int:
         return judgements.exit_code([one.verdict for one in judgements.judgements(run)])
@@ -274,20 +271,14 @@ def _new_tokens(given: int | None, source: ModelSource) -> int | None:
 class ParityCell(Cell):
     """Watches one call, and judges those on the inputs that lie with the reference."""
 
-    def begin(
-        self, plan: dict[str, Any], new_tokens: int = 0, stored_inputs: str | None = None, no_inputs: str = ""
-    ) -> dict[str, Any]:
-        from backends.base import BackendError, UnsupportedError
+    def begin(self, plan: dict[str, Any], new_tokens: int = 0) -> dict[str, Any]:
+        from backends.base import UnsupportedError
 
         if not self.backend.spec.computes_the_model:
             raise UnsupportedError(f"{self.backend.spec.name} computes no model")
-        if no_inputs:
-            raise BackendError(f"the module's own inputs are not there: {no_inputs}")
         self.plan, self.new_tokens = InputPlan.from_json(plan), new_tokens
         if "watched" not in self.kept:  # also ends ONNX Runtime's profiling, under which nothing is judged
-            stored = Path(stored_inputs) if stored_inputs else None
-            case = self.plan.cases[0]
-            batch = judging.read_inputs(stored, case) if stored else inputs.make_batch(self.plan, DRAWN)
+            batch = self.batch(self.plan, DRAWN if self.stored is None else self.plan.cases[0])
             self.kept["watched"] = self.watch(self.backend.prepare(batch))
         return {"facts": self.backend.facts() | self.kept["watched"]}
 
