@@ -33,12 +33,13 @@ def compared(cli: Cli, tmp_path: Path, artifacts: Path, **options: str) -> Run:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
     ("model", "backends"), [("bert", "eager,onnx,torchscript"), ("gpt", "eager,torchscript"), ("gpt2", "eager,onnx")]
 )
-def test_named_models(cli: Cli, tmp_path: Path, artifacts: Path, model: str, backends: str) -> None:
+def test_named_models(cli_here: Cli, tmp_path: Path, artifacts: Path, model: str, backends: str) -> None:
     prepare(artifacts, model, backends, (2,), (16,))
-    run = compared(cli, tmp_path, artifacts, model=model, backends=backends, batches="2", lengths="16")
+    run = compared(cli_here, tmp_path, artifacts, model=model, backends=backends, batches="2", lengths="16")
     assert len(run.records) == len(backends.split(","))
 
 

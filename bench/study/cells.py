@@ -65,8 +65,8 @@ class Cell:
     @cached_property
     def samples_ms(self) -> list[list[float]]:
         """Milliseconds a padded sequence or a sentence, by round."""
-        is_corpus = isinstance(self.run.workload, Corpus)
-        samples = len(self.run.workload.options.corpus.lengths) if is_corpus else self.batch or 1
+        of_sentences = getattr(self.run.options, "corpus", None)
+        samples = self.batch or 1 if of_sentences is None else len(of_sentences.lengths)
         return [[ns / 1e6 / samples for ns in round_] for round_ in self.record.rounds]
 
     def time_ms(self, kind: str = WALL) -> Value:

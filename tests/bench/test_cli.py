@@ -15,7 +15,7 @@ import pytest
 from bench.run.file import read_run
 from tests.in_process import prepare
 
-QUICK = ["--rounds", "3", "--max-seconds-per-cell", "0.1", "--device", "cpu"]
+QUICK = ["--rounds", "3", "--max-seconds-per-cell", "0.1", "--device", "cpu", "--warmup", "1ms", "--max-warmup", "10ms"]
 
 
 @pytest.fixture(scope="module")
