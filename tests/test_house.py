@@ -214,6 +214,7 @@ def test_the_wheel_holds_the_three_packages_their_presets_and_nothing_else(root:
         for part in ("bench", "backends", "exporters")
         for path in (root / part).rglob("*.py")
     }
+    expected |= {f"{part}/py.typed" for part in ("bench", "backends", "exporters")}
     presets = {"seed-bert.toml", "seed-gpt.toml", "seed-gpt2-medium.toml", "study.toml"}
     presets |= {"figures/rtx3090.json", "figures/rtx3090-memory.json"}
     templates = {

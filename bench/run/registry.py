@@ -34,9 +34,8 @@ def load_class(name: str) -> type[Workload]:
     """The class of a workload; raises UserError for an unknown name or one that cannot be imported."""
     known = names()
     if name not in known:
-        raise UserError(
-            f"unknown workload {name[:40]!r}{nearest(name, known)}; known are {', '.join(known)}; install the package that adds it"
-        )
+        what = f"unknown workload {name[:40]!r}{nearest(name, known)}; known are {', '.join(known)}"
+        raise UserError(f"{what}; install the package that adds it")
     module, _, attribute = known[name].partition(":")
     try:
         found: type[Workload] = getattr(import_module(module), attribute)
