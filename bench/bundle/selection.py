@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.choose.choice import NOTHING_QUALIFIES_EXIT_CODE
+from bench.choose.constraints import PARITIES, check_known
 from bench.errors import BenchError, UserError
 from bench.parity.verdict import OUTCOMES, is_within
 from bench.run.record import Record, Run
 from bench.spec import Candidate, nearest
 
-#: What `min_parity` may be: verdicts of a model that was judged and is not broken.
-PARITIES = ("exact", "equivalent", "lossy")
 CUT = "the run's file has no seal: it was killed or goes on, and further records may be missing"
 
 
@@ -55,9 +54,7 @@ def select(run: Run, name: str | None, min_parity: str, constraints: Mapping[str
 
     Raises UserError for a name or constraint that cannot be, NothingQualifiesError and NotTheSameModelError.
     """
-    if min_parity not in PARITIES:
-        near = nearest(min_parity, PARITIES)
-        raise UserError(f"--min-parity {min_parity!r}{near or ' is none'}; use {', '.join(PARITIES)}")
+    check_known(min_parity, PARITIES, "--min-parity")
     if name is not None and constraints:
         given = ", ".join(f"--{option.replace('_', '-')}" for option in constraints)
         raise UserError(f"--choose {name} names the runtime, so {given} would decide nothing; leave one of them out")

@@ -200,7 +200,7 @@ class Opened:
         return measure_prepared(prepared.run, prepared, Listener(say=self.say))
 
     def _settled(self, run: Run) -> Any:
-        """The options of `run` on this machine, with its threads as far as there are so many."""
+        """The options of `run` on this machine, with no more threads than it has."""
         threads = min(self.manifest.threads, machine.usable_cpus())
         return replace(run.options, device=self.manifest.device, threads=threads, timeout=self.timeout, python=())
 

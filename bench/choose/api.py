@@ -82,7 +82,7 @@ def _check_together(runs: Sequence[Run], is_across_machines: bool) -> None:
 
 
 def _even_traffic(runs: Sequence[Run], min_parity: str) -> Traffic:
-    """Every measured shape for the same share of the time of whoever may win there."""
+    """Every measured shape for the same share of the time, by the fastest sound cell at each."""
     judged = [(run, record) for run in runs for record in run.records if record.status == "ok" and record.is_judged]
     least: dict[Shape, float] = {}
     for run, record in judged:

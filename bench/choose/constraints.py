@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.errors import UserError
@@ -32,9 +33,8 @@ def parse_constraints(
     requests_per_restart: int | None, price: str | float | None,
 ) -> Constraints:  # fmt: skip
     """The user's constraints for a choice among so many `runs`; raises UserError naming the option at fault."""
-    for value, known, option in ((objective, OBJECTIVES, "--objective"), (min_parity, PARITIES, "--min-parity")):
-        if value not in known:
-            raise UserError(f"{option} {value[:40]!r} is not known{nearest(value, known)}; use {', '.join(known)}")
+    check_known(objective, OBJECTIVES, "--objective")
+    check_known(min_parity, PARITIES, "--min-parity")
     memory = None if max_memory is None else parse_size(max_memory, "--max-memory")
     if memory is not None and memory < 1:
         raise UserError(f"--max-memory {str(max_memory)[:40]!r} must be positive; write e.g. --max-memory 2GB")
@@ -45,6 +45,12 @@ def parse_constraints(
         raise UserError("--objective cost needs what the machine costs; add --price USD_PER_HOUR, e.g. --price 0.40")
     slos = parse_slo(slo) if slo is not None else ()
     return Constraints(objective, slos, memory, min_parity, requests_per_restart, prices)
+
+
+def check_known(value: str, known: Sequence[str], option: str) -> None:
+    """Raise UserError naming `option` for a word that is not among those `known`."""
+    if value not in known:
+        raise UserError(f"{option} {value[:40]!r} is not known{nearest(value, known)}; use {', '.join(known)}")
 
 
 def _prices(price: str | float | None, runs: int) -> tuple[float, ...]:

@@ -143,7 +143,7 @@ def _keep(path: Path, found: Peaks) -> Peaks:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """The reply of the process that measures: the peaks as JSON types, or why there are none."""
+    """The reply of the process that measures: the peaks as JSON types, or an error."""
 
     def found() -> dict[str, Any]:
         device = readings.Device(request["device"], request["threads"])

@@ -94,7 +94,7 @@ class Pool:
         free = self._free_device_bytes()
         reply = self.loaded[candidate].request({"op": "load", "options": options}, self.timeout_seconds)
         self.load_seconds[candidate], self.memory[candidate] = reply["seconds"], reply["memory"]
-        # The card's free memory is everybody's: a difference that is none says nothing of this process.
+        # Other processes allocate on the card too, so without a positive difference nothing is known of this one.
         if free > (left := self._free_device_bytes()) > 0:
             self.memory[candidate]["device_process_bytes"] = free - left
 

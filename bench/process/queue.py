@@ -140,8 +140,8 @@ def serve(
 ) -> Slice:
     """Serve requests that are due at `due_ns` after the start, each with its `rows`, one call at a time.
 
-    `call(first, count)` serves so many together; `wait_until` takes a reading of `clock`. No call begins later than
-    `most_ns` after the start.
+    `call(first, count)` serves `count` requests together; `wait_until` takes a reading of `clock`. No call begins
+    later than `most_ns` after the start.
     """
     found = Slice(due_ns)
     started_ns = clock()

@@ -121,7 +121,8 @@ def find(cells: Iterable[Cell], wanted: Mapping[str, Any]) -> list[Cell]:
         return all(here[name] in one if isinstance(one, list) else here[name] == one for name, one in wanted.items())
 
     def soundness(cell: Cell) -> tuple[bool, bool, bool, int]:
-        has_context = cell.workload == Memory.name and held.context_bytes(cell.run, cell.record) is not None
+        is_surveyed = "keys_and_values" in cell.run.notes  # of a process that nothing else ran in
+        has_context = is_surveyed and held.context_bytes(cell.run, cell.record) is not None
         return has_context, not cell.fault, not cell.is_disturbed, len(cell.record.rounds)
 
     return sorted(filter(fits, cells), key=soundness, reverse=True)
@@ -130,15 +131,16 @@ def find(cells: Iterable[Cell], wanted: Mapping[str, Any]) -> list[Cell]:
 def figure_of(cell: Cell, name: str, at: Mapping[str, Any]) -> Value | None:
     """A figure by the name that claims.toml has for it: a time in ms, or bytes; None for a cell without."""
     if name in (WALL, DECODE):
-        is_sound = not cell.fault and (cell.workload != Generate.name or _is_of_single_steps(cell))
+        is_sound = not cell.fault and _is_of_single_steps(cell)
         return cell.time_ms(name) if is_sound and cell.record.rounds_ns(name) else None
     count = _count(cell, name, at)
     return None if count is None else Value(count, Interval(count, count))
 
 
 def _is_of_single_steps(cell: Cell) -> bool:
-    """True for a generation whose decoding step is a pass over one token of each prompt."""
-    return cell.record.figures.get("way") == "cache" and not cell.run.workload.options.decoding.startswith("beam")
+    """False for a generation whose decoding step is not one pass over one token of each prompt."""
+    decoding = getattr(cell.run.options, "decoding", "")
+    return cell.record.figures.get("way", "cache") == "cache" and not decoding.startswith("beam")
 
 
 def _count(cell: Cell, name: str, at: Mapping[str, Any]) -> float | None:
@@ -158,9 +160,8 @@ def _count(cell: Cell, name: str, at: Mapping[str, Any]) -> float | None:
             weights = [held.loaded(one, "parameters_bytes") for one in run.records]
             known = next((one for one in weights if one is not None), None)
             return None if known is None or stored is None else known + at["batch"] * stored
-        case "cached" if cell.workload == Memory.name:
-            noted = run.notes.get("keys_and_values")
-            return None if noted is None else KeysAndValues(**noted).bytes(at["length"], PRECISION)
+        case "cached" if (noted := run.notes.get("keys_and_values")) is not None:
+            return KeysAndValues(**noted).bytes(at["length"], PRECISION)
         case "cached":
             return record.memory.get("key_value_bytes_per_sequence") if cell.length == at["length"] else None
         case "context":

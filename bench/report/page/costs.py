@@ -153,7 +153,7 @@ def _break_even_charts(timed: Sequence[Entry], starts: Mapping[str, Start], keys
         noun = first.run.workload.call_nouns[1]
         axes = Axis("x", noun, True, format=".4~s"), Axis("y", "seconds in all", True)
         told = {"name": "backend", "calls": noun, "total": f"start and {noun}"}
-        text = f"Seconds of the start and of so many {noun} at {first.at}, a line a backend."
+        text = f"Seconds of the start and of the {noun} behind it at {first.at}, a line a backend."
         title = f"start and {noun} at {first.at}"
         yield charts.chart(f"break-even-{first.place}", text, data, keys, *axes, told, title)
 
