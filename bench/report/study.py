@@ -17,7 +17,6 @@ from bench.study.cells import hardware
 from bench.study.claims import BY_HAND, STUDY, Claim
 from bench.study.findings import NOT_TESTED, UNDECIDED, Finding, shown
 from bench.study.series import TOGETHER, Crossover, Series, pairs, series
-from bench.workloads.memory import Memory
 
 TITLE = "What the study would be today"
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "runtimebench")
@@ -106,7 +105,7 @@ def sections(study: Study) -> Iterator[Section]:
     yield _crossovers(study.crossovers)
     yield from (_times(one, "batch") for one in series(study.cells, "batch"))
     yield from (_times(one, "length") for one in series(study.cells, "length") if len(one.sizes) > 1)
-    timed = [cell for cell in study.cells if cell.fault and cell.workload != Memory.name]
+    timed = [cell for cell in study.cells if cell.fault and not cell.is_surveyed]
     reasons = Counter(f"{cell.device}, {cell.model}, {cell.backend} {cell.precision}: {cell.fault}" for cell in timed)
     items = [f"{reason} ({count(number, 'cell')})" for reason, number in reasons.items()]
     yield Section("Left out of every claim", items=items)

@@ -57,6 +57,11 @@ class Cell:
         boundary = getattr(self.run.options, "boundary", "device")
         return "" if boundary == "device" else "its time holds the copies of --boundary host"
 
+    @property
+    def is_surveyed(self) -> bool:
+        """True if its run tells what models hold, and times nothing."""
+        return "keys_and_values" in self.run.notes
+
     @cached_property
     def is_disturbed(self) -> bool:
         """True if other work took part while it was timed."""
@@ -121,8 +126,7 @@ def find(cells: Iterable[Cell], wanted: Mapping[str, Any]) -> list[Cell]:
         return all(here[name] in one if isinstance(one, list) else here[name] == one for name, one in wanted.items())
 
     def soundness(cell: Cell) -> tuple[bool, bool, bool, int]:
-        is_surveyed = "keys_and_values" in cell.run.notes  # of a process that nothing else ran in
-        has_context = is_surveyed and held.context_bytes(cell.run, cell.record) is not None
+        has_context = cell.is_surveyed and held.context_bytes(cell.run, cell.record) is not None
         return has_context, not cell.fault, not cell.is_disturbed, len(cell.record.rounds)
 
     return sorted(filter(fits, cells), key=soundness, reverse=True)
