@@ -23,7 +23,7 @@ Traffic = Annotated[
     Path | None,
     typer.Option(help="CSV or JSON Lines of batch,length[,count]. [default: every shape for the same share of time]"),
 ]
-Slo = Annotated[str | None, typer.Option(help="Longest time of so many percent of the calls, e.g. p95=20ms.")]
+Slo = Annotated[str | None, typer.Option(help="Limits of percentiles of the time of a call, e.g. p95=20ms.")]
 MaxMemory = Annotated[str | None, typer.Option(help="Most memory that may be held, e.g. 2GB.")]
 MinParity = Annotated[str, typer.Option(help="exact, equivalent or lossy; what is worse does not qualify.")]
 Objective = Annotated[str | None, typer.Option(help="latency, throughput or cost. [default: latency]")]
