@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import random
 import sys
 import tempfile
@@ -22,7 +23,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from backends.base import Backend
 from bench.parity import judging
 from bench.parity.inputs import InputPlan
 from bench.parity.matrix import DEFAULT_BATCHES, Matrix, most_rows
-from bench.parity.verdict import TOLERANCES, worst_case
+from bench.parity.verdict import TOLERANCES, Tolerance, coarseness, judge, worst_case
 from bench.spec import Shape
 from benchmarks.faults import FAULTS, Fault, TwoOutputs
 from exporters import checkpoint, sources
@@ -130,7 +131,28 @@ class Judge:
         return {key: value for key, value in worst.items() if key != "cases"} | {
             "broken_cases": sum(case["verdict"] == "broken" for case in worst["cases"].values()),
             "all_cases": len(cases),
+            **without_coarser_rounding(cases, tolerance),
         }
+
+
+def without_coarser_rounding(cases: Mapping[str, list[dict[str, Any]]], tolerance: Tolerance) -> dict[str, Any]:
+    """The verdict on the same figures by the rule without that clause, how many cases the clause lets pass, and of
+    the cases beyond the rest of the rule the one that comes nearest to it: the largest of its shares of the limits.
+    """
+    bare = replace(tolerance, rounding=None)
+    outputs = [one for found in cases.values() for one in found]
+    beyond = [one for one in outputs if judge([one], bare)["verdict"] in ("lossy", "broken")]
+    shares = [(share, one) for one in beyond if (share := coarseness(one, tolerance)) is not None]
+    share, nearest = min(shares, key=lambda pair: pair[0], default=(None, {}))
+    found = {name: nearest.get(name) for name in ("rmse_ratio", "loss", "tokens")}
+    for name in ("token", "unit") if nearest else ():
+        found[f"{name}_over_rmse"] = nearest[f"rmse_of_worst_{name}"] / nearest["rmse"]
+    return {
+        "bare_verdict": worst_case(cases, bare)["verdict"],
+        "passed_cases": sum(share <= 1 for share, _ in shares),
+        "coarseness": share,
+        "nearest": found,
+    }
 
 
 def plant(fault: Fault, subject: Subject, seed: int, size: float) -> tuple[torch.nn.Module, str] | None:
@@ -157,6 +179,8 @@ def try_fault(
             backend.close()
         if "verdict" not in row:
             row |= {"what": what, "size": fault.size, **found}
+        if found["bare_verdict"] == "broken" and fault.size:
+            row.setdefault("bare_caught_at", size)
         is_caught = found["verdict"] == "broken"
         if is_caught or fault.size is None or at_size or size > LARGEST_SIZE:
             return row | {"caught_at": size if is_caught and fault.size else None}
@@ -285,11 +309,27 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     for row in faults:
         if row["verdict"] != "broken":
             lines.append(f"missed: {_line(row)}")
+    lines += of_the_clause(faults)
     verdicts = Counter(row["verdict"] for row in sound)
     shares = sorted(row["share_of_limit"] for row in sound if row.get("share_of_limit") is not None)
     lines.append(f"sound exports: {len(sound)} judgements, {dict(verdicts)} (exact: bit for bit eager's)")
     if shares:
         lines.append(f"nearest to a limit: {shares[-1]:.0%} of it; median {shares[len(shares) // 2]:.0%}")
+    return lines
+
+
+def of_the_clause(faults: list[dict[str, Any]]) -> list[str]:
+    """Whether "coarser rounding and nothing else" lets a fault pass, and how near it comes to that."""
+    passed = [row for row in faults if row["bare_verdict"] == "broken" != row["verdict"]]
+    cases = sum(row["passed_cases"] for row in faults)
+    lines = [f"let pass as coarser rounding alone: {len(passed)} faults, {cases} cases", *map(_line, passed)]
+    later = [row for row in faults if row.get("bare_caught_at", math.inf) < (row.get("caught_at") or 0.0)]
+    told = "caught from {caught_at:g}, from {bare_caught_at:g} without it: "
+    lines += [told.format(**row) + _line(row) for row in later]
+    near = [row for row in faults if row["coarseness"] is not None]
+    if near:
+        row = min(near, key=lambda row: float(row["coarseness"]))
+        lines.append(f"nearest to it: {row['coarseness']:.3g} of its limit, {row['nearest']}: {_line(row)}")
     return lines
 
 

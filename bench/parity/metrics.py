@@ -140,7 +140,12 @@ def _against_eager(difference: Array, eagers: Array | None) -> dict[str, Any]:
         "worst_token": int(np.argmax(by_token)),
         "unit_ratio": None,
         "worst_unit": None,
+        "rmse_of_worst_unit": None,
     }
+    by_unit = _rms(difference, axis=0)
+    has_units = len(difference) >= LEAST_TOKENS
+    if has_units:
+        figures["rmse_of_worst_unit"] = float(by_unit.max())
     if not eager_rmse or eagers is None:
         return figures
     of_tokens = by_token / np.maximum(_rms(eagers, axis=-1), eager_rmse)
@@ -149,8 +154,8 @@ def _against_eager(difference: Array, eagers: Array | None) -> dict[str, Any]:
         "token_ratio": float(of_tokens.max()),
         "worst_token": int(np.argmax(of_tokens)),
     }
-    if len(difference) >= LEAST_TOKENS:
-        of_units = _rms(difference, axis=0) / np.maximum(_rms(eagers, axis=0), eager_rmse)
+    if has_units:
+        of_units = by_unit / np.maximum(_rms(eagers, axis=0), eager_rmse)
         figures |= {"unit_ratio": float(of_units.max()), "worst_unit": int(np.argmax(of_units))}
     return figures
 

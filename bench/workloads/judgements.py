@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.columns import DASH, Section, Table
 from bench.parity import judging
 from bench.parity.inputs import OWN, kinds_of
-from bench.parity.verdict import LOCAL_FACTOR, Tolerance, badness, told
+from bench.parity.verdict import COARSER_FACTOR, LOCAL_FACTOR, Tolerance, badness, told
 from bench.run.columns import PARITY_STYLES
 from bench.run.record import SAME_MODEL, Record, Run
 from bench.spec import Candidate
@@ -173,9 +173,10 @@ def heading(run: Run, tolerances: Mapping[str, Tolerance]) -> Iterator[str]:
 def _limits(precision: str, tolerance: Tolerance, has_logits: bool) -> str:
     """One line on what a precision may differ by."""
     factor = tolerance.eager_factor
+    coarser = f", or coarser rounding alone up to {COARSER_FACTOR:g}×" if tolerance.rounding else ""
     line = (
         f"{precision}: equivalent up to {factor:g}× eager's own RMSE, {LOCAL_FACTOR * factor:g}× at one token or unit, "
-        f"or each error within {told(tolerance)}; "
+        f"or each error within {told(tolerance)}{coarser}; "
     )
     if not tolerance.has_budget:
         return line + "nothing may be lost"

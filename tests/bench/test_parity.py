@@ -19,6 +19,7 @@ from bench.parity.verdict import (
     badness,
     judge,
     share_of_limit,
+    tolerance_of,
     verdict,
     with_loss,
     worst_case,
@@ -461,6 +462,73 @@ def test_the_verdict_on_given_figures(
     outcome, reason = verdict(LOSSY | changes, tolerance)
     assert outcome == expected
     assert re.search(words, reason)
+
+
+#: Errors of a kernel that adds up in another order: coarser than eager's, and spread alike over tokens and units.
+COARSER = {
+    "rmse": 1e-6, "rmse_eager": 4e-7, "rmse_ratio": 2.5, "token_ratio": 3.5, "unit_ratio": 4.5, "loss": 30 * 2**-24,
+    "rmse_of_worst_token": 1.4e-6, "rmse_of_worst_unit": 1.9e-6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "changes", "expected"),
+    [
+        (FP32, {}, "equivalent"),
+        (FP32, {"rmse_ratio": 3.9}, "equivalent"),
+        (FP32, {"rmse_ratio": 4.1}, "broken"),
+        (FP32, {"loss": 33 * 2**-24}, "broken"),
+        (FP32, {"loss": None}, "broken"),
+        (FP32, {"rmse_of_worst_token": 1.6e-6}, "broken"),
+        (FP32, {"rmse_of_worst_unit": 2.1e-6}, "broken"),
+        (FP32, {"rmse_of_worst_unit": None, "unit_ratio": None}, "broken"),  # over few tokens units are not told
+        (FP32, {"token_ratio": 7.0}, "equivalent"),  # held against the error overall, and not against eager's
+        (FP32, {"rmse_ratio": None, "rmse_eager": 0.0}, "broken"),
+        (FP16, {"rmse_ratio": 3.5, "loss": 31 * 2**-11}, "equivalent"),
+        (FP16, {"rmse_ratio": 3.5, "loss": 33 * 2**-11}, "lossy"),
+        (TOLERANCES["int8"], {}, "lossy"),  # its errors are not of rounding alone
+        (tolerance_of("fp32", tf32=True), {"rmse_ratio": 3.5}, "lossy"),
+    ],
+)
+def test_coarser_rounding_and_nothing_else_is_equivalent(
+    tolerance: Tolerance, changes: dict[str, Any], expected: str
+) -> None:
+    figures = LOSSY | COARSER | changes
+    outcome, reason = verdict(figures, tolerance)
+    assert outcome == expected
+    assert ("coarser rounding" in reason) == (outcome == "equivalent")
+    share = share_of_limit(figures, tolerance)
+    assert (share is not None and share <= 1) == (outcome == "equivalent")  # the run file explains its verdict
+
+
+def added_in_blocks(of: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """`left` [tokens, width] times `right` [width, units] in float32: in sequence within blocks, then pairwise."""
+    sums = []
+    for start in range(0, len(right), of):
+        total = np.zeros((len(left), right.shape[1]), dtype=np.float32)
+        for k in range(start, min(len(right), start + of)):
+            total += left[:, k : k + 1] * right[k]
+        sums.append(total)
+    while len(sums) > 1:
+        sums = [sum(sums[at : at + 2]) for at in range(0, len(sums), 2)]
+    return sums[0][None]
+
+
+def test_a_sum_in_sequence_is_a_sound_kernel_and_a_changed_weight_is_not() -> None:
+    """Without the clause it would be called broken. A fault of the same size overall is in one place, and stays so."""
+    rng = np.random.default_rng(1)
+    left, right = (rng.normal(size=shape).astype(np.float32) for shape in ((64, 256), (256, 128)))
+    reference = left.astype(np.float64)[None] @ right.astype(np.float64)
+    eager, sequential = added_in_blocks(32, left, right), added_in_blocks(256, left, right)
+    figures = figures_of(sequential, eager=eager, reference=reference)
+    assert 2 < figures["rmse_ratio"] < 4
+    assert verdict(figures, replace(FP32, rounding=None))[0] == "broken"
+    assert verdict(figures, FP32)[0] == "equivalent"
+    changed = right.copy()
+    changed[7, 3] += 7e-4 * abs(right[7, 3])
+    fault = figures_of(added_in_blocks(32, left, changed), eager=eager, reference=reference)
+    assert 2 < fault["rmse_ratio"] < 4
+    assert verdict(fault, FP32)[0] == "broken"
 
 
 def test_the_share_of_the_limit_is_the_nearest_of_the_three_ratios() -> None:
