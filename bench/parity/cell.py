@@ -7,12 +7,13 @@ import gc
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bench.machine import gpu, memory
 from bench.parity import inputs, judging
+from bench.parity.distinct import Distinct
 from bench.parity.inputs import InputPlan
 from bench.process import abilities, timing
 from bench.process.timing import KINDS_OF_TIME, Sampling
@@ -34,6 +35,9 @@ class Cell(ABC):
     with stored references. `end` lets everything go. Whatever they return is JSON.
     """
 
+    timed_case: ClassVar[str] = ""
+    """The judged case whose outputs turns give; "" if they give none."""
+
     def __init__(self, backend: Backend, args: argparse.Namespace) -> None:
         self.backend, self.args = backend, args
         self.kept: dict[str, Any] = args.__dict__.setdefault("kept", {})
@@ -41,6 +45,8 @@ class Cell(ABC):
         self.facts_before: dict[str, Any] = {}
         self.stored: Path | None = None
         """Where inputs lie that the user's own module made."""
+        self.distinct, self._place_of_turns = Distinct(), ""
+        """Outputs of turns, also of those before the cell was let go and begun again in the same worker."""
 
     def start(self, stored_inputs: str | None = None, no_inputs: str = "", **request: Any) -> dict[str, Any]:
         """Begin on inputs that the user's own module made, in the folder `stored_inputs`; without it, on drawn ones.
@@ -52,6 +58,8 @@ class Cell(ABC):
         if no_inputs and self.backend.spec.computes_the_model:
             raise BackendError(f"the module's own inputs are not there: {no_inputs}")
         self.stored = None if stored_inputs is None else Path(stored_inputs)
+        self._place_of_turns = f"turns {zlib.crc32(repr((stored_inputs, request)).encode()):08x}"
+        self.distinct = self.kept.setdefault(self._place_of_turns, self.distinct)
         return self.begin(**request)
 
     @abstractmethod
@@ -74,26 +82,56 @@ class Cell(ABC):
         return self.run_once(self.batch(plan, case))
 
     def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float, **further: Any) -> dict[str, Any]:
-        """Figures by case of outputs against the references of `units`; the facts and the memory of the last call.
+        """Figures by case of all distinct outputs against the references of `units`, and their identities; the facts
+        and the memory of the last call; and the checksums of all turns' outputs that this worker saw.
 
         A unit has its inputs ("plan", "ids"), and if it is judged the folders "reference" and "eager_error". Cases
-        of different units may not share a name unless there is one unit.
+        of different units may not share a name. "original" are the identities of eager's outputs by case, if known.
         """
-        facts = self.facts_after()
-        figures: dict[str, Any] = {}
+        facts, original = self.facts_after(), further.get("original", {})
+        figures: dict[str, list[dict[str, Any]]] = {}
+        identities: dict[str, list[str]] = {}
         held: dict[str, int] = {}
+        for asked, plan, case, every, of_call in self._judged(units):
+            held = of_call or held
+            if (reference := asked.get("reference")) is not None:
+                identities[case] = [judging.identity(taken, plan, case, Path(reference)) for taken in every]
+                figures[case] = [
+                    entry
+                    for taken in every
+                    for entry in judging.figures_of(
+                        taken, plan, case, Path(reference), eager_error=asked["eager_error"],
+                        precision=self.args.precision, atol=atol, rtol=rtol, original=original.get(case),
+                    )
+                ]  # fmt: skip
+        seen = list(self.distinct.seen)
+        self.forget_turns()
+        return {"cases": figures, "facts": facts, "memory": held, "identities": identities, "seen": seen}
+
+    def identities(self, units: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
+        """Those of all distinct outputs so far, by case, without any comparison; turns may follow."""
+        return {
+            case: [judging.identity(taken, plan, case, Path(asked["reference"])) for taken in every]
+            for asked, plan, case, every, _ in self._judged(units)
+            if asked.get("reference") is not None
+        }
+
+    def _judged(
+        self, units: Mapping[str, dict[str, Any]]
+    ) -> Iterator[tuple[dict[str, Any], InputPlan, str, list[Arrays | str], dict[str, int]]]:
+        """Each case: its unit, plan and name, the distinct outputs of its timed calls or those of one more call, and
+        the memory of that.
+        """
         for unit, asked in units.items():
             plan = InputPlan.from_json(asked["plan"])
             for case in plan.cases:
-                arrays, of_call = self.outputs(unit, case, plan, asked.get("ids"))
-                held = of_call or held
-                if asked.get("reference") is not None:
-                    name = case if len(plan.cases) > 1 or len(units) == 1 else unit
-                    figures[name] = judging.figures(
-                        arrays, plan, case, Path(asked["reference"]),
-                        eager_error=asked["eager_error"], precision=self.args.precision, atol=atol, rtol=rtol,
-                    )  # fmt: skip
-        return {"cases": figures, "facts": facts, "memory": held}
+                arrays, held = self.outputs(unit, case, plan, asked.get("ids"))
+                of_turns = list(self.distinct.kept.values()) if case == self.timed_case else []
+                yield asked, plan, case, of_turns or [judging.judged(arrays, plan)], held
+
+    def forget_turns(self) -> None:
+        """Let go of the outputs of this cell's turns."""
+        self.kept.pop(self._place_of_turns, None)
 
     def end(self) -> None:  # noqa: B027 - most cells are let go with their object
         """Let go of inputs and outputs."""
@@ -171,7 +209,7 @@ class TimedCell(Cell):
     def turn(self, seconds: float) -> dict[str, Any]:
         samples = timing.take_turn(self.step, seconds, self.warm, self.sampling)
         times = {kind: getattr(samples, f"{kind}_ns") for kind in KINDS_OF_TIME}
-        return {"times_ns": times, "outputs": checksum(self._last_outputs(), self.plan)}
+        return {"times_ns": times, "outputs": self.distinct.take(self._last_outputs(), self.plan)}
 
     def _last_outputs(self) -> Any:
         return self.step.outputs if self.boundary == "host" else self.backend.fetch(self.step.outputs)
@@ -181,14 +219,3 @@ def settle() -> None:
     """Collect garbage, and none from here on, so that no collection falls into a timed call."""
     gc.collect()
     gc.disable()
-
-
-def checksum(arrays: Mapping[str, Any], plan: InputPlan) -> str:
-    """CRC-32 of the outputs at the rows and positions of `plan` that parity judges, as eight hexadecimal digits."""
-    import numpy as np
-
-    taken = judging.judged(arrays, plan)
-    found = 0
-    for _, array in sorted((arrays if isinstance(taken, str) else taken).items()):
-        found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
-    return f"{found:08x}"

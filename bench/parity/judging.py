@@ -5,7 +5,8 @@ A reference is a folder with two files a case: the inputs, and eager's outputs a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,20 +73,26 @@ def judged(outputs: Mapping[str, Any], plan: InputPlan) -> Arrays | str:
     return taken
 
 
-def figures(
-    outputs: Arrays, plan: InputPlan, case: str, reference: Path, *, eager_error: str, precision: str, atol: float,
-    rtol: float,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """What `metrics.compare` says of one case's `outputs` [batch, length, width], at the judged rows and positions.
+def figures(outputs: Arrays, plan: InputPlan, case: str, reference: Path, **tolerances: Any) -> list[dict[str, Any]]:
+    """`figures_of` one case's `outputs` [batch, length, width]."""
+    return figures_of(judged(outputs, plan), plan, case, reference, **tolerances)
 
-    Raises BackendError when the two folders are not of the same inputs: neither could be believed.
+
+def figures_of(
+    taken: Arrays | str, plan: InputPlan, case: str, reference: Path, *, eager_error: str, precision: str, atol: float,
+    rtol: float, original: Collection[str] | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """What `metrics.compare` says of what `judged` took of one case's outputs.
+
+    `original` are the identities of eager's own outputs in this run, which decide what is identical to eager; without
+    them the stored ones do, of a call on the judged rows alone. Raises BackendError when the two folders are not of
+    the same inputs: neither could be believed.
     """
     import numpy as np
 
     batch, other = read_inputs(reference, case), read_inputs(Path(eager_error), case)
     if batch.keys() != other.keys() or not all(np.array_equal(batch[name], other[name]) for name in batch):
         raise BackendError("reference and eager's own outputs are of different inputs; `bench artifacts prune` both")
-    taken = judged(outputs, plan)
     if isinstance(taken, str):
         return [{"mismatch": taken, "compared": 0}]
     rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
@@ -97,7 +104,29 @@ def figures(
         for place in {"max_abs_at", "worst_token"} & entry.keys():
             row, position, *unit = entry[place]
             entry[place] = [rows[row], own[position], *unit]
+        if original is not None and "identical_to_eager" in entry:
+            entry["identical_to_eager"] = identity(taken, plan, case, reference) in original
     return found
+
+
+def identity(taken: Arrays | str, plan: InputPlan, case: str, reference: Path) -> str:
+    """Checksum of what is judged of outputs: equal for two candidates whose outputs are bit-identical there."""
+    if isinstance(taken, str):
+        return taken
+    rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
+    mask = inputs.kept(read_inputs(reference, case), plan.length)[rows][:, positions].astype(bool)
+    return checksum({name: array if name in plan.whole_outputs else array[mask] for name, array in taken.items()})
+
+
+def checksum(arrays: Mapping[str, Any]) -> str:
+    """CRC-32 of arrays, their names, types and shapes, as eight hexadecimal digits."""
+    import numpy as np
+
+    found = 0
+    for name, array in sorted(arrays.items()):
+        found = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), found)
+        found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
+    return f"{found:08x}"
 
 
 def figures_of_row(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.parity.metrics import LEAST_TOKENS
+from bench.spec import Candidate
 
 #: From best to worst; `unjudged` is what could not be compared.
 OUTCOMES = ("original", "exact", "equivalent", "lossy", "unjudged", "broken")
@@ -37,6 +38,8 @@ class Tolerance:
     rtol: float
     """Absolute difference, and one relative to the reference or its RMS, that are equivalent whatever eager's is:
     two units in the last place."""
+    has_original: bool = False
+    """True if eager at the precision is the original, so that outputs that are bit-identical to its own are `exact`."""
     rounding: float | None = None
     """Unit of rounding, half the distance of 1 to the next number (Higham, Accuracy and Stability of Numerical
     Algorithms, 2002, 2.1); None if errors are not of rounding alone."""
@@ -55,9 +58,9 @@ class Tolerance:
 
 
 TOLERANCES = {
-    "fp32": Tolerance(2.0, 0.0, 2.4e-7, 2**-24),
-    "fp16": Tolerance(3.0, 0.0, 2e-3, 2**-11, max_rms_share=0.02, max_kl=1e-3, min_top1=0.99),
-    "bf16": Tolerance(3.0, 0.0, 1.6e-2, 2**-8, max_rms_share=0.05, max_kl=1e-2, min_top1=0.97),
+    "fp32": Tolerance(2.0, 0.0, 2.4e-7, has_original=True, rounding=2**-24),
+    "fp16": Tolerance(3.0, 0.0, 2e-3, rounding=2**-11, max_rms_share=0.02, max_kl=1e-3, min_top1=0.99),
+    "bf16": Tolerance(3.0, 0.0, 1.6e-2, rounding=2**-8, max_rms_share=0.05, max_kl=1e-2, min_top1=0.97),
     "int8": Tolerance(1.0, 0.0, 0.0, max_rms_share=0.3, max_kl=0.1, min_top1=0.9),
 }
 
@@ -70,7 +73,11 @@ def tolerance_of(precision: str, *, tf32: bool = False) -> Tolerance:
     unit of rounding describes both.
     """
     found = TOLERANCES[precision]
-    return replace(TOLERANCES["fp16"], rtol=found.rtol, rounding=None) if tf32 and precision == "fp32" else found
+    return (
+        replace(TOLERANCES["fp16"], rtol=found.rtol, has_original=True, rounding=None)
+        if tf32 and precision == "fp32"
+        else found
+    )
 
 
 def verdict(figures: Mapping[str, Any], tolerance: Tolerance) -> tuple[str, str]:
@@ -83,8 +90,8 @@ def verdict(figures: Mapping[str, Any], tolerance: Tolerance) -> tuple[str, str]
         return "broken", f"the float64 reference itself has {figures['reference_nonfinite']} NaN or infinite values"
     if figures["nonfinite"]:
         return "broken", f"{figures['nonfinite']} values are NaN or infinite where the reference is finite"
-    if figures["identical_to_eager"]:
-        return "exact", "bit for bit eager's"
+    if figures["identical_to_eager"] and tolerance.has_original:
+        return "exact", "bit-identical to eager on the judged rows"
     excess = _excess(figures, tolerance)
     if excess is None:
         rmse, eager = figures["rmse"], figures["rmse_eager"]
@@ -266,14 +273,30 @@ def _fault_of_tokens(entry: Mapping[str, Any], tolerance: Tolerance) -> str | No
     return None
 
 
-def of_original(judged: Any) -> Any:
-    """What was judged of eager in fp32, which is the original itself: `exact` is `original`, in each case too."""
+def as_of_candidate(judged: Any, candidate: Candidate) -> Any:
+    """What was judged, in each case too, under the names of a candidate's verdicts: eager in fp32 is the `original`;
+    below fp32 nothing is `exact`, as older files say, for eager there is not the model as its author runs it.
+    """
+    if candidate.is_original:
+        return _renamed(judged, {"exact": "original", "equivalent": "original"})
+    return judged if candidate.precision == "fp32" else _renamed(judged, {"exact": "equivalent"})
+
+
+def _renamed(judged: Any, names: Mapping[str, str]) -> Any:
     if not isinstance(judged, Mapping):
         return judged
     return {
-        name: "original" if (name, value) == ("verdict", "exact") else of_original(value)
+        name: names.get(value, value) if name == "verdict" and isinstance(value, str) else _renamed(value, names)
         for name, value in judged.items()
     }
+
+
+def with_lost_turns(parity: dict[str, Any], lost: int) -> dict[str, Any]:
+    """A record's `parity` where the outputs of `lost` turns, unlike all that were judged, went with their process."""
+    if not lost or "cases" not in parity:
+        return parity
+    worse = {"verdict": "equivalent", "reason": f"{parity['reason']}; outputs of {lost} turns could not be judged"}
+    return {**parity, **(worse if parity["verdict"] == "exact" else {}), "unjudged_turns": lost}
 
 
 def is_within(verdict: str, least: str) -> bool:

@@ -89,6 +89,22 @@ LOSS = Column(
     is_on_request=True,
     help="what the precision itself loses: RMSE over the reference's RMS",
 )
+
+
+def bit_identical(record: Record) -> tuple[int, int] | None:
+    """How many turns gave the same outputs, bit by bit, of how many whose outputs are known; None without any."""
+    found = [turn.outputs for turn in record.turns if turn.outputs]
+    return (max(map(found.count, found)), len(found)) if found else None
+
+
+BIT_IDENTICAL = Column(
+    "bit_identical",
+    lambda run, record: "{} of {}".format(*found) if (found := bit_identical(record)) else None,
+    title="bit-identical",
+    is_left=True,
+    is_on_request=True,
+    help="turns whose outputs are the same bit by bit, of all; each distinct one is judged",
+)
 TOP1 = Column(
     "top1_agreement",
     lambda run, record: least_top1(record),
@@ -125,6 +141,7 @@ COMMON_COLUMNS = (
     MAX_ABS_ERROR,
     LOSS,
     TOP1,
+    BIT_IDENTICAL,
     Column("disturbed", _disturbed, help="true if other work, the hypervisor or a hot device took part"),
     *(
         Column(name, lambda run, record, group=group, name=name: (record.memory.get(group) or {}).get(name))  # type: ignore[misc]

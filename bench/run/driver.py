@@ -15,12 +15,13 @@ from bench.columns import count
 from bench.errors import BenchError
 from bench.machine import capacity, conditions
 from bench.machine.conditions import Snapshot
-from bench.parity.verdict import of_original, tolerance_of
+from bench.parity.verdict import tolerance_of
 from bench.process.channel import WorkerError
 from bench.process.pool import Pool
 from bench.run.budget import Budget
 from bench.run.file import RunFile
 from bench.run.listener import Listener
+from bench.run.originals import Originals, settled
 from bench.run.preparation import Preparation
 from bench.run.record import Once, Point, Record, Run, Turn
 from bench.run.schedule import OpenCell, Schedule, State
@@ -63,6 +64,7 @@ class Driver:
         self.keys: dict[Point, str] = {}
         self.judged = {*budget.first(self.workload)}
         """Points whose references were made, or tried."""
+        self.originals = Originals(run, self._identities)
         self.is_alone = False
         self.random = random.Random(run.options.seed)
         self.turns_seconds = self.turns_cpu_seconds = 0.0
@@ -119,7 +121,8 @@ class Driver:
         for cell in order:
             if self._is_ready(*cell):
                 self._turn(*cell, is_repeated=cell in had_all)
-        for cell in [one for one in ready if self._is_ready(*one) and self._has_all_turns(schedule, *one)]:
+        ended = [one for one in ready if self._is_ready(*one) and self._has_all_turns(schedule, *one)]
+        for cell in sorted(ended, key=lambda one: not one[1].is_original):  # the others are held against its outputs
             self._judge(*cell)
         for point, candidates in points.items():
             closed = sum((point, candidate) in state.records for candidate in candidates)
@@ -276,20 +279,13 @@ class Driver:
     def _judge(self, point: Point, candidate: Candidate) -> None:
         """Have a cell's outputs compared with its references, and close it."""
         tolerance = tolerance_of(candidate.precision, tf32=self.run.options.tf32)
-        units, missing, computes = {}, "", self.prepared.computes(candidate)
-        cases = self.workload.cases(point, self.prepared.source)
-        if self.workload.fresh_process and not cases:  # its process may be gone, and there is nothing to ask it for
-            self._close(point, candidate, None)
+        if self.workload.fresh_process and not self.workload.cases(point, self.prepared.source):
+            self._close(point, candidate, None)  # its process may be gone, and there is nothing to ask it for
             self.begun.get(candidate, {}).pop(point, None)
             return
-        for name, inputs in cases.items():
-            units[name] = inputs.request()
-            pair = self.prepared.references.pair(candidate.precision, name) if computes else ""
-            if isinstance(pair, str):
-                missing = missing or pair
-            else:
-                units[name] |= {"reference": str(pair[0].path), "eager_error": str(pair[1].path)}
+        units, missing = self.prepared.units(point, candidate)
         request = {"units": units, "atol": tolerance.atol, "rtol": tolerance.rtol}
+        request |= {"original": self.originals.at(point, candidate)}
         request |= self.workload.judged(point, candidate)
         try:
             if self.workload.fresh_process and candidate not in self.pool.loaded:
@@ -299,12 +295,25 @@ class Driver:
             self._fail(point, candidate, error)
             return
         parity: dict[str, Any] = {}
-        if computes and units:
+        if units and self.prepared.computes(candidate):
             is_unjudged = {"verdict": "unjudged", "reason": missing}
             parity = is_unjudged if missing else self.workload.parity(reply, tolerance)
-            parity = of_original(parity) if candidate.is_original else parity
+            parity = settled(parity, reply, self.state.open[point, candidate].turns, candidate)
         self._close(point, candidate, None, reply, parity)
         self._end(point, candidate)
+
+    def _identities(self, point: Point, candidate: Candidate) -> dict[str, list[str]] | None:
+        """Identities of the outputs of a cell's turns so far; None if it has none, or its worker cannot tell them."""
+        cell = self.state.open.get((point, candidate))
+        if not self._is_ready(point, candidate) or cell is None or not cell.turns or self.workload.fresh_process:
+            return None
+        try:
+            return self._ask(
+                "identities", point, candidate, request={"units": self.prepared.units(point, candidate)[0]}
+            )
+        except WorkerError as error:
+            self._fail(point, candidate, error)
+            return None
 
     def _fail(self, point: Point, candidate: Candidate, error: WorkerError) -> None:
         """Close a cell that ended in `error`; one that may fit alone is put off until the others are gone."""

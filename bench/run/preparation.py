@@ -165,6 +165,18 @@ class Preparation:
         """False for a candidate whose outputs are not the model's (`null`)."""
         return self.classes[candidate].spec.computes_the_model
 
+    def units(self, point: Point, candidate: Candidate) -> tuple[dict[str, dict[str, Any]], str]:
+        """The judged cases with their references, as a worker is told them; and why one has none, or ""."""
+        units, missing, computes = {}, "", self.computes(candidate)
+        for name, inputs in self.workload.cases(point, self.source).items():
+            units[name] = inputs.request()
+            pair = self.references.pair(candidate.precision, name) if computes else ""
+            if isinstance(pair, str):
+                missing = missing or pair
+            else:
+                units[name] |= {"reference": str(pair[0].path), "eager_error": str(pair[1].path)}
+        return units, missing
+
     def operations(self, point: Point, candidate: Candidate) -> dict[str, int]:
         """`flops` of one call at `point` and `weight_bytes` that it must read; {} if nothing was counted."""
         if not self.computes(candidate):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench import statistics
+from bench.run.columns import bit_identical
 from bench.run.record import SAME_MODEL, Record, Run
 
 FEW_SAMPLES = 5
@@ -98,6 +99,11 @@ def _of_parity(record: Record) -> Iterator[str]:
         yield f"{record.candidate.backend} computes nothing; its time is a script's plus the harness's own"
     elif record.parity and record.verdict not in SAME_MODEL:
         yield f"parity is {record.verdict}: {record.parity.get('reason', '')}"
+    alike, turns = bit_identical(record) or (0, 0)
+    if alike < turns:
+        yield f"outputs differ between turns: {alike} of {turns} are bit-identical; the worst distinct ones were judged"
+    if lost := record.parity.get("unjudged_turns"):
+        yield f"outputs of {lost} turns went with their process and could not be judged; measure again"
 
 
 def _of_others(run: Run, record: Record) -> Iterator[str]:

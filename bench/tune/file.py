@@ -16,7 +16,7 @@ import msgspec
 
 from bench.errors import UserError
 from bench.files import read_lines, write_all
-from bench.parity.verdict import of_original
+from bench.parity.verdict import as_of_candidate
 from bench.run.file import LONGEST_CAUSE, SealLine, integrity_of
 from bench.tune.results import Tried, Tuning
 
@@ -67,7 +67,6 @@ def read_tuning(path: str | Path) -> Tuning:
 
 
 def _read(tried: Tried) -> Tried:
-    """A trial with the verdict that its candidate gets now; older files say `exact` of eager in fp32."""
-    if not tried.trial.candidate.is_original:
-        return tried
-    return replace(tried, outcome=replace(tried.outcome, **of_original({"verdict": tried.outcome.verdict})))
+    """A trial with the verdict that its candidate gets now; older files say `exact` of eager."""
+    verdict = as_of_candidate({"verdict": tried.outcome.verdict}, tried.trial.candidate)["verdict"]
+    return replace(tried, outcome=replace(tried.outcome, verdict=verdict))

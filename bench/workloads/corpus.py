@@ -231,6 +231,8 @@ class Corpus(Passes):
 class CorpusCell(TimedCell):
     """Holds every batch prepared, times passes over all of them, and judges up to three batches."""
 
+    timed_case = LAST
+
     def begin(
         self,
         batches: list[dict[str, Any]],
@@ -295,11 +297,6 @@ class CorpusCell(TimedCell):
                 return timed, {}
         arrays, held = self.run_prepared(self.prepared[place])
         return arrays if timed is None else timed, held if place == self.largest else {}
-
-    def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float, **further: Any) -> dict[str, Any]:
-        """As `Cell.judge`, with the cases under their own names."""
-        found = super().judge(units, atol, rtol)
-        return found | {"cases": {name.rpartition(" ")[2]: figures for name, figures in found["cases"].items()}}
 
     def end(self) -> None:
         del self.step, self.prepared, self.batches

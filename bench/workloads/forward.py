@@ -267,7 +267,9 @@ class Forward(TimedWorkload):
 
 
 class ForwardCell(TimedCell):
-    """Warms one shape up, times calls, and judges the outputs of the last one."""
+    """Warms one shape up, times calls, and judges the outputs of each turn's last one."""
+
+    timed_case = "timed"
 
     def begin(self, plan: dict[str, Any], sampling: dict[str, Any], boundary: str) -> dict[str, Any]:
         backend = self.backend

@@ -14,10 +14,11 @@ from bench.errors import UserError
 from bench.options import CommonOptions, declared_as, option
 from bench.parity import inputs, tokens
 from bench.parity.cell import Cell, settle
+from bench.parity.distinct import MOST_KEPT
 from bench.parity.inputs import InputPlan
 from bench.parity.tokens import Timed
 from bench.parity.verdict import Tolerance, worst_generation
-from bench.process.decoding import Decoding, parse_decoding
+from bench.process.decoding import Chooser, Decoding, parse_decoding
 from bench.process.generating import Prompts
 from bench.process.loop import CACHE, FULL_PASSES
 from bench.process.timing import Sampling
@@ -315,6 +316,7 @@ class GenerateCell(Cell):
             keeps_cache=self.args.generation == CACHE, names=rows.inputs,
         )  # fmt: skip
         settle()
+        self.choices: dict[str, Chooser | None] = {}
         first_ns = self.prompts.first_call_ns()
         watched = self.prompts.watch()
         warm = self.prompts.warm_up(Sampling(**sampling))
@@ -324,8 +326,10 @@ class GenerateCell(Cell):
 
     def turn(self) -> dict[str, Any]:
         self.choice, times = self.prompts.timed()
-        written = self.choice.tokens().cpu().numpy().tobytes()
-        return {"times_ns": times, "outputs": f"{zlib.crc32(written):08x}"}
+        written = f"{zlib.crc32(self.choice.tokens().cpu().numpy().tobytes()):08x}"
+        has_room = len(self.choices) < MOST_KEPT or self.choices.get(written) is not None
+        self.choices[written] = self.choice if has_room else None
+        return {"times_ns": times, "outputs": written}
 
     def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float, **further: Any) -> dict[str, Any]:
         facts, asked = self.facts_after(), units[GENERATION]
@@ -333,7 +337,10 @@ class GenerateCell(Cell):
         if "reference" in asked:
             folders = Path(asked["reference"]), Path(asked["eager_error"])
             cases = timed.judge(self.places, *folders, self.args.precision, atol, rtol)
+            for choice in [one for one in self.choices.values() if one is not None and one is not self.choice]:
+                found = replace(timed, choice=choice).judge(self.places, *folders, self.args.precision, atol, rtol)
+                cases |= {f"{name}, other tokens {len(cases)}": figures for name, figures in found.items()}
         else:
             timed.generate(self.prompts.chooser())
         figures = {"tokens": timed.tokens.tolist(), "cache_bytes": timed.cache_bytes}
-        return {"cases": cases, "facts": facts, "memory": timed.memory, "figures": figures}
+        return {"cases": cases, "facts": facts, "memory": timed.memory, "figures": figures, "seen": list(self.choices)}

@@ -84,7 +84,7 @@ class ParityOptions(CommonOptions):
     """Kinds of token ids."""
 
     @property
-    def overrides(self) -> dict[str, float]:
+    def overrides(self) -> dict[str, Any]:
         """What replaces the tolerances' own values."""
         return {name: value for name in OVERRIDES if (value := getattr(self, name)) is not None}
 
@@ -288,7 +288,7 @@ class ParityCell(Cell):
     def judge(self, units: Mapping[str, dict[str, Any]], atol: float, rtol: float, **further: Any) -> dict[str, Any]:
         ((_, self.unit),) = units.items()
         if not self.new_tokens or "reference" not in self.unit:
-            return super().judge(units, atol, rtol) if "reference" in self.unit else {}
+            return super().judge(units, atol, rtol, **further) if "reference" in self.unit else {}
         found = generation.check(
             self.backend, self.plan, Path(self.unit["reference"]), eager_error=self.unit["eager_error"],
             precision=self.args.precision, atol=atol, rtol=rtol, device=self.args.device,

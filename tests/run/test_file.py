@@ -23,7 +23,8 @@ def a_run() -> Run:
     """Four cells; one of them failed."""
     small, large = Shape(1, 8), Shape(2, 8)
     failed = record("onnx", large, status="failed", reason="it crashed", failure={"exit_code": -11})
-    return run_of([record("eager", small), record("onnx", small, ms=5), record("eager", large), failed])
+    eager = [record("eager", shape, verdict="original") for shape in (small, large)]
+    return run_of([eager[0], record("onnx", small, ms=5), eager[1], failed])
 
 
 def same(one: Run, other: Run) -> bool:
@@ -39,6 +40,29 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert (found.integrity, found.is_complete, found.schema) == ("sealed", True, SCHEMA)
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "run.jsonl").read_text().splitlines()]
     assert kinds == ["run", *(["turn"] * 3 + ["record"]) * 3, "record", "seal"]
+
+
+@pytest.mark.parametrize(
+    ("label", "precision", "stored", "found"),
+    [
+        ("eager", "fp32", "exact", "original"), ("eager", "fp32", "equivalent", "original"),
+        ("eager", "fp32", "broken", "broken"), ("eager", "bf16", "exact", "equivalent"),
+        ("torchscript", "bf16", "exact", "equivalent"), ("torchscript", "fp32", "exact", "exact"),
+        ("eager:sdpa", "fp32", "equivalent", "equivalent"), ("torchscript", "bf16", "lossy", "lossy"),
+    ],
+)  # fmt: skip
+def test_older_files_have_the_verdicts_of_now(
+    label: str, precision: str, stored: str, found: str, tmp_path: Path
+) -> None:
+    """They call eager exact by its own yardstick, at any precision."""
+    parity = {
+        "verdict": stored,
+        "reason": "",
+        "cases": {"timed": {"verdict": stored, "rmse": 1.0, "rms_reference": 4.0}},
+    }
+    run = run_of([record(label, precision=precision, parity=parity)])
+    (read,) = read_run(write(run, tmp_path / "run.jsonl")).records
+    assert (read.verdict, read.parity["cases"]["timed"]["verdict"], read.parity["loss"]) == (found, found, 0.25)
 
 
 @pytest.mark.parametrize(
