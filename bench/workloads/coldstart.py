@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -136,8 +135,7 @@ class ColdStartCell(Cell):
     def begin(self, plan: dict[str, Any]) -> dict[str, Any]:
         self.plan = InputPlan.from_json(plan)
         batch, called_ns = self.batch(self.plan), time.monotonic_ns()
-        call = partial(self.backend.run, self.backend.prepare(batch))
-        self.first = call()
+        self.first = self.backend.run(self.backend.prepare(batch))
         self.backend.synchronize()
         ended_ns, args = time.monotonic_ns(), self.args
         parts = {"import": args.import_ns, "load": args.load_ns, "first": ended_ns - called_ns}
@@ -147,5 +145,5 @@ class ColdStartCell(Cell):
 
     def turn(self) -> dict[str, Any]:
         spent = {"cpu_seconds": time.process_time(), "queue_delay_seconds": threads.queue_delay_seconds({})}
-        outputs = self.distinct.take(self.backend.fetch(self.first), self.plan)
-        return {"times_ns": self.times, "outputs": outputs, **spent}
+        outputs = {"outputs": self.distinct.take(self.backend.fetch(self.first), self.plan)}
+        return {"times_ns": self.times} | outputs | spent

@@ -243,7 +243,7 @@ def test_timed_passes_are_judged_and_a_broken_model_gets_no_speed_up(
     tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under a tolerance that nothing can keep ONNX is broken, and by its own figures equivalent under the real one."""
-    monkeypatch.setattr(driver, "tolerance_of", lambda precision, tf32: Tolerance(1e-9, 0.0, 0.0))
+    monkeypatch.setattr(driver, "tolerance_of", lambda precision, tf32: Tolerance(1e-9, 0.0, 0.0, True))
     done = run(tmp_path, "eager,onnx", artifacts=str(artifacts), batches="1,3", synthetic=7)
     assert [one.verdict == "broken" for one in done.records] == [False, True] * 2
     assert done.exit_code == 3

@@ -59,7 +59,7 @@ def test_every_case_of_the_matrix_is_judged_of_every_candidate(sound: Run) -> No
     """A/A is never broken; each candidate is judged at every shape, and generating."""
     assert [record.status for record in sound.records] == ["ok"] * 9
     assert [(one.label, one.verdict) for one in judgements(sound)] == [
-        ("eager fp32", "equivalent"), ("eager@2 fp32", "equivalent"), ("onnx fp32", "equivalent"),
+        ("eager fp32", "original"), ("eager@2 fp32", "original"), ("onnx fp32", "equivalent"),
     ]  # fmt: skip
     of_eager = {record.verdict for record in sound.records if record.candidate.backend == "eager"}
     assert of_eager <= {"original", "equivalent"}
