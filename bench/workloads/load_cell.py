@@ -46,9 +46,9 @@ class LoadCell(Cell):
         figures = {"shapes": len(wanted), "warmed": server.met}
         return {"once": {"first_call_ns": server.first_calls_ns}, "facts": self.facts_before, "figures": figures}
 
-    def turn(self, due_ns: list[int], shapes: list[list[int]], most_seconds: float) -> dict[str, Any]:
+    def turn(self, due_ns: list[int], shapes: list[list[int]], most_ns: int, place: int) -> dict[str, Any]:
         cpu_started = time.process_time()
-        served = self.server.serve(due_ns, shapes, most_seconds)
+        served = self.server.serve(due_ns, shapes, most_ns, place)
         times = {"due": due_ns, "waits": served.waits_ns, "latency": served.latency_ns}
         return {"times_ns": times, "cpu_seconds": time.process_time() - cpu_started}
 
