@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bench import options, statistics
 from bench.columns import DASH, Column, Section, Table
 from bench.errors import UserError
-from bench.machine import conditions
 from bench.options import CommonOptions, option
 from bench.parity import inputs
 from bench.process.levels import MISSED, UNJUDGED
@@ -217,7 +216,7 @@ class Load(Workload):
     def tried(self, record: Record) -> Tried:
         """What a record says of its rate."""
         is_picked = record.point.step > 0 and not record.point.fresh
-        return Tried(self.slices(record), is_picked, bool(conditions.disturbed_by(record.conditions)))
+        return Tried(self.slices(record), is_picked, is_disturbed=not all(record.quiet))
 
     def _served(self, records: Sequence[Record]) -> list[Tried]:
         """What one candidate served; nothing if it is not sound, as a broken one keeps no service level."""
