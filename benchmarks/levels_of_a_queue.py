@@ -81,17 +81,21 @@ def joined(draw: random.Random, batching: Batching, rate: float, count: int) -> 
     )
 
 
-def limit_ns(times: Times, load: float, rank: int) -> float:
-    """The latency that `rank` percent of the requests of an endless queue keep."""
+def limits_of(times: Times, load: float) -> list[Slo]:
+    """The levels that an endless queue is exactly at; none where the call itself is the limit, at low loads of equal
+    calls.
+    """
     if times is exponential:
-        return -math.log(1 - rank / 100) / (1 - load) * MS
-    draw, many = np.random.default_rng(0), 1_000_000
-    found = []
+        return [Slo(rank, -math.log(1 - rank / 100) / (1 - load) * MS) for rank in RANKS]
+    draw, many, found = np.random.default_rng(0), 1_000_000, []
     for _ in range(20):
         services = np.ones(many) if times is equal else draw.choice([0.5, 3.0], p=[0.8, 0.2], size=many)
         steps = np.concatenate([[0.0], np.cumsum(services[:-1] - draw.exponential(1 / load, many - 1))])
         found.append((steps - np.minimum.accumulate(steps) + services)[20_000:])
-    return float(np.quantile(np.concatenate(found), rank / 100)) * MS
+    limits = np.quantile(np.concatenate(found), [rank / 100 for rank in RANKS])
+    return [
+        Slo(rank, float(ms) * MS) for rank, ms in zip(RANKS, limits, strict=True) if times is not equal or ms > 1.01
+    ]
 
 
 def shares(runs: Sequence[Slices], slo: Slo) -> str:
@@ -111,7 +115,7 @@ def found_of(
     """Print a line for each number of requests and level that a server is exactly at."""
     endless = sorted(serve_some(300_000).latencies_ns)
     for count in sizes:
-        found = [serve_some(count) for _ in range(max(1, min(runs, 600_000 // count)))]
+        found = [serve_some(count) for _ in range(max(1, min(runs, 300_000 // count)))]
         for slo in limits:
             clear = []
             for share, outcome in ((slo.share / 3, KEPT), (min(3 * slo.share, (1 + slo.share) / 2), MISSED)):
@@ -126,10 +130,9 @@ def of_levels(runs: int, sizes: Sequence[int], seed: int) -> None:
     print("calls, load, level, requests: percentile | binomial | today's rule, each kept and missed; today's if clear")
     for times in (equal, exponential, two_lengths):
         for load in LOADS:
-            slos = [Slo(rank, limit_ns(times, load, rank)) for rank in RANKS]
-            # Where the call itself is the limit, as at a low load of equal calls, no server is exactly at the level.
-            slos = [slo for slo in slos if times is not equal or slo.limit_ns > 1.01 * MS]
-            found_of(f"{times.__name__} {load}", partial(queued, draw, times, load), slos, sizes, runs)
+            found_of(
+                f"{times.__name__} {load}", partial(queued, draw, times, load), limits_of(times, load), sizes, runs
+            )
     for text, batching in (("0 ms", Batching(8)), ("2 ms", Batching(8, 2 * MS))):
         for load in (0.3, 0.6, 0.85):
             serve_some = partial(joined, draw, batching, load * 8 / 3)
@@ -159,10 +162,8 @@ def of_searches(searches: int, seed: int) -> None:
     print("calls, level, largest rate: ranges too high, too low, open; median width; median requests")
     for times in (equal, exponential):
         for load in (0.3, 0.6, 0.85):
-            for rank, least in ((50, 200), (95, 260)):
-                slo = Slo(rank, limit_ns(times, load, rank))
-                if times is equal and slo.limit_ns < 1.01 * MS:
-                    continue
+            for slo in (one for one in limits_of(times, load) if one.rank != 99):
+                least, rank = 200 if slo.rank == 50 else 260, slo.rank
                 found = [searched(draw, times, slo, least) for _ in range(searches)]
                 high = sum(kept is not None and kept > 1000 * load for kept, _, _ in found) / searches
                 low = sum(missed is not None and missed < 1000 * load for _, missed, _ in found) / searches

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 SEARCH_REQUESTS, SEARCH_FACTOR = 200, 2
 #: The last slice ends when it has lasted as long again as its requests took to arrive, and some seconds.
 SECONDS_BESIDE = 1.0
-#: Exit codes if every sound candidate misses the service levels at the rate that was asked for, and if it is not known
-#: of one whether it keeps them, or between which rates its largest lies.
+#: Exit codes if every sound candidate misses --slo at --rate, and if that or the range of a largest rate is open.
 NOTHING_KEEPS, UNDECIDED = 5, 6
 
 
@@ -50,7 +49,10 @@ class LoadOptions(CommonOptions):
 
     rate: float = option("Requests a second.", options.number(0, 1_000_000, "20"), default=10.0)
     duration: float = option(
-        "How long requests arrive, about.", options.seconds(3600.0), default=30.0, show=options.shown_seconds
+        "How long requests arrive, in a test at least.",
+        options.seconds(3600.0),
+        default=30.0,
+        show=options.shown_seconds,
     )
     traffic: str | None = option(
         "CSV or JSON Lines with batch, length and maybe count.",
