@@ -147,9 +147,9 @@ def searched(draw: random.Random, times: Times, slo: Slo, least: int) -> tuple[f
     while len(tried) <= MOST_STEPS:
         evidence = evidence_of(tried, [slo])
         if (rate := next_rate(evidence.trials, 200.0, least)) is not None:
-            tried.append(Tried(queued(random.Random(common), times, rate / 1e3, least), is_picked=bool(tried)))
+            tried.append(Tried(queued(random.Random(common), times, rate / 1e3, least), is_evidence=not tried))
         elif (test := evidence.next_test(needed)) is not None:
-            tried.append(Tried(queued(draw, times, test[0] / 1e3, test[1])))
+            tried.append(Tried(queued(draw, times, test[0] / 1e3, test[1]), is_trial=False))
         else:
             break
     evidence = evidence_of(tried, [slo])

@@ -49,8 +49,10 @@ class Tried:
     """One rate that a candidate served."""
 
     slices: Slices
-    is_picked: bool = False
-    """True if a search picked the rate by samples that these share."""
+    is_trial: bool = True
+    """True if a search goes by it: the rate that was asked for, and those that it picks."""
+    is_evidence: bool = True
+    """True if its verdict proves something: the rate that was asked for, and tests. A search picks by its sample."""
     is_disturbed: bool = False
 
     @property
@@ -172,14 +174,13 @@ def evidence_of(tried: Sequence[Tried], slos: Sequence[Slo]) -> Evidence:
     it is none, and the rate is tried again.
     """
     trials, excused = [], set[float]()
-    tested = {one.rate: one.outcome(slos) for one in tried if not one.is_picked}
-    for one in tried:
+    for one in (one for one in tried if one.is_trial):
         seems = one.slices.seems_kept(slos)
-        if seems is False and one.is_disturbed and one.is_picked and one.rate not in excused:
+        if seems is False and one.is_disturbed and one.rate not in excused:
             excused.add(one.rate)
         elif seems is not None:
             trials.append(Trial(one.rate, seems, one.slices.is_hopeless(slos)))
-    return Evidence(trials, tested)
+    return Evidence(trials, {one.rate: one.outcome(slos) for one in tried if one.is_evidence})
 
 
 def requests_to_test(

@@ -217,8 +217,8 @@ class Load(Workload):
 
     def tried(self, record: Record) -> Tried:
         """What a record says of its rate."""
-        is_picked = record.point.step > 0 and not record.point.fresh
-        return Tried(self.slices(record), is_picked, is_disturbed=not all(record.quiet))
+        is_trial, is_evidence = not record.point.fresh, record.point.step == 0 or record.point.fresh > 0
+        return Tried(self.slices(record), is_trial, is_evidence, not all(record.quiet))
 
     def _served(self, records: Sequence[Record]) -> list[Tried]:
         """What one candidate served; nothing if it is not sound, as a broken one keeps no service level."""

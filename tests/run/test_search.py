@@ -138,9 +138,10 @@ def served(rate: float, service_ns: int, count: int = 400) -> Slices:
 
 def test_what_a_search_picked_is_a_trial_and_the_rest_is_judged() -> None:
     slow, fast = served(100, 9 * MS), served(10, MS)
-    found = evidence_of([Tried(fast), Tried(slow, is_picked=True)], [SLO])
+    found = evidence_of([Tried(fast), Tried(slow, is_evidence=False)], [SLO])
     assert found.trials == [Trial(10, True, True), Trial(100, False)]
     assert found.tested == {10: KEPT}
+    assert evidence_of([Tried(slow, is_trial=False)], [SLO]).trials == []
     missed = Tried(served(100, 30 * MS))
     assert missed.outcome([SLO]) == MISSED
     assert missed.outcome([SLO, Slo(50, 10**12)]) == MISSED
@@ -149,7 +150,7 @@ def test_what_a_search_picked_is_a_trial_and_the_rest_is_judged() -> None:
 
 def test_a_miss_beside_other_work_proves_nothing() -> None:
     """A search tries its rate once more, and goes by it then; a test stays unjudged. What is kept is kept all the same."""
-    slow = Tried(served(100, 30 * MS), is_picked=True, is_disturbed=True)
+    slow = Tried(served(100, 30 * MS), is_evidence=False, is_disturbed=True)
     assert evidence_of([slow], [SLO]).trials == []
     assert [one.is_kept for one in evidence_of([slow, slow], [SLO]).trials] == [False]
     assert Tried(served(100, 30 * MS), is_disturbed=True).outcome([SLO]) == UNJUDGED
@@ -194,12 +195,12 @@ def test_ranges_of_searches_hold_the_largest_rate() -> None:
         common, tried = draw.random(), list[Tried]()
         while (evidence := evidence_of(tried, [slo])) is not None:
             if (rate := next_rate(evidence.trials, 200.0, 260)) is not None:
-                tried.append(Tried(queued(random.Random(common), rate, 260), is_picked=bool(tried)))
+                tried.append(Tried(queued(random.Random(common), rate, 260), is_evidence=not tried))
                 continue
             test = evidence.next_test(partial(requests_to_test, tried, [slo], least=260, seconds=2.0))
             if test is None:
                 break
-            tried.append(Tried(queued(draw, *test)))
+            tried.append(Tried(queued(draw, *test), is_trial=False))
         seems = bracket(evidence.trials)
         narrow += seems.kept is not None and seems.missed is not None and seems.kept <= 600 < seems.missed
         inside += (evidence.kept or 0) <= 600 < (evidence.missed or math.inf)
