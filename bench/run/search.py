@@ -261,17 +261,18 @@ def shown(found: Evidence | None) -> str:
 def line(found: Evidence, levels: str) -> str:
     """What is known of the largest rate that keeps `levels`, in one sentence."""
     tried = count(len({one.rate for one in found.trials} | {*found.tested}), "rate") + " tried"
-    kept, missed = f"{found.kept or 0:.4g}/s", f"{found.missed or 0:.4g}/s"
-    if found.kept is not None:
-        above = "no higher rate was judged missed" if found.missed is None else f"{missed} misses it"
-        return f"{kept} keeps {levels}, {above} ({tried})"
-    if found.is_hopeless:
+    kept, missed, seems = f"{found.kept or 0:.4g}/s", f"{found.missed or 0:.4g}/s", bracket(found.trials)
+    if found.is_decided and found.kept is None:
         return f"no rate keeps {levels}: calls that no request waits for miss it already ({tried})"
-    if found.missed is not None:
-        return f"{missed} misses {levels}, no lower rate was judged kept ({tried})"
-    seems = bracket(found.trials)
-    where = " and ".join(f"{rate:.4g}/s" for rate in (seems.kept, seems.missed) if rate is not None)
-    return f"no rate was judged; the search ended at {where}, which its own samples do not prove ({tried})"
+    if found.is_decided:
+        return f"{kept} keeps {levels}, {missed} misses it ({tried})"
+    known = "no rate was judged"
+    if found.kept is not None:
+        known = f"{kept} keeps {levels}, no higher rate was judged missed"
+    elif found.missed is not None:
+        known = f"{missed} misses {levels}, no lower rate was judged kept"
+    ends = " and ".join(f"{rate:.4g}/s" for rate in (seems.kept, seems.missed) if rate is not None)
+    return f"{known}; the search ended at {ends}, which its own samples do not prove ({tried})"
 
 
 def answer(run: Run, found: Mapping[Candidate, Evidence], levels: Sequence[Slo]) -> str:
