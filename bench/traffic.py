@@ -136,14 +136,14 @@ def _count(value: Any, where: str) -> float:
     return count
 
 
-def arrivals(traffic: Traffic, rate: float, count: int, seed: int, slice_: int) -> tuple[list[int], list[Shape]]:
+def arrivals(traffic: Traffic, rate: float, count: int, seed: int, draw: int) -> tuple[list[int], list[Shape]]:
     """When `count` requests are due (ns) by a Poisson process of `rate` (requests a second), and their shapes.
 
     Every candidate and rate gets the same shapes and the same exponential draws, which the rate only scales (common
-    random numbers: Law, Simulation Modeling and Analysis, 5th ed., 11.2), and a longer slice begins as a shorter one
-    does.
+    random numbers: Law, Simulation Modeling and Analysis, 5th ed., 11.2), and more requests begin as fewer do. Another
+    `draw` is independent of it.
     """
-    gaps, shapes = random.Random(f"arrivals {seed} {slice_}"), random.Random(f"shapes {seed} {slice_}")
+    gaps, shapes = random.Random(f"arrivals {seed} {draw}"), random.Random(f"shapes {seed} {draw}")
     at, due = 0.0, []
     for _ in range(count):
         at += gaps.expovariate(1.0)
@@ -161,6 +161,11 @@ class Slo:
     rank: int
     """One of `RANKS`."""
     limit_ns: float
+
+    @property
+    def share(self) -> float:
+        """Share of the calls that may take longer."""
+        return (100 - self.rank) / 100
 
     def __str__(self) -> str:
         return f"p{self.rank} {duration(self.limit_ns)}"

@@ -10,18 +10,12 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import groupby
 
-from bench import statistics
 from bench.errors import UserError
 from bench.spec import Shape
-from bench.traffic import Slo, duration
+from bench.traffic import duration
 
-#: What became of a service level.
-KEPT, MISSED, UNJUDGED = "kept", "missed", "unjudged"
-#: Below this share of the time in calls hardly any request waits for a call before, so a lower rate is no remedy.
-IDLE_SHARE = 0.05
 MOST_DELAY_NS, MOST_ROWS = 10_000_000_000, 4096
 _UNITS_NS = {"us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
 
@@ -88,23 +82,45 @@ class Slice:
     """What became of one slice, by request in the order of arrival; requests that were not served lack at the end."""
 
     due_ns: Sequence[int]
-    """When each request was due after the slice's start."""
+    """When each request was due after the slice's start; below 0 if it waited already when the slice began."""
     waits_ns: list[int] = field(default_factory=list)
     """From due until the call that served it began."""
     latency_ns: list[int] = field(default_factory=list)
     """From due until that call was done."""
 
-    def calls(self) -> list[tuple[int, int]]:
-        """Start and end of each call, ns after the slice's start, in order."""
+    def calls(self) -> list[tuple[int, int, int]]:
+        """Start and end of each call, ns after the slice's start, and the requests that it served, in order."""
         served = zip(self.due_ns, self.waits_ns, self.latency_ns, strict=False)
         spans = [(due + wait, due + latency) for due, wait, latency in served]
-        return [span for span, _ in groupby(spans)]
+        return [(*span, len([*requests])) for span, requests in groupby(spans)]
+
+    def ended_ns(self) -> int:
+        """When the slice ended: all of its requests were due, and no call went on."""
+        last = self.due_ns[len(self.latency_ns) - 1] + self.latency_ns[-1] if self.latency_ns else 0
+        return max(last, self.due_ns[-1])
 
     def largest_queue(self) -> int:
         """Requests that waited at once, at most: just before a call takes them, or when the slice was ended."""
         starts = [due + wait for due, wait in zip(self.due_ns, self.waits_ns, strict=False)]
         queued = [bisect_right(self.due_ns, start) - taken for taken, start in enumerate(starts)]
         return max([*queued, len(self.due_ns) - len(starts)])
+
+
+def next_slice(
+    due_ns: Sequence[int], before: Sequence[Slice], slices: int, beside_ns: int
+) -> tuple[list[int], int, int]:
+    """The slice behind those `before`, if the requests due at `due_ns` are served in so many `slices`: when its own are
+    due after its start, the place of the first, and `most_ns` of `serve`.
+
+    Time stands still between two slices, and each begins with the queue that the one before has left. So all together
+    are one queue, which was empty once. The last goes on for `beside_ns` and as long again as its requests arrived.
+    """
+    begins, ends = (len(due_ns) * count // slices for count in (len(before), len(before) + 1))
+    place, elapsed_ns = sum(len(one.latency_ns) for one in before), sum(one.ended_ns() for one in before)
+    most_ns = due_ns[ends - 1] - elapsed_ns
+    if ends == len(due_ns):
+        most_ns = max(most_ns, 0) + due_ns[-1] - due_ns[begins] + beside_ns
+    return [ns - elapsed_ns for ns in due_ns[place:ends]], place, most_ns
 
 
 def next_step(
@@ -141,7 +157,7 @@ def serve(
     """Serve requests that are due at `due_ns` after the start, each with its `rows`, one call at a time.
 
     `call(first, count)` serves `count` requests together; `wait_until` takes a reading of `clock`. No call begins
-    later than `most_ns` after the start.
+    later than `most_ns` after the start, nor is a call waited for beyond; what is left may be served by a later slice.
     """
     found = Slice(due_ns)
     started_ns = clock()
@@ -152,7 +168,7 @@ def serve(
             break
         count, until_ns = next_step(due_ns, rows, head, now_ns, batching)
         if not count:
-            wait_until(started_ns + until_ns)
+            wait_until(started_ns + min(until_ns, most_ns + 1))
             continue
         begun_ns = clock() - started_ns
         call(head, count)
@@ -162,85 +178,3 @@ def serve(
             found.latency_ns.append(done_ns - due)
         head += count
     return found
-
-
-@dataclass(frozen=True)
-class Slices:
-    """All slices of one cell together."""
-
-    slices: Sequence[Slice]
-    requests: int
-    """That were to be served."""
-
-    @cached_property
-    def latencies_ns(self) -> list[int]:
-        """Of all requests that were served."""
-        return [ns for one in self.slices for ns in one.latency_ns]
-
-    @property
-    def unserved(self) -> int:
-        """Requests that were still queued when their slice was ended."""
-        return self.requests - len(self.latencies_ns)
-
-    @cached_property
-    def calls_ns(self) -> list[int]:
-        """Duration of each call."""
-        return [end - start for one in self.slices for start, end in one.calls()]
-
-    @cached_property
-    def elapsed_ns(self) -> int:
-        """From each slice's start to the end of its last call, all together."""
-        return sum(calls[-1][1] for one in self.slices if (calls := one.calls()))
-
-    @property
-    def busy_share(self) -> float:
-        """Time in calls over all time (the utilisation)."""
-        return sum(self.calls_ns) / self.elapsed_ns
-
-    @property
-    def served_rate(self) -> float:
-        """Requests a second that were served."""
-        return len(self.latencies_ns) / self.elapsed_ns * 1e9
-
-    @property
-    def requests_per_call(self) -> float:
-        """How many were joined into one call, on average."""
-        return len(self.latencies_ns) / len(self.calls_ns)
-
-    @cached_property
-    def largest_queue(self) -> int:
-        """Requests that had arrived and were in no call yet, at most."""
-        return max(one.largest_queue() for one in self.slices)
-
-    @property
-    def keeps_up(self) -> bool:
-        """False if requests were left over, or if their calls took longer than they took to arrive."""
-        return self.unserved == 0 and sum(self.calls_ns) <= sum(one.due_ns[-1] for one in self.slices)
-
-    def level(self, slo: Slo) -> str:
-        """`KEPT`, `MISSED` or `UNJUDGED`: kept if they keep up and the percentile of all is within the limit."""
-        if not self.keeps_up:
-            return MISSED
-        value = self.percentile(slo.rank)
-        if value is None:
-            return UNJUDGED
-        return KEPT if value <= slo.limit_ns else MISSED
-
-    def outcome(self, slos: Sequence[Slo]) -> str:
-        """Worst of `level`, a miss before what cannot be judged."""
-        outcomes = {self.level(slo) for slo in slos}
-        return MISSED if MISSED in outcomes else UNJUDGED if UNJUDGED in outcomes else KEPT
-
-    def is_hopeless(self, slos: Sequence[Slo], batching: Batching) -> bool:
-        """True for a miss that is not the queue's: hardly any request waited, or single calls alone are too long."""
-        if self.busy_share < IDLE_SHARE:
-            return True
-        if batching.is_dynamic:
-            return False
-        alone = ((slo, statistics.percentile(self.calls_ns, slo.rank)) for slo in slos)
-        return any(value is not None and value > slo.limit_ns for slo, value in alone)
-
-    def percentile(self, rank: int) -> float | None:
-        """Nanoseconds of the `rank`-th percentile of latencies; None if there are too few for it (rule 8), or if the
-        requests that were not served would have been the slowest."""
-        return None if self.unserved else statistics.percentile(self.latencies_ns, rank)

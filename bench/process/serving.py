@@ -37,7 +37,7 @@ class Call:
     """What the last call was made of, and what it returned."""
 
     first: int
-    """Place of its first request in the slice."""
+    """Place of its first request in the cell."""
     count: int
     shape: tuple[int, int]
     """Rows and length of the call's arrays, padding included."""
@@ -127,19 +127,20 @@ class Server:
         self.backend.synchronize()
         return outputs
 
-    def serve(self, due_ns: list[int], shapes: Sequence[Sequence[int]], most_seconds: float) -> Slice:
-        """Serve `shapes` ([rows, length]) due at `due_ns` after the start for `most_seconds`, padding included."""
-        members = [sequences_of(place, rows, length) for place, (rows, length) in enumerate(shapes)]
+    def serve(self, due_ns: list[int], shapes: Sequence[Sequence[int]], most_ns: int, place: int = 0) -> Slice:
+        """Serve `shapes` ([rows, length]) due at `due_ns` after the start for `most_ns`, padding included; the first of
+        them has its `place` in the cell.
+        """
+        members = [sequences_of(place + index, rows, length) for index, (rows, length) in enumerate(shapes)]
         self.forget()
 
         def call(first: int, count: int) -> None:
             self.forget()
             batch = self.joined([one for request in members[first : first + count] for one in request])
             rows, length = batch["input_ids"].shape
-            self.last_call = Call(first, count, (rows, length), self.call(batch))
+            self.last_call = Call(place + first, count, (rows, length), self.call(batch))
 
         rows_of_each = [rows for rows, _ in shapes]
-        most_ns = round(most_seconds * 1e9)
         return serve(due_ns, rows_of_each, self.batching, call, time.perf_counter_ns, wait_until, most_ns)
 
     def forget(self) -> None:
@@ -150,12 +151,12 @@ class Server:
 
 
 def sequences_of(place: int, rows: int, length: int) -> list[Sequence_]:
-    """The sequences of the request at `place` in its slice: neighbours differ, and so do the rows of one request."""
+    """The sequences of the request at `place` in its cell: neighbours differ, and so do the rows of one request."""
     return [(length, (place + row) % SEQUENCES) for row in range(rows)]
 
 
 def judged_calls(last: Sequence[Shape], served: Sequence[Shape], most_rows: int) -> dict[str, list[Sequence_]]:
-    """The sequences of the calls that are judged: that of the `last` request of a slice, and one more of others.
+    """The sequences of the calls that are judged: that of the cell's `last` request, and one more of others.
 
     It joins a sequence of the longest length with as many of the shortest as may be, or if none are joined, is a
     request of each. All their shapes were warmed up.

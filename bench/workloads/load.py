@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import options, statistics
 from bench.columns import DASH, Column, Section, Table
 from bench.errors import UserError
-from bench.machine import conditions
 from bench.options import CommonOptions, option
 from bench.parity import inputs
-from bench.process.queue import KEPT, MISSED, UNJUDGED, Slice, Slices, called_shapes, parse_batching
+from bench.process.levels import MISSED, UNJUDGED
+from bench.process.queue import Slice, called_shapes, next_slice, parse_batching
+from bench.process.served import Slices
 from bench.process.serving import SEQUENCES, judged_calls
 from bench.run import columns, search
 from bench.run.record import Record, Run, Turn
 from bench.run.schedule import Schedule
-from bench.run.search import Found, RateSearch, Trial, bracket
+from bench.run.search import MOST_REQUESTS, Evidence, RateSearch, Tried
 from bench.run.workload import Workload, exit_code_of
 from bench.spec import DEFAULT_LENGTHS, LARGEST_SIZE, Candidate, Shape, check_lengths
 from bench.traffic import Slo, Traffic, arrivals, even, parse_slo, read_traffic
@@ -28,14 +30,12 @@ if TYPE_CHECKING:
     from bench.parity.reference import Inputs
     from exporters.sources import ModelSource
 
-#: Requests of one rate above which a run and its file are no use to anybody.
-MOST_REQUESTS = 200_000
 #: Fewest requests of each rate of a search, and how many times what the percentile needs.
 SEARCH_REQUESTS, SEARCH_FACTOR = 200, 2
-#: A slice ends when it has lasted this many times as long as its requests took to arrive, and some seconds.
-MOST_OF_A_SLICE, SECONDS_BESIDE = 2.0, 1.0
-#: The exit code if no sound candidate keeps the service levels at the rate that was asked for.
-NOTHING_KEEPS = 5
+#: The last slice ends when it has lasted as long again as its requests took to arrive, and some seconds.
+SECONDS_BESIDE = 1.0
+#: Exit codes if every sound candidate misses --slo at --rate, and if that or the range of a largest rate is open.
+NOTHING_KEEPS, UNDECIDED = 5, 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,10 @@ class LoadOptions(CommonOptions):
 
     rate: float = option("Requests a second.", options.number(0, 1_000_000, "20"), default=10.0)
     duration: float = option(
-        "How long requests arrive, about.", options.seconds(3600.0), default=30.0, show=options.shown_seconds
+        "How long requests arrive, in a test at least.",
+        options.seconds(3600.0),
+        default=30.0,
+        show=options.shown_seconds,
     )
     traffic: str | None = option(
         "CSV or JSON Lines with batch, length and maybe count.",
@@ -99,6 +102,8 @@ class Rate:
 
     step: int
     rate: float
+    fresh: int = 0
+    """Requests of a test, on draws of its own; 0 for the rate that was asked for and for a search."""
 
     def __str__(self) -> str:
         return f"{self.rate:.4g}/s"
@@ -114,6 +119,11 @@ def _served(value: Callable[[Slices], Any]) -> Callable[[Run, Record], Any]:
     return found
 
 
+def _slices(turns: Iterable[Turn]) -> list[Slice]:
+    times = [turn.times_ns for turn in turns if turn.times_ns.get("due")]
+    return [Slice(one["due"], one.get("waits", []), one.get("latency", [])) for one in times]
+
+
 def _percentile_ms(rank: int) -> Callable[[Run, Record], Any]:
     return _served(lambda slices: None if (ns := slices.percentile(rank)) is None else ns / 1e6)
 
@@ -123,8 +133,8 @@ def _figure(name: str, *shown: Any, **more: Any) -> Column:
 
 
 def _slo(run: Run, record: Record) -> Any:
-    slos = run.workload.options.slos
-    return _served(lambda slices: slices.outcome(slos))(run, record) if slos else None
+    slos, tried = run.workload.options.slos, run.workload.tried(record)  # type: ignore[attr-defined]
+    return tried.outcome(slos) if slos and tried.slices.calls_ns else None
 
 
 def _is_sound(records: Sequence[Record]) -> bool:
@@ -202,34 +212,35 @@ class Load(Workload):
 
     def schedule(self) -> Schedule:
         asked = self.options
-        return RateSearch(asked.rate, asked.rounds, asked.search_requests, Rate, self._trials)
+        requests, seconds = asked.search_requests, asked.duration
+        return RateSearch(asked.rate, asked.rounds, requests, seconds, Rate, asked.slos, self._served)
 
-    def _trials(self, records: Sequence[Record]) -> list[Trial] | None:
-        """What records are evidence of; None if a candidate is not sound, as a broken one keeps no service level.
+    def tried(self, record: Record) -> Tried:
+        """What a record says of its rate."""
+        is_trial, is_evidence = not record.point.fresh, record.point.step == 0 or record.point.fresh > 0
+        return Tried(self.slices(record), is_trial, is_evidence, not all(record.quiet))
 
-        A miss while other work disturbed the machine is no evidence the first time: the rate is tried once more.
-        """
-        if not _is_sound(records):
-            return None
-        found, excused, rule = [], set[float](), parse_batching(self.options.batching)
-        for one in records:
-            served, rate = self.slices(one), one.point.rate
-            outcome = served.outcome(self.options.slos)
-            if outcome == MISSED and conditions.disturbed_by(one.conditions) and rate not in excused:
-                excused.add(rate)
-            elif outcome != UNJUDGED:
-                found.append(Trial(rate, outcome == KEPT, served.is_hopeless(self.options.slos, rule)))
-        return found
+    def _served(self, records: Sequence[Record]) -> list[Tried]:
+        """What one candidate served; nothing if it is not sound, as a broken one keeps no service level."""
+        return [self.tried(one) for one in records] if _is_sound(records) else []
 
-    def _found(self, run: Run, candidate: Candidate) -> Found | None:
-        """The largest rate that keeps the service levels; None without a search or without evidence."""
-        trials = self._trials([record for record in run.records if record.candidate == candidate])
-        return bracket(trials) if trials and self.options.search_requests is not None else None
+    def _sound(self, run: Run) -> dict[Candidate, list[Tried]]:
+        by = {who: [record for record in run.records if record.candidate == who] for who in run.candidates}
+        return {candidate: tried for candidate, records in by.items() if (tried := self._served(records))}
+
+    def found(self, run: Run) -> dict[Candidate, Evidence]:
+        """What is known of the largest rate that keeps the service levels, by sound candidate; {} without a search."""
+        sound = self._sound(run) if self.options.search_requests is not None else {}
+        return {candidate: search.evidence_of(tried, self.options.slos) for candidate, tried in sound.items()}
 
     def slices(self, record: Record) -> Slices:
         """What became of a record's requests."""
-        kinds = (record.rounds_ns("due"), record.rounds_ns("waits"), record.rounds_ns("latency"))
-        return Slices([Slice(*one) for one in zip(*kinds, strict=False)], self.requests(record.point))
+        made = Slices(_slices(record.turns), self.requests(record.point), record.point.rate)
+        return self._of_records.setdefault(id(record), (record, made))[1]
+
+    @cached_property
+    def _of_records(self) -> dict[int, tuple[Record, Slices]]:
+        return {}  # every column asks, and a record may have 200,000 requests
 
     def begin(self, point: Rate, source: ModelSource) -> dict[str, Any]:
         shapes, rule = self.options.shapes.counts, parse_batching(self.options.batching)
@@ -247,44 +258,45 @@ class Load(Workload):
 
     def requests(self, point: Rate) -> int:
         """Requests of a point, over all its slices."""
-        if point.step:
+        if point.step and not point.fresh:
             return self.options.search_requests or 1
-        return -(-max(1, round(self.options.rate * self.options.duration)) // self.options.rounds) * self.options.rounds
+        requests = point.fresh or max(1, round(self.options.rate * self.options.duration))
+        return -(-requests // self.options.rounds) * self.options.rounds
 
-    def _last_slice(self, point: Rate) -> int:
-        return 0 if point.step else self.options.rounds - 1
-
-    def _arrivals(self, point: Rate, slice_: int) -> tuple[list[int], list[Shape]]:
-        count = self.requests(point) // (self._last_slice(point) + 1)
-        return arrivals(self.options.shapes, point.rate, count, self.options.seed, slice_)
+    def _arrivals(self, point: Rate) -> tuple[list[int], list[Shape]]:
+        """When the requests of a point are due after its start, and their shapes; the last is of the longest length,
+        on which it is judged.
+        """
+        draw = point.step if point.fresh else 0
+        due_ns, shapes = arrivals(self.options.shapes, point.rate, self.requests(point), self.options.seed, draw)
+        return due_ns, [*shapes[:-1], max(self.options.shapes.counts, key=lambda shape: (shape.length, shape.batch))]
 
     def turn(self, point: Rate, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
-        due_ns, shapes = self._arrivals(point, len(taken))
-        rows = [[shape.batch, shape.length] for shape in shapes]
-        return {"due_ns": due_ns, "shapes": rows, "most_seconds": MOST_OF_A_SLICE * due_ns[-1] / 1e9 + SECONDS_BESIDE}
+        due_ns, shapes = self._arrivals(point)
+        slices = 1 if point.step and not point.fresh else self.options.rounds
+        due_ns, place, most_ns = next_slice(due_ns, _slices(taken), slices, round(SECONDS_BESIDE * 1e9))
+        rows = [[shape.batch, shape.length] for shape in shapes[place : place + len(due_ns)]]
+        return {"due_ns": due_ns, "shapes": rows, "most_ns": most_ns, "place": place}
 
     def _sequences(self, length: int, source: ModelSource) -> list[list[int]]:
         return inputs.drawn_sequences(source, length, SEQUENCES, self.options.seed)
 
     def cases(self, point: Rate, source: ModelSource) -> Mapping[str, Inputs]:
-        """Single sequences without padding: of the longest and the shortest length, and of each last request's."""
+        """Single sequences without padding, of the longest and the shortest length."""
         from bench.parity.reference import Inputs
 
-        judged = {shape.length for shape in self.options.shapes.counts}
-        lasts = [Rate(0, 1.0), *([Rate(1, 1.0)] if self.options.search_requests else [])]
-        lengths = {min(judged), max(judged)}
-        lengths |= {self._arrivals(one, self._last_slice(one))[1][-1].length for one in lasts}
+        lengths = {shape.length for shape in self.options.shapes.counts}
         names = tuple(f"sequence{draw}" for draw in range(SEQUENCES))
         return {
             f"sequences of {length}": Inputs(
                 inputs.plan_of(source, 1, length, self.options.seed, names),
                 {name: [row] for name, row in zip(names, self._sequences(length, source), strict=True)},
             )
-            for length in sorted(lengths)
+            for length in sorted({min(lengths), max(lengths)})
         }
 
     def judged(self, point: Rate, candidate: Candidate) -> Mapping[str, Any]:
-        _, shapes = self._arrivals(point, self._last_slice(point))
+        _, shapes = self._arrivals(point)
         most_rows = parse_batching(self.options.batching).most_rows or 1
         calls = judged_calls(shapes, list(self.options.shapes.counts), most_rows)
         return {"calls": calls, "rows_before": [shape.batch for shape in shapes]}
@@ -312,39 +324,31 @@ class Load(Workload):
     def sections(self, run: Run) -> Iterable[Section]:
         yield self._verdicts(run)
         levels = " and ".join(map(str, self.options.slos))
-        items = [f"{name}: {search.line(one, levels)}" for name, one in self._searched(run).items()]
+        items = [f"{run.name(candidate)}: {search.line(one, levels)}" for candidate, one in self.found(run).items()]
         if items:
-            items.append(
-                f"a rate keeps a level if the percentile of its {self.options.search_requests:,} requests is within it "
-                "and their calls take no longer than they took to arrive; rates are bisected, on the same draws, in "
-                "one slice that begins with no queue"
-            )
-        served = [(run.name(one.candidate), one.point.rate, self.slices(one)) for one in run.records]
+            items.append(search.RULE)
+        served = [(run.name(one.candidate), self.slices(one)) for one in run.records]
         yield Section("Largest rate", items=items, plots=search.plots(self.options.slos, served) if items else ())
 
     def answer(self, run: Run) -> str:
-        return search.answer(run, self._searched(run), self.options.slos) or super().answer(run)
-
-    def _searched(self, run: Run) -> dict[str, Found]:
-        found = {run.name(candidate): self._found(run, candidate) for candidate in run.candidates}
-        return {name: one for name, one in found.items() if one is not None}
+        return search.answer(run, self.found(run), self.options.slos) or super().answer(run)
 
     def _verdicts(self, run: Run) -> Section:
         """Parity, and which service levels each candidate keeps at the rate that was asked for."""
-        slos, searches = self.options.slos, self.options.search_requests is not None
+        slos, sound, found = self.options.slos, self._sound(run), self.found(run)
         is_dynamic = parse_batching(self.options.batching).is_dynamic
         titles = ["backend", "parity", "max |Δ|", "keeps up", *(["a call"] if is_dynamic else []), *map(str, slos)]
-        titles += ["largest rate"] if searches else []
+        titles += ["largest rate"] if self.is_open_ended else []
         rows = []
         for record in (one for one in run.records if one.point.step == 0):
             of_all = [one for one in run.records if one.candidate == record.candidate]
             worst = next((one for one in of_all if one.verdict == "broken"), record)
-            served, is_sound = self.slices(record), _is_sound(of_all)
+            served = self.slices(record)
             cells = [run.name(record.candidate), worst.verdict or DASH, columns.MAX_ABS_ERROR.text(run, worst)]
             cells.append(record.status if record.status != "ok" else "yes" if served.keeps_up else "no")
             cells += [f"{served.requests_per_call:.2f}" if served.calls_ns else DASH] if is_dynamic else []
-            cells += [served.level(slo) if is_sound else DASH for slo in slos]
-            cells += [search.shown(self._found(run, record.candidate))] if searches else []
+            cells += [self.tried(record).level(slo) if record.candidate in sound else DASH for slo in slos]
+            cells += [search.shown(found.get(record.candidate))] if self.is_open_ended else []
             rows.append(tuple(cells))
         is_left = tuple(title not in ("max |Δ|", "largest rate") for title in titles)
         return Section(f"at {self.options.rate:g}/s", table=Table(tuple(titles), tuple(rows), is_left))
@@ -360,10 +364,8 @@ class Load(Workload):
             )
         elif not found.keeps_up:
             yield "does not keep up: calls take longer than requests take to arrive; use a lower --rate"
-        for one in self.options.slos:
-            if found.level(one) == UNJUDGED:
-                seconds = statistics.PERCENTILE_SAMPLES[one.rank] / self.options.rate
-                yield f"{one} cannot be judged from {found.requests} requests; use --duration {seconds:.0f}s or more"
+        tried = self.tried(record)
+        yield from (search.lacking(tried, slo) for slo in self.options.slos if tried.level(slo) == UNJUDGED)
         warmed, shapes = record.figures.get("warmed", 0), record.figures.get("shapes", 0)
         if warmed < shapes:
             yield f"{shapes - warmed} of {shapes} shapes were met while serving, not before"
@@ -373,7 +375,7 @@ class Load(Workload):
         yield f"traffic: {asked.served_from}"
         yield f"each candidate serves {self.requests(Rate(0, asked.rate)):,} requests at {asked.rate:g}/s"
         if asked.search_requests is not None:
-            yield f"then the largest rate is searched for, with {asked.search_requests:,} requests at each"
+            yield f"then the largest rate is searched for, with {asked.search_requests:,} requests at each, and tested"
 
     def guessed_seconds(self, point: Rate, source: ModelSource, peaks: Peaks | None) -> float:
         return self.requests(point) / point.rate
@@ -383,14 +385,15 @@ class Load(Workload):
         if not (found.calls_ns and found.keeps_up):
             return "does not keep up" if found.calls_ns else super().progress(run, record)
         parts = [f"p{rank} {ns / 1e6:.2f} ms" for rank in (50, 95) if (ns := found.percentile(rank)) is not None]
-        kept = found.outcome(self.options.slos) if self.options.slos else ""
+        kept = self.tried(record).outcome(self.options.slos) if self.options.slos else ""
         return "  ".join(filter(None, [", ".join(parts), kept, record.verdict]))
 
     def exit_code(self, run: Run) -> int:
-        code = exit_code_of(run.records)
-        asked = [record for record in run.records if record.point.step == 0 and record.status == "ok"]
-        is_kept = any(self.slices(one).outcome(self.options.slos) == KEPT and _is_sound([one]) for one in asked)
-        return NOTHING_KEEPS if code == 0 and self.options.slos and not is_kept else code
+        code, slos = exit_code_of(run.records), self.options.slos
+        outcomes = {tried[0].outcome(slos) for tried in self._sound(run).values()} if slos else set()
+        if code == 0 or (code == 1 and outcomes == {MISSED}):
+            code = NOTHING_KEEPS if outcomes == {MISSED} else UNDECIDED if UNJUDGED in outcomes else 0
+        return UNDECIDED if code == 0 and not all(one.is_decided for one in self.found(run).values()) else code
 
     def narrowed(self, point: Rate) -> dict[str, Any]:
         seconds = self.requests(point) / point.rate if point.step else self.options.duration

@@ -45,8 +45,8 @@ class LoadCell(Cell):
         figures = {"shapes": len(wanted), "warmed": server.met}
         return {"once": {"first_call_ns": server.first_calls_ns}, "facts": self.facts_before, "figures": figures}
 
-    def turn(self, due_ns: list[int], shapes: list[list[int]], most_seconds: float) -> dict[str, Any]:
-        served = self.server.serve(due_ns, shapes, most_seconds)
+    def turn(self, due_ns: list[int], shapes: list[list[int]], most_ns: int, place: int) -> dict[str, Any]:
+        served = self.server.serve(due_ns, shapes, most_ns, place)
         times = {"due": due_ns, "waits": served.waits_ns, "latency": served.latency_ns}
         return {"times_ns": times}
 
