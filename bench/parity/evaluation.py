@@ -37,7 +37,7 @@ def evaluate(
 
 
 def _operations(backend: Backend, plan: InputPlan, ids: Any, texts: Any) -> dict[str, Any]:
-    """What one call on the whole batch computes and reads, counted on one of its rows."""
+    """What a call on one row and one on two compute and read."""
     batch = judging.batch_of(backend, plan, plan.cases[0], ids, texts)
     try:
         prepared = backend.prepare({name: array[:1] for name, array in batch.items()})

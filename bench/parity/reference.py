@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import machine
 from bench.errors import Say, UserError
+from bench.machine.operations import of_batch
 from bench.parity import texts
 from bench.parity.inputs import VERSION as INPUTS_VERSION
 from bench.parity.inputs import InputPlan
@@ -21,7 +22,7 @@ REFERENCE_PRECISION = "fp64"
 #: The precision of eager that stands for one that eager does not have; int8 keeps activations in fp32.
 EAGER_PRECISIONS = {"int8": "fp32"}
 #: Raise when what is stored beside a reference's outputs changes.
-VERSION = 5
+VERSION = 6
 #: Times that a process which computes references is started again after it died.
 RETRIES = 1
 EVALUATE = "bench.parity.evaluation:evaluate"
@@ -39,7 +40,7 @@ class Inputs:
     with_cache: bool = False
     """True if eager generates with its cache, and not by full passes."""
     counts: bool = False
-    """True if the operations of a call on the whole batch are counted, for the roofline."""
+    """True if the operations of a call are counted, for the roofline."""
 
     def request(self) -> dict[str, Any]:
         """As a request to a worker carries them."""
@@ -93,12 +94,12 @@ class References:
             return None
         return self.found.get((REFERENCE_PRECISION, name), "none were made")
 
-    def operations(self, name: str) -> tuple[int, int] | None:
-        """`flops` and elements of weights of a call on the whole batch; None if they were not counted."""
+    def operations(self, name: str, batch: int) -> tuple[int, int] | None:
+        """`flops` and elements of weights of a call on a whole batch; None if they were not counted."""
         counted = self.found.get((REFERENCE_PRECISION, name))
         if not isinstance(counted, Artifact) or "flops" not in counted.metadata:
             return None
-        return counted.metadata["flops"], counted.metadata["weight_elements"]
+        return of_batch(counted.metadata, batch)
 
     def make(self, weights: Artifact, precisions: Sequence[str], wanted: Mapping[str, Inputs]) -> None:
         """Bring the reference of each of `wanted`, and eager's own outputs at each of `precisions`, into the store."""
