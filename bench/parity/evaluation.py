@@ -22,6 +22,7 @@ def evaluate(
     texts: list[list[int]] | None,
     folder: str,
     counts: bool = False,
+    one_by_one: bool = False,
     steps: int = 0,
     with_cache: bool = False,
     forced_by: str | None = None,
@@ -32,7 +33,7 @@ def evaluate(
         forced = Path(forced_by) if forced_by else None
         generation.evaluate(backend, settled, steps, Path(folder), texts, forced, with_cache, loop.args.device)
         return {"steps": steps}
-    judging.evaluate(backend, settled, Path(folder), texts, ids)
+    judging.evaluate(backend, settled, Path(folder), texts, ids, one_by_one)
     return {"rows": inputs.judged_rows(settled), **(_operations(backend, settled, ids, texts) if counts else {})}
 
 

@@ -28,8 +28,11 @@ def evaluate(
     folder: Path,
     texts: Sequence[Sequence[int]] | None,
     ids: Mapping[str, Any] | None = None,
+    one_by_one: bool = False,
 ) -> None:
-    """Write inputs and outputs of every case of `plan` into `folder`; the judged rows alone are run, each by itself."""
+    """Write inputs and outputs of every case of `plan` into `folder`; the judged rows alone are run, at once or
+    `one_by_one`.
+    """
     import numpy as np
 
     plan = inputs.rows_of_reference(plan) if ids is None else plan
@@ -39,7 +42,7 @@ def evaluate(
         if not plan.makes_inputs:
             batch, rows = {name: array[rows] for name, array in batch.items()}, list(range(len(rows)))
         np.savez(inputs_file(folder, case), **batch)  # type: ignore[arg-type]
-        calls = [rows] if plan.makes_inputs else [[row] for row in rows]
+        calls = [[row] for row in rows] if one_by_one else [rows]
         each = [run(backend, {name: array[some] for name, array in batch.items()}) for some in calls]
         outputs = {name: np.concatenate([one[name] for one in each]) for name in each[0]}
         taken = {name: array if name in plan.whole_outputs else array[:, positions] for name, array in outputs.items()}

@@ -42,7 +42,9 @@ class Inputs:
     counts: bool = False
     """True if the operations of a call are counted, for the roofline."""
     shares: bool = False
-    """True if a reference that was computed on more rows of the same length serves as well."""
+    """True if a reference that was computed on more rows of the same length serves as well; each row is computed by
+    itself, so that it is the same bit for bit.
+    """
 
     def of_rows(self, rows: int = 0) -> Inputs:
         """The same on the judged rows alone, as they are in every batch; on so many, if `rows` are given."""
@@ -157,6 +159,8 @@ class References:
             "threads": self.setting.threads,
             "libraries": weights.recipe["libraries"],
         }
+        if inputs.shares:
+            recipe["one_by_one"] = True
         if precision != REFERENCE_PRECISION:  # rounding errors are the machine's
             recipe["machine"] = machine.name_of(device)
             recipe |= {"tf32": True} if self.has_tf32(precision) else {}
@@ -258,6 +262,8 @@ class _Evaluation:
     def _asked(self, name: str, inputs: Inputs) -> dict[str, Any]:
         """Arguments of `EVALUATE`, without the folder."""
         asked: dict[str, Any] = {**inputs.request(), "texts": self.references.texts(inputs)}
+        if inputs.shares:
+            asked["one_by_one"] = True
         if inputs.counts and self.precision == REFERENCE_PRECISION:
             asked["counts"] = True
         if inputs.steps:

@@ -136,7 +136,7 @@ def test_places_are_those_of_the_batch(written) -> None:
     assert figures["worst_token"] == [row, 17]
 
 
-def test_a_reference_holds_the_judged_rows_each_computed_by_itself(written) -> None:
+def test_a_reference_holds_the_judged_rows_alone(written) -> None:
     reference, _ = written
     with np.load(reference / "random-left.inputs.npz") as inputs, np.load(reference / "random-left.npz") as outputs:
         assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (2, 24)
@@ -144,7 +144,9 @@ def test_a_reference_holds_the_judged_rows_each_computed_by_itself(written) -> N
         assert outputs["y"].dtype == np.float64
     eager = Averaging(np.float64)
     judging.evaluate(eager, PLAN, reference, None)
-    assert eager.batches == [1] * 8
+    assert eager.batches == [2] * 4
+    judging.evaluate(eager, PLAN, reference, None, one_by_one=True)
+    assert eager.batches == [2] * 4 + [1] * 8
 
 
 @pytest.mark.parametrize("batch", [1, 2, 64])

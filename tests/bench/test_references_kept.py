@@ -130,6 +130,7 @@ def test_shapes_of_one_length_share_what_is_computed_shortest_first(kept: Kept) 
     shapes = tuple(Shape(batch, length) for length in (9, 8) for batch in (1, 2, 32))
     made = kept.make(shapes=shapes, shares=True)
     assert kept.asked_of("fp64") == kept.asked_of("fp32") == ["3×8", GENERATION, "3×9"]
+    assert [asked.get("one_by_one") for asked in kept.asked if asked["precision"] == "fp64"] == [True, None, True]
     assert len({made.found["fp64", str(shape)].key for shape in shapes}) == 2
     kept.asked.clear()
     again = kept.make(shapes=(Shape(1, 8), Shape(7, 9)), shares=True)
