@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,24 +32,50 @@ class Step:
     reads: tuple[Stretch, ...]
 
 
-def count(module: Any, inputs: Sequence[torch.Tensor], batch: int) -> dict[str, int]:
-    """ "flops" and "weight_elements" that a pass of `module` over `batch` rows cannot do without.
+def count(module: Any, inputs: Sequence[torch.Tensor], batch: int) -> dict[str, list[int]]:
+    """ "flops" and "weight_elements" that a pass of `module` cannot do without, over one row and if `batch` is more
+    over two: `of_batch` continues them.
 
-    `inputs` are the module's positional tensors [rows, ...] on its device; one and two rows are run, and continued
-    linearly. A multiplication and an addition are two flops. A table of which only rows are gathered does not count,
-    nor does what the output does not depend on, since an exporter leaves it out (BERT's pooler).
+    `inputs` are the module's positional tensors [rows, …] on its device. They and the weights are taken without their
+    values, so nothing is computed; a module that reads a value, or takes a tensor that it has not registered, is run as
+    it is. A multiplication and an addition are two flops. A table of which only rows are gathered does not count, nor
+    does what the output does not depend on, since an exporter leaves it out (BERT's pooler).
     """
     import torch
 
-    passes = []
+    rows = [[tensor[[row % len(tensor) for row in range(count)]].clone() for tensor in inputs] for count in (1, 2)]
     # Outside inference mode every operation arrives in its parts, whatever mode the caller is in.
     with torch.inference_mode(False), torch.no_grad():
-        for rows in (1, 2)[:batch]:
-            taken = [tensor[[row % len(tensor) for row in range(rows)]].clone() for tensor in inputs]
-            passes.append(_trace(module, taken))
-    (first, _), (last, reads) = passes[0], passes[-1]
-    sizes = [tensor.numel() for tensor in _weights(module)]
-    return {"flops": first + (batch - 1) * (last - first), "weight_elements": _elements(reads, sizes)}
+        try:
+            passes = _without_values(module, rows[:batch])
+        except Exception:  # whatever a module raises that asks for a value
+            passes = [_trace(module, taken) for taken in rows[:batch]]
+    sizes = [tensor.numel() for tensor in _weights(module).values()]
+    return {
+        "flops": [flops for flops, _ in passes],
+        "weight_elements": [_elements(reads, sizes) for _, reads in passes],
+    }
+
+
+def of_batch(counted: Mapping[str, Sequence[int]], batch: int) -> tuple[int, int]:
+    """Flops and elements of weights of a pass over `batch` rows, from what `count` found: each further row costs as
+    much as the second one.
+    """
+    flops, elements = counted["flops"], counted["weight_elements"]
+    return flops[0] + (batch - 1) * (flops[-1] - flops[0]), elements[0 if batch == 1 else -1]
+
+
+def _without_values(module: Any, inputs: Sequence[Sequence[torch.Tensor]]) -> list[tuple[int, list[Stretch]]]:
+    """`_trace` for each of `inputs`, of a copy of `module` whose tensors have shapes alone."""
+    from itertools import chain
+
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode = FakeTensorMode()
+    hollow = {id(one): mode.from_tensor(one) for one in chain(module.parameters(), module.buffers())}
+    emptied = copy.deepcopy(module, memo=dict(hollow))
+    with mode:
+        return [_trace(emptied, [mode.from_tensor(tensor) for tensor in taken]) for taken in inputs]
 
 
 def _trace(module: Any, inputs: Sequence[torch.Tensor]) -> tuple[int, list[Stretch]]:
@@ -60,8 +86,9 @@ def _trace(module: Any, inputs: Sequence[torch.Tensor]) -> tuple[int, list[Stret
     from torch.utils._pytree import tree_leaves
     from torch.utils.flop_counter import FlopCounterMode
 
-    weights = _weights(module)
-    starts = [tensor.data_ptr() for tensor in weights]
+    homes: dict[Any, list[tuple[int, int, int]]] = {}  # of each storage: first byte, last byte and number of weights
+    for number, ((storage, start), weight) in enumerate(_weights(module).items()):
+        homes.setdefault(storage, []).append((start, start + weight.numel() * weight.element_size(), number))
     steps: list[Step] = []
 
     def tensors(values: Any) -> list[torch.Tensor]:
@@ -69,12 +96,12 @@ def _trace(module: Any, inputs: Sequence[torch.Tensor]) -> tuple[int, list[Stret
 
     def reads(taken: Iterable[torch.Tensor], given: frozenset[Any]) -> Iterable[Stretch]:
         for tensor in taken:
-            weight = bisect_right(starts, tensor.data_ptr()) - 1
-            if weight < 0 or _storage(tensor) in given:  # a view reads nothing
+            storage, start = _place(tensor)
+            if storage in given:  # a view reads nothing
                 continue
-            offset = tensor.data_ptr() - starts[weight]  # in bytes: a neighbour in memory may have another type
-            if offset < weights[weight].numel() * weights[weight].element_size():
-                yield weight, offset, tensor.numel()
+            for first, end, number in homes.get(storage, ()):
+                if first <= start < end:  # in bytes: a neighbour in memory may have another type
+                    yield number, start - first, tensor.numel()
 
     class Trace(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -108,10 +135,15 @@ def _elements(reads: Iterable[Stretch], sizes: Sequence[int]) -> int:
     return sum(map(min, covered, sizes))
 
 
-def _weights(module: Any) -> list[torch.Tensor]:
-    """Parameters and saved buffers by address, tied ones once; masks and the like are not saved."""
-    found = {tensor.data_ptr(): tensor for tensor in module.state_dict(keep_vars=True).values() if tensor.numel()}
-    return [found[address] for address in sorted(found)]
+def _weights(module: Any) -> dict[tuple[Any, int], torch.Tensor]:
+    """Parameters and saved buffers by their place, tied ones once; masks and the like are not saved."""
+    tensors = (tensor for tensor in module.state_dict(keep_vars=True).values() if tensor.numel())
+    return {_place(tensor): tensor for tensor in tensors}
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, int]:
+    """The memory of `tensor`, and the first byte of it that it takes."""
+    return _storage(tensor), tensor.storage_offset() * tensor.element_size()
 
 
 def _storage(tensor: torch.Tensor) -> Any:

@@ -127,7 +127,7 @@ class Cell(ABC):
             for case in plan.cases:
                 arrays, held = self.outputs(unit, case, plan, asked.get("ids"))
                 of_turns = list(self.distinct.kept.values()) if case == self.timed_case else []
-                yield asked, plan, case, of_turns or [judging.judged(arrays, plan)], held
+                yield asked, plan, case, of_turns or [judging.judged(arrays, plan, case)], held
 
     def forget_turns(self) -> None:
         """Let go of the outputs of this cell's turns."""

@@ -22,6 +22,7 @@ def evaluate(
     texts: list[list[int]] | None,
     folder: str,
     counts: bool = False,
+    one_by_one: bool = False,
     steps: int = 0,
     with_cache: bool = False,
     forced_by: str | None = None,
@@ -32,12 +33,12 @@ def evaluate(
         forced = Path(forced_by) if forced_by else None
         generation.evaluate(backend, settled, steps, Path(folder), texts, forced, with_cache, loop.args.device)
         return {"steps": steps}
-    judging.evaluate(backend, settled, Path(folder), texts, ids)
+    judging.evaluate(backend, settled, Path(folder), texts, ids, one_by_one)
     return {"rows": inputs.judged_rows(settled), **(_operations(backend, settled, ids, texts) if counts else {})}
 
 
 def _operations(backend: Backend, plan: InputPlan, ids: Any, texts: Any) -> dict[str, Any]:
-    """What one call on the whole batch computes and reads, counted on one of its rows."""
+    """What a call on one row and one on two compute and read."""
     batch = judging.batch_of(backend, plan, plan.cases[0], ids, texts)
     try:
         prepared = backend.prepare({name: array[:1] for name, array in batch.items()})

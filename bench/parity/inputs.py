@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
 #: Raise when the same seed would give other arrays; part of the key of stored references.
-VERSION = 2
+VERSION = 3
 #: What a run of `compare` judges. "timed": the batch that is timed, nothing masked. "padded": the same ids, each
 #: judged row under another kind of mask.
 TIMED_CASES = ("timed", "padded")
@@ -19,6 +20,10 @@ TIMED_CASES = ("timed", "padded")
 IDS = ("random", "text", "zipf")
 MASKS = ("full", "right", "left", "holes")
 PADDED_MASKS = MASKS[1:]
+#: All of `PADDED_MASKS` in one row.
+EVERY_MASK = "every"
+#: The least length at which a row of each of `PADDED_MASKS` shows what a model makes of them.
+LEAST_PADDED_LENGTH = 8
 JUDGED_ROWS = 3
 #: The one kind of case of a module that makes its inputs itself.
 OWN = "own"
@@ -49,10 +54,12 @@ class InputPlan:
     """True where the user's own module makes them, and not this file."""
     whole_outputs: tuple[str, ...] = ()
     """Outputs without an axis of positions, [batch, …]."""
+    padded_rows: int = JUDGED_ROWS
+    """Rows of the case "padded" that are judged, at most; one has `EVERY_MASK`, where a shorter length showed each."""
 
     def to_json(self) -> dict[str, Any]:
         """As a request carries it; what was added later is left out where it says nothing, as keys hash this."""
-        later = {field.name: field.default for field in fields(self)[-3:]}
+        later = {field.name: field.default for field in fields(self)[-4:]}
         return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
     @classmethod
@@ -62,7 +69,9 @@ class InputPlan:
         return cls(**{**data, **lists})
 
 
-def plan_of(source: Any, batch: int, length: int, seed: int, cases: tuple[str, ...], most_rows: int = 3) -> InputPlan:
+def plan_of(
+    source: Any, batch: int, length: int, seed: int, cases: tuple[str, ...], most_rows: int = 3, padded_rows: int = 3
+) -> InputPlan:
     """The plan of the inputs of a model's `source` at one shape."""
     return InputPlan(
         batch=batch,
@@ -76,6 +85,7 @@ def plan_of(source: Any, batch: int, length: int, seed: int, cases: tuple[str, .
         inputs=source.inputs,
         makes_inputs=source.makes_inputs,
         whole_outputs=source.whole_outputs,
+        padded_rows=padded_rows,
     )
 
 
@@ -91,29 +101,47 @@ def drawn_rows(source: Any, lengths: Sequence[int], seed: str) -> list[list[int]
     return [[one + (one >= pad) for one in row] for row in rows]
 
 
+def rows_of_reference(plan: InputPlan) -> InputPlan:
+    """The plan of the rows alone that a reference of `plan` is computed on: they are the same in every batch of one
+    length. Inputs that the user's own module makes are those of the whole batch.
+    """
+    return plan if plan.makes_inputs else replace(plan, batch=min(plan.batch, plan.most_rows))
+
+
 def timed_cases(length: int, takes_mask: bool = True) -> tuple[str, ...]:
     """The cases that a run of `compare` judges; a single token cannot be padded, nor anything without a mask."""
     return TIMED_CASES if length > 1 and takes_mask else TIMED_CASES[:1]
 
 
-def judged_rows(plan: InputPlan) -> list[int]:
-    """Seeded choice of the rows of the batch that are compared with the reference, in ascending order."""
+def judged_rows(plan: InputPlan, case: str = "") -> list[int]:
+    """Seeded choice of the places in the batch that are compared with the reference, in ascending order."""
     import numpy as np
 
     rng = np.random.default_rng([plan.seed, plan.batch, plan.length, 1])
-    count = min(plan.batch, plan.most_rows)
-    return sorted(int(row) for row in rng.choice(plan.batch, size=count, replace=False))
+    size = min(plan.batch, plan.most_rows)
+    found = sorted(int(row) for row in rng.choice(plan.batch, size=size, replace=False))
+    return found[: plan.padded_rows] if case == "padded" else found
 
 
-def judged_positions(plan: InputPlan) -> list[int]:
-    """Positions of each judged row that are compared: all, or where outputs are wide a seeded choice with both ends."""
+def rows_at(plan: InputPlan) -> list[int]:
+    """Which drawn row stands at each place of the batch: the first ones at the judged places, in their order."""
+    judged = {place: row for row, place in enumerate(judged_rows(plan))}
+    others = count(len(judged))
+    return [judged[place] if place in judged else next(others) for place in range(plan.batch)]
+
+
+def judged_positions(plan: InputPlan, rows: int | None = None) -> list[int]:
+    """Positions of each judged row that are compared: all, or where outputs are wide a seeded choice with both ends.
+
+    With fewer `rows` than the plan's they are more, those of the plan among them; a reference is stored at those of 1.
+    """
     import numpy as np
 
-    most = max(2, JUDGED_ELEMENTS // (plan.output_width * len(judged_rows(plan))))
+    most = max(2, JUDGED_ELEMENTS // (plan.output_width * (rows or len(judged_rows(plan)))))
     if plan.length <= most:
         return list(range(plan.length))
-    rng = np.random.default_rng([plan.seed, plan.batch, plan.length, 2])
-    inner = rng.choice(np.arange(1, plan.length - 1), size=most - 2, replace=False)
+    rng = np.random.default_rng([plan.seed, plan.length, 2])
+    inner = rng.permutation(np.arange(1, plan.length - 1))[: most - 2]
     return [0, *sorted(int(position) for position in inner), plan.length - 1]
 
 
@@ -130,25 +158,23 @@ def make_batch(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """`input_ids` and, where the model takes it, `attention_mask`, int64 [batch, length], for one of the plan's cases.
 
-    The padding id stands where the mask is 0, and nowhere else among random ids. `texts` are the token ids of
-    one tokenised text a row, each at least `length` long; "text" needs them.
+    A row is drawn by its own number and the length, whatever the batch. The padding id stands where the mask is 0, and
+    nowhere else among random ids. `texts` are the token ids of one tokenised text a row, each at least `length` long;
+    "text" needs them.
     """
     import numpy as np
 
     kind, mask_kind = kinds_of(case)
-    rng = np.random.default_rng([plan.seed, plan.batch, plan.length, 0])
-    ids = _ids(kind, plan, rng, texts)
-    mask = np.ones((plan.batch, plan.length), dtype=np.int64)
-    if mask_kind != "full":
-        judged = {row: rank for rank, row in enumerate(judged_rows(plan))}
-        for row in range(plan.batch):
-            rank = judged.get(row, row)
-            mask[row] = mask_row(
-                PADDED_MASKS[rank % len(PADDED_MASKS)] if mask_kind == "mixed" else mask_kind, plan.length, rng
-            )
-    if kind == "text" and mask_kind in ("right", "left"):  # a padded text begins behind its padding
-        for row in range(plan.batch):
-            ids[row, mask[row] == 1] = ids[row, : mask[row].sum()].copy()
+    mixed = PADDED_MASKS if plan.padded_rows >= len(PADDED_MASKS) else (EVERY_MASK, *PADDED_MASKS)
+    draw = _drawing(kind, plan, texts)
+    ids, mask = np.empty((plan.batch, plan.length), dtype=np.int64), np.ones((plan.batch, plan.length), dtype=np.int64)
+    for place, row in enumerate(rows_at(plan)):
+        ids[place] = draw(row)
+        if mask_kind != "full":
+            rng = np.random.default_rng([plan.seed, plan.length, row, 4])
+            mask[place] = mask_row(mixed[row % len(mixed)] if mask_kind == "mixed" else mask_kind, plan.length, rng)
+        if kind == "text" and mask_kind in ("right", "left"):  # a padded text begins behind its padding
+            ids[place, mask[place] == 1] = ids[place, : mask[place].sum()].copy()
     ids[mask == 0] = plan.pad_token_id
     found = {"input_ids": ids, "attention_mask": mask}
     return {name: array for name, array in found.items() if name in plan.inputs or plan.makes_inputs}
@@ -177,31 +203,43 @@ def kept(batch: Mapping[str, np.ndarray[Any, Any]], length: int) -> np.ndarray[A
     return mask if mask is not None and is_mask else np.ones((rows, length), dtype=np.int64)
 
 
-def _ids(
-    kind: str, plan: InputPlan, rng: np.random.Generator, texts: Sequence[Sequence[int]] | None
-) -> np.ndarray[Any, Any]:
+def _drawing(
+    kind: str, plan: InputPlan, texts: Sequence[Sequence[int]] | None
+) -> Callable[[int], np.ndarray[Any, Any]]:
+    """What draws the ids of a row, int64 [length], by its number."""
     import numpy as np
 
-    shape = (plan.batch, plan.length)
     if kind == "text":
         if texts is None:
             raise ValueError("a case of text needs tokenised texts")
-        return np.array([texts[row][: plan.length] for row in range(plan.batch)], dtype=np.int64)
-    if kind == "zipf":
-        frequency = 1 / (np.arange(plan.vocab_size - 1) + 1 + MANDELBROT_SHIFT)
-        ids = rng.choice(plan.vocab_size - 1, size=shape, p=frequency / frequency.sum()).astype(np.int64)
-    else:
-        # A module that makes its inputs has no vocabulary; `null` takes ids in their place.
-        ids = rng.integers(0, max(1, plan.vocab_size - 1), size=shape, dtype=np.int64)
-    ids[ids >= plan.pad_token_id] += 1
-    return ids
+        return lambda row: np.array(texts[row][: plan.length], dtype=np.int64)
+    # A module that makes its inputs has no vocabulary; `null` takes ids in their place.
+    words = max(1, plan.vocab_size - 1)
+    frequency = 1 / (np.arange(words if kind == "zipf" else 1) + 1 + MANDELBROT_SHIFT)
+    cumulative = np.cumsum(frequency / frequency.sum())
+
+    def draw(row: int) -> np.ndarray[Any, Any]:
+        rng = np.random.default_rng([plan.seed, plan.length, row, 3])
+        if kind == "zipf":
+            ids = np.minimum(cumulative.searchsorted(rng.random(plan.length), side="right"), words - 1)
+        else:
+            ids = rng.integers(0, words, size=plan.length, dtype=np.int64)
+        return ids + (ids >= plan.pad_token_id)
+
+    return draw
 
 
 def mask_row(kind: str, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    """One row of a mask, int64 [length]: padded "right" or "left", or with "holes"; at least one 1 and one 0."""
+    """One row of a mask, int64 [length]: padded "right" or "left", with "holes", or `EVERY_MASK`; has a 1 and a 0."""
     import numpy as np
 
     mask = np.ones(length, dtype=np.int64)
+    if kind == EVERY_MASK:
+        left, right = (int(rng.integers(1, max(1, length * 7 // 20) + 1)) for _ in range(2))
+        mask[:left] = mask[length - right :] = 0
+        inner = np.arange(left + 1, length - right - 1)
+        mask[rng.choice(inner, size=min(len(inner), max(1, length // 10)), replace=False)] = 0
+        return mask
     padding = int(rng.integers(max(1, length // 10), max(1, length * 7 // 10) + 1)) if length > 2 else 1
     if kind == "right":
         mask[length - padding :] = 0

@@ -1,6 +1,7 @@
 """A worker's part in judging: the reference's outputs written to files, and a backend's held against them.
 
-A reference is a folder with two files a case: the inputs, and eager's outputs at the judged rows and positions.
+A reference is a folder with two files a case: the inputs of the judged rows, and eager's outputs there. One that was
+computed on more rows of the same length serves as well, and one of the user's own inputs holds the whole batch.
 """
 
 from __future__ import annotations
@@ -28,15 +29,23 @@ def evaluate(
     folder: Path,
     texts: Sequence[Sequence[int]] | None,
     ids: Mapping[str, Any] | None = None,
+    one_by_one: bool = False,
 ) -> None:
-    """Write inputs and outputs of every case of `plan` into `folder`; only the judged rows are run."""
+    """Write inputs and outputs of every case of `plan` into `folder`; the judged rows alone are run, at once or
+    `one_by_one`.
+    """
     import numpy as np
 
-    rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
+    plan = inputs.rows_of_reference(plan) if ids is None else plan
+    positions = inputs.judged_positions(plan, rows=1)
     for case in plan.cases:
-        batch = batch_of(backend, plan, case, ids, texts)
+        batch, rows = batch_of(backend, plan, case, ids, texts), inputs.judged_rows(plan, case)
+        if not plan.makes_inputs:
+            batch, rows = {name: array[rows] for name, array in batch.items()}, list(range(len(rows)))
         np.savez(inputs_file(folder, case), **batch)  # type: ignore[arg-type]
-        outputs = run(backend, {name: array[rows] for name, array in batch.items()})
+        calls = [[row] for row in rows] if one_by_one else [rows]
+        each = [run(backend, {name: array[some] for name, array in batch.items()}) for some in calls]
+        outputs = {name: np.concatenate([one[name] for one in each]) for name in each[0]}
         taken = {name: array if name in plan.whole_outputs else array[:, positions] for name, array in outputs.items()}
         np.savez(outputs_file(folder, case), **taken)  # type: ignore[arg-type]
 
@@ -55,14 +64,26 @@ def batch_of(backend: Backend, plan: InputPlan, case: str, ids: Mapping[str, Any
 def check(backend: Backend, plan: InputPlan, reference: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """Figures by case, of calls on the inputs that lie in `reference`; `request` is as `figures` takes it."""
     return {
-        case: figures(run(backend, read_inputs(reference, case)), plan, case, reference, **request)
+        case: figures(run(backend, whole_batch(plan, case, reference)), plan, case, reference, **request)
         for case in plan.cases
     }
 
 
-def judged(outputs: Mapping[str, Any], plan: InputPlan) -> Arrays | str:
+def whole_batch(plan: InputPlan, case: str, reference: Path) -> Arrays:
+    """A case's inputs: the judged rows as they lie in `reference`, and the others drawn; random ones beside text."""
+    stored, rows = read_inputs(reference, case), inputs.judged_rows(plan, case)
+    if plan.makes_inputs or len(next(iter(stored.values()))) == plan.batch:
+        return stored
+    ids, _, mask = case.partition("-")
+    batch = inputs.make_batch(plan, f"random-{mask}" if ids == "text" else case)
+    for name, array in batch.items():
+        array[rows] = stored[name][: len(rows)]
+    return batch
+
+
+def judged(outputs: Mapping[str, Any], plan: InputPlan, case: str = "") -> Arrays | str:
     """Outputs [batch, length, …] at the judged rows and positions; or what is wrong with the shape of one."""
-    rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
+    rows, positions = inputs.judged_rows(plan, case), inputs.judged_positions(plan)
     taken = {}
     for name, array in outputs.items():
         is_whole = name in plan.whole_outputs
@@ -73,9 +94,14 @@ def judged(outputs: Mapping[str, Any], plan: InputPlan) -> Arrays | str:
     return taken
 
 
+def judged_mask(plan: InputPlan, case: str, reference: Path) -> np.ndarray[Any, Any]:
+    """Which of the judged positions of a case's judged rows its mask keeps, [rows, positions]."""
+    return inputs.kept(judged_inputs(plan, case, reference), plan.length)[:, inputs.judged_positions(plan)]
+
+
 def figures(outputs: Arrays, plan: InputPlan, case: str, reference: Path, **tolerances: Any) -> list[dict[str, Any]]:
     """`figures_of` one case's `outputs` [batch, length, width]."""
-    return figures_of(judged(outputs, plan), plan, case, reference, **tolerances)
+    return figures_of(judged(outputs, plan, case), plan, case, reference, **tolerances)
 
 
 def figures_of(
@@ -90,14 +116,14 @@ def figures_of(
     """
     import numpy as np
 
-    batch, other = read_inputs(reference, case), read_inputs(Path(eager_error), case)
+    rows, positions = inputs.judged_rows(plan, case), inputs.judged_positions(plan)
+    batch, other = (judged_inputs(plan, case, folder) for folder in (reference, Path(eager_error)))
     if batch.keys() != other.keys() or not all(np.array_equal(batch[name], other[name]) for name in batch):
         raise BackendError("reference and eager's own outputs are of different inputs; `bench artifacts prune` both")
     if isinstance(taken, str):
         return [{"mismatch": taken, "compared": 0}]
-    rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
-    mask = inputs.kept(batch, plan.length)[rows][:, positions]
-    expected, eager = (_read(outputs_file(folder, case)) for folder in (reference, Path(eager_error)))
+    expected, eager = (_judged_outputs(plan, case, folder) for folder in (reference, Path(eager_error)))
+    mask = judged_mask(plan, case, reference)
     found = metrics.compare(taken, expected, eager, mask, precision, atol, rtol, plan.whole_outputs)
     for entry in found:
         own = [0] if entry.get("output") in plan.whole_outputs else positions
@@ -113,8 +139,7 @@ def identity(taken: Arrays | str, plan: InputPlan, case: str, reference: Path) -
     """Checksum of what is judged of outputs: equal for two candidates whose outputs are bit-identical there."""
     if isinstance(taken, str):
         return taken
-    rows, positions = inputs.judged_rows(plan), inputs.judged_positions(plan)
-    mask = inputs.kept(read_inputs(reference, case), plan.length)[rows][:, positions].astype(bool)
+    mask = judged_mask(plan, case, reference).astype(bool)
     return checksum({name: array if name in plan.whole_outputs else array[mask] for name, array in taken.items()})
 
 
@@ -144,8 +169,24 @@ def figures_of_row(
     return figures(taken, plan, case, Path(stored["reference"]), eager_error=stored["eager_error"], **tolerances)
 
 
+def judged_inputs(plan: InputPlan, case: str, folder: Path) -> Arrays:
+    """What lies in `folder` of a case's inputs at the judged rows, [rows, …]."""
+    rows, stored = inputs.judged_rows(plan, case), read_inputs(folder, case)
+    return {name: array[rows] if plan.makes_inputs else array[: len(rows)] for name, array in stored.items()}
+
+
+def _judged_outputs(plan: InputPlan, case: str, folder: Path) -> Arrays:
+    """What lies in `folder` of eager's outputs at the judged rows and positions."""
+    import numpy as np
+
+    count = len(inputs.judged_rows(plan, case))
+    index = np.searchsorted(inputs.judged_positions(plan, rows=1), inputs.judged_positions(plan))
+    own = {name: array[:count] for name, array in _read(outputs_file(folder, case)).items()}
+    return {name: array if name in plan.whole_outputs else array[:, index] for name, array in own.items()}
+
+
 def read_inputs(folder: Path, case: str) -> Arrays:
-    """The stored inputs of a case."""
+    """The stored inputs of a case: of the judged rows, or of the whole batch."""
     return _read(inputs_file(folder, case))
 
 

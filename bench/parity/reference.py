@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench import machine
 from bench.errors import Say, UserError
+from bench.machine.operations import of_batch
 from bench.parity import texts
 from bench.parity.inputs import VERSION as INPUTS_VERSION
-from bench.parity.inputs import InputPlan
+from bench.parity.inputs import InputPlan, rows_of_reference
 from bench.process.channel import Worker, WorkerError
 from exporters.store import Artifact, ArtifactStore, recipe_key
 from exporters.tokenizer import encode
@@ -21,7 +22,7 @@ REFERENCE_PRECISION = "fp64"
 #: The precision of eager that stands for one that eager does not have; int8 keeps activations in fp32.
 EAGER_PRECISIONS = {"int8": "fp32"}
 #: Raise when what is stored beside a reference's outputs changes.
-VERSION = 5
+VERSION = 6
 #: Times that a process which computes references is started again after it died.
 RETRIES = 1
 EVALUATE = "bench.parity.evaluation:evaluate"
@@ -39,7 +40,18 @@ class Inputs:
     with_cache: bool = False
     """True if eager generates with its cache, and not by full passes."""
     counts: bool = False
-    """True if the operations of a call on the whole batch are counted, for the roofline."""
+    """True if the operations of a call are counted, for the roofline."""
+    shares: bool = False
+    """True if a reference that was computed on more rows of the same length serves as well; each row is computed by
+    itself, so that it is the same bit for bit.
+    """
+
+    def of_rows(self, rows: int = 0) -> Inputs:
+        """The same on the judged rows alone, as they are in every batch; on so many, if `rows` are given."""
+        if self.ids is not None:
+            return self
+        plan = rows_of_reference(self.plan)
+        return replace(self, plan=replace(plan, batch=rows) if rows else plan)
 
     def request(self) -> dict[str, Any]:
         """As a request to a worker carries them."""
@@ -93,20 +105,23 @@ class References:
             return None
         return self.found.get((REFERENCE_PRECISION, name), "none were made")
 
-    def operations(self, name: str) -> tuple[int, int] | None:
-        """`flops` and elements of weights of a call on the whole batch; None if they were not counted."""
+    def operations(self, name: str, batch: int) -> tuple[int, int] | None:
+        """`flops` and elements of weights of a call on a whole batch; None if they were not counted."""
         counted = self.found.get((REFERENCE_PRECISION, name))
         if not isinstance(counted, Artifact) or "flops" not in counted.metadata:
             return None
-        return counted.metadata["flops"], counted.metadata["weight_elements"]
+        return of_batch(counted.metadata, batch)
 
     def make(self, weights: Artifact, precisions: Sequence[str], wanted: Mapping[str, Inputs]) -> None:
-        """Bring the reference of each of `wanted`, and eager's own outputs at each of `precisions`, into the store."""
+        """Bring the reference of each of `wanted`, and eager's own outputs at each of `precisions`, into the store, the
+        shortest first.
+        """
         if not precisions or not wanted:
             return
         places = [(REFERENCE_PRECISION, "cpu")]
         places += [(one, self.setting.device) for one in dict.fromkeys(EAGER_PRECISIONS.get(p, p) for p in precisions)]
-        evaluations = [_Evaluation(self, weights, precision, device, wanted) for precision, device in places]
+        ordered = dict(sorted(wanted.items(), key=lambda one: one[1].plan.length))
+        evaluations = [_Evaluation(self, weights, precision, device, ordered) for precision, device in places]
         try:
             for evaluation in evaluations:
                 if evaluation.missing:  # imports side by side: they take longer than most evaluations
@@ -144,6 +159,8 @@ class References:
             "threads": self.setting.threads,
             "libraries": weights.recipe["libraries"],
         }
+        if inputs.shares:
+            recipe["one_by_one"] = True
         if precision != REFERENCE_PRECISION:  # rounding errors are the machine's
             recipe["machine"] = machine.name_of(device)
             recipe |= {"tf32": True} if self.has_tf32(precision) else {}
@@ -165,22 +182,37 @@ class _Evaluation:
     def __init__(
         self, references: References, weights: Artifact, precision: str, device: str, wanted: Mapping[str, Inputs]
     ) -> None:
-        self.references, self.weights, self.wanted = references, weights, wanted
+        self.references, self.weights = references, weights
+        self.wanted = {name: inputs.of_rows() for name, inputs in wanted.items()}
         self.precision, self.device = precision, device
         self._process: Worker | None = None
         self._is_loaded = False
         self.missing = [name for name in wanted if not self._is_there(name)]
 
-    def _recipe(self, name: str) -> dict[str, Any]:
-        return self.references.recipe(self.weights, name, self.wanted[name], self.precision, self.device)
+    def _recipe(self, name: str, inputs: Inputs) -> dict[str, Any]:
+        return self.references.recipe(self.weights, name, inputs, self.precision, self.device)
 
     def _is_there(self, name: str) -> bool:
         """True if what is wanted lies in the store, from where it is taken; a damaged one is dropped."""
-        store, recipe = self.references.store, self._recipe(name)
-        drop_damaged(store, [recipe], self.references.say)
-        if (stored := store.find(recipe)) is not None:
-            self.references.found[self.precision, name] = stored
-        return stored is not None
+        store, inputs = self.references.store, self.wanted[name]
+        if isinstance(self.references.found.get((self.precision, name)), Artifact):
+            return True
+        most = inputs.plan.most_rows if inputs.shares else 0
+        for enough in (inputs, *(inputs.of_rows(rows) for rows in range(inputs.plan.batch + 1, most + 1))):
+            recipe = self._recipe(name, enough)
+            drop_damaged(store, [recipe], self.references.say)
+            if (stored := store.find(recipe)) is not None:
+                self.references.found[self.precision, name] = stored
+                return True
+        return False
+
+    def _computed(self, name: str) -> Inputs:
+        """What is computed for `name`: the most rows that are wanted of what it shares."""
+        own = self.wanted[name]
+        alike = (
+            one for one in self.wanted.values() if replace(one, plan=replace(one.plan, batch=own.plan.batch)) == own
+        )
+        return max(alike, key=lambda one: one.plan.batch) if own.shares else own
 
     def spawn(self) -> None:
         """Start the process and let it import; it holds no weights yet."""
@@ -199,7 +231,7 @@ class _Evaluation:
         for name in self.missing:
             try:
                 if not self._is_there(name):  # a generation's recipe names what it is forced by, which is known now
-                    self._store(name, self._recipe(name))
+                    self._store(name, self._computed(name))
                     self._is_there(name)
             except WorkerError as error:
                 if error.status == "user":
@@ -207,9 +239,9 @@ class _Evaluation:
                 references.found[self.precision, name] = f"eager at {self.precision} on {self.device}: {error.reason}"
         self.end()
 
-    def _store(self, name: str, recipe: Mapping[str, Any]) -> None:
-        references = self.references
-        asked = self._asked(name)
+    def _store(self, name: str, inputs: Inputs) -> None:
+        references, recipe = self.references, self._recipe(name, inputs)
+        asked = self._asked(name, inputs)
 
         def write(folder: Path) -> dict[str, Any]:
             arguments = {**asked, "folder": str(folder.resolve())}
@@ -227,10 +259,11 @@ class _Evaluation:
                     raise
                 references.say(f"the process that computes references was lost ({error.reason}); starting another")
 
-    def _asked(self, name: str) -> dict[str, Any]:
+    def _asked(self, name: str, inputs: Inputs) -> dict[str, Any]:
         """Arguments of `EVALUATE`, without the folder."""
-        inputs = self.wanted[name]
         asked: dict[str, Any] = {**inputs.request(), "texts": self.references.texts(inputs)}
+        if inputs.shares:
+            asked["one_by_one"] = True
         if inputs.counts and self.precision == REFERENCE_PRECISION:
             asked["counts"] = True
         if inputs.steps:

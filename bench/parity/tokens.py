@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -32,7 +32,8 @@ def prompts_of(rows: InputPlan, judged: InputPlan) -> tuple[Array, dict[int, str
     """Ids of every row of a plan, int64 [prompts, length], the first and the last those of the cases of `judged`, a
     plan of one row; and these cases by their places.
     """
-    ids = inputs.make_batch(rows, rows.cases[0])["input_ids"].copy()
+    in_order = replace(rows, most_rows=rows.batch)
+    ids = inputs.make_batch(in_order, rows.cases[0])["input_ids"].copy()
     places = dict(zip(dict.fromkeys((0, len(ids) - 1)), judged.cases, strict=False))
     for place, case in places.items():
         ids[place] = inputs.make_batch(judged, case)["input_ids"][0]

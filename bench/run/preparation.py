@@ -181,8 +181,8 @@ class Preparation:
         """`flops` of one call at `point` and `weight_bytes` that it must read; {} if nothing was counted."""
         if not self.computes(candidate):
             return {}
-        for name in self.workload.cases(point, self.source):
-            if (counted := self.references.operations(name)) is not None:
+        for name, inputs in self.workload.cases(point, self.source).items():
+            if (counted := self.references.operations(name, inputs.plan.batch)) is not None:
                 flops, elements = counted
                 return {"flops": flops, "weight_bytes": elements * WEIGHT_BYTES[candidate.precision]}
         return {}

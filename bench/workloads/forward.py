@@ -199,13 +199,14 @@ class Forward(TimedWorkload):
     def cases(self, point: Shape, source: ModelSource) -> Mapping[str, Inputs]:
         from bench.parity.reference import Inputs
 
-        return {str(point): Inputs(self._plan(point, source), counts=True)}
+        return {str(point): Inputs(self._plan(point, source), counts=True, shares=not source.makes_inputs)}
 
     def _plan(self, point: Shape, source: ModelSource) -> InputPlan:
         takes_mask = "attention_mask" in source.inputs and not source.makes_inputs
-        return inputs.plan_of(
-            source, point.batch, point.length, self.options.seed, inputs.timed_cases(point.length, takes_mask)
-        )
+        cases = inputs.timed_cases(point.length, takes_mask)
+        lengths = [one.length for one in self.points() if one.length >= inputs.LEAST_PADDED_LENGTH]
+        padded_rows = inputs.JUDGED_ROWS if point.length <= min(lengths, default=point.length) else 1
+        return inputs.plan_of(source, point.batch, point.length, self.options.seed, cases, padded_rows=padded_rows)
 
     def memory(self, point: Shape, candidate: Candidate, source: ModelSource) -> dict[str, Any]:
         cache = source.key_value_bytes(point.length, candidate.precision)

@@ -296,4 +296,4 @@ class ParityCell(Cell):
         return {GENERATION: found, "facts": self.facts_after()}
 
     def outputs(self, unit: str, case: str, plan: InputPlan, ids: Any) -> Any:
-        return self.run_once(judging.read_inputs(Path(self.unit["reference"]), case))
+        return self.run_once(judging.whole_batch(plan, case, Path(self.unit["reference"])))

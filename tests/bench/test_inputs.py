@@ -60,6 +60,36 @@ def test_zipfs_ids_are_as_frequent_as_words_and_random_ones_alike() -> None:
     assert np.bincount(uniform.ravel(), minlength=100)[:99] / uniform.size == pytest.approx(1 / 99, rel=0.2)
 
 
+@pytest.mark.parametrize("case", ["timed", "padded", "zipf-left", "text-holes"])
+def test_judged_rows_are_the_same_in_every_batch_of_one_length(case: str) -> None:
+    """So 1×L and 64×L have one reference; where they stand in a batch is drawn anew."""
+    texts = [TEXTS[row % 8] for row in range(64)]
+    wanted = make_batch(plan(3), case, texts)
+    places = set()
+    for batch in (1, 2, 8, 64):
+        found, rows = make_batch(plan(batch), case, texts), judged_rows(plan(batch))
+        places.add(tuple(rows))
+        assert all(np.array_equal(found[name][rows], wanted[name][: len(rows)]) for name in wanted)
+    assert len(places) == 4
+    assert len({row.tobytes() for row in make_batch(plan(64), "timed")["input_ids"]}) == 64  # nobody's twin
+    other = make_batch(plan(3, length=33), case, texts)
+    assert case == "text-holes" or not np.array_equal(other["input_ids"][:, :32], wanted["input_ids"])
+
+
+@pytest.mark.parametrize("length", [8, 9, 16, 128])
+def test_one_padded_row_has_every_mask_at_once(length: int) -> None:
+    for seed in range(20):
+        cell = plan(8, length, seed, padded_rows=1)
+        (row,) = judged_rows(cell, "padded")
+        mask = make_batch(cell, "padded")["attention_mask"][row]
+        kept = np.flatnonzero(mask)
+        assert kept[0] > 0
+        assert kept[-1] < length - 1
+        assert len(kept) >= 2
+        assert (np.diff(kept) > 1).any()
+        assert judged_rows(cell)[0] == row
+
+
 def test_judged_rows_see_every_kind_of_padding() -> None:
     cell = plan()
     batch = make_batch(cell, "padded")
@@ -98,7 +128,7 @@ def test_a_case_masks_every_row_in_its_own_way(ids: str) -> None:
 def test_a_padded_text_begins_behind_its_padding_and_keeps_its_places_around_holes() -> None:
     """A text cut at its head would lack the first token, which models give a meaning of its own."""
     for mask in MASKS:
-        batch = make_batch(plan(), f"text-{mask}", TEXTS)
+        batch = make_batch(plan(most_rows=8), f"text-{mask}", TEXTS)
         for ids, kept, text in zip(batch["input_ids"], batch["attention_mask"] == 1, TEXTS, strict=True):
             wanted = np.array(text[:32])[kept] if mask == "holes" else text[: kept.sum()]
             assert ids[kept].tolist() == list(wanted)
@@ -142,6 +172,10 @@ def test_judged_positions_are_all_unless_outputs_are_wide() -> None:
     assert (positions[0], positions[-1]) == (0, 511)
     assert all(one < other for one, other in pairwise(positions))
     assert positions == judged_positions(wide) != judged_positions(plan(8, 512, seed=1, output_width=wide.output_width))
+    alone = judged_positions(wide, rows=1)
+    assert len(alone) == 300
+    assert set(positions) < set(alone)
+    assert judged_positions(plan(1, 512, output_width=wide.output_width)) == alone
     widest = plan(8, 512, output_width=2 * JUDGED_ELEMENTS)
     assert judged_positions(widest) == [0, 511]
 

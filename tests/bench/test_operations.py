@@ -14,9 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.machine.operations import count
+from bench.machine import operations
 from bench.machine.roofline import transformer_flops
 from exporters import models, sources
+
+
+def count(module: Any, inputs: Any, batch: int) -> dict[str, int]:
+    flops, elements = operations.of_batch(operations.count(module, inputs, batch), batch)
+    return {"flops": flops, "weight_elements": elements}
 
 
 def ids_and_mask(batch: int, length: int, rows: int = 3) -> tuple[Any, Any]:
@@ -57,6 +62,59 @@ def test_the_mode_of_the_caller_and_a_padded_mask_change_nothing() -> None:
     mask[:, 20:] = 0
     assert count(module, (ids, mask), 3) == expected
     assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+FAMILIES = {
+    "bert": SIZES, "roberta": SIZES, "electra": SIZES | {"embedding_size": 16}, "llama": SIZES, "gpt_neox": SIZES, "phi": SIZES,
+    "mistral": SIZES | {"num_key_value_heads": 1}, "qwen2": SIZES | {"num_key_value_heads": 1},
+    "gemma": SIZES | {"num_key_value_heads": 1, "head_dim": 16}, "modernbert": SIZES | {"pad_token_id": 0},
+    "distilbert": {"vocab_size": 99, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "gpt2": {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 2},
+    "openai-gpt": {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 2},
+    "gptj": {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8},
+    "opt": {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64},
+    "gpt_neo": {"vocab_size": 99, "hidden_size": 32, "num_layers": 2, "num_heads": 2,
+                "attention_types": [[["global", "local"], 1]]},
+    "bloom": {"vocab_size": 99, "hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "falcon": SIZES, "albert": SIZES | {"embedding_size": 16}, "mpnet": SIZES,
+}  # fmt: skip
+
+
+#: One of each way to attend and to place tokens; every family's modules take a second to import.
+QUICK = ("bert", "distilbert", "openai-gpt", "gpt2", "gpt_neo", "mistral")
+
+
+@pytest.mark.parametrize(
+    "family", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
+def test_families_count_without_values_what_they_count_with_them_and_linearly_in_the_batch(family: str) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **FAMILIES[family])
+    module = models.wrap(AutoModel.from_config(config).double().eval())
+    ids, mask = (tensor % 98 + 1 for tensor in ids_and_mask(5, 6, rows=5))
+    for whole in (torch.ones_like(mask), (torch.arange(6) < 4).long().expand_as(mask)):
+        with torch.no_grad():
+            of_five, one = ([operations._trace(module, (ids[:rows], whole[:rows]))] for rows in (5, 1))
+            hollow = operations._without_values(module, [(ids[:rows], whole[:rows]) for rows in (1, 5)])
+        assert [flops for flops, _ in hollow] == [one[0][0], of_five[0][0]]
+        assert [set(reads) for _, reads in hollow] == [set(one[0][1]), set(of_five[0][1])]
+        assert count(module, (ids, whole), 5)["flops"] == of_five[0][0] > 0
+
+
+def test_a_module_that_asks_for_a_value_is_run_as_it_is() -> None:
+    passes = []
+
+    def call(m: Any, x: Any) -> Any:
+        passes.append(len(x))
+        return m.layer(x) if float(x.sum()) > 0 else x  # raises without a value
+
+    assert count(Module(call, layer=square()), (ROW,), 3) == {"flops": 3 * 2 * 64, "weight_elements": 64}
+    assert passes == [1, 1, 2]
+    layer, unregistered = square(), [square()]
+    assert count(Module(lambda m, x: unregistered[0](m.layer(x)), layer=layer), (ROW,), 1)["flops"] == 2 * 2 * 64
 
 
 class Module(torch.nn.Module):

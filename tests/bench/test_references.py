@@ -1,4 +1,4 @@
-"""References: what is written, kept and shared; backends held against them; faults planted in real modules."""
+"""References: what is written and shared; backends held against them; faults planted in real modules."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ import numpy as np
 import pytest
 
 from backends.base import Backend, BackendError, Batch, Options, Spec
-from bench.errors import UserError
 from bench.parity import judging
-from bench.parity.inputs import InputPlan, judged_rows, plan_of
+from bench.parity.inputs import InputPlan, judged_rows
 from bench.parity.matrix import Matrix
-from bench.parity.reference import Inputs, References, Setting, _Evaluation
 from bench.parity.verdict import TOLERANCES, judge
-from bench.process.channel import WorkerError
 from bench.spec import Shape
 from benchmarks import faults
-from exporters.sources import ModelSource, resolve
-from exporters.store import Artifact, ArtifactStore
+from exporters.sources import resolve
 
 FP32 = TOLERANCES["fp32"]
 Folders = tuple[Path, str]
@@ -79,6 +75,15 @@ class RightPaddingAssumed(Averaging):
         return super().run((ids, (np.arange(mask.shape[1]) < counts).astype(np.int64)))
 
 
+class LeftPaddingAssumed(Averaging):
+    """The same from the end."""
+
+    def run(self, prepared: Any) -> Any:
+        ids, mask = prepared
+        counts = mask.sum(axis=1, keepdims=True)
+        return super().run((ids, (np.arange(mask.shape[1]) >= mask.shape[1] - counts).astype(np.int64)))
+
+
 def fetching(name: str, fetched: Callable[[Any], dict[str, Any]]) -> type[Averaging]:
     """One that computes right, and copies something else than it computed."""
     return type(name, (Averaging,), {"fetch": lambda self, outputs: fetched(outputs)})
@@ -131,15 +136,53 @@ def test_places_are_those_of_the_batch(written) -> None:
     assert figures["worst_token"] == [row, 17]
 
 
-def test_a_reference_holds_all_inputs_and_the_judged_rows_outputs(written) -> None:
+def test_a_reference_holds_the_judged_rows_alone(written) -> None:
     reference, _ = written
     with np.load(reference / "random-left.inputs.npz") as inputs, np.load(reference / "random-left.npz") as outputs:
-        assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (5, 24)
+        assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (2, 24)
         assert outputs["y"].shape == (2, 24, 8)
         assert outputs["y"].dtype == np.float64
     eager = Averaging(np.float64)
     judging.evaluate(eager, PLAN, reference, None)
     assert eager.batches == [2] * 4
+    judging.evaluate(eager, PLAN, reference, None, one_by_one=True)
+    assert eager.batches == [2] * 4 + [1] * 8
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_batches_of_one_length_are_judged_by_one_reference(written, batch: int) -> None:
+    backend = Averaging()
+    assert set(verdicts(backend, replace(PLAN, batch=batch), *written).values()) == {"exact"}
+    assert backend.batches == [batch] * 4
+    assert set(verdicts(RowsMixedUp(), replace(PLAN, batch=batch), *written).values()) == (
+        {"exact"} if batch == 1 else {"broken"}
+    )
+    assert verdicts(MaskBlind(), replace(PLAN, batch=batch), *written)["left"] == "broken"
+
+
+def test_a_text_is_judged_at_its_rows_among_random_ones(tmp_path: Path) -> None:
+    """The worker of a candidate has no tokenizer: what it knows of texts is what lies with the reference."""
+    plan, texts = replace(PLAN, cases=("text-left",)), [list(range(10 + row, 90 + row)) for row in range(2)]
+    for name, dtype in (("fp64", np.float64), ("fp32", np.float32)):
+        (tmp_path / name).mkdir()
+        judging.evaluate(Averaging(dtype), plan, tmp_path / name, texts)
+    batch = judging.whole_batch(plan, "text-left", tmp_path / "fp64")
+    kept = batch["attention_mask"] == 1
+    assert [batch["input_ids"][row][kept[row]][0] for row in judged_rows(plan)] == [10, 11]
+    assert len(batch["input_ids"]) == 5
+    assert verdicts(Averaging(), plan, tmp_path / "fp64", str(tmp_path / "fp32")) == {"text-left": "exact"}
+    assert verdicts(RowsMixedUp(), plan, tmp_path / "fp64", str(tmp_path / "fp32")) == {"text-left": "broken"}
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_one_row_under_every_mask_shows_what_is_wrong_under_each(batch: int, tmp_path: Path) -> None:
+    plan = replace(PLAN, batch=batch, cases=("timed", "padded"), padded_rows=1)
+    folders = write(tmp_path, Averaging, plan)
+    with np.load(folders[0] / "padded.npz") as outputs:
+        assert outputs["y"].shape == (1, 24, 8)
+    assert verdicts(Averaging(), plan, *folders) == {"timed": "exact", "padded": "exact"}
+    for planted in (MaskBlind, RightPaddingAssumed, LeftPaddingAssumed):
+        assert verdicts(planted(), plan, *folders) == {"timed": "exact", "padded": "broken"}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +211,7 @@ def test_wide_outputs_are_judged_at_the_same_positions_as_the_reference(tmp_path
     monkeypatch.setattr("bench.parity.inputs.JUDGED_ELEMENTS", 8 * 2 * 10)  # 10 positions of two rows
     folders = write(tmp_path, Averaging)
     with np.load(folders[0] / "random-full.npz") as outputs:
-        assert outputs["y"].shape == (2, 10, 8)
+        assert outputs["y"].shape == (2, 20, 8)  # as many as one row alone is judged at
     assert set(verdicts(Averaging(), PLAN, *folders).values()) == {"exact"}
     assert verdicts(MaskBlind(), PLAN, *folders)["left"] == "broken"
     assert set(verdicts(CutShort(), PLAN, *folders).values()) == {"broken"}
@@ -220,213 +263,3 @@ def test_planted_faults_are_broken_and_the_module_itself_is_exact(model: str, ta
     right = "exact" if task == "lm" else "broken"
     wanted = {"full": "exact", "right": right, "left": "broken", "holes": "broken"}
     assert verdicts(eager(changed), plan, *folders) == wanted
-
-
-# What is kept in the store.
-
-
-GENERATION = "generation"
-SHAPES = (Shape(1, 8), Shape(2, 8))
-
-
-class Scripted:
-    """A worker that writes what it is asked for, and fails as the script of its `kept` says."""
-
-    def __init__(self, kept: Kept, precision: str, device: str) -> None:
-        self.kept, self.precision, self.log = kept, precision, list[str]()
-        kept.started.append((precision, device))
-        kept.alive.append(self)
-
-    def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
-        assert self in self.kept.alive
-        where, asked = message["op"], message.get("arguments")
-        if asked:
-            where = GENERATION if "steps" in asked else f"{asked['plan']['batch']}×{asked['plan']['length']}"
-            self.kept.asked.append({"precision": self.precision, "where": where, **asked})
-        if errors := self.kept.errors.get((self.precision, where)):
-            raise errors.pop(0) if len(errors) > 1 else errors[0]
-        if asked:
-            (Path(asked["folder"]) / "outputs.npz").write_text(self.precision)
-        return {}
-
-    def send(self, message: dict[str, Any]) -> None:
-        self.sent = message
-        self.log.append(f"{self.precision} sent {message['op']}")
-
-    def receive(self, timeout_seconds: float) -> dict[str, Any]:
-        return self.request(self.sent, timeout_seconds)
-
-    def kill(self) -> None:
-        if self in self.kept.alive:
-            self.kept.alive.remove(self)
-
-
-class Kept:
-    """References of a tiny decoder in a store of its own, by scripted workers."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store, self.said = ArtifactStore(folder), list[str]()
-        self.started: list[tuple[str, str]] = []
-        self.asked: list[dict[str, Any]] = []
-        self.errors: dict[tuple[str, str], list[WorkerError]] = {}
-        """For an operation or a shape; the last of several stays."""
-        self.alive: list[Scripted] = []
-        recipe = {"format": "checkpoint", "libraries": {"torch": "0"}}
-        self.weights: Artifact = self.store.make(recipe, lambda folder: (folder / "weights").write_text("w") and {})
-
-    def make(
-        self,
-        precisions: tuple[str, ...] = ("fp32",),
-        cases: tuple[str, ...] = ("random-full", "random-right"),
-        seed: int = 0,
-        threads: int = 1,
-        steps: int = 2,
-        tokenizer: Path | None = None,
-    ) -> References:
-        source: ModelSource = resolve("gpt2-tiny", weights="random", task="lm", seed=seed)
-        setting = Setting("cpu", threads, seed, False, source.vocab_size, False, tokenizer)
-        found = References(setting, self.store, lambda *which: Scripted(self, *which[:2]), 60.0, self.said.append)
-        wanted = {str(shape): Inputs(plan_of(source, shape.batch, shape.length, seed, cases)) for shape in SHAPES}
-        wanted[GENERATION] = Inputs(plan_of(source, 1, 8, seed, cases), steps=steps)
-        found.make(self.weights, precisions, wanted)
-        return found
-
-    def asked_of(self, precision: str) -> list[str]:
-        return [entry["where"] for entry in self.asked if entry["precision"] == precision]
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Kept:
-    return Kept(tmp_path)
-
-
-def lost(reason: str) -> WorkerError:
-    return WorkerError("failed", reason, is_gone=True)
-
-
-def test_one_worker_a_precision_computes_every_shape_and_what_is_kept_is_not_computed_again(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All import at once, and one at a time holds the weights. Generation is forced by the reference's tokens."""
-    seen, store = [], _Evaluation._store
-
-    def look(self: _Evaluation, name: str, recipe: Any) -> None:
-        seen.append([line for one in kept.alive for line in one.log])
-        store(self, name, recipe)
-
-    monkeypatch.setattr(_Evaluation, "_store", look)
-    made = kept.make(("bf16", "fp32"))
-    assert kept.started == [("fp64", "cpu"), ("bf16", "cpu"), ("fp32", "cpu")]
-    assert seen[0] == ["fp64 sent hello", "bf16 sent hello", "fp32 sent hello"]
-    assert seen[3] == ["bf16 sent hello", "fp32 sent hello"]
-    assert kept.alive == []
-    assert [kept.asked_of(one) for one in ("fp64", "bf16", "fp32")] == [["1×8", "2×8", GENERATION]] * 3
-    reference, eager_error = made.pair("bf16", "2×8")
-    assert [(found.path / "outputs.npz").read_text() for found in (reference, eager_error)] == ["fp64", "bf16"]
-    assert kept.said[0] == "computing the float64 reference for 1×8, 2×8, generation"
-    free, *forced = (entry for entry in kept.asked if entry["where"] == GENERATION)
-    assert (free["precision"], "forced_by" in free) == ("fp64", False)
-    path = made.found["fp64", GENERATION].path.resolve()
-    assert {(Path(one["forced_by"]), one["steps"]) for one in forced} == {(path, 2)}
-    again = kept.make(("bf16", "fp32"))
-    assert len(kept.started) == 3
-    assert again.pair("fp32", GENERATION) == made.pair("fp32", GENERATION)
-
-
-def test_nothing_is_computed_where_nothing_is_judged(kept: Kept) -> None:
-    made = kept.make(())
-    assert kept.started == []
-    assert made.pair("fp32", "1×8") == "there is no reference: none was computed"
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"cases": ("random-full",)}, {"cases": ("random-full", "zipf-full")}, {"steps": 3}, {"seed": 1}, {"threads": 2}],
-    ids=lambda value: str(next(iter(value.values()))),
-)
-def test_other_inputs_are_another_reference(kept: Kept, changes: dict) -> None:
-    keys = {artifact.key for artifact in kept.make().found.values()}
-    others = {artifact.key for artifact in kept.make(**changes).found.values()}
-    assert len(keys) == len(others) == 6
-    assert keys != others
-
-
-def test_a_damaged_reference_is_made_again_and_said_so(kept: Kept) -> None:
-    made = kept.make()
-    for name in ("2×8", GENERATION):
-        (made.found["fp64", name].path / "outputs.npz").write_text("fp46")
-        kept.asked.clear()
-        made = kept.make()
-        assert (kept.asked_of("fp64"), kept.asked_of("fp32")) == ([name], [])  # eager's own was forced by the same
-        assert (made.found["fp64", name].path / "outputs.npz").read_text() == "fp64"
-    assert any("is damaged (outputs.npz fails its checksum)" in line for line in kept.said)
-
-
-OOM = WorkerError("oom", "no memory left")
-
-
-@pytest.mark.parametrize(
-    ("errors", "found"),
-    [
-        # A process that dies once costs nothing.
-        (
-            {("fp32", "load"): [lost("killed by SIGKILL"), WorkerError("failed", "it loads no more")],
-             ("fp64", "1×8"): [lost("killed by SIGKILL"), OOM]},
-            {("fp32", "1×8"): "fp64 on cpu: no memory left", ("fp32", "2×8"): "fp32 on cpu: it loads no more"},
-        ),
-        # One that dies each time costs its shape alone.
-        (
-            {("fp32", "1×8"): [lost("killed by SIGKILL")], ("fp64", "2×8"): [OOM]},
-            {("fp32", "1×8"): "fp32 on cpu: killed by SIGKILL", ("fp32", "2×8"): "fp64 on cpu: no memory left",
-             ("fp32", "generation"): ""},
-        ),
-        # One that does not load leaves every shape without a reference, one that does not import its precision.
-        (
-            {("fp32", "load"): [WorkerError("unsupported", "no such precision")]},
-            {("fp32", name): "fp32 on cpu: no such precision" for name in ("1×8", "2×8", "generation")},
-        ),
-        (
-            {("bf16", "hello"): [lost("no torch")]},
-            {("bf16", "1×8"): "bf16 on cpu: no torch", ("fp32", "1×8"): ""},
-        ),
-    ],
-)  # fmt: skip
-def test_what_a_lost_or_failing_worker_costs(
-    kept: Kept, errors: dict[tuple[str, str], list[WorkerError]], found: dict[tuple[str, str], str]
-) -> None:
-    kept.errors = {where: list(each) for where, each in errors.items()}
-    made = kept.make(tuple(dict.fromkeys(precision for precision, _ in found)))
-    for (precision, name), reason in found.items():
-        pair = made.pair(precision, name)
-        assert (pair if isinstance(pair, str) else "") == (reason and f"there is no reference: eager at {reason}")
-    assert kept.alive == []
-    if ("fp32", "1×8") in errors:
-        assert kept.started == [("fp64", "cpu"), *[("fp32", "cpu")] * 3]
-    was_lost = any("was lost (killed by SIGKILL); starting another" in line for line in kept.said)
-    assert was_lost == any("SIGKILL" in one.reason for each in errors.values() for one in each)
-
-
-def test_the_users_mistake_is_told_as_one(kept: Kept) -> None:
-    kept.errors["fp64", "load"] = [WorkerError("user", "the model is another's")]
-    with pytest.raises(UserError, match="the model is another's"):
-        kept.make()
-    assert kept.alive == []
-
-
-def test_texts_are_sent_as_ids_one_for_each_row(tmp_path: Path, kept: Kept) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    def save(words: list[str]) -> None:
-        tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="?"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        tokenizer.save(str(file))
-
-    file = tmp_path / "tokenizer.json"
-    save(["?", "the", "a", "of", "for"])
-    cases = ("random-full", "text-full")
-    keys = {artifact.key for artifact in kept.make(cases=cases, tokenizer=file).found.values()}
-    texts = {entry["where"]: entry["texts"] for entry in kept.asked if entry["where"] != GENERATION}
-    assert {shape: [len(row) for row in rows] for shape, rows in texts.items()} == {"1×8": [8], "2×8": [8, 8]}
-    assert max(max(row) for rows in texts.values() for row in rows) <= 4
-    save(["the", "?", "a", "of", "for"])
-    assert keys.isdisjoint(artifact.key for artifact in kept.make(cases=cases, tokenizer=file).found.values())
