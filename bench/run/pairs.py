@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench import statistics
-from bench.machine.conditions import LEAST_QUIET as LEAST_QUIET_ROUNDS
-from bench.machine.conditions import MOST_OTHERS as MOST_OTHERS
+from bench.machine import conditions
 
 if TYPE_CHECKING:
-    from bench.run.record import Record
+    from bench.run.record import Record, Turn
+
+#: Share of others in a turn above which its round decides nothing; rounds of two candidates that are needed.
+MOST_OTHERS = conditions.MOST_OTHERS
+LEAST_QUIET_ROUNDS = conditions.LEAST_QUIET
 
 
 def are_paired(one: Record, other: Record) -> bool:
@@ -46,6 +50,15 @@ def why_undecided(one: Record, other: Record) -> str:
 def quiet_rounds(record: Record) -> list[list[int]]:
     """Wall times (ns) of the rounds in which one cell was quiet."""
     return list(_by_round(record).values())
+
+
+def quiet_in_all(cells: Sequence[Sequence[Turn]]) -> int:
+    """Rounds in which the turns of all `cells`, each given by its turns at one point, were quiet."""
+    found = []
+    for turns in cells:
+        judged = conditions.quiet([turn.conditions for turn in turns])
+        found.append({turn.round for turn, is_quiet in zip(turns, judged, strict=True) if is_quiet})
+    return len(set.intersection(*found)) if found else 0
 
 
 def _by_round(record: Record) -> dict[int, list[int]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench import statistics
+from bench.run import patience
 from bench.run.record import SAME_MODEL, Record, Run
 
 FEW_SAMPLES = 5
@@ -121,6 +122,7 @@ def of_machine(run: Run) -> list[str]:
     busy = run.fingerprint.get("busy_share", 0.0)
     if busy > BUSY_SHARE and timed:
         lines.append(f"other work took {busy:.0%} of the CPUs when the run began; stop it and measure again")
+    lines += patience.said(run)
     measured = [record.conditions for record in timed if record.conditions]
     if run.options.kind == "cuda" and measured and not any("gpu" in conditions for conditions in measured):
         lines.append("nothing watched the GPU's clocks and processes; run: pip install nvidia-ml-py")
