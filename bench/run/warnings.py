@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench import statistics
-from bench.run import patience
+from bench.run import pairs, patience
 from bench.run.record import SAME_MODEL, Record, Run
 
 FEW_SAMPLES = 5
@@ -49,7 +49,7 @@ def _of_samples(record: Record) -> Iterator[str]:
     severe = [outlier for outlier in statistics.outliers(samples) if outlier.kind.endswith("severe")]
     if len(samples) >= SAMPLES_FOR_A_SHARE and len(severe) > MANY_OUTLIERS * len(samples):
         yield f"over {MANY_OUTLIERS:.0%} of the samples are severe outliers (kept); likely a recurring interruption"
-    drift = statistics.drift(record.rounds)
+    drift = statistics.drift(pairs.quiet_rounds(record))
     if drift is not None and abs(drift) > WIDE_DRIFT:
         direction = "slower" if drift > 0 else "faster"
         yield (
