@@ -114,3 +114,15 @@ def test_a_resumed_run_repeats_what_was_disturbed_before_it_was_stopped(
     assert [record.quiet for record in again.records] == [(False, False, True, True, True)] * 2
     assert again.notes["waited_seconds"] >= waited > 0
     assert "4 of 10 turns were disturbed" in said(again)
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_command_in_this_process_takes_part_on_the_machine_of_a_test(
+    tmp_path: Path, machine: Callable, cli_here: Callable, is_busy: bool
+) -> None:
+    machine(lambda turn: is_busy)
+    words = "--model bert-tiny --backends null,null:50us --batches 1 --lengths 8 --rounds 3 --max-seconds-per-cell 0.2"
+    done = cli_here("compare", *words.split(), "--warmup", "1ms", "--artifacts", str(tmp_path / "a"), "--quiet")
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("null:50us"))
+    assert ("disturbed" in row) is is_busy
