@@ -8,7 +8,7 @@ Two runs are a diff, OLD and NEW; three or more are a history, whose last run is
 - Compared cells are judged by equivalence testing (Schuirmann 1987, doi:10.1007/BF01068419): see `Change.verdict`.
 - `gone`: measured before, and now not at all or with a lower standing: a regression if the last run planned the cell,
   whatever the reason, as a gate must not pass on what was not measured. `new` is the reverse.
-- `slower` is a regression. A disturbed cell keeps its verdict and is marked: on a busy machine every cell is disturbed.
+- `slower` is a regression. Quiet rounds decide; a cell with fewer than 3 of them in either run is `ambiguous`.
 - In a history the last run is held against the first run that measured the cell with the highest standing it ever had.
 - A cell that no run measured has no verdict, and is listed apart.
 """
@@ -22,9 +22,11 @@ from functools import cached_property
 from typing import Any
 
 from bench import statistics
+from bench.columns import count
 from bench.errors import UserError
 from bench.machine import GPU_SETTINGS
 from bench.options import declaration
+from bench.run import pairs
 from bench.run.alike import OF_ONE_MACHINE, name_of
 from bench.run.file import check_unaltered
 from bench.run.record import SAME_MODEL, Point, Record, Run
@@ -188,6 +190,19 @@ class _Measured:
         return self.record.rounds_ns(self.run.workload.headline)
 
     @cached_property
+    def quiet(self) -> list[list[int]]:
+        """Those of its rounds in which nothing disturbed it, by which it is judged."""
+        return pairs.quiet_rounds(self.record, self.run.workload.headline) if self.record and self.rounds else []
+
+    @property
+    def why_undecided(self) -> str:
+        """Why its time decides nothing; "" if it may."""
+        if len(self.quiet) >= pairs.LEAST_QUIET_ROUNDS:
+            return ""
+        of = "" if len(self.quiet) == len(self.rounds) else f" of {len(self.rounds)}"
+        return f"only {count(len(self.quiet), 'quiet round')}{of} in {self.label}"
+
+    @cached_property
     def standing(self) -> int:
         """How far the time is that of the model."""
         record = self.record
@@ -245,7 +260,11 @@ def _cell(measured: Sequence[_Measured], threshold: float) -> Cell | None:
     if best < last.standing:
         _, latest = max(enumerate(before), key=lambda one: (one[1].standing, one[1].is_planned, one[0]))
         return replace(cell, reason=f"before: {latest.reason}" if latest.is_planned else "")
-    change = change_of(first.rounds, last.rounds)
+    if whys := [one.why_undecided for one in (first, last) if one.why_undecided]:
+        remark = f"{' and '.join(whys)}, and {pairs.LEAST_QUIET_ROUNDS} are needed"
+        change = Change(change_of(first.rounds, last.rounds).value, None, None)
+        return replace(cell, verdict=change.verdict(threshold), change=change, remarks=(*cell.remarks, remark))
+    change = change_of(first.quiet, last.quiet)
     verdict = change.verdict(threshold)
     trend = statistics.drift([[median] for median in cell.medians_ns if median is not None])
     return replace(cell, verdict=verdict, change=change, is_regression=verdict == "slower", trend=trend)

@@ -42,6 +42,18 @@ def root() -> Path:
 
 
 @pytest.fixture
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other work takes part in the turns of runs that this process drives: for tests of what is decided from them.
+
+    Two tests run at a time, so to each other they are other work. Real conditions: `bench.machine.conditions.Source`.
+    """
+    from bench.run.preparation import Preparation
+    from tests.machines import Scripted
+
+    monkeypatch.setattr(Preparation, "conditions", Scripted())
+
+
+@pytest.fixture
 def in_this_process() -> Iterator[None]:
     """Workers and exports in the test's process; see tests/in_process.py."""
     from tests.in_process import here

@@ -23,6 +23,7 @@ from bench.run.preparation import Preparation
 from bench.run.record import Run
 from bench.workloads.forward import Forward
 from exporters.store import ArtifactStore
+from tests.machines import Scripted
 
 
 def freeze_imports() -> None:
@@ -72,9 +73,10 @@ class InThisProcess:
 
 @contextmanager
 def here() -> Iterator[None]:
-    """Workers and exports in this process, no rooflines, and no pauses for the machine's sake."""
+    """Workers and exports in this process on a quiet machine: no rooflines, no pauses, no other work."""
     with (
         mock.patch.object(channel, "Worker", InThisProcess),
+        mock.patch.object(Preparation, "conditions", Scripted()),
         mock.patch.object(Preparation, "peaks", lambda self, again=False: None),
         mock.patch.object(driver, "REST_SECONDS", 0.0),
         mock.patch.object(machine, "busy_share", lambda: 0.0),
@@ -109,9 +111,10 @@ def prepare(
 
 @contextmanager
 def workers_here() -> Iterator[None]:
-    """Workers in this process, and no pause before turns."""
+    """Workers in this process, no pause before turns, and no other work."""
     with (
         mock.patch.object(channel, "Worker", InThisProcess),
+        mock.patch.object(Preparation, "conditions", Scripted()),
         mock.patch.object(driver, "REST_SECONDS", 0.0),
         warnings.catch_warnings(),
     ):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench import statistics
 from bench.diff import change_of
+from bench.run import pairs
 from bench.run.file import RunFile
 from bench.run.record import Record, Run
 from bench.spec import DEFAULT_ARTIFACTS, Shape
@@ -86,8 +87,13 @@ def held(promised: Record, record: Record | None, threshold: float) -> Kept:
     if record is None or not record.samples:
         reason = "it has no record" if record is None else f"{record.status}: {record.reason}"
         return Kept(*start, None, None, None, None, "unmeasured", reason)
-    change = change_of([[statistics.median(round_)] for round_ in promised.rounds], record.rounds)
     now = statistics.median(record.samples)
+    for cell, when in ((promised, "when it was promised"), (record, "now")):
+        if not pairs.has_quiet_rounds(cell):
+            few = f"only {len(pairs.quiet_rounds(cell))} of {len(cell.rounds)} rounds were quiet {when}"
+            return Kept(*start, now, now / statistics.median(promised.samples), None, None, "undecided", few)
+    before = [[statistics.median(round_)] for round_ in pairs.quiet_rounds(promised)]
+    change = change_of(before, pairs.quiet_rounds(record))
     if change.interval is None:
         return Kept(*start, now, change.value, None, None, "undecided", "a single round has no interval")
     low, high = change.interval.low, change.interval.high

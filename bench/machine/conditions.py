@@ -130,6 +130,28 @@ def _known(aggregate: Callable[[Iterable[Any]], Any], values: Iterable[Any]) -> 
     return aggregate(known) if known else None
 
 
+class Source:
+    """Where a run's conditions come from: this machine. Tests put another in its place."""
+
+    def snapshot(self, device: str, own_pids: Collection[int] = ()) -> Snapshot:
+        """The machine now; see `snapshot`."""
+        return snapshot(device, own_pids)
+
+    def between(
+        self,
+        before: Snapshot,
+        after: Snapshot,
+        own_cpu_seconds: float,
+        queue_delay_seconds: float | None = None,
+    ) -> dict[str, Any]:
+        """What went on between two snapshots; see `between`."""
+        return between(before, after, own_cpu_seconds, queue_delay_seconds)
+
+    def pause(self, seconds: float) -> None:
+        """Let other work go on for a while."""
+        time.sleep(seconds)
+
+
 # Judging turns.
 
 

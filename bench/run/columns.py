@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import statistics
 from bench.columns import DASH, Column, factor, milliseconds, percent
+from bench.run import pairs
 from bench.run.record import WALL, Record, Run, is_unsteady
 
 #: Stands before the median of a cell that was disturbed; a warning says by what.
@@ -219,7 +220,7 @@ TIMES = (
     Column("rounds", lambda run, record: len(record.rounds) or None),
     Column("calls_per_sample", lambda run, record: record.once.calls_per_sample if record.samples else None),
     Column("outliers", _of_samples(lambda record: len(statistics.outliers(record.samples)))),
-    Column("drift", _of_samples(lambda record: statistics.drift(record.rounds))),
+    Column("drift", _of_samples(lambda record: statistics.drift(pairs.quiet_rounds(record)))),
     Column("unmet", lambda run, record: " ".join(run.workload.unmet(record)) if record.samples else None),
 )  # fmt: skip
 OTHER_TIMES = (

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from bench import statistics
 from bench.columns import Section, Table
+from bench.run import pairs
 from bench.run.record import Point, Record, Run
 from bench.run.schedule import Grid, State
 from bench.spec import Candidate, Shape
@@ -130,9 +131,12 @@ def _is_done(step: Step, figures: Mapping[int, Record], batch: int) -> bool:
 
 
 def _times_faster(one: Record, other: Record) -> statistics.Ratio | None:
-    """How many times more sequences a second `other` has, of medians apart."""
+    """How many times more sequences a second `other` has, of medians apart; None if quiet rounds are too few."""
+    if not (pairs.has_quiet_rounds(one) and pairs.has_quiet_rounds(other)):
+        return None
     first, second = (
-        [[sample / record.point.batch for sample in round_] for round_ in record.rounds] for record in (one, other)
+        [[sample / record.point.batch for sample in round_] for round_ in pairs.quiet_rounds(record)]
+        for record in (one, other)
     )
     return statistics.ratio_of_runs(first, second)
 
@@ -174,6 +178,9 @@ def _winner(run: Run, bests: Sequence[Record]) -> Iterator[str]:
     fastest = max(rivals, key=throughput)
     at = {best.candidate: f"{run.name(best.candidate)} at batch {best.point.batch}" for best in rivals}
     found = [(best, _times_faster(best, fastest)) for best in rivals if best is not fastest]
+    if any(ratio is None for _, ratio in found):
+        yield "undecided, as fewer than 3 of its rounds were quiet"
+        return
     ties = [at[best.candidate] for best, ratio in found if ratio is None or ratio.verdict != "faster"]
     tied = f" (tie with {', '.join(ties)})" if ties else ""
     yield f"{at[fastest.candidate]}, {shown(throughput(fastest))} sequences/s{tied}"

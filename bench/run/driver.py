@@ -13,7 +13,7 @@ from typing import Any
 from bench import machine
 from bench.columns import count
 from bench.errors import BenchError
-from bench.machine import capacity, conditions
+from bench.machine import capacity
 from bench.machine.conditions import Snapshot
 from bench.parity.verdict import tolerance_of
 from bench.process.channel import WorkerError
@@ -22,6 +22,7 @@ from bench.run.budget import Budget
 from bench.run.file import RunFile
 from bench.run.listener import Listener
 from bench.run.originals import Originals, settled
+from bench.run.patience import Patience
 from bench.run.preparation import Preparation
 from bench.run.record import Once, Point, Record, Run, Turn
 from bench.run.schedule import OpenCell, Schedule, State
@@ -58,6 +59,8 @@ class Driver:
             lambda: time.monotonic() - began,
             run.is_implausible,
         )
+        self.conditions = prepared.conditions
+        self.patience = Patience(prepared.conditions, run.options.kind, file)
         self.begun: dict[Candidate, dict[Point, dict[str, Any]]] = {}
         """What each worker told of the cells that it holds."""
         self.out_of_memory: dict[Candidate, list[Point]] = {}
@@ -116,6 +119,7 @@ class Driver:
             self._prepare(schedule, point, candidates)
         ready = [cell for cell in cells if self._is_ready(*cell)]
         had_all = {cell for cell in ready if self._has_all_turns(schedule, *cell)}
+        self.patience.wait([state.cell(*cell).turns for cell in ready])
         order = list(ready)
         self.random.shuffle(order)
         for cell in order:
@@ -230,7 +234,7 @@ class Driver:
             if self.workload.fresh_process:
                 self.pool.close()
                 figures = self.workload.before_start(point, self.prepared.folders_of(candidate))
-                before = conditions.snapshot(self.run.options.kind)
+                before = self.conditions.snapshot(self.run.options.kind)
                 self._start_again(point, candidate)
             if len(self.pool.loaded) > 1:
                 time.sleep(REST_SECONDS)
@@ -254,6 +258,7 @@ class Driver:
         cell.turns.append(turn)
         self.run.turns[point, candidate] = cell.turns
         self.file.turn(point, candidate, turn)
+        self.patience.earn(turn)
 
     def _start_again(self, point: Point, candidate: Candidate) -> None:
         """Give a turn a process of its own, with the cell begun in it."""
@@ -266,13 +271,15 @@ class Driver:
         """The reply of one turn, and what else went on meanwhile, or since the snapshot `before` it."""
         request = self.workload.turn(point, candidate, taken)
         pids = [worker.pid for worker in self.pool.loaded.values()]
-        before = before or conditions.snapshot(self.run.options.kind, pids)
+        before = before or self.conditions.snapshot(self.run.options.kind, pids)
         started, cpu_started = time.monotonic(), time.process_time()
         reply = self._ask("turn", point, candidate, request=request)
         self.turns_cpu_seconds += time.process_time() - cpu_started
         self.turns_seconds += time.monotonic() - started
-        after = conditions.snapshot(self.run.options.kind, pids)
-        return reply, conditions.between(before, after, reply.get("cpu_seconds", 0.0), reply.get("queue_delay_seconds"))
+        after = self.conditions.snapshot(self.run.options.kind, pids)
+        return reply, self.conditions.between(
+            before, after, reply.get("cpu_seconds", 0.0), reply.get("queue_delay_seconds")
+        )
 
     # Ending.
 

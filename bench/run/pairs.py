@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench import statistics
-from bench.machine.conditions import LEAST_QUIET as LEAST_QUIET_ROUNDS
-from bench.machine.conditions import MOST_OTHERS as MOST_OTHERS
+from bench.machine import conditions
 
 if TYPE_CHECKING:
-    from bench.run.record import Record
+    from bench.run.record import Record, Turn
+
+#: The kind of time of a headline: synchronised wall time of one call.
+WALL = "wall"
+#: Share of others in a turn above which its round decides nothing; rounds of two candidates that are needed.
+MOST_OTHERS = conditions.MOST_OTHERS
+LEAST_QUIET_ROUNDS = conditions.LEAST_QUIET
 
 
 def are_paired(one: Record, other: Record) -> bool:
@@ -27,7 +33,7 @@ def may_decide(one: Record, other: Record) -> bool:
     """True if two cells have quiet rounds enough for a decision: together, or each if they were measured apart."""
     if are_paired(one, other):
         return len(paired(one, other)) >= LEAST_QUIET_ROUNDS
-    return all(len(quiet_rounds(cell)) >= LEAST_QUIET_ROUNDS for cell in (one, other))
+    return has_quiet_rounds(one) and has_quiet_rounds(other)
 
 
 def why_undecided(one: Record, other: Record) -> str:
@@ -43,17 +49,31 @@ def why_undecided(one: Record, other: Record) -> str:
     return f"disturbed: only {found} of {taken} rounds were quiet, and {LEAST_QUIET_ROUNDS} are needed"
 
 
-def quiet_rounds(record: Record) -> list[list[int]]:
-    """Wall times (ns) of the rounds in which one cell was quiet."""
-    return list(_by_round(record).values())
+def quiet_rounds(record: Record, kind: str = WALL) -> list[list[int]]:
+    """Samples (ns) of one kind of time of the rounds in which a cell was quiet."""
+    return list(_by_round(record, kind).values())
 
 
-def _by_round(record: Record) -> dict[int, list[int]]:
-    """Wall times of the quiet turns by their round."""
+def has_quiet_rounds(record: Record, kind: str = WALL) -> bool:
+    """True if a cell alone has quiet rounds enough for a decision."""
+    return len(quiet_rounds(record, kind)) >= LEAST_QUIET_ROUNDS
+
+
+def quiet_in_all(cells: Sequence[Sequence[Turn]]) -> int:
+    """Rounds in which the turns of all `cells`, each given by its turns at one point, were quiet."""
+    found = []
+    for turns in cells:
+        judged = conditions.quiet([turn.conditions for turn in turns])
+        found.append({turn.round for turn, is_quiet in zip(turns, judged, strict=True) if is_quiet})
+    return len(set.intersection(*found)) if found else 0
+
+
+def _by_round(record: Record, kind: str = WALL) -> dict[int, list[int]]:
+    """Samples of the quiet turns by their round."""
     return {
-        turn.round: turn.times_ns["wall"]
+        turn.round: turn.times_ns[kind]
         for turn, is_quiet in zip(record.turns, record.quiet, strict=True)
-        if is_quiet and turn.times_ns.get("wall")
+        if is_quiet and turn.times_ns.get(kind)
     }
 
 
@@ -61,9 +81,18 @@ def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
     """How many times faster `other` is than `one` in quiet rounds: within rounds at one point, or of medians if they
     were measured apart; None if these are too few to decide.
     """
+    if not are_paired(one, other):
+        return ratio_apart(one, other)
     if not may_decide(one, other):
         return None
-    if not are_paired(one, other):
-        return statistics.ratio_of_runs(quiet_rounds(one), quiet_rounds(other))
     found = paired(one, other)
     return statistics.ratio_within_rounds([mine for mine, _ in found], [its for _, its in found])
+
+
+def ratio_apart(one: Record, other: Record) -> statistics.Ratio | None:
+    """How many times faster `other` is than `one` where nothing pairs their rounds; None if either has too few quiet
+    ones.
+    """
+    if not (has_quiet_rounds(one) and has_quiet_rounds(other)):
+        return None
+    return statistics.ratio_of_runs(quiet_rounds(one), quiet_rounds(other))

@@ -11,6 +11,7 @@ import backends
 import exporters
 from backends.base import module_folder
 from bench.errors import BenchError, Say, UserError
+from bench.machine.conditions import Source
 from bench.machine.roofline import WEIGHT_BYTES, Peaks
 from bench.options import CommonOptions
 from bench.parity.reference import Inputs, References, Setting, drop_damaged
@@ -39,6 +40,9 @@ class Loading:
 
 class Preparation:
     """Which candidates can run, and what each of them loads and is judged by."""
+
+    conditions = Source()
+    """Where the conditions of turns come from."""
 
     def __init__(self, run: Run, source: ModelSource, store: ArtifactStore, say: Say) -> None:
         self.run, self.source, self.store, self.say = run, source, store, say

@@ -16,6 +16,7 @@ from bench.errors import BenchError
 from bench.machine import conditions, roofline
 from bench.machine.roofline import Floor, Peaks
 from bench.run import pairs
+from bench.run.pairs import WALL as WALL
 from bench.run.pairs import ratio_between as ratio_between
 from bench.spec import Candidate
 
@@ -29,8 +30,6 @@ SCHEMA = 5
 Status = Literal["ok", "unsupported", "oom", "failed", "timeout", "skipped"]
 #: "sealed": as it was written. "cut": no seal, so lines may be missing. "altered": the lines do not match the seal.
 Integrity = Literal["sealed", "cut", "altered"]
-#: The kind of time of a headline: synchronised wall time of one call.
-WALL = "wall"
 #: High end of a ratio's interval over its low end beyond which its middle is no speed-up to be printed.
 UNSTEADY = 2.0
 #: Verdicts under which a speed-up may be shown.

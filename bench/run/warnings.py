@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench import statistics
+from bench.run import pairs, patience
 from bench.run.columns import bit_identical
 from bench.run.record import SAME_MODEL, Record, Run
 
@@ -49,7 +50,7 @@ def _of_samples(record: Record) -> Iterator[str]:
     severe = [outlier for outlier in statistics.outliers(samples) if outlier.kind.endswith("severe")]
     if len(samples) >= SAMPLES_FOR_A_SHARE and len(severe) > MANY_OUTLIERS * len(samples):
         yield f"over {MANY_OUTLIERS:.0%} of the samples are severe outliers (kept); likely a recurring interruption"
-    drift = statistics.drift(record.rounds)
+    drift = statistics.drift(pairs.quiet_rounds(record))
     if drift is not None and abs(drift) > WIDE_DRIFT:
         direction = "slower" if drift > 0 else "faster"
         yield (
@@ -127,6 +128,7 @@ def of_machine(run: Run) -> list[str]:
     busy = run.fingerprint.get("busy_share", 0.0)
     if busy > BUSY_SHARE and timed:
         lines.append(f"other work took {busy:.0%} of the CPUs when the run began; stop it and measure again")
+    lines += patience.said(run)
     measured = [record.conditions for record in timed if record.conditions]
     if run.options.kind == "cuda" and measured and not any("gpu" in conditions for conditions in measured):
         lines.append("nothing watched the GPU's clocks and processes; run: pip install nvidia-ml-py")

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from bench import statistics
-from bench.run import batch_search, held
+from bench.run import batch_search, held, pairs
 from bench.run.record import SAME_MODEL, WALL, Record, Run
 from bench.run.workload import Workload
 from bench.statistics import Interval
@@ -72,16 +72,26 @@ class Cell:
         """Milliseconds a padded sequence or a sentence, by round."""
         of_sentences = getattr(self.run.options, "corpus", None)
         samples = self.batch or 1 if of_sentences is None else len(of_sentences.lengths)
-        return [[ns / 1e6 / samples for ns in round_] for round_ in self.record.rounds]
+        return [[ns / 1e6 / samples for ns in round_] for round_ in self.rounds_ns(WALL)]
 
     def time_ms(self, kind: str = WALL) -> Value:
         """Milliseconds of one call."""
-        return _value_of([[ns / 1e6 for ns in round_] for round_ in self.record.rounds_ns(kind)])
+        return self._value_of([[ns / 1e6 for ns in round_] for round_ in self.rounds_ns(kind)], kind)
 
     @cached_property
     def sample_ms(self) -> Value:
         """Milliseconds a padded sequence or a sentence."""
-        return _value_of(self.samples_ms)
+        return self._value_of(self.samples_ms, WALL)
+
+    def rounds_ns(self, kind: str) -> list[list[int]]:
+        """Samples of one kind of time, by round: quiet rounds, or all if these are too few to decide anything."""
+        is_decisive = pairs.has_quiet_rounds(self.record, kind)
+        return pairs.quiet_rounds(self.record, kind) if is_decisive else self.record.rounds_ns(kind)
+
+    def _value_of(self, rounds: Sequence[Sequence[float]], kind: str) -> Value:
+        is_decisive = pairs.has_quiet_rounds(self.record, kind)
+        interval = statistics.median_interval(rounds) if is_decisive else None
+        return Value(statistics.median(statistics.pooled(rounds)), interval)
 
 
 @dataclass(frozen=True)
@@ -90,11 +100,7 @@ class Value:
 
     middle: float
     interval: Interval | None
-    """None with a single round; as narrow as can be for bytes, which are counted."""
-
-
-def _value_of(rounds: Sequence[Sequence[float]]) -> Value:
-    return Value(statistics.median(statistics.pooled(rounds)), statistics.median_interval(rounds))
+    """None with fewer than 3 quiet rounds; as narrow as can be for bytes, which are counted."""
 
 
 def cells_of(runs: Iterable[Run]) -> list[Cell]:

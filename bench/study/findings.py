@@ -63,7 +63,7 @@ def every(outcomes: Iterable[str]) -> str:
 
 def factor(ratio: Ratio | None) -> str:
     """`1.23× (1.10–1.40)`."""
-    return "no interval" if ratio is None else f"{shown(ratio.value)}×{span(ratio.interval)}"
+    return "an unknown multiple of" if ratio is None else f"{shown(ratio.value)}×{span(ratio.interval)}"
 
 
 def span(interval: Interval | None, scale: float = 1.0) -> str:

@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import Literal
 
 from bench import statistics
+from bench.run.pairs import are_paired, has_quiet_rounds, ratio_between
 from bench.run.record import Run
 from bench.statistics import Interval, Ratio
 from bench.study.cells import PRECISION, Cell
@@ -104,13 +105,13 @@ def deciding(cells: Iterable[Cell], order: str = "") -> Series | None:
 def times_faster(slow: Cell, fast: Cell) -> Ratio | None:
     """Time a sample of `slow` over that of `fast`; within rounds if both were timed in turns, else of medians apart.
 
-    None if nothing gives an interval.
+    None if nothing gives an interval, or fewer than 3 quiet rounds do.
     """
-    in_turns = slow.record.is_interleaved and fast.record.is_interleaved
-    is_paired = in_turns and slow.run is fast.run and slow.record.point == fast.record.point
-    ratio = (statistics.ratio_within_rounds if is_paired else statistics.ratio_of_runs)(
-        slow.samples_ms, fast.samples_ms
-    )
+    ratio = None
+    if slow.run is fast.run and are_paired(slow.record, fast.record):
+        ratio = ratio_between(slow.record, fast.record)
+    elif has_quiet_rounds(slow.record) and has_quiet_rounds(fast.record):
+        ratio = statistics.ratio_of_runs(slow.samples_ms, fast.samples_ms)
     return None if ratio is None or ratio.interval is None else ratio
 
 

@@ -10,7 +10,7 @@ from bench import statistics
 from bench.columns import DASH, Column, Section, Table, factor, percent
 from bench.errors import UserError
 from bench.packing import UNSORTED, Packed, Packing, Summary
-from bench.run import columns, sections
+from bench.run import columns, pairs, sections
 from bench.run.record import WALL, Record, Run, Turn, is_unsteady, ratio_between
 from bench.run.warnings import WIDE_SPREAD
 from bench.run.workload import Workload
@@ -101,7 +101,7 @@ def ratio_to_cpu(run: Run, record: Record) -> statistics.Ratio | None:
     found = run.workload.options.one_by_one
     if found is None or not run.may_compare(found.record, record):
         return None
-    return statistics.ratio_of_runs(found.record.rounds, record.rounds)
+    return pairs.ratio_apart(found.record, record)
 
 
 # Figures.

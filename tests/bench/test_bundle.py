@@ -244,7 +244,7 @@ def test_the_envelope_is_what_the_run_measured(tmp_path: Path) -> None:
         *(({"ms": ms}, "within", "") for ms in (1.0, 5.0, 5.9)),
         *(({"ms": ms}, "slower", "") for ms in (6.1, 50.0)),
         ({"rounds": [[3], [9], [4], [8], [5], [7]]}, "undecided", ""),
-        ({"rounds": [[5]]}, "undecided", "a single round has no interval"),
+        ({"rounds": [[5]]}, "undecided", "only 1 of 1 rounds were quiet now"),
         (None, "unmeasured", "it has no record"),
         ({"status": "failed", "reason": "killed"}, "unmeasured", "failed: killed"),
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.run import pairs
 from bench.run.file import read_run
 from tests.in_process import prepare
 
@@ -41,7 +42,7 @@ def test_the_main_job_on_all_four_runtimes(compared) -> None:
         assert words in done.stderr, words
     assert sum(line.startswith("[") and "2×16" in line for line in done.stderr.splitlines()) == len(run.records)
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "fastest: " in done.stdout
+    assert "fastest: " in done.stdout or "undecided: disturbed: " in done.stdout  # beside other tests
 
 
 def test_every_record_says_what_really_ran(compared) -> None:
@@ -70,10 +71,13 @@ def test_every_figure_has_an_interval_a_floor_and_its_memory(compared) -> None:
     _, run = compared
     assert run.peaks is not None
     for record, row in zip(run.records, run.rows(), strict=True):
-        assert row["speedup"] or run.unsteadiness(record)  # a busy machine may withhold it
         assert row["median_low_ms"] <= row["median_ms"] <= row["median_high_ms"]
-        assert row["verdict"] in ("faster", "slower", "tie")
-        assert row["speedup_low"] <= row["speedup_high"]
+        if pairs.may_decide(run.baseline(record), record):
+            assert row["speedup"] or run.unsteadiness(record)  # a busy machine may withhold it
+            assert row["verdict"] in ("faster", "slower", "tie")
+            assert row["speedup_low"] <= row["speedup_high"]
+        else:
+            assert (row["speedup"], row["verdict"]) == (None, None)
         assert row["gflop"] == pytest.approx(2 * (2 * (12 * 64**2) * 2 * 16 + 4 * 16**2 * 64 * 2) / 1e9, rel=0.05)
         if run.peaks.is_disturbed("fp32"):  # other work ran while the peaks were measured
             assert row["roofline_share"] is None

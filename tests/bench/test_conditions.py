@@ -184,6 +184,55 @@ def test_conditions_of_an_older_record_taint_nothing() -> None:
     } < set(gpu.REASONS.values())  # fmt: skip
 
 
+# Turns that decide.
+
+
+def delayed(seconds: float, **facts: Any) -> dict[str, Any]:
+    """A turn of a second in which the worker's threads waited so long; ticks tell of others all the same."""
+    return turn(queue_delay_seconds=seconds) | facts
+
+
+@pytest.mark.parametrize(
+    ("turns", "is_quiet"),
+    [
+        ([turn()] * 3, [True] * 3),
+        ([{}] * 3, [True] * 3),  # nothing is known of them
+        # The delay tells of each turn, whatever ticks say.
+        ([delayed(0.00006), delayed(0.44), delayed(0.05)], [True, False, True]),
+        ([delayed(0.001, other_cpu_seconds=1.5)] * 3, [True] * 3),
+        # Ticks: a turn in which they are evidence is judged alone, others together until they are.
+        ([turn(other_cpu_seconds=0.3), turn(), turn()], [False, True, True]),
+        ([turn(cpu_seconds=0.2, other_cpu_seconds=0.03)] * 6, [False] * 6),
+        ([turn(cpu_seconds=0.2, other_cpu_seconds=0.03)] * 3, [True] * 3),
+        ([turn(cpu_seconds=0.2, other_cpu_seconds=0.004)] * 60, [True] * 60),
+        # Small turns about a burst are summed with each other, and not with it.
+        ([turn(), turn(other_cpu_seconds=1.9), turn()], [True, False, True]),
+        ([delayed(0.0), delayed(0.0, steal_seconds=0.3), delayed(0.0)], [True, False, True]),
+        ([delayed(0.0), delayed(0.0, thermal_events=1)], [True, False]),
+        ([delayed(0.0, quota_periods=10, throttled_periods=1), delayed(0.0)], [False, True]),
+        ([gpu_turn(throttle_reasons=["hw_slowdown"]), gpu_turn(), gpu_turn(other_processes=1)], [False, True, False]),
+        ([gpu_turn(power_throttled_ns=10**8)] * 3, [False] * 3),
+        # Files of old have the conditions of a whole cell in its first turn.
+        ([turn(other_cpu_seconds=0.5), {}, {}], [False] * 3),
+        ([turn(), {}, turn(other_cpu_seconds=0.5), {}], [True, True, False, False]),
+    ],
+)
+def test_each_turn_is_judged_by_what_is_known_of_it(turns: list[dict[str, Any]], is_quiet: list[bool]) -> None:
+    assert list(conditions.quiet(turns)) == is_quiet
+    found = conditions.summary(turns)
+    disturbed = is_quiet.count(False)
+    assert found.get("disturbed_turns", 0) == disturbed
+    is_marked = bool(conditions.disturbed_by(found))
+    assert is_marked == (disturbed > 0 and (len(turns) - disturbed < 3 or 2 * disturbed >= len(turns)))
+
+
+def test_a_cell_that_waited_for_others_says_so() -> None:
+    (line,) = conditions.disturbed_by(conditions.summary([delayed(0.44)] * 3))
+    assert line == (
+        "its threads waited for CPUs that other work had in over 20% of the time; stop it and measure again"
+    )
+
+
 # Disturbances.
 
 QUIET = {

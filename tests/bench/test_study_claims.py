@@ -207,10 +207,15 @@ def test_another_card_is_named_and_a_factor_is_also_told_against_the_cpu() -> No
     assert found_of(title, its_own).note == ""
 
 
-def test_pairs_of_a_ratio_are_told_and_what_was_disturbed() -> None:
+def test_pairs_of_a_ratio_are_told_and_disturbed_ones_decide_nothing() -> None:
     times = forms(1, 50, 45, 20) | forms(8, 10, 9, 6) | forms(32, 5, 5, 9)
     found = found_of(WINS, sentences(times, conditions={"other_cpu_seconds": 1.9}))
-    assert found.evidence[0] == "cpu, bert, unsorted sentences; some cells were disturbed"
+    assert (found.outcome, found.evidence[0]) == (
+        UNDECIDED, "cpu, bert, unsorted sentences; some cells were disturbed"
+    )  # fmt: skip
+    assert found.evidence[1] == "batch 1: onnx is an unknown multiple of eager: not decided by these runs"
+    found = found_of(WINS, sentences(times))
+    assert (found.outcome, found.evidence[0]) == (CONFIRMED, "cpu, bert, unsorted sentences")
     assert [re.sub(r" \(.*?\)", "", line) for line in found.evidence[1:]] == [
         f"batch {batch}: onnx is {ratio}× {other}: confirmed"
         for batch, ratio, other in (

@@ -12,10 +12,12 @@ from bench.process import channel
 from bench.run import driver
 from bench.run.experiment import measure
 from bench.run.listener import Listener
+from bench.run.preparation import Preparation
 from bench.run.record import Run
 from bench.run.workload import Workload
 from bench.workloads.forward import Forward
 from tests.in_process import InThisProcess
+from tests.machines import Scripted
 
 #: A tiny model, one thread, and cells that are over at once.
 FAST = {
@@ -26,8 +28,9 @@ FAST = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pauses for the machine's sake: scripted backends heat nothing."""
+    """No pauses for the machine's sake, and no other work: scripted backends heat nothing."""
     monkeypatch.setattr(driver, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(Preparation, "conditions", Scripted())
     monkeypatch.setattr("bench.machine.busy_share", lambda: 0.0)
 
 

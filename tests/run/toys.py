@@ -12,7 +12,7 @@ from bench.options import CommonOptions, option
 from bench.parity.cell import Cell
 from bench.process.channel import WorkerError
 from bench.run.record import Point, Turn
-from bench.run.schedule import Schedule, State
+from bench.run.schedule import Enough, Grid, Schedule, State
 from bench.run.workload import Workload
 from bench.spec import Candidate
 
@@ -80,6 +80,15 @@ class Racing(Workload):
 
     def turn(self, point: Lap, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
         return {"count": len(taken)}
+
+
+class InRounds(Racing):
+    """Takes rounds until there are enough."""
+
+    name = "in-rounds"
+
+    def schedule(self) -> Schedule:
+        return Grid(lambda point: Enough(self.options.turns))
 
 
 class Fresh(Racing):

@@ -42,7 +42,7 @@ def _in_this_process() -> Iterator[None]:
 def run(folder: Path, backends: str, listener: Listener | None = None, **options: Any) -> Run:
     given = {
         "model": "bert-tiny", "backends": backends, "synthetic": 9, "batches": "1,4", "orders": "unsorted",
-        "device": "cpu", "threads": 1, "rounds": 2, "warmup": "1ms", "timeout": "2m", "output": folder / "run.jsonl",
+        "device": "cpu", "threads": 1, "rounds": 3, "warmup": "1ms", "timeout": "2m", "output": folder / "run.jsonl",
         "artifacts": str(folder / "artifacts"),
     }  # fmt: skip
     return measure(Corpus, CorpusOptions.parsed(given | options), listener)
@@ -177,7 +177,7 @@ def test_rows_tell_padding_batches_and_time_a_sentence(scripted: Run) -> None:
     assert [record.cell for record in scripted.records] == [(at, who) for at in points for who in scripted.candidates]
     words = scripted.repeat(scripted.records[3])
     assert words.startswith("bench corpus --model bert-tiny --backends null:500us ")
-    assert "--synthetic 9 --batches 4 --orders unsorted --rounds 2" in words
+    assert "--synthetic 9 --batches 4 --orders unsorted --rounds 3" in words
     rows = {(row["batch"], row["order"], row["variant"]): row for row in scripted.rows()}
     one, four, ordered = rows[1, "unsorted", "5ms"], rows[4, "unsorted", "5ms"], rows[4, "sorted", "5ms"]
     assert (one["padding_share"], one["batches"], four["batches"]) == (0.0, 9, 3)

@@ -25,7 +25,7 @@ from tests.in_process import here
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers in this process warn about themselves
 WAYS = "eager,eager:static,onnx,eager:no-cache"
 QUICK: dict[str, Any] = {
-    "rounds": 2, "max_seconds_per_cell": "200ms", "warmup": "1ms", "max_warmup": "10ms", "timeout": 120,
+    "rounds": 3, "max_seconds_per_cell": "200ms", "warmup": "1ms", "max_warmup": "10ms", "timeout": 120,
     "new_tokens": 12, "prompt_length": 8, "device": "cpu", "threads": 1, "model": "gpt2-tiny",
 }  # fmt: skip
 #: A machine beside which nothing is implausible, so that no run measures this one, which other tests keep busy.

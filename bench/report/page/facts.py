@@ -13,7 +13,7 @@ from bench.report import parts
 from bench.report.page import charts
 from bench.report.page.charts import Axis, Chart, Key, Names
 from bench.report.page.entries import Chapter, Entry, Number, labels, number, places, point_title
-from bench.run import alike
+from bench.run import alike, pairs
 from bench.run import sections as of_every_run
 from bench.run.record import Record, Run
 
@@ -145,7 +145,7 @@ def beside_each_other(runs: Sequence[Run], of: Sequence[Entry]) -> Chapter | Non
 
 def _change(timed: Sequence[Record]) -> str:
     """The last over the first that there is, if two are."""
-    ratio = statistics.ratio_of_runs(timed[-1].rounds, timed[0].rounds) if len(timed) > 1 else None
+    ratio = pairs.ratio_apart(timed[-1], timed[0]) if len(timed) > 1 else None
     if ratio is None:
         return DASH
     ends = ratio.interval

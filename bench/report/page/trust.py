@@ -10,6 +10,7 @@ from bench.columns import DASH, shown
 from bench.report.page import charts
 from bench.report.page.charts import Axis, Key
 from bench.report.page.entries import Chapter, Entry, as_number, evenly, number, over_points, places, table_of
+from bench.run import pairs
 from bench.run.warnings import WIDE_DRIFT
 
 #: Points of one series over time; beyond them a point is the median of several rounds.
@@ -154,7 +155,7 @@ def _medians_ms(entry: Entry) -> list[float]:
 
 
 def _drift(entry: Entry) -> str:
-    drift = statistics.drift(entry.record.rounds)
+    drift = statistics.drift(pairs.quiet_rounds(entry.record))
     return DASH if drift is None else number(drift, f"{drift:+.1%}{' !' if abs(drift) > WIDE_DRIFT else ''}")
 
 
