@@ -187,8 +187,7 @@ class Driver:
     def _prepare(self, schedule: Schedule, point: Point, candidates: Sequence[Candidate]) -> None:
         """Begin the cells of `point` that have not begun; those that cannot be get their record."""
         waiting = [one for one in candidates if point not in self.begun.get(one, {})]
-        is_new = not any(self.state.cell(point, one).turns for one in candidates)
-        if waiting and is_new:
+        if waiting and not any(self.state.cell(point, one).turns for one in candidates):
             reason = self.budget.refusal(self.state, point) or schedule.refusal(self.state, point)
             for candidate in waiting if reason else ():
                 self._close(point, candidate, WorkerError("skipped", reason))

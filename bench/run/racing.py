@@ -153,7 +153,9 @@ class Race:
             point = max(extra, key=lambda one: extra[one])
             plan[point] = len(self.state.turns(point, leader)) + math.ceil(extra[point] * SHARE_OF_A_PLAN)
         (point,) = plan
-        return [(point, one) for one in self.state.candidates if one in racing]
+        # Who needs rounds there for a verdict takes part while the others do, so that they have them together.
+        waiting = [one for _, one in self.for_verdicts(point)]
+        return [(point, one) for one in self.state.candidates if one in racing or one in waiting]
 
     def _is_open_between(self, leader: Candidate, other: Candidate) -> bool:
         """True if the other may still be better than the leader by more than is allowed."""

@@ -137,6 +137,12 @@ def test_disturbed_rounds_decide_nothing() -> None:
     assert always.rounds(FAST, SMALL) == 10
 
 
+def test_rounds_for_the_decision_are_shared_by_who_needs_them_for_a_verdict() -> None:
+    schedule = Racing(Enough(10, 5.0), may_be_taken=lambda one: one != OTHER)
+    track = Track(schedule, {EAGER: at(10, 100), FAST: at(9.9, 99), OTHER: at(9.9, 99)}, noise=0.1).run()
+    assert {track.rounds(one, point) for one in (EAGER, FAST, OTHER) for point in (SMALL, LARGE)} == {10}
+
+
 def test_what_is_broken_or_may_not_be_taken_takes_no_part_in_the_decision() -> None:
     ms = {EAGER: at(10, 100), FAST: at(2, 20), OTHER: at(5, 50)}
     broken = Track(racing(), ms, verdicts={FAST: "broken"}).run()
