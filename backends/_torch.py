@@ -134,8 +134,8 @@ class TorchBackend(CudaClock):
         self.module = None
         self.trim()
 
-    def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
-        return self.watched_call(lambda: self.run(prepared))
+    def run_watched(self, prepared: Any, call: Callable[[], Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return self.watched_call(call or (lambda: self.run(prepared)))
 
     def watched_call(self, call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
         """What `call` returns, and the attention kernels that it ran."""

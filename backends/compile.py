@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,11 @@ class Compile(Eager):
     def run(self, prepared: Any) -> Any:
         self._begin_graph()
         return super().run(prepared)
+
+    def run_watched(self, prepared: Any, call: Callable[[], Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if call is not None:  # a call that compiles makes calls of its own, so the next one is watched
+            call()
+        return super().run_watched(prepared)
 
     def _begin_graph(self) -> None:
         """Tell CUDA graphs that what the last call returned is read by now."""

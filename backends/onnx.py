@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -157,10 +157,12 @@ class Onnx(CudaClock, GrowingCache, WeightGauge):
         self.session.run_with_iobinding(prepared, self.run_options)
         return prepared
 
-    def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
+    def run_watched(self, prepared: Any, call: Callable[[], Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        outputs = call() if call is not None else None
         # A replayed graph tells of no node, so what it was captured from is run.
-        outputs = self.run(prepared) if self.graphs is None else self.graphs.run_uncaptured(self.session, prepared)
-        return outputs, self._executed()
+        if self.graphs is not None:
+            outputs = self.graphs.run_uncaptured(self.session, prepared)
+        return self.run(prepared) if outputs is None else outputs, self._executed()
 
     def _executed(self) -> dict[str, Any]:
         """Facts on the session's last run, which ends its profile; later those of that run again."""

@@ -185,8 +185,8 @@ class OpenVino(GrowingCache, WeightGauge):
         prepared.request.infer(share_outputs=True)  # else it copies them, within the call
         return prepared
 
-    def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
-        return self.run(prepared), executed(prepared.compiled)
+    def run_watched(self, prepared: Any, call: Callable[[], Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return self.run(prepared) if call is None else call(), executed(prepared.compiled)
 
     def release(self, outputs: Any) -> None:
         outputs.renew()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -122,8 +122,11 @@ class ShapeCompiler(Protocol):
 class Watched(Protocol):
     """Facts on a single call."""
 
-    def run_watched(self, prepared: Any) -> tuple[Any, dict[str, Any]]:
-        """`run` once, not timed, and facts on what the call really took, such as its attention kernels."""
+    def run_watched(self, prepared: Any, call: Callable[[], Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """`run` once, and facts on what the call really took, such as its attention kernels.
+
+        `call` is the same call with a clock around it: the first one of `prepared`, to be made exactly once.
+        """
 
 
 @runtime_checkable

@@ -22,6 +22,11 @@ DEFAULT_BATCHES = (1, 8)
 #: What a user writes in place of sizes, where batches double as long as that gains.
 AUTO = "auto"
 DEFAULT_LENGTHS = (16, 128, 512)
+#: What upstream says of a backend that a user would regret not to know.
+DEPRECATED = {
+    "torchscript": "TorchScript is deprecated upstream (torch 2.9 on): no new operators or fixes; "
+    "torch.export is its successor",
+}
 MOST_ROUNDS = 10_000
 MOST_COPIES = 99
 #: Batches and lengths above this are mistakes.

@@ -18,14 +18,9 @@ from bench.parity.verdict import OUTCOMES
 from bench.run import budget
 from bench.run.record import Record, Run
 from bench.run.workload import Workload
+from bench.spec import DEPRECATED as DEPRECATED
 from bench.spec import Candidate, Shape
 from bench.statistics import Interval
-
-#: What upstream says of a backend that a user would regret not to know.
-DEPRECATED = {
-    "torchscript": "TorchScript is deprecated upstream (torch 2.9 on): no new operators or fixes; "
-    "torch.export is its successor",
-}
 
 
 @dataclass(frozen=True)

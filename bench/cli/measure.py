@@ -36,7 +36,7 @@ OF_THE_COMMAND = {
 #: What an option is if it is not given, if that is not None.
 NOT_GIVEN = {"context": inspect.Parameter.empty, "json": False, "quiet": False}
 #: What may be given with --resume.
-_WITH_RESUME = {*OF_THE_COMMAND, "artifacts"}
+_WITH_RESUME = {*OF_THE_COMMAND, "artifacts", "until_decided"}
 
 
 def command_for(workload: type[Workload]) -> Callable[..., None]:
@@ -113,7 +113,8 @@ def _run(
         else:
             _check_resume(workload, context, resume)
             artifacts = given["artifacts"] or "artifacts"
-            run = experiment.resume(resume, artifacts=artifacts, listener=screen.listener)
+            until = given.get("until_decided")
+            run = experiment.resume(resume, artifacts=artifacts, listener=screen.listener, until_decided=until)
     except KeyboardInterrupt:
         screen.stopped()
         return 130

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.cli.streams import tell
-from bench.columns import count
+from bench.columns import count, factor, milliseconds
 from bench.spec import DEFAULT_ARTIFACTS
 
 if TYPE_CHECKING:
-    from bench.run.listener import Listener
+    from bench.run.listener import Listener, Provisional
     from bench.run.preparation import Preparation
     from bench.run.record import Point, Record, Run
     from bench.spec import Candidate
@@ -32,7 +32,7 @@ class Screen:
         """What `bench.run.experiment` calls."""
         from bench.run.listener import Listener
 
-        return Listener(self.say, self.plan, self.record)
+        return Listener(self.say, self.plan, self.figure, self.record)
 
     def say(self, line: str) -> None:
         """Show one line, unless the screen is quiet."""
@@ -51,6 +51,14 @@ class Screen:
         missing = prepared.missing_exports()
         self.say(f"to export: {', '.join(missing) if missing else 'nothing, all in the store'}")
         self.say(f"records: {run.path}")
+
+    def figure(self, run: Run, figure: Provisional) -> None:
+        """Show what a cell that is still being measured came to so far."""
+        times = "" if figure.speedup is None or figure.against is None else f", {factor(figure.speedup)}×"
+        beside = f"{times} as fast as {figure.against.label}" if times and figure.against else ""
+        known = f"{count(figure.turns, 'turn')}, {figure.verdict or 'not judged yet'}"
+        ms = milliseconds(figure.median_ns)
+        self.say(f"provisional: {figure.point} {_name(figure.candidate)} {ms} ms{beside} ({known})")
 
     def record(self, run: Run, record: Record) -> None:
         """Show what a cell came to; cells that were left out together are one line."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -108,14 +109,6 @@ class Cell(ABC):
         self.forget_turns()
         return {"cases": figures, "facts": facts, "memory": held, "identities": identities, "seen": seen}
 
-    def identities(self, units: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
-        """Those of all distinct outputs so far, by case, without any comparison; turns may follow."""
-        return {
-            case: [judging.identity(taken, plan, case, Path(asked["reference"])) for taken in every]
-            for asked, plan, case, every, _ in self._judged(units)
-            if asked.get("reference") is not None
-        }
-
     def _judged(
         self, units: Mapping[str, dict[str, Any]]
     ) -> Iterator[tuple[dict[str, Any], InputPlan, str, list[Arrays | str], dict[str, int]]]:
@@ -177,6 +170,21 @@ class Cell(ABC):
     def release(self, outputs: Any) -> None:
         """Let go of what a call returned."""
         abilities.release_of(self.backend)(outputs)
+
+    def first_call(self, prepared: Any) -> tuple[int, dict[str, Any]]:
+        """Nanoseconds of the first call of what was prepared, and facts on that call; its outputs are let go."""
+        backend, first_ns = self.backend, list[int]()
+        first = timing.Step(lambda: backend.run(prepared), backend.synchronize)
+
+        def timed() -> Any:
+            first_ns.append(first.wall_ns(time.perf_counter_ns))
+            outputs, first.outputs = first.outputs, None
+            return outputs
+
+        outputs, facts = abilities.watched(backend, prepared, timed)
+        backend.synchronize()
+        self.release(outputs)
+        return first_ns[0], dict(facts)
 
     def watch(self, prepared: Any) -> dict[str, Any]:
         """Facts on one call that is not timed; its outputs are let go."""

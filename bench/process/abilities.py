@@ -44,9 +44,11 @@ def trim(backend: Backend) -> None:
         backend.trim()
 
 
-def watched(backend: Backend, prepared: Any) -> tuple[Any, dict[str, Any]]:
-    """One call that is not timed, and facts on it."""
-    return backend.run_watched(prepared) if isinstance(backend, Watched) else (backend.run(prepared), {})
+def watched(backend: Backend, prepared: Any, call: Callable[[], Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    """One call of what was prepared, by `call` if it is given, and facts on it."""
+    if isinstance(backend, Watched):
+        return backend.run_watched(prepared) if call is None else backend.run_watched(prepared, call)
+    return backend.run(prepared) if call is None else call(), {}
 
 
 def release_of(backend: Backend) -> Callable[[Any], None]:

@@ -25,7 +25,7 @@ CACHE, FULL_PASSES = WAYS = ("cache", "no-cache")
 
 
 class Loop:
-    """Requests: hello, load, begin, turn, judge, identities, end, call."""
+    """Requests: hello, load, begin, turn, judge, end, call."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -109,10 +109,6 @@ class Loop:
     def do_judge(self, key: str, request: dict[str, Any]) -> Any:
         """Compare a begun cell's outputs with references."""
         return self.cells[key].judge(**request)
-
-    def do_identities(self, key: str, request: dict[str, Any]) -> Any:
-        """Identities of a begun cell's outputs so far, by case."""
-        return self.cells[key].identities(**request)
 
     def do_call(self, function: str, arguments: dict[str, Any]) -> Any:
         """What a function "module:name" of this project makes of this loop and `arguments`."""

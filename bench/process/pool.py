@@ -162,11 +162,12 @@ class Pool:
         usable = [one for one in candidates if one not in self.refused]
         if not usable:  # perhaps as there is no such device
             return [tuple(candidates)]
-        needed = sum(2 * self.weight_bytes.get(one, 0) + PROCESS_BYTES[self.device] for one in usable)
+        missing = [one for one in usable if one not in self.loaded]
+        needed = sum(2 * self.weight_bytes.get(one, 0) + PROCESS_BYTES[self.device] for one in missing)
         available = self._free_device_bytes() if self.device == "cuda" else machine.available_memory_bytes()
         if self.device == "cuda" and not available:
             raise BenchError("the GPU does not answer any more; look at nvidia-smi, and go on with --resume")
-        fits = len(usable) < 2 or needed <= ROOM_SHARE * available
+        fits = len(usable) < 2 or not missing or needed <= ROOM_SHARE * available
         if fits:
             self.load(usable)
             crowded_out = [one for one in usable if one in self.refused and self.refused[one].status == "oom"]

@@ -22,6 +22,9 @@ SETTLE_NS = 50_000_000
 LEAST_SAMPLE_NS = 1_000_000
 #: Fewest calls of a sliding window of the warm-up that can show it to be stable.
 LEAST_WINDOW = 4
+#: Calls above this are warmed up by the first call and one more: a ceiling of seconds holds too few of them to tell
+#: whether they are stable, and a trend over the timed rounds shows what a longer warm-up would have.
+SLOW_CALL_NS = 750_000_000
 #: Share of a turn's seconds that each further kind of time gets beside the primary one.
 SHARE_OF_OTHER_TIMES = 0.25
 
@@ -131,7 +134,9 @@ class WarmUp:
     warmup_ns: list[int]
     """Each sample of it, nanoseconds a call."""
     is_stable: bool
-    """False where it ended at its ceiling of seconds with the first half of its window unlike the second."""
+    """False where it ended at its ceiling of seconds with the first half of its window unlike the second, and for slow
+    calls.
+    """
     calls_per_sample: int
     """Calls in each sample from here on, so that one lasts a millisecond."""
     call_ns: int
@@ -139,7 +144,7 @@ class WarmUp:
 
 
 def warm_up(step: Step, plan: Sampling, clock: Clock = time.perf_counter_ns) -> WarmUp:
-    """Call until the sliding window of the last calls is stable, within the plan's floor and ceiling."""
+    """Call until the sliding window of the last calls is stable, within floor and ceiling; a slow call once."""
     samples: list[int] = []
     lasted: list[int] = []
     calls = 1
@@ -152,7 +157,8 @@ def warm_up(step: Step, plan: Sampling, clock: Clock = time.perf_counter_ns) -> 
         spent = sum(lasted) / 1e9
         is_enough = len(samples) >= plan.warmup_calls and spent >= plan.warmup_seconds
         is_stable = is_enough and statistics.is_stable(samples[-_window(lasted, plan.warmup_seconds) :])
-        if is_stable or (spent >= plan.warmup_most_seconds and len(samples) >= plan.warmup_calls):
+        has_calls = len(samples) >= plan.warmup_calls
+        if is_stable or (has_calls and (spent >= plan.warmup_most_seconds or min(lasted) > SLOW_CALL_NS)):
             break
     call_ns = max(1, round(statistics.median(samples[-LEAST_WINDOW:])))
     return WarmUp(samples, is_stable, math.ceil(LEAST_SAMPLE_NS / call_ns), call_ns)

@@ -13,6 +13,8 @@ from bench.tune.file import as_json
 from bench.tune.results import Tuning
 from bench.tune.space import Trial
 
+#: Untried candidates that are named in one line.
+MOST_NAMED = 3
 TITLE = "The fastest way to run"
 
 
@@ -23,6 +25,7 @@ def render(tuning: Tuning, format: str) -> str:
     if format == "json":
         return json.dumps(as_json(tuning), indent=1) + "\n"
     reproduce = f"reproduce: {tuning.reproduce}\n" if tuning.reproduce else ""
+    reproduce += f"{incomplete(tuning)}\n" if tuning.could_win else ""
     if format == "markdown":
         title = f"{TITLE} {tuning.model}"
         return documents.sections_as_markdown(title, _heading(tuning), sections(tuning)) + f"\n{reproduce}"
@@ -56,6 +59,13 @@ def headline(tuning: Tuning) -> str:
     return f"take {winner.label}: {times} ({ends}) as fast as {other.label}, the next"
 
 
+def incomplete(tuning: Tuning) -> str:
+    """One line: how much of the space was tried, and what of the rest may be faster."""
+    more = len(tuning.could_win) - MOST_NAMED
+    named = ", ".join(tuning.could_win[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"INCOMPLETE: {tuning.tried} of {tuning.known} tried; with a longer --budget, may be faster: {named}"
+
+
 def _heading(tuning: Tuning) -> Iterator[str]:
     tried = {trial for rung in tuning.outcomes() for trial in rung}
     yield (
@@ -68,7 +78,8 @@ def _heading(tuning: Tuning) -> Iterator[str]:
 
 def _rung_names(tuning: Tuning) -> list[str]:
     names = [f"rung {number + 1}" for number in range(len(tuning.rungs))]
-    return [*names[:-1], "final"] if tuning.is_decided else names
+    last = ["final", "fresh"] if tuning.is_fresh else ["final"] if tuning.is_decided else []
+    return [*names[: len(names) - len(last)], *last]
 
 
 def _row(tuning: Tuning, trial: Trial) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ class Budget:
     """Rough seconds of one candidate at a point."""
     measured: dict[Point, tuple[int, float]] = field(default_factory=dict)
     """Candidates and seconds that each finished point took."""
+    _limit: float = field(default=math.inf, init=False)
+    """Seconds since the run began at which the group that takes turns now ends."""
 
     def order(self, points: Sequence[Point]) -> tuple[Point, ...]:
         """Every point, in the order to take them."""
@@ -47,11 +49,16 @@ class Budget:
 
     def first(self, workload: Workload) -> Sequence[Point]:
         """Points whose references are made before anything is timed; those of others when they begin."""
-        return workload.first_points() if self.seconds == math.inf else self.kept
+        first = workload.first_points()
+        return first if self.seconds == math.inf else [point for point in self.kept if point in first]
 
     def begin_group(self, groups_left: int, elapsed_seconds: float) -> None:
         """Note that one of so many groups begins: each gets its share of what is left."""
         self._limit = elapsed_seconds + max(0.0, self.seconds - elapsed_seconds) / groups_left
+
+    def seconds_left(self, elapsed_seconds: float) -> float:
+        """What the group that takes turns now has left; infinite without a budget."""
+        return self._limit - elapsed_seconds
 
     def refusal(self, state: State, point: Point) -> str:
         """Why there is no time for `point`; "" if there is. The first point always has time."""
@@ -73,7 +80,7 @@ def budget_of(run: Run, source: ModelSource, file: RunFile, say: Say) -> Budget:
     """The budget of a run; its choice is noted in the file, and stays what it was if the run goes on."""
     workload, seconds, points = run.workload, run.options.budget, run.workload.points()
     if seconds is None:
-        return Budget(points)
+        return Budget(workload.in_order())
 
     def guess(point: Point) -> float:
         return workload.guessed_seconds(point, source, run.peaks)

@@ -7,44 +7,52 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from bench import machine
 from bench.columns import count
 from bench.errors import BenchError
-from bench.machine import capacity
 from bench.machine.conditions import Snapshot
-from bench.parity.verdict import tolerance_of
 from bench.process.channel import WorkerError
 from bench.process.pool import Pool
+from bench.run import early
 from bench.run.budget import Budget
 from bench.run.file import RunFile
+from bench.run.foresight import Foresight
+from bench.run.judging import NOTHING, Judgement, Judging
 from bench.run.listener import Listener
-from bench.run.originals import Originals, settled
 from bench.run.patience import Patience
 from bench.run.preparation import Preparation
 from bench.run.record import Once, Point, Record, Run, Turn
 from bench.run.schedule import OpenCell, Schedule, State
-from bench.spec import Candidate, Shape
+from bench.spec import Candidate
 
 #: Pause before a turn: ONNX Runtime's idle threads were seen to spin for up to 50 ms after a call.
 REST_SECONDS = 0.06
 #: Begun cells that a worker holds at once; the first is let go for one more, and begun again when it is asked for.
-MOST_BEGUN = 4
-#: Figures of a worker's memory that belong to one cell.
-PEAKS_OF_MEMORY = (
-    "peak_process_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "peak_device_process_bytes",
-)  # fmt: skip
+MOST_BEGUN = 16
 
 
 class Driver:
     """The workers of one run, and whose turn it is."""
 
     def __init__(
-        self, run: Run, prepared: Preparation, file: RunFile, listener: Listener, budget: Budget, began: float
+        self,
+        run: Run,
+        prepared: Preparation,
+        file: RunFile,
+        listener: Listener,
+        budget: Budget,
+        began: float,
+        command_began: float | None = None,
+        has_table: Callable[[], None] = lambda: None,
     ) -> None:
-        """`began` is the reading of `time.monotonic` at which the run would have begun if it had one session."""
+        """`began` is the reading of `time.monotonic` at which the run would have begun if it had one session, and
+        `command_began` that at which this session did, if there were others. `has_table` is called after each round
+        from the first cell that was judged on.
+        """
+        command_began = began if command_began is None else command_began
         self.run, self.prepared, self.file, self.listener, self.budget = run, prepared, file, listener, budget
         self.workload = run.workload
         self.pool = Pool(
@@ -58,26 +66,41 @@ class Driver:
             {cell: OpenCell(list(turns)) for cell, turns in run.turns.items()},
             lambda: time.monotonic() - began,
             run.is_implausible,
+            run.baseline_candidate,
+            lambda: budget.seconds_left(self.state.elapsed_seconds()),
+            lambda: time.monotonic() - command_began,
+            prepared.computes,
         )
         self.conditions = prepared.conditions
         self.patience = Patience(prepared.conditions, run.options.kind, file)
         self.begun: dict[Candidate, dict[Point, dict[str, Any]]] = {}
         """What each worker told of the cells that it holds."""
-        self.out_of_memory: dict[Candidate, list[Point]] = {}
         self.keys: dict[Point, str] = {}
-        self.judged = {*budget.first(self.workload)}
+        self.noted = set[tuple[Point, Candidate]]()
+        """Cells whose seconds the budget knows of."""
+        self.judging = Judging(run, prepared)
+        self.foresight = Foresight(run, self.state, self.pool, self.judging)
+        self.referenced = {*budget.first(self.workload)}
         """Points whose references were made, or tried."""
-        self.originals = Originals(run, self._identities)
+        self._shown, self.has_table = list[Candidate](), has_table
         self.is_alone = False
         self.random = random.Random(run.options.seed)
         self.turns_seconds = self.turns_cpu_seconds = 0.0
+
+    def show(self, candidate: Candidate) -> None:
+        """Tell a first figure of a candidate that is at hand, before the run's first round."""
+        early.show(self, self._shown, candidate)
 
     def measure(self) -> None:
         """Measure every cell that has no record."""
         started = time.monotonic()
         schedule = self.workload.schedule()
+        if not self.state.open and not schedule.next_turns(self.state):
+            return
         try:
+            self.pool.weight_bytes = self.prepared.weight_bytes
             groups = [self.run.candidates] if self.workload.fresh_process else self.pool.groups(self.run.candidates)
+            self.begun = {one: begun for one, begun in self.begun.items() if one in self.pool.loaded}
             loaded = count(len(self.pool.loaded), "worker")
             self.listener.say(f"measuring; {loaded} loaded in {time.monotonic() - started:.1f} s")
             for index, group in enumerate(groups):
@@ -95,6 +118,12 @@ class Driver:
         self.budget.begin_group(groups_left, self.state.elapsed_seconds())
         while turns := schedule.next_turns(self.state):
             self._take(schedule, turns)
+        for cell in [one for one in self.state.open if one[1] in group and not self.state.open[one].is_deferred]:
+            taken = self.state.open[cell].turns
+            if not taken or (self.judging.is_due(*cell, taken) and not self._is_ready(*cell)):
+                self._take(schedule, [cell])  # what it gave went with its process
+            if cell in self.state.open and self.state.open[cell].turns and not self.state.open[cell].is_deferred:
+                self._finish(*cell)
         self.pool.close()
         self.begun.clear()
 
@@ -111,6 +140,9 @@ class Driver:
     def _take(self, schedule: Schedule, turns: Sequence[tuple[Point, Candidate]]) -> None:
         """One round: begin what has not begun, one turn of each cell in seeded random order, close what is done."""
         started, state = time.monotonic(), self.state
+        for cell in turns:
+            if cell in state.records and state.records[cell].status == "ok" and schedule.is_open(state, *cell):
+                self._open_again(state.records.pop(cell))
         cells = [cell for cell in turns if cell not in state.records and not state.cell(*cell).is_deferred]
         if not cells:
             raise BenchError("the schedule asks for turns of cells that are closed; mend its next_turns")
@@ -120,17 +152,29 @@ class Driver:
         ready = [cell for cell in cells if self._is_ready(*cell)]
         had_all = {cell for cell in ready if self._has_all_turns(schedule, *cell)}
         self.patience.wait([state.cell(*cell).turns for cell in ready])
+        rounds = {point: state.next_round([cell for cell in ready if cell[0] == point]) for point in points}
         order = list(ready)
         self.random.shuffle(order)
         for cell in order:
             if self._is_ready(*cell):
-                self._turn(*cell, is_repeated=cell in had_all)
-        ended = [one for one in ready if self._is_ready(*one) and self._has_all_turns(schedule, *one)]
+                self._turn(*cell, round_=rounds[cell[0]], is_repeated=cell in had_all)
+        ended = [one for one in ready if self._is_ready(*one)]
         for cell in sorted(ended, key=lambda one: not one[1].is_original):  # the others are held against its outputs
-            self._judge(*cell)
+            if self._has_all_turns(schedule, *cell):
+                self._finish(*cell)
+            elif schedule.judges(state, *cell) and cell not in self.judging.found and self._judge(*cell):
+                early.tell(self, *cell)
         for point, candidates in points.items():
-            closed = sum((point, candidate) in state.records for candidate in candidates)
-            self.budget.note(point, closed, time.monotonic() - started)
+            new = {(point, candidate) for candidate in candidates} - self.noted
+            self.noted |= new
+            self.budget.note(point, len(new), time.monotonic() - started)
+        if self.judging.found or self.run.records:
+            self.has_table()
+
+    def _open_again(self, record: Record) -> None:
+        """Have a cell that was closed take further turns."""
+        self.run.open_again(record)
+        self.state.open[record.cell] = OpenCell(list(record.turns))
 
     def _is_ready(self, point: Point, candidate: Candidate) -> bool:
         """True for a cell that may take a turn: begun, without a record, and not put off."""
@@ -145,56 +189,25 @@ class Driver:
     def _prepare(self, schedule: Schedule, point: Point, candidates: Sequence[Candidate]) -> None:
         """Begin the cells of `point` that have not begun; those that cannot be get their record."""
         waiting = [one for one in candidates if point not in self.begun.get(one, {})]
-        is_new = not any(self.state.cell(point, one).turns for one in candidates)
-        if waiting and is_new:
+        if waiting and not any(self.state.cell(point, one).turns for one in candidates):
             reason = self.budget.refusal(self.state, point) or schedule.refusal(self.state, point)
             for candidate in waiting if reason else ():
                 self._close(point, candidate, WorkerError("skipped", reason))
             if reason:
                 return
-        if waiting and point not in self.judged:
-            self.judged.add(point)
-            self.prepared.judge([point])
+        if point not in self.referenced:
+            together = [one for one in self.workload.referenced_with(point) if one in (point, *self.budget.kept)]
+            self.referenced.update(together)
+            self.prepared.judge(together)
         if not self.workload.fresh_process:
-            self.pool.load([one for one in waiting if self._known_outcome(point, one) is None])
-        for candidate in waiting:
-            if outcome := self._known_outcome(point, candidate):
+            self.pool.load([one for one in waiting if self.foresight.outcome(point, one) is None])
+        for candidate in candidates:
+            if candidate in waiting and (outcome := self.foresight.outcome(point, candidate)):
                 self._fail(point, candidate, outcome)
-            else:
-                self.state.open.setdefault((point, candidate), OpenCell())
+                continue
+            self.state.open.setdefault((point, candidate), OpenCell())
+            if candidate in waiting:
                 self._begin(point, candidate)
-
-    def _known_outcome(self, point: Point, candidate: Candidate) -> WorkerError | None:
-        """Why this cell need not be tried, if so."""
-        if found := self.pool.known_outcome(candidate):
-            return found
-        for smaller in self.out_of_memory.get(candidate, []):
-            if self.workload.is_larger(point, smaller):
-                return WorkerError("skipped", f"a smaller cell, {smaller}, ran out of memory")
-        deferred = (at for (at, who), cell in self.state.open.items() if who == candidate and cell.is_deferred)
-        if any(self.workload.is_larger(point, smaller) for smaller in deferred):
-            return WorkerError("oom", "a smaller cell ran out of memory beside the others")
-        return self._foreseen(point, candidate)
-
-    def _foreseen(self, point: Point, candidate: Candidate) -> WorkerError | None:
-        """Why a cell would exceed the host's memory, as far as its peaks at smaller shapes foretell it: "skipped" if it
-        would even alone, "oom" if it would beside the others. A GPU's allocator refuses at once and harms nobody; the
-        host's kernel first takes the memory of everything else, and may swap for hours.
-        """
-        shape, peaks = self.workload.shape_of(point), dict[Shape, int]()
-        if self.run.options.kind != "cpu" or shape is None:
-            return None
-        for record in self.run.records:
-            peak = record.memory.get("peak", {}).get("peak_process_bytes")
-            if record.candidate == candidate and peak and (of_point := self.workload.shape_of(record.point)):
-                peaks[of_point] = peak
-        held = {who: self.pool.memory.get(who, {}).get("process_bytes", 0) for who in self.pool.loaded}
-        free = machine.available_memory_bytes()
-        if reason := capacity.refusal(peaks, shape, free + sum(held.values())):
-            return WorkerError("skipped", reason)
-        if reason := capacity.refusal(peaks, shape, free + held.get(candidate, 0)):
-            return WorkerError("oom", reason)
-        return None
 
     def _begin(self, point: Point, candidate: Candidate) -> None:
         begun = self.begun.setdefault(candidate, {})
@@ -204,26 +217,36 @@ class Driver:
             begun[point] = {}  # its process is started by its turn
             return
         try:
-            begun[point] = self._ask_to_begin(point, candidate)
+            begun[point] = self.ask_to_begin(point, candidate)
         except WorkerError as error:
-            self._fail(point, candidate, error)
+            if error.status != "oom" or not begun:
+                self._fail(point, candidate, error)
+                return
+            self.pool.unload(candidate)  # it held other cells, which may have been too many
+            self.begun.pop(candidate)
+            self.pool.load([candidate])
+            if outcome := self.pool.known_outcome(candidate):
+                self._fail(point, candidate, outcome)
+            else:
+                self._begin(point, candidate)
 
-    def _ask_to_begin(self, point: Point, candidate: Candidate) -> dict[str, Any]:
+    def ask_to_begin(self, point: Point, candidate: Candidate) -> dict[str, Any]:
+        """A worker's reply to the request to begin a cell; raises WorkerError."""
         request = self.workload.begin(point, self.prepared.source)
         for name in self.workload.cases(point, self.prepared.source):
             stored = self.prepared.references.stored_inputs(name)
             if stored is not None:
                 request |= {"no_inputs": stored} if isinstance(stored, str) else {"stored_inputs": str(stored.path)}
-        return self._ask("begin", point, candidate, cell=self.workload.cell, request=request)
+        return self.ask("begin", point, candidate, cell=self.workload.cell, request=request)
 
-    def _ask(self, operation: str, point: Point, candidate: Candidate, **more: Any) -> dict[str, Any]:
+    def ask(self, operation: str, point: Point, candidate: Candidate, **more: Any) -> dict[str, Any]:
         """A worker's reply to an operation on the cell that it holds of `point`; raises WorkerError."""
         key = self.keys.setdefault(point, str(len(self.keys)))
         return self.pool.request(candidate, {"op": operation, "key": key, **more})
 
     # Turns.
 
-    def _turn(self, point: Point, candidate: Candidate, is_repeated: bool) -> None:
+    def _turn(self, point: Point, candidate: Candidate, round_: int, is_repeated: bool) -> None:
         """Take one turn. One `is_repeated` for a resumed cell that has all of its own, whose outputs are to be judged:
         if they have the checksum of the last turn's, they are those, and nothing is added.
         """
@@ -248,7 +271,7 @@ class Driver:
         if is_repeated and reply.get("outputs", "") == cell.turns[-1].outputs:
             return
         turn = Turn(
-            round=len(cell.turns),
+            round=cell.turns[-1].round + 1 if is_repeated else round_,
             times_ns={kind: samples for kind, samples in reply.get("times_ns", {}).items() if samples},
             figures=figures | reply.get("figures", {}),
             conditions=during,
@@ -263,7 +286,7 @@ class Driver:
     def _start_again(self, point: Point, candidate: Candidate) -> None:
         """Give a turn a process of its own, with the cell begun in it."""
         self.pool.load_alone(candidate, self.workload.load_options(point, candidate))
-        self.begun[candidate] = {point: self._ask_to_begin(point, candidate)}
+        self.begun[candidate] = {point: self.ask_to_begin(point, candidate)}
 
     def _timed(
         self, point: Point, candidate: Candidate, taken: Sequence[Turn], before: Snapshot | None
@@ -273,7 +296,7 @@ class Driver:
         pids = [worker.pid for worker in self.pool.loaded.values()]
         before = before or self.conditions.snapshot(self.run.options.kind, pids)
         started, cpu_started = time.monotonic(), time.process_time()
-        reply = self._ask("turn", point, candidate, request=request)
+        reply = self.ask("turn", point, candidate, request=request)
         self.turns_cpu_seconds += time.process_time() - cpu_started
         self.turns_seconds += time.monotonic() - started
         after = self.conditions.snapshot(self.run.options.kind, pids)
@@ -283,44 +306,28 @@ class Driver:
 
     # Ending.
 
-    def _judge(self, point: Point, candidate: Candidate) -> None:
-        """Have a cell's outputs compared with its references, and close it."""
-        tolerance = tolerance_of(candidate.precision, tf32=self.run.options.tf32)
-        if self.workload.fresh_process and not self.workload.cases(point, self.prepared.source):
-            self._close(point, candidate, None)  # its process may be gone, and there is nothing to ask it for
-            self.begun.get(candidate, {}).pop(point, None)
-            return
-        units, missing = self.prepared.units(point, candidate)
-        request = {"units": units, "atol": tolerance.atol, "rtol": tolerance.rtol}
-        request |= {"original": self.originals.at(point, candidate)}
-        request |= self.workload.judged(point, candidate)
-        try:
-            if self.workload.fresh_process and candidate not in self.pool.loaded:
-                self._start_again(point, candidate)
-            reply = self._ask("judge", point, candidate, request=request)
-        except WorkerError as error:
-            self._fail(point, candidate, error)
-            return
-        parity: dict[str, Any] = {}
-        if units and self.prepared.computes(candidate):
-            is_unjudged = {"verdict": "unjudged", "reason": missing}
-            parity = is_unjudged if missing else self.workload.parity(reply, tolerance)
-            parity = settled(parity, reply, self.state.open[point, candidate].turns, candidate)
-        self._close(point, candidate, None, reply, parity)
-        self._end(point, candidate)
+    def _judge(self, point: Point, candidate: Candidate) -> bool:
+        """Have a cell's outputs so far judged, as far as they were not; False if the cell ended in that."""
+        cell = self.state.open[point, candidate]
+        if self.judging.is_due(point, candidate, cell.turns):
+            try:
+                is_gone = self.workload.fresh_process and candidate not in self.pool.loaded
+                if is_gone and self.workload.cases(point, self.prepared.source):
+                    self._start_again(point, candidate)
+                self.judging.judge(point, candidate, partial(self.ask, "judge", point, candidate))
+            except WorkerError as error:
+                self._fail(point, candidate, error)
+                return False
+            cell.verdict = self.judging.worst(point, candidate, cell.turns).verdict
+        return True
 
-    def _identities(self, point: Point, candidate: Candidate) -> dict[str, list[str]] | None:
-        """Identities of the outputs of a cell's turns so far; None if it has none, or its worker cannot tell them."""
-        cell = self.state.open.get((point, candidate))
-        if not self._is_ready(point, candidate) or cell is None or not cell.turns or self.workload.fresh_process:
-            return None
-        try:
-            return self._ask(
-                "identities", point, candidate, request={"units": self.prepared.units(point, candidate)[0]}
-            )
-        except WorkerError as error:
-            self._fail(point, candidate, error)
-            return None
+    def _finish(self, point: Point, candidate: Candidate) -> None:
+        """Have what a cell gave judged, close it, and have its worker let go of it."""
+        if not self._judge(point, candidate):
+            return
+        worst = self.judging.worst(point, candidate, self.state.open[point, candidate].turns)
+        self._close(point, candidate, None, worst)
+        self._end(point, candidate)
 
     def _fail(self, point: Point, candidate: Candidate, error: WorkerError) -> None:
         """Close a cell that ended in `error`; one that may fit alone is put off until the others are gone."""
@@ -337,7 +344,7 @@ class Driver:
                 return
             if self.is_alone and len(self.run.candidates) > 1:
                 error.reason += " (also with no other worker loaded)"
-            self.out_of_memory.setdefault(candidate, []).append(point)
+            self.foresight.out_of_memory.setdefault(candidate, []).append(point)
         self._close(point, candidate, error)
 
     def _end(self, point: Point, candidate: Candidate) -> None:
@@ -345,27 +352,23 @@ class Driver:
         if self.begun.get(candidate, {}).pop(point, None) is None or candidate not in self.pool.loaded:
             return
         try:
-            self._ask("end", point, candidate)
+            self.ask("end", point, candidate)
         except WorkerError:
             self.pool.unload(candidate)
             self.begun.pop(candidate, None)
 
     def _close(
-        self,
-        point: Point,
-        candidate: Candidate,
-        error: WorkerError | None,
-        reply: dict[str, Any] | None = None,
-        parity: dict[str, Any] | None = None,
+        self, point: Point, candidate: Candidate, error: WorkerError | None, judged: Judgement = NOTHING
     ) -> None:
         """Write the record of a cell."""
-        prepared, told = self.prepared, reply or {}
+        prepared, told = self.prepared, judged.reply
         begun = self.begun.get(candidate, {}).get(point, {})
         turns = tuple(self.state.open.pop((point, candidate), OpenCell()).turns)
+        self.judging.found.pop((point, candidate), None)
         self.run.turns.pop((point, candidate), None)
         artifact = prepared.artifacts.get(candidate)
-        peaks = {name: held for name, held in told.get("memory", {}).items() if name in PEAKS_OF_MEMORY}
-        memory = {"loaded": self.pool.memory.get(candidate, {}), "peak": peaks}
+        memory = {"loaded": self.pool.memory.get(candidate, {}), "peak": judged.peaks}
+        recompiles = sum(turn.figures.get("recompiles", 0) for turn in turns)
         versions = prepared.versions(candidate, self.pool.versions.get(candidate, {}))
         record = Record(
             point=point,
@@ -379,10 +382,13 @@ class Driver:
                 load_seconds=self.pool.load_seconds.get(candidate),
                 **begun.get("once", {}),
             ),
-            parity=parity or {},
+            parity=judged.parity,
             memory=memory | self.workload.memory(point, candidate, prepared.source),
             operations=prepared.operations(point, candidate),
-            facts=begun.get("facts", {}) | told.get("facts", {}) | {"versions": versions},
+            facts=begun.get("facts", {})
+            | told.get("facts", {})
+            | {"versions": versions}
+            | ({"recompiles_while_timing": recompiles} if recompiles else {}),
             failure=error.details if error else {},
             is_judged=prepared.computes(candidate),
             is_interleaved=len(self.state.candidates) == len(self.run.candidates),

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import machine
 from bench.errors import Say, UserError
-from bench.options import CommonOptions
+from bench.options import CommonOptions, declaration
 from bench.process.environments.asking import changed_versions
 from bench.process.environments.stored import parse_pythons, settle_candidates
 from bench.run.budget import Budget, budget_of
@@ -58,10 +58,18 @@ def measure(
             return _measure(run, prepared, listener, file, began)
 
 
-def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: Listener | None = None) -> Run:
+def resume(
+    path: str | Path,
+    *,
+    artifacts: str | Path = "artifacts",
+    listener: Listener | None = None,
+    until_decided: str | float | None = None,
+) -> Run:
     """Go on with an interrupted run of any workload, from the turns that are there.
 
-    Raises UserError if `path` is no run, was altered, or was begun on another machine, with other weights or versions.
+    `until_decided` ("5m", or seconds from now) goes on with a whole run too, beyond its ceilings, until it is known
+    what to take; only `bench compare` has it. Raises UserError if `path` is no run, was altered, or was begun on
+    another machine, with other weights or versions.
     """
     began, listener, path = time.monotonic(), listener or Listener(), Path(path)
     store = ArtifactStore(Path(artifacts))
@@ -69,7 +77,8 @@ def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: L
         run = read_run(path)
         with sole_writer(store, run):
             run = read_run(path)  # nobody else writes on it from here on
-            if run.is_complete:
+            _go_on_until(run, until_decided)
+            if run.is_complete and until_decided is None:
                 listener.say(f"nothing is left to measure in {path}")
                 return run
             source = _same_source(run, store, listener)
@@ -79,7 +88,19 @@ def resume(path: str | Path, *, artifacts: str | Path = "artifacts", listener: L
             run.is_complete = False
             file = RunFile(run)
             file.go_on()
-            return _measure(run, prepared, listener, file, began - run.notes.get("spent_seconds", 0.0))
+            return _measure(run, prepared, listener, file, began, run.notes.get("spent_seconds", 0.0))
+
+
+def _go_on_until(run: Run, until_decided: str | float | None) -> None:
+    """Set the time that a resumed run has for its decision; raises UserError if it makes none."""
+    declared = {one.name: declaration(one) for one in run.options.declared()}
+    if "until_decided" not in declared:
+        if until_decided is not None:
+            raise UserError(f"--until-decided is of bench compare, and {str(run.path)!r} is of {run.options.command}")
+        return
+    seconds = None if until_decided is None else declared["until_decided"].parse(until_decided, "--until-decided")
+    changed: dict[str, Any] = {"until_decided": seconds}
+    run.workload.options = replace(run.options, **changed)
 
 
 def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None = None) -> Run:
@@ -92,7 +113,7 @@ def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None 
     file.create()
     try:
         file.note("artifacts", prepared.what_was_loaded())
-        budget = Budget(run.workload.points())
+        budget = Budget(run.workload.in_order())
         Driver(run, prepared, file, listener or Listener(), budget, time.monotonic()).measure()
         run.is_complete = True
     finally:
@@ -100,15 +121,29 @@ def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None 
     return run
 
 
-def _measure(run: Run, prepared: Preparation, listener: Listener, file: RunFile, began: float) -> Run:
-    """Prepare, drive the workers, and seal the file however that ends."""
+def _measure(
+    run: Run, prepared: Preparation, listener: Listener, file: RunFile, command_began: float, spent_seconds: float = 0.0
+) -> Run:
+    """Prepare, drive the workers, and seal the file however that ends; `spent_seconds` were in earlier sessions."""
+    began, driver = command_began - spent_seconds, None
+    has_peaks = False
+
+    def note_peaks() -> None:
+        nonlocal has_peaks
+        if not has_peaks:
+            _note_peaks(run, prepared, file)
+        has_peaks = True
+
     try:
         budget = budget_of(run, prepared.source, file, listener.say)
         listener.plan(run, prepared)
-        prepared.make(budget.first(run.workload))
+        driver = Driver(run, prepared, file, listener, budget, began, command_began, note_peaks)
+        prepared.make(budget.first(run.workload), driver.show)
         file.note("artifacts", prepared.what_was_loaded())
-        _note_peaks(run, prepared, file)
-        Driver(run, prepared, file, listener, budget, began).measure()
+        if not run.workload.tells_early:
+            note_peaks()
+        driver.measure()
+        note_peaks()
         for name, value in run.workload.conclude(run, prepared).items():
             file.note(name, value)
         if any(run.is_implausible(record) for record in run.records):
@@ -121,6 +156,8 @@ def _measure(run: Run, prepared: Preparation, listener: Listener, file: RunFile,
             run.path.unlink(missing_ok=True)
         raise
     finally:
+        if driver is not None:
+            driver.pool.close()
         if run.path is not None and run.path.exists():
             file.note("spent_seconds", round(time.monotonic() - began, 3))
             file.seal()

@@ -233,7 +233,9 @@ def _take(run: Run, line: _Line, number: int) -> None:
     if not 0 <= line.candidate < len(run.candidates):
         raise ValueError(f"line {number} is of candidate {line.candidate}, of {len(run.candidates)}")
     cell = (point, run.candidates[line.candidate])
-    if run.record(*cell) is not None:
+    if (record := run.record(*cell)) is not None and isinstance(line, TurnLine):
+        run.open_again(record)  # it got further turns, and a record after those
+    elif record is not None:
         raise ValueError(f"line {number} is of {cell[1].label} at {point}, which has its record")
     if isinstance(line, TurnLine):
         if any(sample < 0 for samples in line.turn.times_ns.values() for sample in samples):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 GUESSED_FLOPS = {"cpu": 4e10, "cuda": 2e13}
 #: Share of the machine's measured peak that a pass is guessed to reach.
 GUESSED_SHARE = 0.4
+#: Calls that are not timed, beside the warm-up: the first, and those that are judged.
+CALLS_BESIDE = 3
 #: The pause before a turn and the calls that settle it.
 SECONDS_BESIDE_A_TURN = 0.11
 
@@ -27,9 +29,10 @@ def call_seconds(source: ModelSource, options: CommonOptions, peaks: Peaks | Non
     return source.flops(shape.batch, shape.length) / speed
 
 
-def cell_seconds(call_seconds: float, warmup_seconds: float, least_rounds: int, most_seconds: float) -> float:
-    """Rough seconds of one cell whose figures become precise only at its ceiling of `most_seconds`, as hardly any cell
-    ends before on a machine that others use too.
-    """
-    turns = max(most_seconds, least_rounds * (call_seconds + SECONDS_BESIDE_A_TURN))
-    return 6 * call_seconds + warmup_seconds + turns
+def cell_seconds(
+    call_seconds: float, warmup_seconds: float, least_rounds: int, rounds: int, turn_seconds: float, most_seconds: float
+) -> float:
+    """Rough seconds of one cell that has all its `rounds`, as far as its ceiling of `most_seconds` lets it."""
+    turn = max(call_seconds, turn_seconds) + SECONDS_BESIDE_A_TURN
+    turns = max(least_rounds * turn, min(rounds * turn, most_seconds))
+    return CALLS_BESIDE * call_seconds + max(warmup_seconds, call_seconds) + turns

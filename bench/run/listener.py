@@ -8,7 +8,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bench.run.preparation import Preparation
-    from bench.run.record import Record, Run
+    from bench.run.record import Point, Record, Run
+    from bench.spec import Candidate
+
+
+@dataclass(frozen=True)
+class Provisional:
+    """What a cell came to so far."""
+
+    point: Point
+    candidate: Candidate
+    median_ns: float
+    turns: int
+    against: Candidate | None = None
+    speedup: float | None = None
+    """Median of `against` over its own."""
+    verdict: str = ""
+    """Of parity; "" if its outputs were not judged yet."""
 
 
 @dataclass
@@ -18,5 +34,7 @@ class Listener:
     say: Callable[[str], None] = lambda line: None
     plan: Callable[[Run, Preparation], None] = lambda run, prepared: None
     """What is about to be measured, before anything is exported."""
+    figure: Callable[[Run, Provisional], None] = lambda run, figure: None
+    """A cell that is still being measured."""
     record: Callable[[Run, Record], None] = lambda run, record: None
     """A record that is on disk."""

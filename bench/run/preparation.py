@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,9 @@ class Preparation:
 
     # Artifacts and references.
 
-    def make(self, points: Sequence[Point]) -> None:
+    def make(self, points: Sequence[Point], ready: Callable[[Candidate], None] = lambda candidate: None) -> None:
         """Bring checkpoint, artifacts that are not at hand and the references of `points` into the store, each
-        verified.
+        verified. `ready` is called with each candidate that can be loaded, as soon as it can.
 
         Raises UserError for a model that cannot be had or a length beyond its positions, and BenchError for the store.
         """
@@ -148,7 +148,7 @@ class Preparation:
         try:
             self._clear_leftovers()
             self.weights = self._make_checkpoint()
-            self._make_artifacts(self.weights)
+            self._make_artifacts(self.weights, ready)
             self._close_exports()
             self.judge(points)
         finally:
@@ -257,17 +257,19 @@ class Preparation:
         self.workload.check_positions(weights.metadata["positions"], self.run.model.name)
         return weights
 
-    def _make_artifacts(self, weights: Artifact) -> None:
+    def _make_artifacts(self, weights: Artifact, ready: Callable[[Candidate], None]) -> None:
         for candidate in self._missing():
             loading = self.loadings[candidate] = self._loading(candidate, weights.metadata)
             if loading.refusal:
                 self.refused[candidate] = WorkerError("unsupported", loading.refusal)
-        for candidate, recipe in self._recipes(weights.key).items():
+        recipes = self._recipes(weights.key).items()
+        for candidate, recipe in sorted(recipes, key=lambda one: self.loadings[one[0]].format != "checkpoint"):
             precision = self._artifact_precision(candidate)
             which = ["--checkpoint", weights.key, "--precision", precision, "--device", self.options.kind]
             try:
                 exporter = self._exporter(candidate)
                 self.artifacts[candidate] = self._export(recipe, which, exporter.python if exporter else None)
+                ready(candidate)
             except WorkerError as error:
                 reason = f"the {recipe['format']} export failed: {_with_last_words(error)}"
                 self.refused[candidate] = WorkerError(error.status, reason, error.details)
@@ -276,7 +278,9 @@ class Preparation:
     def _export(self, recipe: Mapping[str, Any], which: list[str], python: Path | None = None) -> Artifact:
         threads = self.options.settled_threads
         exporting = self._exporting.setdefault(python, export.Exporting(self.store.root, threads, python))
-        return exported(self.store, recipe, which, exporting, self.say)
+        is_needed_by_all = recipe["format"] == "checkpoint"
+        seconds = EXPORT_TIMEOUT_SECONDS if is_needed_by_all else self.workload.export_seconds
+        return exported(self.store, recipe, which, exporting, self.say, seconds)
 
     def _close_exports(self) -> None:
         for exporting in self._exporting.values():
@@ -289,7 +293,12 @@ class Preparation:
 
 
 def exported(
-    store: ArtifactStore, recipe: Mapping[str, Any], which: list[str], exporting: export.Exporting, say: Say
+    store: ArtifactStore,
+    recipe: Mapping[str, Any],
+    which: list[str],
+    exporting: export.Exporting,
+    say: Say,
+    timeout_seconds: float = EXPORT_TIMEOUT_SECONDS,
 ) -> Artifact:
     """The stored artifact of `recipe`, or a new one from the process `exporting` with the options `which`.
 
@@ -300,7 +309,7 @@ def exported(
         return found
     say(f"exporting {_name(recipe)}")
     try:
-        exporting.request(recipe["format"], which, EXPORT_TIMEOUT_SECONDS)
+        exporting.request(recipe["format"], which, timeout_seconds)
     except WorkerError as error:
         if error.status == "user":
             raise UserError(error.reason) from None

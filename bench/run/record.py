@@ -224,6 +224,12 @@ class Run:
             found.update({record.cell: record for record in self.records})
         return found.get((point, candidate))
 
+    def open_again(self, record: Record) -> None:
+        """Take a record back, whose cell gets further turns."""
+        self.records.remove(record)
+        self._by_cell.clear()
+        self.turns[record.cell] = list(record.turns)
+
     def by_point(self) -> Iterator[tuple[Point, list[Record]]]:
         """Each point that has records, in the workload's order, with them in the order of the candidates."""
         order = {candidate: index for index, candidate in enumerate(self.candidates)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -13,8 +14,8 @@ from bench.run.record import WALL, Point, Record, Turn
 if TYPE_CHECKING:
     from bench.spec import Candidate
 
-#: Fewest rounds from which an interval of a ratio is worth having (Student's t over 5).
-LEAST_ROUNDS = 5
+#: Fewest rounds from which anything is decided.
+LEAST_ROUNDS = 3
 #: Rounds that are taken on a disturbed machine, over those that were asked for.
 MOST_ROUNDS = 2
 
@@ -26,6 +27,8 @@ class OpenCell:
     turns: list[Turn] = field(default_factory=list)
     is_deferred: bool = False
     """True if it ran out of memory beside the others and waits to be tried alone."""
+    verdict: str = ""
+    """Of parity, if its outputs were judged before its last turn."""
 
     @property
     def spent_seconds(self) -> float:
@@ -54,12 +57,29 @@ class State:
     """Since the run began, all its sessions together."""
     is_implausible: Callable[[Record], bool] = lambda record: False
     """True for a median that this machine's peaks forbid."""
+    baseline: Candidate | None = None
+    seconds_left: Callable[[], float] = lambda: math.inf
+    """Of the budget, to those that take turns now."""
+    session_seconds: Callable[[], float] = lambda: 0.0
+    """Since the command began."""
+    computes: Callable[[Candidate], bool] = lambda candidate: True
+    """False for a candidate whose outputs are not the model's."""
+
+    def turns(self, point: Point, candidate: Candidate) -> Sequence[Turn]:
+        """The turns of a cell, whether it has its record or not."""
+        record = self.records.get((point, candidate))
+        return self.cell(point, candidate).turns if record is None else record.turns
 
     def left(self, point: Point) -> list[Candidate]:
         """Candidates that take turns now and have no record at `point` yet."""
         return [
             one for one in self.candidates if (point, one) not in self.records and not self.cell(point, one).is_deferred
         ]
+
+    def next_round(self, cells: Sequence[tuple[Point, Candidate]]) -> int:
+        """Number of the next round of open cells at one point: turns of one number are of one round."""
+        taken = (self.cell(*cell).turns for cell in cells)
+        return max((turns[-1].round + 1 for turns in taken if turns), default=0)
 
     def cell(self, point: Point, candidate: Candidate) -> OpenCell:
         """The open cell of a candidate at a point, with no turns if it has not begun."""
@@ -83,6 +103,10 @@ class Schedule(Protocol):
     def refusal(self, state: State, point: Point) -> str:
         """Why a point is left out, asked before it begins; "" if it is not."""
         return ""
+
+    def judges(self, state: State, point: Point, candidate: Candidate) -> bool:
+        """True if the outputs of a cell that stays open are judged now; those of one that closes are in any case."""
+        return False
 
 
 @dataclass(frozen=True)

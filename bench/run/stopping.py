@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from bench import options
 from bench.options import CommonOptions, option
+from bench.process.timing import SLOW_CALL_NS
 from bench.run.record import Record, Run
-from bench.run.schedule import Enough, Grid, Schedule
+from bench.run.schedule import LEAST_ROUNDS, Enough, Grid, Schedule
 from bench.run.workload import Workload
-
-if TYPE_CHECKING:
-    from exporters.sources import ModelSource
-
-TARGET_PRECISION = {"cpu": 0.02, "cuda": 0.01}
-Timed = TypeVar("Timed", bound="TimedOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,22 +19,21 @@ class TimedOptions(CommonOptions):
     """Options of such a workload."""
 
     rounds: int = option(
-        "Turns per backend and cell, at least, as far as --max-seconds-per-cell lets them.",
+        "Turns per backend and cell; --max-seconds-per-cell may end them after 3.",
         options.whole(1, 10_000, 10),
         default=10,
     )
     max_seconds_per_cell: float = option(
-        "Turns per cell, of the slowest backend, at most; slow calls get 5 rounds of one.",
+        "Turns per cell, of the slowest backend, at most; slow calls get 3 rounds of one.",
         options.seconds(example="5s"),
         default=5.0,
         show=options.shown_seconds,
     )
     target_precision: float | None = option(
-        "Stop a cell when the interval of its median is this narrow.",
+        "Go on with a cell until the interval of its median is this narrow.",
         options.share,
         default=None,
         show=options.shown_share,
-        default_shown="2% on cpu, 1% on cuda",
     )
     warmup: float = option(
         "Warm-up of a cell, at least.", options.seconds(example="300ms"), default=0.3, show=options.shown_seconds
@@ -56,21 +50,14 @@ class TimedOptions(CommonOptions):
         """When a cell has turns enough."""
         return Enough(self.rounds, self.max_seconds_per_cell, self.target_precision)
 
-    def with_precision(self: Timed) -> Timed:
-        """The same with the device's usual `target_precision` if none was asked for."""
-        if self.target_precision is not None:
-            return self
-        return replace(self, target_precision=TARGET_PRECISION[self.kind])
-
 
 class TimedWorkload(Workload):
     """A workload whose turns at a point go on until the medians there are precise."""
 
     options: TimedOptions
 
-    @classmethod
-    def settle(cls, options: Any, source: ModelSource) -> Any:
-        return options.with_precision()
+    races: ClassVar[bool] = False
+    """True if a cell ends before it has its `rounds` once its verdict is settled."""
 
     def schedule(self) -> Schedule:
         enough = self.options.enough
@@ -78,8 +65,10 @@ class TimedWorkload(Workload):
 
     def unmet(self, record: Record) -> list[str]:
         """Of "warm-up", "rounds" and "precision"."""
-        found = [] if record.once.is_stable else ["warm-up"]
-        found += [] if len(record.rounds) >= self.options.rounds else ["rounds"]
+        is_slow = min(record.once.warmup_ns, default=0) > SLOW_CALL_NS
+        found = [] if record.once.is_stable or is_slow else ["warm-up"]
+        wanted = min(self.options.rounds, LEAST_ROUNDS) if self.races else self.options.rounds
+        found += [] if len(record.rounds) >= wanted else ["rounds"]
         return found if self.options.enough.is_precise(record.rounds) else [*found, "precision"]
 
     def warnings(self, run: Run, record: Record) -> Iterable[str]:

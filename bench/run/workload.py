@@ -58,6 +58,10 @@ class Workload(ABC):
     """Options of its own that two runs must share for their times to be compared."""
     has_roofline: ClassVar[bool] = False
     """True if medians are held against this machine's peaks, which are measured before the run."""
+    export_seconds: ClassVar[float] = 3600.0
+    """Seconds after which an export is given up."""
+    tells_early: ClassVar[bool] = False
+    """True if a first figure is told as soon as a candidate is at hand, and the machine's peaks are measured later."""
     roofline_kind: ClassVar[str] = WALL
     """The kind of time that the roofline bounds."""
 
@@ -94,6 +98,14 @@ class Workload(ABC):
     def first_points(self) -> Sequence[Point]:
         """Points whose references are made before anything is timed; those of others when they begin."""
         return self.points()
+
+    def in_order(self) -> Sequence[Point]:
+        """All points in the order in which they are begun, if no budget thins them."""
+        return self.points()
+
+    def referenced_with(self, point: Point) -> Sequence[Point]:
+        """Points whose references are made together with those of `point`, as each time starts two processes."""
+        return [point]
 
     @abstractmethod
     def schedule(self) -> Schedule:

@@ -9,24 +9,36 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench import machine
+from bench import machine, statistics
 from bench.choose.api import choose
 from bench.choose.choice import ratio_between
 from bench.columns import count
 from bench.errors import Say, UserError
 from bench.options import shown_seconds
 from bench.process.environments.stored import parse_pythons
+from bench.process.peaks import known as known_peaks
 from bench.run.experiment import default_output, leaves_translated, measure, source_of
 from bench.run.listener import Listener
 from bench.run.record import Run
-from bench.spec import DEFAULT_BATCHES, PRECISIONS, Shape, check_lengths
-from bench.statistics import Ratio
+from bench.run.schedule import LEAST_ROUNDS
+from bench.spec import DEFAULT_BATCHES, PRECISIONS, Candidate, Shape, check_lengths
+from bench.statistics import MEDIAN_CONFIDENCE, Ratio
 from bench.traffic import Traffic, even, read_traffic
+from bench.tune import promise
 from bench.tune.file import write_tuning
-from bench.tune.halving import FINAL_ROUNDS, FINAL_SECONDS_PER_CELL, FINAL_TURNS, RUNGS, Rung, survivors
+from bench.tune.halving import EXPORT_SHARE, FINAL_ROUNDS, FINAL_SECONDS_PER_CELL, FINAL_TURNS, RUNGS, Rung, survivors
 from bench.tune.options import TuneOptions
 from bench.tune.results import Goal, Outcome, Tried, Tuning, means, outcome_of
-from bench.tune.space import Space, Trial, asked_space, thread_counts, whole_space
+from bench.tune.space import (
+    Space,
+    Trial,
+    asked_space,
+    format_of,
+    guessed_seconds,
+    in_order,
+    thread_counts,
+    whole_space,
+)
 from bench.workloads.forward import Forward, ForwardOptions
 from exporters.store import ArtifactStore
 
@@ -158,33 +170,62 @@ class _Search:
 
     def __init__(self, tuning: Tuning, options: TuneOptions, folder: Path, say: Say, begun: float) -> None:
         self.tuning, self.options, self.folder, self.say, self.begun = tuning, options, folder, say, begun
+        peaks = known_peaks(Path(options.artifacts), options.kind, options.settled_threads)
+        rates = None if peaks is None else peaks.flops_per_second
+        self.machine = promise.Machine(options.kind, tuning.fingerprint.get("flags") or (), rates)
+        self._taken: list[dict[Trial, Outcome]] = []
+        """Outcomes of the last comparison, by turn and group."""
+        self._formats: set[tuple[str | None, str]] = set()
+        """Formats, with precision, that were exported for a candidate before."""
 
     def run(self, space: Space) -> None:
         """Search, and settle the winner."""
         counts = thread_counts(self.options.settled_threads, self.options.kind)
-        left = self._rung(0, RUNGS[0], [Trial(candidate, counts[0]) for candidate in space.candidates])
+        self.tuning.known = len(space.candidates)
+        first = in_order(space.candidates, self.machine, len(self.tuning.goal.shapes))
+        left = self._rung(0, RUNGS[0], [Trial(candidate, counts[0]) for candidate in first])
         for number, rung in enumerate(RUNGS[1:], start=1):
             # Threads are tried from here on, by those that are left: what is far behind with all of them stays behind.
             wanted = [Trial(trial.candidate, count) for trial in left for count in counts]
             left = self._rung(number, rung, list(dict.fromkeys(wanted))) or left
         if left:
             self._finals(left)
+        self._note_untried(space)
+
+    def _note_untried(self, space: Space) -> None:
+        """Note which of the candidates that the budget had no time for may be faster than the winner."""
+        tuning, eager = self.tuning, None
+        scores = {trial: one.score_ns for rung in tuning.outcomes() for trial, one in rung.items() if one.score_ns}
+        tried = {trial.candidate for rung in tuning.outcomes() for trial in rung}
+        if tuning.winner is None:
+            return
+        eager = min((ns for trial, ns in scores.items() if trial.candidate.is_original), default=None)
+        gained = eager / scores[tuning.winner] if eager else 1.0
+        untried = [one for one in space.candidates if one not in tried]
+        winning = (one for one in untried if promise.could_win(one, self.machine, gained))
+        tuning.could_win = [f"{one.label} {one.precision}" for one in winning]
 
     def _rung(self, number: int, rung: Rung, trials: Sequence[Trial]) -> list[Trial]:
         """Measure `trials` and return those that go on."""
         tried: list[Tried] = []
         self.tuning.rungs.append(tried)
         for group in _together(trials, one_by_one=number == 0):
-            if self._spent() > rung.until and tried:
+            needs = self._guessed(group[0].candidate) / self.options.budget if number == 0 else 0.0
+            if tried and self._spent() + needs > rung.until:
                 reason = f"--budget {shown_seconds(self.options.budget)} had no time for it"
                 for trial in group:
                     self.tuning.not_tried.setdefault(trial.label, reason)
                 continue
+            self._formats.update(format_of(trial.candidate) for trial in group)
             run = self._measured(Trying, group, rung.rounds, rung.seconds_per_cell, f"rung-{number + 1}")
             for trial in group:
                 tried.append(Tried(trial, outcome_of(run, trial.candidate, self.tuning.goal, is_final=False)))
                 self._tell(tried[-1])
         return survivors({one.trial: one.outcome.score_ns for one in tried if one.outcome.score_ns is not None}, rung)
+
+    def _guessed(self, candidate: Candidate) -> float:
+        """Guessed seconds of a first try, less what it shares with those before it."""
+        return guessed_seconds(candidate, self._formats, len(self.tuning.goal.shapes))
 
     def _tell(self, tried: Tried) -> None:
         score, outcome = tried.outcome.score_ns, tried.outcome
@@ -192,32 +233,49 @@ class _Search:
         self.say(f"[rung {len(self.tuning.rungs)}] {tried.trial.label:<36} {shown}")
 
     def _finals(self, finalists: Sequence[Trial]) -> None:
-        """The finalists under the usual rules; in turns of groups if they differ in threads."""
-        groups, goal, tuning = _together(finalists, one_by_one=False), self.tuning.goal, self.tuning
-        taken: list[dict[Trial, Outcome]] = []
-        runs: dict[Trial, Run] = {}
-        for turn in range(FINAL_TURNS if len(groups) > 1 else 1):
-            for group in groups if turn % 2 == 0 else list(reversed(groups)):
-                run = self._measured(Forward, group, FINAL_ROUNDS, FINAL_SECONDS_PER_CELL, f"final-{turn + 1}")
-                taken.append({trial: outcome_of(run, trial.candidate, goal, is_final=True) for trial in group})
-                runs.update(dict.fromkeys(group, run))
-        found = means(taken)
-        tuning.rungs.append([Tried(trial, outcome) for trial, outcome in found.items()])
+        """The finalists under the usual rules, and the first two of them again: a figure by which the fastest of
+        several was selected is too good.
+        """
+        tuning = self.tuning
+        scores, runs = self._compared(finalists, "final")
         tuning.is_decided = True
-        for tried in tuning.rungs[-1]:
-            self._tell(tried)
-        scores = {trial: outcome.score_ns for trial, outcome in found.items() if outcome.score_ns is not None}
         order = sorted(scores, key=lambda trial: (scores[trial], trial))
+        if len(order) > 1:
+            fresh, runs = self._compared(order[:2], "fresh")
+            tuning.is_fresh, scores = True, fresh
+            order = [trial for trial in order if trial in fresh]
         if not order:
             return
         winner = tuning.winner = order[0]
         if len(order) > 1:
-            tuning.runner_up = order[1]
-            tuning.ratio = self._ratio(winner, order[1], runs, scores)
-        again = runs[winner].workload.repeated(goal.shapes[0], winner.candidate)
-        if len(goal.shapes) > 1:
-            again = replace(again, batches=DEFAULT_BATCHES, lengths=(), shapes=_pairs(goal))  # type: ignore[call-arg]
+            tuning.runner_up, tuning.ratio = order[1], self._ratio(winner, order[1], runs, scores)
+            if tuning.ratio.verdict == "slower":
+                winner, other = order[1], winner
+                tuning.winner, tuning.runner_up = winner, other
+                tuning.ratio = self._ratio(winner, other, runs, scores)
+        again = runs[winner].workload.repeated(tuning.goal.shapes[0], winner.candidate)
+        if len(tuning.goal.shapes) > 1:
+            again = replace(again, batches=DEFAULT_BATCHES, lengths=(), shapes=_pairs(tuning.goal))  # type: ignore[call-arg]
         tuning.reproduce = again.command_line()
+
+    def _compared(self, trials: Sequence[Trial], name: str) -> tuple[dict[Trial, float], dict[Trial, Run]]:
+        """Scores (ns) of trials under the usual rules, and their last runs; in turns of groups if they differ in
+        threads.
+        """
+        groups, goal, tuning = _together(trials, one_by_one=False), self.tuning.goal, self.tuning
+        taken: list[dict[Trial, Outcome]] = []
+        runs: dict[Trial, Run] = {}
+        for turn in range(FINAL_TURNS if len(groups) > 1 else 1):
+            for group in groups if turn % 2 == 0 else list(reversed(groups)):
+                run = self._measured(Forward, group, FINAL_ROUNDS, FINAL_SECONDS_PER_CELL, f"{name}-{turn + 1}")
+                taken.append({trial: outcome_of(run, trial.candidate, goal, is_final=True) for trial in group})
+                runs.update(dict.fromkeys(group, run))
+        found = means(taken)
+        self._taken = taken
+        tuning.rungs.append([Tried(trial, outcome) for trial, outcome in found.items()])
+        for tried in tuning.rungs[-1]:
+            self._tell(tried)
+        return {trial: one.score_ns for trial, one in found.items() if one.score_ns is not None}, runs
 
     def _ratio(self, winner: Trial, other: Trial, runs: dict[Trial, Run], scores: dict[Trial, float]) -> Ratio:
         """How many times faster the winner is: with an interval if both took turns in one run."""
@@ -228,7 +286,16 @@ class _Search:
             }
             if found := ratio_between(weighed[other.candidate], weighed[winner.candidate]):
                 return found
-        return Ratio(scores[other] / scores[winner], None, FINAL_TURNS)
+        return self._ratio_of_turns(winner, other) or Ratio(scores[other] / scores[winner], None, 1)
+
+    def _ratio_of_turns(self, winner: Trial, other: Trial) -> Ratio | None:
+        """The same from turns that groups took apart, each a round; None with fewer than three."""
+        scores = {trial: [turn[trial].score_ns for turn in self._taken if trial in turn] for trial in (winner, other)}
+        ratios = [its / own for own, its in zip(scores[winner], scores[other], strict=True) if own and its]
+        if len(ratios) < LEAST_ROUNDS:
+            return None
+        interval = statistics.ratio_interval(ratios, MEDIAN_CONFIDENCE)
+        return Ratio(statistics.median(ratios), interval, len(ratios), MEDIAN_CONFIDENCE)
 
     def _measured(
         self, workload: type[Forward], group: Sequence[Trial], rounds: int, seconds_per_cell: float, name: str
@@ -248,7 +315,8 @@ class _Search:
             python=tuple(python for python in self.options.python if python.partition("=")[0] in used),
             output=output,
         )
-        run = measure(workload, asked, Listener(say=self.say))
+        hasty = type(workload.__name__, (workload,), {"export_seconds": EXPORT_SHARE * self.options.budget})
+        run = measure(hasty, asked, Listener(say=self.say))
         self.tuning.runs.append(output)
         return run
 

@@ -31,9 +31,11 @@ class Rung:
 
 
 RUNGS = (
-    Rung(0.5, 5, 0.5, 3, 1.3, 12, 0.6),
+    Rung(0.5, 3, 0.5, 3, 1.3, 12, 0.6),
     Rung(1.5, 7, 0.5, 2, 1.1, 5, 0.8),
 )
+#: Share of the budget that one export may take; a slower one is given up.
+EXPORT_SHARE = 0.25
 #: The last rung is a run under the usual rules, and none is dropped.
 FINAL_SECONDS_PER_CELL, FINAL_ROUNDS = 5.0, 10
 #: How often groups of finalists that differ in threads take turns, as one run has one number of threads.

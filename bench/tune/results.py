@@ -9,12 +9,13 @@ from typing import Any
 
 from bench import statistics
 from bench.parity.verdict import OUTCOMES
+from bench.regret import MOST_REGRET
 from bench.run.record import SAME_MODEL, Run
 from bench.spec import Candidate, Shape
 from bench.statistics import Ratio
 from bench.tune.space import Trial
 
-NOTHING_QUALIFIES_EXIT_CODE = 5
+NOTHING_QUALIFIES_EXIT_CODE, UNDECIDED_EXIT_CODE = 5, 6
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,19 @@ class Tuning:
     command: str
     fingerprint: dict[str, Any]
     rungs: list[list[Tried]] = field(default_factory=list)
-    """The last one is the finalists' comparison, unless the budget ended before."""
+    """The last ones are the finalists' comparison and, of two or more, that of the first two by fresh rounds, unless
+    the budget ended before.
+    """
     is_decided: bool = False
-    """True if the last rung is the finalists' comparison."""
+    """True if the last rung is the finalists' comparison, or a fresh one."""
+    is_fresh: bool = False
+    """True if the last rung is of rounds by which nothing was selected."""
     not_tried: dict[str, str] = field(default_factory=dict)
     """Reason by what was left out."""
+    could_win: list[str] = field(default_factory=list)
+    """Of those that were not tried for want of time, what may be faster than the winner."""
+    known: int = 0
+    """Candidates that could be tried."""
     winner: Trial | None = None
     runner_up: Trial | None = None
     ratio: Ratio | None = None
@@ -87,8 +96,22 @@ class Tuning:
 
     @property
     def exit_code(self) -> int:
-        """0, or 5 if nothing qualifies."""
-        return 0 if self.winner is not None else NOTHING_QUALIFIES_EXIT_CODE
+        """0, 5 if nothing qualifies, or 6 if another may be faster by more than a choice allows."""
+        if self.winner is None:
+            return NOTHING_QUALIFIES_EXIT_CODE
+        return UNDECIDED_EXIT_CODE if self.could_win or self.is_undecided else 0
+
+    @property
+    def is_undecided(self) -> bool:
+        """True if the runner-up may be faster than the winner by more than a choice allows."""
+        if self.ratio is None:
+            return False
+        return self.ratio.interval is None or self.ratio.interval.low < 1 / (1 + MOST_REGRET)
+
+    @property
+    def tried(self) -> int:
+        """Candidates that were tried, whatever their threads."""
+        return len({trial.candidate for rung in self.outcomes() for trial in rung})
 
     def outcomes(self) -> list[dict[Trial, Outcome]]:
         """What became of each trial, by rung."""

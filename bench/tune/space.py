@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from bench.errors import UserError
 from bench.process.environments.asking import environment_of
 from bench.process.environments.stored import check_all_used, places, unfinished
 from bench.spec import PRECISIONS, Candidate, parse_candidates
+from bench.tune import promise
 
 
 @dataclass(frozen=True, order=True)
@@ -113,7 +114,8 @@ def _of_backend(
     }
     refused = dict[tuple[str, str], None]()
     for one, reason in reasons.items():
-        if reason:
+        # What needs another device or precision than was asked for is no candidate that was left out.
+        if reason and one.precision in spec.precisions.get(device, ()):
             alike = {reasons[other] for other in wanted if other.precision == one.precision} == {reason}
             refused[spec.name if alike and elsewhere is None else f"{one.label} {one.precision}", reason] = None
     return [one for one in wanted if not reasons[one]], list(refused)
@@ -131,3 +133,32 @@ def thread_counts(most: int, device: str) -> tuple[int, ...]:
     """Numbers of threads that are tried: all, halves of that, one; on a GPU the host's matter little, so all alone."""
     halves = range(most.bit_length()) if device == "cpu" else range(1)
     return tuple(most >> half for half in halves)
+
+
+def format_of(candidate: Candidate) -> tuple[str | None, str]:
+    """Format and precision of what a candidate loads."""
+    spec = registry.load_class(candidate.backend).spec
+    return spec.format_of(candidate.variant), spec.artifact_precision(candidate.variant, candidate.precision)
+
+
+def guessed_seconds(candidate: Candidate, exported: Collection[tuple[str | None, str]], shapes: int) -> float:
+    """Guessed seconds that a first try of a candidate takes at so many shapes, with what was exported before."""
+    spec, needed = registry.load_class(candidate.backend).spec, format_of(candidate)
+    compiled = shapes if spec.compiles_every_shape(candidate.variant) else 0
+    return promise.seconds(needed[0], needed in exported, compiled)
+
+
+def in_order(candidates: Sequence[Candidate], machine: promise.Machine, shapes: int) -> tuple[Candidate, ...]:
+    """Candidates as they are tried: eager in fp32, to which all are held, then by guessed speed over cost to try."""
+    left, found, exported = list(candidates), list[Candidate](), set[tuple[str | None, str]]()
+
+    def worth(one: Candidate) -> tuple[bool, float]:
+        # Squared, as what is guessed to be slow is worth little however cheap it is to try.
+        return one.is_original, promise.speed(one, machine) ** 2 / guessed_seconds(one, exported, shapes)
+
+    while left:
+        following = max(left, key=worth)
+        left.remove(following)
+        found.append(following)
+        exported.add(format_of(following))
+    return tuple(found)

@@ -263,11 +263,13 @@ class CorpusCell(TimedCell):
         settle()
         first_ns, watched = 0, None
         for place in firsts.values():
+            if watched is None:
+                first_ns, watched = self.first_call(self.prepared[place])
+                continue
             first = timing.Step(partial(backend.run, self.prepared[place]), backend.synchronize)
             first_ns += first.wall_ns(time.perf_counter_ns)
             self.release(first.outputs)
             first.outputs = None
-            watched = self.watch(self.prepared[place]) if watched is None else watched
         return self.warmed_up(first_ns, watched or {})
 
     def _pass(self) -> Any:

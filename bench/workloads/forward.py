@@ -15,13 +15,14 @@ from bench.options import option
 from bench.parity import inputs
 from bench.parity.cell import TimedCell, settle
 from bench.parity.inputs import InputPlan
-from bench.process import timing
+from bench.process import abilities, timing
 from bench.process.timing import KINDS_OF_TIME, Sampling
 from bench.run import columns, doubling, guesses, sections
+from bench.run.racing import Racing
 from bench.run.record import Record, Run, Turn
 from bench.run.schedule import Schedule
 from bench.run.stopping import TimedOptions, TimedWorkload
-from bench.spec import AUTO, DEFAULT_BATCHES, DEFAULT_LENGTHS, Candidate, Shape, check_lengths
+from bench.spec import AUTO, DEFAULT_BATCHES, DEFAULT_LENGTHS, DEPRECATED, Candidate, Shape, check_lengths
 from bench.workloads import published
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Turns that a cell's ceiling of seconds is shared out to, or more for many rounds.
 TURNS_OF_A_CEILING = 50
+#: Share of a grid's tokens above which the reference of one shape is made with those of the others like it, last.
+COSTLY_SHARE = 0.25
 
 
 def batches(value: Any, name: str) -> str | tuple[int, ...]:
@@ -67,6 +70,10 @@ class ForwardOptions(TimedOptions):
     naive_timer: bool = option(
         "Also time calls without synchronising: wrong, to explain old figures.", options.flag, default=False
     )
+    until_decided: float | None = option(
+        "Go on beyond the ceilings until it is known what to take, for this long from the start, e.g. 5m.",
+        options.seconds(example="5m"), default=None, show=options.shown_seconds,
+    )  # fmt: skip
     grad: bool = option("Also run eager with autograd on, to show what that costs.", options.flag, default=False)
 
     @classmethod
@@ -102,6 +109,10 @@ def with_gradients(found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
     return tuple(dict.fromkeys(each for one in found for each in (one, grad.get(one, one))))
 
 
+def _tokens(shape: Shape) -> int:
+    return shape.batch * shape.length
+
+
 class Forward(TimedWorkload):
     """Every candidate at every shape of a grid."""
 
@@ -112,6 +123,8 @@ class Forward(TimedWorkload):
     point_title = "batch × length"
     cell = "bench.workloads.forward:ForwardCell"
     has_roofline = True
+    tells_early = True
+    races = True
     decisive = ("boundary",)
     columns: ClassVar[tuple[Column, ...]] = (
         *columns.point_columns(Shape),
@@ -148,7 +161,7 @@ class Forward(TimedWorkload):
         if options.budget is not None and options.batches == AUTO:
             raise UserError("--budget has no share for --batches auto, which are not known beforehand; give e.g. 1,4")
         check_lengths(cls(options).points(), source.name, positions)
-        return options.with_precision()
+        return options
 
     @classmethod
     def candidates(cls, options: ForwardOptions, found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
@@ -169,21 +182,40 @@ class Forward(TimedWorkload):
         sizes = doubling.BATCHES if self.is_open_ended else self.options.batches
         return tuple(Shape(int(batch), length) for batch in sizes for length in self.options.lengths)
 
+    def in_order(self) -> Sequence[Shape]:
+        return self.points() if self.is_open_ended else sorted(self.points(), key=_tokens)
+
     def first_points(self) -> Sequence[Shape]:
         first = doubling.BATCHES[: doubling.TOGETHER]
-        return [point for point in self.points() if not self.is_open_ended or point.batch in first]
+        return [point for point in self.points() if point.batch in first] if self.is_open_ended else ()
+
+    def referenced_with(self, point: Shape) -> Sequence[Shape]:
+        if self.is_open_ended:
+            return [point]
+        most = COSTLY_SHARE * sum(map(_tokens, self.points()))
+        return [one for one in self.in_order() if (_tokens(one) > most) == (_tokens(point) > most)]
 
     def schedule(self) -> Schedule:
-        enough = self.options.enough
-        return doubling.Doubling(lambda point: enough) if self.is_open_ended else super().schedule()
+        asked = self.options
+        if self.is_open_ended:
+            return doubling.Doubling(lambda point: asked.enough)
+        return Racing(asked.enough, self.may_be_taken, asked.until_decided or 0.0)
+
+    def may_be_taken(self, candidate: Candidate) -> bool:
+        """True for a candidate that the choice at the end of a run may take."""
+        return candidate.copy == 1 and candidate.precision == "fp32" and candidate.backend not in DEPRECATED
 
     def begin(self, point: Shape, source: ModelSource) -> dict[str, Any]:
         plan = self._plan(point, source).to_json()
-        return {"plan": plan, "sampling": asdict(self.options.sampling), "boundary": self.options.boundary}
+        found = {"plan": plan, "sampling": asdict(self.options.sampling), "boundary": self.options.boundary}
+        return found | {"shapes": 1 if self.is_open_ended else len(self.points())}
 
     def turn(self, point: Shape, candidate: Candidate, taken: Sequence[Turn]) -> dict[str, Any]:
-        asked = self.options
-        return {"seconds": asked.max_seconds_per_cell / max(TURNS_OF_A_CEILING, asked.rounds)}
+        return {"seconds": self._turn_seconds}
+
+    @property
+    def _turn_seconds(self) -> float:
+        return self.options.max_seconds_per_cell / max(TURNS_OF_A_CEILING, self.options.rounds)
 
     def is_larger(self, point: Shape, than: Shape) -> bool:
         return point.batch >= than.batch and point.length >= than.length
@@ -194,7 +226,9 @@ class Forward(TimedWorkload):
     def guessed_seconds(self, point: Shape, source: ModelSource, peaks: Peaks | None) -> float:
         asked = self.options
         call = guesses.call_seconds(source, asked, peaks, point)
-        return guesses.cell_seconds(call, asked.warmup, asked.enough.least_rounds, asked.max_seconds_per_cell)
+        most, least = asked.max_seconds_per_cell, asked.enough.least_rounds
+        rounds = least if call > timing.SLOW_CALL_NS / 1e9 else asked.rounds
+        return guesses.cell_seconds(call, asked.warmup, least, rounds, self._turn_seconds, most)
 
     def cases(self, point: Shape, source: ModelSource) -> Mapping[str, Inputs]:
         from bench.parity.reference import Inputs
@@ -264,7 +298,7 @@ class Forward(TimedWorkload):
         return self.is_open_ended and doubling.is_beyond(record)
 
     def narrowed(self, point: Shape) -> dict[str, Any]:
-        return {"preset": None, "grad": False, "shapes": ()} | super().narrowed(point)
+        return {"preset": None, "grad": False, "shapes": (), "until_decided": None} | super().narrowed(point)
 
 
 class ForwardCell(TimedCell):
@@ -272,8 +306,12 @@ class ForwardCell(TimedCell):
 
     timed_case = "timed"
 
-    def begin(self, plan: dict[str, Any], sampling: dict[str, Any], boundary: str) -> dict[str, Any]:
-        backend = self.backend
+    def begin(self, plan: dict[str, Any], sampling: dict[str, Any], boundary: str, shapes: int = 1) -> dict[str, Any]:
+        """Prepare and warm up; turns come back to each of `shapes`, so a backend holds what it compiled for all."""
+        backend, self.was_judged, self.last = self.backend, set[str](), ""
+        if shapes > 1 and not self.kept.get("shapes"):
+            abilities.keep_shapes(backend, shapes)
+            self.kept["shapes"] = shapes
         self.plan, self.sampling, self.boundary = InputPlan.from_json(plan), Sampling(**sampling), boundary
         batch = self.batch(self.plan)
         prepared = backend.prepare(batch)
@@ -281,9 +319,29 @@ class ForwardCell(TimedCell):
         # Between host and host a call copies and waits, so its events would time the host.
         self.step = timing.step(backend, call, has_clock=boundary == "device")
         settle()
+        if boundary == "device":
+            return self.warmed_up(*self.first_call(prepared))
         first_ns = self.step.wall_ns(time.perf_counter_ns)
         self.step.outputs = None  # two calls' outputs at once would double what autograd or a language model holds
         return self.warmed_up(first_ns, self.watch(prepared))
+
+    def turn(self, seconds: float) -> dict[str, Any]:
+        graphs = self.backend.facts()["graphs"] if "graphs" in self.facts_before else 0
+        found = super().turn(seconds)
+        if found["outputs"] in self.was_judged:  # held outputs of many shapes would fill a GPU
+            self.step.outputs = None
+        if graphs and (again := self.backend.facts()["graphs"] - graphs):
+            found["figures"] = {"recompiles": again}
+        self.last = found["outputs"]
+        return found
+
+    def judge(self, *args: Any, **request: Any) -> dict[str, Any]:
+        found = super().judge(*args, **request)
+        self.was_judged.add(self.last)
+        return found
+
+    def facts_after(self) -> dict[str, Any]:
+        return self.backend.facts()  # other shapes were compiled meanwhile; each turn says what it compiled itself
 
     def outputs(self, unit: str, case: str, plan: InputPlan, ids: Any) -> Any:
         if case != "timed" or self.step.outputs is None:

@@ -191,7 +191,7 @@ class Generate(TimedWorkload):
                 f"{source.positions} positions of {source.name}; use --new-tokens ≤ "
                 f"{max(0, source.positions - options.prompt_length)}"
             )
-        return options.with_precision()
+        return options
 
     @classmethod
     def variants_of(cls, backend: Any) -> Mapping[str, Any]:
@@ -239,7 +239,10 @@ class Generate(TimedWorkload):
         length = TOKENS_OF_A_STEP if source.keeps_keys_and_values else asked.room // 2
         call = guesses.call_seconds(source, asked, peaks, Shape(rows, asked.prompt_length))
         call += asked.new_tokens * guesses.call_seconds(source, asked, peaks, Shape(rows, length))
-        return guesses.cell_seconds(call, asked.warmup, asked.enough.least_rounds, asked.max_seconds_per_cell)
+        enough = asked.enough
+        return guesses.cell_seconds(
+            call, asked.warmup, enough.least_rounds, asked.rounds, 0.0, asked.max_seconds_per_cell
+        )
 
     # What it is judged by.
 

@@ -120,7 +120,9 @@ def test_attention_is_computed_by_the_kernel_that_was_asked_for(variant: str, ke
 
     bench = _Workbench(Eager, variant, "bert-tiny", "cpu", "fp32", artifacts)
     backend: Any = bench._loaded()
-    _, facts = backend.run_watched(backend.prepare(inputs.make_batch(bench._inputs((2, 16)), "timed")))
+    prepared, calls = backend.prepare(inputs.make_batch(bench._inputs((2, 16)), "timed")), list[int]()
+    _, facts = backend.run_watched(prepared, lambda: calls.append(1) or backend.run(prepared))
+    assert calls == [1]
     backend.close()
     assert facts["attention_kernels"]
     assert all(kernel in name for name in facts["attention_kernels"]), facts["attention_kernels"]

@@ -107,7 +107,7 @@ def test_warm_up_goes_on_until_its_window_is_stable() -> None:
 
 
 def test_warm_up_ends_at_its_ceiling_and_says_that_it_was_not_stable() -> None:
-    machine = Machine([1000 * MS - 150 * MS * index for index in range(6)] + [MS] * 100)
+    machine = Machine([740 * MS - 100 * MS * index for index in range(7)] + [MS] * 100)
     warm = warm_up(machine.step(), replace(PLAN, warmup_most_seconds=2.0), clock=machine.clock)
     assert not warm.is_stable
     assert sum(warm.warmup_ns[:-1]) < 2e9 <= sum(warm.warmup_ns)
@@ -117,6 +117,8 @@ def test_warm_up_ends_at_its_ceiling_and_says_that_it_was_not_stable() -> None:
     ("call_ns", "plan", "calls", "is_stable"),
     [
         (5000 * MS, {}, 1, False),  # longer than the ceiling: once, and not called stable
+        (760 * MS, {}, 1, False),  # a slow call: the first one and this
+        (740 * MS, {}, 4, True),
         (10 * MS, {"warmup_seconds": 0.5}, 50, True),
         (1000 * MS, {"warmup_calls": 7}, 7, True),
     ],

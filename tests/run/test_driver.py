@@ -15,6 +15,7 @@ from bench.run import driver, registry
 from bench.run.experiment import resume
 from bench.run.file import read_run
 from bench.run.record import Run
+from bench.run.schedule import Schedule
 from bench.workloads.forward import ForwardCell
 from tests.run.toys import Fresh, Lap, Racing
 
@@ -103,7 +104,7 @@ def test_a_workload_may_have_a_process_for_each_turn_and_a_turn_that_ends_may_be
 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_schedule_that_asks_for_closed_cells_is_stopped(toy: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stuck:
+    class Stuck(Schedule):
         def next_turns(self, state: Any) -> Any:
             return [(Lap(0), one) for one in state.candidates]
 

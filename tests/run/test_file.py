@@ -42,6 +42,18 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert kinds == ["run", *(["turn"] * 3 + ["record"]) * 3, "record", "seal"]
 
 
+def test_a_cell_that_got_further_turns_is_read_with_its_last_record(tmp_path: Path) -> None:
+    """Turns behind a record open the cell again; a second record closes it. Killed between, it is open."""
+    lines = write(a_run(), tmp_path / "run.jsonl").read_text().splitlines(keepends=True)
+    turn, closing = lines[3], lines[4].replace('"status":"ok"', '"status":"ok","reason":"again"')
+    (tmp_path / "more.jsonl").write_text("".join([*lines[:5], turn, closing]))
+    (found,) = read_run(tmp_path / "more.jsonl").records
+    assert (len(found.turns), found.reason) == (4, "again")
+    (tmp_path / "killed.jsonl").write_text("".join([*lines[:5], turn]))
+    killed = read_run(tmp_path / "killed.jsonl")
+    assert (killed.records, [len(turns) for turns in killed.turns.values()]) == ([], [4])
+
+
 @pytest.mark.parametrize(
     ("label", "precision", "stored", "found"),
     [

@@ -37,7 +37,7 @@ class ToyOptions(CommonOptions):
     turns: int = option("Turns of each cell.", options.whole(1, 100, 3), default=3)
 
 
-class Race:
+class Race(Schedule):
     """One turn at every point in order, then turns go back to the earliest point, until each cell has its turns."""
 
     def __init__(self, points: int, turns: int) -> None:
