@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from bench.errors import BenchError
+from bench.errors import BenchError, UserError
 from bench.run import driver, registry
 from bench.run.experiment import resume
 from bench.run.file import read_run
+from bench.run.listener import Listener, Provisional
+from bench.run.preparation import Preparation
+from bench.run.racing import Race
 from bench.run.record import Run
 from bench.run.schedule import Schedule
 from bench.workloads.forward import ForwardCell
@@ -60,6 +63,57 @@ def test_a_resumed_cell_with_all_its_turns_is_judged_on_outputs_that_are_those_o
     for record, before in zip(again.records, whole.records, strict=True):
         assert record.turns[:3] == before.turns
         assert [turn.outputs for turn in record.turns[3:]] == ([] if is_alike else ["0ther000"])
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_first_figure_and_a_first_ratio_come_before_references_and_peaks(
+    measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Preparation, "peaks", lambda self, again=False: told.append("peaks"))
+
+    def figure(run: Run, found: Provisional) -> None:
+        compared = "" if found.speedup is None else " compared"
+        told.append(f"{found.candidate.label} {found.point} {found.turns} {found.verdict or 'not judged'}{compared}")
+
+    listener = Listener(told.append, figure=figure, record=lambda run, record: told.append(f"record {record.point}"))
+    found = measured("eager,torchscript", listener, batches="16,1", lengths="8")
+    order = [
+        "exporting checkpoint", "eager 1×8 1 not judged", "exporting torchscript fp32",
+        "torchscript 1×8 1 not judged compared", "computing the float64 reference for 1×8", "record 1×8", "peaks",
+        "computing the float64 reference for 16×8", "record 16×8",
+    ]  # fmt: skip
+    assert [line for line in dict.fromkeys(told) if line in order] == order
+    assert told.count("peaks") == 1
+    assert all([turn.round for turn in record.turns] == [0, 1, 2] for record in found.records)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_whole_run_goes_on_until_it_is_decided(
+    tmp_path: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decided with five rounds at either shape; cells that were closed are opened again, and closed."""
+    monkeypatch.setattr(Preparation, "peaks", lambda self, again=False: None)
+    found = measured("eager,eager:math", batches="1,2")
+    path, store = tmp_path / "run.jsonl", tmp_path / "artifacts"
+    assert found.is_complete
+    before = path.read_text()
+    assert resume(path, artifacts=store).records == found.records
+    assert path.read_text() == before
+
+    def is_decided(race: Race) -> bool:
+        cells = [(point, one) for point in race.state.points for one in race.state.candidates]
+        return any(len(race.state.turns(*cell)) >= 5 for cell in cells)
+
+    monkeypatch.setattr(Race, "is_decided", property(is_decided))
+    again = resume(path, artifacts=store, until_decided="100s")
+    rounds = {len(record.turns) for record in again.records}
+    assert rounds == {3, 5}
+    assert all(record.is_comparable for record in again.records)
+    assert read_run(path).records == again.records
+    assert read_run(path).is_complete
+    with pytest.raises(UserError, match="--until-decided 'soon'"):
+        resume(path, artifacts=store, until_decided="soon")
 
 
 # Toy schedules.
