@@ -17,6 +17,7 @@ from bench.parity.verdict import (
     TOLERANCES,
     Tolerance,
     badness,
+    is_within,
     judge,
     share_of_limit,
     tolerance_of,
@@ -595,3 +596,14 @@ def test_files_from_before_the_loss_have_it_from_their_figures() -> None:
     assert with_loss({"verdict": "unjudged"}) == {"verdict": "unjudged"}
     unknown = {**older, "cases": {**older["cases"], "more": {"verdict": "broken"}}}
     assert with_loss(unknown)["loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "least", "is_enough"),
+    [
+        ("original", "exact", True), ("exact", "exact", True), ("equivalent", "exact", False),
+        ("original", "lossy", True), ("unjudged", "lossy", False), ("", "lossy", False), ("broken", "lossy", False),
+    ],
+)  # fmt: skip
+def test_the_original_is_as_good_as_exact(verdict: str, least: str, is_enough: bool) -> None:
+    assert is_within(verdict, least) == is_enough
