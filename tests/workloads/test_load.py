@@ -91,15 +91,15 @@ def test_all_get_the_same_arrivals_and_an_overload_is_said(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("quiet")
 def test_a_search_is_recorded_rate_by_rate_and_then_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rates are doubled until calls of 5 ms do not fit, or the median is above 30 ms, and then bisected; rates around
-    that one are tested on other draws, in slices.
+    """Rates are doubled, or on a busy machine halved, until one misses, and bisected; rates around that one are tested
+    on other draws, in slices.
     """
     monkeypatch.setattr(search, "DISTANCES", (1.5, 4.0))
     monkeypatch.setattr(search, "RESOLUTION", 1.5)
     run = served(tmp_path, "null:5ms", rate=60, slo="p50=30ms", search_requests=20)
     points = [record.point for record in run.records]
     assert [point.step for point in points] == [*range(len(points))]
-    assert points[1].rate == 120
+    assert points[1].rate in (30, 120)
     picked, tests = ([one for one in run.records[1:] if bool(one.point.fresh) is is_test] for is_test in (False, True))
     assert run.records == [run.records[0], *picked, *tests]
     assert {len(one.turns) for one in picked} == {1}
