@@ -113,7 +113,7 @@ def found_of(
     name: str, serve_some: Callable[[int], Slices], limits: Sequence[Slo], sizes: Sequence[int], runs: int
 ) -> None:
     """Print a line for each number of requests and level that a server is exactly at."""
-    endless = sorted(serve_some(300_000).latencies_ns)
+    endless = sorted(serve_some(100_000).latencies_ns)
     for count in sizes:
         found = [serve_some(count) for _ in range(max(1, min(runs, 300_000 // count)))]
         for slo in limits:
