@@ -122,12 +122,16 @@ class References:
         places += [(one, self.setting.device) for one in dict.fromkeys(EAGER_PRECISIONS.get(p, p) for p in precisions)]
         ordered = dict(sorted(wanted.items(), key=lambda one: one[1].plan.length))
         evaluations = [_Evaluation(self, weights, precision, device, ordered) for precision, device in places]
+        on_cpu = [one for one in evaluations if one.missing and one.device == "cpu"]
         try:
             for evaluation in evaluations:
-                if evaluation.missing:  # imports side by side: they take longer than most evaluations
+                if evaluation.missing and evaluation not in on_cpu[1:]:  # imports side by side: they take long
                     evaluation.spawn()
             for evaluation in evaluations:
                 evaluation.run()
+                if evaluation in on_cpu[:-1]:
+                    on_cpu[on_cpu.index(evaluation) + 1].take_over(evaluation)
+                evaluation.end()
         finally:
             for evaluation in evaluations:
                 evaluation.end()
@@ -177,7 +181,7 @@ class References:
 
 
 class _Evaluation:
-    """Eager at one precision, in a process of its own."""
+    """Eager at one precision, in a process of its own or, on the CPU, the one of the precision before."""
 
     def __init__(
         self, references: References, weights: Artifact, precision: str, device: str, wanted: Mapping[str, Inputs]
@@ -186,7 +190,7 @@ class _Evaluation:
         self.wanted = {name: inputs.of_rows() for name, inputs in wanted.items()}
         self.precision, self.device = precision, device
         self._process: Worker | None = None
-        self._is_loaded = False
+        self._is_loaded = self._is_taken_over = False
         self.missing = [name for name in wanted if not self._is_there(name)]
 
     def _recipe(self, name: str, inputs: Inputs) -> dict[str, Any]:
@@ -220,6 +224,11 @@ class _Evaluation:
         self._process = self.references.start(self.precision, self.device, self.weights.path, has_tf32)
         self._process.send({"op": "hello"})
 
+    def take_over(self, other: _Evaluation) -> None:
+        """Go on in the process of another one, if that still lives: its imports need not be made again."""
+        if other._is_loaded:
+            self._process, other._process, self._is_taken_over = other._process, None, True
+
     def run(self) -> None:
         """Compute and store all that is missing; notes why something could not be."""
         references = self.references
@@ -237,7 +246,6 @@ class _Evaluation:
                 if error.status == "user":
                     raise UserError(error.reason) from None
                 references.found[self.precision, name] = f"eager at {self.precision} on {self.device}: {error.reason}"
-        self.end()
 
     def _store(self, name: str, inputs: Inputs) -> None:
         references, recipe = self.references, self._recipe(name, inputs)
@@ -282,8 +290,10 @@ class _Evaluation:
         assert self._process is not None
         if not self._is_loaded:
             try:
-                self._process.receive(self.references.timeout_seconds)
-                self._process.request({"op": "load"}, self.references.timeout_seconds)
+                if not self._is_taken_over:
+                    self._process.receive(self.references.timeout_seconds)
+                load = {"op": "load"} | ({"precision": self.precision} if self._is_taken_over else {})
+                self._process.request(load, self.references.timeout_seconds)
             except WorkerError:
                 self.end()
                 raise
@@ -294,7 +304,7 @@ class _Evaluation:
         """End the process, if there is one."""
         if self._process is not None:
             self._process.kill()
-        self._process, self._is_loaded = None, False
+        self._process, self._is_loaded, self._is_taken_over = None, False, False
 
 
 def drop_damaged(store: ArtifactStore, recipes: Sequence[Mapping[str, Any]], say: Say) -> None:

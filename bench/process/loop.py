@@ -51,8 +51,15 @@ class Loop:
         self.args.import_ns = time.monotonic_ns() - self.args.started
         return {"versions": backend_class.spec.versions()}
 
-    def do_load(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Load the artifact, with `options` beside the variant's; returns seconds and the memory that is held then."""
+    def do_load(self, options: dict[str, Any] | None = None, precision: str = "") -> dict[str, Any]:
+        """Load the artifact, with `options` beside the variant's; returns seconds and the memory that is held then.
+
+        With another `precision` it takes the place of what is loaded.
+        """
+        if precision:
+            self.backend.close()
+            gc.collect()
+            self.args.precision = precision
         artifact = Path(self.args.artifact) if self.args.artifact else None
         before = memory.resident_bytes().get("process_bytes")
         started = time.perf_counter()

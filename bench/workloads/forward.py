@@ -238,9 +238,19 @@ class Forward(TimedWorkload):
     def _plan(self, point: Shape, source: ModelSource) -> InputPlan:
         takes_mask = "attention_mask" in source.inputs and not source.makes_inputs
         cases = inputs.timed_cases(point.length, takes_mask)
-        lengths = [one.length for one in self.points() if one.length >= inputs.LEAST_PADDED_LENGTH]
-        padded_rows = inputs.JUDGED_ROWS if point.length <= min(lengths, default=point.length) else 1
-        return inputs.plan_of(source, point.batch, point.length, self.options.seed, cases, padded_rows=padded_rows)
+        return inputs.plan_of(
+            source, point.batch, point.length, self.options.seed, cases, padded_rows=self._padded_rows(point)
+        )
+
+    def _padded_rows(self, point: Shape) -> int:
+        """Rows of the padded case that are judged: one for each kind of mask at the shortest length of the run, if a
+        batch there has as many rows, else one that has all kinds.
+        """
+        least, points = inputs.LEAST_PADDED_LENGTH, self.points()
+        is_shortest = point.length <= min((one.length for one in points if one.length >= least), default=point.length)
+        most = max((one.batch for one in points if one.length == point.length), default=point.batch)
+        has_each = point.length < least or (is_shortest and most >= inputs.JUDGED_ROWS)
+        return inputs.JUDGED_ROWS if has_each else 1
 
     def memory(self, point: Shape, candidate: Candidate, source: ModelSource) -> dict[str, Any]:
         cache = source.key_value_bytes(point.length, candidate.precision)

@@ -23,6 +23,8 @@ from bench.parity.inputs import (
     mask_row,
     timed_cases,
 )
+from bench.workloads.forward import Forward, ForwardOptions
+from exporters.sources import resolve
 
 #: One tokenised text a row, without the padding id 1.
 TEXTS = [list(range(10 + row, 90 + row)) for row in range(8)]
@@ -190,3 +192,17 @@ def test_texts_are_seeded_and_each_row_has_its_own() -> None:
     assert found == texts.texts(8, seed=0) != texts.texts(8, seed=1)
     assert len(set(found)) == 8
     assert texts.texts(3, seed=0) == found[:3]
+
+
+def test_compare_tries_each_mask_by_itself_at_its_shortest_length_and_all_at_once_elsewhere() -> None:
+    source = resolve("bert-tiny", weights="random")
+
+    def padded_rows(batches: tuple[int, ...], lengths: tuple[int, ...]) -> list[int]:
+        workload = Forward(ForwardOptions(model="bert-tiny", batches=batches, lengths=lengths))
+        cases = [case for point in workload.points() for case in workload.cases(point, source).values()]
+        assert all(case.shares for case in cases)
+        return [case.plan.padded_rows for case in cases]
+
+    assert padded_rows((1, 8), (16, 128)) == [3, 1, 3, 1]
+    assert padded_rows((1,), (16, 128)) == [1, 1]
+    assert padded_rows((1, 8), (4, 16, 128)) == [3, 3, 1, 3, 3, 1]  # too short to show holes between paddings

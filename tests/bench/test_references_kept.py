@@ -29,6 +29,7 @@ class Scripted:
 
     def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
         assert self in self.kept.alive
+        self.precision = message.get("precision", self.precision)
         where, asked = message["op"], message.get("arguments")
         if asked:
             where = GENERATION if "steps" in asked else f"{asked['plan']['batch']}×{asked['plan']['length']}"
@@ -74,9 +75,10 @@ class Kept:
         tokenizer: Path | None = None,
         shapes: tuple[Shape, ...] = SHAPES,
         shares: bool = False,
+        device: str = "cpu",
     ) -> References:
         source: ModelSource = resolve("gpt2-tiny", weights="random", task="lm", seed=seed)
-        setting = Setting("cpu", threads, seed, False, source.vocab_size, False, tokenizer)
+        setting = Setting(device, threads, seed, False, source.vocab_size, False, tokenizer)
         found = References(setting, self.store, lambda *which: Scripted(self, *which[:2]), 60.0, self.said.append)
         plans = {str(shape): plan_of(source, shape.batch, shape.length, seed, cases) for shape in shapes}
         wanted = {name: Inputs(plan, shares=shares) for name, plan in plans.items()}
@@ -97,10 +99,13 @@ def lost(reason: str) -> WorkerError:
     return WorkerError("failed", reason, is_gone=True)
 
 
-def test_one_worker_a_precision_computes_every_shape_and_what_is_kept_is_not_computed_again(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_shape_is_computed_at_each_precision_and_what_is_kept_is_not_computed_again(
+    device: str, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All import at once, and one at a time holds the weights. Generation is forced by the reference's tokens."""
+    """One process for all precisions on the CPU; on another device, one each, which import at once. Generation is forced
+    by the reference's tokens.
+    """
     seen, store = [], _Evaluation._store
 
     def look(self: _Evaluation, name: str, recipe: Any) -> None:
@@ -108,10 +113,12 @@ def test_one_worker_a_precision_computes_every_shape_and_what_is_kept_is_not_com
         store(self, name, recipe)
 
     monkeypatch.setattr(_Evaluation, "_store", look)
-    made = kept.make(("bf16", "fp32"))
-    assert kept.started == [("fp64", "cpu"), ("bf16", "cpu"), ("fp32", "cpu")]
-    assert seen[0] == ["fp64 sent hello", "bf16 sent hello", "fp32 sent hello"]
-    assert seen[3] == ["bf16 sent hello", "fp32 sent hello"]
+    made = kept.make(("bf16", "fp32"), device=device)
+    started = [("fp64", "cpu")] + ([("bf16", "cuda"), ("fp32", "cuda")] if device == "cuda" else [])
+    assert kept.started == started
+    if device == "cuda":
+        assert seen[0] == ["fp64 sent hello", "bf16 sent hello", "fp32 sent hello"]
+        assert seen[3] == ["bf16 sent hello", "fp32 sent hello"]
     assert kept.alive == []
     assert [kept.asked_of(one) for one in ("fp64", "bf16", "fp32")] == [["1×8", "2×8", GENERATION]] * 3
     reference, eager_error = made.pair("bf16", "2×8")
@@ -121,8 +128,8 @@ def test_one_worker_a_precision_computes_every_shape_and_what_is_kept_is_not_com
     assert (free["precision"], "forced_by" in free) == ("fp64", False)
     path = made.found["fp64", GENERATION].path.resolve()
     assert {(Path(one["forced_by"]), one["steps"]) for one in forced} == {(path, 2)}
-    again = kept.make(("bf16", "fp32"))
-    assert len(kept.started) == 3
+    again = kept.make(("bf16", "fp32"), device=device)
+    assert kept.started == started
     assert again.pair("fp32", GENERATION) == made.pair("fp32", GENERATION)
 
 
@@ -195,7 +202,7 @@ OOM = WorkerError("oom", "no memory left")
         ),
         (
             {("bf16", "hello"): [lost("no torch")]},
-            {("bf16", "1×8"): "bf16 on cpu: no torch", ("fp32", "1×8"): ""},
+            {("bf16", "1×8"): "bf16 on cuda: no torch", ("fp32", "1×8"): ""},
         ),
     ],
 )  # fmt: skip
@@ -203,13 +210,17 @@ def test_what_a_lost_or_failing_worker_costs(
     kept: Kept, errors: dict[tuple[str, str], list[WorkerError]], found: dict[tuple[str, str], str]
 ) -> None:
     kept.errors = {where: list(each) for where, each in errors.items()}
-    made = kept.make(tuple(dict.fromkeys(precision for precision, _ in found)))
+    device = "cuda" if ("bf16", "hello") in errors else "cpu"
+    made = kept.make(tuple(dict.fromkeys(precision for precision, _ in found)), device=device)
     for (precision, name), reason in found.items():
         pair = made.pair(precision, name)
         assert (pair if isinstance(pair, str) else "") == (reason and f"there is no reference: eager at {reason}")
     assert kept.alive == []
     if ("fp32", "1×8") in errors:
-        assert kept.started == [("fp64", "cpu"), *[("fp32", "cpu")] * 3]
+        assert kept.started == [
+            ("fp64", "cpu"),
+            *[("fp32", "cpu")] * 2,
+        ]  # the first one that was lost was the reference's
     was_lost = any("was lost (killed by SIGKILL); starting another" in line for line in kept.said)
     assert was_lost == any("SIGKILL" in one.reason for each in errors.values() for one in each)
 
