@@ -27,9 +27,10 @@ TIE_MARGIN = 0.01
 SAME_MARGIN = 0.03
 #: Largest share that comparisons of one page that were decided wrongly may have, all of them together.
 PAGE_ERROR = 0.01
-#: Correlation between neighbouring rounds that is assumed before any was seen (0.16 to 0.28 in committed runs), and
-#: the number of pairs of rounds that this counts for.
-USUAL_CORRELATION, USUAL_PAIRS = 0.2, 10
+#: Correlation between neighbouring rounds that is assumed before any was seen, and the number of pairs of rounds that
+#: this counts for. It is above all that committed runs have (0.0 to 0.26): few rounds cannot show one, and intervals
+#: that overlook it are too narrow. See docs/choosing.md.
+ASSUMED_CORRELATION, ASSUMED_PAIRS = 0.4, 10
 #: Largest correlation that intervals are widened for: beyond it rounds say nothing of each other's mean.
 MOST_CORRELATION = 0.9
 #: Rounds from which ranks give an interval at `RATIO_CONFIDENCE`: all of 7 fall on one side
@@ -146,13 +147,17 @@ def median_interval(rounds: Sequence[Sequence[float]], confidence: float = MEDIA
     return _interval(medians, confidence, median(pooled(rounds)), 2) if medians else None
 
 
-def _interval(values: Sequence[float], confidence: float, middle: float, ranks_from: int) -> Interval | None:
-    """Interval of the median of `values`, widened to hold `middle`: by ranks with `ranks_from` values or more."""
+def _interval(
+    values: Sequence[float], confidence: float, middle: float, ranks_from: int, left: float = 1.0
+) -> Interval | None:
+    """Interval of the median of `values`, widened to hold `middle`: by ranks with `ranks_from` values or more, else by
+    Student's t with the share `left` of its degrees of freedom.
+    """
     if len(values) < 2:
         return None
     ordered = sorted(values)
     rank = _order_statistic(len(ordered), confidence) if len(ordered) >= ranks_from else None
-    found = student_interval(values, confidence) if rank is None else Interval(ordered[rank], ordered[-1 - rank])
+    found = student_interval(values, confidence, left) if rank is None else Interval(ordered[rank], ordered[-1 - rank])
     return Interval(min(found.low, middle), max(found.high, middle))
 
 
@@ -176,10 +181,10 @@ def _order_statistic(count: int, confidence: float) -> int | None:
     return best
 
 
-def student_interval(values: Sequence[float], confidence: float) -> Interval:
+def student_interval(values: Sequence[float], confidence: float, left: float = 1.0) -> Interval:
     """Interval of the centre of 2 or more positive `values` by Student's t over their logarithms."""
     logs = [math.log(value) for value in values]
-    half = student(confidence, len(logs) - 1) * _stdlib.stdev(logs) / math.sqrt(len(logs))
+    half = student(confidence, left * (len(logs) - 1)) * _stdlib.stdev(logs) / math.sqrt(len(logs))
     centre = _stdlib.fmean(logs)
     return Interval(math.exp(max(centre - half, -700)), math.exp(min(centre + half, 700)))
 
@@ -191,7 +196,8 @@ def ratio_interval(
 
     `widening` is the factor, on the scale of logarithms, by which both ends move away from the median (`widening`).
     """
-    found = _interval(ratios, confidence, median(ratios), RANKS_FROM) if ratios else None
+    left = 2 * widening**2 / (widening**4 + 1)  # `freedom`, by the correlation that widens so
+    found = _interval(ratios, confidence, median(ratios), RANKS_FROM, left) if ratios else None
     return None if found is None else widened(found, median(ratios), widening)
 
 
@@ -245,9 +251,9 @@ def correlation(series: Iterable[Sequence[float | None]]) -> float:
     Each series is one cell's, by round, None if the round does not count. Deviations from each one's mean are pooled,
     in units of its own deviation. The mean of n rounds pulls neighbours apart: what is found at a correlation of rho is
     rho (1 - 3/n + 4/n³) - 1/(n-1) (Kendall 1954, Biometrika 41, 403-404; the last term of the factor by simulation of
-    3 to 40 rounds). As few rounds say little, the usual correlation counts for `USUAL_PAIRS` more pairs.
+    3 to 40 rounds). As few rounds say little, the assumed correlation counts for `ASSUMED_PAIRS` more pairs.
     """
-    found, weight = USUAL_CORRELATION * USUAL_PAIRS, float(USUAL_PAIRS)
+    found, weight = ASSUMED_CORRELATION * ASSUMED_PAIRS, float(ASSUMED_PAIRS)
     for one in series:
         known = [value for value in one if value is not None]
         count = len(known)
@@ -257,6 +263,13 @@ def correlation(series: Iterable[Sequence[float | None]]) -> float:
             found += sum(pairs) / variance + len(pairs) / (count - 1)
             weight += len(pairs) * (1 - 3 / count + 4 / count**3)
     return max(0.0, found / weight)
+
+
+def freedom(rho: float) -> float:
+    """Share of the degrees of freedom of a variance that correlation leaves (Bartlett 1946, JRSS Supplement 8, 27-41,
+    of an autoregression's squares).
+    """
+    return (1 - rho**2) / (1 + rho**2)
 
 
 def widening(rho: float) -> float:

@@ -205,23 +205,30 @@ def test_the_correlation_of_many_series_is_found(rho: float, count: int) -> None
     assert correlation(series) == pytest.approx(rho, abs=0.06)
 
 
-def test_few_rounds_are_taken_to_be_correlated_as_usual() -> None:
-    assert correlation([]) == correlation([[0.1, 0.2]]) == correlation([[0.1] * 9]) == 0.2
-    assert 0 <= correlation([[0.1, 0.3, 0.2]]) <= 0.4
+def test_few_rounds_are_taken_to_be_correlated() -> None:
+    assert correlation([]) == correlation([[0.1, 0.2]]) == correlation([[0.1] * 9]) == 0.4
+    assert 0.2 <= correlation([[0.1, 0.3, 0.2]]) <= 0.4
+    alternating: list[float | None] = [0.1, 0.2] * 20
+    assert correlation([alternating]) == 0.0
 
 
 def test_intervals_are_widened_for_correlated_rounds() -> None:
     assert (widening(0), widening(-0.3)) == (1, 1)
     assert widening(0.25) == pytest.approx(math.sqrt(1.25 / 0.75))
     assert widening(1.0) < 5
-    for count in (4, 12):
-        ratios = [math.exp(random.Random(count).gauss(0, 0.03)) for _ in range(count)]
-        plain, wide = ratio_interval(ratios), ratio_interval(ratios, widening=1.5)
-        assert plain is not None
-        assert wide is not None
-        middle = median(ratios)
-        assert math.log(wide.high / middle) == pytest.approx(1.5 * math.log(plain.high / middle))
-        assert math.log(wide.low / middle) == pytest.approx(1.5 * math.log(plain.low / middle))
+    draw = random.Random(1)
+    ratios = [math.exp(draw.gauss(0, 0.03)) for _ in range(12)]
+    middle = median(ratios)
+    plain, wide, few = ratio_interval(ratios), ratio_interval(ratios, widening=1.5), ratio_interval(ratios[:5])
+    few_wide = ratio_interval(ratios[:5], widening=1.5)
+    assert plain is not None
+    assert wide is not None
+    assert few is not None
+    assert few_wide is not None
+    assert math.log(wide.high / middle) == pytest.approx(1.5 * math.log(plain.high / middle))
+    assert math.log(wide.low / middle) == pytest.approx(1.5 * math.log(plain.low / middle))
+    # Student's t loses degrees of freedom too.
+    assert math.log(few_wide.high / few_wide.low) > 1.6 * math.log(few.high / few.low)
 
 
 # Ratios and verdicts.
