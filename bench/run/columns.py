@@ -196,13 +196,17 @@ def ratio_cell(ratio: statistics.Ratio) -> str:
 
 
 def speedup_cell(run: Run, record: Record) -> str:
-    """`2.70× 2.61–2.78`, `tie 0.98–1.14`, `implausible`, or a dash if models or rounds allow no speed-up."""
+    """`2.70× 2.61–2.78`, `tie 0.98–1.14`, `implausible`, `disturbed`, `too few rounds`, or a dash if models allow no
+    speed-up.
+    """
     if run.is_implausible(record):
         return "implausible"
+    if why := run.why_undecided(record):
+        return why.partition(":")[0]
+    if record.candidate == run.baseline_candidate and run.are_sound(record):
+        return "1×"
     ratio = run.ratio(record) if record.status == "ok" else None
-    if ratio is None:
-        return DASH
-    return "1×" if record.candidate == run.baseline_candidate else ratio_cell(ratio)
+    return DASH if ratio is None else ratio_cell(ratio)
 
 
 def legend(run: Run) -> str:

@@ -24,6 +24,8 @@ def fastest_at(run: Run, point: Any, records: Sequence[Record]) -> Section:
     """The winner of one point: who is fastest, by how much, or with whom it ties."""
     if (found := winner(run, records)) is None:
         return Section("")
+    if found.why_undecided:
+        return Section("", (f"undecided: {found.why_undecided}",), style="yellow", point=point)
     baseline, ratio = run.baseline_candidate, run.ratio(found.record)
     line = f"fastest: {run.name(found.record.candidate)}"
     is_told_apart = baseline not in [one.candidate for one in (found.record, *found.ties)]
