@@ -31,7 +31,7 @@ from bench.run.record import SAME_MODEL, Point, Record, Run
 from bench.spec import Candidate
 from bench.statistics import Interval
 
-VERDICTS = ("slower", "faster", "same", "ambiguous", "new", "gone")
+VERDICTS = ("slower", "faster", "same", "undecided", "new", "gone")
 THRESHOLD = 0.05
 REGRESSION_EXIT_CODE = 4
 #: Standings of a cell, by `SAME_MODEL` and "lossy"; what else was measured is unjudged.
@@ -61,16 +61,16 @@ class Change:
     def verdict(self, threshold: float) -> str:
         """`slower` if all of the interval lies above 1 + `threshold`, `faster` if all lies below the inverse of that.
 
-        `same` if all lies within the two; else, and without an interval, `ambiguous`.
+        `same` if all lies within the two; else, and without an interval, `undecided`.
         """
         if self.interval is None or self.inverse is None:
-            return "ambiguous"
+            return "undecided"
         limit = 1 + threshold
         if self.interval.low > limit:
             return "slower"
         if self.inverse.low > limit:
             return "faster"
-        return "same" if max(self.interval.high, self.inverse.high) <= limit else "ambiguous"
+        return "same" if max(self.interval.high, self.inverse.high) <= limit else "undecided"
 
 
 @dataclass(frozen=True)

@@ -88,10 +88,10 @@ class Contrast:
 
     def error(self, rho: float = 0.0) -> tuple[float, float]:
         """Standard error of `log`, widened for correlation, and its degrees of freedom."""
-        variances = [(part.variance / part.count, part.count - 1) for part in self.parts.values()]
+        variances = [(part.variance / part.count, freedom(part.count, rho)) for part in self.parts.values()]
         total = sum(variance for variance, _ in variances)
         squares = sum(variance**2 / free for variance, free in variances if variance)
-        return widening(rho) * math.sqrt(total), freedom(rho) * total**2 / squares if squares else math.inf
+        return widening(rho) * math.sqrt(total), total**2 / squares if squares else math.inf
 
     @property
     def effective_rounds(self) -> float:

@@ -38,10 +38,6 @@ MOST_CORRELATION = 0.9
 RANKS_FROM = 8
 #: Samples that a percentile needs (MLPerf LoadGen, early stopping).
 PERCENTILE_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
-#: Confidence of each median where two that were measured apart make a ratio.
-EACH_CONFIDENCE = 1 - (1 - RATIO_CONFIDENCE) / 2
-#: The same for a ratio at `MEDIAN_CONFIDENCE`.
-EACH_OF_TWO_CONFIDENCE = 1 - (1 - MEDIAN_CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
@@ -68,12 +64,8 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """ "faster" or "slower" where the whole interval lies beyond `TIE_MARGIN`, else "tie"."""
-        if self.interval is None:
-            return "tie"
-        if self.interval.low > 1 + TIE_MARGIN:
-            return "faster"
-        return "slower" if self.interval.high < 1 / (1 + TIE_MARGIN) else "tie"
+        """`same`, `faster`, `slower` or `undecided`, by the interval (`verdict`)."""
+        return verdict(self.interval)
 
 
 @dataclass(frozen=True)
@@ -148,16 +140,16 @@ def median_interval(rounds: Sequence[Sequence[float]], confidence: float = MEDIA
 
 
 def _interval(
-    values: Sequence[float], confidence: float, middle: float, ranks_from: int, left: float = 1.0
+    values: Sequence[float], confidence: float, middle: float, ranks_from: int, rho: float = 0.0
 ) -> Interval | None:
     """Interval of the median of `values`, widened to hold `middle`: by ranks with `ranks_from` values or more, else by
-    Student's t with the share `left` of its degrees of freedom.
+    Student's t.
     """
     if len(values) < 2:
         return None
     ordered = sorted(values)
     rank = _order_statistic(len(ordered), confidence) if len(ordered) >= ranks_from else None
-    found = student_interval(values, confidence, left) if rank is None else Interval(ordered[rank], ordered[-1 - rank])
+    found = student_interval(values, confidence, rho) if rank is None else Interval(ordered[rank], ordered[-1 - rank])
     return Interval(min(found.low, middle), max(found.high, middle))
 
 
@@ -181,10 +173,12 @@ def _order_statistic(count: int, confidence: float) -> int | None:
     return best
 
 
-def student_interval(values: Sequence[float], confidence: float, left: float = 1.0) -> Interval:
-    """Interval of the centre of 2 or more positive `values` by Student's t over their logarithms."""
+def student_interval(values: Sequence[float], confidence: float, rho: float = 0.0) -> Interval:
+    """Interval of the centre of 2 or more positive `values` by Student's t over their logarithms, with the degrees of
+    freedom that a correlation of `rho` leaves; not widened for it.
+    """
     logs = [math.log(value) for value in values]
-    half = student(confidence, left * (len(logs) - 1)) * _stdlib.stdev(logs) / math.sqrt(len(logs))
+    half = student(confidence, freedom(len(logs), rho)) * _stdlib.stdev(logs) / math.sqrt(len(logs))
     centre = _stdlib.fmean(logs)
     return Interval(math.exp(max(centre - half, -700)), math.exp(min(centre + half, 700)))
 
@@ -196,15 +190,18 @@ def ratio_interval(
 
     `widening` is the factor, on the scale of logarithms, by which both ends move away from the median (`widening`).
     """
-    left = 2 * widening**2 / (widening**4 + 1)  # `freedom`, by the correlation that widens so
-    found = _interval(ratios, confidence, median(ratios), RANKS_FROM, left) if ratios else None
+    rho = (widening**2 - 1) / (widening**2 + 1)
+    found = _interval(ratios, confidence, median(ratios), RANKS_FROM, rho) if ratios else None
     return None if found is None else widened(found, median(ratios), widening)
 
 
 def widened(interval: Interval, middle: float, factor: float) -> Interval:
     """`interval` with both ends `factor` times as far from `middle`, on the scale of logarithms."""
-    low, high = (min(max(factor * math.log(end / middle), -700), 700) for end in (interval.low, interval.high))
-    return Interval(middle * math.exp(low), middle * math.exp(high)) if factor != 1 else interval
+    if factor == 1:
+        return interval
+    far = (factor * math.log(min(max(end / middle, 1e-300), 1e300)) for end in (interval.low, interval.high))
+    low, high = (middle * math.exp(min(max(log, -700), 700)) for log in far)
+    return Interval(low, high)
 
 
 def verdict(interval: Interval | None) -> str:
@@ -265,11 +262,13 @@ def correlation(series: Iterable[Sequence[float | None]]) -> float:
     return max(0.0, found / weight)
 
 
-def freedom(rho: float) -> float:
-    """Share of the degrees of freedom of a variance that correlation leaves (Bartlett 1946, JRSS Supplement 8, 27-41,
-    of an autoregression's squares).
+def freedom(count: int, rho: float = 0.0) -> float:
+    """Degrees of freedom of the variance of `count` rounds that are correlated by `rho`.
+
+    Of many rounds it is (1 - rho²) / (1 + rho²) of what independent ones have (Bartlett 1946, JRSS Supplement 8,
+    27-41); of three none is lost, and between the two the loss grows with 1 - 3/count (by simulation).
     """
-    return (1 - rho**2) / (1 + rho**2)
+    return (count - 1) * (1 - max(0.0, 1 - 3 / count) * 2 * rho**2 / (1 + rho**2))
 
 
 def widening(rho: float) -> float:
@@ -286,30 +285,46 @@ def round_ratios(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[f
     return [median(b) / median(o) for b, o in zip(baseline, other, strict=False) if b and o and median(o) > 0]
 
 
-def ratio_within_rounds(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Ratio | None:
-    """How many times faster `other` is than `baseline`: median of the rounds' ratios with its interval; None without
-    rounds.
+def ratio_within_rounds(
+    baseline: Sequence[Sequence[float]],
+    other: Sequence[Sequence[float]],
+    confidence: float = RATIO_CONFIDENCE,
+    widening: float = 1.0,
+) -> Ratio | None:
+    """How many times faster `other` is than `baseline`: median of the rounds' ratios with its interval (see
+    `ratio_interval`); None without rounds.
 
     A drift that is slow against a round hits both alike and cancels; a stall of one turn widens the interval.
     """
     ratios = round_ratios(baseline, other)
-    return Ratio(median(ratios), ratio_interval(ratios), len(ratios)) if ratios else None
+    interval = ratio_interval(ratios, confidence, widening)
+    return Ratio(median(ratios), interval, len(ratios), confidence) if ratios else None
 
 
 def ratio_of_runs(
-    old: Sequence[Sequence[float]], new: Sequence[Sequence[float]], confidence: float = RATIO_CONFIDENCE
+    old: Sequence[Sequence[float]],
+    new: Sequence[Sequence[float]],
+    confidence: float = RATIO_CONFIDENCE,
+    widening: float = 1.0,
 ) -> Ratio | None:
     """How many times faster `new` is than `old` where the two were measured apart, so that nothing pairs them.
 
-    The interval divides the intervals of the two medians at the confidence that makes the
-    quotient's at least `confidence` (Bonferroni), that of a ratio or of a median; None without an interval of either.
+    The interval divides the intervals of the two medians at the confidence that makes the quotient's at least
+    `confidence` (Bonferroni), and is widened by `widening`; None without an interval of either.
     """
-    each = EACH_CONFIDENCE if confidence == RATIO_CONFIDENCE else EACH_OF_TWO_CONFIDENCE
+    each = 1 - (1 - confidence) / 2
     before, after = median_interval(old, each), median_interval(new, each)
     if before is None or after is None:
         return None
     value = median(pooled(old)) / median(pooled(new))
-    return Ratio(value, Interval(before.low / after.high, before.high / after.low), min(len(old), len(new)))
+    ends = Interval(before.low / after.high, before.high / after.low)
+    return Ratio(value, widened(ends, value, widening), min(len(old), len(new)), confidence)
+
+
+def jointly(ratios: Sequence[Callable[[float], Ratio]], error: float = PAGE_ERROR) -> list[Ratio]:
+    """The comparisons of one page, each as a function of its confidence, at the levels that `holm` gives them."""
+    levels = holm([lambda level, one=one: one(level).verdict != "undecided" for one in ratios], error)  # type: ignore[misc]
+    return [one(level) for one, level in zip(ratios, levels, strict=True)]
 
 
 def pooled(rounds: Sequence[Sequence[float]]) -> list[float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import statistics
 from bench.columns import DASH, Column, factor, milliseconds, percent
+from bench.run import joint
 from bench.run.record import WALL, Record, Run, is_unsteady
 
 #: Stands before the median of a cell that was disturbed; a warning says by what.
@@ -217,17 +218,19 @@ OTHER_TIMES = (
 
 
 def ratio_cell(ratio: statistics.Ratio) -> str:
-    """`2.70× 2.61–2.78`; verdict and interval alone for a tie, and if the interval is too wide to have a middle."""
+    """`2.70× 2.61–2.78`; verdict and interval alone if it is neither faster nor slower, and if the interval is too wide
+    to have a middle.
+    """
     if ratio.interval is None:
         return f"{factor(ratio.value)}× (1 round)"
     span = f"{factor(ratio.interval.low)}–{factor(ratio.interval.high)}"
-    is_verdict = is_unsteady(ratio) or ratio.verdict == "tie"
+    is_verdict = is_unsteady(ratio) or ratio.verdict in ("same", "undecided")
     return f"{ratio.verdict} {span}" if is_verdict else f"{factor(ratio.value)}× {span}"
 
 
 def speedup_cell(run: Run, record: Record) -> str:
-    """`2.70× 2.61–2.78`, `tie 0.98–1.14`, `implausible`, `disturbed`, `too few rounds`, or a dash if models allow no
-    speed-up.
+    """`2.70× 2.61–2.78`, `undecided 0.98–1.14`, `implausible`, `disturbed`, `too few rounds`, or a dash if models allow
+    no speed-up.
     """
     if run.is_implausible(record):
         return "implausible"
@@ -239,11 +242,24 @@ def speedup_cell(run: Run, record: Record) -> str:
     return DASH if ratio is None else ratio_cell(ratio)
 
 
+def level(confidence: float) -> str:
+    """A confidence as `99%` or `99.95%`."""
+    return f"{100 * confidence:.4g}%"
+
+
+def of_verdicts(run: Run) -> str:
+    """At which levels the intervals of a run's speed-ups are."""
+    found = [level(one) for one in sorted(set(joint.of(run).levels.values()))] or [level(statistics.RATIO_CONFIDENCE)]
+    span = " to ".join(dict.fromkeys((found[0], found[-1])))
+    together = "" if found == ["99%"] else f", which holds all verdicts together at {level(1 - statistics.PAGE_ERROR)}"
+    return f"intervals at {span}{together}"
+
+
 def legend(run: Run) -> str:
     """What the columns of times and speed-ups are."""
     return (
         f"±: {statistics.MEDIAN_CONFIDENCE:.0%} interval; spread: interquartile range; speed-up: against "
-        f"{run.baseline_candidate.label} within rounds, {statistics.RATIO_CONFIDENCE:.0%} interval"
+        f"{run.baseline_candidate.label} within rounds; {of_verdicts(run)}"
     )
 
 
@@ -265,7 +281,12 @@ def ratio_columns(
         ),
         Column(f"speedup{suffix}_low", of(lambda ratio: ratio.interval and ratio.interval.low)),
         Column(f"speedup{suffix}_high", of(lambda ratio: ratio.interval and ratio.interval.high)),
-        Column(f"verdict{suffix}", of(lambda ratio: ratio.verdict), help="faster, slower or tie"),
+        Column(f"verdict{suffix}", of(lambda ratio: ratio.verdict), help="same, faster, slower or undecided"),
+        Column(
+            f"confidence{suffix}",
+            of(lambda ratio: ratio.interval and ratio.confidence),
+            help="of the interval; all verdicts of a run hold together at 99 %",
+        ),
     )
 
 

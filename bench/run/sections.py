@@ -222,8 +222,10 @@ def _paid_at(run: Run, record: Record) -> str:
     if base is None or base is record or ratio is None:
         return "held against nothing"
     name = run.name(base.candidate)
-    if ratio.verdict == "tie":
-        return f"never paid back (a tie with {name})"
+    if ratio.verdict == "same":
+        return f"never paid back (the same as {name})"
+    if ratio.verdict == "undecided":
+        return f"not known (undecided against {name})"
     own, other = start_seconds(record), start_seconds(base)
     if own is None or other is None:
         return "held against nothing, as not every load was timed"

@@ -75,16 +75,16 @@ samples = rounds_of_samples | near_rounds
 
 @given(samples, samples, thresholds, thresholds)
 def test_verdicts_of_any_samples_agree(old: list[list[int]], new: list[list[int]], one: float, other: float) -> None:
-    exchanged = {"slower": "faster", "faster": "slower", "same": "same", "ambiguous": "ambiguous"}
+    exchanged = {"slower": "faster", "faster": "slower", "same": "same", "undecided": "undecided"}
     change, small, large = change_of(old, new), min(one, other), max(one, other)
     strict, lenient = change.verdict(small), change.verdict(large)
     assert change_of(new, old).verdict(small) == exchanged[strict], "exchanging the runs exchanges slower and faster"
-    assert change_of(old, old).verdict(small) in ("same", "ambiguous"), "a run is neither slower nor faster than itself"
+    assert change_of(old, old).verdict(small) in ("same", "undecided"), "a run is neither slower nor faster than itself"
     assert strict != "same" or lenient == "same", "a larger threshold lets more pass"
     assert lenient not in ("slower", "faster") or strict == lenient
     if min(len(old), len(new)) < 2:
         assert change.interval is change.inverse is None
-        assert strict == "ambiguous"
+        assert strict == "undecided"
         return
     assert change.interval is not None and change.inverse is not None
     assert change.value in change.interval
@@ -106,8 +106,8 @@ def test_what_takes_many_times_longer_is_slower(rounds: list[list[int]], factor:
             ({}, {"ms": ms}, verdict)
             for ms, verdict in ((12, "slower"), (8, "faster"), (10.1, "same"), (10.6, "slower"))
         ),
-        ({}, {"ms": 10.49}, "ambiguous"),
-        ({}, {"rounds": [[100] * 50]}, "ambiguous"),
+        ({}, {"ms": 10.49}, "undecided"),
+        ({}, {"rounds": [[100] * 50]}, "undecided"),
         ({"verdict": "exact"}, {"ms": 20}, "slower"),
         ({"verdict": "lossy"}, {"verdict": "lossy", "ms": 20}, "slower"),
         ({"verdict": "unjudged"}, {"verdict": "unjudged", "ms": 20}, "slower"),
@@ -435,7 +435,7 @@ def test_the_table_fits_80_columns(cli_here, tmp_path: Path, runs: int) -> None:
     done = cli_here("diff", *names)
     assert done.returncode == 4
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
-    for part in ("128×1024", "13013", "slower", "gone", "ambiguous", "fp32", "bf16", "it died it died"):
+    for part in ("128×1024", "13013", "slower", "gone", "undecided", "fp32", "bf16", "it died it died"):
         assert part in done.stdout, part
 
 
@@ -443,6 +443,6 @@ def test_a_change_of_any_width_is_json(cli_here, tmp_path: Path) -> None:
     names = [write(tmp_path / f"{day}.jsonl", record(rounds=[[1e-6], [1e6 * day]]), day=day) for day in (1, 2)]
     done = cli_here("diff", *names, "--json")
     document = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert document["cells"][0]["verdict"] == "ambiguous"
+    assert document["cells"][0]["verdict"] == "undecided"
     assert document["cells"][0]["time_ratio_high"] is None
     assert ">+999%" in cli_here("diff", *names).stdout

@@ -116,7 +116,7 @@ def test_correlated_rounds_widen_the_bound() -> None:
     assert one.interval is not None
     assert other.interval is not None
     wide, narrow = (math.log(each.high / each.low) for each in (other.interval, one.interval))
-    fewer = student(0.95, 5 * (1 - 0.25**2) / (1 + 0.25**2)) / student(0.95, 5)
+    fewer = student(0.95, 5 * (1 - 0.5 * 2 * 0.25**2 / (1 + 0.25**2))) / student(0.95, 5)
     assert wide / narrow == pytest.approx(math.sqrt(1.25 / 0.75) * fewer)
 
 
