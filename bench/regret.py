@@ -19,7 +19,7 @@ import statistics as _stdlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from bench.statistics import Interval, Ratio, freedom, student, widening
+from bench.statistics import UNSEEN, Interval, Ratio, freedom, student, widening
 
 Candidate = Hashable
 #: What was timed in turns, round by round: a point, with its run where there are several, and with the candidate
@@ -33,8 +33,6 @@ MOST_REGRET = 0.03
 CONFIDENCE = 0.95
 #: Rounds that must count for two candidates in a cell before anything is said of the two.
 LEAST_ROUNDS = 3
-#: What a second speed that few rounds did not show may add to a candidate's time.
-UNSEEN = 0.05
 #: Relative variance of a round of a cell whose rounds were all alike, by which extra rounds are shared out.
 _LEAST_VARIANCE = 1e-12
 #: Extra rounds of one cell beyond which a decision is not to be had by measuring on.

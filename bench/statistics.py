@@ -27,6 +27,8 @@ TIE_MARGIN = 0.01
 SAME_MARGIN = 0.03
 #: Largest share that comparisons of one page that were decided wrongly may have, all of them together.
 PAGE_ERROR = 0.01
+#: What a second speed that few rounds did not show may add to a candidate's time.
+UNSEEN = 0.05
 #: Correlation between neighbouring rounds that is assumed before any was seen, and the number of pairs of rounds that
 #: this counts for. It is above all that committed runs have (0.0 to 0.26): few rounds cannot show one, and intervals
 #: that overlook it are too narrow. See docs/choosing.md.
@@ -189,10 +191,19 @@ def ratio_interval(
     """Interval of the ratio from the rounds' ratios: by ranks, or Student's t over logarithms below 8 rounds.
 
     `widening` is the factor, on the scale of logarithms, by which both ends move away from the median (`widening`).
+    As long as all rounds may have missed a second speed (ranks give no interval at `confidence`), it is at least
+    `UNSEEN` wide to either side.
     """
-    rho = (widening**2 - 1) / (widening**2 + 1)
-    found = _interval(ratios, confidence, median(ratios), RANKS_FROM, rho) if ratios else None
-    return None if found is None else widened(found, median(ratios), widening)
+    if not ratios:
+        return None
+    middle, rho = median(ratios), (widening**2 - 1) / (widening**2 + 1)
+    found = _interval(ratios, confidence, middle, RANKS_FROM, rho)
+    if found is None:
+        return None
+    found = widened(found, middle, widening)
+    if _order_statistic(len(ratios), confidence) is not None:
+        return found
+    return Interval(min(found.low, middle / (1 + UNSEEN)), max(found.high, middle * (1 + UNSEEN)))
 
 
 def widened(interval: Interval, middle: float, factor: float) -> Interval:

@@ -240,7 +240,9 @@ def test_a_drift_between_rounds_cancels_in_the_ratio() -> None:
     ratio = ratio_within_rounds(baseline, other)
     assert ratio is not None
     assert (ratio.value, ratio.verdict, ratio.rounds) == (2.0, "faster", 3)
-    assert ratio.interval == Interval(pytest.approx(2), pytest.approx(2))
+    assert ratio.interval == Interval(pytest.approx(2 / 1.05), pytest.approx(2 * 1.05)), (
+        "3 rounds may miss a second speed"
+    )
 
 
 def test_rounds_that_one_lacks_are_left_out() -> None:
@@ -259,7 +261,7 @@ def test_a_run_against_itself_is_neither_faster_nor_slower(rounds: list[list[int
             assert ratio.verdict in ("same", "undecided")
 
 
-@given(rounds_of_samples, st.floats(1.05, 50))
+@given(rounds_of_samples, st.floats(1.07, 50))
 def test_a_constant_factor_is_found_whatever_the_rounds(rounds: list[list[int]], factor: float) -> None:
     slower = [[sample * factor for sample in round_] for round_ in rounds]
     ratio, inverse = ratio_within_rounds(slower, rounds), ratio_within_rounds(rounds, slower)
@@ -268,6 +270,14 @@ def test_a_constant_factor_is_found_whatever_the_rounds(rounds: list[list[int]],
     assert ratio.value == pytest.approx(factor)
     if len(rounds) > 1:
         assert (ratio.verdict, inverse.verdict) == ("faster", "slower")
+
+
+@pytest.mark.parametrize(("count", "expected"), [(3, "undecided"), (7, "undecided"), (8, "same"), (20, "same")])
+def test_few_rounds_may_have_missed_a_second_speed(count: int, expected: str) -> None:
+    """As likely as not in each round: 7 rounds at one speed are 1.6 % likely, 8 rounds 0.8 %."""
+    found = ratio_within_rounds([[100]] * count, [[99]] * count)
+    assert found is not None
+    assert found.verdict == expected
 
 
 def test_verdicts_of_planted_differences() -> None:
