@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import math
 import statistics as _stdlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bench.statistics import UNSEEN, Interval, Ratio, freedom, student, widening
 
-Candidate = Hashable
+#: Anything hashable.
+Candidate = Any
 #: What was timed in turns, round by round: a point, with its run where there are several, and with the candidate
 #: where it was timed apart. So candidates that no cell holds together are compared as independent.
-Cell = Hashable
+Cell = Any
 Rounds = Mapping[Cell, Mapping[Candidate, Sequence[float | None]]]
 
 #: A candidate may be taken if its time is known to exceed the best one's by at most this share.

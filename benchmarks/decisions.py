@@ -243,11 +243,7 @@ def abstain(runs: int) -> Iterator[str]:
 def page(runs: int) -> Iterator[str]:
     """Pages with a false verdict: faster or slower of what differs by 1 % at most, same of what differs by 3 %."""
     for name, noise in NOISES.items():
-        for truth, is_false in (
-            (1.0, lambda said: said in ("faster", "slower")),
-            (1.01, lambda said: said in ("faster", "slower")),
-            (1.0301, lambda said: said in ("same", "slower")),
-        ):
+        for truth, false in ((1.0, ("faster", "slower")), (1.01, ("faster", "slower")), (1.0301, ("same", "slower"))):
             row, missed = [], []
             for rounds in ROUNDS:
                 bad = 0
@@ -255,7 +251,7 @@ def page(runs: int) -> Iterator[str]:
                     g = drawn("page", name, truth, rounds, candidates, cells)
                     for _ in range(runs // 3):
                         times = times_of(g, noise, rounds, cells, [truth] + [1.0] * (candidates - 1))
-                        bad += any(is_false(ratio.verdict) for ratio in told(times))
+                        bad += any(ratio.verdict in false for ratio in told(times))
                 row.append(f"{bad / (runs // 3 * 3):8.2%}")
                 missed += [rounds] if "MISSED" in judged(bad / (runs // 3 * 3), runs, 0.01) else []
             yield f"{name:<20}truth {truth:<7}{''.join(row)}" + (f"  MISSED at {missed}" if missed else "")
@@ -269,7 +265,11 @@ def told(times: Mapping[int, Mapping[int, Sequence[Any]]]) -> list[statistics.Ra
         for cell in times.values()
         for other in list(cell)[1:]
     ]
-    return statistics.jointly([lambda level, both=both: _ratio(*both, wide, level) for both in compared])
+
+    def of(one: Any, other: Any) -> Callable[[float], statistics.Ratio]:
+        return lambda confidence: _ratio(one, other, wide, confidence)
+
+    return statistics.jointly([of(*both) for both in compared])
 
 
 def _ratio(one: Any, other: Any, wide: float, confidence: float) -> statistics.Ratio:
