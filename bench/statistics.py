@@ -35,9 +35,6 @@ UNSEEN = 0.05
 ASSUMED_CORRELATION, ASSUMED_PAIRS = 0.4, 10
 #: Largest correlation that intervals are widened for: beyond it rounds say nothing of each other's mean.
 MOST_CORRELATION = 0.9
-#: Rounds from which ranks give an interval at `RATIO_CONFIDENCE`: all of 7 fall on one side
-#: of the truth with probability 2/2**7 = 1.6 %, all of 8 with 0.8 %.
-RANKS_FROM = 8
 #: Samples that a percentile needs (MLPerf LoadGen, early stopping).
 PERCENTILE_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
 
@@ -137,22 +134,16 @@ def median_interval(rounds: Sequence[Sequence[float]], confidence: float = MEDIA
     Order Statistics, 7.1), below by Student's t over logarithms; it holds the median of all samples. None below two
     rounds.
     """
-    medians = [median(round_) for round_ in rounds if round_]
-    return _interval(medians, confidence, median(pooled(rounds)), 2) if medians else None
-
-
-def _interval(
-    values: Sequence[float], confidence: float, middle: float, ranks_from: int, rho: float = 0.0
-) -> Interval | None:
-    """Interval of the median of `values`, widened to hold `middle`: by ranks with `ranks_from` values or more, else by
-    Student's t.
-    """
-    if len(values) < 2:
+    medians = sorted(median(round_) for round_ in rounds if round_)
+    if len(medians) < 2:
         return None
-    ordered = sorted(values)
-    rank = _order_statistic(len(ordered), confidence) if len(ordered) >= ranks_from else None
-    found = student_interval(values, confidence, rho) if rank is None else Interval(ordered[rank], ordered[-1 - rank])
-    return Interval(min(found.low, middle), max(found.high, middle))
+    rank, middle = _order_statistic(len(medians), confidence), median(pooled(rounds))
+    found = student_interval(medians, confidence) if rank is None else Interval(medians[rank], medians[-1 - rank])
+    return _holding(middle, found)
+
+
+def _holding(middle: float, interval: Interval) -> Interval:
+    return Interval(min(interval.low, middle), max(interval.high, middle))
 
 
 def precision(rounds: Sequence[Sequence[float]]) -> float | None:
@@ -188,22 +179,46 @@ def student_interval(values: Sequence[float], confidence: float, rho: float = 0.
 def ratio_interval(
     ratios: Sequence[float], confidence: float = RATIO_CONFIDENCE, widening: float = 1.0
 ) -> Interval | None:
-    """Interval of the ratio from the rounds' ratios: by ranks, or Student's t over logarithms below 8 rounds.
+    """Interval of the centre of the rounds' ratios, on the scale of logarithms; None below two rounds.
 
-    `widening` is the factor, on the scale of logarithms, by which both ends move away from the median (`widening`).
-    As long as all rounds may have missed a second speed (ranks give no interval at `confidence`), it is at least
-    `UNSEEN` wide to either side.
+    It is Wilcoxon's (1945, Biometrics Bulletin 1, 80-83): order statistics of the means of all pairs (Hollander
+    and Wolfe, Nonparametric Statistical Methods, 3.3). Rounds so few that ranks give no interval at `confidence` (7 at
+    99 %) may all have missed a second speed: then it is Student's, at least `UNSEEN` wide to either side.
+    `widening` is the factor by which both ends move away from the median, which it holds.
     """
-    if not ratios:
+    if len(ratios) < 2:
         return None
-    middle, rho = median(ratios), (widening**2 - 1) / (widening**2 + 1)
-    found = _interval(ratios, confidence, middle, RANKS_FROM, rho)
-    if found is None:
-        return None
-    found = widened(found, middle, widening)
-    if _order_statistic(len(ratios), confidence) is not None:
-        return found
-    return Interval(min(found.low, middle / (1 + UNSEEN)), max(found.high, middle * (1 + UNSEEN)))
+    middle, rank = median(ratios), _signed_rank(len(ratios), confidence)
+    if rank is None:
+        rho = (widening**2 - 1) / (widening**2 + 1)
+        found = widened(_holding(middle, student_interval(ratios, confidence, rho)), middle, widening)
+        return Interval(min(found.low, middle / (1 + UNSEEN)), max(found.high, middle * (1 + UNSEEN)))
+    logs = [math.log(ratio) for ratio in ratios]
+    means = sorted((one + other) / 2 for place, one in enumerate(logs) for other in logs[place:])
+    found = Interval(math.exp(means[rank]), math.exp(means[-1 - rank]))
+    return widened(_holding(middle, found), middle, widening)
+
+
+@lru_cache(maxsize=1024)
+def _signed_rank(count: int, confidence: float) -> int | None:
+    """Largest k such that the k-th smallest and k-th largest (from 0) mean of two of `count` hold the centre at
+    `confidence`: exactly up to 50, then by the normal distribution.
+    """
+    pairs = count * (count + 1) // 2
+    if count > 50:
+        z = _stdlib.NormalDist().inv_cdf((1 + confidence) / 2)
+        return math.floor(pairs / 2 - z * math.sqrt(pairs * (2 * count + 1) / 12))
+    ways = [1] + [0] * pairs
+    for rank in range(1, count + 1):
+        for total in range(pairs, rank - 1, -1):
+            ways[total] += ways[total - rank]
+    outside, best = 0, None
+    for k in range(pairs // 2):
+        outside += 2 * ways[k]
+        if outside > (1 - confidence) * 2**count:
+            break
+        best = k
+    return best
 
 
 def widened(interval: Interval, middle: float, factor: float) -> Interval:
