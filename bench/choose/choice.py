@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench import regret
 from bench.choose import stakes as weighing
@@ -99,16 +99,10 @@ class Decision:
         return regret.ratio(self.stakes, self.runner_up.label, first.label)
 
     def interval_ns(self, one: Weighed) -> Interval | None:
-        """95 % interval of the time of a unit of work of a candidate; None if it is not known, or if without traffic
-        there is no such time.
-        """
-        if one.label not in self.stakes.weights or self.stakes.is_geometric or self.too_few:
-            return None
-        nothing = Stakes(
-            {one.label: self.stakes.weights[one.label], "": {}}, self.stakes.rounds,
-            {one.label: self.stakes.constants.get(one.label, 0.0), "": one.price}, rho=self.stakes.rho,
-        )  # fmt: skip
-        found = regret.ratio(nothing, one.label, "")
+        """95 % interval of the time of a unit of work of a candidate; None if it is not known."""
+        mine = weighing.stakes_of([one], is_geometric=False)
+        stakes = replace(mine, weights={**mine.weights, "": {}}, constants={**mine.constants, "": one.price})
+        found = regret.ratio(stakes, one.label, "") if one.records else None
         return None if found is None else found.interval
 
     def pays_back_after(self, other: Weighed) -> float | None:
