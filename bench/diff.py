@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import Any
 
 from bench import statistics
-from bench.errors import UserError
+from bench.errors import REGRESSION, UNDECIDED, UserError, foremost
 from bench.machine import GPU_SETTINGS
 from bench.options import declaration
 from bench.run.alike import OF_ONE_MACHINE, name_of
@@ -33,7 +33,6 @@ from bench.statistics import Interval
 
 VERDICTS = ("slower", "faster", "same", "undecided", "new", "gone")
 THRESHOLD = 0.05
-REGRESSION_EXIT_CODE = 4
 #: Standings of a cell, by `SAME_MODEL` and "lossy"; what else was measured is unjudged.
 NOT_MEASURED, UNJUDGED, LOSSY, SAME = range(4)
 #: Facts of a fingerprint that may differ within one machine and may explain a change.
@@ -127,8 +126,9 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """4 with a regression, else 0."""
-        return REGRESSION_EXIT_CODE if self.regressions else 0
+        """4 with a regression, else 6 if what became of a cell is not known, else 0."""
+        is_open = any(cell.verdict in ("ambiguous", "undecided") for cell in self.cells)
+        return foremost((REGRESSION if self.regressions else 0, UNDECIDED if is_open else 0))
 
 
 def labels(count: int) -> tuple[str, ...]:

@@ -163,6 +163,11 @@ class Findings:
         return tuple(part for part in self.parts if not part.is_ready)
 
     @property
+    def is_fit(self) -> bool:
+        """True if the noise is known, and nothing came out faster or slower than itself."""
+        return self.noise is not None and not self.noise.false_verdicts
+
+    @property
     def exit_code(self) -> int:
         """1 if something could not be measured, else 0: what is missing or disturbs is a finding."""
         return 1 if self.unmeasured else 0

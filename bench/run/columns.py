@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from bench import statistics
-from bench.columns import DASH, Column, factor, milliseconds, percent
+from bench.columns import DASH, Column, factor, milliseconds, percent, plus_minus, span
 from bench.run import joint
 from bench.run.record import WALL, Record, Run, is_unsteady
 
@@ -172,8 +172,38 @@ def headline_cell(run: Run, record: Record, value: Any, show: Callable[[Any], st
 
 
 def median_cell(kind: str) -> Callable[[Run, Record], str]:
-    """The median of one kind of time in ms, marked if the cell was disturbed; else its status."""
-    return lambda run, record: headline_cell(run, record, median_ms(kind)(run, record), ms)
+    """The median of one kind of time in ms, with digits as its interval allows, marked if the cell was disturbed; else
+    its status.
+    """
+
+    def cell(run: Run, record: Record) -> str:
+        shown = ms_within(statistics.precision(record.rounds_ns(kind)))
+        return headline_cell(run, record, median_ms(kind)(run, record), shown)
+
+    return cell
+
+
+def ms_within(share: float | None) -> Callable[[float], str]:
+    """Shows milliseconds with the digits that an interval allows, of which `share` is half over the middle."""
+    return lambda value: milliseconds(value * 1e6, None if share is None else value * 1e6 * share)
+
+
+def precision(per: Callable[[Run], float] = lambda run: 1.0) -> Column:
+    """Half of the interval of the median over the median; beyond ±50 % the cell has its ends, each over `per`."""
+
+    def cell(run: Run, record: Record) -> str:
+        found = statistics.median_interval(record.rounds) if record.samples else None
+        if found is None:
+            return DASH
+        half, scale = (found.high - found.low) / 2, per(run)
+        shown = lambda ns: milliseconds(ns / scale, half / 10 / scale)  # noqa: E731
+        return plus_minus(statistics.median(record.samples), found.low, found.high, shown)
+
+    return Column(
+        "precision_share", _of_samples(lambda record: statistics.precision(record.rounds)), title="±", cell=cell,
+        drop=90, help=f"half-width of the median's {statistics.MEDIAN_CONFIDENCE:.0%} interval over the median; beyond "
+        "±50 % its ends, ms",
+    )  # fmt: skip
 
 
 MEDIAN = Column(
@@ -181,10 +211,7 @@ MEDIAN = Column(
     interval=("median_low_ms", "median_high_ms"),
     help="median of synchronised wall time of one call, ms; ! marks a disturbed cell",
 )  # fmt: skip
-PRECISION = Column(
-    "precision_share", _of_samples(lambda record: statistics.precision(record.rounds)), title="±", show=percent,
-    drop=90, help=f"half-width of the median's {statistics.MEDIAN_CONFIDENCE:.0%} interval over the median",
-)  # fmt: skip
+PRECISION = precision()
 TIMES = (
     MEDIAN,
     PRECISION,
@@ -217,15 +244,21 @@ OTHER_TIMES = (
 # Against the baseline and the machine's limits.
 
 
+def ratio_text(ratio: statistics.Ratio) -> str:
+    """`2.70×`, with digits as its interval allows."""
+    ends = ratio.interval
+    return f"{factor(ratio.value, (ends.high - ends.low) / 2 if ends else None)}×"
+
+
 def ratio_cell(ratio: statistics.Ratio) -> str:
     """`2.70× 2.61–2.78`; verdict and interval alone if it is neither faster nor slower, and if the interval is too wide
     to have a middle.
     """
     if ratio.interval is None:
         return f"{factor(ratio.value)}× (1 round)"
-    span = f"{factor(ratio.interval.low)}–{factor(ratio.interval.high)}"
+    ends = span(ratio.interval.low, ratio.interval.high)
     is_verdict = is_unsteady(ratio) or ratio.verdict in ("same", "undecided")
-    return f"{ratio.verdict} {span}" if is_verdict else f"{factor(ratio.value)}× {span}"
+    return f"{ratio.verdict} {ends}" if is_verdict else f"{ratio_text(ratio)} {ends}"
 
 
 def speedup_cell(run: Run, record: Record) -> str:

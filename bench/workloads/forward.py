@@ -67,6 +67,10 @@ class ForwardOptions(TimedOptions):
     naive_timer: bool = option(
         "Also time calls without synchronising: wrong, to explain old figures.", options.flag, default=False
     )
+    max_loss: float | None = option(
+        "Largest RMSE over the output's RMS, e.g. 2%; lets the choice take what is below fp32.", options.share,
+        default=None, show=options.shown_share,
+    )  # fmt: skip
     grad: bool = option("Also run eager with autograd on, to show what that costs.", options.flag, default=False)
 
     @classmethod

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.diff import (
-    REGRESSION_EXIT_CODE,
     VERDICTS,
     Cell,
     Comparison,
@@ -23,7 +22,7 @@ from bench.diff import (
     changes,
     compare_runs,
 )
-from bench.errors import UserError
+from bench.errors import REGRESSION, UserError
 from bench.machine.roofline import Peaks
 from bench.run.alike import obstacles
 from bench.run.record import Record, Run
@@ -167,7 +166,7 @@ def test_a_cell_that_is_lost_is_gone_with_its_reason_and_a_regression(lost: dict
     compared = compare_runs([there, run_of(record(**lost), notes=notes)])
     (cell,) = compared.cells
     assert (cell.verdict, cell.is_regression, cell.reason) == ("gone", True, reason)
-    assert (cell.medians_ns[1], cell.change, compared.exit_code) == (None, None, REGRESSION_EXIT_CODE)
+    assert (cell.medians_ns[1], cell.change, compared.exit_code) == (None, None, REGRESSION)
     back = compare_runs([run_of(record(**lost), notes=notes), there])
     (cell,) = back.cells
     assert (cell.verdict, cell.is_regression, back.exit_code) == ("new", False, 0)
@@ -185,7 +184,7 @@ def test_what_is_not_planned_any_more_is_no_regression() -> None:
     compared = compare_runs([both, unfinished])
     assert [cell.verdict for cell in compared.cells] == ["same", "gone"]
     assert "incomplete; bench compare --resume" in compared.cells[1].reason
-    assert (compared.exit_code, compare_runs([unfinished, both]).exit_code) == (REGRESSION_EXIT_CODE, 0)
+    assert (compared.exit_code, compare_runs([unfinished, both]).exit_code) == (REGRESSION, 0)
     ended = record(point=Shape(2, 16), status="skipped", reason="beyond the last doubling: it gained little")
     auto = {"batches": "auto", "lengths": [16], "shapes": []}
     compared = compare_runs(
@@ -303,7 +302,7 @@ def test_a_history_holds_the_last_against_the_first_and_keeps_every_median() -> 
     compared = history(10, 11, 12)
     assert compared.labels == ("run 1", "run 2", "run 3")
     assert [round((median or 0) / MS) for median in compared.cells[0].medians_ns] == [10, 11, 12]
-    assert compared.exit_code == REGRESSION_EXIT_CODE
+    assert compared.exit_code == REGRESSION
     for ms, verdict in (
         ((10, 11, 12), "slower"), ((12, 11, 10), "faster"), ((10, 99, 10), "same"), ((10, None, 10), "same"),
         ((None, 10, 20), "slower"), ((None, None, 10), "new"), ((10, 10, None), "gone"),
