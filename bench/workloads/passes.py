@@ -13,7 +13,7 @@ from bench.packing import UNSORTED, Packed, Packing, Summary
 from bench.run import columns, sections
 from bench.run.deciding import is_decided, mean_ns
 from bench.run.leads import said
-from bench.run.record import WALL, Record, Run, Turn, is_unsteady, ratio_between
+from bench.run.record import WALL, Record, Run, Turn, is_unsteady
 from bench.run.warnings import WIDE_SPREAD
 from bench.run.workload import Workload, exit_code_of
 from bench.spec import Candidate
@@ -93,7 +93,7 @@ def read_one_by_one(path: str, options: CorpusOptions, source: ModelSource) -> O
 def ratio_to_batch_1(run: Run, record: Record) -> statistics.Ratio | None:
     """Times faster a sentence than the baseline at batch 1: of medians apart, unless it is the same packing."""
     one = run.record(BATCH_1, run.baseline_candidate)
-    return ratio_between(one, record) if one is not None and run.may_compare(one, record) else None
+    return run.between(one, record) if one is not None and run.may_compare(one, record) else None
 
 
 def ratio_to_cpu(run: Run, record: Record) -> statistics.Ratio | None:
@@ -198,7 +198,7 @@ class Passes(Workload):
         yield (
             f"median of {asked.rounds} whole passes over the number of sentences, {within}, one synchronisation a "
             f"pass; ±: {statistics.MEDIAN_CONFIDENCE:.0%} interval; speed-up: against {baseline.label} in the same "
-            f"batches, within rounds, {statistics.RATIO_CONFIDENCE:.0%} interval"
+            f"batches, within rounds; {columns.of_verdicts(run)}"
         )
 
     def plan(self, run: Run) -> Iterable[str]:

@@ -72,7 +72,7 @@ def test_every_figure_has_an_interval_a_floor_and_its_memory(compared) -> None:
     for record, row in zip(run.records, run.rows(), strict=True):
         assert row["speedup"] or run.unsteadiness(record)  # a busy machine may withhold it
         assert row["median_low_ms"] <= row["median_ms"] <= row["median_high_ms"]
-        assert row["verdict"] in ("faster", "slower", "tie")
+        assert row["verdict"] in ("same", "faster", "slower", "undecided")
         assert row["speedup_low"] <= row["speedup_high"]
         assert row["gflop"] == pytest.approx(2 * (2 * (12 * 64**2) * 2 * 16 + 4 * 16**2 * 64 * 2) / 1e9, rel=0.05)
         if run.peaks.is_disturbed("fp32"):  # other work ran while the peaks were measured
