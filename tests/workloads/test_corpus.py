@@ -204,7 +204,9 @@ def test_ratios_are_within_rounds_in_a_packing_and_of_medians_apart_between_two(
     assert apart == statistics.ratio_of_runs(slow.rounds, four.rounds, apart.confidence, wide)
     assert (within.value, apart.value) == (pytest.approx(10), pytest.approx(4))
     row = run.rows()[2]
-    assert row["speedup_to_one"] == apart.value
+    assert (row["verdict_to_one"], row["confidence_to_one"]) == (apart.verdict, apart.confidence)
+    assert apart.verdict == "faster"
+    assert (row["speedup"], row["speedup_to_one"], row["speedup_to_cpu"]) == (1.0, apart.value, None)
 
 
 def test_a_run_on_the_cpu_is_held_against_the_same_corpus_alone(scripted: Run, tmp_path: Path) -> None:
