@@ -44,8 +44,8 @@ def headline(choice: Choice) -> str:
         near = f"within {MOST_REGRET:.0%} of the best, as {_names(others)} {are}"
         return f"take {first.label}: {near}, and the simplest of them"
     times = _times(choice, first, other)
-    if choice.ratio is not None and choice.ratio.interval is not None and choice.ratio.interval.low <= 1:
-        times = f"at most {share(choice.regrets[first.label].bound)} behind the best; {times}"
+    if (behind := share(choice.regrets[first.label].bound)) != share(0.0):
+        times = f"at most {behind} behind the best; {times}"
     return f"take {first.label}: {times}"
 
 

@@ -28,7 +28,7 @@ def run_of(names: list[str], ms: dict[Shape, list[float | None]]) -> Run:
     """Medians by shape in the order of `names`; None for a cell that failed."""
     return made.run_of(
         [
-            made.record(name, shape, ms=[[time or 1] * 3] * 6, status="failed" if time is None else "ok")
+            made.record(name, shape, ms=[[time or 1] * 3] * 20, status="failed" if time is None else "ok")
             for shape, times in ms.items()
             for name, time in zip(names, times, strict=True)
         ]

@@ -56,9 +56,9 @@ def test_less_data_gives_no_firmer_choice(decided: Run, rounds: int) -> None:
     assert all(one.bound >= whole.regrets[label].bound for label, one in choose(cut).regrets.items())
 
 
-def test_one_disturbed_candidate_of_a_committed_run_is_undecided(root: Path) -> None:
-    """Other work beside it: its samples stay, and it says nothing of whom to take."""
-    assert is_refused(read_run(root / "tests/golden/runs/compare.jsonl"))
+def test_a_committed_run_that_other_work_disturbed_is_undecided(root: Path) -> None:
+    """Its samples stay, and it says nothing of whom to take."""
+    assert is_refused(read_run(root / "tests/golden/runs/compare-interrupted.jsonl"))
 
 
 def test_bf16_is_not_taken_unasked(root: Path) -> None:
