@@ -131,7 +131,7 @@ def lead(run: Run, point: Any, records: Sequence[Record]) -> Lead:
 
 
 def winner(run: Run, records: Sequence[Record]) -> Lead | None:
-    """The fastest of `records` and who ties with it; None if fewer than two can be compared."""
+    """Who leads among `records`; None if fewer than two can be compared."""
     found = lead(run, None, records)
     return None if found.runner_up is None else found
 
