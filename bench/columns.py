@@ -6,6 +6,7 @@ A workload declares its columns and yields its sections; console, Markdown, page
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from bench.run.record import Record, Run
 
 DASH = "–"
+#: Half-width of an interval as a share of its middle beyond which its ends are told in place of it.
+MOST_SHARE = 0.5
 
 
 def shown(value: Any) -> str:
@@ -138,11 +141,26 @@ class Section:
         return not (self.lines or self.items or (self.table is not None and self.table.rows))
 
 
-def milliseconds(ns: float) -> str:
-    """Nanoseconds as milliseconds with four significant digits at most, e.g. `0.0123`, `1.234`, `123.4`, `12345`."""
+def milliseconds(ns: float, half_ns: float | None = None) -> str:
+    """Nanoseconds as milliseconds: digits as the half-width of their interval allows, four significant ones at most,
+    e.g. `0.0123`, `1.234`, `123.4`, `12345`; `120` if that is known to within 20.
+    """
     ms = ns / 1e6
     digits = 4 if ms < 0.1 else 3 if ms < 10 else 2 if ms < 100 else 1 if ms < 10000 else 0
-    return f"{ms:.{digits}f}"
+    return known(ms, digits, None if half_ns is None else half_ns / 1e6)
+
+
+def known(value: float, most_digits: int, half: float | None) -> str:
+    """A value with at most so many decimals, cut at the place of the first digit of its interval's `half`-width."""
+    if not half or not value:
+        return f"{value:.{most_digits}f}"
+    digits = min(most_digits, -math.floor(math.log10(min(half, abs(value)))))
+    return f"{round(value, digits):.{max(0, digits)}f}"
+
+
+def size(count: float) -> str:
+    """Bytes as `1.25 GiB`, `310 MiB` or `0.4 MiB`."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.{0 if count >= 2**20 else 1}f} MiB"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -152,10 +170,23 @@ def percent(share: float | None, digits: int = 1) -> str:
     return f"{share:.{digits}%}" if share < 1 else f"{share:.0%}" if share < 10 else ">999%"
 
 
-def factor(value: float) -> str:
-    """A ratio with three significant digits at most: `0.042`, `0.97`, `12.3`, `850`."""
+def plus_minus(value: float, low: float, high: float, show: Callable[[float], str] = shown) -> str:
+    """Half of an interval as a share of its middle, `3.1%`; beyond `MOST_SHARE` its ends, `12.3–48.1`."""
+    half = (high - low) / 2 / value
+    return percent(half) if half <= MOST_SHARE else f"{show(low)}–{show(high)}"
+
+
+def factor(value: float, half: float | None = None) -> str:
+    """A ratio with three significant digits at most, or fewer by the half-width of its interval: `0.042`, `0.97`,
+    `12.3`, `850`.
+    """
     digits = 3 if value < 0.1 else 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{digits}f}" if value < 1e4 else f"{value:.0e}"
+    return known(value, digits, half) if value < 1e4 else f"{value:.0e}"
+
+
+def span(low: float, high: float) -> str:
+    """The ends of a ratio's interval: `1.21–1.34`."""
+    return f"{factor(low)}–{factor(high)}"
 
 
 def count(number: int, noun: str) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 from bench import statistics
 from bench.columns import count
-from bench.errors import UserError
+from bench.errors import REGRESSION, UNDECIDED, UserError, foremost
 from bench.machine import GPU_SETTINGS
 from bench.options import declaration
 from bench.run import pairs
@@ -33,9 +33,8 @@ from bench.run.record import SAME_MODEL, Point, Record, Run
 from bench.spec import Candidate
 from bench.statistics import Interval
 
-VERDICTS = ("slower", "faster", "same", "ambiguous", "new", "gone")
+VERDICTS = ("slower", "faster", "same", "undecided", "new", "gone")
 THRESHOLD = 0.05
-REGRESSION_EXIT_CODE = 4
 #: Standings of a cell, by `SAME_MODEL` and "lossy"; what else was measured is unjudged.
 NOT_MEASURED, UNJUDGED, LOSSY, SAME = range(4)
 #: Facts of a fingerprint that may differ within one machine and may explain a change.
@@ -63,16 +62,16 @@ class Change:
     def verdict(self, threshold: float) -> str:
         """`slower` if all of the interval lies above 1 + `threshold`, `faster` if all lies below the inverse of that.
 
-        `same` if all lies within the two; else, and without an interval, `ambiguous`.
+        `same` if all lies within the two; else, and without an interval, `undecided`.
         """
         if self.interval is None or self.inverse is None:
-            return "ambiguous"
+            return "undecided"
         limit = 1 + threshold
         if self.interval.low > limit:
             return "slower"
         if self.inverse.low > limit:
             return "faster"
-        return "same" if max(self.interval.high, self.inverse.high) <= limit else "ambiguous"
+        return "same" if max(self.interval.high, self.inverse.high) <= limit else "undecided"
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,9 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """4 with a regression, else 0."""
-        return REGRESSION_EXIT_CODE if self.regressions else 0
+        """4 with a regression, else 6 if what became of a cell is not known, else 0."""
+        is_open = any(cell.verdict in ("ambiguous", "undecided") for cell in self.cells)
+        return foremost((REGRESSION if self.regressions else 0, UNDECIDED if is_open else 0))
 
 
 def labels(count: int) -> tuple[str, ...]:

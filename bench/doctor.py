@@ -76,9 +76,9 @@ class Twins:
         return max(abs(end - 1) for end in ends)
 
     @property
-    def is_tie(self) -> bool:
+    def is_alike(self) -> bool:
         """True if bench finds no difference between a thing and itself, as it must."""
-        return self.ratio.verdict == "tie"
+        return self.ratio.verdict not in ("faster", "slower")
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,17 @@ class Noise:
 
     @property
     def least_difference(self) -> float:
-        """Smallest difference to be believed, as a share: the floor, or the margin that is a tie by rule."""
+        """Smallest difference to be believed, as a share: the floor, or the margin of verdicts."""
         return max(self.floor, statistics.TIE_MARGIN)
 
     @property
     def false_verdicts(self) -> tuple[Twins, ...]:
         """Shapes at which a backend was called faster or slower than itself."""
-        return tuple(twin for twin in self.twins if not twin.is_tie)
+        return tuple(twin for twin in self.twins if not twin.is_alike)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types, with the computed verdicts."""
-        computed = [{"verdict": one.ratio.verdict, "bound": one.bound, "is_tie": one.is_tie} for one in self.twins]
+        computed = [{"verdict": one.ratio.verdict, "bound": one.bound, "is_alike": one.is_alike} for one in self.twins]
         return {
             "model": self.model,
             "backends": list(TWINS),
@@ -161,6 +161,11 @@ class Findings:
     def lacking(self) -> tuple[Part, ...]:
         """Parts of which something is missing."""
         return tuple(part for part in self.parts if not part.is_ready)
+
+    @property
+    def is_fit(self) -> bool:
+        """True if the noise is known, and nothing came out faster or slower than itself."""
+        return self.noise is not None and not self.noise.false_verdicts
 
     @property
     def exit_code(self) -> int:

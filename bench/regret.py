@@ -6,21 +6,27 @@ both by the rounds that count for both, as what disturbed a round disturbed both
 adds its own variance. Cells are strata: their variances add up, and the degrees of freedom are those of Welch (1947,
 Biometrika 34, 28-35) and Satterthwaite (1946, Biometrics Bulletin 2, 110-114). The interval stands on the logarithm
 of the quotient, by the delta method: beside Fieller's (1954, JRSS B 16, 175-185) it never has an open end.
+
+Rounds need not be normal. A candidate that has two speeds may have shown one of them alone: n rounds of one cell do so
+with probability 2**-n, and their spread says nothing of it. As long as that is more than the level allows, the bound is
+at least `UNSEEN` above the figure. Bursts widen the interval until they have been averaged out: they cost rounds.
 """
 
 from __future__ import annotations
 
 import math
 import statistics as _stdlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from bench.statistics import Interval, Ratio, student, widening
+from bench.statistics import UNSEEN, Interval, Ratio, freedom, student, widening
 
-Candidate = Hashable
+#: Anything hashable.
+Candidate = Any
 #: What was timed in turns, round by round: a point, with its run where there are several, and with the candidate
 #: where it was timed apart. So candidates that no cell holds together are compared as independent.
-Cell = Hashable
+Cell = Any
 Rounds = Mapping[Cell, Mapping[Candidate, Sequence[float | None]]]
 
 #: A candidate may be taken if its time is known to exceed the best one's by at most this share.
@@ -29,6 +35,8 @@ MOST_REGRET = 0.03
 CONFIDENCE = 0.95
 #: Rounds that must count for two candidates in a cell before anything is said of the two.
 LEAST_ROUNDS = 3
+#: Relative variance of a round of a cell whose rounds were all alike, by which extra rounds are shared out.
+_LEAST_VARIANCE = 1e-12
 #: Extra rounds of one cell beyond which a decision is not to be had by measuring on.
 MOST_ROUNDS = 10_000
 
@@ -59,27 +67,51 @@ class Regret:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What one cell adds to a contrast."""
+
+    variance: float
+    """Of one round's contribution."""
+    count: int
+    """Rounds."""
+    share: float
+    """Of the time of whichever spends more of it there."""
+
+
+@dataclass(frozen=True)
 class Contrast:
     """Logarithm of one candidate's figure over another's."""
 
     log: float
     """Infinite if a cell of either has no round that counts."""
-    variances: Mapping[Cell, tuple[float, int]]
-    """Variance of one round's contribution, and how many rounds there are, by cell."""
+    parts: Mapping[Cell, Part]
 
     def error(self, rho: float = 0.0) -> tuple[float, float]:
         """Standard error of `log`, widened for correlation, and its degrees of freedom."""
-        parts = [(variance / count, count - 1) for variance, count in self.variances.values()]
-        total = sum(part for part, _ in parts)
-        squares = sum(part**2 / freedom for part, freedom in parts if part)
+        variances = [(part.variance / part.count, freedom(part.count, rho)) for part in self.parts.values()]
+        total = sum(variance for variance, _ in variances)
+        squares = sum(variance**2 / free for variance, free in variances if variance)
         return widening(rho) * math.sqrt(total), total**2 / squares if squares else math.inf
+
+    @property
+    def effective_rounds(self) -> float:
+        """Rounds of one cell that would say as much of an unseen speed as these of all cells (Kish 1965, 11.7)."""
+        return 1 / sum(part.share**2 / part.count for part in self.parts.values())
+
+    def half(self, confidence: float, rho: float = 0.0) -> float:
+        """Half-width of the two-sided interval of `log`; infinite with too few rounds in any cell.
+
+        At least `UNSEEN` while all rounds may have missed a second speed.
+        """
+        if any(part.count < LEAST_ROUNDS for part in self.parts.values()):
+            return math.inf
+        error, free = self.error(rho)
+        found = error and error * student(confidence, free)
+        return found if 2**-self.effective_rounds <= (1 - confidence) / 2 + 1e-12 else max(found, math.log1p(UNSEEN))
 
     def bound(self, confidence: float, rho: float = 0.0) -> float:
         """Upper bound of `log` at a one-sided `confidence`; infinite with too few rounds in any cell."""
-        if any(count < LEAST_ROUNDS for _, count in self.variances.values()):
-            return math.inf
-        error, freedom = self.error(rho)
-        return self.log + (error and error * student(2 * confidence - 1, freedom))
+        return self.log + self.half(2 * confidence - 1, rho)
 
 
 def regrets(stakes: Stakes, confidence: float = CONFIDENCE) -> dict[Candidate, Regret]:
@@ -146,18 +178,31 @@ def contrast(stakes: Stakes, one: Candidate, other: Candidate) -> Contrast:
         else:
             times[cell not in mine][cell] = _own(stakes, cell, one if cell in mine else other)
     if not all(times[0].values()) or not all(times[1].values()):
-        return Contrast(math.inf, {cell: (0.0, len(of)) for each in times for cell, of in each.items()})
+        return Contrast(math.inf, {cell: Part(0.0, len(of), 1.0) for each in times for cell, of in each.items()})
     figures = [_figure(stakes, each, of) for each, of in zip((one, other), times, strict=True)]
     contributions = [_contributions(stakes, *each) for each in zip((one, other), figures, times, strict=True)]
-    variances = {}
+    parts = {}
     for cell in dict.fromkeys((*mine, *its)):
         own, against = (each.get(cell) for each in contributions)
         if own is None or against is None:
             values = own or against or []
         else:
             values = [a - b for a, b in zip(own, against, strict=True)]
-        variances[cell] = (_stdlib.variance(values) if len(values) > 1 else 0.0, len(values))
-    return Contrast(math.log(figures[0] / figures[1]), variances)
+        variance = _stdlib.variance(values) if len(values) > 1 else 0.0
+        share = max(_cell_share(stakes, *each, cell) for each in zip((one, other), figures, times, strict=True))
+        parts[cell] = Part(variance, len(values), share)
+    return Contrast(math.log(figures[0] / figures[1]), parts)
+
+
+def _cell_share(
+    stakes: Stakes, candidate: Candidate, total: float, times: Mapping[Cell, Sequence[float]], cell: Cell
+) -> float:
+    weights = stakes.weights[candidate]
+    if cell not in times:
+        return 0.0
+    if stakes.is_geometric:
+        return weights[cell] / sum(weights.values())
+    return weights[cell] * _stdlib.fmean(times[cell]) / total
 
 
 def _contributions(
@@ -176,10 +221,10 @@ def ratio(stakes: Stakes, one: Candidate, other: Candidate, confidence: float = 
     found = contrast(stakes, one, other)
     if found.log == math.inf:
         return None
-    half = found.bound((1 + confidence) / 2, stakes.rho) - found.log
+    half = found.half(confidence, stakes.rho)
     ends = None if half == math.inf else [math.exp(min(max(found.log + way * half, -700), 700)) for way in (-1, 1)]
     interval = Interval(*ends) if ends else None
-    return Ratio(math.exp(found.log), interval, min(count for _, count in found.variances.values()), confidence)
+    return Ratio(math.exp(found.log), interval, min(part.count for part in found.parts.values()), confidence)
 
 
 # What would settle it.
@@ -204,14 +249,15 @@ def rounds_to_settle(
     against = [contrast(stakes, candidate, other) for other in stakes.weights if other != candidate]
     if all(each.bound(level, stakes.rho) <= goal for each in against):
         return {}
-    extra = dict.fromkeys((cell for cell in seconds if any(cell in each.variances for each in against)), 0)
+    extra = dict.fromkeys((cell for cell in seconds if any(cell in each.parts for each in against)), 0)
     for cell in extra:
-        counts = [each.variances[cell][1] for each in against if cell in each.variances]
+        counts = [each.parts[cell].count for each in against if cell in each.parts]
         extra[cell] = max(0, LEAST_ROUNDS - min(counts))
     known = [each for each in against if each.log < math.inf]
     if any(each.log >= goal for each in known):
         return None
-    if any(cell not in seconds for each in against for cell, (_, count) in each.variances.items() if count < 3):
+    lacking = (cell for each in against for cell, part in each.parts.items() if part.count < LEAST_ROUNDS)
+    if any(cell not in seconds for cell in lacking):
         return None
     filled = [_filled(each) for each in known]
     while True:
@@ -220,38 +266,33 @@ def rounds_to_settle(
         if far <= goal or worst is None:
             return {cell: count for cell, count in extra.items() if count}
         gains = {
-            cell: (_step_gain(*worst.variances[cell], extra[cell]) / seconds[cell])
-            for cell in extra
-            if worst.variances.get(cell, (0.0, 0))[0] > 0
+            cell: _gain(part.variance or _LEAST_VARIANCE * part.share**2, part.count + extra[cell]) / seconds[cell]
+            for cell, part in worst.parts.items()
+            if cell in extra
         }
         best = max(gains, key=lambda cell: gains[cell], default=None)
         if best is None or extra[best] > MOST_ROUNDS:
             return None
-        extra[best] += _step(worst.variances[best][1] + extra[best])
+        extra[best] += max(1, (worst.parts[best].count + extra[best]) // 100)
 
 
-def _step(count: int) -> int:
-    """Rounds that are added at a time: one, and of many a hundredth."""
-    return max(1, count // 100)
-
-
-def _step_gain(variance: float, count: int, extra: int) -> float:
-    have = count + extra
-    return variance / have - variance / (have + 1)
+def _gain(variance: float, count: int) -> float:
+    """Variance of the mean that one more round than `count` takes away."""
+    return variance / count - variance / (count + 1)
 
 
 def _filled(found: Contrast) -> Contrast:
     """With the mean variance of the other cells, where a cell has too few rounds to have its own."""
-    known = [variance for variance, count in found.variances.values() if count >= LEAST_ROUNDS]
+    known = [part.variance for part in found.parts.values() if part.count >= LEAST_ROUNDS]
     usual = _stdlib.fmean(known) if known else 0.0
     cells = {
-        cell: (variance if count >= LEAST_ROUNDS else max(variance, usual), count)
-        for cell, (variance, count) in found.variances.items()
+        cell: part if part.count >= LEAST_ROUNDS else replace(part, variance=max(part.variance, usual))
+        for cell, part in found.parts.items()
     }
-    return replace(found, variances=cells)
+    return replace(found, parts=cells)
 
 
 def _expected(found: Contrast, extra: Mapping[Cell, int]) -> Contrast:
     """With `extra` more rounds of the same variance."""
-    cells = {cell: (variance, count + extra.get(cell, 0)) for cell, (variance, count) in found.variances.items()}
-    return replace(found, variances=cells)
+    cells = {cell: replace(part, count=part.count + extra.get(cell, 0)) for cell, part in found.parts.items()}
+    return replace(found, parts=cells)

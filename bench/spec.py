@@ -197,7 +197,7 @@ def parse_size(text: str | int, option: str) -> int:
         return text
     found = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})\s*([KMGT]?I?B?)", text.strip().upper())
     if not found or found.group(2) not in _UNITS:
-        raise UserError(f"{option} {text[:40]!r} is no size; write e.g. 10GB or 500MB")
+        raise UserError(f"{option} {text[:40]!r} is no size; write e.g. 10GiB or 10GB")
     return int(float(found.group(1)) * _UNITS[found.group(2)])
 
 

@@ -27,20 +27,16 @@ TIE_MARGIN = 0.01
 SAME_MARGIN = 0.03
 #: Largest share that comparisons of one page that were decided wrongly may have, all of them together.
 PAGE_ERROR = 0.01
-#: Correlation between neighbouring rounds that is assumed before any was seen (0.16 to 0.28 in committed runs), and
-#: the number of pairs of rounds that this counts for.
-USUAL_CORRELATION, USUAL_PAIRS = 0.2, 10
+#: What a second speed that few rounds did not show may add to a candidate's time.
+UNSEEN = 0.05
+#: Correlation between neighbouring rounds that is assumed before any was seen, and the number of pairs of rounds that
+#: this counts for. It is above all that committed runs have (0.0 to 0.26): few rounds cannot show one, and intervals
+#: that overlook it are too narrow. See docs/choosing.md.
+ASSUMED_CORRELATION, ASSUMED_PAIRS = 0.4, 10
 #: Largest correlation that intervals are widened for: beyond it rounds say nothing of each other's mean.
 MOST_CORRELATION = 0.9
-#: Rounds from which ranks give an interval at `RATIO_CONFIDENCE`: all of 7 fall on one side
-#: of the truth with probability 2/2**7 = 1.6 %, all of 8 with 0.8 %.
-RANKS_FROM = 8
 #: Samples that a percentile needs (MLPerf LoadGen, early stopping).
 PERCENTILE_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
-#: Confidence of each median where two that were measured apart make a ratio.
-EACH_CONFIDENCE = 1 - (1 - RATIO_CONFIDENCE) / 2
-#: The same for a ratio at `MEDIAN_CONFIDENCE`.
-EACH_OF_TWO_CONFIDENCE = 1 - (1 - MEDIAN_CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
@@ -67,12 +63,8 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """ "faster" or "slower" where the whole interval lies beyond `TIE_MARGIN`, else "tie"."""
-        if self.interval is None:
-            return "tie"
-        if self.interval.low > 1 + TIE_MARGIN:
-            return "faster"
-        return "slower" if self.interval.high < 1 / (1 + TIE_MARGIN) else "tie"
+        """`same`, `faster`, `slower` or `undecided`, by the interval (`verdict`)."""
+        return verdict(self.interval)
 
 
 @dataclass(frozen=True)
@@ -142,18 +134,16 @@ def median_interval(rounds: Sequence[Sequence[float]], confidence: float = MEDIA
     Order Statistics, 7.1), below by Student's t over logarithms; it holds the median of all samples. None below two
     rounds.
     """
-    medians = [median(round_) for round_ in rounds if round_]
-    return _interval(medians, confidence, median(pooled(rounds)), 2) if medians else None
-
-
-def _interval(values: Sequence[float], confidence: float, middle: float, ranks_from: int) -> Interval | None:
-    """Interval of the median of `values`, widened to hold `middle`: by ranks with `ranks_from` values or more."""
-    if len(values) < 2:
+    medians = sorted(median(round_) for round_ in rounds if round_)
+    if len(medians) < 2:
         return None
-    ordered = sorted(values)
-    rank = _order_statistic(len(ordered), confidence) if len(ordered) >= ranks_from else None
-    found = student_interval(values, confidence) if rank is None else Interval(ordered[rank], ordered[-1 - rank])
-    return Interval(min(found.low, middle), max(found.high, middle))
+    rank, middle = _order_statistic(len(medians), confidence), median(pooled(rounds))
+    found = student_interval(medians, confidence) if rank is None else Interval(medians[rank], medians[-1 - rank])
+    return _holding(middle, found)
+
+
+def _holding(middle: float, interval: Interval) -> Interval:
+    return Interval(min(interval.low, middle), max(interval.high, middle))
 
 
 def precision(rounds: Sequence[Sequence[float]]) -> float | None:
@@ -176,10 +166,12 @@ def _order_statistic(count: int, confidence: float) -> int | None:
     return best
 
 
-def student_interval(values: Sequence[float], confidence: float) -> Interval:
-    """Interval of the centre of 2 or more positive `values` by Student's t over their logarithms."""
+def student_interval(values: Sequence[float], confidence: float, rho: float = 0.0) -> Interval:
+    """Interval of the centre of 2 or more positive `values` by Student's t over their logarithms, with the degrees of
+    freedom that a correlation of `rho` leaves; not widened for it.
+    """
     logs = [math.log(value) for value in values]
-    half = student(confidence, len(logs) - 1) * _stdlib.stdev(logs) / math.sqrt(len(logs))
+    half = student(confidence, freedom(len(logs), rho)) * _stdlib.stdev(logs) / math.sqrt(len(logs))
     centre = _stdlib.fmean(logs)
     return Interval(math.exp(max(centre - half, -700)), math.exp(min(centre + half, 700)))
 
@@ -187,18 +179,55 @@ def student_interval(values: Sequence[float], confidence: float) -> Interval:
 def ratio_interval(
     ratios: Sequence[float], confidence: float = RATIO_CONFIDENCE, widening: float = 1.0
 ) -> Interval | None:
-    """Interval of the ratio from the rounds' ratios: by ranks, or Student's t over logarithms below 8 rounds.
+    """Interval of the centre of the rounds' ratios, on the scale of logarithms; None below two rounds.
 
-    `widening` is the factor, on the scale of logarithms, by which both ends move away from the median (`widening`).
+    It is Wilcoxon's (1945, Biometrics Bulletin 1, 80-83): order statistics of the means of all pairs (Hollander
+    and Wolfe, Nonparametric Statistical Methods, 3.3). Rounds so few that ranks give no interval at `confidence` (7 at
+    99 %) may all have missed a second speed: then it is Student's, at least `UNSEEN` wide to either side.
+    `widening` is the factor by which both ends move away from the median, which it holds.
     """
-    found = _interval(ratios, confidence, median(ratios), RANKS_FROM) if ratios else None
-    return None if found is None else widened(found, median(ratios), widening)
+    if len(ratios) < 2:
+        return None
+    middle, rank = median(ratios), _signed_rank(len(ratios), confidence)
+    if rank is None:
+        rho = (widening**2 - 1) / (widening**2 + 1)
+        found = widened(_holding(middle, student_interval(ratios, confidence, rho)), middle, widening)
+        return Interval(min(found.low, middle / (1 + UNSEEN)), max(found.high, middle * (1 + UNSEEN)))
+    logs = [math.log(ratio) for ratio in ratios]
+    means = sorted((one + other) / 2 for place, one in enumerate(logs) for other in logs[place:])
+    found = Interval(math.exp(means[rank]), math.exp(means[-1 - rank]))
+    return widened(_holding(middle, found), middle, widening)
+
+
+@lru_cache(maxsize=1024)
+def _signed_rank(count: int, confidence: float) -> int | None:
+    """Largest k such that the k-th smallest and k-th largest (from 0) mean of two of `count` hold the centre at
+    `confidence`: exactly up to 50, then by the normal distribution.
+    """
+    pairs = count * (count + 1) // 2
+    if count > 50:
+        z = _stdlib.NormalDist().inv_cdf((1 + confidence) / 2)
+        return math.floor(pairs / 2 - z * math.sqrt(pairs * (2 * count + 1) / 12))
+    ways = [1] + [0] * pairs
+    for rank in range(1, count + 1):
+        for total in range(pairs, rank - 1, -1):
+            ways[total] += ways[total - rank]
+    outside, best = 0, None
+    for k in range(pairs // 2):
+        outside += 2 * ways[k]
+        if outside > (1 - confidence) * 2**count:
+            break
+        best = k
+    return best
 
 
 def widened(interval: Interval, middle: float, factor: float) -> Interval:
     """`interval` with both ends `factor` times as far from `middle`, on the scale of logarithms."""
-    low, high = (min(max(factor * math.log(end / middle), -700), 700) for end in (interval.low, interval.high))
-    return Interval(middle * math.exp(low), middle * math.exp(high)) if factor != 1 else interval
+    if factor == 1:
+        return interval
+    far = (factor * math.log(min(max(end / middle, 1e-300), 1e300)) for end in (interval.low, interval.high))
+    low, high = (middle * math.exp(min(max(log, -700), 700)) for log in far)
+    return Interval(low, high)
 
 
 def verdict(interval: Interval | None) -> str:
@@ -245,9 +274,9 @@ def correlation(series: Iterable[Sequence[float | None]]) -> float:
     Each series is one cell's, by round, None if the round does not count. Deviations from each one's mean are pooled,
     in units of its own deviation. The mean of n rounds pulls neighbours apart: what is found at a correlation of rho is
     rho (1 - 3/n + 4/n³) - 1/(n-1) (Kendall 1954, Biometrika 41, 403-404; the last term of the factor by simulation of
-    3 to 40 rounds). As few rounds say little, the usual correlation counts for `USUAL_PAIRS` more pairs.
+    3 to 40 rounds). As few rounds say little, the assumed correlation counts for `ASSUMED_PAIRS` more pairs.
     """
-    found, weight = USUAL_CORRELATION * USUAL_PAIRS, float(USUAL_PAIRS)
+    found, weight = ASSUMED_CORRELATION * ASSUMED_PAIRS, float(ASSUMED_PAIRS)
     for one in series:
         known = [value for value in one if value is not None]
         count = len(known)
@@ -257,6 +286,15 @@ def correlation(series: Iterable[Sequence[float | None]]) -> float:
             found += sum(pairs) / variance + len(pairs) / (count - 1)
             weight += len(pairs) * (1 - 3 / count + 4 / count**3)
     return max(0.0, found / weight)
+
+
+def freedom(count: int, rho: float = 0.0) -> float:
+    """Degrees of freedom of the variance of `count` rounds that are correlated by `rho`.
+
+    Of many rounds it is (1 - rho²) / (1 + rho²) of what independent ones have (Bartlett 1946, JRSS Supplement 8,
+    27-41); of three none is lost, and between the two the loss grows with 1 - 3/count (by simulation).
+    """
+    return (count - 1) * (1 - max(0.0, 1 - 3 / count) * 2 * rho**2 / (1 + rho**2))
 
 
 def widening(rho: float) -> float:
@@ -273,30 +311,46 @@ def round_ratios(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[f
     return [median(b) / median(o) for b, o in zip(baseline, other, strict=False) if b and o and median(o) > 0]
 
 
-def ratio_within_rounds(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Ratio | None:
-    """How many times faster `other` is than `baseline`: median of the rounds' ratios with its interval; None without
-    rounds.
+def ratio_within_rounds(
+    baseline: Sequence[Sequence[float]],
+    other: Sequence[Sequence[float]],
+    confidence: float = RATIO_CONFIDENCE,
+    widening: float = 1.0,
+) -> Ratio | None:
+    """How many times faster `other` is than `baseline`: median of the rounds' ratios with its interval (see
+    `ratio_interval`); None without rounds.
 
     A drift that is slow against a round hits both alike and cancels; a stall of one turn widens the interval.
     """
     ratios = round_ratios(baseline, other)
-    return Ratio(median(ratios), ratio_interval(ratios), len(ratios)) if ratios else None
+    interval = ratio_interval(ratios, confidence, widening)
+    return Ratio(median(ratios), interval, len(ratios), confidence) if ratios else None
 
 
 def ratio_of_runs(
-    old: Sequence[Sequence[float]], new: Sequence[Sequence[float]], confidence: float = RATIO_CONFIDENCE
+    old: Sequence[Sequence[float]],
+    new: Sequence[Sequence[float]],
+    confidence: float = RATIO_CONFIDENCE,
+    widening: float = 1.0,
 ) -> Ratio | None:
     """How many times faster `new` is than `old` where the two were measured apart, so that nothing pairs them.
 
-    The interval divides the intervals of the two medians at the confidence that makes the
-    quotient's at least `confidence` (Bonferroni), that of a ratio or of a median; None without an interval of either.
+    The interval divides the intervals of the two medians at the confidence that makes the quotient's at least
+    `confidence` (Bonferroni), and is widened by `widening`; None without an interval of either.
     """
-    each = EACH_CONFIDENCE if confidence == RATIO_CONFIDENCE else EACH_OF_TWO_CONFIDENCE
+    each = 1 - (1 - confidence) / 2
     before, after = median_interval(old, each), median_interval(new, each)
     if before is None or after is None:
         return None
     value = median(pooled(old)) / median(pooled(new))
-    return Ratio(value, Interval(before.low / after.high, before.high / after.low), min(len(old), len(new)))
+    ends = Interval(before.low / after.high, before.high / after.low)
+    return Ratio(value, widened(ends, value, widening), min(len(old), len(new)), confidence)
+
+
+def jointly(ratios: Sequence[Callable[[float], Ratio]], error: float = PAGE_ERROR) -> list[Ratio]:
+    """The comparisons of one page, each as a function of its confidence, at the levels that `holm` gives them."""
+    levels = holm([lambda level, one=one: one(level).verdict != "undecided" for one in ratios], error)  # type: ignore[misc]
+    return [one(level) for one, level in zip(ratios, levels, strict=True)]
 
 
 def pooled(rounds: Sequence[Sequence[float]]) -> list[float]:

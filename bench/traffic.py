@@ -52,16 +52,6 @@ def even(shapes: Iterable[Shape]) -> Traffic:
     return Traffic(dict.fromkeys(shapes, 1.0), "every shape as often as any other", is_given=False)
 
 
-def even_in_time(seconds: Mapping[Shape, float]) -> Traffic:
-    """Traffic in which every shape takes the same time in all, from the least seconds that a request of each takes.
-
-    Then a large shape counts no more than a small one: what is compared is the mean of the shapes' times, each
-    against the fastest there.
-    """
-    counts = {shape: 1 / least for shape, least in seconds.items()}
-    return Traffic(counts, "none given: every measured shape for the same share of the time", is_given=False)
-
-
 def read_traffic(path: Path) -> Traffic:
     """Traffic from a log or histogram: CSV with a header, or JSON Lines, with batch, length and maybe count.
 

@@ -63,8 +63,8 @@ class Draw:
 class Replay:
     """The runtime that each rule took for a draw, and the time of all its requests by runtime (and round), in ns.
 
-    `off_grid` is the share of requests whose shape was not measured; `is_tie` is true if the grid did not tell the best
-    from another and the simpler of them was taken; `taint` has a line for each disturbance of the machine.
+    `off_grid` is the share of requests whose shape was not measured; `is_decided` is false if the grid did not tell
+    whom to take, and the leader was taken all the same; `taint` has a line for each disturbance of the machine.
     """
 
     draw: Draw
@@ -72,7 +72,7 @@ class Replay:
     estimates_ns: Mapping[str, float]
     rounds_ns: Mapping[str, Sequence[int]]
     off_grid: float
-    is_tie: bool = False
+    is_decided: bool = True
     taint: tuple[str, ...] = ()
 
     @property
@@ -166,20 +166,20 @@ def nearest_cell(shapes: Sequence[Shape], cells: Sequence[Shape]) -> Shape:
 def replay_of(run: Run, draw: Draw, rounds: Mapping[str, Sequence[int]], taint: tuple[str, ...]) -> Replay:
     """What each rule takes for one draw and the grid's run foretells of it, beside what its replay took."""
     counts = {shape: float(count) for shape, count in Counter(draw.shapes).items()}
-    choice = choose(run, traffic=Traffic(counts, f"draw {draw.number}", True))
-    if choice.chosen is None or choice.best is None:
+    choice = choose(run, traffic=Traffic(counts, f"draw {draw.number}", True), allow_deprecated=True)
+    if choice.leader is None:
         raise BenchError("no runtime qualifies, so there is nothing to regret; see bench choose on the grid's run")
     cells, size = run.workload.points(), len(draw.shapes)
     one_shape = nearest_cell([Shape(1, 128)], cells)
     picked = {
-        CHOSEN: choice.chosen.candidate.label,
-        LEAST: choice.best.candidate.label,
+        CHOSEN: (choice.chosen or choice.leader).candidate.label,
+        LEAST: choice.leader.candidate.label,
         f"{ONE_SHAPE}{one_shape}": fastest_at(run, one_shape),
         NEAREST: fastest_at(run, nearest_cell(draw.shapes, cells)),
     }
     estimates = {c.candidate.label: c.mean_ns * size for c in choice.candidates if c.mean_ns is not None}
     off_grid = sum(shape not in cells for shape in draw.shapes) / size
-    return Replay(draw, picked, estimates, rounds, off_grid, choice.is_tie, taint)
+    return Replay(draw, picked, estimates, rounds, off_grid, choice.is_decided, taint)
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def noise_lines(replays: Sequence[Replay]) -> Iterator[str]:
     noise = [replay.noise for replay in replays]
     yield (
         f"in every round within {GOAL:.0%}: {within}; in every round beyond: {beyond}; one way and the other: "
-        f"{len(replays) - within - beyond}; {sum(replay.is_tie for replay in replays)} choices were ties"
+        f"{len(replays) - within - beyond}; {sum(not replay.is_decided for replay in replays)} choices were undecided"
     )
     yield (
         f"ratios of two runtimes moved between rounds by {statistics.median(noise):.1%} (median of the draws), "
@@ -292,12 +292,12 @@ def worst_lines(replays: Sequence[Replay]) -> Iterator[str]:
     for replay in [one for one in ordered if one.of_choice > 0][:WORST_SHOWN]:
         draw, chosen = replay.draw, replay.picks[CHOSEN]
         low, high = replay.range(chosen)
-        tie = " (a tie)" if replay.is_tie else ""
+        doubt = "" if replay.is_decided else " (undecided)"
         tokens = sum(shape.batch * shape.length for shape in draw.shapes) / len(draw.shapes)
         foretold = replay.estimates_ns[chosen] / replay.estimates_ns[replay.best] - 1
         yield (
             f"draw {draw.number} ({draw.lengths} lengths, {draw.batches} batches, {tokens:.0f} tokens a request, "
-            f"{replay.off_grid:.0%} off the grid): took {chosen}{tie}, best {replay.best}; regret "
+            f"{replay.off_grid:.0%} off the grid): took {chosen}{doubt}, best {replay.best}; regret "
             f"{replay.of_choice:.1%} (rounds {low:.1%} to {high:.1%}), foretold {foretold:+.1%}"
         )
 

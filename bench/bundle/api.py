@@ -14,6 +14,7 @@ from bench.bundle import envelope, making, manifest, runtimes, triton
 from bench.bundle.manifest import CERTIFICATE, Manifest
 from bench.bundle.samples import Samples, samples_of, source_to_json
 from bench.bundle.selection import Selection, check_parity_of, select
+from bench.choose.constraints import settled_parity
 from bench.errors import BenchError, Say, UserError
 from bench.run.experiment import leaves_translated, measure_prepared, model_of
 from bench.run.file import check_measures, check_unaltered, read_run
@@ -64,7 +65,10 @@ def deploy(
     output: str | Path,
     *,
     choose: str | None = None,
-    min_parity: str = "equivalent",
+    min_parity: str | None = None,
+    max_loss: str | float | None = None,
+    allow_deprecated: bool = False,
+    max_regret: str | float | None = None,
     traffic: Any = None,
     slo: str | None = None,
     max_memory: str | int | None = None,
@@ -79,12 +83,12 @@ def deploy(
     """Write a runtime of `run`, a file of `bench compare`, into the new folder `output`; returns the Bundle.
 
     `choose` names it, as `backend[:variant][/precision]`; without a name it is the one that `bench.choice.api.choose`
-    takes under the constraints, which are that function's. `layout` "triton" lays the artifact out as a model
-    repository of Triton Inference Server. `timeout` is the silence after which a worker is taken for hung, e.g. "60s".
-    What is not at least `min_parity` in the run, and again on the samples, is not bundled.
+    takes under the constraints, which are that function's; what it does not decide is refused. `layout` "triton" lays
+    the artifact out as a model repository of Triton Inference Server. `timeout` is the silence after which a worker is
+    taken for hung, e.g. "60s". What is not at least `min_parity` in the run, and again on the samples, is not bundled.
 
-    Raises UserError before anything starts, NotTheSameModelError (exit code 3), NothingQualifiesError (5), and
-    BenchError if it cannot be made; nothing is left behind then.
+    Raises UserError before anything starts, NotTheSameModelError (exit code 3), NothingQualifiesError (5),
+    UndecidedError (6), and BenchError if it cannot be made; nothing is left behind then.
     """
     seconds = options.seconds(example="60s")(timeout, "--timeout")
     if layout not in LAYOUTS:
@@ -93,9 +97,11 @@ def deploy(
     making.check_output(folder)
     given = {
         "traffic": traffic, "slo": slo, "max_memory": max_memory, "objective": objective,
-        "requests_per_restart": requests_per_restart, "price": price,
+        "requests_per_restart": requests_per_restart, "price": price, "max_loss": max_loss, "max_regret": max_regret,
+        "allow_deprecated": allow_deprecated or None,
     }  # fmt: skip
     constraints = {name: value for name, value in given.items() if value is not None}
+    min_parity = settled_parity(min_parity, max_loss is not None)
     measured = run if isinstance(run, Run) else read_run(Path(run))
     check_unaltered(measured)
     check_measures(measured, Forward)
@@ -261,7 +267,7 @@ def _command_of(
     words = ["bench", "deploy", str(run.path or "RUN"), "--output", str(folder)]
     words += ["--choose", choose] if choose else []
     for name, value in constraints.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return shlex.join([*words, "--min-parity", min_parity, "--layout", layout])
 
 

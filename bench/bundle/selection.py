@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.choose.choice import NOTHING_QUALIFIES_EXIT_CODE
 from bench.choose.constraints import PARITIES, check_known
-from bench.errors import BenchError, UserError
+from bench.errors import BROKEN, NOTHING_QUALIFIES, UNDECIDED, BenchError, UserError
 from bench.parity.verdict import OUTCOMES, is_within
 from bench.run.record import Record, Run
 from bench.spec import Candidate, nearest
@@ -20,13 +19,19 @@ CUT = "the run's file has no seal: it was killed or goes on, and further records
 class NotTheSameModelError(BenchError):
     """The runtime's parity is below what was asked for, so it is not bundled."""
 
-    exit_code = 3
+    exit_code = BROKEN
 
 
 class NothingQualifiesError(BenchError):
     """`choose` found no runtime that keeps the constraints."""
 
-    exit_code = NOTHING_QUALIFIES_EXIT_CODE
+    exit_code = NOTHING_QUALIFIES
+
+
+class UndecidedError(BenchError):
+    """`choose` does not know which runtime to take."""
+
+    exit_code = UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Selection:
 def select(run: Run, name: str | None, min_parity: str, constraints: Mapping[str, Any]) -> Selection:
     """The runtime `name` of `run`, or the winner under the `constraints` of `choose`; refused below `min_parity`.
 
-    Raises UserError for a name or constraint that cannot be, NothingQualifiesError and NotTheSameModelError.
+    Raises UserError for a name or constraint that cannot be, NothingQualifiesError, UndecidedError and
+    NotTheSameModelError.
     """
     check_known(min_parity, PARITIES, "--min-parity")
     if name is not None and constraints:
@@ -70,11 +76,14 @@ def select(run: Run, name: str | None, min_parity: str, constraints: Mapping[str
 
 
 def _winner(run: Run, min_parity: str, constraints: Mapping[str, Any]) -> tuple[Candidate, tuple[str, ...]]:
-    """The candidate that `choose` takes, and its reasons; raises NothingQualifiesError."""
+    """The candidate that `choose` takes, and its reasons; raises NothingQualifiesError and UndecidedError."""
     from bench.choose.api import choose
-    from bench.choose.lines import headline, lines
+    from bench.choose.lines import headline, lines, settling, settling_command
 
     choice = choose(run, min_parity=min_parity, **constraints)
+    if choice.chosen is None and choice.leader is not None:
+        remedy = "; ".join(filter(None, (*settling(choice), settling_command(choice))))
+        raise UndecidedError(f"{headline(choice)}; {remedy}; --choose NAME or --max-regret 10% overrules it")
     if choice.chosen is None:
         raise NothingQualifiesError(f"{headline(choice)}; `bench choose` says why, and --choose NAME overrules it")
     return choice.chosen.candidate, (headline(choice), *lines(choice))

@@ -16,7 +16,7 @@ from bench.bundle import manifest as manifests
 from bench.bundle.envelope import THRESHOLD, Kept, held
 from bench.bundle.manifest import CERTIFICATE, Manifest
 from bench.bundle.samples import folder_of, source_from_json, timed_folder
-from bench.errors import BenchError, Say, UserError
+from bench.errors import BROKEN, REGRESSION, UNDECIDED, BenchError, Say, UserError, foremost
 from bench.parity.judging import inputs_file
 from bench.parity.reference import EAGER_PRECISIONS, REFERENCE_PRECISION
 from bench.run.experiment import measure_prepared
@@ -32,7 +32,7 @@ from exporters.store import Artifact, ArtifactStore
 
 #: What is asked of the envelope: to be kept on the run's machine and told elsewhere; to be kept; nothing.
 ENVELOPES = ("auto", "strict", "off")
-HOLDS, UNDONE, NOT_THE_SAME, SLOWER = 0, 1, 3, 4
+UNDONE = 1
 
 
 @dataclass
@@ -61,15 +61,15 @@ class BundleVerification:
 
     @property
     def exit_code(self) -> int:
-        """0 all holds; 3 a file or parity is not what was deployed; 4 slower; 1 something could not be decided."""
+        """0 all holds; 3 a file or parity is not what was deployed; 4 slower; 1 something could not be measured or
+        judged; 6 the times are undecided.
+        """
         if self.faults or self.is_worse:
-            return NOT_THE_SAME
+            return BROKEN
         if self.judgement is None or self.judgement.verdict == "unjudged":
             return UNDONE
-        verdicts = {kept.verdict for kept in self.kept} if self.counts_time else set()
-        if "slower" in verdicts:
-            return SLOWER
-        return HOLDS if verdicts <= {"within"} else UNDONE
+        of_verdicts = {"within": 0, "slower": REGRESSION, "undecided": UNDECIDED}
+        return foremost(of_verdicts.get(kept.verdict, UNDONE) for kept in self.kept if self.counts_time)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""

@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from bench import statistics
 from bench.choose.candidates import Weighed, is_of_shapes, places_of, weigh
 from bench.choose.choice import Choice, decide
 from bench.choose.constraints import Constraints, parse_constraints
-from bench.choose.failures import of_cells
 from bench.choose.grid import place
-from bench.errors import UserError
+from bench.errors import UNDECIDED, UserError, foremost
 from bench.run import alike
 from bench.run.file import check_unaltered, read_run
 from bench.run.record import Run
 from bench.spec import Shape
-from bench.traffic import Traffic, even, even_in_time, read_traffic
+from bench.traffic import Traffic, read_traffic
 
 
 def choose(
@@ -27,7 +25,10 @@ def choose(
     objective: str = "latency",
     slo: str | None = None,
     max_memory: str | int | None = None,
-    min_parity: str = "equivalent",
+    min_parity: str | None = None,
+    max_loss: str | float | None = None,
+    allow_deprecated: bool = False,
+    max_regret: str | float | None = None,
     requests_per_restart: int | None = None,
     price: str | float | None = None,
     device_map: bool = False,
@@ -36,9 +37,12 @@ def choose(
 
     `objective` is "latency" (time of a request as it comes), "throughput" (sequences a second, in the batches that suit
     each runtime best) or "cost" (the same for a dollar, with `price` in US dollars an hour: one, or one a run as
-    "0.4,2.5"). `slo` is e.g. "p95=20ms", `max_memory` bytes or "2GB", `min_parity` exact, equivalent or lossy.
-    `requests_per_restart` spreads the one-time costs over so many requests. With `device_map` the runs may be from
-    several machines. Raises UserError for wrong input, for runs that cannot be compared, and for traffic of which no
+    "0.4,2.5"). `slo` is e.g. "p95=20ms", `max_memory` bytes, "2GB" or "2GiB", `min_parity` exact, equivalent (unless
+    `max_loss` is given) or lossy. Below fp32 nothing is taken without `max_loss`, a share of the output's RMS such as
+    0.02 or "2%", and nothing deprecated without `allow_deprecated`. Taken is what is known to be within `max_regret` of
+    the best (0.03); else the choice is undecided. `requests_per_restart` spreads the one-time costs over so many
+    requests. With `device_map` the runs may be from several machines. Without traffic every shape counts alike, in a
+    geometric mean. Raises UserError for wrong input, for runs that cannot be compared, and for traffic of which no
     shape lies within what was measured.
     """
     given = [runs] if isinstance(runs, Run | str | Path) else list(runs)
@@ -52,16 +56,20 @@ def choose(
                 "shape; give a run of bench compare"
             )
         check_unaltered(run)
-    constraints = parse_constraints(len(found), objective, slo, max_memory, min_parity, requests_per_restart, price)
+    constraints = parse_constraints(
+        len(found), objective=objective, slo=slo, max_memory=max_memory, min_parity=min_parity, price=price,
+        max_loss=max_loss, allow_deprecated=allow_deprecated, max_regret=max_regret,
+        requests_per_restart=requests_per_restart,
+    )  # fmt: skip
     _check_together(found, device_map)
     if not isinstance(traffic, Traffic):
-        traffic = _even_traffic(found, min_parity) if traffic is None else read_traffic(Path(traffic))
+        traffic = _even_traffic(found) if traffic is None else read_traffic(Path(traffic))
     inside, outside = _within(traffic, found, objective != "latency")
-    candidates = _weighed(found, inside, constraints, sum(share for _, share in outside))
+    candidates = _weighed(found, inside, constraints, sum(share for _, share in outside), traffic.is_given)
     if not candidates:
         raise UserError(f"{alike.name_of(found[0])} has no runtime that computes the model; measure e.g. eager,onnx")
     return Choice(
-        **vars(decide(candidates)),
+        **vars(decide(candidates, not traffic.is_given, constraints.max_regret)),
         constraints=constraints, traffic=traffic, candidates=tuple(candidates), outside=tuple(outside),
     )  # fmt: skip
 
@@ -81,19 +89,15 @@ def _check_together(runs: Sequence[Run], is_across_machines: bool) -> None:
             raise UserError(f"the runs differ in {found[0]}; --device-map is for one model")
 
 
-def _even_traffic(runs: Sequence[Run], min_parity: str) -> Traffic:
-    """Every measured shape for the same share of the time, by the fastest sound cell at each."""
-    judged = [(run, record) for run in runs for record in run.records if record.status == "ok" and record.is_judged]
-    least: dict[Shape, float] = {}
-    for run, record in judged:
-        if not of_cells(run, [record], min_parity):
-            median = statistics.median(record.samples) / 1e9
-            least[record.point] = min(median, least.get(record.point, median))
-    for _, record in judged:
-        least.setdefault(record.point, statistics.median(record.samples) / 1e9)
+def _even_traffic(runs: Sequence[Run]) -> Traffic:
+    """Every shape that was measured in all runs, each as often as any other."""
     grids = [places_of(run) for run in runs]
-    shapes = {shape: seconds for shape, seconds in least.items() if all(place(shape, grid) for grid in grids)}
-    return even_in_time(shapes) if shapes else even(grids[0])
+    measured = {record.point for run in runs for record in run.records if record.status == "ok" and record.is_judged}
+    shared = [shape for shape in grids[0] if all(shape in grid for grid in grids)]
+    if not shared:
+        raise UserError("the runs share no shape, so only traffic can weigh them; give --traffic FILE")
+    counts = dict.fromkeys([shape for shape in shared if shape in measured] or shared, 1.0)
+    return Traffic(counts, "none given: every measured shape counts alike", is_given=False)
 
 
 def _within(
@@ -126,7 +130,11 @@ def _within(
 
 
 def _weighed(
-    runs: Sequence[Run], shares: Sequence[tuple[Shape, float]], constraints: Constraints, outside_share: float
+    runs: Sequence[Run],
+    shares: Sequence[tuple[Shape, float]],
+    constraints: Constraints,
+    outside_share: float,
+    is_traffic: bool,
 ) -> list[Weighed]:
     """Every candidate of every run that computes the model; A/A copies are excluded."""
     weighed = []
@@ -139,5 +147,25 @@ def _weighed(
                 continue
             label = candidate.label + (f" {candidate.precision}" if has_precisions else "")
             label += f" (run {index + 1})" if len(runs) > 1 else ""
-            weighed.append(weigh(run, candidate, label, shares, constraints, price, outside_share))
+            weighed.append(weigh(run, candidate, label, shares, constraints, price, outside_share, is_traffic))
     return weighed
+
+
+def exit_code(run: Run) -> int:
+    """What a command that measured `run` ends with: its own code, or 6 if its choice is undecided."""
+    choice = choice_of(run)
+    return foremost((run.exit_code, UNDECIDED if choice is not None and choice.exit_code == UNDECIDED else 0))
+
+
+def choice_of(run: Run) -> Choice | None:
+    """The choice that a measuring command itself makes, under what its options allow; None if nothing can be chosen
+    from the run.
+    """
+    if not is_of_shapes(run.workload) or run.integrity == "altered":
+        return None
+    if not any(record.status == "ok" and record.is_judged for record in run.records):
+        return None
+    try:
+        return choose(run, max_loss=getattr(run.options, "max_loss", None))
+    except UserError:  # the tables say what became of what was measured
+        return None

@@ -20,7 +20,6 @@ from bench.run.record import Record, Run
 from bench.run.workload import Workload
 from bench.spec import DEPRECATED as DEPRECATED
 from bench.spec import Candidate, Shape
-from bench.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -49,32 +48,15 @@ class Weighed:
         """Of the cells of the demand; empty if one of them was not measured."""
         return self.demand.records
 
-    @cached_property
-    def mean_ns(self) -> float | None:
-        """Nanoseconds of a unit of work (a request; a sequence for throughput and cost), with a restart's share."""
-        return self.demand.time_ns + self._share_of_restart_ns if self.records else None
-
-    def rounds_ns(self, count: int) -> list[float]:
-        """The same by round, in so many rounds."""
-        return [value + self._share_of_restart_ns for value in self.demand.rounds_ns(count)]
-
-    @property
-    def interval(self) -> Interval | None:
-        """95 % interval of `mean_ns`; None if it is not measured, or in a single round."""
-        interval = statistics.median_interval([[value] for value in self.rounds_ns(self.demand.least_rounds)])
-        if interval is None or self.mean_ns is None:
-            return None
-        return Interval(min(interval.low, self.mean_ns), max(interval.high, self.mean_ns))
-
     @property
     def price(self) -> float:
         """What a time is weighed by: dollars an hour if the cost is what counts."""
         return self.dollars_an_hour or 1.0 if self.constraints.objective == "cost" else 1.0
 
-    @property
-    def score(self) -> float:
-        """What is lower the better a candidate is: nanoseconds of a unit of work; for cost, times its price."""
-        return math.inf if self.mean_ns is None else self.mean_ns * self.price
+    @cached_property
+    def mean_ns(self) -> float | None:
+        """Nanoseconds of a unit of work (a request; a sequence for throughput and cost), with a restart's share."""
+        return self.demand.time_ns + self.share_of_restart_ns if self.records else None
 
     @cached_property
     def one_time_seconds(self) -> float | None:
@@ -107,7 +89,8 @@ class Weighed:
             return False
 
     @cached_property
-    def _share_of_restart_ns(self) -> float:
+    def share_of_restart_ns(self) -> float:
+        """What a unit of work has of the one-time costs, as far as the constraints spread them."""
         requests = self.constraints.requests_per_restart
         if requests is None:
             return 0.0
@@ -150,17 +133,9 @@ class Weighed:
         return self.tokens_per_second * 3600 / self.dollars_an_hour
 
     @property
-    def disturbed(self) -> list[str]:
-        """Shapes at which the machine was disturbed while it was timed."""
-        return [str(shape) for shape, record in self.records.items() if self.run.disturbances(record)]
-
-    @property
     def notes(self) -> list[str]:
         """What else its user should know."""
-        found = [DEPRECATED[self.candidate.backend]] if self.is_deprecated else []
-        if self.disturbed:
-            found.append(f"the machine was disturbed while it was timed at {', '.join(self.disturbed)}")
-        return found
+        return [DEPRECATED[self.candidate.backend]] if self.is_deprecated else []
 
 
 def weigh(
@@ -171,8 +146,10 @@ def weigh(
     constraints: Constraints,
     dollars_an_hour: float | None,
     outside_share: float,
+    is_traffic: bool = True,
 ) -> Weighed:
-    """One candidate weighed for `shares` of the traffic, all on the run's grid; `outside_share` of it is not.
+    """One candidate weighed for `shares` of the traffic, all on the run's grid; `outside_share` of it is not. Without
+    traffic (not `is_traffic`) nothing lies between measured shapes.
 
     For latency every request is one call, as it comes, and the unit of work; else a sequence is, and each length comes
     in the batches that suit this candidate best.
@@ -185,7 +162,7 @@ def weigh(
     else:
         for shape, share in shares:
             sequences[shape.length] = sequences.get(shape.length, 0.0) + share * shape.batch
-        best = {length: _best_batch(run, length, grid, measured, constraints) for length in sequences}
+        best = {length: _best_batch(run, length, grid, measured, constraints, is_traffic) for length in sequences}
         total = math.fsum(sequences.values())
         calls = [(best[n][0], count / total / best[n][0].batch, best[n][1]) for n, count in sequences.items()]
     weighed = Weighed(
@@ -211,7 +188,12 @@ def places_of(run: Run) -> tuple[Shape, ...]:
 
 
 def _best_batch(
-    run: Run, length: int, grid: Sequence[Shape], measured: Mapping[Shape, Record], constraints: Constraints
+    run: Run,
+    length: int,
+    grid: Sequence[Shape],
+    measured: Mapping[Shape, Record],
+    constraints: Constraints,
+    is_traffic: bool,
 ) -> tuple[Shape, Place]:
     """The batch of the grid that gets most sequences of `length` through in a second, within limits; with its place.
 
@@ -219,7 +201,7 @@ def _best_batch(
     what every length keeps, all of them together keep. If no batch is left, the one with the shortest calls is
     taken, so that what fails is told; if nothing was measured, the smallest.
     """
-    asked = sorted({Shape(each.batch, length) for each in grid})
+    asked = sorted({Shape(each.batch, length) for each in grid if is_traffic or each.length == length})
     on_grid = [(shape, at) for shape in asked if (at := place(shape, grid)) is not None]
     demands = [demand for shape, at in on_grid if not (demand := Demand(((shape, 1.0, at),), measured)).missing]
     sound = [demand for demand in demands if not _fails_by_itself(run, demand, constraints)]

@@ -1,140 +1,183 @@
-"""The decision between weighed candidates: the best, who ties with it, and which of those is the simplest.
+"""The decision between weighed candidates, by evidence: whom to take, or that it is undecided and what would settle it.
 
-Rules, in this order:
-
-1. Who fails a constraint is out.
-2. The best of the rest has the lowest `Weighed.score` (its mean time; for cost, dollars for a sequence).
-3. Whoever it does not beat ties with it: the interval of their ratio (`CONFIDENCE`, within rounds where they took
-   turns) does not lie wholly beyond `statistics.TIE_MARGIN`. A single round gives no interval: then nothing ties.
-4. Of those that tie, and whose own figure is at most `WORTH_OF_SIMPLICITY` behind the best, the simplest is taken, by
-   `SIMPLICITY`: an interval that is wide for want of rounds is no reason to give up much.
+1. Who fails a constraint is out. One candidate alone is decided.
+2. Quiet rounds decide. Shapes at which too few rounds were quiet count for nothing, as long as they have at most
+   `MOST_DISTURBED` of the weight; else it is undecided.
+3. Of those whose regret (their time over the best one's, less one) is known to be at most `MOST_REGRET`, by its 95 %
+   bound for all candidates together, the simplest is taken, by `SIMPLICITY`.
+4. Without any it is undecided. `Constraints.max_regret` lets the one with the least bound be taken all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from bench import statistics
+from bench import regret
+from bench.choose import stakes as weighing
 from bench.choose.candidates import Weighed
 from bench.choose.constraints import Constraints
+from bench.choose.failures import DEPRECATED
+from bench.errors import NOTHING_QUALIFIES, UNDECIDED
+from bench.regret import MOST_REGRET, Regret, Stakes
+from bench.run.record import Run
 from bench.spec import PRECISIONS, Shape
-from bench.statistics import Ratio
+from bench.statistics import Interval, Ratio
 from bench.traffic import Traffic
 
-NOTHING_QUALIFIES_EXIT_CODE = 5
-#: Of the interval that says who ties. A report that calls something faster may wait for 99 %; a choice must be made,
-#: and to keep the slower of two for its simplicity is a mistake too.
-CONFIDENCE = statistics.MEDIAN_CONFIDENCE
 #: Backends by what they ask of whoever deploys them, the least first: the model's own code as it is; one file and one
 #: library; a compiler and its waits at every start; a format that is deprecated upstream. Third parties' come last.
 SIMPLICITY = ("eager", "onnx", "openvino", "compile", "aoti", "torchscript")
-#: Most that is given up for simplicity, as a share of the best one's time: what docs/choosing.md lets a choice miss.
-WORTH_OF_SIMPLICITY = 0.03
+#: Most of the weight that may lie at shapes at which the machine was disturbed.
+MOST_DISTURBED = 0.2
+
+
+@dataclass(frozen=True)
+class Settling:
+    """What would settle a decision."""
+
+    rounds: tuple[tuple[Run, Shape, int], ...]
+    """Further rounds of all candidates, by run and shape."""
+    seconds: float
+    """That these take."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Which of several candidates to take; without any that qualifies all fields are None."""
+    """Which of several candidates to take, and how sure that is."""
 
     chosen: Weighed | None = None
-    best: Weighed | None = None
-    """Who is fastest (cheapest) by the figures alone, ties aside."""
-    runner_up: Weighed | None = None
-    """The fastest candidate if it was not chosen, else the second; None if no other one qualifies."""
-    tied: tuple[Weighed, ...] = ()
-    """Who ties with the best, itself left out; best first."""
+    """None if nothing qualifies, and if it is undecided."""
+    order: tuple[Weighed, ...] = ()
+    """Those that qualify, by their expected regret."""
+    regrets: Mapping[str, Regret] = field(default_factory=dict)
+    """By label."""
+    stakes: Stakes = field(default_factory=lambda: Stakes({}, {}))
+    """The quiet rounds that decide."""
+    too_few: tuple[Shape, ...] = ()
+    """Shapes with too few quiet rounds, whatever disturbed them."""
+    too_few_share: float = 0.0
+    """Their share of the weight."""
+    settling: Settling | None = None
+    """If it is undecided, and more rounds would settle it."""
+    left_out: tuple[tuple[Weighed, Ratio], ...] = ()
+    """Deprecated candidates that keep all else, with how many times faster each is than the leader."""
+
+    @property
+    def leader(self) -> Weighed | None:
+        """The candidate with the least expected regret; None if nothing qualifies."""
+        return self.order[0] if self.order else None
+
+    @property
+    def is_decided(self) -> bool:
+        """True if one is taken."""
+        return self.chosen is not None
+
+    @property
+    def runner_up(self) -> Weighed | None:
+        """The best one beside the chosen one, or beside the leader if it is undecided."""
+        first = self.chosen or self.leader
+        return next((one for one in self.order if one is not first), None)
 
     @property
     def exit_code(self) -> int:
-        """0, or 5 if nothing qualifies."""
-        return 0 if self.chosen is not None else NOTHING_QUALIFIES_EXIT_CODE
+        """0, 6 if it is undecided, or 5 if nothing qualifies."""
+        return 0 if self.chosen is not None else UNDECIDED if self.order else NOTHING_QUALIFIES
 
     @property
-    def is_tie(self) -> bool:
-        """True if the measurement does not tell the best from another, and simplicity decided."""
-        return bool(self.tied)
-
-    @property
-    def tied_with_chosen(self) -> list[Weighed]:
-        """The other candidates of the tie; empty without a tie."""
-        return (
-            [one for one in (self.best, *self.tied) if one is not None and one is not self.chosen] if self.tied else []
-        )
-
-    @property
-    def is_simplest(self) -> bool:
-        """True if the chosen candidate is the simplest of its tie."""
-        chosen = self.chosen
-        return chosen is not None and all(_simplicity(chosen) < _simplicity(other) for other in self.tied_with_chosen)
+    def near(self) -> list[Weighed]:
+        """Those that are known to be within `MOST_REGRET` of the best, best first."""
+        return [one for one in self.order if self.regrets[one.label].bound <= MOST_REGRET]
 
     @property
     def ratio(self) -> Ratio | None:
-        """How many times better the chosen one is than the runner-up; below 1 where a tie went to the simpler one."""
-        if self.chosen is None or self.runner_up is None:
+        """How many times better the chosen one, or the leader, is than the runner-up; None if that is not known."""
+        first = self.chosen or self.leader
+        if first is None or self.runner_up is None:
             return None
-        return ratio_between(self.runner_up, self.chosen)
+        return regret.ratio(self.stakes, self.runner_up.label, first.label)
+
+    def interval_ns(self, one: Weighed) -> Interval | None:
+        """95 % interval of the time of a unit of work of a candidate; None if it is not known."""
+        mine = weighing.stakes_of([one], is_geometric=False)
+        stakes = replace(mine, weights={**mine.weights, "": {}}, constants={**mine.constants, "": one.price})
+        found = regret.ratio(stakes, one.label, "") if one.records else None
+        return None if found is None else found.interval
 
     def pays_back_after(self, other: Weighed) -> float | None:
-        """Units of work (requests, sequences) after which the chosen one's costlier start has paid for itself.
+        """Units of work (requests, sequences) after which the costlier start of the chosen one, or the leader, has
+        paid for itself.
 
         0 if it starts no later than `other`; None if it never does, and where a start was not timed. A start's
         share is no part of this, whatever `--requests-per-restart` says.
         """
-        chosen = self.chosen
-        if chosen is None or chosen.one_time_seconds is None or other.one_time_seconds is None:
+        first = self.chosen or self.leader
+        if first is None or first.one_time_seconds is None or other.one_time_seconds is None:
             return None
-        later = chosen.one_time_seconds - other.one_time_seconds
-        saved_ns = other.demand.time_ns - chosen.demand.time_ns
+        later = first.one_time_seconds - other.one_time_seconds
+        saved_ns = other.demand.time_ns - first.demand.time_ns
         return 0.0 if later <= 0 else later * 1e9 / saved_ns if saved_ns > 0 else None
 
 
-def decide(candidates: Iterable[Weighed]) -> Decision:
-    """The decision among `candidates`, by the rules above and their figures alone."""
-    order = ranked(candidates)
-    if not order:
+def decide(candidates: Iterable[Weighed], is_geometric: bool = False, max_regret: float = MOST_REGRET) -> Decision:
+    """The decision among `candidates`, by the rules above; `is_geometric` without traffic."""
+    candidates = list(candidates)
+    qualified = [one for one in candidates if one.is_qualified]
+    if not qualified:
         return Decision()
-    best = order[0]
-    tied = [other for other in order[1:] if not _beats(best, other)]
-    near = [other for other in tied if other.score <= best.score * (1 + WORTH_OF_SIMPLICITY)]
-    chosen = min([best, *near], key=_simplicity)
-    runner_up = next((candidate for candidate in order if candidate is not chosen), None)
-    return Decision(chosen=chosen, best=best, runner_up=runner_up, tied=tuple(tied))
+    told = weighing.stakes_of(qualified, is_geometric, is_quiet=False)
+    expected = {str(label): found.expected for label, found in regret.regrets(told).items()}
+    order = sorted(qualified, key=lambda one: (expected[one.label], regret.figure(told, one.label)))
+    too_few = weighing.too_few(order)
+    share = weighing.share_of(too_few, order, told)
+    # Left out are shapes that weigh little, and the same for all.
+    is_alike = all(one.run is order[0].run and one.demand.cells == order[0].demand.cells for one in order)
+    without = too_few if share <= MOST_DISTURBED and is_alike else []
+    stakes = weighing.stakes_of(order, is_geometric, without=without)
+    bounds = regret.regrets(stakes)
+    # What was disturbed proves nothing; but nobody is taken against it.
+    regrets = {label: Regret(mean, max(mean, bounds[label].bound)) for label, mean in expected.items()}
+    chosen = _chosen(order, regrets, max_regret)
+    settling = None if chosen is not None else _settling(order, stakes)
+    return Decision(
+        chosen=chosen, order=tuple(order), regrets=regrets, stakes=stakes, too_few=tuple(too_few), too_few_share=share,
+        settling=settling, left_out=_left_out(candidates, chosen or order[0], is_geometric, without),
+    )  # fmt: skip
 
 
-def ranked(candidates: Iterable[Weighed]) -> list[Weighed]:
-    """Those that qualify, best first."""
-    return sorted((one for one in candidates if one.is_qualified), key=lambda one: one.score)
+def _chosen(order: Sequence[Weighed], regrets: Mapping[str, Regret], max_regret: float) -> Weighed | None:
+    if len(order) == 1:
+        return order[0]
+    bounds = {one.label: regrets[one.label].bound for one in order}
+    if near := [one for one in order if bounds[one.label] <= min(max_regret, MOST_REGRET)]:
+        return min(near, key=_simplicity)
+    surest = min(order, key=lambda one: bounds[one.label])
+    return surest if bounds[surest.label] <= max_regret else None
 
 
-def ratio_between(one: Weighed, other: Weighed) -> Ratio | None:
-    """How many times better `other` is than `one`, by their scores; None if either is not measured.
-
-    Within rounds where both took turns in one run, else of intervals apart.
-    """
-    if not one.records or not other.records or not other.score:
+def _settling(order: Sequence[Weighed], stakes: Stakes) -> Settling | None:
+    """The rounds after which the leader's regret is expected to be known well enough."""
+    seconds = {cell: spent for cell, spent in weighing.round_seconds(order).items() if cell in stakes.rounds}
+    found = regret.rounds_to_settle(stakes, order[0].label, seconds)
+    if not found:
         return None
-    value, weight = one.score / other.score, one.price / other.price
-    count = min(one.demand.least_rounds, other.demand.least_rounds)
-    is_paired = one.run is other.run and all(
-        record.is_interleaved for each in (one, other) for record in each.records.values()
-    )
-    if is_paired:
-        pairs = zip(one.rounds_ns(count), other.rounds_ns(count), strict=True)
-        interval = statistics.ratio_interval([weight * mine / its for mine, its in pairs], CONFIDENCE)
-    else:
-        mine, its = ([[ns * each.price] for ns in each.rounds_ns(each.demand.least_rounds)] for each in (one, other))
-        apart = statistics.ratio_of_runs(mine, its, CONFIDENCE)
-        interval = apart.interval if apart else None
-    if interval is not None:
-        interval = statistics.Interval(min(interval.low, value), max(interval.high, value))
-    return Ratio(value, interval, count)
+    places = {weighing.cell_of(one, record): (one.run, shape) for one in order for shape, record in one.records.items()}
+    total = math.fsum(count * seconds[cell] for cell, count in found.items())
+    return Settling(tuple((*places[cell], count) for cell, count in found.items()), total)
 
 
-def _beats(best: Weighed, other: Weighed) -> bool:
-    """True if the interval says so; a single round has none, and then the figure alone decides."""
-    ratio = ratio_between(other, best)
-    return ratio is not None and (ratio.interval is None or ratio.verdict == "faster")
+def _left_out(
+    candidates: Sequence[Weighed], first: Weighed, is_geometric: bool, without: Sequence[Shape]
+) -> tuple[tuple[Weighed, Ratio], ...]:
+    """What `first` would be held against if deprecated candidates were taken."""
+    found = []
+    for one in candidates:
+        if [failure.constraint for failure in one.failures] == [DEPRECATED]:
+            stakes = weighing.stakes_of([first, one], is_geometric, without=without)
+            if (ratio := regret.ratio(stakes, first.label, one.label)) is not None:
+                found.append((one, ratio))
+    return tuple(found)
 
 
 def _simplicity(weighed: Weighed) -> tuple[int, int, bool, str]:

@@ -13,8 +13,8 @@ from functools import cached_property
 from itertools import pairwise
 from operator import itemgetter
 
-from bench import statistics
 from bench.choose.grid import Place
+from bench.run.deciding import mean_ns
 from bench.run.record import Record
 from bench.spec import Shape
 
@@ -63,21 +63,8 @@ class Demand:
 
     @cached_property
     def time_ns(self) -> float:
-        """Nanoseconds that one unit of work takes, from the medians of the cells."""
-        return math.fsum(self.cells[at] * statistics.median(record.samples) for at, record in self.records.items())
-
-    @property
-    def least_rounds(self) -> int:
-        """Rounds of the cell that has the fewest."""
-        return min((len(record.rounds) for record in self.records.values()), default=0)
-
-    def rounds_ns(self, count: int) -> list[float]:
-        """`time_ns` in `count` rounds, at most the least of any cell; a cell's further rounds are pooled into those.
-
-        Cells are paired at random by the number of the round; runtimes that took turns keep what they shared in each.
-        """
-        folded = [(self.cells[at], _folded(record.rounds, count)) for at, record in self.records.items()]
-        return [math.fsum(weight * medians[r] for weight, medians in folded) for r in range(count)]
+        """Nanoseconds that one unit of work takes, from the means of the cells' rounds."""
+        return math.fsum(self.cells[at] * mean_ns(record) for at, record in self.records.items())
 
     @property
     def are_single_calls(self) -> bool:
@@ -144,12 +131,6 @@ class Mixture:
             kish += (cells[cell] / total) ** 2 / count
             tail += (cells[cell] / total) ** 2 * below * (1 - below) / count
         return math.floor(min(1 / kish, p * (1 - p) / tail if len(cells) > 1 else 1 / kish) + 1e-9)
-
-
-def _folded(rounds: Sequence[Sequence[int]], count: int) -> list[float]:
-    """Medians of `rounds`, taken together into `count` groups of neighbours."""
-    ends = [len(rounds) * index // count for index in range(count + 1)]
-    return [statistics.median(statistics.pooled(rounds[start:end])) for start, end in pairwise(ends)]
 
 
 def _interpolated(at: float, known: Sequence[float], values: Sequence[float]) -> float:

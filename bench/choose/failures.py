@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING
 from bench import statistics
 from bench.choose.constraints import Constraints
 from bench.choose.demand import Demand, Mixture
+from bench.columns import size
 from bench.parity.verdict import is_within
 from bench.run.record import Record, Run
+from bench.spec import PRECISIONS, Candidate
 from bench.traffic import Slo, duration
 
 if TYPE_CHECKING:
     from bench.choose.candidates import Weighed
+
+
+#: The constraint that a backend is maintained upstream.
+DEPRECATED = "deprecated"
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Failure:
     """A constraint that a runtime does not keep."""
 
     constraint: str
-    """"measured", "plausible", "parity", "memory", "start", or a service level as "p95"."""
+    """"measured", "plausible", "parity", "loss", "deprecated", "memory", "start", or a service level as "p95"."""
     reason: str
     """In one line, with by how much."""
     is_unknown: bool = False
@@ -38,7 +44,9 @@ def failures_of(candidate: Weighed, outside_share: float) -> list[Failure]:
     if demand.missing:
         return _not_measured(candidate)
     records = demand.records.values()
-    found = of_cells(run, records, constraints.min_parity)
+    found = of_cells(run, records, constraints.min_parity) + of_loss(candidate.candidate, records, constraints)
+    if candidate.is_deprecated and not constraints.allow_deprecated:
+        found.append(Failure(DEPRECATED, "deprecated upstream; --allow-deprecated lets it in"))
     for slo in constraints.slos:
         found += _of_slo(demand, slo, outside_share)
     if constraints.requests_per_restart is not None and candidate.one_time_seconds is None:
@@ -73,6 +81,23 @@ def of_cells(run: Run, records: Collection[Record], least: str) -> list[Failure]
     return found
 
 
+def of_loss(candidate: Candidate, records: Collection[Record], constraints: Constraints) -> list[Failure]:
+    """Whether a candidate below fp32 loses more than may be lost, or it is not known what it loses."""
+    if candidate.precision == PRECISIONS[0]:
+        return []
+    known = [loss for record in records if (loss := record.parity.get("loss")) is not None]
+    if constraints.max_loss is None:
+        return [Failure("loss", "below fp32, of which nothing is taken without --max-loss, e.g. 2%")]
+    if len(known) < len(records):
+        why = "what it loses is not known, as its run does not say; measure it again by bench compare"
+        return [Failure("loss", why, True)]
+    if (most := max(known)) > constraints.max_loss:
+        return [
+            Failure("loss", f"it loses {most:.2%} of the output's RMS, and --max-loss is {constraints.max_loss:.3%}")
+        ]
+    return []
+
+
 def of_memory(
     run: Run, records: Collection[Record], constraints: Constraints, outside_share: float = 0.0
 ) -> list[Failure]:
@@ -83,7 +108,7 @@ def of_memory(
     if held is None:
         return [Failure("memory", "memory not known: the peak of some call was not noted", True)]
     if held > most:
-        return [Failure("memory", f"memory {size(held)}: {held / most - 1:.0%} above {size(most)}")]
+        return [Failure("memory", f"memory {size(held)}: {held / most - 1:.0%} above {constraints.memory_text}")]
     if outside_share:
         return [Failure("memory", f"memory not known for {percent(outside_share)} of the requests, off the grid", True)]
     return []
@@ -131,8 +156,3 @@ def largest_error(record: Record | None) -> str:
 def percent(share: float) -> str:
     """`34%`, and `under 1%` in place of 0."""
     return f"{share:.0%}" if share >= 0.01 or share <= 0 else "under 1%"
-
-
-def size(count: int) -> str:
-    """Bytes as `1.25 GB` or `310 MB`, in powers of ten as --max-memory has them."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -2,96 +2,158 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Iterator, Sequence
 
 from backends import BUILT_IN
 from bench import machine
 from bench.choose.candidates import DEPRECATED, Weighed, places_of
-from bench.choose.choice import CONFIDENCE, SIMPLICITY, WORTH_OF_SIMPLICITY, Choice, ranked
+from bench.choose.choice import MOST_DISTURBED, SIMPLICITY, Choice
 from bench.choose.failures import largest_error, percent
 from bench.choose.grid import INTERPOLATED, ROUNDED_UP
-from bench.columns import factor
+from bench.columns import count, factor, milliseconds, span
+from bench.regret import CONFIDENCE, LEAST_ROUNDS, MOST_REGRET
 from bench.run import state
-from bench.run.record import SAME_MODEL, UNSTEADY, Run, is_unsteady
+from bench.run.record import SAME_MODEL, Run, is_unsteady
 from bench.spec import Shape
-from bench.traffic import duration
 
 UNIT = {"latency": "request", "throughput": "sequence", "cost": "sequence"}
 DEPRECATION_MARK = "†"
 #: Shapes that are named one by one; more are counted.
 MOST_NAMED = 4
+#: Values of --until-decided that are proposed, with their seconds.
+SETTLED_BY = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "4h": 14400.0}
 
 
 def headline(choice: Choice) -> str:
-    """One line: what to take and by how much, or that nothing qualifies."""
-    chosen, other, ratio = choice.chosen, choice.runner_up, choice.ratio
-    word = "cheap" if choice.objective == "cost" else "fast"
-    if chosen is None:
+    """One line: what to take and by how much, that nothing qualifies, or that it is undecided."""
+    first, other = choice.chosen or choice.leader, choice.runner_up
+    if first is None:
         is_unknown = all(failure.is_unknown for one in choice.candidates for failure in one.failures)
         return "take none: " + (
             "whether any runtime keeps what is asked is not known" if is_unknown else "no runtime keeps what is asked"
         )
-    if other is None or ratio is None:
-        return f"take {chosen.label}: no other runtime qualifies"
-    simplest = "the simplest of them" if choice.is_simplest else ""
-    if chosen is not choice.best:
-        within = f"the simplest within {WORTH_OF_SIMPLICITY:.0%} of the best"
-        return f"take {chosen.label}: it ties with {_names(choice.tied_with_chosen)}, and is {simplest or within}"
-    if choice.tied:
-        tie = f"{word}est, in a tie with {_names(choice.tied)}"
-        return f"take {chosen.label}: {tie}" + (f", and {simplest}" if simplest else "")
-    disturbed = ", on a disturbed machine" if len(chosen.disturbed) == len(chosen.records) else ""
-    lead = f"{factor(ratio.value)}× as {word} as {other.label}, the next"
-    if ratio.interval is not None and is_unsteady(ratio):
-        ends = f"{factor(ratio.interval.low)}–{factor(ratio.interval.high)}×"
-        lead = f"{word}er than {other.label}, the next ({ends})"
-    return f"take {chosen.label}: {lead}{disturbed}"
+    if other is None:
+        return f"take {first.label}: no other runtime qualifies"
+    if not choice.is_decided:
+        return f"undecided: {first.label} leads; {_why_undecided(choice, first, other)}"
+    others = [one for one in choice.near if one is not first]
+    if others:
+        are = "are" if len(others) > 1 else "is"
+        near = f"within {MOST_REGRET:.0%} of the best, as {_names(others)} {are}"
+        return f"take {first.label}: {near}, and the simplest of them"
+    times = _times(choice, first, other)
+    if (behind := share(choice.regrets[first.label].bound)) != share(0.0):
+        times = f"at most {behind} behind the best; {times}"
+    return f"take {first.label}: {times}"
+
+
+def _times(choice: Choice, first: Weighed, other: Weighed) -> str:
+    """`1.43× as fast as eager, the next (1.38–1.49×, 95%)`."""
+    word, ratio = "cheap" if choice.objective == "cost" else "fast", choice.ratio
+    mean = "" if choice.traffic.is_given or len(first.records) < 2 else ", geometric mean of all shapes"
+    if ratio is None or ratio.interval is None:
+        return f"how much {word}er than {other.label}, the next, is not known"
+    low, high = ratio.interval.low, ratio.interval.high
+    ends, level = f"{span(low, high)}×", f"{ratio.confidence:.0%}{mean}"
+    if is_unsteady(ratio):
+        return f"{ends} as {word} as {other.label}, the next ({level})"
+    return f"{factor(ratio.value, (high - low) / 2)}× as {word} as {other.label}, the next ({ends}, {level})"
+
+
+def _why_undecided(choice: Choice, first: Weighed, other: Weighed) -> str:
+    if choice.too_few and choice.too_few_share > MOST_DISTURBED:
+        of_all = f"{len(choice.too_few)} of {count(len(first.records), 'shape')}"
+        return f"{_reason_of_few(choice)} at {of_all}"
+    return _times(choice, first, other)
+
+
+def _reason_of_few(choice: Choice) -> str:
+    """Why rounds are too few: the machine was disturbed, or none were taken."""
+    taken = [len(one.records[at].rounds) for one in choice.order for at in choice.too_few if at in one.records]
+    return "the machine was disturbed" if min(taken) >= LEAST_ROUNDS else f"fewer than {LEAST_ROUNDS} rounds were taken"
 
 
 def lines(choice: Choice) -> list[str]:
     """Why, one line a reason; nothing for a choice of none."""
-    chosen = choice.chosen
-    return [] if chosen is None or chosen.mean_ns is None else list(_reasons(choice, chosen, chosen.mean_ns))
+    first = choice.chosen or choice.leader
+    return [] if first is None or first.mean_ns is None else list(_reasons(choice, first, first.mean_ns))
 
 
-def _reasons(choice: Choice, chosen: Weighed, mean_ns: float) -> Iterator[str]:
-    interval = chosen.interval
-    span = f" (95% interval {duration(interval.low)} to {duration(interval.high)})" if interval else ""
-    if not choice.traffic.is_given and choice.objective == "latency":
-        yield f"{duration(mean_ns)} a request in the mean of all shapes{span}, each for the same share of time"
-    else:
-        yield f"{duration(mean_ns)} a {UNIT[choice.objective]} in the mean{span}"
-    if choice.tied and choice.best is not None:
+def _reasons(choice: Choice, first: Weighed, mean_ns: float) -> Iterator[str]:
+    if choice.traffic.is_given:
+        half, span_ms = None, ""
+        if (interval := choice.interval_ns(first)) is not None:
+            half = (interval.high - interval.low) / 2
+            low, high = (milliseconds(end, half / 10) for end in (interval.low, interval.high))
+            span_ms = f" ({CONFIDENCE:.0%} interval {low}–{high} ms)"
+        yield f"{milliseconds(mean_ns, half)} ms a {UNIT[choice.objective]} in the mean{span_ms}"
+    elif len(first.records) > 1:
+        yield "no traffic is given, so that every shape counts alike in a geometric mean: a factor, and no time"
+    if len(choice.order) > 1:
         yield (
-            f"a tie: {_names((choice.best, *choice.tied))} differ by no more than the measurement can tell; "
-            f"of those whose own figure is within {WORTH_OF_SIMPLICITY:.0%} of the best the simplest is taken, in the "
-            f"order {', '.join(SIMPLICITY)}, fp32 first, then others"
+            f"regret is a runtime's time over the best one's, less one: expected, and at most, at {CONFIDENCE:.0%} for "
+            f"all together; taken is the simplest with at most {choice.constraints.max_regret:.0%}, in the order "
+            f"{', '.join(SIMPLICITY)}, fp32 first, then others"
         )
-    yield from _if_wrong(choice)
-    yield from _starts(choice, chosen)
-    if chosen.batches:
-        yield f"its best batches: {_some([f'{batch} at length {n}' for n, batch in sorted(chosen.batches.items())])}"
-    same = "the same model" if chosen.verdict in SAME_MODEL else "not the same model any more, as --min-parity lets it"
-    yield f"{same}: {chosen.verdict}{largest_error(chosen.worst_parity)}"
-    yield from chosen.notes
+    yield from settling(choice)
+    if choice.too_few and len(choice.order) > 1:
+        at = _some([str(shape) for shape in choice.too_few])
+        counts = "decide nothing" if choice.too_few_share > MOST_DISTURBED else "count for nothing"
+        yield (
+            f"{_reason_of_few(choice)} at {at}: fewer than {LEAST_ROUNDS} quiet rounds of two runtimes {counts} "
+            f"({percent(choice.too_few_share)} of the weight)"
+        )
+    for one, ratio in choice.left_out:
+        cost, ends = ratio.value - 1, ratio.interval
+        known = f" (at most {share(ends.high - 1)}, {ratio.confidence:.0%})" if ends and ends.high > 1 else ""
+        yield f"leaving out {one.label}, which is deprecated, costs {share(cost) if cost > 0 else 'nothing'}{known}"
+    yield from _starts(choice, first)
+    if first.batches:
+        yield f"its best batches: {_some([f'{batch} at length {n}' for n, batch in sorted(first.batches.items())])}"
+    same = "the same model" if first.verdict in SAME_MODEL else "not the same model any more, as was allowed"
+    yield f"{same}: {first.verdict}{largest_error(first.worst_parity)}"
+    yield from first.notes
 
 
-def _if_wrong(choice: Choice) -> Iterator[str]:
-    """What the other choice would cost, and what this one does where the measurement errs."""
-    ratio, other = choice.ratio, choice.runner_up
-    if ratio is None or other is None:
+def settling(choice: Choice) -> Iterator[str]:
+    """What would settle an undecided choice; nothing for another."""
+    if choice.is_decided or choice.leader is None:
         return
-    if ratio.interval is None:
-        yield f"a single round says so, and no interval how sure that is: more --rounds tell it from {other.label}"
+    runs, found = runs_of(choice), choice.settling
+    if found is None:
+        yield f"more rounds are not expected to show {choice.leader.label} within {MOST_REGRET:.0%} of the best"
         return
-    low, high = ratio.interval.low, ratio.interval.high
-    worst = f"{_more(1 / low)} than {other.label}" if low < 1 else f"no more than {other.label}"
-    told = f"this choice at worst {worst}; {other.label} in its place {_more(high) if high > 1 else 'nothing more'}"
-    yield f"what a mistake would cost, by the {CONFIDENCE:.0%} interval: {told}"
+    rounds = [
+        f"{count(number, 'round')} at {shape}" + (f" of run {runs.index(run) + 1}" if len(runs) > 1 else "")
+        for run, shape, number in found.rounds
+    ]
+    named = _some(rounds, ", ", " ")
+    if choice.too_few:
+        yield f"at least {named} are lacking; stop other work on the machine first"
+    else:
+        about = f"about {_seconds(found.seconds)}, settle" + ("" if len(rounds) > 1 or found.rounds[0][2] > 1 else "s")
+        yield f"{named}, {about} {choice.leader.label} within {MOST_REGRET:.0%}"
 
 
-def _more(times: float) -> str:
-    return f"up to {times - 1:.0%} more" if times < UNSTEADY else f"up to {factor(times - 1)} times more"
+def settling_command(choice: Choice) -> str:
+    """The command that takes those rounds; "" if there are none, or several runs need them."""
+    found, runs = choice.settling, runs_of(choice)
+    if found is None or len(runs) > 1:
+        return ""
+    file = shlex.quote(str(runs[0].path)) if runs[0].path else "RUN"
+    most = next((word for word, limit in SETTLED_BY.items() if limit >= 2 * found.seconds), "1d")
+    return f"bench compare --resume {file} --until-decided {most}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def share(regret: float) -> str:
+    """A regret as a share: `1.2%`, `43%`, `?` if it is not known."""
+    return "?" if math.isinf(regret) else f"{regret:.1%}" if regret < 0.1 else f"{regret:.0%}"
 
 
 def _starts(choice: Choice, chosen: Weighed) -> Iterator[str]:
@@ -102,8 +164,8 @@ def _starts(choice: Choice, chosen: Weighed) -> Iterator[str]:
     if chosen.has_static_shapes:
         shapes = len(chosen.demand.calls)
         first = "the first call of its one shape" if shapes == 1 else f"the first call of each of {shapes} shapes"
-    others = [one for one in ranked(choice.candidates) if one is not chosen and _is_on_its_machine(chosen, one)]
-    timed = [one for one in others if one.one_time_seconds is not None and one not in choice.tied_with_chosen]
+    others = [one for one in choice.order if one is not chosen and _is_on_its_machine(chosen, one)]
+    timed = [one for one in others if one.one_time_seconds is not None and one not in choice.near]
     after, never = [], []
     for one in timed:
         units, told = choice.pays_back_after(one), f"{one.label} ({one.one_time_seconds:.1f} s)"
@@ -124,12 +186,13 @@ def _is_on_its_machine(one: Weighed, other: Weighed) -> bool:
 
 
 def failures(choice: Choice) -> list[str]:
-    """What each runtime that does not qualify fails, and by how much; one line each."""
-    return [
-        f"{one.label}: {_some([failure.reason for failure in one.failures], '; ', '; ')}"
-        for one in choice.candidates
-        if one.failures
-    ]
+    """What the runtimes that do not qualify fail, and by how much; one line for those that fail the same."""
+    labels: dict[str, list[str]] = {}
+    for one in choice.candidates:
+        if one.failures:
+            reasons = _some([failure.reason for failure in one.failures], "; ", "; ")
+            labels.setdefault(reasons, []).append(one.label)
+    return [f"{', '.join(found)}: {reasons}" for reasons, found in labels.items()]
 
 
 def not_measured(choice: Choice) -> list[str]:
@@ -148,7 +211,7 @@ def _unknown(choice: Choice, runs: Sequence[Run]) -> Iterator[str]:
             f"a hole of it, and count for nothing in the time here: {_some(most)}; "
             f"measure with {_options(runs[0], [shape for shape, _ in choice.outside])}"
         )
-    demand = next((c.demand for c in (choice.chosen, *choice.candidates) if c is not None and c.demand.calls), None)
+    demand = next((c.demand for c in (choice.leader, *choice.candidates) if c is not None and c.demand.calls), None)
     if demand and (between := demand.share_of(INTERPOLATED)):
         yield (
             f"{percent(between)} of the calls lie between measured shapes: their times are interpolated, linearly "

@@ -1,8 +1,9 @@
 """The command line: one file a command. Errors become one line here, and exit codes are set here alone.
 
-Exit codes: 0 every measured cell is equivalent or better; 1 anything else; 2 the user's mistake;
-3 some backend is broken, or a bundle is not what was deployed; 4 a run is slower than an earlier one, or has lost
-cells of it, or a bundle is slower than its envelope; 5 no runtime keeps what was asked; 130 stopped by Ctrl-C.
+Exit codes: 0 every measured cell is equivalent or better, and what was to be decided is; 1 anything else; 2 the user's
+mistake; 3 some backend is broken, or a bundle is not what was deployed; 4 a run is slower than an earlier one, or has
+lost cells of it, or a bundle is slower than its envelope; 5 no runtime keeps what was asked; 6 undecided, so that more
+rounds are needed; 130 and 143 stopped by a signal. `bench.errors.PRECEDENCE` says which of several counts.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench import columns
 from bench.cli.options import Artifacts
 
 app = typer.Typer(help="List, verify or prune the exported models.", no_args_is_help=True)
@@ -32,12 +33,12 @@ def list_artifacts(artifacts: Artifacts = _DEFAULT) -> None:
         recipe = artifact.recipe
         what = [str(artifact.metadata.get("model", "")), *(str(recipe.get(one, "")) for one in ("precision", "device"))]
         what += [_shape(recipe.get("inputs", {})), f"of {recipe['checkpoint']}" if "checkpoint" in recipe else ""]
-        print(f"{path.name:<30} {artifact.bytes / 1e6:>9.1f} MB  {' '.join(filter(None, what))}")
-    print(f"{len(store.paths())} artifacts, {total / 1e9:.2f} GB in {store.folder}")
+        print(f"{path.name:<30} {columns.size(artifact.bytes):>10}  {' '.join(filter(None, what))}")
+    print(f"{len(store.paths())} artifacts, {columns.size(total)} in {store.folder}")
     if compiled := sum(entry.bytes for entry in pruning.compiled(artifacts)):
-        print(f"compiled code, {compiled / 1e9:.2f} GB in {artifacts / 'cache'}")
+        print(f"compiled code, {columns.size(compiled)} in {artifacts / 'cache'}")
     for name, size in pruning.untouched(artifacts).items():
-        print(f"{name}, {size / 1e6:.1f} MB ({pruning.UNTOUCHED[name]})")
+        print(f"{name}, {columns.size(size)} ({pruning.UNTOUCHED[name]})")
 
 
 @app.command()
@@ -59,7 +60,7 @@ def verify(artifacts: Artifacts = _DEFAULT) -> None:
 def prune(
     artifacts: Artifacts = _DEFAULT,
     keep: Annotated[
-        str | None, typer.Option(help="Size to keep, e.g. 10GB: what was used longest ago goes first.")
+        str | None, typer.Option(help="Size to keep, e.g. 10GB or 10GiB: what was used longest ago goes first.")
     ] = None,
 ) -> None:
     """Remove what is damaged or left over; with --keep, also what was used longest ago, compiled code included."""
@@ -75,9 +76,9 @@ def prune(
     done = pruning.prune(store, limit)
     for line in done.removed:
         print(f"removed {line}")
-    print(f"{done.kept_bytes / 1e9:.2f} GB kept")
+    print(f"{columns.size(done.kept_bytes)} kept")
     for name, size in pruning.untouched(artifacts).items():
-        print(f"not touched: {name}, {size / 1e6:.1f} MB ({pruning.UNTOUCHED[name]})")
+        print(f"not touched: {name}, {columns.size(size)} ({pruning.UNTOUCHED[name]})")
 
 
 def _shape(inputs: Mapping[str, Any]) -> str:

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from bench.cli import spellings
-from bench.cli.options import Json, MaxMemory, MinParity, Objective, Price, Restarts, Slo, Traffic
+from bench.cli.options import (
+    AllowDeprecated,
+    Json,
+    MaxLoss,
+    MaxMemory,
+    MaxRegret,
+    MinParity,
+    Objective,
+    Price,
+    Restarts,
+    Slo,
+    Traffic,
+)
 
 OLD_SPELLINGS = spellings.OF_FORMATS
 
@@ -18,7 +30,10 @@ def command(
     traffic: Traffic = None,
     slo: Slo = None,
     max_memory: MaxMemory = None,
-    min_parity: MinParity = "equivalent",
+    min_parity: MinParity = None,
+    max_loss: MaxLoss = None,
+    allow_deprecated: AllowDeprecated = False,
+    max_regret: MaxRegret = None,
     objective: Objective = None,
     requests_per_restart: Restarts = None,
     price: Price = None,
@@ -29,12 +44,14 @@ def command(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Say which runtime to deploy for your traffic and limits, and why; exit code 5 when nothing qualifies."""
+    """Say which runtime to deploy for your traffic and limits, and why; exit code 5 if nothing qualifies, 6 if it is
+    undecided."""
     from bench.choose.api import choose
     from bench.report import choice
 
     found = choose(
         runs, traffic=traffic, objective=objective or "latency", slo=slo, max_memory=max_memory, min_parity=min_parity,
+        max_loss=max_loss, allow_deprecated=allow_deprecated, max_regret=max_regret,
         requests_per_restart=requests_per_restart, price=price, device_map=device_map,
     )  # fmt: skip
     print(choice.render(found, "json" if json else "table", with_map=map), end="")

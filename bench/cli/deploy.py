@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import (
+    AllowDeprecated,
     Artifacts,
+    MaxLoss,
     MaxMemory,
+    MaxRegret,
     MinParity,
     Objective,
     Price,
@@ -31,7 +34,10 @@ def command(
         str | None,
         typer.Option(help="BACKEND[:VARIANT][/PRECISION] of the run. [default: the one that bench choose takes]"),
     ] = None,
-    min_parity: MinParity = "equivalent",
+    min_parity: MinParity = None,
+    max_loss: MaxLoss = None,
+    allow_deprecated: AllowDeprecated = False,
+    max_regret: MaxRegret = None,
     traffic: Traffic = None,
     slo: Slo = None,
     max_memory: MaxMemory = None,
@@ -53,6 +59,7 @@ def command(
         made = deploy(
             run, output, choose=choose, min_parity=min_parity, traffic=traffic, slo=slo, max_memory=max_memory,
             objective=objective, requests_per_restart=requests_per_restart, price=price, layout=layout,
-            timeout=timeout, artifacts=artifacts, say=teller(quiet),
+            max_loss=max_loss, allow_deprecated=allow_deprecated, max_regret=max_regret, timeout=timeout,
+            artifacts=artifacts, say=teller(quiet),
         )  # fmt: skip
     print(bundle.made(made), end="")

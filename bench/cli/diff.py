@@ -28,7 +28,7 @@ def command(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Say of every cell whether it is slower, faster, the same, ambiguous, new or gone; exit code 4 on a regression."""
+    """Say of every cell whether it is slower, faster, the same, undecided, new or gone; exit code 4 on a regression."""
     from bench import diff as comparing
     from bench import options
     from bench.errors import UserError

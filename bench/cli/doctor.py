@@ -22,10 +22,15 @@ def command(
     threads: Threads = None,
     artifacts: Artifacts = Path("artifacts"),
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes a minute: peaks and noise.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="End with exit code 6 unless the noise is known and no verdict false."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Look at this machine: what is missing, what would disturb, its peaks, its noise, and what bench itself costs."""
     from bench import doctor
+    from bench.errors import UNDECIDED, foremost
     from bench.report import doctor as page
 
     with stopping("exported models and peaks are kept"):
@@ -33,4 +38,5 @@ def command(
             model=model, device=device, threads=threads, artifacts=artifacts, is_quick=quick, say=tell
         )
     print(page.render(findings, "json" if json else "table"), end="")
-    raise typer.Exit(findings.exit_code)
+    is_open = strict and not findings.is_fit
+    raise typer.Exit(foremost((findings.exit_code, UNDECIDED if is_open else 0)))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bench import columns
 from bench.cli.streams import stopping, tell
 
 app = typer.Typer(
@@ -46,7 +47,7 @@ def list_environments(artifacts: Root = _DEFAULT) -> None:
     found = places(artifacts)
     for place in found:
         environment = read(artifacts, place)
-        size = f"{size_bytes(folder_of(artifacts, place)) / 1e6:.0f} MB"
+        size = columns.size(size_bytes(folder_of(artifacts, place)))
         state = "sound" if environment else f"not finished; run: bench env create {place}"
         print(f"{place:<16} {place.partition('@')[0]:<12} {size:>9}  {state}")
         if environment is not None:

@@ -101,6 +101,7 @@ def _run(
     quiet: bool,
 ) -> int:
     """Measure or go on, print the report, and return the exit code."""
+    from bench.choose.api import exit_code
     from bench.errors import BenchError
     from bench.report import parts
     from bench.run import experiment
@@ -126,7 +127,7 @@ def _run(
             _print(screen.run, columns, json)
         raise
     _print(run, columns, json)
-    return run.exit_code
+    return exit_code(run)
 
 
 def _check_resume(workload: type[Workload], context: typer.Context, path: Path) -> None:

@@ -21,11 +21,31 @@ Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown that 
 # Of a choice.
 Traffic = Annotated[
     Path | None,
-    typer.Option(help="CSV or JSON Lines of batch,length[,count]. [default: every shape for the same share of time]"),
+    typer.Option(help="CSV or JSON Lines of batch,length[,count]. [default: every shape alike, in a geometric mean]"),
 ]
 Slo = Annotated[str | None, typer.Option(help="Limits of percentiles of the time of a call, e.g. p95=20ms.")]
-MaxMemory = Annotated[str | None, typer.Option(help="Most memory that may be held, e.g. 2GB.")]
-MinParity = Annotated[str, typer.Option(help="exact, equivalent or lossy; what is worse does not qualify.")]
+MaxMemory = Annotated[
+    str | None, typer.Option(help="Most memory that may be held, e.g. 2GiB (2^30 bytes each) or 2GB (10^9).")
+]
+MinParity = Annotated[
+    str | None,
+    typer.Option(
+        help="exact, equivalent or lossy; what is worse does not qualify. [default: equivalent; lossy with --max-loss]"
+    ),
+]
+MaxLoss = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE", help="Largest RMSE over the output's RMS, e.g. 2%; lets in what is below fp32."),
+]
+AllowDeprecated = Annotated[
+    bool, typer.Option("--allow-deprecated", help="Let runtimes qualify that are deprecated upstream (TorchScript).")
+]
+MaxRegret = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE", help="Take what is known to be within this of the best; else it is undecided. [default: 3%]"
+    ),
+]
 Objective = Annotated[str | None, typer.Option(help="latency, throughput or cost. [default: latency]")]
 Restarts = Annotated[
     int | None, typer.Option(help="Requests between two starts; their share of the one-time costs counts.")

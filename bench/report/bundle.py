@@ -13,9 +13,10 @@ from bench.report import console
 
 ENDINGS = {
     0: "the bundle holds",
-    1: "the bundle is not proven: something could not be decided",
+    1: "the bundle is not proven: something could not be measured or judged",
     3: "the bundle does not hold",
     4: "the bundle is slower than its envelope",
+    6: "the bundle is not proven: whether it is as fast as its envelope is undecided",
 }
 
 

@@ -18,21 +18,23 @@ COLOURS = (
     ("#56b4e9", "black"), ("#e69f00", "black"), ("#009e73", "black"), ("#f0e442", "black"),
     ("#0072b2", "white"), ("#d55e00", "black"), ("#cc79a7", "black"), ("#bbbbbb", "black"),
 )  # fmt: skip
+#: Stands where it is not decided who is fastest.
+UNDECIDED = "?"
 
 
 def render_map(run: Run, width: int = 80, colour: bool = False) -> str:
     """The map as text of at most `width` columns, one line a batch; lengths that do not fit stand in further tables.
 
     Names stand in the cells if one table holds them all, else letters. `colour` fills each cell with its winner's,
-    a tie has coloured letters alone. "" if no two shapes have a winner.
+    the same as another has coloured letters alone. "" if no two shapes have a winner.
     """
     from rich.console import Console
     from rich.text import Text
 
     cells = {lead.point: lead for lead in leads(run)}
-    winners = [cell.winner.candidate for cell in cells.values() if cell.winner is not None]
-    if len(winners) < 2:
+    if sum(cell.winner is not None for cell in cells.values()) < 2:
         return ""
+    winners = [cell.record.candidate for cell in cells.values() if cell.winner is not None and cell.is_decided]
     names = {candidate: run.name(candidate) for candidate in run.candidates if candidate in winners}
     letters = {
         candidate: string.ascii_uppercase[index] if index < 26 else str(index) for index, candidate in enumerate(names)
@@ -55,9 +57,9 @@ def render_map(run: Run, width: int = 80, colour: bool = False) -> str:
             row = Text(str(batch).rjust(first))
             for length in some:
                 cell, style = cells.get(Shape(batch, length)), ""
-                if cell is not None and cell.winner is not None:
+                if cell is not None and cell.winner is not None and cell.is_decided:
                     fill, ink = COLOURS[run.candidates.index(cell.winner.candidate) % len(COLOURS)]
-                    style = fill if cell.is_tie else f"{ink} on {fill}"
+                    style = fill if cell.same else f"{ink} on {fill}"
                 row.append("  ").append(_text(cell, shown).rjust(widths[length]), style)
             row.rstrip()
             console.print(row)
@@ -91,15 +93,16 @@ def _text(cell: Lead | None, names: Mapping[Candidate, str]) -> str:
     """What stands at a shape; nothing if it was not measured."""
     if cell is None or cell.winner is None:
         return "" if cell is None else DASH
+    if not cell.is_decided:
+        return UNDECIDED
     return f"{names[cell.winner.candidate]} {cell.text}"
 
 
 def _notes(cells: Iterable[Lead]) -> list[str]:
     """What the words in the cells mean, in one line."""
     told = {
-        "tie": "tie: another cannot be told from it",
-        "disturbed": "disturbed: too few rounds of it and another were quiet, so neither is known to be faster",
-        "too few rounds": "too few rounds: fewer than 3 of it and another, so neither is known to be faster",
+        "undecided": f"{UNDECIDED}: undecided, so none is known to be the fastest",
+        "same": "same: another is as fast, within 3%",
         "faster": "faster: the rounds disagree on how much",
         "alone": "alone: no other was measured there as the same model",
         "": f"{DASH}: none was",

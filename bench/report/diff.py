@@ -20,9 +20,9 @@ from bench.run.columns import DISTURBED
 from bench.run.record import Point, Run
 from bench.spec import Candidate
 
-STYLES = {"slower": "red", "faster": "green", "ambiguous": "yellow"}
+STYLES = {"slower": "red", "faster": "green", "undecided": "yellow"}
 #: In which a table lists verdicts, those that are regressions before all.
-ORDER = ("slower", "ambiguous", "faster", "same", "new", "gone")
+ORDER = ("slower", "undecided", "faster", "same", "new", "gone")
 #: A growth beyond which its percentage says no more; a change from 3 rounds may have an interval of any width.
 LARGEST_GROWTH = 9.995
 #: Pairs of a history that a table names; JSON has all.
@@ -121,7 +121,7 @@ def name(comparison: Comparison, candidate: Candidate) -> str:
 
 
 def counts_line(comparison: Comparison) -> str:
-    """One line: `2 slower, 1 faster, 5 same, 1 ambiguous`, and how many of the cells are regressions."""
+    """One line: `2 slower, 1 faster, 5 same, 1 undecided`, and how many of the cells are regressions."""
     counts = [f"{found} {verdict}" for verdict, found in comparison.counts.items() if found]
     if not counts:
         return "nothing to compare: no run measured any cell"
@@ -140,8 +140,8 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     notes = [(cell.candidate, cell.point, remark) for cell in comparison.cells for remark in cell.remarks]
     notes += [(candidate, point, "not measured by any run") for point, candidate in comparison.unmeasured]
     yield from _grouped(comparison, notes)
-    if comparison.counts["ambiguous"]:
-        yield "ambiguous: intervals too wide for the threshold; measure with more --rounds, or raise --threshold"
+    if comparison.counts["undecided"]:
+        yield "undecided: intervals too wide for the threshold; measure with more --rounds, or raise --threshold"
     if comparison.threshold < statistics.TIE_MARGIN:
         yield f"two processes of one program may differ by {statistics.TIE_MARGIN:.0%}, which is above the threshold"
 

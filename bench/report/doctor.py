@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
-from bench import statistics
 from bench.columns import DASH, Section, Table, count, milliseconds
 from bench.doctor import LARGE_FLOOR, TWINS, Findings, Noise, Overhead
 from bench.process.installed import Part
 from bench.report import console
-from bench.run.columns import DISTURBED
+from bench.run.columns import DISTURBED, level
 from bench.spec import PRECISIONS
 
 REMEDY = "→"
@@ -109,12 +108,13 @@ def _noise(findings: Findings) -> Section:
         interval = twin.ratio.interval
         span = DASH if interval is None else f"{interval.low:.3f}–{interval.high:.3f}"
         shape = (DISTURBED if twin.disturbances else "") + twin.shape
-        said = "tie" if twin.is_tie else f"{twin.ratio.verdict.upper()} THAN ITSELF"
+        said = twin.ratio.verdict if twin.is_alike else f"{twin.ratio.verdict.upper()} THAN ITSELF"
         rows.append((shape, milliseconds(twin.median_ns), f"{twin.spread:.1%}", f"{twin.ratio.value:.3f}", span, said))
-        styles.append(("",) * 5 + ("" if twin.is_tie else "bold red",))
+        styles.append(("",) * 5 + ("" if twin.is_alike else "bold red",))
         for line in twin.disturbances:
             where.setdefault(line, []).append(twin.shape)
-    titles = ("shape", "median ms", "spread", "ratio", f"{statistics.RATIO_CONFIDENCE:.0%} interval", "must be a tie")
+    at = " to ".join(dict.fromkeys(level(end({t.ratio.confidence for t in noise.twins})) for end in (min, max)))
+    titles = ("shape", "median ms", "spread", "ratio", f"{at} interval", "must not differ")
     table = Table(titles, tuple(rows), (False, False, False, False, False, True), tuple(styles))
     return Section(title, (), table, [f"{DISTURBED}{', '.join(at)}: {line}" for line, at in where.items()])
 

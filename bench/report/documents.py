@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 from bench import statistics
+from bench.choose.api import exit_code
 from bench.columns import Column, Section, count
 from bench.report import parts
 from bench.run import state, warnings
@@ -60,7 +61,7 @@ def as_json(run: Run) -> str:
         "notes": run.notes,
         "is_complete": run.is_complete,
         "integrity": run.integrity,
-        "exit_code": run.exit_code,
+        "exit_code": exit_code(run),
     }
     with parts.readable(run):
         rows = [_row(run, row, record) for row, record in zip(run.rows(), run.records, strict=True)]

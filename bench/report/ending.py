@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 
-from bench.choose.api import choose
+from bench.choose.api import choice_of
 from bench.choose.candidates import is_of_shapes
-from bench.choose.lines import headline
+from bench.choose.lines import headline, settling, settling_command
 from bench.columns import Section
-from bench.errors import UserError
+from bench.report.choice import style
 from bench.report.console import WIDTH, render_sections
 from bench.report.crossover import render_map
 from bench.run.record import Run
@@ -23,16 +23,13 @@ def render(run: Run) -> str:
     if not is_of_shapes(run.workload) or run.integrity == "altered":
         return ""
     found = render_map(run, WIDTH, sys.stdout.isatty())
-    if not any(record.status == "ok" and record.is_judged for record in run.records):
+    if (choice := choice_of(run)) is None:
         return found
-    try:
-        choice = choose(run)
-    except UserError:  # of what was measured nothing can be chosen from; the tables say what became of it
-        return found
-    style = "bold green" if choice.chosen else "bold red"
-    found += render_sections((), [Section("", [headline(choice)], style=style)])
+    found += render_sections((), [Section("", [headline(choice)], style=style(choice), items=list(settling(choice)))])
+    if command := settling_command(choice):
+        found += f"  {command}\n"
     rests_on = choice.traffic.source.removeprefix("none given: ")
-    found += render_sections([f"by {rests_on}; by your own traffic:"], ())
+    found += render_sections([f"{rests_on}; by your own traffic:"], ())
     file = shlex.quote(str(run.path)) if run.path is not None else "RUN"
     command = f"  bench choose {file} --traffic FILE"
     if len(command) > WIDTH:

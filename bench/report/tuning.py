@@ -54,8 +54,10 @@ def headline(tuning: Tuning) -> str:
     if ratio.interval is None:
         return f"take {winner.label}: {times} as fast as {other.label}, the next, in turns apart"
     ends = f"{factor(ratio.interval.low)}–{factor(ratio.interval.high)}"
-    if ratio.verdict == "tie":
-        return f"take {winner.label}: fastest, in a tie with {other.label} ({times}, {ends})"
+    if ratio.verdict == "same":
+        return f"take {winner.label}: the same as {other.label}, the next ({times}, {ends})"
+    if ratio.verdict == "undecided":
+        return f"undecided: {winner.label} leads, {other.label} may be faster ({times}, {ends})"
     return f"take {winner.label}: {times} ({ends}) as fast as {other.label}, the next"
 
 

@@ -8,8 +8,8 @@ from operator import attrgetter
 from typing import Any
 
 from bench import statistics
-from bench.columns import DASH, Column, factor, milliseconds, percent
-from bench.run import pairs
+from bench.columns import DASH, Column, factor, milliseconds, percent, plus_minus, span
+from bench.run import joint, pairs
 from bench.run.record import WALL, Record, Run, is_unsteady
 
 #: Stands before the median of a cell that was disturbed; a warning says by what.
@@ -189,8 +189,38 @@ def headline_cell(run: Run, record: Record, value: Any, show: Callable[[Any], st
 
 
 def median_cell(kind: str) -> Callable[[Run, Record], str]:
-    """The median of one kind of time in ms, marked if the cell was disturbed; else its status."""
-    return lambda run, record: headline_cell(run, record, median_ms(kind)(run, record), ms)
+    """The median of one kind of time in ms, with digits as its interval allows, marked if the cell was disturbed; else
+    its status.
+    """
+
+    def cell(run: Run, record: Record) -> str:
+        shown = ms_within(statistics.precision(record.rounds_ns(kind)))
+        return headline_cell(run, record, median_ms(kind)(run, record), shown)
+
+    return cell
+
+
+def ms_within(share: float | None) -> Callable[[float], str]:
+    """Shows milliseconds with the digits that an interval allows, of which `share` is half over the middle."""
+    return lambda value: milliseconds(value * 1e6, None if share is None else value * 1e6 * share)
+
+
+def precision(per: Callable[[Run], float] = lambda run: 1.0) -> Column:
+    """Half of the interval of the median over the median; beyond ±50 % the cell has its ends, each over `per`."""
+
+    def cell(run: Run, record: Record) -> str:
+        found = statistics.median_interval(record.rounds) if record.samples else None
+        if found is None:
+            return DASH
+        half, scale = (found.high - found.low) / 2, per(run)
+        shown = lambda ns: milliseconds(ns / scale, half / 10 / scale)  # noqa: E731
+        return plus_minus(statistics.median(record.samples), found.low, found.high, shown)
+
+    return Column(
+        "precision_share", _of_samples(lambda record: statistics.precision(record.rounds)), title="±", cell=cell,
+        drop=90, help=f"half-width of the median's {statistics.MEDIAN_CONFIDENCE:.0%} interval over the median; beyond "
+        "±50 % its ends, ms",
+    )  # fmt: skip
 
 
 MEDIAN = Column(
@@ -198,10 +228,7 @@ MEDIAN = Column(
     interval=("median_low_ms", "median_high_ms"),
     help="median of synchronised wall time of one call, ms; ! marks a disturbed cell",
 )  # fmt: skip
-PRECISION = Column(
-    "precision_share", _of_samples(lambda record: statistics.precision(record.rounds)), title="±", show=percent,
-    drop=90, help=f"half-width of the median's {statistics.MEDIAN_CONFIDENCE:.0%} interval over the median",
-)  # fmt: skip
+PRECISION = precision()
 TIMES = (
     MEDIAN,
     PRECISION,
@@ -234,18 +261,26 @@ OTHER_TIMES = (
 # Against the baseline and the machine's limits.
 
 
+def ratio_text(ratio: statistics.Ratio) -> str:
+    """`2.70×`, with digits as its interval allows."""
+    ends = ratio.interval
+    return f"{factor(ratio.value, (ends.high - ends.low) / 2 if ends else None)}×"
+
+
 def ratio_cell(ratio: statistics.Ratio) -> str:
-    """`2.70× 2.61–2.78`; verdict and interval alone for a tie, and if the interval is too wide to have a middle."""
+    """`2.70× 2.61–2.78`; verdict and interval alone if it is neither faster nor slower, and if the interval is too wide
+    to have a middle.
+    """
     if ratio.interval is None:
         return f"{factor(ratio.value)}× (1 round)"
-    span = f"{factor(ratio.interval.low)}–{factor(ratio.interval.high)}"
-    is_verdict = is_unsteady(ratio) or ratio.verdict == "tie"
-    return f"{ratio.verdict} {span}" if is_verdict else f"{factor(ratio.value)}× {span}"
+    ends = span(ratio.interval.low, ratio.interval.high)
+    is_verdict = is_unsteady(ratio) or ratio.verdict in ("same", "undecided")
+    return f"{ratio.verdict} {ends}" if is_verdict else f"{ratio_text(ratio)} {ends}"
 
 
 def speedup_cell(run: Run, record: Record) -> str:
-    """`2.70× 2.61–2.78`, `tie 0.98–1.14`, `implausible`, `disturbed`, `too few rounds`, or a dash if models allow no
-    speed-up.
+    """`2.70× 2.61–2.78`, `undecided 0.98–1.14`, `implausible`, `disturbed`, `too few rounds`, or a dash if models allow
+    no speed-up.
     """
     if run.is_implausible(record):
         return "implausible"
@@ -257,11 +292,24 @@ def speedup_cell(run: Run, record: Record) -> str:
     return DASH if ratio is None else ratio_cell(ratio)
 
 
+def level(confidence: float) -> str:
+    """A confidence as `99%` or `99.95%`."""
+    return f"{100 * confidence:.4g}%"
+
+
+def of_verdicts(run: Run) -> str:
+    """At which levels the intervals of a run's speed-ups are."""
+    found = [level(one) for one in sorted(set(joint.of(run).levels.values()))] or [level(statistics.RATIO_CONFIDENCE)]
+    span = " to ".join(dict.fromkeys((found[0], found[-1])))
+    together = "" if found == ["99%"] else f", which holds all verdicts together at {level(1 - statistics.PAGE_ERROR)}"
+    return f"intervals at {span}{together}"
+
+
 def legend(run: Run) -> str:
     """What the columns of times and speed-ups are."""
     return (
         f"±: {statistics.MEDIAN_CONFIDENCE:.0%} interval; spread: interquartile range; speed-up: against "
-        f"{run.baseline_candidate.label} within rounds, {statistics.RATIO_CONFIDENCE:.0%} interval"
+        f"{run.baseline_candidate.label} within rounds; {of_verdicts(run)}"
     )
 
 
@@ -283,7 +331,12 @@ def ratio_columns(
         ),
         Column(f"speedup{suffix}_low", of(lambda ratio: ratio.interval and ratio.interval.low)),
         Column(f"speedup{suffix}_high", of(lambda ratio: ratio.interval and ratio.interval.high)),
-        Column(f"verdict{suffix}", of(lambda ratio: ratio.verdict), help="faster, slower or tie"),
+        Column(f"verdict{suffix}", of(lambda ratio: ratio.verdict), help="same, faster, slower or undecided"),
+        Column(
+            f"confidence{suffix}",
+            of(lambda ratio: ratio.interval and ratio.confidence),
+            help="of the interval; all verdicts of a run hold together at 99 %",
+        ),
     )
 
 

@@ -177,13 +177,13 @@ def _winner(run: Run, bests: Sequence[Record]) -> Iterator[str]:
         return
     fastest = max(rivals, key=throughput)
     at = {best.candidate: f"{run.name(best.candidate)} at batch {best.point.batch}" for best in rivals}
-    found = [(best, _times_faster(best, fastest)) for best in rivals if best is not fastest]
-    if any(ratio is None for _, ratio in found):
-        yield "undecided, as fewer than 3 of its rounds were quiet"
-        return
-    ties = [at[best.candidate] for best, ratio in found if ratio is None or ratio.verdict != "faster"]
-    tied = f" (tie with {', '.join(ties)})" if ties else ""
-    yield f"{at[fastest.candidate]}, {shown(throughput(fastest))} sequences/s{tied}"
+    found = {best.candidate: _times_faster(best, fastest) for best in rivals if best is not fastest}
+    verdicts = {one: "undecided" if ratio is None else ratio.verdict for one, ratio in found.items()}
+    same = [at[one] for one, verdict in verdicts.items() if verdict == "same"]
+    doubtful = [at[one] for one, verdict in verdicts.items() if verdict not in ("same", "faster")]
+    line = f"{at[fastest.candidate]}, {shown(throughput(fastest))} sequences/s"
+    line += f" (same as {', '.join(same)})" if same else ""
+    yield f"undecided: {line} leads, {', '.join(doubtful)} may do more" if doubtful else line
 
 
 def _why(records: Sequence[Record]) -> Iterator[str]:

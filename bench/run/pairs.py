@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -77,22 +78,37 @@ def _by_round(record: Record, kind: str = WALL) -> dict[int, list[int]]:
     }
 
 
-def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
+def log_ratios(one: Record, other: Record) -> list[float | None]:
+    """Logarithm of how many times faster `other` is than `one`, by round; None for a round that does not count."""
+    mine, its = _by_round(one), _by_round(other)
+    both = mine.keys() & its.keys()
+    return [
+        math.log(statistics.median(mine[number]) / statistics.median(its[number])) if number in both else None
+        for number in (range(min(both), max(both) + 1) if both else ())
+    ]
+
+
+def ratio_between(
+    one: Record, other: Record, confidence: float = statistics.RATIO_CONFIDENCE, widening: float = 1.0
+) -> statistics.Ratio | None:
     """How many times faster `other` is than `one` in quiet rounds: within rounds at one point, or of medians if they
-    were measured apart; None if these are too few to decide.
+    were measured apart; None if these are too few to decide. `Run.between` holds all verdicts of a run together.
     """
     if not are_paired(one, other):
-        return ratio_apart(one, other)
+        return ratio_apart(one, other, confidence, widening)
     if not may_decide(one, other):
         return None
     found = paired(one, other)
-    return statistics.ratio_within_rounds([mine for mine, _ in found], [its for _, its in found])
+    rounds = [mine for mine, _ in found], [its for _, its in found]
+    return statistics.ratio_within_rounds(*rounds, confidence, widening)
 
 
-def ratio_apart(one: Record, other: Record) -> statistics.Ratio | None:
+def ratio_apart(
+    one: Record, other: Record, confidence: float = statistics.RATIO_CONFIDENCE, widening: float = 1.0
+) -> statistics.Ratio | None:
     """How many times faster `other` is than `one` where nothing pairs their rounds; None if either has too few quiet
     ones.
     """
     if not (has_quiet_rounds(one) and has_quiet_rounds(other)):
         return None
-    return statistics.ratio_of_runs(quiet_rounds(one), quiet_rounds(other))
+    return statistics.ratio_of_runs(quiet_rounds(one), quiet_rounds(other), confidence, widening)

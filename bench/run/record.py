@@ -15,7 +15,7 @@ from bench import statistics
 from bench.errors import BenchError
 from bench.machine import conditions, roofline
 from bench.machine.roofline import Floor, Peaks
-from bench.run import pairs
+from bench.run import joint, pairs
 from bench.run.pairs import WALL as WALL
 from bench.run.pairs import ratio_between as ratio_between
 from bench.spec import Candidate
@@ -278,7 +278,16 @@ class Run:
         baseline = self.baseline(record)
         if baseline is None or not self.may_compare(baseline, record):
             return None
-        return ratio_between(baseline, record)
+        return self.between(baseline, record)
+
+    def between(self, one: Record, other: Record) -> statistics.Ratio | None:
+        """`pairs.ratio_between` two cells at the level that holds all verdicts of the run together."""
+        return joint.of(self).ratio(one, other)
+
+    @property
+    def rho(self) -> float:
+        """Correlation between neighbouring rounds, by which intervals are widened."""
+        return joint.of(self).rho
 
     def unsteadiness(self, record: Record) -> float | None:
         """High end of the ratio's interval over its low end, if that is too much to show a speed-up; else None."""
@@ -287,9 +296,7 @@ class Run:
         return None if ends is None else ends.high / ends.low
 
     def may_compare(self, baseline: Record, record: Record) -> bool:
-        """True if a ratio of two cells means something: both are sound, or both compute nothing, and rounds enough were
-        quiet.
-        """
+        """True if a ratio of two cells means something: both are sound, and rounds enough were quiet."""
         return self.are_sound(baseline, record) and pairs.may_decide(baseline, record)
 
     def are_sound(self, *cells: Record) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench import statistics
-from bench.columns import DASH, Column, Section, Table, factor, milliseconds, percent
+from bench.columns import DASH, Column, Section, Table, milliseconds, percent
 from bench.run import warnings
-from bench.run.columns import least_top1, loss_cell
+from bench.run.columns import least_top1, loss_cell, ratio_text
 from bench.run.leads import iter_points as iter_points
+from bench.run.leads import said
 from bench.run.leads import winner as winner
 from bench.run.record import Record, Run, is_unsteady
 
@@ -22,19 +23,15 @@ KINDS = {"naive": "naive (wrong)"}
 
 
 def fastest_at(run: Run, point: Any, records: Sequence[Record]) -> Section:
-    """The winner of one point: who is fastest, by how much, or with whom it ties."""
+    """The winner of one point: who is fastest, by how much, and what is the same; or that it is undecided."""
     if (found := winner(run, records)) is None:
         return Section("")
-    if found.why_undecided:
-        return Section("", (f"undecided: {found.why_undecided}",), style="yellow", point=point)
-    baseline, ratio = run.baseline_candidate, run.ratio(found.record)
-    line = f"fastest: {run.name(found.record.candidate)}"
-    is_told_apart = baseline not in [one.candidate for one in (found.record, *found.ties)]
-    if is_told_apart and ratio is not None and not is_unsteady(ratio):
-        line += f", {ratio.value:.2f}× {baseline.label}"
-    if found.ties:
-        line += f" (tie with {', '.join(run.name(record.candidate) for record in found.ties)})"
-    return Section("", (line,), style="green", point=point)
+    ratio, times = run.ratio(found.record), ""
+    if ratio is not None and ratio.verdict == "faster" and not is_unsteady(ratio):
+        times = f", {ratio_text(ratio)} {run.baseline_candidate.label}"
+    line = said(found, lambda record: run.name(record.candidate), times)
+    line = f"fastest: {line}" if found.is_decided else line
+    return Section("", (line,), style="green" if found.is_decided else "yellow", point=point)
 
 
 def kinds_of_time(run: Run, point: Any, records: Sequence[Record], kinds: Sequence[str]) -> Section:
@@ -222,8 +219,10 @@ def _paid_at(run: Run, record: Record) -> str:
     if base is None or base is record or ratio is None:
         return "held against nothing"
     name = run.name(base.candidate)
-    if ratio.verdict == "tie":
-        return f"never paid back (a tie with {name})"
+    if ratio.verdict == "same":
+        return f"never paid back (the same as {name})"
+    if ratio.verdict == "undecided":
+        return f"not known (undecided against {name})"
     own, other = start_seconds(record), start_seconds(base)
     if own is None or other is None:
         return "held against nothing, as not every load was timed"
@@ -266,5 +265,5 @@ def outcome(run: Run, record: Record) -> str:
         return f"{record.status}: {record.reason}" if record.reason else record.status
     median = milliseconds(statistics.median(record.samples))
     ratio = run.ratio(record)
-    speed = "" if ratio is None or is_unsteady(ratio) else f"  {factor(ratio.value)}×"
+    speed = "" if ratio is None or is_unsteady(ratio) else f"  {ratio_text(ratio)}"
     return f"{median} ms{speed}  {record.verdict}".rstrip()

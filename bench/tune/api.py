@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench import machine, statistics
+from bench import machine, regret, statistics
 from bench.choose.api import choose
-from bench.choose.choice import ratio_between
+from bench.choose.stakes import stakes_of
 from bench.columns import count
 from bench.errors import Say, UserError
 from bench.options import shown_seconds
@@ -281,10 +281,9 @@ class _Search:
         """How many times faster the winner is: with an interval if both took turns in one run."""
         if runs[winner] is runs[other]:
             traffic = Traffic(dict(self.tuning.goal.shares), self.tuning.goal.source)
-            weighed = {
-                one.candidate: one for one in choose(runs[winner], traffic=traffic, min_parity="lossy").candidates
-            }
-            if found := ratio_between(weighed[other.candidate], weighed[winner.candidate]):
+            weighed = choose(runs[winner], traffic=traffic).candidates
+            next_, first = (next(one for one in weighed if one.candidate == each.candidate) for each in (other, winner))
+            if found := regret.ratio(stakes_of([next_, first], is_geometric=False), next_.label, first.label):
                 return found
         return self._ratio_of_turns(winner, other) or Ratio(scores[other] / scores[winner], None, 1)
 

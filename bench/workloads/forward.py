@@ -74,6 +74,10 @@ class ForwardOptions(TimedOptions):
         "Go on beyond the ceilings until it is known what to take, for this long from the start, e.g. 5m.",
         options.seconds(example="5m"), default=None, show=options.shown_seconds,
     )  # fmt: skip
+    max_loss: float | None = option(
+        "Largest RMSE over the output's RMS, e.g. 2%; lets the choice take what is below fp32.", options.share,
+        default=None, show=options.shown_share,
+    )  # fmt: skip
     grad: bool = option("Also run eager with autograd on, to show what that costs.", options.flag, default=False)
 
     @classmethod

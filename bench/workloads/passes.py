@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench import statistics
-from bench.columns import DASH, Column, Section, Table, factor, percent
-from bench.errors import UserError
+from bench.columns import DASH, Column, Section, Table, percent
+from bench.errors import UNDECIDED, UserError, foremost
 from bench.packing import UNSORTED, Packed, Packing, Summary
 from bench.run import columns, pairs, sections
-from bench.run.record import WALL, Record, Run, Turn, is_unsteady, ratio_between
+from bench.run.deciding import is_decided, mean_ns
+from bench.run.leads import said
+from bench.run.record import WALL, Record, Run, Turn, is_unsteady
 from bench.run.warnings import WIDE_SPREAD
-from bench.run.workload import Workload
+from bench.run.workload import Workload, exit_code_of
 from bench.spec import Candidate
 
 if TYPE_CHECKING:
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 BATCH_1 = Packing(1, UNSORTED)
 #: Characters of a histogram's longest bar.
 BAR = 40
-#: Ties with the fastest of all that its line names.
-MOST_NAMED = 3
 
 # Sentences one by one, in this run and in one on the CPU.
 
@@ -93,7 +93,7 @@ def read_one_by_one(path: str, options: CorpusOptions, source: ModelSource) -> O
 def ratio_to_batch_1(run: Run, record: Record) -> statistics.Ratio | None:
     """Times faster a sentence than the baseline at batch 1: of medians apart, unless it is the same packing."""
     one = run.record(BATCH_1, run.baseline_candidate)
-    return ratio_between(one, record) if one is not None and run.may_compare(one, record) else None
+    return run.between(one, record) if one is not None and run.may_compare(one, record) else None
 
 
 def ratio_to_cpu(run: Run, record: Record) -> statistics.Ratio | None:
@@ -152,10 +152,12 @@ COLUMNS = (
     _of_corpus("shapes", lambda corpus, packed: len(packed.shapes), help="distinct batch × length"),
     Column(
         "ms_per_sample", _ms_per_sample, title="ms/sample",
-        cell=lambda run, record: columns.headline_cell(run, record, _ms_per_sample(run, record), columns.ms),
+        cell=lambda run, record: columns.headline_cell(
+            run, record, _ms_per_sample(run, record), columns.ms_within(statistics.precision(record.rounds))
+        ),
         help="median pass over the number of sentences, ms; ! marks a disturbed cell",
     ),
-    columns.PRECISION,
+    columns.precision(lambda run: len(run.workload.options.corpus.lengths)),
     *(Column(f"ms_per_sample_{end}", _interval_ms(end)) for end in ("low", "high")),
     Column(
         "pass_s", lambda run, record: _pass_seconds(record), title="pass s", show=lambda value: f"{value:.4g}", drop=15,
@@ -196,7 +198,7 @@ class Passes(Workload):
         yield (
             f"median of {asked.rounds} whole passes over the number of sentences, {within}, one synchronisation a "
             f"pass; ±: {statistics.MEDIAN_CONFIDENCE:.0%} interval; speed-up: against {baseline.label} in the same "
-            f"batches, within rounds, {statistics.RATIO_CONFIDENCE:.0%} interval"
+            f"batches, within rounds; {columns.of_verdicts(run)}"
         )
 
     def plan(self, run: Run) -> Iterable[str]:
@@ -271,6 +273,9 @@ class Passes(Workload):
         if (max(samples) - min(samples)) / min(samples) > WIDE_SPREAD:
             yield f"its passes differ by over {WIDE_SPREAD:.0%}; stop other work on this machine and measure again"
 
+    def exit_code(self, run: Run) -> int:
+        return foremost((exit_code_of(run.records), 0 if is_decided(run, _bests(run)) else UNDECIDED))
+
     def progress(self, run: Run, record: Record) -> str:
         ms = _ms_per_sample(run, record)
         if record.status != "ok" or ms is None:
@@ -278,16 +283,24 @@ class Passes(Workload):
         return f"{columns.ms(ms)} ms/sample  {record.verdict}".rstrip()
 
 
+def _bests(run: Run) -> list[Record]:
+    """The packing that each sound candidate is fastest in."""
+    found: dict[Candidate, Record] = {}
+    for record in run.records:
+        is_sound = record.is_comparable and record.is_judged and not run.is_implausible(record)
+        best = found.get(record.candidate)
+        if is_sound and record.candidate.copy == 1 and (best is None or mean_ns(record) < mean_ns(best)):
+            found[record.candidate] = record
+    return list(found.values())
+
+
 def _fastest(run: Run) -> Iterator[str]:
     """The winner at each batch size, a line an order."""
     parts: dict[str, list[str]] = {}
     for point, records in sections.iter_points(run):
         if (won := sections.winner(run, records)) is not None:
-            names = ", ".join(run.name(one.candidate) for one in won.ties)
-            tied = f" (tie with {names})" if names else ""
-            said = f"undecided at {point.batch} ({won.why_undecided})" if won.why_undecided else ""
-            said = said or f"{run.name(won.record.candidate)} at {point.batch}{tied}"
-            parts.setdefault(point.order, []).append(said)
+            line = said(won, lambda record: run.name(record.candidate))
+            parts.setdefault(point.order, []).append(f"at {point.batch}, {line}")
     yield from (f"{order}: {'; '.join(found)}" for order, found in parts.items())
 
 
@@ -295,13 +308,7 @@ def _fastest_of_all(run: Run) -> Iterator[str]:
     """The fastest cell of all packings."""
     if (won := sections.winner(run, run.records)) is None:
         return
-    if won.why_undecided:
-        yield f"of all: undecided, {won.why_undecided}"
-        return
-    best, ratio = won.record, ratio_to_batch_1(run, won.record)
-    line = f"of all: {run.name(best.candidate)} at batch {best.point.batch}, {best.point.order}"
+    ratio, times = ratio_to_batch_1(run, won.record), ""
     if ratio is not None and ratio.verdict == "faster" and not is_unsteady(ratio):
-        line += f", {factor(ratio.value)}× {run.baseline_candidate.label} at batch 1"
-    names = [f"{run.name(one.candidate)} at {one.point}" for one in won.ties]
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    yield line + (f" (tie with {', '.join(names[:MOST_NAMED])}{more})" if names else "")
+        times = f", {columns.ratio_text(ratio)} {run.baseline_candidate.label} at batch 1"
+    yield f"of all: {said(won, lambda record: f'{run.name(record.candidate)} at {record.point}', times)}"

@@ -66,6 +66,13 @@ def test_a_name_is_one_of_the_runs_own_and_without_one_the_choice_decides() -> N
     found = selected(run, None)
     assert (found.candidate, found.reasons[0][:15]) == (ONNX, "take onnx: 3.00")
     assert selected(run, None, slo="p50=5ms").candidate == ONNX
+    for rounds, remedy in ((1, "at least 2 rounds at 1×16 are lacking"), (2, "at least 1 round at 1×16 are lacking")):
+        few = replace(run, records=[replace(one, turns=one.turns[:rounds]) for one in run.records])
+        words = f"undecided: onnx leads.*{remedy}.*--until-decided 5m; --choose NAME or --max-regret 10% overrules it"
+        with pytest.raises(selection.UndecidedError, match=words) as refused:
+            selected(few, None)
+        assert refused.value.exit_code == 6
+        assert selected(few, "onnx").candidate == ONNX
     run.integrity, run.path = "cut", Path("run.jsonl")
     assert selection.CUT in selected(run).reasons
 
@@ -276,7 +283,8 @@ def found_with(
         (found_with("within", "within"), 0),
         (found_with("within", "slower"), 4),
         (found_with("undecided", "slower"), 4),
-        (found_with("within", "undecided"), 1),
+        (found_with("within", "undecided"), 6),
+        (found_with("unmeasured", "undecided"), 1),
         (found_with("unmeasured"), 1),
         (found_with("slower", counts_time=False), 0),
         (found_with("slower", parity="broken"), 3),

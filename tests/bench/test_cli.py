@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.errors import UNDECIDED
 from bench.run import pairs
 from bench.run.file import read_run
 from tests.in_process import prepare
@@ -34,7 +35,7 @@ def compared(root: Path, artifacts: Path, tmp_path_factory: pytest.TempPathFacto
 
 def test_the_main_job_on_all_four_runtimes(compared) -> None:
     done, run = compared
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, UNDECIDED), done.stderr
     assert [r.candidate.backend for r in run.records] == ["eager", "onnx", "torchscript", "compile"]
     assert {r.status for r in run.records} == {"ok"}
     assert {r.verdict for r in run.records} <= {"original", "exact", "equivalent"}
@@ -97,7 +98,7 @@ def test_logits_at_the_other_boundary_with_the_naive_timer_a_copy_and_autograd(
     options += ["--task", "lm", "--boundary", "host", "--naive-timer", "--grad", "--output", "run.jsonl"]
     options += ["--artifacts", str(artifacts)]
     done = cli("compare", *options, *QUICK)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, UNDECIDED), done.stderr
     assert "to export: nothing, all in the store" in done.stderr
     assert "computing" not in done.stderr
     run = read_run(tmp_path / "run.jsonl")

@@ -28,7 +28,7 @@ def run_of(names: list[str], ms: dict[Shape, list[float | None]]) -> Run:
     """Medians by shape in the order of `names`; None for a cell that failed."""
     return made.run_of(
         [
-            made.record(name, shape, ms=[[time or 1] * 3] * 6, status="failed" if time is None else "ok")
+            made.record(name, shape, ms=[[time or 1] * 3] * 20, status="failed" if time is None else "ok")
             for shape, times in ms.items()
             for name, time in zip(names, times, strict=True)
         ]
@@ -60,15 +60,42 @@ def test_each_cell_names_the_fastest_and_its_lead() -> None:
         for cell in leads(run)
     ]
     assert found == [
-        ("2.00×", "onnx", "eager"), ("tie", "eager", "onnx"), ("alone", "eager", None), ("", None, None),
+        ("2.00×", "onnx", "eager"), ("same", "eager", "onnx"), ("alone", "eager", None), ("", None, None),
     ]  # fmt: skip
     assert render_map(run).splitlines()[1:] == [
-        "batch           16        128",
-        "    1   onnx 2.00×  eager tie",
-        "    8  eager alone          –",
-        "tie: another cannot be told from it; alone: no other was measured there as the",
+        "batch           16         128",
+        "    1   onnx 2.00×  eager same",
+        "    8  eager alone           –",
+        "same: another is as fast, within 3%; alone: no other was measured there as the",
         "  same model; –: none was",
     ]
+
+
+def test_nobody_is_named_the_fastest_if_that_is_undecided() -> None:
+    """Rounds of which eager wins half."""
+    run = run_of(["eager", "onnx"], {Shape(1, length): [2.0, 2.0] for length in (16, 128)})
+    swaying = [[time] * 3 for time in (1, 3, 1, 3, 1, 3, 1, 3)]
+    run.records = [
+        replace(one, turns=made.record("onnx", one.point, ms=swaying).turns) if one.candidate.backend == "onnx" else one
+        for one in run.records
+    ]
+    assert [(cell.text, cell.is_decided) for cell in leads(run)] == [("undecided", False)] * 2
+    assert headline(run) == "Undecided: which candidate is fastest is not known at 2 of 2 shapes"
+    text = render_map(run)
+    assert [line.split() for line in text.splitlines()[1:3]] == [["batch", "16", "128"], ["1", "?", "?"]]
+    assert "?: undecided" in text and "onnx" not in text and "eager" not in text
+
+
+def test_the_printed_order_is_that_of_the_paired_ratios() -> None:
+    """Two rounds stall for both: by medians of all samples eager would lead, and onnx is faster in every round."""
+    shared = [1.0, 1.0, 8.0, 8.0, 8.0, 1.0, 1.0, 8.0]
+    records = [
+        made.record("eager", Shape(1, 16), ms=[[one] * (3 if one < 2 else 1) for one in shared]),
+        made.record("onnx", Shape(1, 16), ms=[[one / 1.2] * (1 if one < 2 else 3) for one in shared]),
+    ]
+    (cell,) = leads(made.run_of(records))
+    assert [one.candidate.backend for one in cell.order] == ["onnx", "eager"]
+    assert (cell.text, cell.is_decided) == ("1.20×", True)
 
 
 def test_another_model_wins_nothing() -> None:
@@ -118,7 +145,7 @@ def test_colour_adds_nothing_but_colour() -> None:
     assert "\x1b" not in plain
     assert ESCAPES.sub("", coloured) == plain
     backgrounds = re.findall(r"\x1b\[[0-9;]*48;2;(\d+;\d+;\d+)m(?: *)(\w+)", coloured)
-    assert backgrounds == [("230;159;0", "onnx")]  # the tie has none
+    assert backgrounds == [("230;159;0", "onnx")]  # what is the same has none
 
 
 @pytest.mark.parametrize("times", [{Shape(1, 16): [2.0, 1.0]}, {Shape(1, 16): [None, None], Shape(1, 8): [None, None]}])

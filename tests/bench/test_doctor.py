@@ -61,10 +61,10 @@ def alike(copy: int) -> list[float]:
     return [1.0 + 0.004 * ((index + copy) % 2) for index in range(10)]
 
 
-def test_two_copies_that_differ_by_noise_are_a_tie_and_else_a_false_verdict() -> None:
+def test_two_copies_that_differ_by_noise_are_alike_and_else_a_false_verdict() -> None:
     found, reasons = doctor.twins_of(twins_run(twin_record(1, alike(1)), twin_record(2, alike(2))))
     noise = Noise("bert-tiny", found)
-    assert (reasons, [twin.is_tie for twin in found], noise.false_verdicts) == ({}, [True], ())
+    assert (reasons, [twin.is_alike for twin in found], noise.false_verdicts) == ({}, [True], ())
     assert 0.003 < noise.floor < 0.01
     assert noise.least_difference == TIE_MARGIN
     assert found[0].disturbances == ()
@@ -478,7 +478,7 @@ def test_the_page_fits_80_columns_and_says_it_all(findings: Findings) -> None:
         "fp32 226 GFLOP/s",
         "bf16 1.2 TFLOP/s",
         "reads 12.3 GB/s; 80.0 GB/s from caches",
-        "1×16 0.740 12.0% 1.000 0.979–1.021 tie",
+        "1×16 0.740 12.0% 1.000 0.979–1.021 same",
         "0.25 µs (null:instant), 0.03% of the shortest call above",
         "the parent 0.4% of one CPU",
         "Fit to measure: differences above 2.1% can be believed here now.",
@@ -503,7 +503,7 @@ LONG = "echo off | sudo tee /sys/devices/system/cpu/smt/control " * 3
         ({"noise": Noise("bert-tiny", FALSE)},
          ["FASTER THAN ITSELF", "Believe no difference below 12.0% now",
           "NOT FIT FOR SMALL DIFFERENCES: eager came out faster at 1×16, slower at 8×128 than itself."], ["Fit to measure"]),
-        # A tie within a wide interval is no licence.
+        # To be alike within a wide interval is no licence.
         ({"noise": Noise("bert-tiny", (WIDE,))},
          ["NOISY NOW: believe no difference below 4.1-fold", "- !1×16: over 20% of all CPU time"], ["Fit to measure"]),
         ({"is_quick": True, "peaks": None, "noise": None, "disturbances": (), "parts": ()},
@@ -536,7 +536,7 @@ def test_the_json_holds_what_the_page_says(findings: Findings) -> None:
     noise = document["noise"]
     assert (noise["floor"], noise["least_difference"], noise["is_fit"]) == (*[pytest.approx(0.021)] * 2, True)
     assert noise["twins"][0]["ratio"]["interval"] == {"low": 0.979, "high": 1.021}
-    assert noise["twins"][0]["verdict"] == "tie"
+    assert noise["twins"][0]["verdict"] == "same"
     assert Peaks.from_json(document["peaks"]) == PEAKS
     assert document["parts"][2]["lacks"] == [{"what": "needs onnxruntime", "remedy": "pip install 'runtimebench[cpu]'"}]
     assert document["overhead"] == {"call_ns": 250.0, "parent_cpu_share": 0.004}

@@ -169,9 +169,9 @@ CASES: dict[str, tuple[list[Run], tuple[str, ...]]] = {
         [run_of([record("eager"), record("onnx", ms=1.0, parity={"verdict": "broken", "max_abs_error": 1.0})])],
         ("broken: onnx",),
     ),
-    "tie": (
+    "undecided": (
         [run_of([record("eager", ms=[[9], [11], [9]]), record("onnx", ms=[[11], [9], [10]])])],
-        ("Take eager: fastest, in a tie with onnx", "By how much a tie"),
+        ("Undecided: eager leads; 0.51–2.11× as fast as onnx, the next (", "By how much undecided"),
     ),
     "disturbed": (
         [run_of([record("eager", conditions={}), record("onnx", ms=5.0, conditions=BUSY)])],

@@ -115,16 +115,16 @@ def test_the_command_says_what_it_removed_kept_and_left(cli_here, store: Artifac
     done = pruning.prune(ArtifactStore(tmp_path / "nowhere"), 0)
     assert (done.removed, done.kept_bytes, (tmp_path / "nowhere").exists()) == ([], 0, False)
     listed = cli_here("artifacts", "list", "--artifacts", str(store.root)).stdout
-    assert "compiled code, 0.00 GB" in listed
+    assert "compiled code, 0.0 MiB" in listed
     done = cli_here("artifacts", "prune", "--keep", "1100", "--artifacts", str(store.root))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "removed cache/tensorrt/old.engine: least recently used",
         f"removed {'onnx-' + done.stdout.split('onnx-')[1][:16]}: least recently used",
         "removed lock files that nobody holds: 1",
-        "0.00 GB kept",
-        "not touched: runs, 0.0 MB (results)",
-        "not touched: environments, 0.0 MB (`bench env remove` removes one)",
+        "0.0 MiB kept",
+        "not touched: runs, 0.0 MiB (results)",
+        "not touched: environments, 0.0 MiB (`bench env remove` removes one)",
     ]
 
 

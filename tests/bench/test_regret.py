@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 import pytest
 
 from bench.regret import Stakes, each_confidence, figure, ratio, regrets, rounds_to_settle
-from bench.statistics import student
+from bench.statistics import Interval, student
 
 Series = Sequence[float | None]
 
@@ -40,7 +40,7 @@ def test_the_bound_of_two_in_one_cell_is_the_paired_students_t() -> None:
 
 
 def test_what_hits_both_in_a_round_widens_nothing() -> None:
-    slow = [1.0, 3.0, 1.5, 0.7]
+    slow = [1.0, 3.0, 1.5, 0.7, 1.0]
     found = regrets(stakes(a=[101 * each for each in slow], b=[100 * each for each in slow]))
     assert found["a"].bound == pytest.approx(0.01)
 
@@ -101,7 +101,7 @@ def test_without_traffic_the_figure_is_a_geometric_mean() -> None:
 
 
 def test_a_constant_counts_in_figure_and_regret() -> None:
-    both = stakes(a=[100.0] * 4, b=[100.0] * 4)
+    both = stakes(a=[100.0] * 5, b=[100.0] * 5)
     with_start = Stakes(both.weights, both.rounds, {"a": 25.0})
     assert figure(with_start, "a") == 125.0
     assert regrets(with_start)["a"].bound == pytest.approx(0.25)
@@ -116,7 +116,31 @@ def test_correlated_rounds_widen_the_bound() -> None:
     assert one.interval is not None
     assert other.interval is not None
     wide, narrow = (math.log(each.high / each.low) for each in (other.interval, one.interval))
-    assert wide / narrow == pytest.approx(math.sqrt(1.25 / 0.75))
+    fewer = student(0.95, 5 * (1 - 0.5 * 2 * 0.25**2 / (1 + 0.25**2))) / student(0.95, 5)
+    assert wide / narrow == pytest.approx(math.sqrt(1.25 / 0.75) * fewer)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(3, 0.05), (4, 0.05), (5, 0.0)])
+def test_a_second_speed_may_hide_from_few_rounds(count: int, expected: float) -> None:
+    """As likely as not in each round: all of 4 miss it with a probability of 1/16, all of 5 with 1/32."""
+    assert regrets(stakes(a=[100.0] * count, b=[100.0] * count))["a"].bound == pytest.approx(expected)
+
+
+def test_a_ratio_of_few_rounds_is_no_narrower_than_what_a_second_speed_may_hide() -> None:
+    few, many = (ratio(stakes(a=[100.0] * count, b=[100.0] * count), "a", "b", 0.95) for count in (5, 6))
+    assert few is not None
+    assert many is not None
+    assert few.interval == Interval(pytest.approx(1 / 1.05), pytest.approx(1.05))
+    assert many.interval == Interval(1.0, 1.0)
+
+
+def test_several_cells_show_a_second_speed_together() -> None:
+    weights: dict[Hashable, dict[Hashable, float]] = {name: {"x": 1.0, "y": 1.0} for name in ("a", "b")}
+    rounds = {cell: {name: [100.0] * 3 for name in ("a", "b")} for cell in ("x", "y")}
+    assert regrets(Stakes(weights, rounds))["a"].bound == 0.0
+    heavy: dict[Hashable, dict[Hashable, float]] = {name: {"x": 100.0, "y": 1.0} for name in ("a", "b")}
+    assert regrets(Stakes(heavy, rounds))["a"].bound == pytest.approx(0.05)
+    assert rounds_to_settle(Stakes(heavy, rounds), "a", {"x": 1.0, "y": 1.0}) == {"x": 2}
 
 
 def test_the_rounds_that_settle_it_settle_it() -> None:

@@ -102,7 +102,7 @@ def test_those_that_run_apart_end_on_their_own_and_an_ending_stands_for_all_larg
         (
             {EAGER: {1: 100, 2: 200}, ONNX: {1: 101, 2: 201, 4: "beyond the last doubling: a reason"}},
             [("128", "eager", "2", "200", "10.00", "2"), ("", "onnx", "2", "201", "9.95", "2")],
-            "length 128: onnx at batch 2, 201 sequences/s (tie with eager at batch 2); ended, as a reason",
+            "length 128: onnx at batch 2, 201 sequences/s (same as eager at batch 2); ended, as a reason",
         ),
     ],
 )

@@ -143,7 +143,7 @@ def test_scripted_backends_are_timed_and_not_judged(tmp_path: Path) -> None:
     assert slow["ms_per_token"] > 20 > 1
     assert slow["tokens_per_second"] == pytest.approx(3 / slow["total_s"])
     assert slow["speedup"] == 1
-    assert quick["verdict"] in ("faster", "tie")
+    assert quick["verdict"] in ("faster", "same", "undecided")
     assert run.command.startswith("bench generate --model gpt2-tiny --backends null:slow,null ")
     run = generated(tmp_path, "null", new_tokens=1)  # which has no step behind it
     (row,) = run.rows()

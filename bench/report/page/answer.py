@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from bench.choose import lines as choice_lines
 from bench.choose.api import choose
 from bench.choose.candidates import is_of_shapes
-from bench.choose.choice import CONFIDENCE, Choice
-from bench.columns import DASH, count, factor
+from bench.choose.choice import Choice
+from bench.columns import DASH, count, factor, span
 from bench.errors import UserError
 from bench.report import parts
 from bench.report.page.entries import TONES, Entry, as_number, labels, names
 from bench.run import alike, leads, state
-from bench.run.record import Run
+from bench.run.record import Run, is_unsteady
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ def _choices(runs: Sequence[Run]) -> list[Choice | UserError]:
     apart = [[run] for run in runs] if len(runs) > 1 and alike.obstacles(runs) else [runs]
     found: list[Choice | UserError] = []
     for some in apart:
+        losses = [getattr(run.options, "max_loss", None) or 0.0 for run in some]
         try:
-            found.append(choose(some))
+            found.append(choose(some, max_loss=max(losses) if all(losses) else None))
         except UserError as error:  # nothing was measured, by `null` alone, or the file was altered
             found.append(error)
     return found
@@ -85,19 +86,22 @@ def _headline(choice: Choice | UserError) -> str:
 
 def _margin(choice: Choice) -> Iterator[Fact]:
     """How far the runtime to take is ahead of the next."""
-    if choice.chosen is None:
+    first, other, ratio = choice.chosen or choice.leader, choice.runner_up, choice.ratio
+    if first is None:
         return
-    if choice.runner_up is None or choice.ratio is None:
+    if other is None:
         yield Fact("By how much", DASH, "no other runtime qualifies")
         return
-    ratio, other = choice.ratio, choice.runner_up
-    ends = ratio.interval
-    span = f"; {CONFIDENCE:.0%} interval {factor(ends.low)}–{factor(ends.high)}" if ends else "; a single round"
-    times, detail = f"{factor(ratio.value)}×", f"as fast as {other.label}{span}"
-    if choice.is_tie:
-        yield Fact("By how much", "a tie", f"{times} {detail}", "doubtful")
-    else:
-        yield Fact("By how much", times, detail, "good")
+    detail = f"{first.label} and {other.label}: how much is not known"
+    times = "not known"
+    if ratio is not None and ratio.interval is not None:
+        low, high = ratio.interval.low, ratio.interval.high
+        times = f"{factor(ratio.value, (high - low) / 2)}×" if not is_unsteady(ratio) else f"{span(low, high)}×"
+        detail = f"as fast as {other.label}; {ratio.confidence:.0%} interval {span(low, high)}"
+    bound = choice_lines.share(choice.regrets[first.label].bound)
+    detail += f"; at most {bound} behind the best"
+    known, tone = (times, "good") if choice.is_decided else ("undecided", "doubtful")
+    yield Fact("By how much", known, detail, tone)
 
 
 def _measured(runs: Sequence[Run], of: Sequence[Entry]) -> Fact:
@@ -114,16 +118,14 @@ def _ahead(runs: Sequence[Run]) -> Iterator[Fact]:
     if not led:
         return
     told = sorted((lead for lead in led if lead.text.endswith("×")), key=lambda lead: lead.ratio.value)  # type: ignore[union-attr]
-    undecided = sum(bool(lead.why_undecided) for lead in led)
-    ties = sum(lead.is_tie and not lead.why_undecided for lead in led)
+    doubtful = sum(not lead.is_decided for lead in led)
     detail = f"the fastest over the next, at {len(told)} of {count(len(led), runs[0].workload.point_noun)}"
-    detail += f"; {count(ties, 'tie')}" if ties else ""
-    detail += f"; {undecided} undecided for want of quiet rounds" if undecided else ""
+    detail += f"; {doubtful} undecided" if doubtful else ""
     if told:
         span = " to ".join(dict.fromkeys((told[0].text, told[-1].text)))
-        yield Fact("By how much", span, detail, "good" if not ties and not undecided else "")
+        yield Fact("By how much", span, detail, "good" if not doubtful else "")
     else:
-        yield Fact("By how much", "a tie" if ties == len(led) else "not known", detail, "doubtful")
+        yield Fact("By how much", "undecided" if doubtful else "the same", detail, "doubtful")
 
 
 def _parity(of: Sequence[Entry]) -> Fact:

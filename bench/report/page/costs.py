@@ -173,4 +173,5 @@ def _break_even(entry: Entry, timed: Sequence[Entry], starts: Mapping[str, Start
     for with_export in (False, True):
         extra = start.seconds(place, with_export) - starts[base.name].seconds(place, with_export)
         when, calls = paid_back(extra, saved_ms, run.workload.call_nouns)
-        yield "tie" if ratio is not None and ratio.verdict == "tie" else number(calls, when)
+        verdict = None if ratio is None else ratio.verdict
+        yield verdict if verdict in ("same", "undecided") else number(calls, when)

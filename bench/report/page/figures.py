@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from bench.columns import DASH, Column, Table, factor, shown
+from bench.columns import DASH, Column, Table, shown, span
 from bench.report import parts
 from bench.report.page import charts
 from bench.report.page.charts import Axis, Chart, Key, Names
@@ -45,12 +45,12 @@ def crossover(runs: Sequence[Run], keys: Sequence[Key]) -> Chapter | None:
         won = []
         for lead in leads.leads(run):
             any_pair |= lead.runner_up is not None
-            both = [DASH if one is None else series_name(run, one, label) for one in (lead.winner, lead.runner_up)]
-            ends = lead.ratio.interval if lead.ratio else None
-            span = f"{factor(ends.low)}–{factor(ends.high)}" if ends else DASH
+            first = lead.winner if lead.is_decided else None
+            both = [DASH if one is None else series_name(run, one, label) for one in (first, first and lead.runner_up)]
+            ends = lead.ratio.interval if first and lead.ratio else None
             at, times = number(len(rows), run.workload.row_title(lead.point)), _times(lead)
-            rows.append((at, *both, number(times, lead.text or DASH), span))
-            if lead.winner is not None:
+            rows.append((at, *both, number(times, lead.text or DASH), span(ends.low, ends.high) if ends else DASH))
+            if first is not None:
                 strength = 0.1 + 0.45 * min(1.0, max(0.0, (times or 1.0) - 1) / (STRONGEST - 1))
                 told = {"at": at, "winner": both[0], "next": both[1], "lead": lead.text, "strength": strength}
                 won.append((lead.point, told))
@@ -61,7 +61,7 @@ def crossover(runs: Sequence[Run], keys: Sequence[Key]) -> Chapter | None:
         return None
     about = (
         "The fastest at each point among those that still compute the same model, and how many times faster it is than "
-        "the next: the paler, the less it matters. A tie: another cannot be told from it."
+        "the next: the paler, the less it matters. Same: another is within 3 % of it. Undecided: none is known to be."
     )
     titles = (parts.point_title(runs[0]), "fastest", "next", "times faster", "interval")
     return Chapter("fastest", "Fastest at each point", about, made, Table(titles, tuple(rows)))
@@ -70,7 +70,7 @@ def crossover(runs: Sequence[Run], keys: Sequence[Key]) -> Chapter | None:
 def _times(lead: Lead) -> float | None:
     if lead.winner is None:
         return None
-    return lead.ratio.value if lead.ratio is not None and not lead.is_tie else 1.0
+    return lead.ratio.value if lead.ratio is not None and lead.is_decided and not lead.same else 1.0
 
 
 def _map(cells: Sequence[dict[str, Any]], keys: Sequence[Key], name: str, title: str) -> Chart:

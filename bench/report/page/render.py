@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from bench import __version__
-from bench.columns import Plot, Section
+from bench.columns import Plot, Section, size
 from bench.errors import BenchError, UserError
 from bench.report import parts
 from bench.report.page import charts, costs, facts, figures, trust
@@ -73,7 +73,7 @@ def page(runs: Sequence[Run]) -> str:
     if len(text.encode()) > MOST_BYTES:
         cells = sum(len(run.records) for run in runs)
         raise BenchError(
-            f"a page of {cells} cells takes {len(text.encode()) / 1e6:.1f} MB, above {MOST_BYTES / 1e6:.1f}; "
+            f"a page of {cells} cells takes {size(len(text.encode()))}, above {size(MOST_BYTES)}; "
             "give fewer runs, or use --csv"
         )
     return text
