@@ -99,17 +99,19 @@ class Contrast:
         return 1 / sum(part.share**2 / part.count for part in self.parts.values())
 
     def half(self, confidence: float, rho: float = 0.0) -> float:
-        """Half-width of the two-sided interval of `log`; infinite with too few rounds in any cell."""
+        """Half-width of the two-sided interval of `log`; infinite with too few rounds in any cell.
+
+        At least `UNSEEN` while all rounds may have missed a second speed.
+        """
         if any(part.count < LEAST_ROUNDS for part in self.parts.values()):
             return math.inf
         error, free = self.error(rho)
-        return error and error * student(confidence, free)
+        found = error and error * student(confidence, free)
+        return found if 2**-self.effective_rounds <= (1 - confidence) / 2 + 1e-12 else max(found, math.log1p(UNSEEN))
 
     def bound(self, confidence: float, rho: float = 0.0) -> float:
         """Upper bound of `log` at a one-sided `confidence`; infinite with too few rounds in any cell."""
-        half = self.half(2 * confidence - 1, rho)
-        is_shown = half == math.inf or 2**-self.effective_rounds <= 1 - confidence
-        return self.log + (half if is_shown else max(half, math.log1p(UNSEEN)))
+        return self.log + self.half(2 * confidence - 1, rho)
 
 
 def regrets(stakes: Stakes, confidence: float = CONFIDENCE) -> dict[Candidate, Regret]:

@@ -574,8 +574,8 @@ def test_a_runtime_that_compiles_every_shape_pays_for_the_shapes_that_come() -> 
 def test_cost_weighs_machines_by_their_price() -> None:
     runs = [run_of(eager={16: ms}, cpu=cpu) for cpu, ms in (("fast", 5), ("slow", 20))]
     for objective, price, headline in (
-        ("latency", "1.0,0.1", "take eager (run 1): 4.00× as fast as eager (run 2), the next"),
-        ("throughput", "1.0,0.1", "take eager (run 1): 4.00× as fast as eager (run 2), the next"),
+        ("latency", "1.0,0.1", "take eager (run 1): 4.0× as fast as eager (run 2), the next"),
+        ("throughput", "1.0,0.1", "take eager (run 1): 4.0× as fast as eager (run 2), the next"),
         ("cost", "1.0,0.1", "take eager (run 2): 2.50× as cheap as eager (run 1), the next"),
         ("cost", "1.0,0.25", "take eager (run 1): within 3% of the best, as eager (run 2) is, and the simplest"),
     ):

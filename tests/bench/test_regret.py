@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 import pytest
 
 from bench.regret import Stakes, each_confidence, figure, ratio, regrets, rounds_to_settle
-from bench.statistics import student
+from bench.statistics import Interval, student
 
 Series = Sequence[float | None]
 
@@ -124,6 +124,14 @@ def test_correlated_rounds_widen_the_bound() -> None:
 def test_a_second_speed_may_hide_from_few_rounds(count: int, expected: float) -> None:
     """As likely as not in each round: all of 4 miss it with a probability of 1/16, all of 5 with 1/32."""
     assert regrets(stakes(a=[100.0] * count, b=[100.0] * count))["a"].bound == pytest.approx(expected)
+
+
+def test_a_ratio_of_few_rounds_is_no_narrower_than_what_a_second_speed_may_hide() -> None:
+    few, many = (ratio(stakes(a=[100.0] * count, b=[100.0] * count), "a", "b", 0.95) for count in (5, 6))
+    assert few is not None
+    assert many is not None
+    assert few.interval == Interval(pytest.approx(1 / 1.05), pytest.approx(1.05))
+    assert many.interval == Interval(1.0, 1.0)
 
 
 def test_several_cells_show_a_second_speed_together() -> None:
