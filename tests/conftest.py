@@ -31,6 +31,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "artifacts"
     folder.mkdir(exist_ok=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "cache" / "inductor")  # as workers have it
     made.keep_peaks(folder)
     return folder
 
