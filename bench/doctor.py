@@ -22,6 +22,7 @@ from bench.machine.otherwork import other_work
 from bench.machine.roofline import Peaks
 from bench.process import peaks
 from bench.process.installed import Part, backend_parts, cuda_part, package_parts
+from bench.run import pairs
 from bench.run.experiment import leaves_translated, measure
 from bench.run.listener import Listener
 from bench.run.record import Record, Run
@@ -304,7 +305,8 @@ def twins_of(run: Run) -> tuple[tuple[Twins, ...], dict[str, str]]:
             spread = max(statistics.spread(record.samples) for record in pair)
             found.append(Twins(point.batch, point.length, median_ns, spread, ratio, tuple(disturbances)))
         else:
-            reasons[str(point)] = "; ".join(filter(None, (_why_none(run, record) for record in pair)))
+            whys = [*filter(None, (_why_none(run, record) for record in pair))]
+            reasons[str(point)] = "; ".join(whys or ([pairs.why_undecided(*pair)] if len(pair) == 2 else []))
     return tuple(found), reasons
 
 

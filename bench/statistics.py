@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics as _stdlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+
+from bench.student import student as student
 
 #: Confidence of the interval of a median, by which sampling stops.
 MEDIAN_CONFIDENCE = 0.95
@@ -20,6 +23,15 @@ RATIO_CONFIDENCE = 0.99
 #: Two processes of one program differ by up to this for good (where their memory came to lie, and on
 #: which core they began); a ratio is a verdict only beyond it. See docs/accuracy.md.
 TIE_MARGIN = 0.01
+#: A ratio is `same` if its whole interval lies within this share of 1.
+SAME_MARGIN = 0.03
+#: Largest share that comparisons of one page that were decided wrongly may have, all of them together.
+PAGE_ERROR = 0.01
+#: Correlation between neighbouring rounds that is assumed before any was seen (0.16 to 0.28 in committed runs), and
+#: the number of pairs of rounds that this counts for.
+USUAL_CORRELATION, USUAL_PAIRS = 0.2, 10
+#: Largest correlation that intervals are widened for: beyond it rounds say nothing of each other's mean.
+MOST_CORRELATION = 0.9
 #: Rounds from which ranks give an interval at `RATIO_CONFIDENCE`: all of 7 fall on one side
 #: of the truth with probability 2/2**7 = 1.6 %, all of 8 with 0.8 %.
 RANKS_FROM = 8
@@ -29,13 +41,6 @@ PERCENTILE_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
 EACH_CONFIDENCE = 1 - (1 - RATIO_CONFIDENCE) / 2
 #: The same for a ratio at `MEDIAN_CONFIDENCE`.
 EACH_OF_TWO_CONFIDENCE = 1 - (1 - MEDIAN_CONFIDENCE) / 2
-#: Student's t, two-sided, for 1 to 6 degrees of freedom.
-_STUDENT = {
-    EACH_OF_TWO_CONFIDENCE: (25.452, 6.205, 4.177, 3.495, 3.163, 2.969),
-    MEDIAN_CONFIDENCE: (12.706, 4.303, 3.182, 2.776, 2.571, 2.447),
-    RATIO_CONFIDENCE: (63.657, 9.925, 5.841, 4.604, 4.032, 3.707),
-    EACH_CONFIDENCE: (127.321, 14.089, 7.453, 5.598, 4.773, 4.317),
-}
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,10 @@ class Ratio:
 
     value: float
     interval: Interval | None
-    """At `RATIO_CONFIDENCE`; None with a single round."""
+    """None with a single round."""
     rounds: int
+    confidence: float = RATIO_CONFIDENCE
+    """Of the interval."""
 
     @property
     def verdict(self) -> str:
@@ -172,22 +179,90 @@ def _order_statistic(count: int, confidence: float) -> int | None:
 def student_interval(values: Sequence[float], confidence: float) -> Interval:
     """Interval of the centre of 2 or more positive `values` by Student's t over their logarithms."""
     logs = [math.log(value) for value in values]
-    half = _student(confidence, len(logs) - 1) * _stdlib.stdev(logs) / math.sqrt(len(logs))
+    half = student(confidence, len(logs) - 1) * _stdlib.stdev(logs) / math.sqrt(len(logs))
     centre = _stdlib.fmean(logs)
     return Interval(math.exp(max(centre - half, -700)), math.exp(min(centre + half, 700)))
 
 
-def _student(confidence: float, freedom: int) -> float:
-    """Student's t, two-sided: a table up to 6 degrees of freedom, then Cornish and Fisher's series (within 2 %)."""
-    if freedom <= len(_STUDENT[confidence]):
-        return _STUDENT[confidence][freedom - 1]
-    z = _stdlib.NormalDist().inv_cdf((1 + confidence) / 2)
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+def ratio_interval(
+    ratios: Sequence[float], confidence: float = RATIO_CONFIDENCE, widening: float = 1.0
+) -> Interval | None:
+    """Interval of the ratio from the rounds' ratios: by ranks, or Student's t over logarithms below 8 rounds.
+
+    `widening` is the factor, on the scale of logarithms, by which both ends move away from the median (`widening`).
+    """
+    found = _interval(ratios, confidence, median(ratios), RANKS_FROM) if ratios else None
+    return None if found is None else widened(found, median(ratios), widening)
 
 
-def ratio_interval(ratios: Sequence[float], confidence: float = RATIO_CONFIDENCE) -> Interval | None:
-    """Interval of the ratio from the rounds' ratios: by ranks, or Student's t over logarithms below 8 rounds."""
-    return _interval(ratios, confidence, median(ratios), RANKS_FROM) if ratios else None
+def widened(interval: Interval, middle: float, factor: float) -> Interval:
+    """`interval` with both ends `factor` times as far from `middle`, on the scale of logarithms."""
+    low, high = (min(max(factor * math.log(end / middle), -700), 700) for end in (interval.low, interval.high))
+    return Interval(middle * math.exp(low), middle * math.exp(high)) if factor != 1 else interval
+
+
+def verdict(interval: Interval | None) -> str:
+    """What an interval of a ratio says.
+
+    `same` if all of it lies within `SAME_MARGIN` of 1, else `faster` or `slower` if all of it lies beyond
+    `TIE_MARGIN`, else, and without an interval, `undecided`.
+    """
+    if interval is None:
+        return "undecided"
+    if interval.low >= 1 / (1 + SAME_MARGIN) and interval.high <= 1 + SAME_MARGIN:
+        return "same"
+    if interval.low > 1 + TIE_MARGIN:
+        return "faster"
+    return "slower" if interval.high < 1 / (1 + TIE_MARGIN) else "undecided"
+
+
+def holm(decided: Sequence[Callable[[float], bool]], error: float = PAGE_ERROR) -> list[float]:
+    """The confidence at which each comparison of a page is told, so that all of them together err with at most `error`.
+
+    Each of `decided` says whether its comparison is decided at a confidence. Those that are at 1 - `error` / count
+    leave with it, and the rest is asked again with the count of those that are left (Holm 1979, Scandinavian Journal
+    of Statistics 6, 65-70).
+    """
+    levels = [1 - error / max(1, len(decided))] * len(decided)
+    left = list(range(len(decided)))
+    while left:
+        level = 1 - error / len(left)
+        staying = [index for index in left if not decided[index](level)]
+        for index in left:
+            levels[index] = level
+        if len(staying) == len(left):
+            break
+        left = staying
+    return levels
+
+
+# Correlation between rounds.
+
+
+def correlation(series: Iterable[Sequence[float | None]]) -> float:
+    """Correlation between neighbouring rounds of one run, from the rounds' log ratios of its cells; 0 or more.
+
+    Each series is one cell's, by round, None if the round does not count. Deviations from each one's mean are pooled,
+    in units of its own deviation. The mean of n rounds pulls neighbours apart: what is found at a correlation of rho is
+    rho (1 - 3/n + 4/n³) - 1/(n-1) (Kendall 1954, Biometrika 41, 403-404; the last term of the factor by simulation of
+    3 to 40 rounds). As few rounds say little, the usual correlation counts for `USUAL_PAIRS` more pairs.
+    """
+    found, weight = USUAL_CORRELATION * USUAL_PAIRS, float(USUAL_PAIRS)
+    for one in series:
+        known = [value for value in one if value is not None]
+        count = len(known)
+        centre, variance = (_stdlib.fmean(known), _stdlib.pvariance(known)) if count >= 3 else (0.0, 0.0)
+        if variance > 0:
+            pairs = [(a - centre) * (b - centre) for a, b in pairwise(one) if a is not None and b is not None]
+            found += sum(pairs) / variance + len(pairs) / (count - 1)
+            weight += len(pairs) * (1 - 3 / count + 4 / count**3)
+    return max(0.0, found / weight)
+
+
+def widening(rho: float) -> float:
+    """Factor on an interval of a mean of rounds that are correlated by `rho`: an autoregression's, of many rounds."""
+    rho = min(max(rho, 0.0), MOST_CORRELATION)
+    return math.sqrt((1 + rho) / (1 - rho))
 
 
 # Ratios.

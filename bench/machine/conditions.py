@@ -5,21 +5,26 @@ The driver takes a snapshot before and after each turn, never during one; NVML i
 
 from __future__ import annotations
 
+import bisect
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bench import machine
 from bench.machine import gpu, host
 from bench.machine.host import ROOT
 
-#: Shares above which a cell is disturbed: of all CPU time, by others and by the hypervisor; of the time, by throttling.
-OTHER_CPU_SHARE = 0.05
+#: Shares above which a turn is disturbed: of all CPU time or of the worker's time, by others; of all CPU time, by the
+#: hypervisor; of the time, by throttling.
+MOST_OTHERS = 0.05
 STEAL_SHARE = 0.02
 THROTTLED_SHARE = 0.05
+#: Quiet turns of a cell, or quiet rounds of two, without which nothing is decided.
+LEAST_QUIET = 3
 #: CPU seconds below which such a share is no evidence: CPU time is counted in ticks of 10 ms, on every CPU.
 FLOOR_SECONDS = 0.1
 #: The same for throttling of a GPU, whose counters advance in steps of 100 ms.
@@ -36,6 +41,15 @@ SLOWDOWNS = {
     "hw_slowdown": "check the GPU's cooling and power supply (nvidia-smi -q -d PERFORMANCE)",
     "hw_power_brake_slowdown": "check the GPU's power supply",
 }
+DEDICATED = "use a dedicated machine, or a quieter hour"
+#: Causes that are shares: how a line begins that says them, and what helps.
+CAUSES = (
+    ("queue_delay", "its threads waited for CPUs that other work had in {} of the time", "stop it and measure again"),
+    ("other_cpu", "{} of all CPU time was taken by other work while this cell was timed", "stop it and measure again"),
+    ("steal", "{} of all CPU time was taken by the hypervisor for other machines", DEDICATED),
+    ("heat", "the CPU slowed down for heat while this cell was timed", "cool it, or use fewer --threads"),
+    ("quota", "the CPU quota stopped the work in {} of its periods", "lower --threads or raise it"),
+)  # fmt: skip
 
 
 def _reasons(lists: Iterable[list[str]]) -> list[str]:
@@ -78,14 +92,18 @@ def snapshot(device: str, own_pids: Collection[int] = (), root: Path = ROOT) -> 
     return Snapshot(time.monotonic_ns(), time.process_time(), host.cpu_seconds(), counts, on_gpu)
 
 
-def between(before: Snapshot, after: Snapshot, own_cpu_seconds: float) -> dict[str, Any]:
-    """What went on between two snapshots; the timed worker used `own_cpu_seconds`.
+def between(
+    before: Snapshot, after: Snapshot, own_cpu_seconds: float, queue_delay_seconds: float | None = None
+) -> dict[str, Any]:
+    """What went on between two snapshots; the timed worker used `own_cpu_seconds`, and its threads were ready and
+    waited for a CPU for `queue_delay_seconds` together, if the system counts that.
 
     `other_cpu_seconds` is signed: ticks err either way, which evens out over a cell's turns.
     """
     own = own_cpu_seconds + after.driver_cpu_seconds - before.driver_cpu_seconds
     found: dict[str, Any] = {
         "wall_seconds": (after.monotonic_ns - before.monotonic_ns) / 1e9,
+        "queue_delay_seconds": queue_delay_seconds,
         "cpu_seconds": after.cpu.whole - before.cpu.whole,
         "other_cpu_seconds": after.cpu.busy - before.cpu.busy - own,
         "steal_seconds": after.cpu.steal - before.cpu.steal,
@@ -112,18 +130,111 @@ def _known(aggregate: Callable[[Iterable[Any]], Any], values: Iterable[Any]) -> 
     return aggregate(known) if known else None
 
 
-def summary(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What went on in all turns of one cell, from their `between`; {} without turns. Shares lie within 0 and 1."""
-    if not turns:
+# Judging turns.
+
+
+def causes(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """What disturbed each turn of one cell, by its `between`: cause -> share of CPU time, of the time, or of periods,
+    or 1; {} for a quiet turn.
+
+    What a kernel counts in ticks is summed over neighbouring turns until it is evidence. A turn without conditions is
+    judged with the one before it: older files have those of a whole cell in its first turn.
+    """
+    covers = [index for index, turn in enumerate(turns) if turn]
+    watched = [turns[index] for index in covers]
+    found: list[dict[str, float]] = [{} for _ in watched]
+    for cause, shares, limit in _shares(watched):
+        for of_turn, share in zip(found, shares, strict=True):
+            if share is not None and share > limit:
+                of_turn[cause] = min(share, 1.0)
+    for of_turn, turn in zip(found, watched, strict=True):
+        if turn.get("thermal_events"):
+            of_turn["heat"] = 1.0
+        on_gpu = turn.get("gpu") or {}
+        of_turn |= dict.fromkeys((one for one in on_gpu.get("throttle_reasons") or () if one in SLOWDOWNS), 1.0)
+        if on_gpu.get("other_processes"):
+            of_turn["gpu_processes"] = 1.0
+    places = [bisect.bisect_right(covers, index) - 1 for index in range(len(turns))]
+    return [dict(found[place]) if place >= 0 else {} for place in places]
+
+
+def _shares(turns: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Sequence[float | None], float]]:
+    """Each cause that is a share: its name, the share of each turn (None: no evidence) and the most that is quiet."""
+    cpu, wall = ([turn.get(f"{name}_seconds") or 0.0 for turn in turns] for name in ("cpu", "wall"))
+    has_delay = [turn.get("queue_delay_seconds") is not None for turn in turns]
+    yield "queue_delay", [_queue_delay_share(turn) for turn in turns], MOST_OTHERS
+    by_ticks = [
+        0.0 if told else turn.get("other_cpu_seconds") or 0.0 for told, turn in zip(has_delay, turns, strict=True)
+    ]
+    yield "other_cpu", _evident(by_ticks, cpu, FLOOR_SECONDS), MOST_OTHERS
+    yield "steal", _evident([turn.get("steal_seconds") or 0.0 for turn in turns], cpu, FLOOR_SECONDS), STEAL_SHARE
+    yield "quota", [_share(turn.get("throttled_periods"), turn.get("quota_periods")) for turn in turns], THROTTLED_SHARE
+    # A slowdown that ends with the turn's last call is not seen afterwards, but counted.
+    for name, reason in (("power", "sw_power_cap"), ("thermal", "sw_thermal_slowdown")):
+        slowed = [((turn.get("gpu") or {}).get(f"{name}_throttled_ns") or 0) / 1e9 for turn in turns]
+        yield reason, _evident(slowed, wall, GPU_FLOOR_SECONDS), THROTTLED_SHARE
+
+
+def _queue_delay_share(turn: Mapping[str, Any]) -> float | None:
+    """Seconds that the worker's threads, together, were ready and another had the CPU, a second of wall time."""
+    delay, wall = turn.get("queue_delay_seconds"), turn.get("wall_seconds")
+    return None if delay is None or not wall else delay / wall
+
+
+def _evident(parts: Sequence[float], wholes: Sequence[float], floor: float) -> list[float | None]:
+    """Share of each part in its whole. Parts up to `floor` are summed with the next such ones until the sum is above
+    it, and have one share; None as long as it is not.
+    """
+    found: list[float | None] = [
+        part / whole if part > floor and whole else None for part, whole in zip(parts, wholes, strict=True)
+    ]
+    groups: list[list[int]] = [[]]
+    small = [index for index, part in enumerate(parts) if part <= floor]
+    for index in small:
+        groups[-1].append(index)
+        if sum(parts[one] for one in groups[-1]) > floor:
+            groups.append([])
+    tail = groups.pop()
+    if groups:
+        groups[-1] += tail
+    for group in groups:
+        share = _share(sum(parts[one] for one in group), sum(wholes[one] for one in group))
+        for index in group:
+            found[index] = share
+    return found
+
+
+def quiet(turns: Sequence[Mapping[str, Any]]) -> tuple[bool, ...]:
+    """Whether nothing disturbed each turn of one cell, by their `between`: the rounds that may decide."""
+    return tuple(not found for found in causes(turns))
+
+
+def summary(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What went on in all turns of one cell, from their `between`; {} without any. Shares lie within 0 and 1.
+
+    "disturbed_by" has each cause with its mean share over the turns that it disturbed.
+    """
+    watched = [turn for turn in turns if turn]
+    if not watched:
         return {}
     names = ("wall", "cpu", "other_cpu", "steal")
-    wall, cpu, other, steal = (_known(sum, (turn[f"{name}_seconds"] for turn in turns)) for name in names)
+    wall, cpu, other, steal = (_known(sum, (turn[f"{name}_seconds"] for turn in watched)) for name in names)
     events, periods, throttled = (
-        _known(sum, (turn[name] for turn in turns)) for name in ("thermal_events", "quota_periods", "throttled_periods")
+        _known(sum, (turn[name] for turn in watched))
+        for name in ("thermal_events", "quota_periods", "throttled_periods")
     )
+    delay = _known(sum, (turn.get("queue_delay_seconds") for turn in watched))  # older files have none
+    judged = causes(turns)
+    shares: dict[str, list[float]] = {}
+    for of_turn in judged:
+        for cause, share in of_turn.items():
+            shares.setdefault(cause, []).append(share)
     found = {
         "turns": len(turns),
+        "disturbed_turns": sum(map(bool, judged)),
+        "disturbed_by": {cause: round(fmean(of_cause), 4) for cause, of_cause in shares.items()},
         "wall_seconds": round(wall, 3),
+        "queue_delay_seconds": None if delay is None else round(delay, 6),
         "other_cpu_seconds": None if other is None else round(max(other, 0.0), 3),
         "other_cpu_share": _share(other, cpu),
         "steal_seconds": None if steal is None else round(max(steal, 0.0), 3),
@@ -131,7 +242,7 @@ def summary(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "thermal_events": events,
         "quota_throttled_share": _share(throttled, periods),
     }
-    if seen := [turn["gpu"] for turn in turns if "gpu" in turn]:
+    if seen := [turn["gpu"] for turn in watched if "gpu" in turn]:
         found["gpu"] = {name: _known(over, (turn[fact] for turn in seen)) for name, (fact, over) in OF_THE_GPU.items()}
     return found
 
@@ -142,32 +253,21 @@ def _share(part: float | None, whole: float | None) -> float | None:
     return round(min(max(part / whole, 0.0), 1.0), 4) if whole > 0 else 0.0
 
 
-def disturbed_by(conditions: dict[str, Any]) -> list[str]:
-    """What disturbed a cell, from its `summary`: one line each, with the cause and what helps; [] if nothing did."""
-    found = []
-    for name, limit, cause in (
-        ("other_cpu", OTHER_CPU_SHARE, "by other work while this cell was timed; stop it and measure again"),
-        ("steal", STEAL_SHARE, "by the hypervisor for other machines; use a dedicated machine, or a quieter hour"),
-    ):
-        share, seconds = conditions.get(f"{name}_share") or 0.0, conditions.get(f"{name}_seconds") or 0.0
-        if share > limit and seconds > FLOOR_SECONDS:
-            found.append(f"{_bucket(share)} of all CPU time was taken {cause}")
-    if conditions.get("thermal_events"):
-        found.append("the CPU slowed down for heat while this cell was timed; cool it, or use fewer --threads")
-    if (share := conditions.get("quota_throttled_share") or 0.0) > THROTTLED_SHARE:
-        found.append(f"the CPU quota stopped the work in {_bucket(share)} of its periods; lower --threads or raise it")
-    on_gpu = conditions.get("gpu") or {}
-    reasons = set(on_gpu.get("throttle_reasons") or ())
-    # A slowdown that ends with the turn's last call is not seen afterwards, but counted.
-    for name, reason in (("power", "sw_power_cap"), ("thermal", "sw_thermal_slowdown")):
-        seconds = on_gpu.get(f"{name}_throttled_seconds") or 0.0
-        if seconds > max(GPU_FLOOR_SECONDS, THROTTLED_SHARE * (conditions.get("wall_seconds") or 0.0)):
-            reasons.add(reason)
+def disturbed_by(conditions: Mapping[str, Any]) -> list[str]:
+    """What disturbed a cell, from its `summary`: one line each, with the cause and what helps; [] if fewer than half of
+    its turns were disturbed and `LEAST_QUIET` others were not.
+    """
+    disturbed = conditions.get("disturbed_turns", 0)
+    quiet_turns = conditions.get("turns", 0) - disturbed
+    if not disturbed or (quiet_turns >= LEAST_QUIET and quiet_turns > disturbed):
+        return []
+    shares = conditions["disturbed_by"]
+    found = [f"{text.format(_bucket(shares[cause]))}; {remedy}" for cause, text, remedy in CAUSES if cause in shares]
     found += [
-        f"the GPU was slowed down ({reason}); {remedy}" for reason, remedy in SLOWDOWNS.items() if reason in reasons
+        f"the GPU was slowed down ({reason}); {remedy}" for reason, remedy in SLOWDOWNS.items() if reason in shares
     ]
-    if others := on_gpu.get("other_processes"):
-        found.append(f"{_others(others)} on the GPU; end them (nvidia-smi lists them)")
+    if "gpu_processes" in shares:
+        found.append(f"{_others(conditions['gpu']['other_processes'])} on the GPU; end them (nvidia-smi lists them)")
     return found
 
 

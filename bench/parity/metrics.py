@@ -102,8 +102,14 @@ def _figures(
         "masked_max_abs_error": float(masked.max()) if masked.size and np.isfinite(masked).all() else None,
     }
     figures |= _against_eager(difference, None if figures["eager_nonfinite"] else eagers - theirs)
+    figures["loss"] = _loss(figures["rmse"], figures["rms_reference"])
     figures["worst_token"] = places[figures["worst_token"]].tolist()
     return figures | (_of_logits(ours, theirs, eagers) if name == LOGITS and theirs.shape[-1] > 1 else {})
+
+
+def _loss(rmse: float, rms_reference: float) -> float | None:
+    """What a precision itself loses: RMSE over the reference's RMS; None for any error where the reference is all 0."""
+    return rmse / rms_reference if rms_reference else None if rmse else 0.0
 
 
 def _rms(values: Array, axis: int | None = None) -> Any:
@@ -118,7 +124,8 @@ def _against_eager(difference: Array, eagers: Array | None) -> dict[str, Any]:
 
     A token's RMSE is over its units and a unit's over the tokens; each is held against eager's at the same place,
     or eager's overall if that is larger. A fault in one place is lost in the overall figure and not in these. A ratio
-    is None if eager's errors are all 0 or not finite (`eagers` is None then), and the unit's if tokens are too few.
+    is None if eager's errors are all 0 or not finite (`eagers` is None then), and a unit's figures if tokens are too
+    few. The RMSE of the worst token and unit are the largest, wherever the largest ratio is.
     """
     import numpy as np
 

@@ -6,7 +6,7 @@ The factors and budgets are measured: docs/parity.md, benchmarks/parity_budgets.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,13 +167,22 @@ def _is_less(figures: Mapping[str, Any], share: float) -> bool:
 
 
 def judge(outputs: Sequence[Mapping[str, Any]], tolerance: Tolerance) -> dict[str, Any]:
-    """Verdict, reason, `share_of_limit` and figures of the worst output of one case."""
-    judged = []
+    """Verdict, reason, `share_of_limit` and figures of the worst output of one case, with the largest `loss` of all."""
+    judged: list[dict[str, Any]] = []
     for figures in outputs:
         outcome, reason = verdict(figures, tolerance)
         share = None if outcome == "exact" else share_of_limit(figures, tolerance)
         judged.append({"verdict": outcome, "reason": reason, "share_of_limit": share, **figures})
-    return max(judged, key=badness) if judged else {"verdict": "broken", "reason": "nothing was compared"}
+    if not judged:
+        return {"verdict": "broken", "reason": "nothing was compared"}
+    worst = max(judged, key=badness)
+    return {**worst, "loss": _largest(one.get("loss") for one in judged)}
+
+
+def _largest(losses: Iterable[float | None]) -> float | None:
+    """The largest of all losses; None if there is none, or one is not known."""
+    known = list(losses)
+    return None if not known or None in known else max(one for one in known if one is not None)
 
 
 def judge_generation(entry: Mapping[str, Any], tolerance: Tolerance) -> dict[str, Any]:
@@ -241,7 +250,22 @@ def worst_generation(cases: Mapping[str, Mapping[str, Any]], tolerance: Toleranc
 def _worst(judged: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     ordered = dict(sorted(judged.items(), key=lambda one: badness(one[1]), reverse=True))
     first = next(iter(ordered))
-    return {"case": first, **ordered[first], "cases": ordered}
+    return {
+        "case": first,
+        **ordered[first],
+        "loss": _largest(one.get("loss") for one in judged.values()),
+        "cases": ordered,
+    }
+
+
+def with_loss(parity: dict[str, Any]) -> dict[str, Any]:
+    """A record's `parity` with the `loss` that files before it left out, from the worst output of each case."""
+    cases = parity.get("cases")
+    if not cases or "loss" in parity:
+        return parity
+    shares = [(one.get("rmse"), one.get("rms_reference")) for one in cases.values()]
+    losses = (None if rmse is None or not rms else rmse / rms for rmse, rms in shares)
+    return {**parity, "loss": _largest(losses)}
 
 
 def badness(judged: Mapping[str, Any]) -> tuple[int, float, float]:

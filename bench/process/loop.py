@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.machine import memory
+from bench.machine import memory, threads
 from bench.process import abilities, channel
 
 if TYPE_CHECKING:
@@ -98,8 +98,13 @@ class Loop:
         return self.cells[key].start(**request)
 
     def do_turn(self, key: str, request: dict[str, Any]) -> Any:
-        """Take one turn of a begun cell."""
-        return self.cells[key].turn(**request)
+        """Take one turn of a begun cell; with the CPU time of this process and how long its threads waited for a CPU,
+        if the cell does not say it.
+        """
+        waited, started = threads.queue_delays_ns(), time.process_time()
+        reply = self.cells[key].turn(**request)
+        spent = time.process_time() - started
+        return {"cpu_seconds": spent, "queue_delay_seconds": threads.queue_delay_seconds(waited), **reply}
 
     def do_judge(self, key: str, request: dict[str, Any]) -> Any:
         """Compare a begun cell's outputs with references."""

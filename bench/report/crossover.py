@@ -98,6 +98,8 @@ def _notes(cells: Iterable[Lead]) -> list[str]:
     """What the words in the cells mean, in one line."""
     told = {
         "tie": "tie: another cannot be told from it",
+        "disturbed": "disturbed: too few rounds of it and another were quiet, so neither is known to be faster",
+        "too few rounds": "too few rounds: fewer than 3 of it and another, so neither is known to be faster",
         "faster": "faster: the rounds disagree on how much",
         "alone": "alone: no other was measured there as the same model",
         "": f"{DASH}: none was",

@@ -66,6 +66,34 @@ MAX_ABS_ERROR = Column(
     drop=70,
     help="largest absolute difference from the float64 reference",
 )
+#: Below it a loss is rounding's in fp32, and reads better as a power of ten than as a percentage.
+LEAST_PERCENTAGE = 1e-4
+
+
+def loss_cell(loss: float) -> str:
+    """`0.42%`, or `1.3e-07`."""
+    return f"{loss:.1e}" if loss < LEAST_PERCENTAGE else percent(loss, digits=2)
+
+
+def least_top1(record: Record) -> float | None:
+    """The smallest share of positions of any judged case whose most likely token is the reference's."""
+    found = (case.get("top1_agreement") for case in record.parity.get("cases", {}).values())
+    return min((share for share in found if share is not None), default=None)
+
+
+LOSS = Column(
+    "loss",
+    lambda run, record: record.parity.get("loss"),
+    title="loss",
+    show=loss_cell,
+    is_on_request=True,
+    help="what the precision itself loses: RMSE over the reference's RMS",
+)
+TOP1 = Column(
+    "top1_agreement",
+    lambda run, record: least_top1(record),
+    help="least share of positions of a judged case whose most likely token is the reference's",
+)
 INTEGRITY = "sealed as it was written, cut (no seal), or altered (lines do not match the seal)"
 _OF_CANDIDATE = ("backend", "variant", "precision", "copy", "environment")
 _OF_MEMORY = {
@@ -95,6 +123,8 @@ COMMON_COLUMNS = (
     ),
     PARITY,
     MAX_ABS_ERROR,
+    LOSS,
+    TOP1,
     Column("disturbed", _disturbed, help="true if other work, the hypervisor or a hot device took part"),
     *(
         Column(name, lambda run, record, group=group, name=name: (record.memory.get(group) or {}).get(name))  # type: ignore[misc]
@@ -196,13 +226,17 @@ def ratio_cell(ratio: statistics.Ratio) -> str:
 
 
 def speedup_cell(run: Run, record: Record) -> str:
-    """`2.70× 2.61–2.78`, `tie 0.98–1.14`, `implausible`, or a dash if models or rounds allow no speed-up."""
+    """`2.70× 2.61–2.78`, `tie 0.98–1.14`, `implausible`, `disturbed`, `too few rounds`, or a dash if models allow no
+    speed-up.
+    """
     if run.is_implausible(record):
         return "implausible"
+    if why := run.why_undecided(record):
+        return why.partition(":")[0]
+    if record.candidate == run.baseline_candidate and run.are_sound(record):
+        return "1×"
     ratio = run.ratio(record) if record.status == "ok" else None
-    if ratio is None:
-        return DASH
-    return "1×" if record.candidate == run.baseline_candidate else ratio_cell(ratio)
+    return DASH if ratio is None else ratio_cell(ratio)
 
 
 def legend(run: Run) -> str:

@@ -269,7 +269,7 @@ class Driver:
         self.turns_cpu_seconds += time.process_time() - cpu_started
         self.turns_seconds += time.monotonic() - started
         after = conditions.snapshot(self.run.options.kind, pids)
-        return reply, conditions.between(before, after, reply.get("cpu_seconds", 0.0))
+        return reply, conditions.between(before, after, reply.get("cpu_seconds", 0.0), reply.get("queue_delay_seconds"))
 
     # Ending.
 

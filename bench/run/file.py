@@ -19,7 +19,7 @@ import msgspec
 
 from bench.errors import UserError
 from bench.files import Lines, LinesFile, read_lines
-from bench.parity.verdict import of_original
+from bench.parity.verdict import of_original, with_loss
 from bench.run import registry
 from bench.run.record import SCHEMA, Integrity, Model, Once, Point, Record, Run, Status, Turn
 from bench.spec import Candidate
@@ -241,6 +241,7 @@ def _take(run: Run, line: _Line, number: int) -> None:
         run.turns.setdefault(cell, []).append(line.turn)
         return
     stored = {name: getattr(line, name) for name in _OF_A_RECORD}
+    stored["parity"] = with_loss(stored["parity"])
     if cell[1].is_original:  # older files say `exact`
         stored["parity"] = of_original(stored["parity"])
     record = Record(*cell, turns=tuple(run.turns.pop(cell, ())), **stored)

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import statistics
 from bench.columns import count, factor
+from bench.run import pairs
 from bench.run.record import Record, Run, is_unsteady, ratio_between
 
 
@@ -51,6 +52,14 @@ class Lead:
         others = ((one, ratio_between(one, fastest)) for one in self.rivals if one is not fastest)
         return tuple(one for one, ratio in others if ratio is None or ratio.verdict != "faster")
 
+    @cached_property
+    def why_undecided(self) -> str:
+        """Why the winner is not known: too few rounds of it and of another were quiet, or taken; "" if it is."""
+        if (fastest := self.winner) is None:
+            return ""
+        whys = (pairs.why_undecided(one, fastest) for one in self.rivals if one is not fastest)
+        return next(filter(None, whys), "")
+
     @property
     def is_tie(self) -> bool:
         """True if another cannot be told from the winner."""
@@ -58,11 +67,15 @@ class Lead:
 
     @property
     def text(self) -> str:
-        """`1.42×`, `tie`, `faster` if the rounds disagree on a middle, or `alone`; "" without a winner."""
+        """`1.42×`, `tie`, `disturbed`, `too few rounds`, `faster` if the rounds disagree on a middle, or `alone`; ""
+        without a winner.
+        """
         if self.winner is None:
             return ""
         if self.runner_up is None:
             return "alone"
+        if self.why_undecided:
+            return self.why_undecided.partition(":")[0]
         if self.is_tie or self.ratio is None:
             return "tie"
         return "faster" if is_unsteady(self.ratio) else f"{factor(self.ratio.value)}×"

@@ -15,6 +15,8 @@ from bench import statistics
 from bench.errors import BenchError
 from bench.machine import conditions, roofline
 from bench.machine.roofline import Floor, Peaks
+from bench.run import pairs
+from bench.run.pairs import ratio_between as ratio_between
 from bench.spec import Candidate
 
 if TYPE_CHECKING:
@@ -136,7 +138,12 @@ class Record:
     @cached_property
     def conditions(self) -> dict[str, Any]:
         """What else went on in all turns together."""
-        return conditions.summary([turn.conditions for turn in self.turns if turn.conditions])
+        return conditions.summary([turn.conditions for turn in self.turns])
+
+    @cached_property
+    def quiet(self) -> tuple[bool, ...]:
+        """Whether nothing disturbed each turn, so that its round may decide."""
+        return conditions.quiet([turn.conditions for turn in self.turns])
 
     def percentile(self, rank: int) -> float | None:
         """Nanoseconds of the `rank`-th percentile of single calls; None if samples are too few, or means of several
@@ -275,10 +282,22 @@ class Run:
         return None if ends is None else ends.high / ends.low
 
     def may_compare(self, baseline: Record, record: Record) -> bool:
-        """True if a ratio of two cells means something: both are sound, or both compute nothing."""
-        if not baseline.is_judged and not record.is_judged:
-            return baseline.status == record.status == "ok" and bool(baseline.rounds and record.rounds)
-        return all(cell.is_comparable and cell.rounds and not self.is_implausible(cell) for cell in (baseline, record))
+        """True if a ratio of two cells means something: both are sound, or both compute nothing, and rounds enough were
+        quiet.
+        """
+        return self.are_sound(baseline, record) and pairs.may_decide(baseline, record)
+
+    def are_sound(self, *cells: Record) -> bool:
+        """True if all were measured as the same model, or all compute nothing, however few their rounds are."""
+        if not any(cell.is_judged for cell in cells):
+            return all(cell.status == "ok" and cell.rounds for cell in cells)
+        return all(cell.is_comparable and cell.rounds and not self.is_implausible(cell) for cell in cells)
+
+    def why_undecided(self, record: Record) -> str:
+        """Why a sound cell has no speed-up: too few rounds of it and the baseline were quiet, or taken; else ""."""
+        baseline = self.baseline(record)
+        is_sound = baseline is not None and baseline is not record and self.are_sound(baseline, record)
+        return pairs.why_undecided(baseline, record) if baseline is not None and is_sound else ""
 
     # The machine's limits.
 
@@ -367,15 +386,6 @@ class Run:
     def exit_code(self) -> int:
         """What the command ends with; parity.md, rule 12."""
         return self.workload.exit_code(self)
-
-
-def ratio_between(one: Record, other: Record) -> statistics.Ratio | None:
-    """How many times faster `other` is than `one`: within rounds at one point, or of medians if they were measured
-    apart.
-    """
-    if one.point != other.point or not (one.is_interleaved and other.is_interleaved):
-        return statistics.ratio_of_runs(one.rounds, other.rounds)
-    return statistics.ratio_within_rounds(one.rounds, other.rounds)
 
 
 def is_unsteady(ratio: statistics.Ratio) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from bench import statistics
 from bench.columns import DASH, Column, Section, Table, factor, milliseconds, percent
 from bench.run import warnings
+from bench.run.columns import least_top1, loss_cell
 from bench.run.leads import iter_points as iter_points
 from bench.run.leads import winner as winner
 from bench.run.record import Record, Run, is_unsteady
@@ -24,6 +25,8 @@ def fastest_at(run: Run, point: Any, records: Sequence[Record]) -> Section:
     """The winner of one point: who is fastest, by how much, or with whom it ties."""
     if (found := winner(run, records)) is None:
         return Section("")
+    if found.why_undecided:
+        return Section("", (f"undecided: {found.why_undecided}",), style="yellow", point=point)
     baseline, ratio = run.baseline_candidate, run.ratio(found.record)
     line = f"fastest: {run.name(found.record.candidate)}"
     is_told_apart = baseline not in [one.candidate for one in (found.record, *found.ties)]
@@ -86,10 +89,27 @@ def memory(run: Run) -> Section:
 
 def common(run: Run) -> Iterable[Section]:
     """What every report ends with."""
+    yield losses(run)
     yield Section("What ran", items=what_ran(run))
     yield Section("Compilation", items=compilation(run))
     yield Section("Not measured", items=not_measured(run))
     yield Section("Warnings", items=all_warnings(run))
+
+
+def losses(run: Run) -> Section:
+    """Per candidate below fp32: the most that its precision loses, where, and a language model's top-1 agreement."""
+    found: dict[str, list[Record]] = {}
+    for record in run.records:
+        if record.candidate.precision != "fp32" and record.parity.get("loss") is not None:
+            found.setdefault(run.name(record.candidate), []).append(record)
+    rows = []
+    for name, records in found.items():
+        worst = max(records, key=lambda record: float(record.parity["loss"]))
+        agreed = [share for record in records if (share := least_top1(record)) is not None]
+        top1 = percent(min(agreed), digits=2) if agreed else DASH
+        rows.append((name, loss_cell(worst.parity["loss"]), top1, worst.verdict, str(worst.point)))
+    titles = ("backend", "RMSE over RMS", "top-1 kept", "parity", "at")
+    return Section("What lower precisions lose", table=Table(titles, tuple(rows), (True, False, False, True, True)))
 
 
 def not_measured(run: Run) -> list[str]:

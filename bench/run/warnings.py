@@ -107,6 +107,8 @@ def _of_others(run: Run, record: Record) -> Iterator[str]:
             "implausible: the median lies below the roofline, the time that this machine's peak allows; the work was "
             "not done, or not waited for"
         )
+    if why := run.why_undecided(record):
+        yield f"no speed-up: {why}; {'measure again undisturbed' if why.startswith('disturbed') else 'raise --rounds'}"
     if width := run.unsteadiness(record):
         folds = next(f"over {limit}-fold" for limit in (100, 10, 2, 0) if width > limit)
         yield f"no speed-up, as the rounds disagree on it (interval {folds}); measure again undisturbed"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench import statistics
 from bench.parity.verdict import OUTCOMES
-from bench.run.record import SAME_MODEL, Record, Run
+from bench.run.record import SAME_MODEL, Run
 from bench.spec import Candidate, Shape
 from bench.statistics import Ratio
 from bench.tune.space import Trial
@@ -44,7 +44,7 @@ class Outcome:
     """Why not."""
     verdict: str = ""
     loss: float | None = None
-    """Largest RMSE over the reference's RMS of all cases, e.g. 1e-6; None if nothing was judged."""
+    """Largest RMSE over the reference's RMS of all cases, e.g. 1e-6; None if one is not known."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def outcome_of(run: Run, candidate: Candidate, goal: Goal, is_final: bool) -> Ou
             return Outcome(reason=f"{shape} came out below this machine's roofline", verdict=record.verdict)
         records.append(record)
     verdict = max((record.verdict or "unjudged" for record in records), key=OUTCOMES.index)
-    loss = max((share for record in records for share in _losses(record)), default=None)
+    losses: list[float | None] = [record.parity.get("loss") for record in records]
+    known = [one for one in losses if one is not None]
+    loss = max(known) if known and len(known) == len(losses) else None
     if reason := _too_lossy(verdict, loss, goal.max_loss):
         return Outcome(reason=reason, verdict=verdict, loss=loss)
     times = [
@@ -128,14 +130,6 @@ def outcome_of(run: Run, candidate: Candidate, goal: Goal, is_final: bool) -> Ou
     ]
     score = sum(share * time for time, (_, share) in zip(times, goal.shares, strict=True))
     return Outcome(score, verdict=verdict, loss=loss)
-
-
-def _losses(record: Record) -> Iterable[float]:
-    """RMSE over the reference's RMS, of every output in every case of a record."""
-    for entries in record.parity.get("cases", {}).values():
-        for entry in entries if isinstance(entries, list) else [entries]:
-            if entry.get("rms_reference") and entry.get("rmse") is not None:
-                yield entry["rmse"] / entry["rms_reference"]
 
 
 def _too_lossy(verdict: str, loss: float | None, max_loss: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import options
 from bench.columns import Column, Section, percent
-from bench.machine import pagecache
+from bench.machine import pagecache, threads
 from bench.options import CommonOptions, option
 from bench.parity import inputs
 from bench.parity.cell import Cell
@@ -143,4 +143,5 @@ class ColdStartCell(Cell):
         return {"once": {"first_call_ns": parts["first"]}, "facts": self.facts_before}
 
     def turn(self) -> dict[str, Any]:
-        return {"times_ns": self.times, "cpu_seconds": time.process_time()}
+        spent = {"cpu_seconds": time.process_time(), "queue_delay_seconds": threads.queue_delay_seconds({})}
+        return {"times_ns": self.times, **spent}

@@ -285,13 +285,18 @@ def _fastest(run: Run) -> Iterator[str]:
         if (won := sections.winner(run, records)) is not None:
             names = ", ".join(run.name(one.candidate) for one in won.ties)
             tied = f" (tie with {names})" if names else ""
-            parts.setdefault(point.order, []).append(f"{run.name(won.record.candidate)} at {point.batch}{tied}")
+            said = f"undecided at {point.batch} ({won.why_undecided})" if won.why_undecided else ""
+            said = said or f"{run.name(won.record.candidate)} at {point.batch}{tied}"
+            parts.setdefault(point.order, []).append(said)
     yield from (f"{order}: {'; '.join(found)}" for order, found in parts.items())
 
 
 def _fastest_of_all(run: Run) -> Iterator[str]:
     """The fastest cell of all packings."""
     if (won := sections.winner(run, run.records)) is None:
+        return
+    if won.why_undecided:
+        yield f"of all: undecided, {won.why_undecided}"
         return
     best, ratio = won.record, ratio_to_batch_1(run, won.record)
     line = f"of all: {run.name(best.candidate)} at batch {best.point.batch}, {best.point.order}"

@@ -48,8 +48,8 @@ def counts(*values: int) -> dict[str, int]:
 def test_what_neither_worker_nor_driver_used_was_taken_by_others() -> None:
     before = Snapshot(10**9, 5.0, CpuSeconds(100.0, 200.0, 3.0), counts(7, 50, 5))
     after = Snapshot(3 * 10**9, 5.25, CpuSeconds(103.0, 200.875, 3.125), counts(8, 70, 15))
-    assert conditions.between(before, after, own_cpu_seconds=2.5) == {
-        "wall_seconds": 2.0, "cpu_seconds": 4.0, "other_cpu_seconds": 0.25, "steal_seconds": 0.125,
+    assert conditions.between(before, after, own_cpu_seconds=2.5, queue_delay_seconds=0.01) == {
+        "wall_seconds": 2.0, "queue_delay_seconds": 0.01, "cpu_seconds": 4.0, "other_cpu_seconds": 0.25, "steal_seconds": 0.125,
         "thermal_events": 1, "quota_periods": 20, "throttled_periods": 10,
     }  # fmt: skip
 
@@ -97,7 +97,11 @@ def test_a_summary_is_over_all_turns_and_keeps_the_worst_of_a_gpu() -> None:
         gpu_turn(),
     ]
     assert conditions.summary(turns) == {
-        "turns": 4, "wall_seconds": 4.0, "other_cpu_seconds": 0.4, "other_cpu_share": 0.05, "steal_seconds": 0.3,
+        "turns": 4, "disturbed_turns": 3, "queue_delay_seconds": None,
+        "disturbed_by": {
+            "other_cpu": 0.15, "sw_power_cap": 1.0, "gpu_processes": 1.0, "steal": 0.15, "heat": 1.0
+        },
+        "wall_seconds": 4.0, "other_cpu_seconds": 0.4, "other_cpu_share": 0.05, "steal_seconds": 0.3,
         "steal_share": 0.0375, "thermal_events": 2, "quota_throttled_share": None,
         "gpu": {
             "min_sm_clock_mhz": 1700, "min_memory_clock_mhz": None, "max_temperature_celsius": 75,

@@ -47,11 +47,14 @@ def test_the_report_fits_80_columns_and_says_it_all(run: Run) -> None:
 
 
 def test_a_tie_and_a_disturbed_cell_are_marked() -> None:
-    busy = {"other_cpu_seconds": 1.5}
-    tied = [record("eager", conditions=busy), record("onnx", ms=[[9], [11], [9]], conditions={})]
-    text = console.render(run_of(tied))
+    ms = [[9], [11], [9]]
+    text = console.render(run_of([record("eager", conditions={}), record("onnx", ms=ms, conditions={})]))
     assert "(tie with eager)" in text
     assert "tie" in row(text, "onnx") and "!" not in row(text, "onnx")
+    busy = {"other_cpu_seconds": 1.5}
+    text = console.render(run_of([record("eager", conditions=busy), record("onnx", ms=ms, conditions={})]))
+    assert "undecided: disturbed: only 0 of 3 rounds were quiet" in text and "fastest" not in text
+    assert "disturbed" in row(text, "onnx") and "!" not in row(text, "onnx") and "×" not in row(text, "onnx")
     assert "!10.00" in row(text, "eager")
     assert "eager at 1×128: disturbed: over" in " ".join(text.split())
 

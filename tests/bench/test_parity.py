@@ -20,6 +20,7 @@ from bench.parity.verdict import (
     judge,
     share_of_limit,
     verdict,
+    with_loss,
     worst_case,
 )
 
@@ -492,3 +493,30 @@ def test_what_is_worse_comes_first() -> None:
     ]
     shuffled = [ordered[place] for place in (3, 7, 0, 5, 2, 6, 4, 1)]
     assert sorted(shuffled, key=badness) == ordered
+
+
+def test_the_loss_is_the_largest_of_all_cases_and_outputs() -> None:
+    """What the precision itself loses, whatever eager loses there."""
+    small, large = (figures_of(REFERENCE * (1 + share), "bf16") for share in (1e-4, 1e-2))
+    assert [round(one["loss"], 5) for one in (small, large)] == [1e-4, 1e-2]
+    parity = worst_case({"timed": [large, small], "padded": [small]}, TOLERANCES["bf16"])
+    assert parity["loss"] == parity["cases"]["timed"]["loss"] == large["loss"] > parity["cases"]["padded"]["loss"]
+
+
+def test_a_loss_that_is_not_known_is_not_taken_for_none() -> None:
+    """It must not pass `--max-loss`: outputs that are not finite, and errors where the reference is all 0."""
+    nothing = figures_of(changed((0, 0, 0), np.nan, "set"))
+    of_zeros = figures_of(EAGER, reference=np.zeros_like(REFERENCE), eager=np.zeros_like(EAGER))
+    for unknown in (nothing, of_zeros):
+        assert worst_case({"timed": [figures_of(EAGER)], "padded": [unknown]}, FP32)["loss"] is None
+    zeros = np.zeros_like(REFERENCE)
+    assert worst_case({"timed": [figures_of(zeros, eager=zeros, reference=zeros)]}, FP32)["loss"] == 0
+
+
+def test_files_from_before_the_loss_have_it_from_their_figures() -> None:
+    parity = worst_case({"timed": [figures_of(EAGER)], "padded": [figures_of(REFERENCE * 1.01, "bf16")]}, FP32)
+    older = {name: value for name, value in parity.items() if name != "loss"}
+    assert with_loss(older) == parity
+    assert with_loss({"verdict": "unjudged"}) == {"verdict": "unjudged"}
+    unknown = {**older, "cases": {**older["cases"], "more": {"verdict": "broken"}}}
+    assert with_loss(unknown)["loss"] is None

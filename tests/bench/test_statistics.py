@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from bench import statistics
 from bench.statistics import (
     Interval,
+    correlation,
     drift,
+    holm,
     is_stable,
     median,
     median_interval,
@@ -25,6 +27,9 @@ from bench.statistics import (
     ratio_of_runs,
     ratio_within_rounds,
     spread,
+    student,
+    verdict,
+    widening,
 )
 
 positive = st.integers(min_value=1, max_value=10**12)
@@ -145,6 +150,80 @@ def test_the_interval_of_a_ratio_holds_the_truth_as_often_as_it_says(count: int)
     assert misses <= 6
 
 
+# Joint levels, and correlation between rounds.
+
+
+@pytest.mark.parametrize(
+    ("confidence", "freedom", "expected"),
+    [(0.99, 1, 63.657), (0.95, 2, 4.303), (0.95, 30, 2.042), (0.999, 9, 4.781), (0.95, math.inf, 1.960)],
+)
+def test_students_t_is_that_of_the_tables(confidence: float, freedom: float, expected: float) -> None:
+    assert student(confidence, freedom) == pytest.approx(expected, abs=6e-4)
+
+
+def test_students_t_falls_between_whole_degrees_of_freedom() -> None:
+    assert student(0.99, 3) < student(0.99, 2.5) < student(0.99, 2)
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        (None, "undecided"),
+        (Interval(1.0, 1.0), "same"),
+        (Interval(0.975, 1.029), "same"),
+        (Interval(1.015, 1.025), "same"),  # no more than 3 %, however sure
+        (Interval(1.02, 1.04), "faster"),
+        (Interval(1.009, 1.04), "undecided"),
+        (Interval(0.8, 0.98), "slower"),
+        (Interval(0.8, 0.995), "undecided"),
+        (Interval(0.8, 1.2), "undecided"),
+    ],
+)
+def test_an_interval_says_one_of_four_verdicts(interval: Interval | None, expected: str) -> None:
+    assert verdict(interval) == expected
+
+
+def test_those_that_are_decided_make_room_for_the_rest() -> None:
+    sure, near, far = (lambda level, most=most: level <= most for most in (1.0, 0.9959, 0.98))
+    assert holm([]) == []
+    assert holm([sure]) == [pytest.approx(0.99)]
+    # All three at 1 - 0.01/3 first; the sure one leaves, and the near one is decided among two.
+    assert holm([far, near, sure]) == [pytest.approx(level) for level in (0.99, 0.995, 1 - 0.01 / 3)]
+    assert holm([far, far]) == [pytest.approx(0.995)] * 2
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("count", [4, 12])
+def test_the_correlation_of_many_series_is_found(rho: float, count: int) -> None:
+    draw = random.Random(count)
+    series: list[list[float | None]] = []
+    for _ in range(800):
+        one: list[float] = [draw.gauss(0, 1)]
+        for _ in range(count - 1):
+            one.append(rho * one[-1] + math.sqrt(1 - rho**2) * draw.gauss(0, 1))
+        series.append([*one[:2], None, *one[3:]] if count > 4 else [*one])
+    assert correlation(series) == pytest.approx(rho, abs=0.06)
+
+
+def test_few_rounds_are_taken_to_be_correlated_as_usual() -> None:
+    assert correlation([]) == correlation([[0.1, 0.2]]) == correlation([[0.1] * 9]) == 0.2
+    assert 0 <= correlation([[0.1, 0.3, 0.2]]) <= 0.4
+
+
+def test_intervals_are_widened_for_correlated_rounds() -> None:
+    assert (widening(0), widening(-0.3)) == (1, 1)
+    assert widening(0.25) == pytest.approx(math.sqrt(1.25 / 0.75))
+    assert widening(1.0) < 5
+    for count in (4, 12):
+        ratios = [math.exp(random.Random(count).gauss(0, 0.03)) for _ in range(count)]
+        plain, wide = ratio_interval(ratios), ratio_interval(ratios, widening=1.5)
+        assert plain is not None
+        assert wide is not None
+        middle = median(ratios)
+        assert math.log(wide.high / middle) == pytest.approx(1.5 * math.log(plain.high / middle))
+        assert math.log(wide.low / middle) == pytest.approx(1.5 * math.log(plain.low / middle))
+
+
 # Ratios and verdicts.
 
 
@@ -187,7 +266,7 @@ def test_a_constant_factor_is_found_whatever_the_rounds(rounds: list[list[int]],
 def test_verdicts_of_planted_differences() -> None:
     base, sure = noisy(1, 10), [[1000]] * 20
     stalled = [[sample * 100 for sample in round_] if place == 3 else round_ for place, round_ in enumerate(base)]
-    for baseline, other, verdict in (
+    for baseline, other, expected in (
         (base, noisy(2, 10), "tie"),
         (base, noisy(2, 10, centre=0.85e6), "faster"),
         (base, noisy(2, 10, centre=1.2e6), "slower"),
@@ -197,7 +276,7 @@ def test_verdicts_of_planted_differences() -> None:
     ):
         found = ratio_within_rounds(baseline, other)
         assert found is not None
-        assert found.verdict == verdict
+        assert found.verdict == expected
         assert 0.8 < found.value < 1.25
 
 

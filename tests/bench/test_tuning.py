@@ -25,7 +25,7 @@ from bench.workloads.forward import Forward, ForwardOptions
 from tests import made
 
 MS = 1_000_000
-PARITY = {"verdict": "equivalent", "cases": {"timed": [{"rms_reference": 1.0, "rmse": 1e-6}]}}
+PARITY = {"verdict": "equivalent", "loss": 1e-6}
 EAGER, ONNX, TORCHSCRIPT = (Candidate(name, "default", "fp32") for name in ("eager", "onnx", "torchscript"))
 
 
@@ -192,7 +192,7 @@ def test_fewer_threads_win_where_they_are_faster_and_take_turns_by_groups(bench:
 
 
 def test_what_is_not_the_same_model_is_out_however_fast(bench: Bench, tmp_path: Path) -> None:
-    lossy = {"verdict": "lossy", "cases": {"timed": [{"rms_reference": 2.0, "rmse": 0.02}]}}
+    lossy = {"verdict": "lossy", "loss": 0.01}
     bench.values = lambda candidate: {"parity": lossy} if candidate == ONNX else {}
     for options, winner, said in (
         ({}, TORCHSCRIPT, "onnx fp32, 2 threads: parity is lossy; --max-loss lets a lossy one in"),

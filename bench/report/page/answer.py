@@ -114,12 +114,14 @@ def _ahead(runs: Sequence[Run]) -> Iterator[Fact]:
     if not led:
         return
     told = sorted((lead for lead in led if lead.text.endswith("×")), key=lambda lead: lead.ratio.value)  # type: ignore[union-attr]
-    ties = sum(lead.is_tie for lead in led)
+    undecided = sum(bool(lead.why_undecided) for lead in led)
+    ties = sum(lead.is_tie and not lead.why_undecided for lead in led)
     detail = f"the fastest over the next, at {len(told)} of {count(len(led), runs[0].workload.point_noun)}"
     detail += f"; {count(ties, 'tie')}" if ties else ""
+    detail += f"; {undecided} undecided for want of quiet rounds" if undecided else ""
     if told:
         span = " to ".join(dict.fromkeys((told[0].text, told[-1].text)))
-        yield Fact("By how much", span, detail, "good" if not ties else "")
+        yield Fact("By how much", span, detail, "good" if not ties and not undecided else "")
     else:
         yield Fact("By how much", "a tie" if ties == len(led) else "not known", detail, "doubtful")
 
