@@ -23,6 +23,8 @@ from tests import made
 ROOT = Path(__file__).resolve().parent.parent
 # Else every process of a test compiles this project's modules anew, which takes longer than most that it does.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Two tests at a time share the cores, where a thread that waits by spinning keeps the one that it waits for from running.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A script's background ignores Ctrl-C, and so would every process that a test starts and stops.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
