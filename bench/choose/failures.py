@@ -14,6 +14,7 @@ from bench.parity.verdict import is_within
 from bench.run.record import Record, Run
 from bench.spec import PRECISIONS, Candidate
 from bench.traffic import Slo, duration
+from bench.words import shown_share
 
 if TYPE_CHECKING:
     from bench.choose.candidates import Weighed
@@ -93,7 +94,10 @@ def of_loss(candidate: Candidate, records: Collection[Record], constraints: Cons
         return [Failure("loss", why, True)]
     if (most := max(known)) > constraints.max_loss:
         return [
-            Failure("loss", f"it loses {most:.2%} of the output's RMS, and --max-loss is {constraints.max_loss:.3%}")
+            Failure(
+                "loss",
+                f"it loses {most:.2%} of the output's RMS, and --max-loss is {shown_share(constraints.max_loss)}",
+            )
         ]
     return []
 

@@ -31,6 +31,7 @@ from bench.report.crossover import render_map
 from bench.run.leads import leads
 from bench.run.record import Run
 from bench.traffic import duration
+from bench.words import shown_share
 
 FORMATS = ("table", "json")
 
@@ -193,7 +194,7 @@ def _heading(choice: Choice) -> list[str]:
         asked.append(f"at most {constraints.memory_text}")
     asked.append(f"parity {constraints.min_parity} or better")
     if constraints.max_loss is not None:
-        asked.append(f"below fp32 at most {constraints.max_loss:.3g} of the output's RMS lost")
+        asked.append(f"below fp32 at most {shown_share(constraints.max_loss)} of the output's RMS lost")
     if constraints.requests_per_restart:
         asked.append(f"a restart every {constraints.requests_per_restart:,} requests")
     return [*found, f"traffic: {choice.traffic.source}", f"asked: {', '.join(asked)}"]
