@@ -8,6 +8,7 @@ from statistics import fmean
 
 from bench.choose.candidates import Weighed
 from bench.regret import LEAST_ROUNDS, Cell, Stakes
+from bench.run import joint
 from bench.run.deciding import Times, by_round, told
 from bench.run.record import WALL, Record, Turn
 from bench.spec import Shape
@@ -37,7 +38,9 @@ def stakes_of(
                 scale, more = one.price / (shape.batch if one.batches else 1), one.share_of_restart_ns * one.price
                 times = [None if time is None else time * scale + more for time in times]
             rounds.setdefault(cell, {})[one.label] = times
-    return Stakes(weights, rounds, constants, is_geometric, max((one.run.rho for one in candidates), default=0.0))
+    return Stakes(
+        weights, rounds, constants, is_geometric, max((joint.of(one.run).rho for one in candidates), default=0.0)
+    )
 
 
 def cell_of(one: Weighed, record: Record) -> Cell:

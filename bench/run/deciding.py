@@ -7,6 +7,7 @@ from statistics import fmean
 
 from bench import statistics
 from bench.regret import LEAST_ROUNDS, MOST_REGRET, Candidate, Cell, Stakes, regrets
+from bench.run import joint
 from bench.run.record import WALL, Record, Run
 
 Times = list[float | None]
@@ -44,5 +45,5 @@ def is_decided(run: Run, bests: Sequence[Record]) -> bool:
         cell = (record.point, None if record.is_interleaved else record.candidate)
         weights[record.candidate] = {cell: 1.0}
         rounds.setdefault(cell, {})[record.candidate] = by_round(record)
-    found = regrets(Stakes(weights, rounds, rho=run.rho))
+    found = regrets(Stakes(weights, rounds, rho=joint.of(run).rho))
     return min(one.bound for one in found.values()) <= MOST_REGRET

@@ -284,11 +284,6 @@ class Run:
         """`pairs.ratio_between` two cells at the level that holds all verdicts of the run together."""
         return joint.of(self).ratio(one, other)
 
-    @property
-    def rho(self) -> float:
-        """Correlation between neighbouring rounds, by which intervals are widened."""
-        return joint.of(self).rho
-
     def unsteadiness(self, record: Record) -> float | None:
         """High end of the ratio's interval over its low end, if that is too much to show a speed-up; else None."""
         ratio = self.ratio(record)

@@ -19,7 +19,7 @@ from bench.packing import UNSORTED, Packing, Summary
 from bench.parity import inputs, judging
 from bench.parity.verdict import TOLERANCES, Tolerance, verdict, worst_case
 from bench.report import console
-from bench.run import driver
+from bench.run import driver, joint
 from bench.run.experiment import measure, resume
 from bench.run.file import read_run
 from bench.run.listener import Listener
@@ -198,7 +198,7 @@ def test_ratios_are_within_rounds_in_a_packing_and_of_medians_apart_between_two(
     within, apart = run.ratio(fast), passes.ratio_to_batch_1(run, four)
     assert within is not None
     assert apart is not None
-    wide = statistics.widening(run.rho)
+    wide = statistics.widening(joint.of(run).rho)
     assert within == passes.ratio_to_batch_1(run, fast)
     assert within == statistics.ratio_within_rounds(slow.rounds, fast.rounds, within.confidence, wide)
     assert apart == statistics.ratio_of_runs(slow.rounds, four.rounds, apart.confidence, wide)
