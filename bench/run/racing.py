@@ -269,7 +269,7 @@ class Race:
         cells = [self.state.turns(point, one) for one in candidates]
         if max(map(_seconds, cells)) >= self.enough.most_seconds:
             return False
-        return self.enough.target_precision is not None or max(map(len, cells)) < self.enough.rounds
+        return self.enough.target_precision is not None or not self.enough.has_rounds(cells)
 
     def _is_slow(self, point: Point, candidates: Sequence[Candidate]) -> bool:
         """True if calls are slow and nobody asked for more than the decision."""

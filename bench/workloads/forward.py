@@ -207,7 +207,8 @@ class Forward(TimedWorkload):
 
     def may_be_taken(self, candidate: Candidate) -> bool:
         """True for a candidate that the choice at the end of a run may take."""
-        return candidate.copy == 1 and candidate.precision == "fp32" and candidate.backend not in DEPRECATED
+        is_precise = candidate.precision == "fp32" or self.options.max_loss is not None
+        return candidate.copy == 1 and is_precise and candidate.backend not in DEPRECATED
 
     def begin(self, point: Shape, source: ModelSource) -> dict[str, Any]:
         plan = self._plan(point, source).to_json()
@@ -322,7 +323,7 @@ class ForwardCell(TimedCell):
 
     def begin(self, plan: dict[str, Any], sampling: dict[str, Any], boundary: str, shapes: int = 1) -> dict[str, Any]:
         """Prepare and warm up; turns come back to each of `shapes`, so a backend holds what it compiled for all."""
-        backend, self.was_judged, self.last = self.backend, set[str](), ""
+        backend = self.backend
         if shapes > 1 and not self.kept.get("shapes"):
             abilities.keep_shapes(backend, shapes)
             self.kept["shapes"] = shapes
@@ -342,27 +343,18 @@ class ForwardCell(TimedCell):
     def turn(self, seconds: float) -> dict[str, Any]:
         graphs = self.backend.facts()["graphs"] if "graphs" in self.facts_before else 0
         found = super().turn(seconds)
-        if found["outputs"] in self.was_judged:  # held outputs of many shapes would fill a GPU
-            self.step.outputs = None
+        self.step.outputs = None  # what is judged was taken from it; held outputs of many shapes would fill a GPU
         if graphs and (again := self.backend.facts()["graphs"] - graphs):
             found["figures"] = {"recompiles": again}
-        self.last = found["outputs"]
-        return found
-
-    def judge(self, *args: Any, **request: Any) -> dict[str, Any]:
-        found = super().judge(*args, **request)
-        self.was_judged.add(self.last)
         return found
 
     def facts_after(self) -> dict[str, Any]:
         return self.backend.facts()  # other shapes were compiled meanwhile; each turn says what it compiled itself
 
     def outputs(self, unit: str, case: str, plan: InputPlan, ids: Any) -> Any:
-        if case != "timed" or self.step.outputs is None:
-            return self.run_once(self.batch(self.plan, case))
-        arrays = self._last_outputs()
-        self.step.outputs = None
-        return arrays, self.run_once(self.batch(self.plan, case))[1] if plan.cases[-1] == "timed" else {}
+        if case == self.timed_case and self.distinct.kept and plan.cases[-1] != case:
+            return {}, {}  # those of the timed calls are at hand, and a later case says what a call holds
+        return self.run_once(self.batch(self.plan, case))
 
     def end(self) -> None:
         del self.step
