@@ -227,8 +227,12 @@ def _evident(parts: Sequence[float], wholes: Sequence[float], floor: float) -> l
 
 
 def quiet(turns: Sequence[Mapping[str, Any]]) -> tuple[bool, ...]:
-    """Whether nothing disturbed each turn of one cell, by their `between`: the rounds that may decide."""
-    return tuple(not found for found in causes(turns))
+    """Whether nothing disturbed each turn of one cell, by their `between`: the rounds that may decide.
+
+    A card at its own power cap is slowed down by the work that is timed, as it will be in use: a warning, and no reason
+    to decide nothing.
+    """
+    return tuple(not found.keys() - {"sw_power_cap"} for found in causes(turns))
 
 
 def summary(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
