@@ -14,7 +14,7 @@ PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist worksteal --durations=15
 
 # Exit code 6 is no failure here: all was measured and judged, and which runtime to take is not known yet.
 compare: install
-	$(VENV)/bin/bench compare --model bert --backends eager,onnx,torchscript || \
+	$(VENV)/bin/bench compare --model bert --backends eager,onnx,torchscript --until-decided 5m || \
 	{ test $$? = 6 && echo "exit code 6: undecided; the report says which rounds would settle it"; }
 
 install: $(STAMP)
