@@ -188,7 +188,7 @@ def test_a_factory_is_settled_before_anything_is_planned(tmp_path: Path) -> None
     assert (first.outputs, first.makes_inputs, said) == (("states", "pooled"), True, ["exporting checkpoint"])
     prepared = preparation(tmp_path, module=f"{CASES}:two", backends="eager")
     assert prepared.missing_exports() == []
-    (asked,) = prepared.workload.cases(Shape(2, 8), prepared.source).values()
+    (asked,) = prepared.workload.cases(Shape(3, 8), prepared.source).values()
     assert (asked.plan.cases, asked.plan.whole_outputs) == (("timed",), ("pooled",))
     assert prepared.run.command.startswith(f"bench compare --module {CASES}:two ")
     assert not any(option in prepared.run.command for option in ("--model", "--weights", "--task"))
@@ -257,7 +257,7 @@ def test_a_certificates_module_is_known_where_it_moved_to_and_not_when_it_change
 def test_a_named_model_keeps_its_keys(tmp_path: Path) -> None:
     """What modules of a user's own added to plans and recipes is in no key of another model."""
     prepared = preparation(tmp_path, model="bert-tiny", weights="random")
-    (asked,) = prepared.workload.cases(Shape(2, 8), prepared.source).values()
+    (asked,) = prepared.workload.cases(Shape(3, 8), prepared.source).values()
     assert set(asked.plan.to_json()) == {
         "batch", "length", "vocab_size", "pad_token_id", "seed", "output_width", "cases", "most_rows",
     }  # fmt: skip
