@@ -158,8 +158,7 @@ class Driver:
         for cell in order:
             if self._is_ready(*cell):
                 self._turn(*cell, round_=rounds[cell[0]], is_repeated=cell in had_all)
-        ended = [one for one in ready if self._is_ready(*one)]
-        for cell in sorted(ended, key=lambda one: not one[1].is_original):  # the others are held against its outputs
+        for cell in [one for one in ready if self._is_ready(*one)]:
             if self._has_all_turns(schedule, *cell):
                 self._finish(*cell)
             elif schedule.judges(state, *cell) and cell not in self.judging.found and self._judge(*cell):
@@ -308,7 +307,9 @@ class Driver:
 
     def _judge(self, point: Point, candidate: Candidate) -> bool:
         """Have a cell's outputs so far judged, as far as they were not; False if the cell ended in that."""
-        cell = self.state.open[point, candidate]
+        cell, eager = self.state.open[point, candidate], self.judging.awaited(point, candidate, self.state.open)
+        if eager is not None and self._is_ready(point, eager):
+            self._judge(point, eager)
         if self.judging.is_due(point, candidate, cell.turns):
             try:
                 is_gone = self.workload.fresh_process and candidate not in self.pool.loaded
@@ -368,7 +369,8 @@ class Driver:
         self.run.turns.pop((point, candidate), None)
         artifact = prepared.artifacts.get(candidate)
         memory = {"loaded": self.pool.memory.get(candidate, {}), "peak": judged.peaks}
-        recompiles = sum(turn.figures.get("recompiles", 0) for turn in turns)
+        again = sum(turn.figures.get("recompiles", 0) for turn in turns)
+        recompiled = {"recompiles_while_timing": again} if again else {}
         versions = prepared.versions(candidate, self.pool.versions.get(candidate, {}))
         record = Record(
             point=point,
@@ -385,10 +387,7 @@ class Driver:
             parity=judged.parity,
             memory=memory | self.workload.memory(point, candidate, prepared.source),
             operations=prepared.operations(point, candidate),
-            facts=begun.get("facts", {})
-            | told.get("facts", {})
-            | {"versions": versions}
-            | ({"recompiles_while_timing": recompiles} if recompiles else {}),
+            facts=begun.get("facts", {}) | told.get("facts", {}) | {"versions": versions} | recompiled,
             failure=error.details if error else {},
             is_judged=prepared.computes(candidate),
             is_interleaved=len(self.state.candidates) == len(self.run.candidates),

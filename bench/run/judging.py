@@ -11,6 +11,7 @@ from bench.run.record import Point, Run, Turn
 
 if TYPE_CHECKING:
     from bench.run.preparation import Preparation
+    from bench.run.schedule import OpenCell
     from bench.spec import Candidate
 
 #: Figures of a worker's memory that belong to one cell.
@@ -56,11 +57,22 @@ class Judging:
         self.run, self.prepared, self.workload = run, prepared, run.workload
         self.found: dict[tuple[Point, Candidate], list[Judgement]] = {}
         """Of open cells; a cell is judged again if its later turns gave other outputs."""
+        self.original = next((one for one in run.candidates if one.is_original), None)
 
     def is_due(self, point: Point, candidate: Candidate, turns: Sequence[Turn]) -> bool:
         """True if a cell was not judged since its turns gave new outputs."""
         found = self.found.get((point, candidate), [])
         return not found or any(turn.outputs and turn.outputs not in _seen(found) for turn in turns)
+
+    def awaited(
+        self, point: Point, candidate: Candidate, open_: Mapping[tuple[Point, Candidate], OpenCell]
+    ) -> Candidate | None:
+        """Eager if it has turns at `point` and is to be judged first, as `candidate` is held against its outputs."""
+        eager = self.original
+        if eager is None or eager == candidate or (point, eager) in self.found:
+            return None
+        cell = open_.get((point, eager))
+        return eager if cell is not None and cell.turns else None
 
     def judge(self, point: Point, candidate: Candidate, ask: Callable[..., dict[str, Any]]) -> None:
         """Have a worker compare all distinct outputs that it holds with their references; `ask` carries the request
@@ -88,7 +100,7 @@ class Judging:
         """Identities of eager's own outputs at `point`, which decide who is bit-identical to it; {} if its stored
         outputs must do, as it is not there or was not judged.
         """
-        original = next((one for one in self.run.candidates if one.is_original), None)
+        original = self.original
         if original is None or candidate.is_original or candidate.precision != original.precision:
             return {}
         record = self.run.record(point, original)

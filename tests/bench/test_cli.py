@@ -43,7 +43,7 @@ def test_the_main_job_on_all_four_runtimes(compared) -> None:
         assert words in done.stderr, words
     assert sum(line.startswith("[") and "2×16" in line for line in done.stderr.splitlines()) == len(run.records)
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "fastest: " in done.stdout or "undecided: disturbed: " in done.stdout  # beside other tests
+    assert "fastest: " in done.stdout or "undecided: " in done.stdout  # beside other tests
 
 
 def test_every_record_says_what_really_ran(compared) -> None:

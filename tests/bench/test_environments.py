@@ -194,7 +194,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path | None]]:
     """Formats that were asked for and the interpreter that each was asked of; nothing is exported."""
     asked: list[tuple[str, Path | None]] = []
 
-    def exported(store: Any, recipe: dict[str, Any], which: Any, exporting: export.Exporting, say: Any) -> Artifact:
+    def exported(
+        store: Any, recipe: dict[str, Any], which: Any, exporting: export.Exporting, say: Any, *rest: Any
+    ) -> Artifact:
         asked.append((recipe["format"], exporting.python))
         return Artifact(recipe["format"], "0" * 16, Path(), recipe, {"positions": 512}, {}, 0.0)
 

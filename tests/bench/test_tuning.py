@@ -11,6 +11,7 @@ import pytest
 
 import backends
 from bench.errors import UserError
+from bench.parity.verdict import as_of_candidate
 from bench.report import tuning as report
 from bench.run.listener import Listener
 from bench.run.record import Record, Run
@@ -53,7 +54,7 @@ class Bench:
     def record(self, candidate: Candidate, threads: int, shape: Shape) -> Record:
         ms = self.ms(candidate, threads, shape)
         rounds = [[ms * (1 + 0.001 * number)] * 5 for number in range(6)]
-        values = {"parity": PARITY} | self.values(candidate)
+        values = {"parity": as_of_candidate(PARITY, candidate)} | self.values(candidate)
         return made.record(candidate.label, shape, ms=rounds, precision=candidate.precision, **values)
 
 

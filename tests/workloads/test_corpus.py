@@ -19,7 +19,7 @@ from bench.packing import UNSORTED, Packing, Summary
 from bench.parity import inputs, judging
 from bench.parity.verdict import TOLERANCES, Tolerance, verdict, worst_case
 from bench.report import console
-from bench.run import driver, joint
+from bench.run import joint
 from bench.run.experiment import measure, resume
 from bench.run.file import read_run
 from bench.run.listener import Listener
@@ -250,7 +250,7 @@ def test_timed_passes_are_judged_and_a_broken_model_gets_no_speed_up(
     tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under a tolerance that nothing can keep ONNX is broken, and by its own figures equivalent under the real one."""
-    monkeypatch.setattr(driver, "tolerance_of", lambda precision, tf32: Tolerance(1e-9, 0.0, 0.0, True))
+    monkeypatch.setattr("bench.run.judging.tolerance_of", lambda precision, tf32: Tolerance(1e-9, 0.0, 0.0, True))
     done = run(tmp_path, "eager,onnx", artifacts=str(artifacts), batches="1,3", synthetic=7)
     assert [one.verdict == "broken" for one in done.records] == [False, True] * 2
     assert done.exit_code == 3
