@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -257,7 +258,7 @@ def test_timed_passes_are_judged_and_a_broken_model_gets_no_speed_up(
     assert [done.ratio(one) is None for one in done.records] == [False, True] * 2
     assert [passes.ratio_to_batch_1(done, one) is None for one in done.records] == [False, True] * 2
     (fastest,) = next(section for section in done.workload.sections(done) if section.title == "Fastest").items
-    assert fastest.startswith("of all: eager at batch ")
+    assert re.match("of all: (undecided: )?eager at ", fastest)
     assert "onnx" not in fastest
     assert set(done.records[0].parity["cases"]) == {"last", "largest", "smallest"}
     for record in done.records:
