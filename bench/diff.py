@@ -8,7 +8,7 @@ Two runs are a diff, OLD and NEW; three or more are a history, whose last run is
 - Compared cells are judged by equivalence testing (Schuirmann 1987, doi:10.1007/BF01068419): see `Change.verdict`.
 - `gone`: measured before, and now not at all or with a lower standing: a regression if the last run planned the cell,
   whatever the reason, as a gate must not pass on what was not measured. `new` is the reverse.
-- `slower` is a regression. Quiet rounds decide; a cell with fewer than 3 of them in either run is `ambiguous`.
+- `slower` is a regression. Quiet rounds decide; a cell with fewer than 3 of them in either run is `undecided`.
 - In a history the last run is held against the first run that measured the cell with the highest standing it ever had.
 - A cell that no run measured has no verdict, and is listed apart.
 """
@@ -129,7 +129,7 @@ class Comparison:
     @property
     def exit_code(self) -> int:
         """4 with a regression, else 6 if what became of a cell is not known, else 0."""
-        is_open = any(cell.verdict in ("ambiguous", "undecided") for cell in self.cells)
+        is_open = any(cell.verdict == "undecided" for cell in self.cells)
         return foremost((REGRESSION if self.regressions else 0, UNDECIDED if is_open else 0))
 
 

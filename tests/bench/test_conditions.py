@@ -211,7 +211,7 @@ def delayed(seconds: float, **facts: Any) -> dict[str, Any]:
         ([delayed(0.0), delayed(0.0, thermal_events=1)], [True, False]),
         ([delayed(0.0, quota_periods=10, throttled_periods=1), delayed(0.0)], [False, True]),
         ([gpu_turn(throttle_reasons=["hw_slowdown"]), gpu_turn(), gpu_turn(other_processes=1)], [False, True, False]),
-        ([gpu_turn(power_throttled_ns=10**8)] * 3, [False] * 3),
+        ([gpu_turn(thermal_throttled_ns=10**8)] * 3, [False] * 3),
         # Files of old have the conditions of a whole cell in its first turn.
         ([turn(other_cpu_seconds=0.5), {}, {}], [False] * 3),
         ([turn(), {}, turn(other_cpu_seconds=0.5), {}], [True, True, False, False]),
@@ -224,6 +224,13 @@ def test_each_turn_is_judged_by_what_is_known_of_it(turns: list[dict[str, Any]],
     assert found.get("disturbed_turns", 0) == disturbed
     is_marked = bool(conditions.disturbed_by(found))
     assert is_marked == (disturbed > 0 and (len(turns) - disturbed < 3 or 2 * disturbed >= len(turns)))
+
+
+def test_a_card_at_its_own_power_cap_is_warned_of_and_decides() -> None:
+    """The work that is timed draws the power, as it will in use."""
+    turns = [gpu_turn(power_throttled_ns=10**8)] * 3
+    assert all(conditions.quiet(turns))
+    assert "sw_power_cap" in conditions.disturbed_by(conditions.summary(turns))[0]
 
 
 def test_a_cell_that_waited_for_others_says_so() -> None:

@@ -111,7 +111,7 @@ def test_what_takes_many_times_longer_is_slower(rounds: list[list[int]], factor:
         ({"verdict": "lossy"}, {"verdict": "lossy", "ms": 20}, "slower"),
         ({"verdict": "unjudged"}, {"verdict": "unjudged", "ms": 20}, "slower"),
         ({"is_judged": False, "parity": {}}, {"is_judged": False, "parity": {}, "ms": 5}, "faster"),
-        ({}, {"conditions": BUSY, "ms": 20}, "ambiguous"),
+        ({}, {"conditions": BUSY, "ms": 20}, "undecided"),
         ({}, {"is_interleaved": False}, "same"),
     ],
 )
