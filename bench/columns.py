@@ -151,7 +151,7 @@ def milliseconds(ns: float, half_ns: float | None = None) -> str:
 
 
 def known(value: float, most_digits: int, half: float | None) -> str:
-    """A value with at most so many decimals, cut at the place of the first digit of its interval's `half`-width."""
+    """`value` rounded to the first digit of `half`, half the width of its interval; at most `most_digits` decimals."""
     if not half or not value:
         return f"{value:.{most_digits}f}"
     digits = min(most_digits, -math.floor(math.log10(min(half, abs(value)))))

@@ -39,11 +39,11 @@ def choose(
     each runtime best) or "cost" (the same for a dollar, with `price` in US dollars an hour: one, or one a run as
     "0.4,2.5"). `slo` is e.g. "p95=20ms", `max_memory` bytes, "2GB" or "2GiB", `min_parity` exact, equivalent (unless
     `max_loss` is given) or lossy. Below fp32 nothing is taken without `max_loss`, a share of the output's RMS such as
-    0.02 or "2%", and nothing deprecated without `allow_deprecated`. Taken is what is known to be within `max_regret` of
-    the best (0.03); else the choice is undecided. `requests_per_restart` spreads the one-time costs over so many
-    requests. With `device_map` the runs may be from several machines. Without traffic every shape counts alike, in a
-    geometric mean. Raises UserError for wrong input, for runs that cannot be compared, and for traffic of which no
-    shape lies within what was measured.
+    0.02 or "2%", and nothing deprecated without `allow_deprecated`. A runtime is taken if it is known to be within
+    `max_regret` (0.03) of the best; else the choice is undecided. `requests_per_restart` is the number of requests over
+    which the one-time costs are spread. With `device_map` the runs may be from several machines. Without traffic every
+    shape counts alike, in a geometric mean. Raises UserError for wrong input, for runs that cannot be compared, and for
+    traffic of which no shape lies within what was measured.
     """
     given = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     found = [run if isinstance(run, Run) else read_run(Path(run)) for run in given]

@@ -18,8 +18,7 @@ from bench.parity.verdict import OUTCOMES
 from bench.run import budget
 from bench.run.record import Record, Run
 from bench.run.workload import Workload
-from bench.spec import DEPRECATED as DEPRECATED
-from bench.spec import Candidate, Shape
+from bench.spec import DEPRECATED, Candidate, Shape
 
 
 @dataclass(frozen=True)

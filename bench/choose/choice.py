@@ -1,4 +1,4 @@
-"""The decision between weighed candidates, by evidence: whom to take, or that it is undecided and what would settle it.
+"""The decision between weighed candidates: which one to take, or `undecided` and the rounds that would settle it.
 
 1. Who fails a constraint is out. One candidate alone is decided.
 2. Quiet rounds decide. Shapes at which too few rounds were quiet count for nothing, as long as they have at most
@@ -136,7 +136,7 @@ def decide(candidates: Iterable[Weighed], is_geometric: bool = False, max_regret
     without = too_few if share <= MOST_DISTURBED and is_alike else []
     stakes = weighing.stakes_of(order, is_geometric, without=without)
     bounds = regret.regrets(stakes)
-    # What was disturbed proves nothing; but nobody is taken against it.
+    # Disturbed rounds are no evidence for a candidate, but they can keep one from being taken.
     regrets = {label: Regret(mean, max(mean, bounds[label].bound)) for label, mean in expected.items()}
     chosen = _chosen(order, regrets, max_regret)
     settling = None if chosen is not None else _settling(order, stakes)

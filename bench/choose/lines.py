@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from backends import BUILT_IN
 from bench import machine
-from bench.choose.candidates import DEPRECATED, Weighed, places_of
+from bench.choose.candidates import Weighed, places_of
 from bench.choose.choice import MOST_DISTURBED, SIMPLICITY, Choice
 from bench.choose.failures import largest_error, percent
 from bench.choose.grid import INTERPOLATED, ROUNDED_UP
@@ -16,7 +16,7 @@ from bench.columns import count, factor, milliseconds, span
 from bench.regret import CONFIDENCE, LEAST_ROUNDS, MOST_REGRET
 from bench.run import state
 from bench.run.record import SAME_MODEL, Run, is_unsteady
-from bench.spec import Shape
+from bench.spec import DEPRECATED, Shape
 
 UNIT = {"latency": "request", "throughput": "sequence", "cost": "sequence"}
 DEPRECATION_MARK = "†"
@@ -138,7 +138,7 @@ def settling(choice: Choice) -> Iterator[str]:
 
 
 def settling_command(choice: Choice) -> str:
-    """The command that takes those rounds; "" if there are none, or several runs need them."""
+    """The command that measures the rounds that would settle it; "" if there are none, or if several runs need some."""
     found, runs = choice.settling, runs_of(choice)
     if found is None or len(runs) > 1:
         return ""

@@ -47,7 +47,7 @@ class Inputs:
     """
 
     def of_rows(self, rows: int = 0) -> Inputs:
-        """The same on the judged rows alone, as they are in every batch; on so many, if `rows` are given."""
+        """The same on the judged rows alone, which are alike in every batch; on the first `rows` of them unless 0."""
         if self.ids is not None:
             return self
         plan = rows_of_reference(self.plan)

@@ -19,9 +19,9 @@ OUTCOMES = ("original", "exact", "equivalent", "lossy", "unjudged", "broken")
 LOCAL_FACTOR = 3.0
 #: Coarser rounding and nothing else: an error overall of at most this many times eager's,
 COARSER_FACTOR = 4.0
-#: an RMSE over the reference's RMS of at most so many units of rounding of the precision,
+#: an RMSE of at most this many units of rounding, as a share of the reference's RMS,
 COARSER_UNITS = 32.0
-#: and spread evenly: the RMSE of the worst token, and of the worst unit, at most so many times that overall.
+#: and spread evenly: the RMSE of the worst token, and of the worst unit, at most these multiples of the RMSE overall.
 COARSER_TOKEN, COARSER_UNIT = 1.5, 2.0
 #: Probability below which flips of the most likely token are not put down to chance.
 CHANCE = 0.01

@@ -17,7 +17,6 @@ from bench.machine import conditions, roofline
 from bench.machine.roofline import Floor, Peaks
 from bench.run import joint, pairs
 from bench.run.pairs import WALL as WALL
-from bench.run.pairs import ratio_between as ratio_between
 from bench.spec import Candidate
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bench.run import pairs
-from bench.run.record import Record, ratio_between
+from bench.run.pairs import ratio_between
+from bench.run.record import Record
 from bench.statistics import Ratio
 from tests.made import QUIET, record, run_of
 
