@@ -20,7 +20,8 @@ import backends
 from bench import machine, statistics
 from bench.run.experiment import measure
 from bench.run.listener import Listener
-from bench.run.record import Record, Run, ratio_between
+from bench.run.pairs import ratio_between
+from bench.run.record import Record, Run
 from bench.spec import Shape
 from bench.workloads.forward import Forward, ForwardOptions
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from bench import machine, statistics
 from bench.run.experiment import measure
-from bench.run.record import Run, ratio_between
+from bench.run.pairs import ratio_between
+from bench.run.record import Run
 from bench.workloads.forward import Forward, ForwardOptions
 
 

@@ -19,7 +19,8 @@ from bench import machine, statistics
 from bench.cli.streams import tell
 from bench.run.experiment import measure
 from bench.run.listener import Listener
-from bench.run.record import Run, ratio_between
+from bench.run.pairs import ratio_between
+from bench.run.record import Run
 from bench.spec import Candidate
 from bench.statistics import Ratio
 from bench.tune.api import TuneListener, tune
