@@ -188,7 +188,6 @@ def compared(run: Run, backend: str, shape: Shape, theirs: Measured | None) -> d
     precision = statistics.precision(rounds) if rounds else None
     median_ms = statistics.median(record.samples) / 1e6 if rounds else None
     samples = theirs.samples_ns if theirs else []
-    is_precise = precision is not None and bool(samples)
     return {
         "backend": backend,
         "batch": shape.batch,
@@ -202,7 +201,9 @@ def compared(run: Run, backend: str, shape: Shape, theirs: Measured | None) -> d
         "bench_precision": precision,
         "optimum_precision": statistics.precision(blocks(samples, len(rounds))) if samples and rounds else None,
         "optimum_seconds": theirs.seconds if theirs else 0.0,
-        "optimum_seconds_to_precision": seconds_to_precision(samples, precision, len(rounds)) if is_precise else None,
+        "optimum_seconds_to_precision": seconds_to_precision(samples, precision, len(rounds))
+        if precision is not None and samples
+        else None,
     }
 
 

@@ -86,6 +86,7 @@ def main() -> None:
         "artifacts": args.artifacts,
     }  # fmt: skip
     candidates, options = settle(Forward, ForwardOptions.parsed(given))
+    assert isinstance(options, ForwardOptions)
     source = sources.resolve(args.model)
     run = Run(Forward(Forward.settle(options, source)), model_of(source), candidates, machine.fingerprint(), "")
     (shape,) = run.workload.points()

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from bench.parity.matrix import PROMPT_LENGTH
 from bench.parity.verdict import badness
 from bench.run.record import Model, Once, Record, Run, Turn
 from bench.spec import MODULE, Candidate
 from bench.workloads.memory import Extent, Memory, MemoryOptions
-from bench.workloads.parity import PROMPT_LENGTH, Check, Parity, ParityOptions
+from bench.workloads.parity import Check, Parity, ParityOptions
 
 Lines = list[dict[str, Any]]
 

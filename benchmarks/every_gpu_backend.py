@@ -113,7 +113,7 @@ def export_all(
     with ThreadPoolExecutor(at_once) as pool:
         keys = list(pool.map(lambda model: checkpoint_key(model, store), models))
         tasks = [(model, key, chain) for model, key in zip(models, keys, strict=True) for chain in found]
-        list(pool.map(lambda task: export_chain(*task, device, store), tasks))
+        list(pool.map(lambda task: export_chain(task[0], task[1], task[2], device, store), tasks))
 
 
 def checkpoint_key(model: str, store: ArtifactStore) -> str:

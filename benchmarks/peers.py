@@ -43,7 +43,8 @@ GOAL, GOAL_SHAPES, LIMIT = 0.75, (Shape(1, 8), Shape(1, 128)), 1.0
 
 def known(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Those that this version has, and the others."""
-    found, unknown = [], []
+    found: list[str] = []
+    unknown: list[str] = []
     for name in names:
         backend, _, variant = name.partition(":")
         has_it = backend in backends.names() and (variant or "default") in backends.load_class(backend).spec.variants
@@ -106,7 +107,9 @@ def main() -> None:
     names, unknown = known(args.backends.split(",") if args.backends else (*PEERS, *OURS[device]))
     if unknown:
         print(f"not in this version: {', '.join(unknown)}", flush=True)
-    found, runs, told = [], [], set()
+    found: list[str] = []
+    runs: list[Run] = []
+    told: set[str] = set()
     for model in args.models.split(","):
         for batch, lengths in SHAPES.items():
             asked = {

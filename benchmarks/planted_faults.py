@@ -24,6 +24,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from benchmarks.faults import FAULTS, Fault, TwoOutputs
 from exporters import checkpoint, sources
 from exporters import onnx as onnx_exporter
 from exporters import torchscript as torchscript_exporter
+from exporters.module_forward import DTYPES
 from exporters.store import ArtifactStore
 
 FORMATS = ("checkpoint", "torchscript", "onnx")
@@ -81,7 +83,7 @@ class Subject:
 def loaded(format: str, module: torch.nn.Module, precision: str, threads: int, folder: Path) -> Backend:
     """The backend of `format` with `module` exported for it into `folder`."""
     outputs = ["last_hidden_state", "before"] if _is_double(module) else ["last_hidden_state"]
-    module = module.to(getattr(torch, checkpoint.DTYPES[precision])).eval()
+    module = module.to(getattr(torch, DTYPES[precision])).eval()
     if format == "torchscript":
         metadata = torchscript_exporter.export_module(module, folder, outputs, "cpu")
     elif format == "onnx":
@@ -116,7 +118,7 @@ class Judge:
     def verdict(self, backend: Backend) -> dict[str, Any]:
         """The worst case of all, with its figures."""
         tolerance = TOLERANCES[self.precision]
-        cases = {}
+        cases: dict[str, list[dict[str, Any]]] = {}
         for plan in self.subject.plans(self.seed):
             place = f"{plan.batch}x{plan.length}"
             request = {
@@ -249,7 +251,7 @@ def run(args: argparse.Namespace, root: Path) -> Iterator[dict[str, Any]]:
     for name in args.models.split(","):
         for weight_seed in range(args.weight_seeds):
             source = sources.resolve(name, seed=weight_seed)
-            weights = store.make(checkpoint.recipe(source), lambda place, s=source: checkpoint.export(s, place))
+            weights = store.make(checkpoint.recipe(source), partial(checkpoint.export, source))
             subject = Subject(source, weights.path, shapes, args.threads)
             yield from _sound(subject, args, weight_seed, root)
             if weight_seed == 0:

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +97,7 @@ def measured(tree: Path, store: Path, words: Sequence[str], title: str) -> float
     wall = time.monotonic() - started
     if not output.exists():
         raise SystemExit(f"{title}: no run was written; the last line was: {lines[-1][1] if lines else ''}")
-    print(f"{title}: {wall:.1f} s, exit code {process.returncode}")
+    print(f"{title}: {wall:.1f} s, exit code {process.returncode}", flush=True)
     for what, pattern in (("first figure", FIGURE), ("first ratio", RATIO)):
         at = next((when for when, line in lines if pattern.search(line)), None)
         print(f"  {what:<16} {'-' if at is None else f'after {at:.1f} s'}")
@@ -108,7 +108,8 @@ def measured(tree: Path, store: Path, words: Sequence[str], title: str) -> float
 
 def said(lines: Iterable[tuple[float, str]], wall: float) -> dict[str, float]:
     """Seconds of each phase, from the times of the lines that begin them."""
-    found, phase, since = Counter[str](), "start", 0.0
+    found: dict[str, float] = defaultdict(float)
+    phase, since = "start", 0.0
     for at, line in [*lines, (wall, "measuring; ")]:
         begun = next((name for name, pattern in PHASES if re.match(pattern, line)), None)
         if begun is not None:
@@ -121,7 +122,7 @@ def worked(path: Path) -> dict[str, float]:
     """Seconds of workers, of which "measuring" consists, by what they did; read without this tree's types."""
     import json
 
-    found = Counter[str]()
+    found: dict[str, float] = defaultdict(float)
     for line in map(json.loads, path.read_text().splitlines()):
         if line["kind"] == "turn":
             found["· timed turns"] += line["turn"]["seconds"]

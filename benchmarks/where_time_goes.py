@@ -121,7 +121,7 @@ def with_aoti(folder: Path, threads: int, scratch: Path) -> Start:
     torch.set_num_threads(threads)
     recipe = json.loads((folder / "artifact.json").read_text())["recipe"]
     checkpoint = folder.parent / f"checkpoint-{recipe['checkpoint']}"
-    loaded = []
+    loaded: list[Any] = []
     for more in ({}, {"cpp.enable_kernel_profile": True}):
         here = scratch / f"profile-{len(loaded)}"
         here.mkdir()
