@@ -46,6 +46,8 @@ class Cell(ABC):
         self.facts_before: dict[str, Any] = {}
         self.stored: Path | None = None
         """Where inputs lie that the user's own module made."""
+        self.ahead: dict[str, tuple[Arrays | str, dict[str, int]]] = {}
+        """What is judged of a call that was made before the turns, and the memory of that, by case."""
         self.distinct, self._place_of_turns = Distinct(), ""
         """Outputs of turns, also of those before the cell was let go and begun again in the same worker."""
 
@@ -118,9 +120,13 @@ class Cell(ABC):
         for unit, asked in units.items():
             plan = InputPlan.from_json(asked["plan"])
             for case in plan.cases:
-                arrays, held = self.outputs(unit, case, plan, asked.get("ids"))
+                if case in self.ahead:
+                    taken, held = self.ahead[case]
+                else:
+                    arrays, held = self.outputs(unit, case, plan, asked.get("ids"))
+                    taken = judging.judged(arrays, plan, case)
                 of_turns = list(self.distinct.kept.values()) if case == self.timed_case else []
-                yield asked, plan, case, of_turns or [judging.judged(arrays, plan, case)], held
+                yield asked, plan, case, of_turns or [taken], held
 
     def forget_turns(self) -> None:
         """Let go of the outputs of this cell's turns."""
@@ -209,10 +215,14 @@ class TimedCell(Cell):
 
     def warmed_up(self, first_ns: int, watched: dict[str, Any]) -> dict[str, Any]:
         """What `begin` returns, once the step is warmed up."""
-        self.warm = timing.warm_up(self.step, self.sampling)
+        self.warm = self.warm_up(first_ns)
         self.facts_before = self.backend.facts() | watched
         once = {"first_call_ns": first_ns, "warmup_ns": self.warm.warmup_ns, "is_stable": self.warm.is_stable}
         return {"once": once | {"calls_per_sample": self.warm.calls_per_sample}, "facts": self.facts_before}
+
+    def warm_up(self, first_ns: int) -> timing.WarmUp:
+        """Warm the step up, whose first call took `first_ns`."""
+        return timing.warm_up(self.step, self.sampling)
 
     def turn(self, seconds: float) -> dict[str, Any]:
         samples = timing.take_turn(self.step, seconds, self.warm, self.sampling)

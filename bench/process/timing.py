@@ -164,6 +164,11 @@ def warm_up(step: Step, plan: Sampling, clock: Clock = time.perf_counter_ns) -> 
     return WarmUp(samples, is_stable, math.ceil(LEAST_SAMPLE_NS / call_ns), call_ns)
 
 
+def slow(call_ns: int) -> WarmUp:
+    """Of a step that was warmed up by its first call and one more, of `call_ns`."""
+    return WarmUp([call_ns], False, math.ceil(LEAST_SAMPLE_NS / call_ns), call_ns)
+
+
 def _window(lasted: list[int], seconds: float) -> int:
     """How many of the last samples took `seconds` together; at least `LEAST_WINDOW`."""
     spent, count = 0, 0

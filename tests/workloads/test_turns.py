@@ -250,3 +250,22 @@ def test_a_checksum_knows_names_types_and_shapes() -> None:
         {"y": array}, {"z": array}, {"y": array.astype(np.int32)}, {"y": array.reshape(4, 1)}, {"y": array + 1},
     ]  # fmt: skip
     assert len({judging.checksum(one) for one in others}) == len(others)
+
+
+def test_a_slow_call_is_warmed_up_by_the_one_that_is_judged_padded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At calls of seconds none is made twice: the first, the padded one, and those of the turns."""
+    from backends.eager import Eager
+
+    usual = run_of("forward", tmp_path, tmp_path / "artifacts", backends="eager", rounds=3)
+    calls, run = list[int](), Eager.run
+    monkeypatch.setattr(Eager, "run", lambda self, prepared: calls.append(1) or run(self, prepared))
+    monkeypatch.setattr(timing, "SLOW_CALL_NS", 0)
+    slow = run_of("forward", tmp_path / "slow", tmp_path / "artifacts", backends="eager", rounds=3)
+    (record,), (same,) = slow.records, usual.records
+    assert len(calls) == 2 + sum(len(turn.times_ns["wall"]) for turn in record.turns)
+    assert len(record.once.warmup_ns) == 1 and record.once.is_stable is False
+    assert record.parity["cases"].keys() == {"timed", "padded"}
+    assert record.parity["cases"] == same.parity["cases"]
+    assert record.memory["peak"].keys() == same.memory["peak"].keys()
