@@ -69,15 +69,23 @@ class Pool:
         self.strikes: dict[Candidate, int] = {}
         self.lost: dict[Candidate, WorkerError] = {}
         """Workers that died while starting; they are started again for the next cell."""
+        self._starting: dict[Candidate, Worker] = {}
+        """Workers that import and are not loaded yet."""
+
+    def begin(self, candidate: Candidate) -> None:
+        """Start a worker that will be loaded soon, so that it imports meanwhile."""
+        if candidate not in self.loaded and candidate not in self._starting and self.known_outcome(candidate) is None:
+            self._starting[candidate] = self.start(candidate)
+            self._starting[candidate].send({"op": "hello"})
 
     def load(self, candidates: Sequence[Candidate], options: Mapping[str, Any] | None = None) -> None:
         """Start `candidates` that are not loaded: imports side by side, loads one by one, with further `options`."""
         spawned = []
         for candidate in candidates:
             self.lost.pop(candidate, None)
-            if candidate not in self.loaded and self.known_outcome(candidate) is None:
-                self.loaded[candidate] = self.start(candidate)
-                self.loaded[candidate].send({"op": "hello"})
+            self.begin(candidate)
+            if candidate in self._starting:
+                self.loaded[candidate] = self._starting.pop(candidate)
                 spawned.append(candidate)
         steps: tuple[Callable[[Candidate], None], ...] = (self._meet, partial(self._load, dict(options or {})))
         for step in steps:
@@ -134,13 +142,14 @@ class Pool:
 
     def close(self) -> None:
         """End every worker."""
-        for candidate in [*self.loaded]:
+        for candidate in [*self.loaded, *self._starting]:
             self.unload(candidate)
 
     def unload(self, candidate: Candidate) -> None:
-        """End one worker, if it is loaded."""
-        if worker := self.loaded.pop(candidate, None):
-            worker.kill()
+        """End one worker, if there is one."""
+        for workers in (self.loaded, self._starting):
+            if worker := workers.pop(candidate, None):
+                worker.kill()
 
     def note(self, candidate: Candidate, error: WorkerError | None) -> None:
         """Count deaths and hangs in a row; a cell that went well ends the row."""
@@ -159,6 +168,8 @@ class Pool:
 
     def groups(self, candidates: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
         """Candidates that take turns: all of them, loaded now, or each alone if memory does not hold all."""
+        for candidate in [one for one in self._starting if one in self.refused]:
+            self.unload(candidate)
         usable = [one for one in candidates if one not in self.refused]
         if not usable:  # perhaps as there is no such device
             return [tuple(candidates)]

@@ -82,14 +82,10 @@ class Driver:
         self.foresight = Foresight(run, self.state, self.pool, self.judging)
         self.referenced = {*budget.first(self.workload)}
         """Points whose references were made, or tried."""
-        self._shown, self.has_table = list[Candidate](), has_table
+        self.shown, self.has_table = list[Candidate](), has_table
         self.is_alone = False
         self.random = random.Random(run.options.seed)
         self.turns_seconds = self.turns_cpu_seconds = 0.0
-
-    def show(self, candidate: Candidate) -> None:
-        """Tell a first figure of a candidate that is at hand, before the run's first round."""
-        early.show(self, self._shown, candidate)
 
     def measure(self) -> None:
         """Measure every cell that has no record."""

@@ -17,13 +17,26 @@ if TYPE_CHECKING:
 MOST_SHOWN = 2
 
 
-def show(driver: Driver, shown: list[Candidate], candidate: Candidate) -> None:
-    """Load a candidate that is at hand, and tell the figure of one turn beside those that were `shown` before."""
-    state, prepared, workload = driver.state, driver.prepared, driver.workload
-    if not workload.tells_early or prepared.source.makes_inputs or state.records or driver.run.turns:
+def is_shown(driver: Driver, candidate: Candidate) -> bool:
+    """True for a candidate whose figure is told before the first round."""
+    state, prepared = driver.state, driver.prepared
+    if not driver.workload.tells_early or prepared.source.makes_inputs or state.records or driver.run.turns:
+        return False
+    may_be = candidate.copy == 1 and prepared.computes(candidate) and bool(state.points)
+    return may_be and len(driver.shown) < MOST_SHOWN
+
+
+def expect(driver: Driver, candidate: Candidate) -> None:
+    """Have the process of a candidate import while what it loads is made, if its figure is told then."""
+    if is_shown(driver, candidate):
+        driver.pool.begin(candidate)
+
+
+def show(driver: Driver, candidate: Candidate) -> None:
+    """Load a candidate that is at hand, and tell the figure of one turn beside those that were shown before."""
+    if not is_shown(driver, candidate):
         return
-    if len(shown) == MOST_SHOWN or candidate.copy > 1 or not prepared.computes(candidate) or not state.points:
-        return
+    shown, state, workload = driver.shown, driver.state, driver.workload
     point, medians = state.points[0], dict[Candidate, float]()
     try:
         driver.pool.load([candidate])

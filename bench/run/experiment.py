@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bench.errors import Say, UserError
 from bench.options import CommonOptions, declaration
 from bench.process.environments.asking import changed_versions
 from bench.process.environments.stored import parse_pythons, settle_candidates
+from bench.run import early
 from bench.run.budget import Budget, budget_of
 from bench.run.driver import Driver
 from bench.run.file import RunFile, check_unaltered, read_run
@@ -138,7 +140,7 @@ def _measure(
         budget = budget_of(run, prepared.source, file, listener.say)
         listener.plan(run, prepared)
         driver = Driver(run, prepared, file, listener, budget, began, command_began, note_peaks)
-        prepared.make(budget.first(run.workload), driver.show)
+        prepared.make(budget.first(run.workload), partial(early.show, driver), partial(early.expect, driver))
         file.note("artifacts", prepared.what_was_loaded())
         if not run.workload.tells_early:
             note_peaks()

@@ -57,6 +57,8 @@ class Preparation:
         self.elsewhere = environments_of(run.candidates, self.options.kind, pythons, store.root, formats)
         """Interpreter of each candidate that runs in another environment than this."""
         self.artifacts: dict[Candidate, Artifact] = {}
+        self._coming: dict[Candidate, Path] = {}
+        """Where the artifact of a candidate will lie that is not made yet."""
         reasons = ((candidate, self._reason_against(candidate)) for candidate in run.candidates)
         self.refused = {candidate: WorkerError("unsupported", reason) for candidate, reason in reasons if reason}
         """Candidates that cannot run at all, and why."""
@@ -94,9 +96,10 @@ class Preparation:
         """Start the process of one candidate in its own environment, with nothing in it yet."""
         artifact, options = self.artifacts.get(candidate), self.options
         there = self.elsewhere.get(candidate)
+        path = artifact.path if artifact else self._coming.get(candidate)
         return pool.start(
             candidate.backend, candidate.variant, candidate.precision, options.kind,
-            artifact.path if artifact else None, options.settled_threads, self.store.root,
+            path, options.settled_threads, self.store.root,
             self.loadings[candidate].generation, there.python if there else None, options.tf32,
         )  # fmt: skip
 
@@ -136,9 +139,15 @@ class Preparation:
 
     # Artifacts and references.
 
-    def make(self, points: Sequence[Point], ready: Callable[[Candidate], None] = lambda candidate: None) -> None:
+    def make(
+        self,
+        points: Sequence[Point],
+        ready: Callable[[Candidate], None] = lambda candidate: None,
+        soon: Callable[[Candidate], None] = lambda candidate: None,
+    ) -> None:
         """Bring checkpoint, artifacts that are not at hand and the references of `points` into the store, each
-        verified. `ready` is called with each candidate that can be loaded, as soon as it can.
+        verified. `ready` is called with each candidate that can be loaded, as soon as it can, and `soon` while what it
+        loads is not made yet.
 
         Raises UserError for a model that cannot be had or a length beyond its positions, and BenchError for the store.
         """
@@ -147,8 +156,11 @@ class Preparation:
         self.store.prepare()
         try:
             self._clear_leftovers()
+            for candidate in [one for one in self._missing() if self.loadings[one].format == "checkpoint"][:1]:
+                self._coming[candidate] = self.store.path_of(checkpoint.recipe(self.source))
+                soon(candidate)
             self.weights = self._make_checkpoint()
-            self._make_artifacts(self.weights, ready)
+            self._make_artifacts(self.weights, ready, soon)
             self._close_exports()
             self.judge(points)
         finally:
@@ -257,7 +269,9 @@ class Preparation:
         self.workload.check_positions(weights.metadata["positions"], self.run.model.name)
         return weights
 
-    def _make_artifacts(self, weights: Artifact, ready: Callable[[Candidate], None]) -> None:
+    def _make_artifacts(
+        self, weights: Artifact, ready: Callable[[Candidate], None], soon: Callable[[Candidate], None]
+    ) -> None:
         for candidate in self._missing():
             loading = self.loadings[candidate] = self._loading(candidate, weights.metadata)
             if loading.refusal:
@@ -265,6 +279,8 @@ class Preparation:
         recipes = self._recipes(weights.key).items()
         for candidate, recipe in sorted(recipes, key=lambda one: self.loadings[one[0]].format != "checkpoint"):
             precision = self._artifact_precision(candidate)
+            self._coming[candidate] = self.store.path_of(recipe)
+            soon(candidate)
             which = ["--checkpoint", weights.key, "--precision", precision, "--device", self.options.kind]
             try:
                 exporter = self._exporter(candidate)

@@ -19,6 +19,7 @@ from bench.run.preparation import Preparation
 from bench.run.racing import Race
 from bench.run.record import Run
 from bench.run.schedule import Schedule
+from bench.spec import Candidate
 from bench.workloads.forward import ForwardCell
 from tests.run.toys import Fresh, Lap, Racing
 
@@ -70,7 +71,14 @@ def test_a_first_figure_and_a_first_ratio_come_before_references_and_peaks(
     measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
+    start = Preparation.start
     monkeypatch.setattr(Preparation, "peaks", lambda self, again=False: told.append("peaks"))
+
+    def started(self: Preparation, candidate: Candidate) -> Any:
+        told.append(f"start {candidate.label}")
+        return start(self, candidate)
+
+    monkeypatch.setattr(Preparation, "start", started)
 
     def figure(run: Run, found: Provisional) -> None:
         compared = "" if found.speedup is None else " compared"
@@ -79,12 +87,13 @@ def test_a_first_figure_and_a_first_ratio_come_before_references_and_peaks(
     listener = Listener(told.append, figure=figure, record=lambda run, record: told.append(f"record {record.point}"))
     found = measured("eager,torchscript", listener, batches="16,1", lengths="8")
     order = [
-        "exporting checkpoint", "eager 1×8 1 not judged", "exporting torchscript fp32",
+        "start eager", "exporting checkpoint", "eager 1×8 1 not judged",
+        "start torchscript", "exporting torchscript fp32",
         "torchscript 1×8 1 not judged compared", "computing the float64 reference for 1×8", "record 1×8", "peaks",
         "computing the float64 reference for 16×8", "record 16×8",
     ]  # fmt: skip
     assert [line for line in dict.fromkeys(told) if line in order] == order
-    assert told.count("peaks") == 1
+    assert [told.count(line) for line in ("peaks", "start eager", "start torchscript")] == [1, 1, 1]
     assert all([turn.round for turn in record.turns] == [0, 1, 2] for record in found.records)
 
 
