@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.options import text
 from bench.spec import LARGEST_SIZE, Shape
 
 #: Columns that a file must have; `count` is the histogram's.
@@ -22,6 +23,8 @@ COUNT = "count"
 RANKS = (50, 90, 95, 99)
 _UNITS_NS = {"us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9}
 LONGEST_SECONDS = 86_400.0
+#: Batch, length and count of shapes.
+Counts = tuple[tuple[int, int, float], ...]
 SHOW = "write a header batch,length[,count] and a line a request or shape"
 
 
@@ -35,6 +38,18 @@ class Traffic:
     """Where it is from, in one line."""
     is_given: bool = True
     """False where it was assumed, as no traffic was given."""
+    path: str = ""
+    """File that it was read from, if there is one."""
+
+    @classmethod
+    def of(cls, counts: Counts, source: str) -> Traffic:
+        """Traffic as a run keeps it."""
+        return cls({Shape(batch, length): count for batch, length, count in counts}, source)
+
+    @property
+    def kept(self) -> Counts:
+        """Batch, length and count of every shape, as a run keeps them."""
+        return tuple((shape.batch, shape.length, count) for shape, count in sorted(self.counts.items()))
 
     def shares(self) -> list[tuple[Shape, float]]:
         """Each shape with its share of the requests, in order of the shapes; the shares sum to 1."""
@@ -78,7 +93,13 @@ def read_traffic(path: Path) -> Traffic:
     except OverflowError:
         raise UserError(f"the counts in {named} add up beyond all numbers; {SHOW}") from None
     shapes = len(kept)
-    return Traffic(kept, f"{path.name} ({total:,.10g} requests, {shapes:,} shape{'' if shapes == 1 else 's'})")
+    said = f"{path.name} ({total:,.10g} requests, {shapes:,} shape{'' if shapes == 1 else 's'})"
+    return Traffic(kept, said, path=str(path))
+
+
+def parse_traffic(value: Any, name: str) -> Any:
+    """An option's value: Traffic of a caller of the API, or the name of a file. Raises UserError."""
+    return value if isinstance(value, Traffic) else text(value, name)
 
 
 def _csv_rows(text: str, named: str) -> Iterator[tuple[int, Mapping[str, Any]]]:

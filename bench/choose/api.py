@@ -9,8 +9,8 @@ from pathlib import Path
 from bench.choose.candidates import Weighed, is_of_shapes, places_of, weigh
 from bench.choose.choice import Choice, decide
 from bench.choose.constraints import Constraints, parse_constraints
-from bench.choose.grid import place
 from bench.errors import UNDECIDED, UserError, foremost
+from bench.grid import place
 from bench.run import alike
 from bench.run.file import check_unaltered, read_run
 from bench.run.record import Run
@@ -166,6 +166,7 @@ def choice_of(run: Run) -> Choice | None:
     if not any(record.status == "ok" and record.is_judged for record in run.records):
         return None
     try:
-        return choose(run, max_loss=getattr(run.options, "max_loss", None))
+        traffic = getattr(run.workload, "traffic", None)
+        return choose(run, traffic=traffic, max_loss=getattr(run.options, "max_loss", None))
     except UserError:  # the tables say what became of what was measured
         return None

@@ -13,7 +13,7 @@ from bench.choose import failures
 from bench.choose.constraints import Constraints
 from bench.choose.demand import Demand, Mixture
 from bench.choose.failures import Failure
-from bench.choose.grid import Place, place
+from bench.grid import Place, place
 from bench.parity.verdict import OUTCOMES
 from bench.run import budget
 from bench.run.record import Record, Run

@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import pairwise
 from operator import itemgetter
 
-from bench.choose.grid import Place
+from bench.grid import Place
 from bench.run.deciding import mean_ns
 from bench.run.record import Record
 from bench.spec import Shape

@@ -11,8 +11,8 @@ from bench import machine
 from bench.choose.candidates import Weighed, places_of
 from bench.choose.choice import MOST_DISTURBED, SIMPLICITY, Choice
 from bench.choose.failures import largest_error, percent
-from bench.choose.grid import INTERPOLATED, ROUNDED_UP
 from bench.columns import count, factor, milliseconds, span
+from bench.grid import INTERPOLATED, ROUNDED_UP
 from bench.regret import CONFIDENCE, LEAST_ROUNDS, MOST_REGRET
 from bench.run import state
 from bench.run.record import SAME_MODEL, Run, is_unsteady
@@ -138,13 +138,17 @@ def settling(choice: Choice) -> Iterator[str]:
 
 
 def settling_command(choice: Choice) -> str:
-    """The command that measures the rounds that would settle it; "" if there are none, or if several runs need some."""
-    found, runs = choice.settling, runs_of(choice)
-    if found is None or len(runs) > 1:
+    """The command that measures the rounds that would settle it; "" if there are none, if several runs need some, and
+    if a run does not race for such a choice: it goes by the latency of its own traffic, or of a file's.
+    """
+    found, runs, traffic = choice.settling, runs_of(choice), choice.traffic
+    is_its_own = not traffic.is_given or traffic.kept == getattr(runs[0].options, "served", ())
+    if found is None or len(runs) > 1 or choice.objective != "latency" or not (is_its_own or traffic.path):
         return ""
+    weighed_by = "" if is_its_own else f" --traffic {shlex.quote(traffic.path)}"
     file = shlex.quote(str(runs[0].path)) if runs[0].path else "RUN"
     most = next((word for word, limit in SETTLED_BY.items() if limit >= 2 * found.seconds), "1d")
-    return f"bench compare --resume {file} --until-decided {most}"
+    return f"bench compare --resume {file} --until-decided {most}{weighed_by}"
 
 
 def _seconds(seconds: float) -> str:

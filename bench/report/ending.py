@@ -16,7 +16,7 @@ from bench.run.record import Run
 
 
 def render(run: Run) -> str:
-    """The map, which runtime to take if all shapes count alike, and how to weigh them otherwise.
+    """The map, which runtime to take for the run's traffic or if all shapes count alike, and how to weigh otherwise.
 
     "" for a run that measured no model, and for one that no choice can rest on.
     """
@@ -29,7 +29,7 @@ def render(run: Run) -> str:
     if command := settling_command(choice):
         found += f"  {command}\n"
     rests_on = choice.traffic.source.removeprefix("none given: ")
-    found += render_sections([f"{rests_on}; by your own traffic:"], ())
+    found += render_sections([f"{rests_on}; by {'other' if choice.traffic.is_given else 'your own'} traffic:"], ())
     file = shlex.quote(str(run.path)) if run.path is not None else "RUN"
     command = f"  bench choose {file} --traffic FILE"
     if len(command) > WIDTH:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import machine
 from bench.errors import Say, UserError
-from bench.options import CommonOptions, declaration
+from bench.options import CommonOptions, declaration, spelling
 from bench.process.environments.asking import changed_versions
 from bench.process.environments.stored import parse_pythons, settle_candidates
 from bench.run import early
@@ -26,6 +26,7 @@ from bench.run.preparation import Preparation
 from bench.run.record import Model, Run
 from bench.run.workload import Workload
 from bench.spec import Candidate
+from bench.traffic import Traffic
 from exporters import checkpoint, sources
 from exporters.errors import ModelError
 from exporters.sources import MODULE, ModelSource
@@ -66,12 +67,13 @@ def resume(
     artifacts: str | Path = "artifacts",
     listener: Listener | None = None,
     until_decided: str | float | None = None,
+    traffic: str | Path | Traffic | None = None,
 ) -> Run:
     """Go on with an interrupted run of any workload, from the turns that are there.
 
     `until_decided` ("5m", or seconds from now) goes on with a whole run too, beyond its ceilings, until it is known
-    what to take; only `bench compare` has it. Raises UserError if `path` is no run, was altered, or was begun on
-    another machine, with other weights or versions.
+    what to take, for `traffic` if that is given (a file, or Traffic); only `bench compare` has both. Raises UserError
+    if `path` is no run, was altered, or was begun on another machine, with other weights or versions.
     """
     began, listener, path = time.monotonic(), listener or Listener(), Path(path)
     store = ArtifactStore(Path(artifacts))
@@ -79,7 +81,7 @@ def resume(
         run = read_run(path)
         with sole_writer(store, run):
             run = read_run(path)  # nobody else writes on it from here on
-            _go_on_until(run, until_decided)
+            _go_on_until(run, until_decided, traffic)
             if run.is_complete and until_decided is None:
                 listener.say(f"nothing is left to measure in {path}")
                 return run
@@ -93,16 +95,20 @@ def resume(
             return _measure(run, prepared, listener, file, began, run.notes.get("spent_seconds", 0.0))
 
 
-def _go_on_until(run: Run, until_decided: str | float | None) -> None:
-    """Set the time that a resumed run has for its decision; raises UserError if it makes none."""
+def _go_on_until(run: Run, until_decided: str | float | None, traffic: str | Path | Traffic | None) -> None:
+    """Set the time that a resumed run has for its decision, and its traffic; raises UserError if it makes none."""
     declared = {one.name: declaration(one) for one in run.options.declared()}
+    given: dict[str, Any] = {"until_decided": until_decided, "traffic": traffic}
     if "until_decided" not in declared:
-        if until_decided is not None:
-            raise UserError(f"--until-decided is of bench compare, and {str(run.path)!r} is of {run.options.command}")
+        for name in (name for name, value in given.items() if value is not None):
+            raise UserError(f"{spelling(name)} is of bench compare, and {str(run.path)!r} is of {run.options.command}")
         return
-    seconds = None if until_decided is None else declared["until_decided"].parse(until_decided, "--until-decided")
-    changed: dict[str, Any] = {"until_decided": seconds}
-    run.workload.options = replace(run.options, **changed)
+    if traffic is None:
+        del given["traffic"]  # it goes on for its own, if it has one
+    parsed: dict[str, Any] = {
+        name: None if value is None else declared[name].parse(value, spelling(name)) for name, value in given.items()
+    }
+    run.workload.options = run.workload.weighed(replace(run.options, **parsed))
 
 
 def measure_prepared(run: Run, prepared: Preparation, listener: Listener | None = None) -> Run:

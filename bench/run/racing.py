@@ -14,7 +14,7 @@ confidence (Pocock 1977, Biometrika 64, 191-199): a tenth of the error. Over loo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -44,6 +44,8 @@ class Racing(Schedule):
     """False for a candidate that no choice would take, however fast."""
     until_seconds: float = 0.0
     """Seconds from the start of the command for which the decision may go beyond the ceilings."""
+    weights: Mapping[Point, float] = field(default_factory=dict)
+    """How often each point is called; empty if nobody knows, so that all count alike in a geometric mean."""
     _known: dict[Hashable, Race] = field(default_factory=dict, init=False, compare=False, repr=False)
     """How things stand, by what was measured: the last one alone."""
     _plan: dict[Point, int] = field(default_factory=dict, init=False, compare=False, repr=False)
@@ -97,7 +99,8 @@ class Race:
     @cached_property
     def stakes(self) -> Stakes | None:
         """Those that may be taken, at every point that all of them were measured at; None if fewer than two are."""
-        points = [point for point in self.state.points if not self._is_skipped(point)]
+        weights = self.schedule.weights
+        points = [one for one in self.state.points if one in (weights or [one]) and not self._is_skipped(one)]
         taking = [one for one in self.state.candidates if self.schedule.may_be_taken(one) and self.state.computes(one)]
         taking = [one for one in taking if all(self._is_sound(point, one) for point in points)]
         if len(taking) < 2 or not points:
@@ -105,8 +108,8 @@ class Race:
         rounds: dict[Hashable, dict[Hashable, list[float | None]]] = {
             point: {one: self.times(point, one) for one in taking} for point in points
         }
-        calls: dict[Hashable, float] = dict.fromkeys(points, 1 / len(points))
-        return Stakes(dict.fromkeys(taking, calls), rounds, is_geometric=True, rho=self.rho)
+        calls: dict[Hashable, float] = {point: weights.get(point, 1 / len(points)) for point in points}
+        return Stakes(dict.fromkeys(taking, calls), rounds, is_geometric=not weights, rho=self.rho)
 
     @cached_property
     def leader(self) -> Candidate | None:

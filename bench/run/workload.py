@@ -71,6 +71,11 @@ class Workload(ABC):
     # Before anything starts.
 
     @classmethod
+    def weighed(cls, options: Any) -> Any:
+        """Options with the weights of points that a file of traffic gives, if they name one; raises UserError."""
+        return options
+
+    @classmethod
     def settle(cls, options: Any, source: ModelSource) -> Any:
         """Options with what depends on the model in place; raises UserError for what the model cannot do."""
         return options

@@ -22,8 +22,10 @@ from bench.run.racing import Racing
 from bench.run.record import Record, Run, Turn
 from bench.run.schedule import Schedule
 from bench.run.stopping import TimedOptions, TimedWorkload
-from bench.spec import AUTO, DEFAULT_BATCHES, DEFAULT_LENGTHS, DEPRECATED, Candidate, Shape, check_lengths
+from bench.spec import AUTO, DEFAULT_BATCHES, DEFAULT_LENGTHS, Candidate, Shape, check_lengths
+from bench.traffic import Counts, parse_traffic
 from bench.workloads import published
+from bench.workloads.weighing import Weighing
 
 if TYPE_CHECKING:
     from bench.machine.roofline import Peaks
@@ -70,6 +72,10 @@ class ForwardOptions(TimedOptions):
     naive_timer: bool = option(
         "Also time calls without synchronising: wrong, to explain old figures.", options.flag, default=False
     )
+    traffic: str | None = option(
+        "CSV or JSON Lines with batch, length and maybe count, by which the choice weighs the shapes.", parse_traffic,
+        default=None, default_shown="every shape counts alike",
+    )  # fmt: skip
     until_decided: float | None = option(
         "Go on beyond the ceilings until it is known what to take, for this long from the start, e.g. 5m.",
         options.seconds(example="5m"), default=None, show=options.shown_seconds,
@@ -79,6 +85,9 @@ class ForwardOptions(TimedOptions):
         default=None, show=options.shown_share,
     )  # fmt: skip
     grad: bool = option("Also run eager with autograd on, to show what that costs.", options.flag, default=False)
+    served: Counts = options.settled(())  # noqa: RUF009
+    """Every shape of the traffic."""
+    served_from: str = options.settled("")
 
     @classmethod
     def parsed(cls, given: Mapping[str, Any]) -> ForwardOptions:
@@ -117,7 +126,7 @@ def _tokens(shape: Shape) -> int:
     return shape.batch * shape.length
 
 
-class Forward(TimedWorkload):
+class Forward(Weighing, TimedWorkload):
     """Every candidate at every shape of a grid."""
 
     name = "forward"
@@ -165,7 +174,8 @@ class Forward(TimedWorkload):
         if options.budget is not None and options.batches == AUTO:
             raise UserError("--budget has no share for --batches auto, which are not known beforehand; give e.g. 1,4")
         check_lengths(cls(options).points(), source.name, positions)
-        return options
+        found: ForwardOptions = cls.weighed(options)
+        return found
 
     @classmethod
     def candidates(cls, options: ForwardOptions, found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
@@ -203,12 +213,7 @@ class Forward(TimedWorkload):
         asked = self.options
         if self.is_open_ended:
             return doubling.Doubling(lambda point: asked.enough)
-        return Racing(asked.enough, self.may_be_taken, asked.until_decided or 0.0)
-
-    def may_be_taken(self, candidate: Candidate) -> bool:
-        """True for a candidate that the choice at the end of a run may take."""
-        is_precise = candidate.precision == "fp32" or self.options.max_loss is not None
-        return candidate.copy == 1 and is_precise and candidate.backend not in DEPRECATED
+        return Racing(asked.enough, self.may_be_taken, asked.until_decided or 0.0, self.weights())
 
     def begin(self, point: Shape, source: ModelSource) -> dict[str, Any]:
         plan = self._plan(point, source).to_json()
@@ -313,7 +318,8 @@ class Forward(TimedWorkload):
         return self.is_open_ended and doubling.is_beyond(record)
 
     def narrowed(self, point: Shape) -> dict[str, Any]:
-        return {"preset": None, "grad": False, "shapes": (), "until_decided": None} | super().narrowed(point)
+        without = {"preset": None, "grad": False, "shapes": (), "traffic": None, "until_decided": None}
+        return without | super().narrowed(point)
 
 
 class ForwardCell(TimedCell):

@@ -23,7 +23,7 @@ from bench.run.schedule import Schedule
 from bench.run.search import MOST_REQUESTS, Evidence, RateSearch, Tried
 from bench.run.workload import Workload, exit_code_of
 from bench.spec import DEFAULT_LENGTHS, LARGEST_SIZE, Candidate, Shape, check_lengths
-from bench.traffic import Slo, Traffic, arrivals, even, parse_slo, read_traffic
+from bench.traffic import Counts, Slo, Traffic, arrivals, even, parse_slo, parse_traffic, read_traffic
 
 if TYPE_CHECKING:
     from bench.machine.roofline import Peaks
@@ -56,7 +56,7 @@ class LoadOptions(CommonOptions):
     )
     traffic: str | None = option(
         "CSV or JSON Lines with batch, length and maybe count.",
-        lambda value, name: value if isinstance(value, Traffic) else options.text(value, name),
+        parse_traffic,
         default=None,
         default_shown="single sequences of the usual lengths",
     )
@@ -81,8 +81,8 @@ class LoadOptions(CommonOptions):
         default=16,
         aliases=("--most-shapes",),
     )
-    served: tuple[tuple[int, int, float], ...] = options.settled(())
-    """Batch, length and count of every shape of the traffic."""
+    served: Counts = options.settled(())  # noqa: RUF009
+    """Every shape of the traffic."""
     served_from: str = options.settled("")
 
     @property
@@ -93,7 +93,7 @@ class LoadOptions(CommonOptions):
     @property
     def shapes(self) -> Traffic:
         """The traffic, as it was settled."""
-        return Traffic({Shape(batch, length): count for batch, length, count in self.served}, self.served_from)
+        return Traffic.of(self.served, self.served_from)
 
 
 @dataclass(frozen=True, order=True)
@@ -200,8 +200,7 @@ class Load(Workload):
         elif options.traffic is not None:
             served = read_traffic(Path(options.traffic))
         check_lengths(served.counts, source.name, source.positions)
-        counts = tuple((shape.batch, shape.length, count) for shape, count in sorted(served.counts.items()))
-        return replace(options, search_requests=asked, served=counts, served_from=served.source)
+        return replace(options, search_requests=asked, served=served.kept, served_from=served.source)
 
     @property
     def is_open_ended(self) -> bool:

@@ -19,8 +19,8 @@ from bench.choose import lines as report
 from bench.choose.candidates import Weighed
 from bench.choose.choice import Choice
 from bench.choose.demand import Demand, Mixture
-from bench.choose.grid import INTERPOLATED, MEASURED, ROUNDED_UP, Place, place
 from bench.errors import UserError
+from bench.grid import INTERPOLATED, MEASURED, ROUNDED_UP, Place, place
 from bench.machine.roofline import Peaks
 from bench.report.choice import render
 from bench.run.record import Once, Record, Run

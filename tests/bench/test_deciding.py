@@ -13,10 +13,13 @@ import pytest
 from bench import choose
 from bench.bundle.selection import UndecidedError, select
 from bench.choose.api import choice_of, exit_code
+from bench.choose.lines import settling_command
 from bench.columns import factor, milliseconds, plus_minus, size
 from bench.errors import PRECEDENCE, foremost
 from bench.run.file import read_run
 from bench.run.record import Run
+from bench.traffic import read_traffic
+from bench.workloads.forward import Forward
 from tests import made
 
 BUSY = {"wall_seconds": 1.0, "cpu_seconds": 2.0, "other_cpu_seconds": 1.0, "queue_delay_seconds": 0.4}
@@ -59,6 +62,20 @@ def test_less_data_gives_no_firmer_choice(decided: Run, rounds: int) -> None:
 def test_a_committed_run_that_other_work_disturbed_is_undecided(root: Path) -> None:
     """Its samples stay, and it says nothing of whom to take."""
     assert is_refused(read_run(root / "tests/golden/runs/compare-interrupted.jsonl"))
+
+
+def test_the_command_that_settles_a_choice_settles_that_choice(decided: Run, tmp_path: Path) -> None:
+    """It names the traffic that was asked for; a run races for no other goal than latency, so there is none for that."""
+    point, file = decided.records[0].point, tmp_path / "my traffic.csv"
+    file.write_text(f"batch,length\n{point.batch},{point.length}\n")
+    open_ = with_turns(decided, lambda turns: tuple(replace(one, conditions=made.QUIET | BUSY) for one in turns))
+    without, with_file = settling_command(choose(open_)), settling_command(choose(open_, traffic=file))
+    assert without.startswith("bench compare --resume ") and "--until-decided" in without
+    assert "--traffic" not in without and with_file.endswith(f" --traffic '{file}'")
+    assert settling_command(choose(open_, traffic=file, objective="throughput")) == ""
+    kept = replace(decided.options, served=read_traffic(file).kept)
+    its_own = replace(open_, workload=Forward(kept))
+    assert "--traffic" not in settling_command(choose(its_own, traffic=Forward(kept).traffic))
 
 
 def test_bf16_is_not_taken_unasked(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from bench.run.preparation import Preparation
 from bench.run.racing import Race
 from bench.run.record import Run
 from bench.run.schedule import Schedule
-from bench.spec import Candidate
+from bench.spec import Candidate, Shape
+from bench.traffic import read_traffic
 from bench.workloads.forward import ForwardCell
 from tests.run.toys import Fresh, Lap, Racing
 
@@ -110,12 +112,18 @@ def test_a_whole_run_goes_on_until_it_is_decided(
     assert resume(path, artifacts=store).records == found.records
     assert path.read_text() == before
 
+    traffic, weights = tmp_path / "traffic.csv", []
+    traffic.write_text("batch,length\n2,8\n")
+
     def is_decided(race: Race) -> bool:
+        weights.append(race.schedule.weights)
         cells = [(point, one) for point in race.state.points for one in race.state.candidates]
         return any(len(race.state.turns(*cell)) >= 5 for cell in cells)
 
     monkeypatch.setattr(Race, "is_decided", property(is_decided))
-    again = resume(path, artifacts=store, until_decided="100s")
+    again = resume(path, artifacts=store, until_decided="100s", traffic=traffic)
+    assert weights[0] == {Shape(2, 8): 1.0}
+    assert again.workload.traffic == replace(read_traffic(traffic), path="")  # type: ignore[attr-defined]
     rounds = {len(record.turns) for record in again.records}
     assert rounds == {3, 5}
     assert all(record.is_comparable for record in again.records)
@@ -123,6 +131,9 @@ def test_a_whole_run_goes_on_until_it_is_decided(
     assert read_run(path).is_complete
     with pytest.raises(UserError, match="--until-decided 'soon'"):
         resume(path, artifacts=store, until_decided="soon")
+    traffic.write_text("batch,length\n64,8\n")
+    with pytest.raises(UserError, match="no request of the traffic lies within the grid"):
+        resume(path, artifacts=store, traffic=traffic)
 
 
 # Toy schedules.

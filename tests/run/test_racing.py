@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -113,6 +114,18 @@ def test_rounds_go_where_they_gain_most_a_second() -> None:
     track = Track(racing(rounds=60, seconds=1e6), {EAGER: at(5, 500), FAST: at(4.9, 490)}, noise=0.02).run()
     further = [point for point, _ in track.order[6:]]
     assert further[0] == SMALL
+
+
+def test_by_traffic_the_decision_rests_on_the_shapes_that_come() -> None:
+    """FAST is the faster at the small shape alone, which is all that comes; over both it is the slower."""
+    ms = {EAGER: at(10, 100), FAST: at(9.6, 130)}
+    alike = Track(racing(until=600), ms, noise=0.05).run()
+    assert Race(alike.schedule, alike.state).leader == EAGER
+    weighed = Track(replace(racing(until=600), weights={SMALL: 1.0}), ms, noise=0.05).run()
+    race = Race(weighed.schedule, weighed.state)
+    assert (race.leader, race.is_decided) == (FAST, True)
+    assert race.stakes is not None and set(race.stakes.rounds) == {SMALL}
+    assert weighed.rounds(FAST, SMALL) > 10 >= weighed.rounds(FAST, LARGE)
 
 
 @pytest.mark.parametrize("seed", range(2))
