@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from bench.moderated import NONE, Prior
+from bench.student import freedom as freedom
 from bench.student import student as student
 
 #: Confidence of the interval of a median, by which sampling stops.
@@ -166,24 +168,26 @@ def _order_statistic(count: int, confidence: float) -> int | None:
     return best
 
 
-def student_interval(values: Sequence[float], confidence: float, rho: float = 0.0) -> Interval:
+def student_interval(values: Sequence[float], confidence: float, rho: float = 0.0, prior: Prior = NONE) -> Interval:
     """Interval of the centre of 2 or more positive `values` by Student's t over their logarithms, with the degrees of
-    freedom that a correlation of `rho` leaves; not widened for it.
+    freedom that a correlation of `rho` leaves; not widened for it. The variance is moderated by `prior`.
     """
     logs = [math.log(value) for value in values]
-    half = student(confidence, freedom(len(logs), rho)) * _stdlib.stdev(logs) / math.sqrt(len(logs))
+    variance, free = prior.moderate(_stdlib.variance(logs), freedom(len(logs), rho))
+    half = student(confidence, free) * math.sqrt(variance / len(logs))
     centre = _stdlib.fmean(logs)
     return Interval(math.exp(max(centre - half, -700)), math.exp(min(centre + half, 700)))
 
 
 def ratio_interval(
-    ratios: Sequence[float], confidence: float = RATIO_CONFIDENCE, widening: float = 1.0
+    ratios: Sequence[float], confidence: float = RATIO_CONFIDENCE, widening: float = 1.0, prior: Prior = NONE
 ) -> Interval | None:
     """Interval of the centre of the rounds' ratios, on the scale of logarithms; None below two rounds.
 
     It is Wilcoxon's (1945, Biometrics Bulletin 1, 80-83): order statistics of the means of all pairs (Hollander
     and Wolfe, Nonparametric Statistical Methods, 3.3). Rounds so few that ranks give no interval at `confidence` (7 at
-    99 %) may all have missed a second speed: then it is Student's, at least `UNSEEN` wide to either side.
+    99 %) may all have missed a second speed: then it is Student's, at least `UNSEEN` wide to either side, of a variance
+    that is moderated by `prior`, what the run's ratios have in common (`moderated.prior_of`).
     `widening` is the factor by which both ends move away from the median, which it holds.
     """
     if len(ratios) < 2:
@@ -191,7 +195,7 @@ def ratio_interval(
     middle, rank = median(ratios), _signed_rank(len(ratios), confidence)
     if rank is None:
         rho = (widening**2 - 1) / (widening**2 + 1)
-        found = widened(_holding(middle, student_interval(ratios, confidence, rho)), middle, widening)
+        found = widened(_holding(middle, student_interval(ratios, confidence, rho, prior)), middle, widening)
         return Interval(min(found.low, middle / (1 + UNSEEN)), max(found.high, middle * (1 + UNSEEN)))
     logs = [math.log(ratio) for ratio in ratios]
     means = sorted((one + other) / 2 for place, one in enumerate(logs) for other in logs[place:])
@@ -288,15 +292,6 @@ def correlation(series: Iterable[Sequence[float | None]]) -> float:
     return max(0.0, found / weight)
 
 
-def freedom(count: int, rho: float = 0.0) -> float:
-    """Degrees of freedom of the variance of `count` rounds that are correlated by `rho`.
-
-    Of many rounds it is (1 - rho²) / (1 + rho²) of what independent ones have (Bartlett 1946, JRSS Supplement 8,
-    27-41); of three none is lost, and between the two the loss grows with 1 - 3/count (by simulation).
-    """
-    return (count - 1) * (1 - max(0.0, 1 - 3 / count) * 2 * rho**2 / (1 + rho**2))
-
-
 def widening(rho: float) -> float:
     """Factor on an interval of a mean of rounds that are correlated by `rho`: an autoregression's, of many rounds."""
     rho = min(max(rho, 0.0), MOST_CORRELATION)
@@ -316,6 +311,7 @@ def ratio_within_rounds(
     other: Sequence[Sequence[float]],
     confidence: float = RATIO_CONFIDENCE,
     widening: float = 1.0,
+    prior: Prior = NONE,
 ) -> Ratio | None:
     """How many times faster `other` is than `baseline`: median of the rounds' ratios with its interval (see
     `ratio_interval`); None without rounds.
@@ -323,7 +319,7 @@ def ratio_within_rounds(
     A drift that is slow against a round hits both alike and cancels; a stall of one turn widens the interval.
     """
     ratios = round_ratios(baseline, other)
-    interval = ratio_interval(ratios, confidence, widening)
+    interval = ratio_interval(ratios, confidence, widening, prior)
     return Ratio(median(ratios), interval, len(ratios), confidence) if ratios else None
 
 

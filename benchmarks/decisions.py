@@ -35,6 +35,7 @@ import numpy as np
 
 from bench import regret, statistics
 from bench.errors import UserError
+from bench.moderated import NONE, Prior, prior_of
 from bench.regret import Stakes
 from bench.run.file import read_run
 from bench.run.record import Record, Run
@@ -71,6 +72,23 @@ def one_bimodal(g: Generator, rounds: int, candidates: int) -> Any:
     return found
 
 
+def unlike(g: Generator, rounds: int, candidates: int) -> Any:
+    """Each cell has a width of its own, from 0.3 to 10 %."""
+    return normal(g, rounds, candidates, width=float(np.exp(g.uniform(np.log(0.003), np.log(0.1)))))
+
+
+def one_noisy(g: Generator, rounds: int, candidates: int) -> Any:
+    """One cell of six is forty times as noisy as the others."""
+    return normal(g, rounds, candidates, width=0.2 if g.random() < 1 / 6 else 0.005)
+
+
+def noisy_candidate(g: Generator, rounds: int, candidates: int) -> Any:
+    """One candidate is ten times as noisy as the others."""
+    found = normal(g, rounds, candidates, width=0.005)
+    found[:, -1] = normal(g, rounds, 1, 0.05)[:, 0]
+    return found
+
+
 def bursts(g: Generator, rounds: int, candidates: int) -> Any:
     """A tenth of all turns takes half as long again, whoever's they are."""
     return normal(g, rounds, candidates, 0.01) * np.where(g.random((rounds, candidates)) < 0.1, 1.5, 1.0) / 1.05
@@ -91,6 +109,9 @@ NOISES: Mapping[str, Noise] = {
     "two speeds of one": one_bimodal,
     "bursts": bursts,
     "drift": drift,
+    "unlike cells": unlike,
+    "a noisy cell": one_noisy,
+    "a noisy candidate": noisy_candidate,
 }
 
 # Runs.
@@ -259,7 +280,8 @@ def page(runs: int) -> Iterator[str]:
 
 def told(times: Mapping[int, Mapping[int, Sequence[Any]]]) -> list[statistics.Ratio]:
     """The verdicts of a page: each candidate against the first, in every cell."""
-    wide = statistics.widening(statistics.correlation(log_ratios(times)))
+    rho = statistics.correlation(log_ratios(times))
+    wide, prior = statistics.widening(rho), prior_of(log_ratios(times), rho)
     compared = [
         [[[one] for one in series] for series in (cell[0], cell[other])]
         for cell in times.values()
@@ -267,13 +289,13 @@ def told(times: Mapping[int, Mapping[int, Sequence[Any]]]) -> list[statistics.Ra
     ]
 
     def of(one: Any, other: Any) -> Callable[[float], statistics.Ratio]:
-        return lambda confidence: _ratio(one, other, wide, confidence)
+        return lambda confidence: _ratio(one, other, wide, confidence, prior)
 
     return statistics.jointly([of(*both) for both in compared])
 
 
-def _ratio(one: Any, other: Any, wide: float, confidence: float) -> statistics.Ratio:
-    found = statistics.ratio_within_rounds(one, other, confidence, wide)
+def _ratio(one: Any, other: Any, wide: float, confidence: float, prior: Prior = NONE) -> statistics.Ratio:
+    found = statistics.ratio_within_rounds(one, other, confidence, wide, prior)
     assert found is not None
     return found
 

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from bench import statistics
+from bench.moderated import Prior, prior_of
 from bench.run import pairs
 
 if TYPE_CHECKING:
@@ -29,8 +30,17 @@ class Joint:
     @cached_property
     def rho(self) -> float:
         """Correlation between neighbouring rounds: of every comparable cell's ratio to the baseline."""
-        found = ((one, other) for one, other in _with_baseline(self.run) if pairs.are_paired(one, other))
-        return statistics.correlation(pairs.log_ratios(*both) for both in found)
+        return statistics.correlation(self._log_ratios)
+
+    @cached_property
+    def _log_ratios(self) -> list[list[float | None]]:
+        """Of each comparable cell to the baseline, by round."""
+        return [pairs.log_ratios(*both) for both in _with_baseline(self.run) if pairs.are_paired(*both)]
+
+    @cached_property
+    def _prior(self) -> Prior:
+        """What the variances of these ratios have in common."""
+        return prior_of(self._log_ratios, self.rho)
 
     @cached_property
     def levels(self) -> dict[Pair, float]:
@@ -40,7 +50,7 @@ class Joint:
         """
         shown = {_key(*both): both for both in (*_with_baseline(self.run), *_with_fastest(self.run))}
         verdicts = {
-            key: partial(_verdict, *both, statistics.widening(self.rho))
+            key: partial(_verdict, *both, statistics.widening(self.rho), self._prior)
             for key, both in shown.items()
             if pairs.ratio_between(*both) is not None
         }
@@ -51,7 +61,7 @@ class Joint:
         """How many times faster `other` is than `one`; a comparison that no report makes is one more among them."""
         alone = 1 - statistics.PAGE_ERROR / (len(self.levels) + 1)
         confidence = self.levels.get(_key(one, other), alone)
-        return pairs.ratio_between(one, other, confidence, statistics.widening(self.rho))
+        return pairs.ratio_between(one, other, confidence, statistics.widening(self.rho), self._prior)
 
 
 def of(run: Run) -> Joint:
@@ -66,8 +76,8 @@ def _key(one: Record, other: Record) -> Pair:
     return frozenset((one.cell, other.cell))
 
 
-def _verdict(one: Record, other: Record, widening: float, confidence: float) -> str:
-    found = pairs.ratio_between(one, other, confidence, widening)
+def _verdict(one: Record, other: Record, widening: float, prior: Prior, confidence: float) -> str:
+    found = pairs.ratio_between(one, other, confidence, widening, prior)
     return "undecided" if found is None else found.verdict
 
 

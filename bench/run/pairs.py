@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench import statistics
 from bench.machine import conditions
+from bench.moderated import NONE, Prior
 
 if TYPE_CHECKING:
     from bench.run.record import Record, Turn
@@ -89,8 +90,9 @@ def log_ratios(one: Record, other: Record) -> list[float | None]:
 
 
 def ratio_between(
-    one: Record, other: Record, confidence: float = statistics.RATIO_CONFIDENCE, widening: float = 1.0
-) -> statistics.Ratio | None:
+    one: Record, other: Record, confidence: float = statistics.RATIO_CONFIDENCE, widening: float = 1.0,
+    prior: Prior = NONE,
+) -> statistics.Ratio | None:  # fmt: skip
     """How many times faster `other` is than `one` in quiet rounds: within rounds at one point, or of medians if they
     were measured apart; None if these are too few to decide. `Run.between` holds all verdicts of a run together.
     """
@@ -100,7 +102,7 @@ def ratio_between(
         return None
     found = paired(one, other)
     rounds = [mine for mine, _ in found], [its for _, its in found]
-    return statistics.ratio_within_rounds(*rounds, confidence, widening)
+    return statistics.ratio_within_rounds(*rounds, confidence, widening, prior)
 
 
 def ratio_apart(

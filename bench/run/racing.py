@@ -20,6 +20,7 @@ from functools import cached_property
 
 from bench import regret, statistics
 from bench.machine import conditions
+from bench.moderated import Prior, prior_of
 from bench.process.timing import SLOW_CALL_NS
 from bench.regret import Stakes
 from bench.run.record import WALL, Point, Turn
@@ -207,7 +208,7 @@ class Race:
         confidence = 1 - SHARE_OF_A_LOOK * statistics.PAGE_ERROR / count
         if len(ratios) < LEAST_ROUNDS:
             return False
-        interval = statistics.ratio_interval(ratios, confidence, statistics.widening(self.rho))
+        interval = statistics.ratio_interval(ratios, confidence, statistics.widening(self.rho), self.prior)
         return statistics.verdict(interval) != "undecided"
 
     # What was measured.
@@ -215,13 +216,21 @@ class Race:
     @cached_property
     def rho(self) -> float:
         """Correlation between neighbouring rounds."""
+        return statistics.correlation(self._to_baseline)
+
+    @cached_property
+    def prior(self) -> Prior:
+        """What the variances of the cells' ratios have in common."""
+        return prior_of(self._to_baseline, self.rho)
+
+    @cached_property
+    def _to_baseline(self) -> list[list[float | None]]:
+        """Log ratios of each cell to the baseline, by round."""
         baseline, state = self.state.baseline, self.state
         others = [one for one in state.candidates if one != baseline]
         if baseline is None:
-            return statistics.correlation([])
-        return statistics.correlation(
-            self._log_ratios(point, one, baseline) for point in state.points for one in others
-        )
+            return []
+        return [self._log_ratios(point, one, baseline) for point in state.points for one in others]
 
     def _log_ratios(self, point: Point, one: Candidate, other: Candidate) -> list[float | None]:
         times = zip(self.times(point, one), self.times(point, other), strict=False)
