@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,6 +124,9 @@ class References:
         ordered = dict(sorted(wanted.items(), key=lambda one: one[1].plan.length))
         evaluations = [_Evaluation(self, weights, precision, device, ordered) for precision, device in places]
         on_cpu = [one for one in evaluations if one.missing and one.device == "cpu"]
+        if not any(one.missing for one in evaluations):
+            return
+        started = time.monotonic()
         try:
             for evaluation in evaluations:
                 if evaluation.missing and evaluation not in on_cpu[1:]:  # imports side by side: they take long
@@ -132,6 +136,7 @@ class References:
                 if evaluation in on_cpu[:-1]:
                     on_cpu[on_cpu.index(evaluation) + 1].take_over(evaluation)
                 evaluation.end()
+            self.say(f"references took {time.monotonic() - started:.1f} s")
         finally:
             for evaluation in evaluations:
                 evaluation.end()
