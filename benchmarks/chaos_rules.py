@@ -206,9 +206,10 @@ def left(token: str) -> tuple[str, ...]:
     end = time.monotonic() + GRACE_SECONDS
     while (found := _with(token)) and time.monotonic() < end:
         time.sleep(0.05)
+    described = tuple(map(_described, found))
     for one in found:
         kill(one.pid)
-    return tuple(_described(one) for one in found)
+    return described
 
 
 def _with(token: str) -> list[psutil.Process]:
