@@ -45,11 +45,11 @@ class Part:
 
 PARTS = {
     "kills": Part(chaos_processes.kills, 200, 4),
-    "bytes": Part(chaos_files.damage, 500, 40, takes_form=True),
-    "types": Part(chaos_files.types, 3000, 60, takes_form=True),
-    "nonsense": Part(chaos_files.nonsense, 1000, 60),
+    "bytes": Part(chaos_files.damage, 500, 24, takes_form=True),
+    "types": Part(chaos_files.types, 3000, 40, takes_form=True),
+    "nonsense": Part(chaos_files.nonsense, 1000, 40),
     "signals": Part(chaos_processes.signals, 100, 2),
-    "stops": Part(chaos_processes.stops, 12, 1),
+    "stops": Part(chaos_processes.stops, 12, 2),
     "disk": Part(chaos_places.disk, 20, 1),
     "limits": Part(chaos_places.limits, 200, 4),
     "two-runs": Part(chaos_processes.two_runs, 10, 1),
@@ -133,8 +133,8 @@ def main() -> None:
                 file.write(json.dumps(line) + "\n")
 
     try:
-        if not (place.store / "machine").is_dir():  # this machine's limits are measured once, and then known
-            call(chaos_processes.words_of(chaos_processes.SAMPLES["forward"], place.store, place.path("x")), folder)
+        if not given.short and not (place.store / "machine").is_dir():  # this machine's limits, measured once
+            call(chaos_processes.words_of(chaos_processes.MAKES, place.store, place.path("x.jsonl")), folder)
         results = [play(name, given, place, end, write) for name in names if time.monotonic() < end]
         print(table(results))
     finally:

@@ -48,7 +48,7 @@ def made(world: World, is_short: bool) -> Things:
         _make([*CERTIFIED.split(), *shared, "--output", str(certificate)], world)
         deploy = ["deploy", str(measured), "--choose", "onnx", "--output", str(bundle)]
         _make([*deploy, "--artifacts", str(world.store)], world)
-    artifacts = sorted((world.store / "store").glob("*-*")) if not is_short else []
+    artifacts = sorted((world.store / "store").glob("[!.]*-*")) if not is_short else []
     return Things(tuple(runs), certificate, bundle, tuple(artifacts))
 
 
@@ -200,11 +200,9 @@ def types(world: World, draw: Callable[[int], random.Random], count: int, is_sho
     values = wrong_values(world)
     for number in range(count):
         rng = draw(number)
-        is_of_bundle = not is_short and number % 3 == 0
-        if is_of_bundle:
-            what, words, folder = _wrong_in_bundle(world, things, values, rng)
-        else:
-            what, words, folder = _wrong_in_run(world, things, values, rng)
+        kind = "run" if is_short else ("run", "run", "bundle", "input")[number % 4]
+        wrong = {"run": _wrong_in_run, "bundle": _wrong_in_bundle, "input": _wrong_in_input}[kind]
+        what, words, folder = wrong(world, things, values, rng)
         found = faults_of(fork(words, world.folder), world)
         shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
         yield f"{' '.join(words[:1])} {what}", found
@@ -278,6 +276,51 @@ def _wrong_in_bundle(
         what = f"{'.'.join(map(str, path))} = {value!r:.40}"
     (folder / manifest.FILE).write_text(manifest.sealed(body))
     return f"bundle {target.name}: {what}", ["verify", str(folder)], folder
+
+
+PRESET = (
+    'title = "Short"', 'source = "a log"', 'model = "bert-tiny"', 'backends = ["null"]', "shapes = [[1, 4]]",
+    "rounds = 2", 'precisions = ["fp32"]', "grad = false", "naive_timer = false", 'task = "base"',
+    'figures = "rtx3090"',
+)  # fmt: skip
+WRONG_TOML = ("true", "-1", "nan", '""', "[]", "{}", "[[]]", "[[1]]", "1979-05-27", '"/dev/zero"', f'"{"x" * 9000}"')
+
+
+def _wrong_in_input(
+    world: World, things: Things, values: list[Any], rng: random.Random
+) -> tuple[str, list[str], Path]:  # fmt: skip
+    """A wrong field in what a user or a library gives: traffic, a model's config, a store's manifests and limits."""
+    folder = world.path("input")
+    store, kind = folder / "store", rng.choice(("traffic", "config", "peaks", "artifact", "preset"))
+    shutil.copytree(world.store / "machine", store / "machine")
+    checkpoint = next(path for path in things.artifacts if path.name.startswith("checkpoint-"))
+    shutil.copytree(checkpoint, folder / "model")
+    shutil.copytree(checkpoint, store / "store" / checkpoint.name)
+    run = ["compare", "--backends", "null", "--shapes", "1x4", "--device", "cpu", "--artifacts", str(store), "--model"]
+    if kind == "preset":
+        path, lines = folder / "preset.toml", [*PRESET]
+        at = rng.randrange(len(lines))
+        lines[at] = f"{lines[at].split(' = ')[0]} = {rng.choice(WRONG_TOML)}"
+        path.write_text("\n".join(lines))
+        more = ["--backends", "null", "--device", "cpu", "--artifacts", str(store)]
+        return f"preset: {lines[at]:.60}", ["compare", "--preset", str(path), *more], folder
+    if kind == "traffic":
+        path, document = folder / "traffic.jsonl", {"batch": 1, "length": 8, "count": 2}
+        words = ["choose", str(things.runs[0]), "--traffic", str(path)]
+    elif kind == "config":
+        path, words = folder / "model" / "config.json", [*run, str(folder / "model")]
+        document = json.loads(path.read_text())
+    elif kind == "peaks":
+        path, words = next((store / "machine").glob("*.json")), [*run, "bert-tiny"]
+        document = json.loads(path.read_text())
+    else:
+        path = store / "store" / checkpoint.name / "artifact.json"
+        of_store = ["artifacts", rng.choice(("list", "verify", "prune")), "--artifacts", str(store)]
+        words = rng.choice((of_store, [*run, "bert-tiny"]))
+        document = json.loads(path.read_text())
+    field, value = rng.choice(list(fields_of(document))), rng.choice(values)
+    path.write_text(json.dumps(put(document, field, value)))
+    return f"{kind}: {'.'.join(map(str, field))} = {value!r:.40}", words, folder
 
 
 # Nonsense.
