@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chaos_files, chaos_places, chaos_processes
+from benchmarks import chaos_files, chaos_places, chaos_processes, chaos_words
 from benchmarks.chaos_rules import World, call, world
 
 
@@ -47,7 +47,7 @@ PARTS = {
     "kills": Part(chaos_processes.kills, 200, 4),
     "bytes": Part(chaos_files.damage, 500, 24, takes_form=True),
     "types": Part(chaos_files.types, 3000, 40, takes_form=True),
-    "nonsense": Part(chaos_files.nonsense, 1000, 40),
+    "nonsense": Part(chaos_words.nonsense, 1000, 40),
     "signals": Part(chaos_processes.signals, 100, 2),
     "stops": Part(chaos_processes.stops, 12, 2),
     "disk": Part(chaos_places.disk, 20, 1),

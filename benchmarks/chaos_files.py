@@ -1,4 +1,4 @@
-"""Parts of chaos.py that strike files and words: flipped bytes and cuts, wrong types in every field, nonsense."""
+"""Parts of chaos.py that strike files: flipped bytes and cuts, and wrong types in every field."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import random
 import shutil
 import stat
-import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,7 +290,8 @@ def _wrong_in_input(
 ) -> tuple[str, list[str], Path]:  # fmt: skip
     """A wrong field in what a user or a library gives: traffic, a model's config, a store's manifests and limits."""
     folder = world.path("input")
-    store, kind = folder / "store", rng.choice(("traffic", "config", "peaks", "artifact", "preset"))
+    document: Any
+    store, kind = folder / "store", rng.choice(("traffic", "config", "peaks", "artifact", "preset", "environment"))
     shutil.copytree(world.store / "machine", store / "machine")
     checkpoint = next(path for path in things.artifacts if path.name.startswith("checkpoint-"))
     shutil.copytree(checkpoint, folder / "model")
@@ -304,7 +304,13 @@ def _wrong_in_input(
         path.write_text("\n".join(lines))
         more = ["--backends", "null", "--device", "cpu", "--artifacts", str(store)]
         return f"preset: {lines[at]:.60}", ["compare", "--preset", str(path), *more], folder
-    if kind == "traffic":
+    if kind == "environment":  # made by hand, which no store's is; its interpreter is a canary
+        path = store / "environments" / "null" / "environment.json"
+        document = {"requirements": "0" * 64, "versions": {"python": "3.11.7"}}
+        (path.parent / "bin").mkdir(parents=True)
+        shutil.copy2(world.folder / "evil.sh", path.parent / "bin" / "python")
+        words = rng.choice(([*run, "bert-tiny"], ["env", "list", "--artifacts", str(store)]))
+    elif kind == "traffic":
         path, document = folder / "traffic.jsonl", {"batch": 1, "length": 8, "count": 2}
         words = ["choose", str(things.runs[0]), "--traffic", str(path)]
     elif kind == "config":
@@ -321,71 +327,3 @@ def _wrong_in_input(
     field, value = rng.choice(list(fields_of(document))), rng.choice(values)
     path.write_text(json.dumps(put(document, field, value)))
     return f"{kind}: {'.'.join(map(str, field))} = {value!r:.40}", words, folder
-
-
-# Nonsense.
-
-NONSENSE = (
-    "", " ", "-", "--", "---", "-1", "0", "1e999", "nan", "None", "💥", "a" * 5000, "../../../etc/passwd", "/dev/null",
-    "/dev/zero/x", "/", ".", "1x", "x1", "0x0", "-3x4", "1,,2", ",", "=", "a=b=c", "onnx=", "5 minutes", "-5s",
-    "\x1b[31mred", "%s%n", "{}", "[]", "$(id)", "`id`", "null:", ":null", "null:none", "null@none", "bert-tinny", "\n",
-    "p95=", "p95=0", "100000%", "-1%", "10000000000000GB", "all", "*", "file:///etc/passwd", "http://x.invalid/",
-    "1e400s", "\udcff",
-)  # fmt: skip
-
-
-def commands() -> dict[tuple[str, ...], Any]:
-    """Every command of the command line by its words, as typer built it."""
-    import typer
-
-    from bench.cli import app
-
-    found: dict[tuple[str, ...], Any] = {}
-
-    def walk(command: Any, words: tuple[str, ...]) -> None:
-        names = getattr(command, "list_commands", None)
-        if names is None:
-            found[words] = command
-            return
-        import click
-
-        context = click.Context(command)
-        for name in names(context):
-            walk(command.get_command(context, name), (*words, name))
-
-    walk(typer.main.get_command(app), ())
-    return found
-
-
-def nonsense(world: World, draw: Callable[[int], random.Random], count: int) -> Trials:
-    """Words that mean nothing in any place of any command; a worker that would be started ends the trial."""
-    known = commands()
-    for number in range(count):
-        rng = draw(number)
-        words = list(list(known)[number % len(known)])
-        options = [one for one in known[tuple(words)].params if one.opts[0].startswith("-")]
-        for one in rng.sample(options, min(len(options), rng.randint(1, 4))):
-            words.append(rng.choice(one.opts))
-            if not getattr(one, "is_flag", False):
-                words.append(_word(rng))
-        for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
-            words.insert(rng.randint(1, len(words)), _word(rng))
-        if rng.random() < 0.1:
-            words.insert(0, _word(rng))
-        place = world.path("place")
-        place.mkdir()
-        words = [word.replace("\0", "") for word in words]
-        ended = fork(words, place)
-        found = faults_of(ended, world)
-        if ended.code == 2 and len(ended.errors.strip().splitlines()) != 1:
-            found.append(f"a mistake of {len(ended.errors.strip().splitlines())} lines: {ended.errors[:300]!r}")
-        if ended.code == 2 and any(path.is_file() for path in place.rglob("*")):
-            found.append(f"a refused call left {[path.name for path in place.rglob('*')]}")
-        shutil.rmtree(place)
-        yield f"{words!r:.300}", found
-
-
-def _word(rng: random.Random) -> str:
-    if rng.random() < 0.2:
-        return "".join(rng.choice(string.printable) for _ in range(rng.randint(1, 12)))
-    return rng.choice(NONSENSE)

@@ -35,6 +35,8 @@ GRACE_SECONDS = 6.0
 #: What one line may hold at most, where it is about a value.
 LONGEST_LINE = 4000
 ROOT = Path(__file__).resolve().parents[1]
+#: Exit code of a fork that would start another Python than its own.
+OTHER_PYTHON = 71
 STARTED = "chaos: bench would start a worker here"
 
 
@@ -98,6 +100,8 @@ def faults_of(
     found = []
     if ended.is_late:
         found.append(f"it hung: killed after {ended.seconds:.0f} s")
+    elif ended.code == OTHER_PYTHON:
+        found.append("it would start an interpreter that is not its own")
     elif ended.code not in codes and -ended.code not in set(signals):
         found.append(f"exit code {ended.code}")
     for sign in ("Traceback (most recent call last)", "a mistake of bench's own", "Exception ignored"):
@@ -292,7 +296,7 @@ def _in_fork(words: Sequence[str], folder: Path, files: list[int], token: str, s
 
 
 def _start_nothing() -> None:
-    """End this process with code 0 where it would start a Python, and with 71 if that is another than its own."""
+    """End this process with code 0 where it would start a Python, and with OTHER_PYTHON if that is another than its own."""
 
     class Nothing(subprocess.Popen[Any]):
         def __init__(self, command: Any, *rest: Any, **options: Any) -> None:
@@ -300,7 +304,7 @@ def _start_nothing() -> None:
             if first == sys.executable or Path(first).name.startswith("python"):
                 sys.stderr.write(f"{STARTED}\n")
                 sys.stderr.flush()
-                os._exit(0 if first == sys.executable else 71)
+                os._exit(0 if first == sys.executable else OTHER_PYTHON)
             super().__init__(command, *rest, **options)
 
     subprocess.Popen = Nothing  # type: ignore[misc, assignment]
