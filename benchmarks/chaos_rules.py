@@ -296,7 +296,7 @@ def _in_fork(words: Sequence[str], folder: Path, files: list[int], token: str, s
 
 
 def _start_nothing() -> None:
-    """End this process with code 0 where it would start a Python, and with OTHER_PYTHON if that is another than its own."""
+    """End this process with code 0 where it would start a Python, and OTHER_PYTHON if that is not its own."""
 
     class Nothing(subprocess.Popen[Any]):
         def __init__(self, command: Any, *rest: Any, **options: Any) -> None:
