@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -119,3 +120,17 @@ def test_a_fork_is_a_call_and_starts_no_worker(tmp_path: Path) -> None:
     assert first.startswith("0 runtimebench")
     assert second.startswith("2 ")
     assert third.startswith("0 ") and third.endswith(rules.STARTED)
+
+
+def test_every_test_that_security_names_is_there() -> None:
+    rows = [line for line in (rules.ROOT / "SECURITY.md").read_text().splitlines() if line.startswith("|")][2:]
+    assert rows
+    for row in rows:
+        source = ""
+        named = re.findall(r"`([^`]+)`", row.split("|")[2])
+        assert sum(name.startswith("test_") for name in named) > 0, row
+        for name in named:
+            if name.endswith(".py"):
+                source = (rules.ROOT / name).read_text()
+            else:
+                assert f"def {name}(" in source, name
