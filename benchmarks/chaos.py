@@ -45,8 +45,8 @@ class Part:
 
 PARTS = {
     "kills": Part(chaos_processes.kills, 200, 4),
-    "bytes": Part(chaos_files.damage, 500, 24, takes_form=True),
-    "types": Part(chaos_files.types, 3000, 40, takes_form=True),
+    "bytes": Part(chaos_files.damage, 500, 20, takes_form=True),
+    "types": Part(chaos_files.types, 3000, 32, takes_form=True),
     "nonsense": Part(chaos_words.nonsense, 1000, 40),
     "signals": Part(chaos_processes.signals, 100, 2),
     "stops": Part(chaos_processes.stops, 12, 2),
