@@ -79,15 +79,14 @@ def play(
     if not planned:
         return result
     trials = partial(part.trials, is_short=given.short) if part.takes_form else part.trials
-    only = given.trial
+    numbers = range(planned) if given.trial is None else range(given.trial, given.trial + 1)
 
     def draw(number: int) -> random.Random:
-        return random.Random(f"{given.seed}/{name}/{number if only is None else only}")
+        return random.Random(f"{given.seed}/{name}/{number}")
 
-    for number, (what, found) in enumerate(trials(place, draw, planned if only is None else 1)):
+    for number, (what, found) in zip(numbers, trials(place, draw, numbers), strict=False):
         result.done += 1
         result.findings += bool(found)
-        number = number if only is None else only
         write({"part": name, "seed": given.seed, "trial": number, "what": what, "faults": found})
         for fault in found:
             print(f"{name} {number}: {what[:300]}: {fault[:600]}", file=sys.stderr, flush=True)
@@ -111,7 +110,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0, help="no trial begins later than this")
     parser.add_argument("--count", type=int, help="trials of each part; for the soak, its cells")
-    parser.add_argument("--trial", type=int, help="repeat this one trial of each part")
+    parser.add_argument("--trial", type=int, help="repeat this one trial of each part (not of the soak)")
     parser.add_argument("--short", action="store_true", help="a few trials of each part")
     parser.add_argument("--output", type=Path, help="file for one JSON line a trial")
     parser.add_argument("--folder", type=Path, help="where it all happens; kept, and gone on with [default: a new one]")

@@ -73,11 +73,11 @@ def flip_or_cut(content: bytes, rng: random.Random) -> tuple[bytes, str]:
     return content[:at] + bytes([new]) + content[at + 1 :], f"{kind} at {at}: {content[at]:#04x} to {new:#04x}"
 
 
-def damage(world: World, draw: Callable[[int], random.Random], count: int, is_short: bool = False) -> Trials:
+def damage(world: World, draw: Callable[[int], random.Random], numbers: range, is_short: bool = False) -> Trials:
     """One file of a sound whole is damaged; reading it says so, and nothing that it holds is started."""
     things = made(world, is_short)
     kinds = ["run"] if is_short else ["run", "certificate", "artifact", "bundle"]
-    for number in range(count):
+    for number in numbers:
         rng = draw(number)
         kind = kinds[number % len(kinds)]
         if kind in ("run", "certificate"):
@@ -86,6 +86,7 @@ def damage(world: World, draw: Callable[[int], random.Random], count: int, is_sh
             path = _file_in(rng.choice(things.artifacts) if kind == "artifact" else things.bundle, rng)
         sound = path.read_bytes()
         if not sound:
+            yield f"{kind} {path.name}: empty, so left", []
             continue
         wrong, what = flip_or_cut(sound, rng)
         words, target = _reader_of(kind, path, things, world, rng)
@@ -193,11 +194,11 @@ def put(document: Any, path: Sequence[Any], value: Any) -> Any:
     return changed
 
 
-def types(world: World, draw: Callable[[int], random.Random], count: int, is_short: bool = False) -> Trials:
+def types(world: World, draw: Callable[[int], random.Random], numbers: range, is_short: bool = False) -> Trials:
     """Another type in one field, with a seal made anew or left, and any command that reads such a file."""
     things = made(world, is_short)
     values = wrong_values(world)
-    for number in range(count):
+    for number in numbers:
         rng = draw(number)
         kind = "run" if is_short else ("run", "run", "bundle", "input")[number % 4]
         wrong = {"run": _wrong_in_run, "bundle": _wrong_in_bundle, "input": _wrong_in_input}[kind]

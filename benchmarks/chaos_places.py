@@ -8,11 +8,13 @@ import random
 import resource
 import shutil
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.chaos_processes import SAMPLES, Trials, words_of
-from benchmarks.chaos_rules import Ended, World, call, faults_of, faults_of_run
+from benchmarks.chaos_rules import ROOT, Ended, World, call, faults_of, faults_of_run
 
 #: A clock that jumps by up to a day each way between any two readings.
 JUMPING = """
@@ -38,9 +40,9 @@ def small_disk(place: Path, size: int) -> Iterator[Path | None]:
         place.rmdir()
 
 
-def disk(world: World, draw: Callable[[int], random.Random], count: int) -> Trials:
+def disk(world: World, draw: Callable[[int], random.Random], numbers: range) -> Trials:
     """A disk that fills up under the output or the store: a small tmpfs, or a limit of file size without root."""
-    for number in range(count):
+    for number in numbers:
         rng, name = draw(number), "forward"
         sample, of_store = SAMPLES[name], number % 2 == 1
         room = rng.randrange(4096, 40_000) // 4096 * 4096
@@ -167,10 +169,30 @@ def _read_only(world: World, rng: random.Random, words: list[str]) -> tuple[str,
 
 
 def _ordinary_user(world: World, rng: random.Random, words: list[str]) -> tuple[str, Ended | None]:
+    """User 65534 with a store of its own, by this interpreter or, if that is root's alone, by the system's."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return "not done: another user needs root and setpriv", None
     prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    return "user 65534", call(words, Path("/"), prefix=prefix, environment={"HOME": "/nonexistent"})
+    major, minor, *_ = sys.version_info
+    for python in (sys.executable, f"/usr/bin/python{major}.{minor}"):
+        if subprocess.run([*prefix, "env", python, "-c", ""], capture_output=True).returncode == 0:
+            break
+    else:
+        return "not done: user 65534 may start no interpreter of this version", None
+    store = world.path("of-user")
+    shutil.copytree(world.store, store)
+    for path in (store, *store.rglob("*")):
+        os.chown(path, 65534, 65534)
+    more = {"HOME": "/nonexistent"}
+    if python != sys.executable:
+        more["PYTHONPATH"] = os.pathsep.join([str(ROOT), sysconfig.get_paths()["purelib"]])
+    moved = [word.replace(str(world.store), str(store)) for word in words]
+    if "--output" in moved:
+        moved[moved.index("--output") + 1] = str(store / "run.jsonl")
+    ended = call(moved, Path("/"), prefix=prefix, environment=more, python=python)
+    wrong = faults_of_run(store / "run.jsonl", None) if (store / "run.jsonl").exists() else []
+    shutil.rmtree(store)
+    return f"user 65534{''.join(f' ({one})' for one in wrong)}", ended
 
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -179,11 +201,11 @@ SCENARIOS: tuple[Scenario, ...] = (
 )  # fmt: skip
 
 
-def limits(world: World, draw: Callable[[int], random.Random], count: int) -> Trials:
+def limits(world: World, draw: Callable[[int], random.Random], numbers: range) -> Trials:
     """Every scenario in turn, each with a run, a report and looks at the store."""
     known = world.path("known.jsonl")
     call(words_of(SAMPLES["forward"], world.store, known), world.folder)
-    for number in range(count):
+    for number in numbers:
         rng, scenario = draw(number), SCENARIOS[number % len(SCENARIOS)]
         path = world.path("limited.jsonl")
         sample = SAMPLES[rng.choice(list(SAMPLES))]

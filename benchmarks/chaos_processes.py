@@ -90,10 +90,10 @@ def _times(world: World, trials: int) -> Callable[[str], float]:
     return seconds
 
 
-def kills(world: World, draw: Callable[[int], random.Random], count: int) -> Trials:
+def kills(world: World, draw: Callable[[int], random.Random], numbers: range) -> Trials:
     """SIGKILL to the driver in every second trial, else to any other process of the run; then --resume."""
-    seconds = _times(world, count)
-    for number in range(count):
+    seconds = _times(world, len(numbers))
+    for number in numbers:
         rng = draw(number)
         name = list(SAMPLES)[number // 2 % len(SAMPLES)]
         is_driver, sample, store = number % 2 == 0, SAMPLES[name], world.store
@@ -136,10 +136,10 @@ def _kill_another(running: Call, rng: random.Random) -> str:
     return "nothing (it was over)"
 
 
-def signals(world: World, draw: Callable[[int], random.Random], count: int) -> Trials:
+def signals(world: World, draw: Callable[[int], random.Random], numbers: range) -> Trials:
     """Ctrl-C or SIGTERM at any moment, the first milliseconds included; then --resume."""
-    seconds = _times(world, count)
-    for number in range(count):
+    seconds = _times(world, len(numbers))
+    for number in numbers:
         rng = draw(number)
         name = rng.choice(list(SAMPLES))
         sent = rng.choice((signal.SIGINT, signal.SIGTERM))
@@ -157,10 +157,10 @@ def signals(world: World, draw: Callable[[int], random.Random], count: int) -> T
         yield f"{name}: {sent.name} after {moment:.2f} s", found
 
 
-def stops(world: World, draw: Callable[[int], random.Random], count: int) -> Trials:
+def stops(world: World, draw: Callable[[int], random.Random], numbers: range) -> Trials:
     """SIGSTOP to each kind of process: the driver goes on later, any other is given up after the silence."""
     kinds = ("driver", "worker", "export")
-    for number in range(count):
+    for number in numbers:
         rng, kind = draw(number), kinds[number % len(kinds)]
         name = rng.choice(list(SAMPLES))
         sample, store = (SAMPLES[name], world.store) if kind != "export" else (MAKES, world.path("store"))
@@ -196,9 +196,9 @@ def _stop(running: Call, wanted: str, rng: random.Random) -> str:
     return f"no {wanted}, so nothing was"
 
 
-def two_runs(world: World, draw: Callable[[int], random.Random], count: int) -> Trials:
+def two_runs(world: World, draw: Callable[[int], random.Random], numbers: range) -> Trials:
     """Two runs on one store; in every second trial the store is empty, and both need the same exports."""
-    for number in range(count):
+    for number in numbers:
         rng, store = draw(number), world.store
         samples = [rng.choice(list(SAMPLES.values())) for _ in range(2)]
         if number % 2:
@@ -230,9 +230,9 @@ def _unsound(world: World, store: Path) -> list[str]:
     )
 
 
-def prune(world: World, draw: Callable[[int], random.Random], count: int) -> Trials:
+def prune(world: World, draw: Callable[[int], random.Random], numbers: range) -> Trials:
     """`artifacts prune --keep 0B` again and again beside a run that makes and uses artifacts."""
-    for number in range(count):
+    for number in numbers:
         rng = draw(number)
         store, path = world.path("store"), world.path("pruned.jsonl")
         shutil.copytree(world.store / "machine", store / "machine")
@@ -253,10 +253,10 @@ def prune(world: World, draw: Callable[[int], random.Random], count: int) -> Tri
         yield f"{pruned} times beside a run", found
 
 
-def soak(world: World, draw: Callable[[int], random.Random], count: int) -> Trials:
+def soak(world: World, draw: Callable[[int], random.Random], numbers: range) -> Trials:
     """One run of many cells on `null`: memory and file handles of the parent."""
-    batches = max(1, count // 100)
-    lengths = max(1, count // batches)
+    batches = max(1, len(numbers) // 100)
+    lengths = len(numbers) // batches
     cells = batches * lengths
     words = f"compare {BERT} --backends null:instant --batches {_up_to(batches)} --lengths {_up_to(lengths)} --rounds 1"
     words += " --max-seconds-per-cell 2ms --warmup 1ms --max-warmup 1ms --target-precision 90%"

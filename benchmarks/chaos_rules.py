@@ -167,12 +167,13 @@ class Call:
         prepare: Callable[[], None] | None = None,
         prefix: Sequence[str] = (),
         output: Any = None,
+        python: str = sys.executable,
     ) -> None:
         self.words, self.token = tuple(words), uuid.uuid4().hex
         self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "bench", *words],
+            [*prefix, python, "-m", "bench", *words],
             stdin=subprocess.DEVNULL, stdout=self._files[0] if output is None else output, stderr=self._files[1],
             cwd=folder, env=surroundings(self.token, environment), start_new_session=True, preexec_fn=prepare,
         )  # fmt: skip

@@ -43,10 +43,10 @@ def commands() -> dict[tuple[str, ...], Any]:
     return found
 
 
-def nonsense(world: World, draw: Callable[[int], random.Random], count: int) -> Trials:
+def nonsense(world: World, draw: Callable[[int], random.Random], numbers: range) -> Trials:
     """Words that mean nothing in any place of any command; a worker that would be started ends the trial."""
     known = commands()
-    for number in range(count):
+    for number in numbers:
         rng = draw(number)
         words = list(list(known)[number % len(known)])
         options = [one for one in known[tuple(words)].params if one.opts[0].startswith("-")]
