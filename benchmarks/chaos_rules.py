@@ -109,6 +109,8 @@ def faults_of(
             last = [line for line in ended.errors.splitlines() if line.strip()][-1]
             found.append(f"{sign}: {last[:200]}")
     found += [f"orphan: {one}" for one in ended.left]
+    if "\x1b" in ended.said:  # no call has a terminal, or asks for colours
+        found.append("an escape sequence was printed")
     if any(len(line) > LONGEST_LINE for line in ended.errors.splitlines()):
         found.append(f"a line of {max(map(len, ended.errors.splitlines()))} characters on standard error")
     if world is not None:

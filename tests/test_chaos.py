@@ -45,6 +45,7 @@ def test_what_no_call_may_do_is_found(tmp_path: Path) -> None:
     assert rules.faults_of(ended(1, "bench: a mistake of bench's own (KeyError: 'x')"))[0].startswith("a mistake")
     assert rules.faults_of(ended(left=("python -m bench.worker",))) == ["orphan: python -m bench.worker"]
     assert rules.faults_of(ended(-9, is_late=True)) == ["it hung: killed after 1 s"]
+    assert rules.faults_of(ended(2, "bench: no \x1b[31m")) == ["an escape sequence was printed"]
     assert rules.faults_of(ended(2, "x" * 5000)) == ["a line of 5000 characters on standard error"]
     place = rules.world(tmp_path)
     (place.canaries / "pickle").touch()
