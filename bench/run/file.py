@@ -239,7 +239,8 @@ def _take(run: Run, line: _Line, number: int) -> None:
     elif record is not None:
         raise ValueError(f"line {number} is of {cell[1].label} at {point}, which has its record")
     if isinstance(line, TurnLine):
-        if any(sample < 0 for samples in line.turn.times_ns.values() for sample in samples):
+        durations = (ns for kind, ns in line.turn.times_ns.items() if kind not in run.workload.moments)
+        if any(sample < 0 for samples in durations for sample in samples):
             raise ValueError(f"line {number} has times below 0")
         typed.check({"conditions": line.turn.conditions}, {"conditions": typed.CONDITIONS}, f"line {number}")
         typed.check(line.turn.figures, typed.FIGURES, f"line {number}")

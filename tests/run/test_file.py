@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError, UserError
 from bench.files import LinesFile
-from bench.run.file import read_run
-from bench.run.record import SCHEMA, Run
+from bench.run.file import RunFile, read_run
+from bench.run.record import SCHEMA, Run, Turn
 from bench.spec import Shape
+from bench.workloads.load import Load, Rate
 from tests.made import record, run_of, write
 
 
@@ -200,6 +203,57 @@ def test_a_line_that_cannot_be_written_leaves_nothing_of_itself(
         with pytest.raises(BenchError, match="go on with --resume"):
             file.append(b'{"kind":"turn"}')
     assert (path.read_bytes(), file.checksum) == (b"{}\n", checksum)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("strikes", ["turn", "record", "go_on"])
+def test_a_signal_while_a_line_is_written_leaves_a_seal_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, strikes: str
+) -> None:
+    """It came between a line and its checksum: the file was ALTERED, and could not be gone on with."""
+    run = a_run()
+    run.path = tmp_path / "run.jsonl"
+    file, (first, *_) = RunFile(run), run.records
+    file.create()
+
+    def stop(received: int, frame: object) -> None:
+        raise SystemExit(128 + received)
+
+    before = signal.signal(number, stop)
+    name, real = ("replace", Path.replace) if strikes == "go_on" else ("fsync", os.fsync)
+    owner = Path if strikes == "go_on" else os
+
+    def strike(*arguments: Any) -> None:
+        real(*arguments)
+        monkeypatch.setattr(owner, name, real)
+        os.kill(os.getpid(), number)
+
+    try:
+        monkeypatch.setattr(owner, name, strike)
+        with pytest.raises(SystemExit):
+            match strikes:
+                case "turn":
+                    file.turn(first.point, first.candidate, first.turns[0])
+                case "record":
+                    file.record(first)
+                case "go_on":
+                    file.go_on()
+    finally:
+        signal.signal(number, before)
+    file.seal()
+    assert read_run(run.path).integrity == "sealed"
+
+
+def test_a_moment_may_lie_before_its_turn_and_a_duration_may_not(tmp_path: Path) -> None:
+    """Requests that waited already when a turn of `bench load` began are due before it."""
+    one = record("null", Rate(0, 100.0), ms=[])
+    times = {"due": [-5, 5], "waits": [6, 1], "latency": [9, 3]}
+    turn = Turn(0, times)
+    path = write(run_of([replace(one, turns=(turn,))], Load), tmp_path / "run.jsonl")
+    assert read_run(path).records[0].turns[0].times_ns == times
+    write(run_of([replace(one, turns=(replace(turn, times_ns=times | {"waits": [-1, 1]}),))], Load), tmp_path / "b")
+    with pytest.raises(UserError, match="times below 0"):
+        read_run(tmp_path / "b")
 
 
 def test_a_file_that_exists_is_left_alone_and_a_full_disk_is_one_line(tmp_path: Path) -> None:
