@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -145,8 +144,7 @@ def _left(run: Run, points: Sequence[Point]) -> list[tuple[Point, Candidate]]:
 
 
 def _guessed_seconds(run: Run, source: ModelSource, cells: Sequence[tuple[Point, Candidate]]) -> float:
-    times = Counter(point for point, _ in cells)
-    return sum(number * run.workload.guessed_seconds(point, source, run.peaks) for point, number in times.items())
+    return sum(run.workload.guessed_seconds(point, source, run.peaks) for point, _ in cells)
 
 
 def _name(candidate: Candidate) -> str:
