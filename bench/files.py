@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+import signal
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,26 +57,28 @@ class LinesFile:
     def _write(self, line: bytes) -> None:
         whole, is_file = line + b"\n", self.path.is_file()
         size = self.path.stat().st_size
-        try:
-            with self.path.open("ab") as file:
-                file.write(whole)
-                file.flush()
+        with _uninterrupted():
+            try:
+                with self.path.open("ab") as file:
+                    file.write(whole)
+                    file.flush()
+                    if is_file:
+                        os.fsync(file.fileno())
+            except OSError:
                 if is_file:
-                    os.fsync(file.fileno())
-        except OSError:
-            if is_file:
-                os.truncate(self.path, size)
-            raise
-        self._sum.update(whole)
+                    os.truncate(self.path, size)
+                raise
+            self._sum.update(whole)
 
     def rewrite(self, lines: Iterable[bytes]) -> None:
         """Replace the file by `lines`, written aside and renamed; raises BenchError if that fails."""
         content = b"".join(line + b"\n" for line in lines)
-        try:
-            _write_aside({self.path: content})
-        except OSError as error:
-            raise self._cannot_be_written(error) from error
-        self._sum = hashlib.sha256(content)
+        with _uninterrupted():
+            try:
+                _write_aside({self.path: content})
+            except OSError as error:
+                raise self._cannot_be_written(error) from error
+            self._sum = hashlib.sha256(content)
 
     @property
     def checksum(self) -> str:
@@ -86,6 +89,16 @@ class LinesFile:
         return BenchError(
             f"{_shown(self.path)} cannot be written ({error.strerror}); free some space and go on with --resume"
         )
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM: between a line and its checksum they would leave a seal that does not fit."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True)

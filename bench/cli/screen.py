@@ -62,12 +62,14 @@ class Screen:
 
     def record(self, run: Run, record: Record) -> None:
         """Show what a cell came to; cells that were left out together are one line."""
+        if self.is_quiet:
+            return
         line = run.workload.progress(run, record)
         if run.workload.is_left_out(record):
             if line not in self._told:
                 self.say(line)
             self._told.add(line)
-        elif _is_planned(run, record):
+        elif _planned_among(run, [record]):
             points = max(len(str(point)) for point in (*run.workload.points(), record.point))
             names = max(len(_name(candidate)) for candidate in run.candidates)
             self.say(
@@ -103,7 +105,7 @@ def _cells(run: Run, source: ModelSource) -> str:
 
 def _place(run: Run) -> str:
     """`[3/18]`; `[3]` if nothing tells how many there will be."""
-    done = sum(_is_planned(run, record) for record in run.records)
+    done = _planned_among(run, run.records)
     total = str(len(_planned(run)) * len(run.candidates))
     return f"[{done}]" if run.workload.is_open_ended else f"[{done:>{len(total)}}/{total}]"
 
@@ -128,10 +130,11 @@ def _planned(run: Run) -> Sequence[Point]:
     return points if kept is None else [points[place] for place in kept]
 
 
-def _is_planned(run: Run, record: Record) -> bool:
-    """False for a cell that was left out, which the plan does not count either."""
-    is_known = run.workload.is_open_ended or record.point in _planned(run)
-    return is_known and not run.workload.is_left_out(record)
+def _planned_among(run: Run, records: Sequence[Record]) -> int:
+    """How many records are of planned cells; those that were left out are not, as the plan does not count them."""
+    known = None if run.workload.is_open_ended else frozenset(_planned(run))
+    is_known = (known is None or record.point in known for record in records)
+    return sum(one and not run.workload.is_left_out(record) for one, record in zip(is_known, records, strict=True))
 
 
 def _left(run: Run, points: Sequence[Point]) -> list[tuple[Point, Candidate]]:

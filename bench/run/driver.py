@@ -191,7 +191,8 @@ class Driver:
             if reason:
                 return
         if point not in self.referenced:
-            together = [one for one in self.workload.referenced_with(point) if one in (point, *self.budget.kept)]
+            kept = {point, *self.budget.kept}
+            together = [one for one in self.workload.referenced_with(point) if one in kept]
             self.referenced.update(together)
             self.prepared.judge(together)
         if not self.workload.fresh_process:

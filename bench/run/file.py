@@ -20,7 +20,7 @@ import msgspec
 from bench.errors import UserError
 from bench.files import Lines, LinesFile, read_lines
 from bench.parity.verdict import as_of_candidate, with_loss
-from bench.run import registry
+from bench.run import registry, typed
 from bench.run.record import SCHEMA, Integrity, Model, Once, Point, Record, Run, Status, Turn
 from bench.spec import Candidate
 
@@ -225,6 +225,7 @@ def integrity_of(found: Lines) -> Integrity:
 def _take(run: Run, line: _Line, number: int) -> None:
     """Add one decoded line to a run; raises ValueError for one that no run has."""
     if isinstance(line, NoteLine):
+        typed.check({line.name: line.value}, typed.NOTES, f"line {number}")
         run.notes[line.name] = line.value
         return
     if not isinstance(line, TurnLine | RecordLine):
@@ -238,11 +239,16 @@ def _take(run: Run, line: _Line, number: int) -> None:
     elif record is not None:
         raise ValueError(f"line {number} is of {cell[1].label} at {point}, which has its record")
     if isinstance(line, TurnLine):
-        if any(sample < 0 for samples in line.turn.times_ns.values() for sample in samples):
+        durations = (ns for kind, ns in line.turn.times_ns.items() if kind not in run.workload.moments)
+        if any(sample < 0 for samples in durations for sample in samples):
             raise ValueError(f"line {number} has times below 0")
+        typed.check({"conditions": line.turn.conditions}, {"conditions": typed.CONDITIONS}, f"line {number}")
+        typed.check(line.turn.figures, typed.FIGURES, f"line {number}")
         run.turns.setdefault(cell, []).append(line.turn)
         return
     stored = {name: getattr(line, name) for name in _OF_A_RECORD}
+    for name, types in (("figures", typed.FIGURES), ("parity", typed.PARITY), ("memory", typed.MEMORY)):
+        typed.check(stored[name], types, f"line {number}")
     stored["parity"] = as_of_candidate(with_loss(stored["parity"]), cell[1])  # as older files do not have it
     record = Record(*cell, turns=tuple(run.turns.pop(cell, ())), **stored)
     _check_record(record, number)

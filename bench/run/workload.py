@@ -54,6 +54,8 @@ class Workload(ABC):
     """Heading of a column of points; the noun if empty."""
     headline: ClassVar[str] = WALL
     """The kind of time by which cells of two runs are compared."""
+    moments: ClassVar[tuple[str, ...]] = ()
+    """Kinds of time that are moments after a turn's start, which can lie before it; all others are durations."""
     decisive: ClassVar[tuple[str, ...]] = ()
     """Options of its own that two runs must share for their times to be compared."""
     has_roofline: ClassVar[bool] = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import options
@@ -122,6 +122,12 @@ def with_gradients(found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
     return tuple(dict.fromkeys(each for one in found for each in (one, grad.get(one, one))))
 
 
+@cache
+def _grid(batches: tuple[int, ...], lengths: tuple[int, ...]) -> tuple[Shape, ...]:
+    """Every batch at every length; made once, as it is asked for at each turn."""
+    return tuple(Shape(batch, length) for batch in batches for length in lengths)
+
+
 def _tokens(shape: Shape) -> int:
     return shape.batch * shape.length
 
@@ -194,7 +200,7 @@ class Forward(Weighing, TimedWorkload):
         if self.options.shapes:
             return tuple(Shape(*pair) for pair in self.options.shapes)
         sizes = doubling.BATCHES if self.is_open_ended else self.options.batches
-        return tuple(Shape(int(batch), length) for batch in sizes for length in self.options.lengths)
+        return _grid(tuple(map(int, sizes)), tuple(self.options.lengths))
 
     def in_order(self) -> Sequence[Shape]:
         return self.points() if self.is_open_ended else sorted(self.points(), key=_tokens)

@@ -149,7 +149,7 @@ class Load(Workload):
     Options = LoadOptions
     point_type = Rate
     point_noun = "rate"
-    headline = "latency"
+    headline, moments = "latency", ("due",)
     decisive = ("served", "batching", "bucket")
     cell = "bench.workloads.load_cell:LoadCell"
     columns: ClassVar[tuple[Column, ...]] = (

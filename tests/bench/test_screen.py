@@ -93,3 +93,13 @@ def test_a_run_without_a_known_end_has_no_total_and_says_once_why_a_length_ends(
 def test_a_run_that_was_stopped_early_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     Screen(quiet=True).stopped()
     assert capsys.readouterr().err == "bench: stopped before anything was measured\n"
+
+
+def test_a_plan_of_many_points_is_not_made_anew_for_each_record(shown: Callable[..., list[str]]) -> None:
+    """The driver asks between turns; 5,000 cells took it half a second each."""
+    shapes = [Shape(batch, length) for batch in range(1, 11) for length in range(1, 11)]
+    records = [record("eager", shape) for shape in shapes]
+    run = run_of(records, shapes=[], batches=tuple(range(1, 11)), lengths=tuple(range(1, 11)))
+    assert run.workload.points() is run.workload.points()
+    assert shown(run, records)[-1].startswith("[100/100]")
+    Screen(quiet=True).record(None, None)  # type: ignore[arg-type]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,9 +17,10 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError, UserError
 from bench.files import LinesFile
-from bench.run.file import read_run
-from bench.run.record import SCHEMA, Run
+from bench.run.file import RunFile, read_run
+from bench.run.record import SCHEMA, Run, Turn
 from bench.spec import Shape
+from bench.workloads.load import Load, Rate
 from tests.made import record, run_of, write
 
 
@@ -119,6 +124,39 @@ def test_a_line_that_no_measurement_writes_is_damage(tmp_path: Path, old: str, n
         read_run(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "within", "value"),
+    [
+        ("note", ("value",), "a lot"),
+        ("turn", ("turn", "conditions", "queue_delay_seconds"), "long"),
+        ("turn", ("turn", "conditions", "gpu"), {"power_watts": {}}),
+        ("turn", ("turn", "figures", "batch"), None),
+        ("record", ("parity", "max_abs_error"), []),
+        ("record", ("parity", "reason"), 1),
+        ("record", ("memory", "loaded"), 3),
+    ],
+)
+def test_a_value_of_another_type_is_damage_though_the_seal_fits(
+    tmp_path: Path, kind: str, within: tuple[str, ...], value: Any
+) -> None:
+    """In the dictionaries whose names are open; what plugins write there under other names is theirs."""
+    run = a_run()
+    run.notes |= {"parent_cpu_share": 0.01, "of_a_plugin": {}}
+    path = write(run, tmp_path / "run.jsonl")
+    assert read_run(path).integrity == "sealed"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    changed = next(line for line in lines if line["kind"] == kind)
+    for name in within[:-1]:
+        changed = changed.setdefault(name, {})
+    changed[within[-1]] = value
+    whole = "".join(json.dumps(line) + "\n" for line in lines[:-1]).encode()
+    seal = lines[-1] | {"sha256": hashlib.sha256(whole).hexdigest()}
+    path.write_bytes(whole + json.dumps(seal, separators=(",", ":")).encode() + b"\n")
+    expected = "conditions" if "conditions" in within else "parent_cpu_share" if kind == "note" else within[-1]
+    with pytest.raises(UserError, match=rf"is damaged \(ValueError: line \d+: {expected}"):
+        read_run(path)
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_no_damage_to_a_file_passes_for_the_run(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -165,6 +203,57 @@ def test_a_line_that_cannot_be_written_leaves_nothing_of_itself(
         with pytest.raises(BenchError, match="go on with --resume"):
             file.append(b'{"kind":"turn"}')
     assert (path.read_bytes(), file.checksum) == (b"{}\n", checksum)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("strikes", ["turn", "record", "go_on"])
+def test_a_signal_while_a_line_is_written_leaves_a_seal_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, strikes: str
+) -> None:
+    """It came between a line and its checksum: the file was ALTERED, and could not be gone on with."""
+    run = a_run()
+    run.path = tmp_path / "run.jsonl"
+    file, (first, *_) = RunFile(run), run.records
+    file.create()
+
+    def stop(received: int, frame: object) -> None:
+        raise SystemExit(128 + received)
+
+    before = signal.signal(number, stop)
+    name, real = ("replace", Path.replace) if strikes == "go_on" else ("fsync", os.fsync)
+    owner = Path if strikes == "go_on" else os
+
+    def strike(*arguments: Any) -> None:
+        real(*arguments)
+        monkeypatch.setattr(owner, name, real)
+        os.kill(os.getpid(), number)
+
+    try:
+        monkeypatch.setattr(owner, name, strike)
+        with pytest.raises(SystemExit):
+            match strikes:
+                case "turn":
+                    file.turn(first.point, first.candidate, first.turns[0])
+                case "record":
+                    file.record(first)
+                case "go_on":
+                    file.go_on()
+    finally:
+        signal.signal(number, before)
+    file.seal()
+    assert read_run(run.path).integrity == "sealed"
+
+
+def test_a_moment_may_lie_before_its_turn_and_a_duration_may_not(tmp_path: Path) -> None:
+    """Requests that waited already when a turn of `bench load` began are due before it."""
+    one = record("null", Rate(0, 100.0), ms=[])
+    times = {"due": [-5, 5], "waits": [6, 1], "latency": [9, 3]}
+    turn = Turn(0, times)
+    path = write(run_of([replace(one, turns=(turn,))], Load), tmp_path / "run.jsonl")
+    assert read_run(path).records[0].turns[0].times_ns == times
+    write(run_of([replace(one, turns=(replace(turn, times_ns=times | {"waits": [-1, 1]}),))], Load), tmp_path / "b")
+    with pytest.raises(UserError, match="times below 0"):
+        read_run(tmp_path / "b")
 
 
 def test_a_file_that_exists_is_left_alone_and_a_full_disk_is_one_line(tmp_path: Path) -> None:
