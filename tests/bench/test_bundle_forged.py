@@ -234,6 +234,9 @@ def test_nothing_outside_a_bundle_is_judged(
         kept = {name: entry for name, entry in made.files.items() if not name.startswith("model/")}
         (folder / FILE).write_text(replace(made, files=kept).text())
         return refused(folder, "extra: model is not in the manifest")
+    papers = read_certificate(folder / CERTIFICATE)
+    papers.notes["artifacts"]["0"]["files"] = {}  # else they would have to lie in the bundle
+    resealed(papers)
     there = "../outside/a" if how == "relative" else str(outside / "a")
     forged(folder, artifact_folder=there)
     return refused(folder, f"forged: the artifact lies in {there!r:.80}")
