@@ -6,19 +6,21 @@ A certificate is a sealed run of `bench parity`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import backends
 from bench import machine, options
 from bench.errors import BenchError, Say, UserError
 from bench.parity.verdict import OUTCOMES
+from bench.process.environments.stored import named_interpreters, parse_pythons
 from bench.run.experiment import leaves_translated, measure_prepared
 from bench.run.file import check_measures, check_unaltered, read_run
 from bench.run.listener import Listener
-from bench.run.model import find_source, tokenizer_of
+from bench.run.model import find_source, named_module, tokenizer_of
 from bench.run.preparation import Preparation
 from bench.run.record import Run
 from bench.spec import Candidate
@@ -26,6 +28,12 @@ from bench.workloads.judgements import Judgement, judgements
 from bench.workloads.parity import Parity, ParityOptions
 from exporters.sources import MODULE, ModelSource
 from exporters.store import Artifact, ArtifactStore, file_checksum
+
+#: Formats of artifacts that hold operators and weights alone, beside a checkpoint's.
+OF_DATA = (
+    "onnx", "onnx-fused", "onnx-attention23", "onnx-with-past", "optimum", "optimum-o1", "optimum-o2", "optimum-o3",
+    "optimum-o4",
+)  # fmt: skip
 
 
 @dataclass
@@ -62,9 +70,12 @@ def verify(
     artifact: str | Path,
     *,
     model: str | None = None,
+    module: str | None = None,
+    python: str | Iterable[str] = (),
     tokenizer: str | Path | None = None,
     device: str | None = None,
     threads: int | None = None,
+    trust: bool = False,
     timeout: str | float = 900.0,
     artifacts: str | Path = "artifacts",
     say: Say = lambda line: None,
@@ -72,9 +83,11 @@ def verify(
     """Repeat the check of `certificate` on the folder (or a file in it) `artifact`, wherever that lies.
 
     The model is the certificate's, or `model` if that has moved; references are made again unless they are in the
-    store under `artifacts`. `timeout` is the silence after which a worker is taken for hung, e.g. "60s". Raises
-    UserError for a certificate or artifact that cannot be read and for another model's weights, and BenchError if the
-    certificate does not belong to the artifact.
+    store under `artifacts`. `timeout` is the silence after which a worker is taken for hung, e.g. "60s". What a
+    certificate names is never run: `module` names the user's own module again, `python` the interpreters, as
+    `bench parity` takes both, and `trust` lets an artifact be loaded that is code and does not lie in the store. Raises
+    UserError for a certificate or artifact that cannot be read, for another model's weights and for what has to be
+    named so, and BenchError if the certificate does not belong to the artifact.
     """
     seconds = options.seconds(example="60s")(timeout, "--timeout")
     stated = read_certificate(Path(certificate))
@@ -87,8 +100,11 @@ def verify(
         if all(one.verdict == "unjudged" for one in certified):
             reason = certified[0].reason
             raise BenchError(f"certificate {str(certificate)!r} proves nothing of {str(artifact)!r}: {reason}")
-        source, asked = _model_of(stated, model, store, say), stated.options
+        candidates, asked = [one.candidate for one in certified], stated.options
         assert isinstance(asked, ParityOptions)
+        pythons = named_interpreters(candidates, parse_pythons(python), parse_pythons(asked.python))
+        _check_trusted(found, candidates, store, trust)
+        source = _model_of(stated, model, module, store, say)
         fewest = min(asked.settled_threads, machine.usable_cpus())
         settled = replace(
             asked,
@@ -97,11 +113,12 @@ def verify(
             threads=fewest if threads is None else machine.thread_budget(threads),
             timeout=seconds,
             artifacts=str(store.root),
+            python=pythons,
             bisect=False,
         )
         machine.check_tf32(settled.tf32, settled.kind)
         with tempfile.TemporaryDirectory(prefix="bench-verify-") as folder:
-            repeated = again(stated, settled, [one.candidate for one in certified], Path(folder))
+            repeated = again(stated, settled, candidates, Path(folder))
             store.prepare()
             with store.in_use():
                 prepared = Preparation(repeated, source, store, say)
@@ -171,11 +188,29 @@ def _stranger(stated: Run, found: Artifact, certificate: str, artifact: str) -> 
     return f"{start}: {', '.join(differing) or 'its files'} differ{'s' if len(differing) == 1 else ''}; certify it anew"
 
 
-def _model_of(stated: Run, model: str | None, store: ArtifactStore, say: Say) -> ModelSource:
+def _check_trusted(found: Artifact, candidates: Sequence[Candidate], store: ArtifactStore, trust: bool) -> None:
+    """Raise UserError for an artifact that runs code when it is loaded, unless it lies in the store or is trusted."""
+    if trust or found.path.resolve().parent == store.folder.resolve():
+        return
+    if unknown := [one.label for one in candidates if one.backend not in backends.names()]:
+        raise UserError(
+            f"the certificate is of {unknown[0]!r:.60}, which this bench does not know; install its package"
+        )
+    loaded = {backends.load_class(one.backend).spec.format_of(one.variant) for one in candidates}
+    is_module = found.metadata.get("weights") == MODULE
+    if loaded == {found.format} and (found.format in OF_DATA or (found.format == "checkpoint" and not is_module)):
+        return
+    raise UserError(
+        f"artifact {str(found.path)!r} runs as code when it is loaded ({'a module' if is_module else found.format!r}) "
+        "and lies in no store of yours; give --trust if you trust whoever made it"
+    )
+
+
+def _model_of(stated: Run, model: str | None, module: str | None, store: ArtifactStore, say: Say) -> ModelSource:
     """The certificate's model, from where it lies now; raises UserError if it is another one."""
     settings, is_module = stated.options, stated.model.weights == MODULE
-    name = model or settings.module or stated.model.name
-    weights = MODULE if is_module else settings.weights
+    name = model or named_module(stated, module)
+    weights = MODULE if is_module or module else settings.weights
     source = find_source(name, store, weights=weights, task=stated.model.task, seed=settings.seed, say=say)
     if source.weights_checksum() != stated.notes.get("weights_checksum"):
         raise UserError(f"model {source.name!r} has other weights than the certificate's; --model names the right one")

@@ -13,6 +13,8 @@ POSITIONS_BEHIND_PADDING = (
     "camembert", "data2vec-text", "ibert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
     "xmod",
 )  # fmt: skip
+#: Endings of what is read of a model's folder.
+READ = (".json", ".safetensors", ".txt", ".model", ".jinja")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -25,9 +27,21 @@ def weight_files(folder: Path) -> list[Path]:
             raise ModelError(
                 f"{index.name} of {str(folder)!r} cannot be read ({error!r}); save the model again"
             ) from None
+        if elsewhere := [shard for shard in shards if shard.parent != folder]:
+            raise ModelError(f"{index.name} names {str(elsewhere[0])!r}, outside {str(folder)!r}; save the model again")
         return shards if all(shard.is_file() for shard in shards) else []
     single = folder / "model.safetensors"
     return [single] if single.is_file() else []
+
+
+def check_links(name: str, folder: Path) -> None:
+    """Raise ModelError for a file of a model's folder that is a link out of it; the Hub's cache links to its blobs."""
+    folder = folder.resolve()
+    roots = [folder, *([folder.parent.parent / "blobs"] if folder.parent.name == "snapshots" else [])]
+    for file in folder.iterdir():
+        target = file.resolve() if file.is_symlink() and file.suffix in READ else folder
+        if not any(target.is_relative_to(root.resolve()) for root in roots):
+            raise ModelError(f"{file.name} of {name!r} is a link out of that folder; put the file itself there")
 
 
 def read_config(name: str, folder: Path) -> dict[str, Any]:
@@ -46,6 +60,11 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"model {name!r} wants to run code of its own (auto_map), which is never done; "
             "use a model whose code transformers has"
+        )
+    if any("/" in str(config.get(key)) for key in ("attn_implementation", "_attn_implementation")):
+        raise ModelError(
+            f"config.json of {name!r} names attention kernels of the Hub, which are code and never fetched; "
+            "take attn_implementation out of it"
         )
     return config
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import ModelError
+from exporters.folders import read_config
 from exporters.sources import DECODERS, ModelSource
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def load_checkpoint(folder: Path, task: str, device: str, dtype: torch.dtype) ->
     from transformers import AutoConfig
 
     _quiet()
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    read_config(str(folder), folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model = _auto_class(config, task).from_pretrained(
         folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
     )

@@ -304,6 +304,7 @@ def _random_origin(weights: str, seed: int, hub_ids: tuple[str, ...] = ()) -> st
 
 def _folder(name: str, folder: Path, weights: str, task: str, seed: int, origin: str | None = None) -> ModelSource:
     config = folders.read_config(name, folder)
+    folders.check_links(name, folder)
     files = folders.weight_files(folder)
     if weights != "random" and not files:
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 MANIFEST = "artifact.json"
@@ -104,10 +104,10 @@ class ArtifactStore:
         return self.read(self.path_of(recipe))
 
     def read(self, path: Path) -> Artifact | None:
-        """The artifact in folder `path`, or None when its manifest is missing or damaged."""
+        """The artifact in folder `path`, or None when its manifest is missing, damaged or names files elsewhere."""
         try:
             manifest = json.loads((path / MANIFEST).read_text())
-            if manifest.pop("checksum") != _checksum(manifest):
+            if manifest.pop("checksum") != _checksum(manifest) or not all(map(_stays_within, manifest["files"])):
                 return None
             return Artifact(
                 format=manifest["format"],
@@ -301,6 +301,11 @@ def _is_alive(pid: str) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _stays_within(name: str) -> bool:
+    """True for the path of a file that lies in the folder that it is relative to."""
+    return not (path := PurePosixPath(name)).is_absolute() and ".." not in path.parts
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -247,11 +248,30 @@ def test_a_certificates_module_is_known_where_it_moved_to_and_not_when_it_change
     (artifact,) = (path for path in ArtifactStore(tmp_path / "store").paths() if path.name.startswith("checkpoint-"))
     moved = tmp_path / CASES.name
     moved.write_bytes(CASES.read_bytes())
-    for name in (None, f"{moved}:two"):
-        assert bench.verify(certificate, artifact, model=name, **options).holds
+    for name in (f"{CASES}:two", f"{moved}:two"):
+        assert bench.verify(certificate, artifact, module=name, **options).holds
     moved.write_text(moved.read_text() + "# more\n")
     with pytest.raises(UserError, match="has other weights than the certificate's"):
-        bench.verify(certificate, artifact, model=f"{moved}:two", **options)
+        bench.verify(certificate, artifact, module=f"{moved}:two", **options)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_resumed_run_imports_no_module_that_it_names(tmp_path: Path, cli_here: Callable[..., Any]) -> None:
+    file, marker = tmp_path / "own_marked.py", tmp_path / "ran"
+    file.write_text(CASES.read_text() + f"\nimport pathlib\npathlib.Path({str(marker)!r}).touch()\n")
+    given = {**quick(tmp_path), "artifacts": tmp_path / "store"}
+    bench.compare(module=f"{file}:two", backends="torchscript", **given)
+    lines = (tmp_path / "run.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run.jsonl").write_text(lines[0])
+    shutil.rmtree(tmp_path / "store")  # as on the machine of whoever was sent the file
+    marker.unlink()
+    done = cli_here("compare", "--resume", "run.jsonl", "--artifacts", "store")
+    assert done.returncode == 2
+    assert f"is not imported because a file names it; if it is yours, give it again: --module {file}:two" in done.stderr
+    assert not marker.exists()
+    done = cli_here("compare", "--resume", "run.jsonl", "--artifacts", "store", "--module", f"{file}:two")
+    assert done.returncode == 0, done.stderr
+    assert marker.exists()
 
 
 def test_a_named_model_keeps_its_keys(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine, options
-from bench.bundle import envelope, making, manifest, runtimes, triton
+from bench.bundle import carried, envelope, making, manifest, runtimes, triton
 from bench.bundle.manifest import CERTIFICATE, Manifest
 from bench.bundle.samples import Samples, samples_of, source_to_json
 from bench.bundle.selection import Selection, check_parity_of, select
@@ -19,7 +19,7 @@ from bench.errors import BenchError, Say, UserError
 from bench.run.experiment import leaves_translated, measure_prepared, model_of
 from bench.run.file import check_measures, check_unaltered, read_run
 from bench.run.listener import Listener
-from bench.run.model import introduced, tokenizer_of
+from bench.run.model import introduced, named_module, tokenizer_of
 from bench.run.preparation import Preparation
 from bench.run.record import Run
 from bench.spec import MODULE, Candidate, nearest
@@ -30,7 +30,6 @@ from exporters import checkpoint, sources
 from exporters.store import ArtifactStore, file_checksum, recipe_key
 
 LAYOUTS = ("folder", "triton")
-ARTIFACT_FOLDER = "model"
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ class Bundle:
         found += [f"written to {self.folder}: {size}", f"manifest SHA256 {self.manifest_sha256}"]
         if made.model_repository:
             found.append(f"serve it: tritonserver --model-repository={self.folder}/{made.model_repository}")
-        return [*found, f"run it: python {self.folder}/run.py", f"prove it: bench verify {self.folder}"]
+        known = f" --manifest-sha256 {self.manifest_sha256}" if made.candidate.backend in carried.OF_CODE else ""
+        return [*found, f"run it: python {self.folder}/run.py", f"prove it: bench verify {self.folder}{known}"]
 
 
 def deploy(
@@ -65,6 +65,7 @@ def deploy(
     output: str | Path,
     *,
     choose: str | None = None,
+    module: str | None = None,
     min_parity: str | None = None,
     max_loss: str | float | None = None,
     allow_deprecated: bool = False,
@@ -85,7 +86,8 @@ def deploy(
     `choose` names it, as `backend[:variant][/precision]`; without a name it is the one that `bench.choice.api.choose`
     takes under the constraints, which are that function's; what it does not decide is refused. `layout` "triton" lays
     the artifact out as a model repository of Triton Inference Server. `timeout` is the silence after which a worker is
-    taken for hung, e.g. "60s". What is not at least `min_parity` in the run, and again on the samples, is not bundled.
+    taken for hung, e.g. "60s". `module` names the user's own module again, which no run's name imports.
+    What is not at least `min_parity` in the run, and again on the samples, is not bundled.
 
     Raises UserError before anything starts, NotTheSameModelError (exit code 3), NothingQualifiesError (5),
     UndecidedError (6), and BenchError if it cannot be made; nothing is left behind then.
@@ -113,7 +115,7 @@ def deploy(
     pins = runtimes.requirements(candidate, measured.options.kind, _versions_of(measured, selection))
     store = ArtifactStore(Path(artifacts))
     with leaves_translated():
-        source = _source_of(measured, store, say)
+        source = _source_of(measured, module, store, say)
         samples = samples_of(source, tokenizer_of(source, None))
         store.prepare()
         with store.in_use(), making.aside(folder) as place:
@@ -151,11 +153,11 @@ def _versions_of(run: Run, selection: Selection) -> dict[str, str]:
     return found
 
 
-def _source_of(run: Run, store: ArtifactStore, say: Say) -> sources.ModelSource:
+def _source_of(run: Run, module: str | None, store: ArtifactStore, say: Say) -> sources.ModelSource:
     """The run's model; raises UserError if it, or what exports it, is no longer what was measured."""
     model, settings = run.model, run.options
     weights = MODULE if model.weights == MODULE else settings.weights
-    source = sources.resolve(settings.module or model.name, weights=weights, task=model.task, seed=settings.seed)
+    source = sources.resolve(named_module(run, module), weights=weights, task=model.task, seed=settings.seed)
     if source.origin != model.origin or recipe_key(checkpoint.recipe(source)) != model.checkpoint:
         raise UserError(
             f"the run measured other weights or libraries ({model.origin}; now {source.origin}), and another artifact "
@@ -227,7 +229,7 @@ def _write(
     (candidate,), source, is_triton = promised.candidates, prepared.source, layout == "triton"
     artifact = prepared.artifacts[candidate]
     repository = triton.folder_in(run.model.name)
-    artifact_folder = f"{repository}/{triton.VERSION}" if is_triton else ARTIFACT_FOLDER
+    artifact_folder = carried.artifact_folders(run.model.name)[is_triton]
     making.copy_artifact(artifact, place / artifact_folder)
     making.copy_samples(prepared, place)
     making.copy_tokenizer(Path(source.folder) if source.folder else None, place)

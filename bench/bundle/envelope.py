@@ -32,6 +32,7 @@ def envelope_of(run: Run, records: Sequence[Record]) -> Run:
         budget=None,
         output=None,
         artifacts=DEFAULT_ARTIFACTS,
+        python=(),
         batches=tuple(sorted({point.batch for point in points})),
         lengths=tuple(sorted({point.length for point in points})),
         shapes=tuple((point.batch, point.length) for point in points),

@@ -66,6 +66,8 @@ def _reason_against(candidate: Candidate, run: Run) -> str:
     if backend not in RUNTIMES:
         known = ", ".join(RUNTIMES)
         return f"is a backend of another package, whose code a bundle does not carry; --choose one of {known}"
+    if precision not in DTYPES or candidate.variant not in backends.load_class(backend).spec.variants:
+        return "is of no variant or precision that this bench knows; measure again with it"
     if candidate.environment or candidate.place in dict(parse_pythons(run.options.python)):
         where = "ran in an environment of its own, whose libraries a bundle's run.py would not find"
         return f"{where}; --choose {backend} of a run in this one"
@@ -96,11 +98,27 @@ def requirements(candidate: Candidate, device: str, versions: Mapping[str, str])
         found[on_device] = version
     if "onnxruntime-gpu" in found:
         found |= {name: version for name, version in versions.items() if CUDA_LIBRARIES.fullmatch(name)}
+    for name, version in found.items():
+        _check_version(name, version)
     return found
+
+
+def _check_version(name: str, version: Any) -> None:
+    """Raise UserError for what PEP 440 has no version for: pip would read more than a version in it."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        is_sound = isinstance(version, str) and version == version.strip() and bool(Version(version))
+    except InvalidVersion:
+        is_sound = False
+    if not is_sound:
+        raise UserError(f"the run says {str(version)[:60]!r} as the version of {name}, which is none; measure again")
 
 
 def requirements_text(pins: Mapping[str, str], python: str) -> str:
     """requirements.txt; a local version, which no public index has, is a remark beside the public one."""
+    if not re.fullmatch(r"[\w.+-]{1,40}", python):
+        raise UserError(f"the run says {python[:60]!r} as the version of Python, which is none; measure again")
     lines = [f"# What run.py imports, as it was measured under Python {python}."]
     for name, version in pins.items():
         public, plus, _ = version.partition("+")
@@ -126,7 +144,7 @@ def run_text(
         "provider": "CUDAExecutionProvider" if is_cuda else "CPUExecutionProvider",
         "providers": on_cuda if is_cuda else '["CPUExecutionProvider"]',
         "preload": "    ort.preload_dlls()\n" if is_cuda else "",
-        "class_name": metadata.get("class", ""),
+        "class_name": _identifier(metadata.get("class", "")),
         "dtype": DTYPES[candidate.precision],
         "computes_in": COMPUTES_IN.get(candidate.precision, ""),
         **_compilation(candidate, f'model.to("{device}").eval().requires_grad_(False)'),
@@ -135,6 +153,13 @@ def run_text(
     name = f"{runtime.template}_static.template" if is_static else f"{runtime.template}.template"
     file = resources.files(__package__) / "templates" / name
     return string.Template(file.read_text(encoding="utf-8")).substitute(values)
+
+
+def _identifier(name: str) -> str:
+    """The name of a class as it stands in run.py; raises UserError for what would be more than a name there."""
+    if name and not name.isidentifier():
+        raise UserError(f"the artifact says that {name[:60]!r} is its class, which is no name; export it again")
+    return name
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench.parity.inputs import JUDGED_ELEMENTS, MASKS, OWN
 from bench.run.model import notes_on
 from bench.spec import Shape
@@ -73,14 +75,14 @@ def source_to_json(source: ModelSource) -> dict[str, Any]:
 
 
 def source_from_json(data: Mapping[str, Any]) -> ModelSource:
-    """The source that `source_to_json` wrote; it can make inputs, and no model."""
-    plain = {**data, "folder": None}
-    return ModuleSource(**plain) if data["weights"] == MODULE else ModelSource(**plain)
+    """The source that `source_to_json` wrote; it can make inputs, and no model; raises what msgspec does."""
+    kind = ModuleSource if data["weights"] == MODULE else ModelSource
+    return msgspec.convert({**data, "folder": None}, kind)
 
 
 def tensors_in(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name -> element type (`int64`) and shape of each array in an .npz file."""
     import numpy as np
 
-    with np.load(path) as stored:
+    with np.load(path, allow_pickle=False) as stored:
         return {name: (str(array.dtype), array.shape) for name, array in stored.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine, options
+from bench.bundle import carried
 from bench.bundle import envelope as envelopes
 from bench.bundle import manifest as manifests
 from bench.bundle.envelope import THRESHOLD, Kept, held
@@ -82,14 +83,16 @@ def verify_bundle(
     envelope: str = "auto",
     threshold: float = THRESHOLD,
     manifest_sha256: str | None = None,
+    trust: bool = False,
     timeout: str | float = 900.0,
     say: Say = lambda line: None,
 ) -> BundleVerification:
     """Check every file of the bundle in `folder`, then parity on its samples, then the time of each promised shape.
 
     A median may exceed the promised one by the share `threshold`. With `envelope` "auto" that counts on the machine
-    of the run and is a note on another; "strict" makes it count anywhere, "off" measures nothing. Raises UserError
-    if there is no bundle.
+    of the run and is a note on another; "strict" makes it count anywhere, "off" measures nothing. A bundle that is
+    code (TorchScript) is run only if `manifest_sha256` fits, or with `trust` in its maker. Raises UserError if there is
+    no bundle, and for one that is code and not vouched for.
     """
     seconds = options.seconds(example="60s")(timeout, "--timeout")
     if envelope not in ENVELOPES:
@@ -103,6 +106,8 @@ def verify_bundle(
     place = Path(folder)
     found = BundleVerification(str(folder), threshold=threshold)
     manifest, found.faults = manifests.read(place, manifest_sha256)
+    if manifest is not None and not found.faults:
+        found.faults = carried.faults(manifest)
     if manifest is None or found.faults:
         return found
     try:
@@ -110,6 +115,7 @@ def verify_bundle(
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         found.faults = [f"altered: certificate or envelope do not fit the manifest ({error})"]
         return found
+    carried.check_trusted(manifest, place, trust or manifest_sha256 is not None)
     say(f"every file is as deployed ({len(manifest.files)} files)")
     others = machine.same_machine(manifest.fingerprint, machine.fingerprint())
     found.counts_time = envelope == "strict" or (envelope == "auto" and not others)
@@ -143,6 +149,7 @@ def _papers(place: Path, manifest: Manifest) -> tuple[Run, Run]:
         raise ValueError("the envelope is of another runtime, or has cells without times")
     if not promised.records:
         raise ValueError("the envelope promises nothing")
+    carried.check(manifest, certificate, promised, ArtifactStore(place).read(place / manifest.artifact_folder))
     return certificate, promised
 
 

@@ -34,6 +34,9 @@ def command(
         str | None,
         typer.Option(help="BACKEND[:VARIANT][/PRECISION] of the run. [default: the one that bench choose takes]"),
     ] = None,
+    module: Annotated[
+        str | None, typer.Option(help="Your own module that was measured, path/to/file.py:FUNCTION; it is imported.")
+    ] = None,
     min_parity: MinParity = None,
     max_loss: MaxLoss = None,
     allow_deprecated: AllowDeprecated = False,
@@ -57,9 +60,9 @@ def command(
 
     with stopping("exported models and references are kept, no bundle was written"):
         made = deploy(
-            run, output, choose=choose, min_parity=min_parity, traffic=traffic, slo=slo, max_memory=max_memory,
-            objective=objective, requests_per_restart=requests_per_restart, price=price, layout=layout,
-            max_loss=max_loss, allow_deprecated=allow_deprecated, max_regret=max_regret, timeout=timeout,
+            run, output, choose=choose, module=module, min_parity=min_parity, traffic=traffic, slo=slo,
+            max_memory=max_memory, objective=objective, requests_per_restart=requests_per_restart, price=price,
+            layout=layout, max_loss=max_loss, allow_deprecated=allow_deprecated, max_regret=max_regret, timeout=timeout,
             artifacts=artifacts, say=teller(quiet),
         )  # fmt: skip
     print(bundle.made(made), end="")

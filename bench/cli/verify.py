@@ -47,9 +47,19 @@ def command(
     model: Annotated[
         str | None, typer.Option(help="Where the model lies now, if it is a folder that has moved.")
     ] = None,
+    module: Annotated[
+        str | None, typer.Option(help="Your own module that was certified, path/to/file.py:FUNCTION; it is imported.")
+    ] = None,
+    python: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BACKEND=PATH", help="Interpreter that a backend was certified with. May be repeated."),
+    ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Where the tokenizer lies now, if it has moved.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: the certificate's]")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads. [default: the certificate's]")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load TorchScript, AOTInductor or pickles of a maker that you trust.")
+    ] = False,
     timeout: Silence = "15m",
     json: Json = False,
     markdown: Markdown = False,
@@ -60,21 +70,24 @@ def command(
 ) -> None:
     """Prove a bundle again: files, parity, times. Or a certificate: does it belong to an artifact, and still hold?"""
     of_bundles = {"envelope": envelope, "threshold": threshold, "manifest_sha256": manifest_sha256}
-    of_certificates = {"model": model, "tokenizer": tokenizer, "device": device, "threads": threads}
+    of_certificates = {
+        "model": model, "module": module, "python": python or None, "tokenizer": tokenizer, "device": device,
+        "threads": threads,
+    }  # fmt: skip
     if json and markdown:
         raise UserError("--json and --markdown ask for two; leave one out")
     with stopping("nothing was verified"):
         if artifact is None:
             further = {"artifacts": artifacts, "markdown": markdown or None}
             _check_none(of_certificates | further, "a certificate with its artifact", "a bundle alone")
-            raise typer.Exit(_verify_bundle(target, timeout, json, quiet, **of_bundles))
+            raise typer.Exit(_verify_bundle(target, timeout, json, quiet, trust, **of_bundles))
         _check_none(of_bundles, "a bundle", "a certificate")
         from bench.report import console, documents
         from bench.verify import verify
 
         found = verify(
-            target, artifact, model=model, tokenizer=tokenizer, device=device, threads=threads, timeout=timeout,
-            artifacts=artifacts or Path("artifacts"), say=teller(quiet),
+            target, artifact, model=model, module=module, python=python or (), tokenizer=tokenizer, device=device,
+            threads=threads, trust=trust, timeout=timeout, artifacts=artifacts or Path("artifacts"), say=teller(quiet),
         )  # fmt: skip
     if json:
         print(dumps(found.to_json(), indent=2))
@@ -96,6 +109,7 @@ def _verify_bundle(
     timeout: str,
     as_json: bool,
     is_quiet: bool,
+    trust: bool,
     envelope: str | None,
     threshold: str | None,
     manifest_sha256: str | None,
@@ -110,8 +124,8 @@ def _verify_bundle(
         raise UserError(f"{str(folder)!r} is a file; give a bundle's folder, or the artifact beside a certificate")
     share = THRESHOLD if threshold is None else parse_share(threshold, "--threshold")
     found = verify_bundle(
-        folder, envelope=envelope or "auto", threshold=share, manifest_sha256=manifest_sha256, timeout=timeout,
-        say=teller(is_quiet),
+        folder, envelope=envelope or "auto", threshold=share, manifest_sha256=manifest_sha256, trust=trust,
+        timeout=timeout, say=teller(is_quiet),
     )  # fmt: skip
     print(bundle.render(found, "json" if as_json else "table"), end="")
     return found.exit_code

@@ -177,7 +177,7 @@ def _read(folder: Path, case: str) -> dict[str, Array]:
     """A case's prompt [1, length], the tokens [steps] that followed it, and the tokens and logits of each step."""
     import numpy as np
 
-    with np.load(folder / f"{case}.npz") as stored:
+    with np.load(folder / f"{case}.npz", allow_pickle=False) as stored:
         return dict(stored)
 
 

@@ -193,7 +193,7 @@ def read_inputs(folder: Path, case: str) -> Arrays:
 def _read(path: Path) -> Arrays:
     import numpy as np
 
-    with np.load(path) as stored:
+    with np.load(path, allow_pickle=False) as stored:
         return dict(stored)
 
 

@@ -136,4 +136,4 @@ def _read_logits(file: IO[bytes], steps: int) -> Array:
     import numpy as np
 
     file.seek(0)
-    return np.stack([np.load(file) for _ in range(steps)])
+    return np.stack([np.load(file, allow_pickle=False) for _ in range(steps)])

@@ -21,7 +21,7 @@ from bench.run.budget import Budget, budget_of
 from bench.run.driver import Driver
 from bench.run.file import RunFile, check_unaltered, read_run
 from bench.run.listener import Listener
-from bench.run.model import MakeInputs, find_source, introduced
+from bench.run.model import MakeInputs, find_source, introduced, named_module
 from bench.run.preparation import Preparation
 from bench.run.record import Model, Run
 from bench.run.workload import Workload
@@ -68,12 +68,14 @@ def resume(
     listener: Listener | None = None,
     until_decided: str | float | None = None,
     traffic: str | Path | Traffic | None = None,
+    module: str | None = None,
 ) -> Run:
     """Go on with an interrupted run of any workload, from the turns that are there.
 
     `until_decided` ("5m", or seconds from now) goes on with a whole run too, beyond its ceilings, until it is known
-    what to take, for `traffic` if that is given (a file, or Traffic); only `bench compare` has both. Raises UserError
-    if `path` is no run, was altered, or was begun on another machine, with other weights or versions.
+    what to take, for `traffic` if that is given (a file, or Traffic); only `bench compare` has both. `module` names the
+    user's own module again: none is imported for a file's sake. Raises UserError if `path` is no run, was altered, or
+    was begun on another machine, with other weights or versions.
     """
     began, listener, path = time.monotonic(), listener or Listener(), Path(path)
     store = ArtifactStore(Path(artifacts))
@@ -85,7 +87,7 @@ def resume(
             if run.is_complete and until_decided is None:
                 listener.say(f"nothing is left to measure in {path}")
                 return run
-            source = _same_source(run, store, listener)
+            source = _same_source(run, module, store, listener)
             run.workload.check_unchanged(source)
             _check_unchanged(run, store)
             prepared = Preparation(run, source, store, listener.say)
@@ -244,7 +246,7 @@ def _note_peaks(run: Run, prepared: Preparation, file: RunFile, again: bool = Fa
 # Resuming.
 
 
-def _same_source(run: Run, store: ArtifactStore, listener: Listener) -> ModelSource:
+def _same_source(run: Run, module: str | None, store: ArtifactStore, listener: Listener) -> ModelSource:
     """The model that a run was begun with; raises UserError if it is another one by now."""
     options = run.options
     if differing := machine.same_machine(run.fingerprint, machine.fingerprint()):
@@ -253,7 +255,7 @@ def _same_source(run: Run, store: ArtifactStore, listener: Listener) -> ModelSou
         )
     check_unaltered(run)
     weights = MODULE if run.model.weights == MODULE else options.weights
-    found = sources.resolve(options.module or run.model.name, weights=weights, task=run.model.task, seed=options.seed)
+    found = sources.resolve(named_module(run, module), weights=weights, task=run.model.task, seed=options.seed)
     if found.origin != run.model.origin or recipe_key(checkpoint.recipe(found)) != run.model.checkpoint:
         raise UserError(
             f"{str(run.path)!r} was begun with other weights or libraries ({run.model.origin}; now {found.origin}); "

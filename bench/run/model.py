@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import Say, UserError
 from bench.parity.reference import drop_damaged
@@ -17,6 +17,9 @@ from bench.process.export import Exporting
 from bench.run.preparation import exported
 from exporters import checkpoint, module_source, pickled, sources, tokenizer
 from exporters.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from bench.run.record import Run
 
 #: `make_inputs(batch, length, seed)` -> name to array or tensor, batch first, in the order of forward's arguments.
 MakeInputs = Callable[[int, int, int], Mapping[str, Any]]
@@ -50,6 +53,22 @@ def find_source(
         checksum = pickled.save(model, make_inputs, folder)
         name = f"{type(model).__name__}@{checksum}"
         return introduced(module_source.in_memory(name, checksum, task, str(folder)), store, threads, say)
+
+
+def named_module(run: Run, given: str | None) -> str:
+    """The model of a `run` that was read from a file, by the name that finds it again: `given` if that is a module.
+
+    Raises UserError for a module's file that only the run names: reading it must not import it.
+    """
+    recorded = run.options.module or run.model.name
+    if given is not None:
+        return given
+    if module_source.is_factory(recorded):
+        raise UserError(
+            f"{str(run.path)!r} is of the code in {recorded!r}, which is not imported because a file names it; "
+            f"if it is yours, give it again: --module {recorded}"
+        )
+    return recorded
 
 
 def introduced(source: sources.ModelSource, store: ArtifactStore, threads: int, say: Say) -> sources.ModelSource:

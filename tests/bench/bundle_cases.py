@@ -7,12 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import msgspec
+
 from bench import machine
+from bench.bundle.manifest import FILE, Manifest, checksums
 from bench.process import channel
 from bench.run.experiment import model_of
+from bench.run.file import RunFile
 from bench.run.record import Record, Run
 from bench.spec import Candidate, Shape
 from exporters import sources
@@ -60,3 +65,16 @@ def in_this_process() -> Iterator[None]:
     with mock.patch.object(channel, "Worker", InThisProcess), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit and torch.export warn about themselves
         yield
+
+
+def forged(folder: Path, **changes: Any) -> None:
+    """Write a manifest that fits the files as they are now."""
+    manifest = msgspec.json.decode((folder / FILE).read_bytes(), type=Manifest)
+    (folder / FILE).write_text(replace(manifest, files=checksums(folder), **changes).text())
+
+
+def resealed(run: Run) -> None:
+    """Write the file of a run that was changed in memory, with a seal that fits."""
+    file = RunFile(run)
+    file.go_on()
+    file.seal()

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -24,13 +23,13 @@ from bench.bundle import making, runtimes, selection
 from bench.bundle import verify as verify_module
 from bench.bundle.api import Bundle
 from bench.bundle.envelope import envelope_of, held
-from bench.bundle.manifest import CERTIFICATE, FILE, Manifest, checksums
+from bench.bundle.manifest import CERTIFICATE, FILE, checksums
 from bench.bundle.samples import MOST_BYTES, SHAPES, WIDE_SHAPES, samples_of
 from bench.bundle.selection import NotTheSameModelError, plain
 from bench.bundle.verify import BundleVerification
 from bench.process.channel import WorkerError
 from bench.report import bundle as report
-from bench.run.file import RunFile, read_run
+from bench.run.file import read_run
 from bench.run.record import Run
 from bench.spec import Candidate, Shape
 from bench.verify import read_certificate
@@ -39,7 +38,7 @@ from bench.workloads.load import Load, Rate
 from exporters.sources import resolve
 from exporters.store import MANIFEST
 from tests import made as builder
-from tests.bench.bundle_cases import EAGER, MS, ONNX, in_this_process, record, run_of
+from tests.bench.bundle_cases import EAGER, MS, ONNX, forged, in_this_process, record, resealed, run_of
 from tests.in_process import InThisProcess
 
 
@@ -159,6 +158,43 @@ def test_versions_are_pinned_as_they_were_measured() -> None:
     assert "transformers==5.23.0\n" in text
     with pytest.raises(UserError, match="does not say the version of numpy"):
         runtimes.requirements(ONNX, "cpu", {"onnxruntime": "1"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1.0\n--extra-index-url https://evil.example",
+        "1.0\n",
+        " 1.0",
+        "1.0 --pre",
+        "1.0; os_name",
+        "1.0#",
+        "@ file:/x",
+        1,
+    ],
+)
+def test_only_versions_reach_requirements_txt(text: Any) -> None:
+    versions = {"onnxruntime": "1.0", "onnxruntime-gpu": "1.0", "numpy": "2.0", "nvidia-cudnn-cu12": "9"}
+    for name in ("onnxruntime", "numpy"):
+        with pytest.raises(UserError, match=f"as the version of {name}, which is none"):
+            runtimes.requirements(ONNX, "cpu", versions | {name: text})
+    with pytest.raises(UserError, match="as the version of nvidia-cudnn-cu12, which is none"):
+        runtimes.requirements(ONNX, "cuda", versions | {"nvidia-cudnn-cu12": text})
+    with pytest.raises(UserError, match="as the version of Python, which is none"):
+        runtimes.requirements_text({"numpy": "2.0"}, f"3.13{text}\n")
+
+
+def test_nothing_of_a_run_reaches_run_py_as_code() -> None:
+    """Its strings are names that are known, literals, or cleaned (`programs` has a model's name that is code)."""
+    evil = '"""\nimport os'
+    metadata = {"outputs": [evil], "class": "BertModel"}
+    for candidate in (replace(EAGER, precision=evil), replace(EAGER, variant=evil), replace(EAGER, backend=evil)):
+        with pytest.raises(UserError, match=r"no variant or precision|of another package"):
+            runtimes.check(candidate, run_of())
+    with pytest.raises(UserError, match="is its class, which is no name"):
+        runtimes.run_text(EAGER, run_of(), metadata | {"class": "BertModel\nimport os"}, ["ids"], "model")
+    text = runtimes.run_text(EAGER, run_of(), metadata, [evil, "ids"], "model")
+    assert [line for line in text.splitlines() if line.startswith("import")] == ["import numpy as np", "import torch"]
 
 
 # run.py.
@@ -440,12 +476,6 @@ def test_one_altered_byte_is_exit_code_3_and_nothing_is_run(
     assert any(name in fault for fault in found.faults)
 
 
-def forged(folder: Path, **changes: Any) -> None:
-    """Write a manifest that fits the files as they are now."""
-    manifest = msgspec.json.decode((folder / FILE).read_bytes(), type=Manifest)
-    (folder / FILE).write_text(replace(manifest, files=checksums(folder), **changes).text())
-
-
 def other_weights(folder: Path) -> dict[str, Any]:
     file = folder / "model" / "model.onnx.data"
     weights = np.frombuffer(file.read_bytes(), np.float32).copy()
@@ -454,9 +484,7 @@ def other_weights(folder: Path) -> dict[str, Any]:
     names = {name: entry.sha256 for name, entry in checksums(folder / "model").items() if name != MANIFEST}
     papers = read_certificate(folder / CERTIFICATE)
     papers.notes["artifacts"]["0"] |= {"checksum": "made up", "files": names}
-    file_of = RunFile(papers)
-    file_of.go_on()
-    file_of.seal()
+    resealed(papers)
     return {"artifact": {"format": "onnx", "key": "", "checksum": "made up"}}
 
 
@@ -492,7 +520,8 @@ def altered_promise(folder: Path) -> dict[str, Any]:
         (other_weights, ""),
         (other_outputs, "2×37 random, full"),
         (lambda folder: {"artifact": {"format": "onnx", "key": "", "checksum": "another"}}, "of another artifact"),
-        (lambda folder: {"candidate": EAGER}, "of another artifact"),
+        (lambda folder: {"candidate": EAGER}, "forged: no bundle holds 'model/model.onnx'"),
+        (lambda folder: {"candidate": replace(ONNX, variant="fused")}, "of another artifact"),
         (no_certificate, "certificate or envelope do not fit"),
         (no_promise, "promises nothing"),
         (altered_promise, "no sealed run"),

@@ -98,7 +98,7 @@ def test_a_model_repository_is_a_bundle_too(artifacts: Path, tmp_path: Path, can
             run_of(candidates=(candidate,)), tmp_path / "out", choose=candidate.backend, layout="triton",
             artifacts=artifacts,
         )  # fmt: skip
-        found = verify_bundle(tmp_path / "out", envelope="off")
+        found = verify_bundle(tmp_path / "out", envelope="off", manifest_sha256=made.manifest_sha256)
     assert found.exit_code == 0
     assert made.manifest.model_repository == "triton"
     (model,) = (tmp_path / "out" / "triton").iterdir()
@@ -111,4 +111,6 @@ def test_a_model_repository_is_a_bundle_too(artifacts: Path, tmp_path: Path, can
     assert config[0] == f'name: "{model.name}"'
     dims = [line.split("dims: ")[1].split(" }")[0] for line in config if line.startswith(("input", "output"))]
     assert dims == ["[ -1 ]", "[ -1 ]", "[ -1, 64 ]"]
+    known = f" --manifest-sha256 {made.manifest_sha256}" if candidate == TORCHSCRIPT else ""
+    assert f"prove it: bench verify {tmp_path / 'out'}{known}" in made.lines
     assert any(line.startswith("serve it: tritonserver --model-repository=") for line in made.lines)

@@ -112,6 +112,41 @@ def test_a_broken_index_of_shards_is_one_line(tmp_path: Path, index: str) -> Non
         resolve(folder)
 
 
+@pytest.mark.parametrize("shard", ["../secret", "/etc/hostname", "deeper/../../secret"])
+def test_shards_outside_a_model_folder_are_not_read(tmp_path: Path, shard: str) -> None:
+    (tmp_path / "secret").write_bytes(b"weights")
+    name = folder_with(tmp_path, BERT_CONFIG)
+    (Path(name) / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(ModelError, match=r"outside .*save the model again"):
+        resolve(name)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors", "vocab.txt"])
+def test_links_out_of_a_model_folder_are_not_followed(tmp_path: Path, file: str) -> None:
+    """What is read of it may be written into a bundle. The Hub's cache links to its own blobs."""
+    (tmp_path / "secret").write_text("mine")
+    name = folder_with(tmp_path, BERT_CONFIG, "model.safetensors")
+    (Path(name) / file).unlink(missing_ok=True)
+    (Path(name) / file).symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelError, match=f"{file} of .* is a link out of that folder"):
+        resolve(name)
+    (Path(name) / file).unlink()
+    cache = tmp_path / "models--org--name"
+    shutil.move(name, cache / "snapshots" / "abc")
+    (cache / "blobs").mkdir()
+    (cache / "blobs" / "0123").write_bytes(b"weights")
+    (cache / "snapshots" / "abc" / file).symlink_to(Path("..", "..", "blobs", "0123"))
+    assert resolve(str(cache / "snapshots" / "abc")).config == BERT_CONFIG
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_no_kernels_that_a_configuration_names_are_fetched(tmp_path: Path, key: str) -> None:
+    name = folder_with(tmp_path, {**BERT_CONFIG, key: "someone/kernels"}, "model.safetensors")
+    for read in (lambda: resolve(name), lambda: models.load_checkpoint(Path(name), "base", "cpu", None)):
+        with pytest.raises(ModelError, match="names attention kernels of the Hub, which are code and never fetched"):
+            read()
+
+
 @pytest.mark.parametrize("padding", [-1, None, "0", 10**6])
 def test_a_padding_id_outside_the_vocabulary_is_not_used(tmp_path: Path, padding: object) -> None:
     folder = folder_with(tmp_path, BERT_CONFIG | {"pad_token_id": padding}, "model.safetensors")

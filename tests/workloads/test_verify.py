@@ -124,6 +124,9 @@ def test_a_moved_artifact_still_verifies(certified: Certified, cli: Callable[...
     shutil.copytree(certified.artifact, moved)
     options = ["--tokenizer", str(certified.folder), "--artifacts", str(certified.store), "--threads", "1"]
     done = cli("verify", str(certified.file), str(moved / "model.pt"), *options)
+    assert done.returncode == 2
+    assert "runs as code when it is loaded ('torchscript') and lies in no store of yours; give --trust" in done.stderr
+    done = cli("verify", str(certified.file), str(moved / "model.pt"), "--trust", *options)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "the certificate holds"
     assert "belongs: torchscript fp32 was certified as" in done.stderr
@@ -134,7 +137,7 @@ def test_a_moved_artifact_still_verifies(certified: Certified, cli: Callable[...
 
 def call(certified: Certified, artifact: Path, **options: Any) -> Any:
     given = {"tokenizer": certified.folder, "artifacts": certified.store, "threads": 1}
-    return verify(certified.file, artifact, **given | options)
+    return verify(options.pop("certificate", certified.file), artifact, **given | options)
 
 
 def test_one_flipped_byte_and_a_file_left_behind_do_not_belong(
@@ -214,12 +217,74 @@ def test_a_tokenizer_that_is_where_it_was_is_found_and_one_that_moved_is_asked_f
     certified: Certified, nothing_starts: None, tmp_path: Path
 ) -> None:
     with pytest.raises(AssertionError, match="a process was started"):  # so that nothing was wrong until then
-        call(certified, certified.artifact, tokenizer=None, artifacts=tmp_path / "store")
+        call(certified, certified.artifact, tokenizer=None, artifacts=tmp_path / "store", trust=True)
     run = certified.certificate
     run.workload = Parity(replace(run.options, tokenizer="gone"))  # type: ignore[type-var]
     moved = rewritten(run, tmp_path / "moved.jsonl")
     with pytest.raises(UserError, match="the certificate's tokenizer is not there; --tokenizer names it"):
         verify(moved, certified.artifact, artifacts=certified.store)
+
+
+def test_no_module_that_a_certificate_names_is_imported(
+    certified: Certified, nothing_starts: None, tmp_path: Path
+) -> None:
+    file, marker = tmp_path / "evil.py", tmp_path / "ran"
+    file.write_text(f"import os\nos.mkdir({str(marker)!r})\ndef made(): ...\n")
+    choices: list[dict[str, Any]] = [{"module": f"{file}:made"}, {}]
+    for changes in choices:
+        run = certified.certificate
+        run.workload = Parity(replace(run.options, **changes))  # type: ignore[type-var]
+        run.model = replace(run.model, name=f"{file}:made", weights="module" if changes else "auto")
+        stated = rewritten(run, tmp_path / "c.jsonl")
+        with pytest.raises(UserError, match=r"is not imported because a file names it; .* --module .*evil\.py:made"):
+            verify(stated, certified.artifact, artifacts=certified.store)
+    with pytest.raises(AssertionError, match="a process was started"):  # the user asked for exactly that
+        verify(stated, certified.artifact, artifacts=tmp_path / "store", module=f"{file}:made", trust=True)
+    assert not marker.exists()
+
+
+def test_no_interpreter_that_a_certificate_names_is_started(
+    certified: Certified, nothing_starts: None, tmp_path: Path
+) -> None:
+    python, marker = tmp_path / "python", tmp_path / "ran"
+    python.write_text(f"#!/bin/sh\nmkdir {marker}\n")
+    python.chmod(0o755)
+    run = certified.certificate
+    run.workload = Parity(replace(run.options, python=(f"torchscript={python}",)))  # type: ignore[type-var]
+    stated = rewritten(run, tmp_path / "c.jsonl")
+    with pytest.raises(UserError, match=f"give it again: --python torchscript={python}"):
+        call(certified, certified.artifact, certificate=stated)
+    assert not marker.exists()
+    with pytest.raises(UserError, match="that is no Python"):  # the user asked for exactly that
+        call(certified, certified.artifact, certificate=stated, python=f"torchscript={python}")
+    assert marker.exists()
+    with pytest.raises(UserError, match="no onnx is among"):
+        call(certified, certified.artifact, certificate=stated, python=f"onnx={python}")
+
+
+@pytest.mark.parametrize("how", ["torchscript", "format", "module"])
+def test_an_artifact_that_is_code_asks_for_trust(
+    certified: Certified, nothing_starts: None, tmp_path: Path, how: str
+) -> None:
+    """What it says of itself does not count: what the candidate loads does."""
+    folder = tmp_path / "artifact"
+    shutil.copytree(certified.artifact, folder)
+    run = certified.certificate
+    if how != "torchscript":
+        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest.pop("checksum")
+        if how == "format":
+            manifest["format"] = "onnx"
+        else:
+            manifest |= {"format": "checkpoint", "metadata": {"weights": "module", "file": ""}}
+            run.candidates = (replace(run.candidates[0], backend="eager"),)
+            run.records = [replace(record, candidate=run.candidates[0]) for record in run.records]
+        (folder / MANIFEST).write_text(json.dumps(manifest | {"checksum": _checksum(manifest)}))
+    stated = rewritten(run, tmp_path / "c.jsonl")
+    with pytest.raises(UserError, match="lies in no store of yours; give --trust"):
+        call(certified, folder, certificate=stated)
+    with pytest.raises(AssertionError, match="a process was started"):
+        call(certified, folder, certificate=stated, trust=True, artifacts=tmp_path / "store")
 
 
 def test_what_is_no_sound_certificate_verifies_nothing(
@@ -352,6 +417,6 @@ def test_a_certificate_of_an_artifact_that_is_broken_now_is_exit_code_3(
     stated.notes["artifacts"] = {"0": {"format": "torchscript", "checksum": artifact.checksum, "files": files}}
     file = rewritten(stated, tmp_path / "c.jsonl")
     with workers_here():
-        found = verify(file, folder, tokenizer=certified.folder, artifacts=certified.store, threads=1)
+        found = verify(file, folder, tokenizer=certified.folder, artifacts=certified.store, threads=1, trust=True)
     assert (found.exit_code, found.holds) == (3, False)
     assert any(line.startswith("does not hold: torchscript fp32 is broken now") for line in found.lines)

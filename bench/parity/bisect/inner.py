@@ -85,7 +85,7 @@ def liken(loop: Loop, states: str, candidates: str) -> dict[str, Any]:
     import numpy as np
 
     nearest: dict[str, list[Any]] = {}
-    with np.load(states) as known, np.load(candidates) as stored:
+    with np.load(states, allow_pickle=False) as known, np.load(candidates, allow_pickle=False) as stored:
         arrays = dict(stored)
         for name in known if arrays else ():
             state = known[name]
@@ -102,7 +102,11 @@ def compare(
     import numpy as np
 
     kept = _mask(_read(inputs)).astype(bool)
-    with np.load(ours) as stored, np.load(reference) as expected, np.load(eager) as eagers:
+    with (
+        np.load(ours, allow_pickle=False) as stored,
+        np.load(reference, allow_pickle=False) as expected,
+        np.load(eager, allow_pickle=False) as eagers,
+    ):
         return {
             "figures": [
                 figures(stored[one["ours"]], expected[one["name"]], eagers[one["name"]], one["axes"], kept, precision)
@@ -368,7 +372,7 @@ def _read(path: str) -> Arrays:
     """Input arrays by name, in the model's order."""
     import numpy as np
 
-    with np.load(path) as stored:
+    with np.load(path, allow_pickle=False) as stored:
         return dict(stored)
 
 

@@ -129,6 +129,23 @@ def settle_candidates(
     return candidates, pythons
 
 
+def named_interpreters(
+    candidates: Iterable[Candidate], given: Sequence[tuple[str, str]], recorded: Sequence[tuple[str, str]]
+) -> tuple[str, ...]:
+    """The interpreters of --python as options hold them; raises UserError if a file recorded one that is not `given`
+    again: none is started because a file names it.
+    """
+    places = {candidate.place for candidate in candidates}
+    check_all_used(given, places)
+    for place, path in recorded:
+        if place in places and place not in dict(given):
+            raise UserError(
+                f"{place} ran with an interpreter that the file names, which is not started for that; "
+                f"if it is yours, give it again: --python {place}={path}"
+            )
+    return tuple(f"{place}={path}" for place, path in given)
+
+
 def check_all_used(pythons: Sequence[tuple[str, str]], used: Iterable[str]) -> None:
     """Raise UserError for an interpreter that no candidate runs in."""
     known = set(used)
