@@ -115,7 +115,7 @@ class Worker:
         if code >= 0:
             reason = f"the worker exited with code {code} after {seconds:.1f} s"
             return self._lost("failed", reason, seconds, exit_code=code)
-        name, kills = signal.Signals(-code).name, _oom_kill_count()
+        name, kills = _signal_name(-code), _oom_kill_count()
         if name == "SIGKILL" and kills is not None and self._oom_kills is not None and kills > self._oom_kills:
             reason = "the kernel killed the worker: the host's memory ran out"
             return self._lost("oom", reason, seconds, signal=name)
@@ -216,6 +216,14 @@ def start(
 def parent() -> int:
     """The process to die with that `start` named to a module without other arguments; 0 if none was."""
     return int(sys.argv[2]) if sys.argv[1:2] == ["--parent"] else 0
+
+
+def _signal_name(number: int) -> str:
+    """`SIGKILL`; `signal 40` for one of the real-time signals, most of which have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _oom_kill_count() -> int | None:

@@ -96,6 +96,7 @@ def test_every_way_of_ending_is_told_apart(worker: Worker, seconds: float, statu
     [
         ("print('a site customization prints', flush=True); sys.stdin.read()", "carried 'a site customization prints'"),
         ("sys.exit(3)", "exited with code 3 after"),
+        ("import os; os.kill(os.getpid(), 40)", "killed by signal 40 after"),  # a real-time signal, without a name
     ],
 )
 def test_a_process_that_is_no_worker_ends(code: str, message: str) -> None:
