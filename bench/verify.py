@@ -87,7 +87,7 @@ def verify(
         if all(one.verdict == "unjudged" for one in certified):
             reason = certified[0].reason
             raise BenchError(f"certificate {str(certificate)!r} proves nothing of {str(artifact)!r}: {reason}")
-        source, asked = _model_of(stated, model, store, say), stated.options
+        source, asked = _model_of(stated, model, store, say, seconds), stated.options
         assert isinstance(asked, ParityOptions)
         fewest = min(asked.settled_threads, machine.usable_cpus())
         settled = replace(
@@ -171,12 +171,14 @@ def _stranger(stated: Run, found: Artifact, certificate: str, artifact: str) -> 
     return f"{start}: {', '.join(differing) or 'its files'} differ{'s' if len(differing) == 1 else ''}; certify it anew"
 
 
-def _model_of(stated: Run, model: str | None, store: ArtifactStore, say: Say) -> ModelSource:
+def _model_of(stated: Run, model: str | None, store: ArtifactStore, say: Say, timeout: float) -> ModelSource:
     """The certificate's model, from where it lies now; raises UserError if it is another one."""
     settings, is_module = stated.options, stated.model.weights == MODULE
     name = model or settings.module or stated.model.name
     weights = MODULE if is_module else settings.weights
-    source = find_source(name, store, weights=weights, task=stated.model.task, seed=settings.seed, say=say)
+    source = find_source(
+        name, store, weights=weights, task=stated.model.task, seed=settings.seed, say=say, timeout_seconds=timeout
+    )
     if source.weights_checksum() != stated.notes.get("weights_checksum"):
         raise UserError(f"model {source.name!r} has other weights than the certificate's; --model names the right one")
     return source

@@ -195,7 +195,7 @@ def source_of(
     return find_source(
         named if model is None else model, store, make_inputs=make_inputs,
         weights=MODULE if options.module is not None else options.weights, task=options.task, seed=options.seed,
-        threads=options.settled_threads, say=say,
+        threads=options.settled_threads, say=say, timeout_seconds=options.timeout,
     )  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def _same_source(run: Run, store: ArtifactStore, listener: Listener) -> ModelSou
             f"{str(run.path)!r} was begun with other weights or libraries ({run.model.origin}; now {found.origin}); "
             "start a new run"
         )
-    return introduced(found, store, options.settled_threads, listener.say)
+    return introduced(found, store, options.settled_threads, listener.say, options.timeout)
 
 
 def _check_unchanged(run: Run, store: ArtifactStore) -> None:

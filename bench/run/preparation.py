@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,6 @@ from bench.spec import Candidate
 from exporters import checkpoint
 from exporters.sources import ModelSource
 from exporters.store import Artifact, ArtifactStore
-
-EXPORT_TIMEOUT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -278,9 +277,8 @@ class Preparation:
     def _export(self, recipe: Mapping[str, Any], which: list[str], python: Path | None = None) -> Artifact:
         threads = self.options.settled_threads
         exporting = self._exporting.setdefault(python, export.Exporting(self.store.root, threads, python))
-        is_needed_by_all = recipe["format"] == "checkpoint"
-        seconds = EXPORT_TIMEOUT_SECONDS if is_needed_by_all else self.workload.export_seconds
-        return exported(self.store, recipe, which, exporting, self.say, seconds)
+        most_seconds = math.inf if recipe["format"] == "checkpoint" else self.workload.export_seconds
+        return exported(self.store, recipe, which, exporting, self.say, self.options.timeout, most_seconds)
 
     def _close_exports(self) -> None:
         for exporting in self._exporting.values():
@@ -298,7 +296,8 @@ def exported(
     which: list[str],
     exporting: export.Exporting,
     say: Say,
-    timeout_seconds: float = EXPORT_TIMEOUT_SECONDS,
+    timeout_seconds: float,
+    most_seconds: float = math.inf,
 ) -> Artifact:
     """The stored artifact of `recipe`, or a new one from the process `exporting` with the options `which`.
 
@@ -309,12 +308,13 @@ def exported(
         return found
     say(f"exporting {_name(recipe)}")
     try:
-        exporting.request(recipe["format"], which, timeout_seconds)
+        exporting.request(recipe["format"], which, timeout_seconds, most_seconds)
     except WorkerError as error:
         if error.status == "user":
             raise UserError(error.reason) from None
         if error.status == "store" or recipe["format"] == "checkpoint":
-            raise BenchError(_with_last_words(error)) from None
+            more = "; a larger --timeout gives it more time" if error.status == "timeout" else ""
+            raise BenchError(f"{_with_last_words(error)}{more}") from None
         if store.is_full():  # some writers abort the process instead of raising
             name = store.path_of(recipe).name
             raise BenchError(f"artifact {name} cannot be written (No space left on device); free some space") from None
