@@ -20,10 +20,13 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
+
+from bench.process import offspring
 
 STDERR_LINES = 8
 PR_SET_PDEATHSIG = 1
@@ -59,9 +62,11 @@ class Worker:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self._final_words: list[str] = []
         self._oom_kills = _oom_kill_count()
+        self._mark = uuid.uuid4().hex
+        own = dict(environment or {}) | {offspring.MARK: self._mark}
         self._process = subprocess.Popen(
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env=worker_environment(threads) | dict(environment or {}), start_new_session=True,
+            env=worker_environment(threads) | own, start_new_session=True,
         )  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
@@ -158,10 +163,11 @@ class Worker:
         return [line[:300] for line in lines if line.strip()][-STDERR_LINES:]
 
     def kill(self) -> None:
-        """End the worker and every process that it started, now."""
+        """End the worker and every process that it started, now, also those in sessions of their own."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        offspring.kill_marked(self._mark)
         self._final_words = self.last_words()
         for stream in (self._input, self._output, self._errors):
             with contextlib.suppress(BrokenPipeError):

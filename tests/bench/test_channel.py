@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,6 +150,15 @@ def test_a_stopped_process_shows_nothing_and_one_that_loops_is_not_waited_for(se
         with pytest.raises(WorkerError, match=message):
             looping.work(LONG, 1, most)
         assert has_ended(looping.pid)
+
+
+def test_what_a_worker_left_in_a_session_of_its_own_ends_with_it() -> None:
+    code = "import subprocess, sys; p = subprocess.Popen(['setsid', 'sleep', '600']); print(p.pid, flush=True)"
+    worker = Worker([sys.executable, "-c", f"{code}; sys.stdin.read()"], threads=1)
+    with pytest.raises(WorkerError, match="carried") as caught:
+        worker.receive(60)
+    pid = int(re.search(r"carried '(\d+)'", caught.value.reason)[1])
+    assert has_ended(pid)
 
 
 def test_there_is_no_heartbeat_unless_it_is_asked_for(root: Path) -> None:
