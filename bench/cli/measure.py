@@ -36,7 +36,7 @@ OF_THE_COMMAND = {
 #: What an option is if it is not given, if that is not None.
 NOT_GIVEN = {"context": inspect.Parameter.empty, "json": False, "quiet": False}
 #: What may be given with --resume.
-_WITH_RESUME = {*OF_THE_COMMAND, "artifacts", "until_decided"}
+_WITH_RESUME = {*OF_THE_COMMAND, "artifacts", "until_decided", "python"}
 
 
 def command_for(workload: type[Workload]) -> Callable[..., None]:
@@ -115,7 +115,10 @@ def _run(
             _check_resume(workload, context, resume)
             artifacts = given["artifacts"] or "artifacts"
             until = given.get("until_decided")
-            run = experiment.resume(resume, artifacts=artifacts, listener=screen.listener, until_decided=until)
+            run = experiment.resume(
+                resume, artifacts=artifacts, listener=screen.listener, until_decided=until,
+                python=given["python"] or (),
+            )  # fmt: skip
     except KeyboardInterrupt:
         screen.stopped()
         return 130

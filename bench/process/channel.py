@@ -26,10 +26,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
+from bench.errors import UserError
 from bench.process import offspring
 
 STDERR_LINES = 8
 PR_SET_PDEATHSIG = 1
+PACKAGES = ("bench", "backends", "exporters")
 #: Sent by a process that is asked for long work, at most so many seconds apart.
 HEARTBEAT, HEARTBEAT_SECONDS = b"alive", 5.0
 #: Long work may take so many times the silence after which a process is taken for hung.
@@ -204,13 +206,17 @@ def project_for_others(root: Path) -> dict[str, str]:
         return {}  # `worker_environment` names it already
     links = root.resolve() / "environments" / ".project"
     links.mkdir(parents=True, exist_ok=True)
-    for package in ("bench", "backends", "exporters"):
+    for package in PACKAGES:
         link = links / package
         if not link.is_symlink() or link.readlink() != project / package:
             aside = links / f".{package}-{os.getpid()}"
             aside.unlink(missing_ok=True)
             aside.symlink_to(project / package)
             aside.replace(link)
+    if strangers := [
+        link.name for link in links.iterdir() if not link.name.startswith(".") and link.name not in PACKAGES
+    ]:
+        raise UserError(f"{str(links / min(strangers))!r} would be imported, and bench did not put it there; remove it")
     return {"PYTHONPATH": os.pathsep.join([str(links), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 

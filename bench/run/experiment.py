@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from bench import machine
 from bench.errors import Say, UserError
 from bench.options import CommonOptions, declaration
 from bench.process.environments.asking import changed_versions
-from bench.process.environments.stored import parse_pythons, settle_candidates
+from bench.process.environments.stored import check_given_again, parse_pythons, settle_candidates
 from bench.run.budget import Budget, budget_of
 from bench.run.driver import Driver
 from bench.run.file import RunFile, check_unaltered, read_run
@@ -64,9 +64,11 @@ def resume(
     artifacts: str | Path = "artifacts",
     listener: Listener | None = None,
     until_decided: str | float | None = None,
+    python: str | Iterable[str] = (),
 ) -> Run:
     """Go on with an interrupted run of any workload, from the turns that are there.
 
+    `python` gives again the interpreters ("onnx@old=PATH") that the run began with: none is started for a file's sake.
     `until_decided` ("5m", or seconds from now) goes on with a whole run too, beyond its ceilings, until it is known
     what to take; only `bench compare` has it. Raises UserError if `path` is no run, was altered, or was begun on
     another machine, with other weights or versions.
@@ -81,6 +83,7 @@ def resume(
             if run.is_complete and until_decided is None:
                 listener.say(f"nothing is left to measure in {path}")
                 return run
+            check_given_again(run.options.python, python, path)
             source = _same_source(run, store, listener)
             run.workload.check_unchanged(source)
             _check_unchanged(run, store)

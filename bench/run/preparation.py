@@ -19,7 +19,7 @@ from bench.parity.reference import Inputs, References, Setting, drop_damaged
 from bench.process import export, peaks, pool
 from bench.process.channel import Worker, WorkerError
 from bench.process.environments.asking import Interpreter, environments_of
-from bench.process.environments.stored import parse_pythons, unfinished
+from bench.process.environments.stored import flaw, parse_pythons
 from bench.run.record import Point, Run
 from bench.spec import Candidate
 from exporters import checkpoint
@@ -76,9 +76,8 @@ class Preparation:
             return f"{candidate.backend} does not take --tf32; leave --tf32 out, or {candidate.backend}"
         if candidate in self.elsewhere:
             reason = self.elsewhere[candidate].reasons.get((candidate.variant, candidate.precision))
-        elif unfinished(self.store.root, candidate.place):  # whoever asked for an environment is not given this one
-            place = candidate.place
-            reason = f"the environment {place!r} was not finished; run: bench env create {place}"
+        elif wrong := flaw(self.store.root, candidate.place):  # whoever asked for an environment is not given this one
+            reason = f"the environment {candidate.place!r} {wrong}; run: bench env create {candidate.place}"
         else:
             reason = backend.supports(candidate.variant, options.kind, candidate.precision)
         if reason:
