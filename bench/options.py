@@ -36,6 +36,8 @@ from bench.words import text as text
 from bench.words import whole as whole
 
 Self = TypeVar("Self", bound="Options")
+#: Silence after which a process is taken for hung, if nobody says otherwise.
+TIMEOUT_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
@@ -211,8 +213,9 @@ class CommonOptions(Options):
         show=shown_seconds,
     )
     timeout: float = option(
-        "Silence after which a worker is taken for hung.", seconds(example="60s"), default=900.0, show=shown_seconds
-    )
+        "Silence after which a process is taken for hung; an export or a reference may take four times that.",
+        seconds(example="60s"), default=TIMEOUT_SECONDS, show=shown_seconds,
+    )  # fmt: skip
     python: tuple[str, ...] = option(
         "Interpreter of an environment of yours for a backend, e.g. onnx@old=old/bin/python. May be repeated.",
         paths,

@@ -95,6 +95,6 @@ def _check_resume(run: Run, path: Path) -> None:
     first = next(place for place, line in enumerate(lines) if json.loads(line)["kind"] == "turn")
     path.write_text("".join(lines[: first + 1]))
     ((cell, kept),) = read_run(path).turns.items()
-    found = {one.cell: one for one in resume(path, artifacts=run.options.artifacts).records}
+    found = {one.cell: one for one in resume(path, artifacts=run.options.artifacts, python=run.options.python).records}
     _require(set(found) == {one.cell for one in run.records}, "a stopped run does not go on to the same cells")
     _require(list(found[cell].turns[:1]) == list(kept), f"the first turn of {found[cell].point} was lost")

@@ -104,7 +104,7 @@ def verify(
         assert isinstance(asked, ParityOptions)
         pythons = named_interpreters(candidates, parse_pythons(python), parse_pythons(asked.python))
         _check_trusted(found, candidates, store, trust)
-        source = _model_of(stated, model, module, store, say)
+        source = _model_of(stated, model, module, store, say, seconds)
         fewest = min(asked.settled_threads, machine.usable_cpus())
         settled = replace(
             asked,
@@ -206,12 +206,16 @@ def _check_trusted(found: Artifact, candidates: Sequence[Candidate], store: Arti
     )
 
 
-def _model_of(stated: Run, model: str | None, module: str | None, store: ArtifactStore, say: Say) -> ModelSource:
+def _model_of(
+    stated: Run, model: str | None, module: str | None, store: ArtifactStore, say: Say, timeout: float
+) -> ModelSource:
     """The certificate's model, from where it lies now; raises UserError if it is another one."""
     settings, is_module = stated.options, stated.model.weights == MODULE
     name = model or named_module(stated, module)
     weights = MODULE if is_module or module else settings.weights
-    source = find_source(name, store, weights=weights, task=stated.model.task, seed=settings.seed, say=say)
+    source = find_source(
+        name, store, weights=weights, task=stated.model.task, seed=settings.seed, say=say, timeout_seconds=timeout
+    )
     if source.weights_checksum() != stated.notes.get("weights_checksum"):
         raise UserError(f"model {source.name!r} has other weights than the certificate's; --model names the right one")
     return source

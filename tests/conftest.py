@@ -55,6 +55,11 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _key_of_environments(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _what_is_there_stays() -> None:
     """What was made before a module's tests is in no garbage collection, of which cells begin and end with one each."""

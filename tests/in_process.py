@@ -76,6 +76,9 @@ class InThisProcess:
         self.send(message)
         return self.receive(timeout_seconds)
 
+    def work(self, message: dict[str, Any], timeout_seconds: float, most_seconds: float = 0.0) -> dict[str, Any]:
+        return self.request(message, timeout_seconds)
+
     def kill(self) -> None:
         if hasattr(self.session, "backend"):
             self.session.backend.close()

@@ -118,7 +118,7 @@ def test_one_version_everywhere(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     assert project["version"] == bench.__version__
     assert f"## [{bench.__version__}]" in (root / "CHANGELOG.md").read_text()
-    assert project["scripts"] == {"bench": "bench.cli:main", "runtimebench": "bench.cli:main"}
+    assert project["scripts"] == dict.fromkeys(("bench", "runtimebench"), "bench.__main__:main")
 
 
 def test_every_dependency_is_pinned_by_the_constraints(root: Path) -> None:

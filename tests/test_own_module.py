@@ -329,3 +329,12 @@ def test_a_command_line_that_names_no_factory_is_one_line_and_exit_code_2(cli_he
 def test_a_module_without_a_mask_is_no_subject_of_a_corpus(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="takes no attention mask, so sentences cannot be padded for it"):
         bench.measure_corpus(module=f"{CASES}:maskless", synthetic=4, device="cpu", artifacts=tmp_path)
+
+
+def test_a_module_that_loops_at_import_is_not_waited_for(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    (tmp_path / "loop.py").write_text("while True: pass\n")
+    given = ["--module", "loop.py:model", "--backends", "eager", "--timeout", "1s", "--quiet"]
+    done = cli("compare", *given, "--batches", "1", "--lengths", "4", "--output", "run.jsonl")
+    assert done.returncode == 1
+    assert done.stderr == "bench: not done in 4 s; the worker was killed; a larger --timeout gives it more time\n"
+    assert not (tmp_path / "run.jsonl").exists()

@@ -115,7 +115,7 @@ def deploy(
     pins = runtimes.requirements(candidate, measured.options.kind, _versions_of(measured, selection))
     store = ArtifactStore(Path(artifacts))
     with leaves_translated():
-        source = _source_of(measured, module, store, say)
+        source = _source_of(measured, module, store, say, seconds)
         samples = samples_of(source, tokenizer_of(source, None))
         store.prepare()
         with store.in_use(), making.aside(folder) as place:
@@ -153,7 +153,7 @@ def _versions_of(run: Run, selection: Selection) -> dict[str, str]:
     return found
 
 
-def _source_of(run: Run, module: str | None, store: ArtifactStore, say: Say) -> sources.ModelSource:
+def _source_of(run: Run, module: str | None, store: ArtifactStore, say: Say, timeout: float) -> sources.ModelSource:
     """The run's model; raises UserError if it, or what exports it, is no longer what was measured."""
     model, settings = run.model, run.options
     weights = MODULE if model.weights == MODULE else settings.weights
@@ -163,7 +163,7 @@ def _source_of(run: Run, module: str | None, store: ArtifactStore, say: Say) -> 
             f"the run measured other weights or libraries ({model.origin}; now {source.origin}), and another artifact "
             "would be bundled than was measured; run bench compare again"
         )
-    return introduced(source, store, _threads(run), say)
+    return introduced(source, store, _threads(run), say, timeout)
 
 
 def _threads(run: Run) -> int:

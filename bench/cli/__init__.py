@@ -12,7 +12,9 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -20,7 +22,7 @@ import typer
 from bench import __version__
 from bench.cli import artifacts, choose, deploy, diff, doctor, env, list_, report, show, spellings, study, tune, verify
 from bench.cli.group import Commands
-from bench.cli.streams import mute, tell
+from bench.cli.streams import mute, stopped, tell, will_say_it
 from bench.errors import BenchError
 
 app = typer.Typer(
@@ -32,6 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+Handler = Callable[[int, FrameType | None], None]
 for _command in (choose, tune, verify, deploy, report, show, diff, study, doctor):
     _name = _command.__name__.rpartition(".")[2]
     app.command(_name, cls=spellings.taking(getattr(_command, "OLD_SPELLINGS", {})))(_command.command)
@@ -60,11 +63,10 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; the entry point of `bench` and `runtimebench`."""
+    """Run the command line, once its modules are imported; `bench.__main__` is the entry point."""
     from exporters.errors import ModelError
     from exporters.store import StoreError
 
-    signal.signal(signal.SIGTERM, _terminated)
     # A stream that was closed by the caller is None here; print would send standard error's lines to the other.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
@@ -72,12 +74,21 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
+        will_say_it()
+        _on_signals(signal.default_int_handler, _terminated)
         code = app(standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:
+            stopped()
     except (BenchError, ModelError, StoreError) as error:
         _fail(str(error), getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
+        stopped()
         raise SystemExit(130) from None
+    except SystemExit as error:
+        if error.code == 143:
+            stopped()
+        raise
     except OSError as error:
         mute(1)
         _fail("" if isinstance(error, BrokenPipeError) else f"{error.strerror or error}", 1)
@@ -86,6 +97,8 @@ def main() -> None:
         if "BENCH_TRACEBACK" in os.environ:
             raise
         _fail(f"a mistake of bench's own ({type(error).__name__}: {error}); BENCH_TRACEBACK=1 shows where", 1)
+    finally:
+        _on_signals(_leave, _leave)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
@@ -107,6 +120,17 @@ def _fail(message: str, code: int) -> NoReturn:
     if message:
         tell(f"bench: {' '.join(message.split())}")
     raise SystemExit(code) from None
+
+
+def _on_signals(on_interrupt: Handler, on_termination: Handler) -> None:
+    signal.signal(signal.SIGTERM, on_termination)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, on_interrupt)
+
+
+def _leave(number: int, frame: object) -> None:
+    """End a process that has said all, and that could only print a traceback."""
+    os._exit(128 + number)
 
 
 def _terminated(number: int, frame: object) -> None:

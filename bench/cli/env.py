@@ -42,13 +42,13 @@ def create(
 def list_environments(artifacts: Root = _DEFAULT) -> None:
     """Every environment: its backend, versions, size, and whether it is sound."""
     from bench.process.environments.making import size_bytes
-    from bench.process.environments.stored import folder_of, places, read
+    from bench.process.environments.stored import flaw, folder_of, places, read
 
     found = places(artifacts)
     for place in found:
         environment = read(artifacts, place)
         size = columns.size(size_bytes(folder_of(artifacts, place)))
-        state = "sound" if environment else f"not finished; run: bench env create {place}"
+        state = "sound" if environment else f"{flaw(artifacts, place)}; run: bench env create {place}"
         print(f"{place:<16} {place.partition('@')[0]:<12} {size:>9}  {state}")
         if environment is not None:
             lines = textwrap.wrap(_versions(dict(environment.versions)), width=63)

@@ -30,7 +30,7 @@ def backends(
 ) -> None:
     """Runtimes, their variants, and where they run."""
     import backends as registry
-    from bench.process.environments.stored import read, unfinished
+    from bench.process.environments.stored import flaw, read
 
     for name, home in registry.names().items():
         try:
@@ -45,8 +45,8 @@ def backends(
             told = (library for library in spec.requires if library in environment.versions)
             versions = ", ".join(f"{library} {environment.versions[library]}" for library in told)
             print(f"{name:<12} in an environment of its own: {versions}")
-        elif unfinished(artifacts, name):
-            print(f"{name:<12} its environment was not finished; run: bench env create {name}")
+        elif wrong := flaw(artifacts, name):
+            print(f"{name:<12} its environment {wrong}; run: bench env create {name}")
         elif missing := spec.missing():
             print(f"{name:<12} missing {', '.join(missing)}; add it with: {spec.install_command()}")
         else:

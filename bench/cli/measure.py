@@ -36,7 +36,7 @@ OF_THE_COMMAND = {
 #: What an option is if it is not given, if that is not None.
 NOT_GIVEN = {"context": inspect.Parameter.empty, "json": False, "quiet": False}
 #: What may be given with --resume.
-_WITH_RESUME = {*OF_THE_COMMAND, "artifacts", "until_decided", "traffic", "module"}
+_WITH_RESUME = {*OF_THE_COMMAND, "artifacts", "until_decided", "traffic", "module", "python"}
 
 
 def command_for(workload: type[Workload]) -> Callable[..., None]:
@@ -115,6 +115,7 @@ def _run(
             _check_resume(workload, context, resume)
             artifacts = given["artifacts"] or "artifacts"
             again = {name: given.get(name) for name in ("until_decided", "traffic", "module")}
+            again["python"] = given["python"] or ()
             run = experiment.resume(resume, artifacts=artifacts, listener=screen.listener, **again)
     except KeyboardInterrupt:
         screen.stopped()

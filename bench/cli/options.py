@@ -12,7 +12,7 @@ Threads = Annotated[
     int | None, typer.Option(help="Threads for every runtime alike. [default: the CPUs this process may use]")
 ]
 Silence = Annotated[
-    str, typer.Option("--timeout", metavar="TIME", help="Silence after which a worker is taken for hung, e.g. 60s.")
+    str, typer.Option("--timeout", metavar="TIME", help="Silence after which a process is taken for hung, e.g. 60s.")
 ]
 Artifacts = Annotated[Path, typer.Option(help="Folder for exported models and runs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result alone.")]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.cli.streams import tell
+from bench.cli.streams import stopped, tell
 from bench.columns import count, factor, milliseconds
-from bench.spec import DEFAULT_ARTIFACTS
+from bench.run.state import going_on
 
 if TYPE_CHECKING:
     from bench.run.listener import Listener, Provisional
@@ -81,13 +80,10 @@ class Screen:
         """Show what is kept of a run that was stopped, and the command that goes on with it."""
         run = self.run
         if run is None or run.path is None or not run.path.exists():
-            tell("bench: stopped before anything was measured")
+            stopped(" before anything was measured")
             return
-        again = ["bench", run.options.command, "--resume", str(run.path)]
-        if run.options.artifacts != DEFAULT_ARTIFACTS:
-            again += ["--artifacts", run.options.artifacts]
         kept = f"{count(len(run.records), 'record')} {'is' if len(run.records) == 1 else 'are'} kept"
-        tell(f"bench: stopped; {kept}. Go on with: {shlex.join(again)}")
+        stopped(f"; {kept}. Go on with: {going_on(run)}")
 
 
 def _cells(run: Run, source: ModelSource) -> str:

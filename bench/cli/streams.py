@@ -28,11 +28,29 @@ def mute(descriptor: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
+_said: list[str] = []
+
+
+def will_say_it() -> None:
+    """Have the next `stopped` say so."""
+    _said.clear()
+
+
+def stopped(kept: str = "") -> None:
+    """Say that Ctrl-C or SIGTERM stopped the command, and what is kept; once, by whoever knows that first."""
+    if not _said:
+        _said.append(kept)
+        tell(f"bench: stopped{kept}")
+
+
 @contextmanager
 def stopping(kept: str) -> Iterator[None]:
-    """Say after Ctrl-C what is `kept`, and end with its exit code."""
+    """Say after Ctrl-C or SIGTERM what is `kept`, and end with its exit code."""
     try:
         yield
     except KeyboardInterrupt:
-        tell(f"bench: stopped; {kept}")
+        stopped(f"; {kept}")
         raise typer.Exit(130) from None
+    except SystemExit:
+        stopped(f"; {kept}")
+        raise

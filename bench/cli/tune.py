@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from bench.cli import measure, spellings
-from bench.cli.streams import tell
+from bench.cli.streams import stopped, tell
 from bench.tune.options import TuneOptions
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ def _run(context: typer.Context, given: dict[str, Any], json: bool, quiet: bool)
     listener = api.TuneListener((lambda line: None) if quiet else tell, lambda tuning, space: begun.append(tuning))
     try:
         found = api.search(TuneOptions.parsed(given), listener=listener)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
         kept = [f"what was measured is kept in {tuning.path}" for tuning in begun if any(tuning.rungs)]
-        tell(f"bench: stopped{'; ' if kept else ' '}{kept[0] if kept else 'before anything was measured'}")
-        return 130
+        stopped(f"; {kept[0]}" if kept else " before anything was measured")
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
     print(report.render(found, "json" if json else "table"), end="")
     return found.exit_code
 

@@ -259,7 +259,7 @@ class _Evaluation:
         def write(folder: Path) -> dict[str, Any]:
             arguments = {**asked, "folder": str(folder.resolve())}
             message = {"op": "call", "function": EVALUATE, "arguments": arguments}
-            return self._loaded().request(message, references.timeout_seconds)
+            return self._loaded().work(message, references.timeout_seconds)
 
         for left in range(RETRIES, -1, -1):
             try:

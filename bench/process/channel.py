@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import queue
 import re
@@ -19,13 +20,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
+from bench.errors import UserError
+from bench.process import offspring
+
 STDERR_LINES = 8
 PR_SET_PDEATHSIG = 1
+PACKAGES = ("bench", "backends", "exporters")
+#: Sent by a process that is asked for long work, at most so many seconds apart.
+HEARTBEAT, HEARTBEAT_SECONDS = b"alive", 5.0
+#: Long work may take so many times the silence after which a process is taken for hung.
+MOST_SILENCES = 4
 
 
 class WorkerError(Exception):
@@ -54,9 +64,11 @@ class Worker:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self._final_words: list[str] = []
         self._oom_kills = _oom_kill_count()
+        self._mark = uuid.uuid4().hex
+        own = dict(environment or {}) | {offspring.MARK: self._mark}
         self._process = subprocess.Popen(
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env=worker_environment(threads) | dict(environment or {}), start_new_session=True,
+            env=worker_environment(threads) | own, start_new_session=True,
         )  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
@@ -71,15 +83,33 @@ class Worker:
         self.send(message)
         return self.receive(timeout_seconds)
 
+    def work(
+        self, message: Mapping[str, Any], timeout_seconds: float, most_seconds: float = math.inf
+    ) -> dict[str, Any]:
+        """The reply to a request that may take long and times nothing, with heartbeats meanwhile; raises WorkerError.
+
+        A process that sends none for `timeout_seconds` is stopped or hangs. One that loops sends them too, so the whole
+        takes at most `MOST_SILENCES` times as long, or `most_seconds` if that is less.
+        """
+        self.send({**message, "heartbeat_seconds": min(HEARTBEAT_SECONDS, timeout_seconds / 4)})
+        return self.receive(timeout_seconds, min(MOST_SILENCES * timeout_seconds, most_seconds))
+
     def send(self, message: Mapping[str, Any]) -> None:
         """Send `message`; a worker that is gone is noticed by `receive`."""
         with contextlib.suppress(BrokenPipeError):
             self._input.write(json.dumps(message).encode() + b"\n")
             self._input.flush()
 
-    def receive(self, timeout_seconds: float) -> dict[str, Any]:
-        """Wait for the next reply; raises WorkerError on an error reply, a death or silence."""
-        line = self._read_line(time.monotonic(), timeout_seconds)
+    def receive(self, timeout_seconds: float, most_seconds: float = math.inf) -> dict[str, Any]:
+        """Wait for the next reply, at most `most_seconds` with all heartbeats before it; raises WorkerError on an error
+        reply, a death or silence.
+        """
+        started, line = time.monotonic(), HEARTBEAT
+        while line == HEARTBEAT:
+            left = started + most_seconds - time.monotonic()
+            is_silence = timeout_seconds < left
+            late = f"no answer within {timeout_seconds:g} s" if is_silence else f"not done in {most_seconds:g} s"
+            line = self._read_line(started, min(timeout_seconds, left), late)
         try:
             reply = json.loads(line)
         except ValueError:
@@ -94,15 +124,15 @@ class Worker:
         ok: dict[str, Any] = reply["ok"]
         return ok
 
-    def _read_line(self, started: float, timeout_seconds: float) -> bytes:
+    def _read_line(self, started: float, timeout_seconds: float, late: str) -> bytes:
+        deadline = time.monotonic() + timeout_seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._output, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
-                left = started + timeout_seconds - time.monotonic()
+                left = deadline - time.monotonic()
                 if left <= 0 or not selector.select(left):
                     self.kill()
-                    seconds = time.monotonic() - started
-                    raise self._lost("timeout", f"no answer within {seconds:.0f} s; the worker was killed", seconds)
+                    raise self._lost("timeout", f"{late}; the worker was killed", time.monotonic() - started)
                 chunk = os.read(self._output.fileno(), 1 << 20)
                 if not chunk:
                     raise self._death(time.monotonic() - started)
@@ -115,7 +145,7 @@ class Worker:
         if code >= 0:
             reason = f"the worker exited with code {code} after {seconds:.1f} s"
             return self._lost("failed", reason, seconds, exit_code=code)
-        name, kills = signal.Signals(-code).name, _oom_kill_count()
+        name, kills = _signal_name(-code), _oom_kill_count()
         if name == "SIGKILL" and kills is not None and self._oom_kills is not None and kills > self._oom_kills:
             reason = "the kernel killed the worker: the host's memory ran out"
             return self._lost("oom", reason, seconds, signal=name)
@@ -135,10 +165,11 @@ class Worker:
         return [line[:300] for line in lines if line.strip()][-STDERR_LINES:]
 
     def kill(self) -> None:
-        """End the worker and every process that it started, now."""
+        """End the worker and every process that it started, now, also those in sessions of their own."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        offspring.kill_marked(self._mark)
         self._final_words = self.last_words()
         for stream in (self._input, self._output, self._errors):
             with contextlib.suppress(BrokenPipeError):
@@ -175,13 +206,17 @@ def project_for_others(root: Path) -> dict[str, str]:
         return {}  # `worker_environment` names it already
     links = root.resolve() / "environments" / ".project"
     links.mkdir(parents=True, exist_ok=True)
-    for package in ("bench", "backends", "exporters"):
+    for package in PACKAGES:
         link = links / package
         if not link.is_symlink() or link.readlink() != project / package:
             aside = links / f".{package}-{os.getpid()}"
             aside.unlink(missing_ok=True)
             aside.symlink_to(project / package)
             aside.replace(link)
+    if strangers := [
+        link.name for link in links.iterdir() if not link.name.startswith(".") and link.name not in PACKAGES
+    ]:
+        raise UserError(f"{str(links / min(strangers))!r} would be imported, and bench did not put it there; remove it")
     return {"PYTHONPATH": os.pathsep.join([str(links), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
@@ -216,6 +251,14 @@ def start(
 def parent() -> int:
     """The process to die with that `start` named to a module without other arguments; 0 if none was."""
     return int(sys.argv[2]) if sys.argv[1:2] == ["--parent"] else 0
+
+
+def _signal_name(number: int) -> str:
+    """`SIGKILL`; `signal 40` for one of the real-time signals, most of which have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _oom_kill_count() -> int | None:
@@ -278,4 +321,29 @@ def serve(handle: Callable[[dict[str, Any]], dict[str, Any]], parent: int) -> No
         threading.Thread(target=listen, daemon=True).start()
         while True:
             if (line := lines.get()).strip():
-                replies.write(json.dumps(handle(json.loads(line))).encode() + b"\n")
+                request = json.loads(line)
+                with _heartbeats(replies, request.pop("heartbeat_seconds", None)):
+                    reply = json.dumps(handle(request))
+                replies.write(reply.encode() + b"\n")
+
+
+@contextlib.contextmanager
+def _heartbeats(replies: IO[bytes], seconds: float | None) -> Iterator[None]:
+    """Send a heartbeat every so many `seconds`, from a thread; none without `seconds`: nothing runs beside timing."""
+    if seconds is None:
+        yield
+        return
+    is_done = threading.Event()
+
+    def send() -> None:
+        with contextlib.suppress(OSError):  # the driver's end is noticed by whoever listens
+            while not is_done.wait(seconds):
+                replies.write(HEARTBEAT + b"\n")
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()

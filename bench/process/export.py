@@ -7,6 +7,7 @@ all: to import torch and transformers again would take longer than most exports.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,17 @@ class Exporting:
         self.root, self.threads, self.python = root, threads, python
         self._process: channel.Worker | None = None
 
-    def request(self, format: str, which: Sequence[str], timeout_seconds: float) -> None:
-        """Have the artifact of `format` written; `which` are the other options. Raises WorkerError."""
+    def request(
+        self, format: str, which: Sequence[str], timeout_seconds: float, most_seconds: float = math.inf
+    ) -> None:
+        """Have the artifact of `format` written; `which` are the other options. Raises WorkerError, also after the
+        seconds that `Worker.work` allows.
+        """
         if self._process is None:
             self._process = start(self.root, self.threads, self.python)
         options = [f"--artifacts={self.root}", "--format", format, *which]
         try:
-            self._process.request({"op": "export", "options": options}, timeout_seconds)
+            self._process.work({"op": "export", "options": options}, timeout_seconds, most_seconds)
         except channel.WorkerError:
             self.close()
             raise

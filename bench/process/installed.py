@@ -15,7 +15,7 @@ import exporters
 from backends.base import is_installed, one_line, torch_cuda_version
 from bench.machine import host
 from bench.machine.host import ROOT
-from bench.process.environments.stored import read, unfinished
+from bench.process.environments.stored import flaw, read
 from bench.spec import PRECISIONS
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def _backend_part(name: str, home: str, device: str, root: Path | None) -> Part 
     spec = backend.spec
     if not spec.computes_the_model:
         return None
-    if root is not None and unfinished(root, name):
-        return lacking("its environment was not finished", f"bench env create {name}")
+    if root is not None and (wrong := flaw(root, name)):
+        return lacking(f"its environment {wrong}", f"bench env create {name}")
     is_elsewhere = root is not None and read(root, name) is not None
     if not is_elsewhere and (missing := spec.missing()):
         return lacking(f"needs {', '.join(missing)}", spec.install_command())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from bench import machine
 from bench.errors import Say, UserError
 from bench.options import CommonOptions, declaration, spelling
 from bench.process.environments.asking import changed_versions
-from bench.process.environments.stored import parse_pythons, settle_candidates
+from bench.process.environments.stored import check_given_again, parse_pythons, settle_candidates
 from bench.run import early
 from bench.run.budget import Budget, budget_of
 from bench.run.driver import Driver
@@ -69,9 +69,11 @@ def resume(
     until_decided: str | float | None = None,
     traffic: str | Path | Traffic | None = None,
     module: str | None = None,
+    python: str | Iterable[str] = (),
 ) -> Run:
     """Go on with an interrupted run of any workload, from the turns that are there.
 
+    `python` gives again the interpreters ("onnx@old=PATH") that the run began with: none is started for a file's sake.
     `until_decided` ("5m", or seconds from now) goes on with a whole run too, beyond its ceilings, until it is known
     what to take, for `traffic` if that is given (a file, or Traffic); only `bench compare` has both. `module` names the
     user's own module again: none is imported for a file's sake. Raises UserError if `path` is no run, was altered, or
@@ -87,6 +89,7 @@ def resume(
             if run.is_complete and until_decided is None:
                 listener.say(f"nothing is left to measure in {path}")
                 return run
+            check_given_again(run.options.python, python, path)
             source = _same_source(run, module, store, listener)
             run.workload.check_unchanged(source)
             _check_unchanged(run, store)
@@ -205,7 +208,7 @@ def source_of(
     return find_source(
         named if model is None else model, store, make_inputs=make_inputs,
         weights=MODULE if options.module is not None else options.weights, task=options.task, seed=options.seed,
-        threads=options.settled_threads, say=say,
+        threads=options.settled_threads, say=say, timeout_seconds=options.timeout,
     )  # fmt: skip
 
 
@@ -261,7 +264,7 @@ def _same_source(run: Run, module: str | None, store: ArtifactStore, listener: L
             f"{str(run.path)!r} was begun with other weights or libraries ({run.model.origin}; now {found.origin}); "
             "start a new run"
         )
-    return introduced(found, store, options.settled_threads, listener.say)
+    return introduced(found, store, options.settled_threads, listener.say, options.timeout)
 
 
 def _check_unchanged(run: Run, store: ArtifactStore) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import Say, UserError
+from bench.options import TIMEOUT_SECONDS
 from bench.parity.reference import drop_damaged
 from bench.process.export import Exporting
 from bench.run.preparation import exported
@@ -35,6 +36,7 @@ def find_source(
     seed: int = 0,
     threads: int = 1,
     say: Say = lambda line: None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> sources.ModelSource:
     """The source of `model`: what `sources.resolve` takes, or a torch.nn.Module with `make_inputs` where it has one.
 
@@ -43,7 +45,9 @@ def find_source(
     if isinstance(model, str):
         if make_inputs is not None:
             raise UserError("make_inputs goes with a module in memory; let the factory return (module, make_inputs)")
-        return introduced(sources.resolve(model, weights=weights, task=task, seed=seed), store, threads, say)
+        return introduced(
+            sources.resolve(model, weights=weights, task=task, seed=seed), store, threads, say, timeout_seconds
+        )
     if not callable(getattr(model, "state_dict", None)) or isinstance(model, type):
         raise UserError(f"{type(model).__name__} is no model; give a name, a folder, file.py:factory or a module")
     if make_inputs is not None and not callable(make_inputs):
@@ -52,7 +56,8 @@ def find_source(
     with store.aside("module") as folder:
         checksum = pickled.save(model, make_inputs, folder)
         name = f"{type(model).__name__}@{checksum}"
-        return introduced(module_source.in_memory(name, checksum, task, str(folder)), store, threads, say)
+        source = module_source.in_memory(name, checksum, task, str(folder))
+        return introduced(source, store, threads, say, timeout_seconds)
 
 
 def named_module(run: Run, given: str | None) -> str:
@@ -71,7 +76,9 @@ def named_module(run: Run, given: str | None) -> str:
     return recorded
 
 
-def introduced(source: sources.ModelSource, store: ArtifactStore, threads: int, say: Say) -> sources.ModelSource:
+def introduced(
+    source: sources.ModelSource, store: ArtifactStore, threads: int, say: Say, timeout_seconds: float
+) -> sources.ModelSource:
     """`source` with what its checkpoint tells, which is made where it is the user's own module and is missing."""
     if source.weights != sources.MODULE:
         return source
@@ -80,7 +87,8 @@ def introduced(source: sources.ModelSource, store: ArtifactStore, threads: int, 
         recipe = checkpoint.recipe(source)
         drop_damaged(store, [recipe], say)
         with closing(Exporting(store.root, threads)) as exporting:
-            return source.settled(exported(store, recipe, source.export_options(), exporting, say).metadata)
+            found = exported(store, recipe, source.export_options(), exporting, say, timeout_seconds)
+            return source.settled(found.metadata)
 
 
 def tokenizer_of(source: sources.ModelSource, given: str | Path | None) -> Path | None:

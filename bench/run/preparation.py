@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,12 @@ from bench.parity.reference import Inputs, References, Setting, drop_damaged
 from bench.process import export, peaks, pool
 from bench.process.channel import Worker, WorkerError
 from bench.process.environments.asking import Interpreter, environments_of
-from bench.process.environments.stored import parse_pythons, unfinished
+from bench.process.environments.stored import flaw, parse_pythons
 from bench.run.record import Point, Run
 from bench.spec import Candidate
 from exporters import checkpoint
 from exporters.sources import ModelSource
 from exporters.store import Artifact, ArtifactStore
-
-EXPORT_TIMEOUT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,8 @@ class Preparation:
             return f"{candidate.backend} does not take --tf32; leave --tf32 out, or {candidate.backend}"
         if candidate in self.elsewhere:
             reason = self.elsewhere[candidate].reasons.get((candidate.variant, candidate.precision))
-        elif unfinished(self.store.root, candidate.place):  # whoever asked for an environment is not given this one
-            place = candidate.place
-            reason = f"the environment {place!r} was not finished; run: bench env create {place}"
+        elif wrong := flaw(self.store.root, candidate.place):  # whoever asked for an environment is not given this one
+            reason = f"the environment {candidate.place!r} {wrong}; run: bench env create {candidate.place}"
         else:
             reason = backend.supports(candidate.variant, options.kind, candidate.precision)
         if reason:
@@ -294,9 +292,8 @@ class Preparation:
     def _export(self, recipe: Mapping[str, Any], which: list[str], python: Path | None = None) -> Artifact:
         threads = self.options.settled_threads
         exporting = self._exporting.setdefault(python, export.Exporting(self.store.root, threads, python))
-        is_needed_by_all = recipe["format"] == "checkpoint"
-        seconds = EXPORT_TIMEOUT_SECONDS if is_needed_by_all else self.workload.export_seconds
-        return exported(self.store, recipe, which, exporting, self.say, seconds)
+        most_seconds = math.inf if recipe["format"] == "checkpoint" else self.workload.export_seconds
+        return exported(self.store, recipe, which, exporting, self.say, self.options.timeout, most_seconds)
 
     def _close_exports(self) -> None:
         for exporting in self._exporting.values():
@@ -314,7 +311,8 @@ def exported(
     which: list[str],
     exporting: export.Exporting,
     say: Say,
-    timeout_seconds: float = EXPORT_TIMEOUT_SECONDS,
+    timeout_seconds: float,
+    most_seconds: float = math.inf,
 ) -> Artifact:
     """The stored artifact of `recipe`, or a new one from the process `exporting` with the options `which`.
 
@@ -325,12 +323,13 @@ def exported(
         return found
     say(f"exporting {_name(recipe)}")
     try:
-        exporting.request(recipe["format"], which, timeout_seconds)
+        exporting.request(recipe["format"], which, timeout_seconds, most_seconds)
     except WorkerError as error:
         if error.status == "user":
             raise UserError(error.reason) from None
         if error.status == "store" or recipe["format"] == "checkpoint":
-            raise BenchError(_with_last_words(error)) from None
+            more = "; a larger --timeout gives it more time" if error.status == "timeout" else ""
+            raise BenchError(f"{_with_last_words(error)}{more}") from None
         if store.is_full():  # some writers abort the process instead of raising
             name = store.path_of(recipe).name
             raise BenchError(f"artifact {name} cannot be written (No space left on device); free some space") from None

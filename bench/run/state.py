@@ -32,7 +32,12 @@ def incomplete(run: Run) -> str:
     came = f"{count(done, 'cell')} so far" if run.workload.is_open_ended else f"{done} of {count(planned, 'cell')}"
     if run.path is None or run.integrity == "altered":
         return f"Incomplete: {came}; measure again with: {run.command}"
+    return f"Incomplete: {came}; {going_on(run)} goes on"
+
+
+def going_on(run: Run) -> str:
+    """The command that goes on with a run."""
     store = run.options.artifacts
     words = ["bench", run.options.command, "--resume", str(run.path)]
     words += [] if store == DEFAULT_ARTIFACTS else ["--artifacts", store]
-    return f"Incomplete: {came}; {shlex.join(words)} goes on"
+    return shlex.join([*words, *(word for python in run.options.python for word in ("--python", python))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -60,8 +61,8 @@ class Workload(ABC):
     """Options of its own that two runs must share for their times to be compared."""
     has_roofline: ClassVar[bool] = False
     """True if medians are held against this machine's peaks, which are measured before the run."""
-    export_seconds: ClassVar[float] = 3600.0
-    """Seconds after which an export is given up."""
+    export_seconds: ClassVar[float] = math.inf
+    """Seconds after which an export is given up, if that is sooner than --timeout has it."""
     tells_early: ClassVar[bool] = False
     """True if a first figure is told as soon as a candidate is at hand, and the machine's peaks are measured later."""
     roofline_kind: ClassVar[str] = WALL

@@ -11,7 +11,7 @@ from backends.base import Backend
 from bench.columns import count
 from bench.errors import UserError
 from bench.process.environments.asking import environment_of
-from bench.process.environments.stored import check_all_used, places, unfinished
+from bench.process.environments.stored import check_all_used, flaw, places
 from bench.spec import PRECISIONS, Candidate, parse_candidates
 from bench.tune import promise
 
@@ -103,8 +103,8 @@ def _of_backend(
     if not wanted:
         return [], []
     place = wanted[0].place
-    if place not in dict(pythons) and unfinished(root, place):
-        return [], [(place, f"its environment was not finished; run: bench env create {place}")]
+    if place not in dict(pythons) and (wrong := flaw(root, place)):
+        return [], [(place, f"its environment {wrong}; run: bench env create {place}")]
     elsewhere = environment_of(root, wanted, device, pythons)
     reasons = {
         one: backend.supports(one.variant, device, one.precision)

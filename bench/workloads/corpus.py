@@ -89,7 +89,8 @@ class CorpusOptions(CommonOptions):
     )
     timeout: float = declared_as(
         "timeout", CommonOptions, 3600.0,
-        "Silence after which a worker is taken for hung; a pass, or all compilations, is one silence.",
+        "Silence after which a process is taken for hung; a pass, or all compilations, is one silence. An export or a "
+        "reference may take four times that.",
     )  # fmt: skip
     corpus: Summary = options.settled(Summary())  # noqa: RUF009
     positions: int | None = options.settled(None)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,6 +99,7 @@ def test_every_way_of_ending_is_told_apart(worker: Worker, seconds: float, statu
     [
         ("print('a site customization prints', flush=True); sys.stdin.read()", "carried 'a site customization prints'"),
         ("sys.exit(3)", "exited with code 3 after"),
+        ("import os; os.kill(os.getpid(), 40)", "killed by signal 40 after"),  # a real-time signal, without a name
     ],
 )
 def test_a_process_that_is_no_worker_ends(code: str, message: str) -> None:
@@ -104,6 +108,69 @@ def test_a_process_that_is_no_worker_ends(code: str, message: str) -> None:
         worker.request({"op": "hello"}, 60)
     assert (caught.value.status, caught.value.is_gone) == ("failed", True)
     worker.kill()
+
+
+SERVER = """
+import sys, time
+from bench.process import channel
+
+def answer(request):
+    until = time.monotonic() + request["seconds"]
+    while time.monotonic() < until:
+        time.sleep(0.01) if request["sleeps"] else None
+    return {"ok": {"done": True}}
+
+channel.serve(answer, 0)
+"""
+SHORT, LONG = {"seconds": 3, "sleeps": True}, {"seconds": 60, "sleeps": False}
+
+
+@pytest.fixture
+def server() -> Iterator[Worker]:
+    started = Worker([sys.executable, "-c", SERVER], threads=1)
+    started.request({"seconds": 0, "sleeps": True}, 60)
+    yield started
+    started.kill()
+
+
+def test_a_process_that_works_longer_than_the_silence_shows_that_it_lives(server: Worker) -> None:
+    assert server.work(SHORT, 2) == {"done": True}
+    with pytest.raises(WorkerError, match="no answer within 1 s"):
+        server.request(SHORT, 1)
+
+
+def test_a_stopped_process_shows_nothing_and_one_that_loops_is_not_waited_for(server: Worker) -> None:
+    os.kill(server.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerError, match=r"no answer within 0\.5 s; the worker was killed") as caught:
+        server.work(SHORT, 0.5)
+    assert (caught.value.status, caught.value.is_gone, has_ended(server.pid)) == ("timeout", True, True)
+    for most, message in ((100.0, "not done in 4 s"), (1.0, "not done in 1 s")):
+        looping = Worker([sys.executable, "-c", SERVER], threads=1)
+        looping.request({"seconds": 0, "sleeps": True}, 60)
+        with pytest.raises(WorkerError, match=message):
+            looping.work(LONG, 1, most)
+        assert has_ended(looping.pid)
+
+
+def test_what_a_worker_left_in_a_session_of_its_own_ends_with_it() -> None:
+    code = "import subprocess, sys; p = subprocess.Popen(['setsid', 'sleep', '600']); print(p.pid, flush=True)"
+    worker = Worker([sys.executable, "-c", f"{code}; sys.stdin.read()"], threads=1)
+    with pytest.raises(WorkerError, match="carried") as caught:
+        worker.receive(60)
+    pid = int(re.search(r"carried '(\d+)'", caught.value.reason)[1])
+    assert has_ended(pid)
+
+
+def test_there_is_no_heartbeat_unless_it_is_asked_for(root: Path) -> None:
+    """Nothing may run beside a worker that is timing, not even its own thread."""
+    first_lines = []
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        for further in ({}, {"heartbeat_seconds": 0.1}):
+            server.stdin.write(json.dumps({"seconds": 1, "sleeps": True, **further}).encode() + b"\n")
+            server.stdin.flush()
+            first_lines.append(server.stdout.readline())
+        server.kill()
+    assert first_lines == [b'{"ok": {"done": true}}\n', channel.HEARTBEAT + b"\n"]
 
 
 DRIVER = """

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -264,12 +265,20 @@ def test_a_gpu_that_is_plugged_in_and_silent_is_not_taken_for_none(
 # What else runs.
 
 
-def test_processes_that_compute_are_named_with_a_way_to_pause_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_compute_are_named_and_only_ones_own_are_to_be_paused(monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
     class Process:
-        def __init__(self, pid: int, name: str | None, *percents: float) -> None:
-            self.pid, self.info, self.percents = pid, {"name": name}, iter(percents)
+        def __init__(self, pid: int, name: str | None, *percents: float, uid: int | None = os.getuid()) -> None:
+            self.pid, self.info, self.percents, self.uid = pid, {"name": name}, iter(percents), uid
+
+        def uids(self) -> Any:
+            if self.uid is None:
+                raise psutil.AccessDenied(self.pid)
+            return SimpleNamespace(real=self.uid)
+
+        def username(self) -> str:
+            return "ann\x1b"
 
         def cpu_percent(self) -> float:
             try:
@@ -278,17 +287,20 @@ def test_processes_that_compute_are_named_with_a_way_to_pause_them(monkeypatch: 
                 raise psutil.NoSuchProcess(self.pid) from None
 
     processes = [
-        Process(os.getpid(), "me", 0.0, 900.0), Process(1, "in\x1b[2J\n", 0.0, 60.0), Process(7, "idle", 0.0, 2.0),
-        Process(8, "trainer", 0.0, 100.0), Process(9, "ended", 0.0), Process(10, None), Process(11, None, 0.0, 30.0),
+        Process(os.getpid(), "me", 0.0, 900.0), Process(1, "in\x1b[2J\n", 0.0, 60.0, uid=os.getuid() + 1),
+        Process(7, "idle", 0.0, 2.0),
+        Process(8, "trainer", 0.0, 100.0), Process(9, "ended", 0.0), Process(10, None), Process(11, None, 0.0, 30.0, uid=None),
     ]  # fmt: skip
     monkeypatch.setattr(psutil, "process_iter", lambda wanted: processes)
     found = otherwork.busy_processes(sleep=lambda seconds: None)
-    assert found == [(8, "trainer", 1.0), (1, "in?[2J?", 0.6), (11, "?", 0.3)]  # a name cannot write to the terminal
+    assert [one[:3] for one in found] == [(8, "trainer", 1.0), (1, "in?[2J?", 0.6), (11, "?", 0.3)]  # nothing to obey
     monkeypatch.setattr(otherwork, "busy_processes", lambda: found)
-    first, second, _ = otherwork.other_work(0.6)
+    first, second, third = otherwork.other_work(0.6)
     assert first.what == "trainer (process 8) keeps 1.0 CPUs busy"
     assert "kill -STOP 8" in first.remedy and "kill -CONT 8" in first.remedy
     assert "in?" in second.what
+    assert second.remedy == "it belongs to user ann?, so ask before anything is done to it"
+    assert third.remedy == "it belongs to another user, so ask before anything is done to it"
     monkeypatch.setattr(otherwork, "busy_processes", list)  # work that cannot be seen
     (unseen,) = otherwork.other_work(0.6)
     assert "takes 60% of all CPUs" in unseen.what

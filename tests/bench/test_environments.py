@@ -113,7 +113,19 @@ def test_a_run_in_two_environments_is_recorded_repeated_and_resumed(cli_here: Cl
     told["python"] = "3.11.0a1"
     write(file, lines)
     before = file.read_bytes()
-    done = cli_here("compare", "--resume", "run.jsonl")
+    log.unlink()
+    asking.forget_answers()
+    for python, message in (
+        ([], f"'run.jsonl' names an interpreter, and none is started that .* add --python 'null@old={old}'"),
+        (["--python", "null@old=other"], "add --python"),
+        (["--python", f"null@old={old}", "--python", "onnx=other"], "--python onnx: the run in 'run.jsonl' names no"),
+    ):
+        done = cli_here("compare", "--resume", "run.jsonl", *python)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert re.search(message, done.stderr), done.stderr
+    assert not log.exists()  # it was not even asked what it is
+    python = ["--python", f"null@old={old}"]
+    done = cli_here("compare", "--resume", "run.jsonl", *python)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "was begun with other versions (null@old ran with python 3.11.0a1 and would run with 3." in done.stderr
     assert file.read_bytes() == before
@@ -121,12 +133,14 @@ def test_a_run_in_two_environments_is_recorded_repeated_and_resumed(cli_here: Cl
     told["python"] = PYTHON
     write(file, lines)
     log.unlink()
-    done = cli_here("compare", "--resume", "run.jsonl")
+    assert f"--resume run.jsonl --python null@old={old} goes on" in " ".join(
+        cli_here("report", "run.jsonl").stdout.split()
+    )
+    done = cli_here("compare", "--resume", "run.jsonl", *python)
     assert done.returncode == 0, done.stderr
     assert [one.candidate.label for one in read_run(file).records] == ["null", "null@old"] * 2
     assert workers_in(log) == 1
 
-    python = ["--python", f"null@old={old}"]
     done = cli_here("compare", *NULL, *python, "--backends", "null", "--output", "other.jsonl")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "--python null@old: no null@old is among --backends" in done.stderr
@@ -250,6 +264,9 @@ def test_another_interpreter_sees_of_an_installed_copy_our_packages_alone(
     }
     assert channel.project_for_others(tmp_path)["PYTHONPATH"] == str(links)
     assert stored.places(tmp_path) == []
+    (links / "numpy.py").touch()  # as a store from elsewhere may have it
+    with pytest.raises(UserError, match=r"numpy.py' would be imported, and bench did not put it there; remove it"):
+        channel.project_for_others(tmp_path)
 
 
 @pytest.mark.parametrize(("place", "environment"), [("onnx@old", "old"), ("onnx", "")])

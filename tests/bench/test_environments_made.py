@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +130,82 @@ def test_an_environment_that_was_not_finished_is_never_taken_for_sound(
     assert tools.made == 2
     made.python.unlink()
     assert stored.read(tmp_path / "artifacts", "null") is None
+
+
+FORGED = {"requirements": "0" * 64, "versions": {"python": "3.11.7"}, "seal": "0" * 64}
+
+
+def test_an_environment_that_came_with_a_folder_is_not_started(
+    cli_here: Cli, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unpacked files are this user's, and the marker may be copied from a sealed environment, or that whole."""
+    own, log = tmp_path / "artifacts", tmp_path / "log"
+
+    def started(place: str = "null") -> str:
+        asking.forget_answers()
+        done = cli_here(
+            "compare", *NULL, "--backends", place, "--quiet", "--output", f"{len(list(tmp_path.iterdir()))}"
+        )
+        cli_here("list", "backends")
+        cli_here("env", "list")
+        return "" if not log.exists() else done.stderr
+
+    folder = own / "environments" / "null"
+    python_at(folder / "bin" / "python", log)
+    for forged in (FORGED, {**FORGED, "seal": None}):
+        (folder / stored.MARKER).write_text(json.dumps(forged))
+        assert stored.flaw(own, "null") == "was not made here by this user"
+        assert not started()
+    shutil.rmtree(own)
+    made = making.create(own, "null", tmp_path / "needs.txt")
+    assert stored.read(own, "null") == made
+    python_at(made.python, log)
+    assert stored.read(own, "null") == made
+    shutil.copytree(made.path, made.path.with_name("null@copy"))
+    made.path.rename(made.path.with_name("null@moved"))
+    for place in ("null@copy", "null@moved"):
+        assert stored.flaw(own, place) == "was not made here by this user"
+        assert not started(place)
+    made.path.with_name("null@moved").rename(made.path)
+    (made.path / "bin" / "other").symlink_to("python")
+    made.python.rename(made.path / "bin" / "aside")
+    made.python.symlink_to("aside")
+    assert stored.flaw(own, "null") == "was not made here by this user"
+    made.python.unlink()
+    (made.path / "bin" / "aside").rename(made.python)
+    assert stored.read(own, "null") == made
+    for changed in (made.path, made.path / "bin", made.path / stored.MARKER):
+        mode = changed.stat().st_mode
+        changed.chmod(mode | 0o002)
+        assert stored.flaw(own, "null") == "belongs to another user, or others may change it"
+        changed.chmod(mode)
+    assert not log.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        assert stored.flaw(own, "null") == "belongs to another user, or others may change it"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "others"))
+    assert stored.flaw(own, "null") == "was not made here by this user"
+    with pytest.raises(UserError, match="'null@copy' was not made here by this user; run: bench env create null@copy"):
+        stored.python_of(own, "null@copy", ())
+
+
+def test_an_environment_is_not_made_without_a_place_for_its_key(
+    cli_here: Cli, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    done = cli_here("env", "create", "null", "--requirements", "needs.txt")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "cannot be kept (Not a directory); set XDG_STATE_HOME" in done.stderr
+    assert (tools.made, stored.places(tmp_path / "artifacts")) == (0, [])
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert cli_here("env", "create", "null", "--requirements", "needs.txt").returncode == 0
+    key = tmp_path / "state" / "runtimebench" / "key"
+    assert (len(key.read_bytes()), key.stat().st_mode & 0o777) == (32, 0o600)
+    key.chmod(0o644)
+    assert stored.read(tmp_path / "artifacts", "null") is None
+    done = cli_here("env", "create", "null", "--requirements", "needs.txt")
+    assert "is damaged or not this user's alone; remove it" in done.stderr
 
 
 def test_what_cannot_be_made_ends_in_one_line(cli_here: Cli, tools: Tools) -> None:

@@ -74,7 +74,7 @@ class Process:
     def __init__(self) -> None:
         self.is_alive, self.exported = True, list[str]()
 
-    def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+    def work(self, message: dict[str, Any], timeout_seconds: float, most_seconds: float) -> dict[str, Any]:
         assert self.is_alive
         args = export.parser().parse_args(message["options"])
         if args.format in ("crash", "raise"):

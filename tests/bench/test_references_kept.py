@@ -27,6 +27,9 @@ class Scripted:
         kept.started.append((precision, device))
         kept.alive.append(self)
 
+    def work(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+        return self.request(message, timeout_seconds)
+
     def request(self, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
         assert self in self.kept.alive
         self.precision = message.get("precision", self.precision)

@@ -342,6 +342,36 @@ def test_a_killed_run_goes_on_from_the_turns_that_are_there(
         assert read_run(path).integrity == "sealed"
 
 
+def test_references_that_could_not_be_computed_are_tried_again_by_a_resumed_run(
+    tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their process dies at every attempt of the first session, and at the first of the second."""
+    deaths, work = [99], Faulty.work
+
+    def dying(self: Faulty, message: dict[str, Any], timeout_seconds: float, *most: float) -> dict[str, Any]:
+        if message["op"] == "call" and deaths[0]:
+            deaths[0] -= 1
+            raise KILLED
+        return work(self, message, timeout_seconds, *most)
+
+    def stop(run: Run, record: Record) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Faulty, "work", dying)
+    path, lines = tmp_path / "run.jsonl", list[str]()
+    with pytest.raises(KeyboardInterrupt):
+        run_of("forward", path, artifacts, Listener(record=stop), **EAGER, seed=22)
+    (first,) = read_run(path).records
+    assert first.verdict == "unjudged"
+    assert "SIGKILL" in first.parity["reason"]
+    deaths[0] = 1
+    found = resume(path, artifacts=artifacts, listener=Listener(say=lines.append))
+    assert deaths == [0]
+    assert [line for line in lines if line.endswith("starting another")]
+    assert found.records[0] == first
+    assert [one.is_comparable for one in found.records[1:]] == [True] * 5
+
+
 @every_workload
 def test_a_file_that_was_cut_or_altered_is_named(
     name: str, tmp_path: Path, artifacts: Path, whole_runs: Callable[[str], bytes]

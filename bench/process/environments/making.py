@@ -16,10 +16,12 @@ from pathlib import Path
 import backends
 from bench.errors import BenchError, Say, UserError
 from bench.process import channel
+from bench.process.environments import seals
 from bench.process.environments.asking import ask, forget_answers
 from bench.process.environments.stored import (
     MARKER,
     Environment,
+    flaw,
     folder_of,
     parse_place,
     places,
@@ -64,8 +66,10 @@ def create(root: Path, place: str, requirements: Path | None = None, say: Say = 
             if found is not None and found.requirements == wanted:
                 say(f"{place}: is there already, made from the same requirements")
                 return found
-            if folder_of(root, place).exists():
-                say(f"{place}: made anew, as it was {'not finished' if found is None else 'of other requirements'}")
+            if (folder := folder_of(root, place)).is_symlink():
+                folder.unlink()
+            if folder.exists():
+                say(f"{place}: made anew, as it {flaw(root, place) or 'was of other requirements'}")
             return _make(root, place, file, wanted, say)
     except Timeout:
         raise UserError(f"the environment {place!r} is being made by another bench; wait for it") from None
@@ -80,7 +84,7 @@ def _declares(name: str) -> bool:
 def _make(root: Path, place: str, file: Path, checksum: str, say: Say) -> Environment:
     path = folder_of(root, place).absolute()
     shutil.rmtree(path, ignore_errors=True)
-    python = path / "bin" / "python"
+    python, key = path / "bin" / "python", seals.made_key()
     try:
         say(f"{place}: a virtual environment of Python {sys.version_info[0]}.{sys.version_info[1]}")
         _run([sys.executable, "-m", "venv", str(path)], root, f"{place}: no virtual environment can be made")
@@ -92,8 +96,12 @@ def _make(root: Path, place: str, file: Path, checksum: str, say: Say) -> Enviro
         forget_answers()
         ask(python, root, f"{place}, from {file.name}", place.partition("@")[0], "cpu", [], [])
         versions = json.loads(_run([str(python), "-P", "-c", _LIST_VERSIONS], root, f"{place}: it does not work"))
+        for folder in (path, python.parent):
+            folder.chmod(0o700)
+        marker = {"requirements": checksum, "versions": versions, "seal": seals.seal(path, checksum, versions, key)}
         aside = path / f".{MARKER}"
-        aside.write_text(json.dumps({"requirements": checksum, "versions": versions}, indent=1, sort_keys=True))
+        aside.write_text(json.dumps(marker, indent=1, sort_keys=True))
+        aside.chmod(0o600)
         aside.rename(path / MARKER)
     except BaseException as error:
         shutil.rmtree(path, ignore_errors=True)

@@ -7,11 +7,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hmac import compare_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import backends
 from bench.errors import UserError
+from bench.process.environments import seals
 from bench.spec import Candidate, nearest, parse_candidates
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Written last: what lacks it was never finished.
 MARKER = "environment.json"
+UNFINISHED = "was not finished"
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,39}")
 
 
@@ -46,14 +49,32 @@ def folder_of(root: Path, place: str) -> Path:
 
 
 def read(root: Path, place: str) -> Environment | None:
-    """The environment `place`; None where there is none, or none that was finished and has its interpreter."""
+    """The environment `place`; None if there is none, or none that may be started."""
+    found = _found(root, place)
+    return None if isinstance(found, str) else found
+
+
+def flaw(root: Path, place: str) -> str:
+    """What is wrong with the environment `place`, e.g. "was not finished"; "" if nothing is, or if there is none."""
+    found = _found(root, place)
+    return found if isinstance(found, str) and folder_of(root, place).is_dir() else ""
+
+
+def _found(root: Path, place: str) -> Environment | str:
+    """The environment `place`, or why it is not taken."""
     path = folder_of(root, place).absolute()
     try:
         marker = json.loads((path / MARKER).read_text())
         found = Environment(place, path, marker["requirements"], dict(marker["versions"]))
+        is_own = seals.is_own(path, path / "bin", path / MARKER)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return found if os.access(found.python, os.X_OK) else None
+        return UNFINISHED
+    if not is_own:
+        return "belongs to another user, or others may change it"
+    key, seal = seals.key(), str(marker.get("seal"))
+    if key is None or not compare_digest(seals.seal(path, found.requirements, found.versions, key), seal):
+        return "was not made here by this user"
+    return found if os.access(found.python, os.X_OK) else UNFINISHED
 
 
 def places(root: Path) -> list[str]:
@@ -71,14 +92,11 @@ def python_of(root: Path, place: str, pythons: Sequence[tuple[str, str]]) -> Pat
         return Path(given[place])
     if (found := read(root, place)) is not None:
         return found.python
+    if "@" in place and (wrong := flaw(root, place)):
+        raise UserError(f"the environment {place!r} {wrong}; run: bench env create {place}")
     if "@" in place:
         raise UserError(f"there is no environment {place!r} in {root}; give its interpreter: --python {place}=PATH")
     return None
-
-
-def unfinished(root: Path, place: str) -> bool:
-    """True where a creation was begun and did not end, or its environment was damaged since."""
-    return folder_of(root, place).is_dir() and read(root, place) is None
 
 
 def parse_place(text: str, option: str) -> str:
@@ -144,6 +162,23 @@ def named_interpreters(
                 f"if it is yours, give it again: --python {place}={path}"
             )
     return tuple(f"{place}={path}" for place, path in given)
+
+
+def check_given_again(recorded: Iterable[str], given: str | Iterable[str], file: Path | None) -> None:
+    """Raise UserError unless --python gives each interpreter that the run in `file` recorded, and no other.
+
+    The file may come from anywhere, and what it names would be started.
+    """
+    wanted, named = dict(parse_pythons(recorded)), dict(parse_pythons(given))
+    for place in {**wanted, **named}:
+        if place not in wanted:
+            raise UserError(f"--python {place}: the run in {str(file)!r} names no interpreter for it; leave it out")
+        if named.get(place) != wanted[place]:
+            again = f"{place}={wanted[place]}"
+            raise UserError(
+                f"{str(file)!r} names an interpreter, and none is started that only a file names; if this one is "
+                f"yours, add --python {again!r}"
+            )
 
 
 def check_all_used(pythons: Sequence[tuple[str, str]], used: Iterable[str]) -> None:
