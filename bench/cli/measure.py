@@ -114,7 +114,7 @@ def _run(
         else:
             _check_resume(workload, context, resume)
             artifacts = given["artifacts"] or "artifacts"
-            again = {name: given.get(name) for name in ("until_decided", "traffic", "module")}
+            again: dict[str, Any] = {name: given.get(name) for name in ("until_decided", "traffic", "module")}
             again["python"] = given["python"] or ()
             run = experiment.resume(resume, artifacts=artifacts, listener=screen.listener, **again)
     except KeyboardInterrupt:
