@@ -142,7 +142,7 @@ def read(folder: Path, expected: str | None = None) -> tuple[Manifest | None, li
         )
     try:
         manifest = msgspec.convert(data, Manifest)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter for half of a surrogate pair
         return None, [f"altered: {FILE} lacks or mistakes a field ({error})"]
     return manifest, faults(folder, manifest)
 

@@ -20,8 +20,9 @@ import msgspec
 from bench.errors import UserError
 from bench.files import Lines, LinesFile, read_lines
 from bench.parity.verdict import as_of_candidate, with_loss
-from bench.run import registry, typed
+from bench.run import registry
 from bench.run.record import SCHEMA, Integrity, Model, Once, Point, Record, Run, Status, Turn
+from bench.run.record_types import check as check_types
 from bench.spec import Candidate
 
 if TYPE_CHECKING:
@@ -225,7 +226,6 @@ def integrity_of(found: Lines) -> Integrity:
 def _take(run: Run, line: _Line, number: int) -> None:
     """Add one decoded line to a run; raises ValueError for one that no run has."""
     if isinstance(line, NoteLine):
-        typed.check({line.name: line.value}, typed.NOTES, f"line {number}")
         run.notes[line.name] = line.value
         return
     if not isinstance(line, TurnLine | RecordLine):
@@ -242,13 +242,9 @@ def _take(run: Run, line: _Line, number: int) -> None:
         durations = (ns for kind, ns in line.turn.times_ns.items() if kind not in run.workload.moments)
         if any(sample < 0 for samples in durations for sample in samples):
             raise ValueError(f"line {number} has times below 0")
-        typed.check({"conditions": line.turn.conditions}, {"conditions": typed.CONDITIONS}, f"line {number}")
-        typed.check(line.turn.figures, typed.FIGURES, f"line {number}")
         run.turns.setdefault(cell, []).append(line.turn)
         return
     stored = {name: getattr(line, name) for name in _OF_A_RECORD}
-    for name, types in (("figures", typed.FIGURES), ("parity", typed.PARITY), ("memory", typed.MEMORY)):
-        typed.check(stored[name], types, f"line {number}")
     stored["parity"] = as_of_candidate(with_loss(stored["parity"]), cell[1])  # as older files do not have it
     record = Record(*cell, turns=tuple(run.turns.pop(cell, ())), **stored)
     _check_record(record, number)
@@ -257,6 +253,7 @@ def _take(run: Run, line: _Line, number: int) -> None:
 
 def _check_record(record: Record, number: int) -> None:
     """Raise ValueError for what no measurement gives."""
+    check_types(record)
     if record.once.calls_per_sample < 1:
         raise ValueError(f"line {number} has samples of less than one call")
     if record.operations and set(record.operations) != {"flops", "weight_bytes"}:

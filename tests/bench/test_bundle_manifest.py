@@ -155,6 +155,18 @@ def test_a_manifest_made_up_to_fit_is_found_by_its_sha256_alone(bundle: Path) ->
     assert fault.startswith(f"altered: {FILE} is not the one of SHA-256 {genuine[:16]}")
 
 
+@pytest.mark.parametrize("value", ["\ud800", 7, None])
+def test_a_field_of_another_type_is_told_though_the_checksum_fits(bundle: Path, value: object) -> None:
+    """Half of a surrogate pair is a text that no file and no terminal takes."""
+    body = json.loads((bundle / FILE).read_text())
+    del body["checksum"]
+    (bundle / FILE).write_text(sealed(body | {"requirements": value}))
+    manifest, (fault,) = read(bundle)
+    assert manifest is None
+    assert fault.startswith(f"altered: {FILE} lacks or mistakes a field")
+    fault.encode()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -1,4 +1,4 @@
-"""Types of what stands in a run file's open dictionaries under names that bench itself writes.
+"""Types of what stands in a record's open dictionaries under names that bench itself writes.
 
 Readers compute with these values. Other names are a plugin's own, and are left alone.
 """
@@ -10,27 +10,10 @@ from typing import Any
 
 import msgspec
 
-from bench.machine.roofline import Peaks
+from bench.run.record import Record
 
 _Counts = dict[str, float | None]
 _OfPlaces = dict[str, dict[str, Any]]
-#: Every condition of a turn is a number; those of the GPU also name its reasons to slow down.
-CONDITIONS = dict[str, float | dict[str, float | list[str] | None] | None]
-NOTES: Mapping[str, Any] = {
-    "peaks": Peaks,
-    "parent_cpu_share": float,
-    "spent_seconds": float,
-    "waited_seconds": float,
-    "remarks": list[str],
-    "budget": list[int],
-    "artifacts": _OfPlaces,
-    "bisections": _OfPlaces,
-    "keys_and_values": dict[str, int] | None,
-    "preset": dict[str, Any],
-    "published": dict[str, Any],
-    "weights_checksum": str | None,
-    "tokenizer_sha256": str | None,
-}
 FIGURES: Mapping[str, Any] = {
     **dict.fromkeys(("batch", "shapes", "warmed"), int),
     **dict.fromkeys(("taken_bytes", "peak_bytes", "stored_bytes", "file_bytes", "cached_bytes"), int | None),
@@ -59,10 +42,12 @@ PARITY: Mapping[str, Any] = {
 MEMORY: Mapping[str, Any] = {"loaded": _Counts, "peak": _Counts}
 
 
-def check(values: Mapping[str, Any], types: Mapping[str, Any], where: str) -> None:
-    """Raise ValueError for a value of another type than its name has in `types`."""
-    for name in values.keys() & types.keys():
-        try:
-            msgspec.convert(values[name], types[name])
-        except msgspec.ValidationError as error:
-            raise ValueError(f"{where}: {name}: {error}") from None
+def check(record: Record) -> None:
+    """Raise ValueError if a value of a record has another type than its name says."""
+    figures = [(turn.figures, FIGURES) for turn in record.turns]
+    for values, types in (*figures, (record.figures, FIGURES), (record.parity, PARITY), (record.memory, MEMORY)):
+        for name in values.keys() & types.keys():
+            try:
+                msgspec.convert(values[name], types[name])
+            except msgspec.ValidationError as error:
+                raise ValueError(f"{name}: {error}") from None
