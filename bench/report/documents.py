@@ -60,9 +60,9 @@ def as_json(run: Run) -> str:
         "notes": run.notes,
         "is_complete": run.is_complete,
         "integrity": run.integrity,
-        "exit_code": exit_code(run),
     }
     with parts.readable(run):
+        header["exit_code"] = exit_code(run)
         rows = [_row(run, row, record) for row, record in zip(run.rows(), run.records, strict=True)]
         document = msgspec.json.format(msgspec.json.encode(header | {"rows": rows}), indent=2).decode()
     return _LIST_OF_FIGURES.sub(lambda found: f"[{' '.join(found.group(1).split())}]", document) + "\n"
