@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,12 +217,14 @@ class ArtifactStore:
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
 
-    def remove(self, path: Path) -> None:
-        """Delete an artifact of this store, or whatever stands in its place; another process may be first."""
+    def remove(self, path: Path) -> bool:
+        """Delete an artifact of this store, or whatever stands in its place; False if something of it is left."""
         if path.is_symlink() or path.is_file():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
         else:
             shutil.rmtree(path, ignore_errors=True)
+        return not os.path.lexists(path)
 
     def paths(self) -> list[Path]:
         """Folders of all artifacts, damaged ones included, oldest use first; what is named otherwise is not ours."""
