@@ -7,9 +7,7 @@ import re
 from typing import Any
 
 #: Control characters but tab and newline, marks that reorder text, line separators, and halves of surrogate pairs.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 #: Colours and weights, which rich writes to a terminal.
 _STYLE = re.compile(r"(\x1b\[(?:[0-4]|[39][0-7])(?:;(?:[0-4]|[39][0-7]))*m)")
 #: What a spreadsheet takes for a formula, at the start of a cell's text; the wide forms are some spreadsheets' too.
@@ -22,7 +20,7 @@ _SHOWN = 100
 
 
 def plain(text: str) -> str:
-    r"""`text` without anything that moves a cursor or reorders letters: `\u001b` in place of an escape, as JSON has it."""
+    r"""`text` without what moves a cursor or reorders letters: `\u001b` in place of an escape, as in JSON."""
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -54,7 +52,8 @@ def csv_text(text: str) -> str:
 
 def short(line: str) -> str:
     """`line` with values of more than 300 characters cut to their first 100, and cut in the middle if it is long."""
-    cut = re.sub(rf"(['\"])((?:(?!\1).){{{LONGEST_WORD},}})\1", lambda found: _cut(found[2], found[1]), line, flags=re.S)
+    quoted = rf"(['\"])((?:(?!\1).){{{LONGEST_WORD},}})\1"
+    cut = re.sub(quoted, lambda found: _cut(found[2], found[1]), line, flags=re.S)
     cut = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda found: _cut(found[0]), cut)
     if len(cut) <= LONGEST_LINE:
         return cut

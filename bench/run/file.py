@@ -166,7 +166,7 @@ def read_run(path: str | Path) -> Run:
         if found.seal is not None:
             seal = _decode(found.seal)
             run.is_complete = isinstance(seal, SealLine) and seal.is_complete and integrity == "sealed"
-    except (msgspec.ValidationError, msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
         cause = f"{type(error).__name__}: {error}"[:LONGEST_CAUSE]
         raise UserError(f"{str(path)!r} is damaged ({cause}); measure again") from None
     return run
