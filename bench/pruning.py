@@ -35,6 +35,8 @@ class Pruned:
 
     removed: list[str] = field(default_factory=list)
     """A line for each thing that is gone."""
+    left: list[Path] = field(default_factory=list)
+    """What should be gone and cannot be removed."""
     kept_bytes: int = 0
     """Of artifacts and compiled code."""
 
@@ -45,14 +47,20 @@ def prune(store: ArtifactStore, limit_bytes: int | None) -> Pruned:
     Nobody may be using the store (`ArtifactStore.users`).
     """
     done = Pruned()
+
+    def remove(path: Path, line: str) -> bool:
+        if is_gone := store.remove(path):
+            done.removed.append(line)
+        else:
+            done.left.append(path)
+        return is_gone
+
     for path in store.leftovers():
-        store.remove(path)
-        done.removed.append(f"{path.name}: left over by a killed process")
+        remove(path, f"{path.name}: left over by a killed process")
     entries = []
     for path, damage in store.damages(store.paths()).items():
         if damage:
-            store.remove(path)
-            done.removed.append(f"{path.name}: {damage}")
+            remove(path, f"{path.name}: {damage}")
         elif (artifact := store.read(path)) is not None:
             entries.append(Entry(path, artifact.bytes, path.lstat().st_mtime_ns))
     entries += compiled(store.root)
@@ -60,10 +68,9 @@ def prune(store: ArtifactStore, limit_bytes: int | None) -> Pruned:
     for entry in sorted(entries, key=lambda entry: (entry.used_ns, entry.path)):
         if limit_bytes is None or done.kept_bytes <= limit_bytes:
             break
-        store.remove(entry.path)
-        done.kept_bytes -= entry.bytes
         home = store.folder if entry.path.parent == store.folder else store.root
-        done.removed.append(f"{entry.path.relative_to(home)}: least recently used")
+        if remove(entry.path, f"{entry.path.relative_to(home)}: least recently used"):
+            done.kept_bytes -= entry.bytes
     if locks := sum(clear_locks(folder) for folder in (store.folder, store.root / "machine")):
         done.removed.append(f"lock files that nobody holds: {locks}")
     return done

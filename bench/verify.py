@@ -120,7 +120,7 @@ def verify(
         with tempfile.TemporaryDirectory(prefix="bench-verify-") as folder:
             repeated = again(stated, settled, candidates, Path(folder))
             store.prepare()
-            with store.in_use():
+            with store.in_use(say):
                 prepared = Preparation(repeated, source, store, say)
                 prepared.artifacts |= dict.fromkeys(repeated.candidates, found)
                 prepared.make(repeated.workload.points())

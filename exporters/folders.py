@@ -16,13 +16,32 @@ POSITIONS_BEHIND_PADDING = (
 #: Endings of what is read of a model's folder.
 READ = (".json", ".safetensors", ".txt", ".model", ".jinja")
 
+#: Keys that hold a count, and those of them for which 0 is none.
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+COUNTS = (
+    *LAYERS, "vocab_size", "hidden_size", "n_embd", "dim", "d_model", "embedding_size", "num_attention_heads", "n_head",
+    "n_heads", "num_key_value_heads", "head_dim", "intermediate_size", "n_inner", "hidden_dim", "ffn_dim",
+    "max_position_embeddings", "n_positions", "n_ctx", "type_vocab_size",
+)  # fmt: skip
+OR_NONE = ("type_vocab_size", "n_ctx", "n_inner")
+MOST_COUNT, MOST_LAYERS = 2**24, 4096
+#: Ends of keys that hold a number from 0 to 1, and keys that hold a word.
+SMALL = ("_eps", "_epsilon", "_pdrop", "dropout", "dropout_prob", "initializer_range")
+NAMES = ("hidden_act", "activation_function", "dtype", "torch_dtype", "position_embedding_type")
+LONGEST_VALUE = 40
+#: The padding's id, and another one.
+LEAST_VOCABULARY = 2
+
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder: one, or the shards that an index names; empty when incomplete."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            shards = sorted({folder / shard for shard in json.loads(index.read_text())["weight_map"].values()})
+            names = set(json.loads(index.read_text())["weight_map"].values())
+            if any(Path(shard).name != shard for shard in names):
+                raise ValueError("a shard outside the folder")
+            shards = sorted(folder / shard for shard in names)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
                 f"{index.name} of {str(folder)!r} cannot be read ({error!r}); save the model again"
@@ -66,14 +85,40 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
             f"config.json of {name!r} names attention kernels of the Hub, which are code and never fetched; "
             "take attn_implementation out of it"
         )
+    for key, value in config.items():
+        if cause := _wrong(key, value):
+            shown = json.dumps(value)
+            shown = shown if len(shown) <= LONGEST_VALUE else f"{shown[:LONGEST_VALUE]}…"
+            raise ModelError(f"config.json of {name!r} has {key} {shown}, which is {cause}; save the model again")
     return config
+
+
+def _wrong(key: str, value: Any) -> str:
+    """What no model has as a configuration's `key`; "" if one can. Lists and null are left to transformers."""
+    if value is None or isinstance(value, list):
+        return ""
+    if key in COUNTS:
+        most = MOST_LAYERS if key in LAYERS else MOST_COUNT
+        is_count = type(value) is int and (key not in OR_NONE) <= value <= most
+        return "" if is_count else f"no whole number from {int(key not in OR_NONE)} to {most:,}"
+    if key.endswith(SMALL):
+        is_small = isinstance(value, int | float) and 0 <= value <= 1
+        return "" if is_small else "no number from 0 to 1"
+    if key in NAMES:
+        return "" if isinstance(value, str) else "no text"
+    return ""
 
 
 def vocab_size(name: str, config: dict[str, Any]) -> int:
     """Number of ids that a configuration has; raises ModelError for a model that takes none."""
     size = config.get("vocab_size")
-    if not isinstance(size, int) or size < 1:
+    if not isinstance(size, int):
         raise ModelError(f"config.json of {name!r} has no vocab_size, so no input ids can be drawn; give a text model")
+    if size < LEAST_VOCABULARY:
+        raise ModelError(
+            f"config.json of {name!r} has vocab_size {size}, so no input ids beside the padding can be drawn; "
+            f"give a model with at least {LEAST_VOCABULARY}"
+        )
     return size
 
 

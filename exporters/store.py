@@ -15,10 +15,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from exporters import compiled
 
 MANIFEST = "artifact.json"
 SCHEMA = 1
@@ -217,12 +219,14 @@ class ArtifactStore:
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
 
-    def remove(self, path: Path) -> None:
-        """Delete an artifact of this store, or whatever stands in its place; another process may be first."""
+    def remove(self, path: Path) -> bool:
+        """Delete an artifact of this store, or whatever stands in its place; False if something of it is left."""
         if path.is_symlink() or path.is_file():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
         else:
             shutil.rmtree(path, ignore_errors=True)
+        return not os.path.lexists(path)
 
     def paths(self) -> list[Path]:
         """Folders of all artifacts, damaged ones included, oldest use first; what is named otherwise is not ours."""
@@ -254,14 +258,29 @@ class ArtifactStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep `prune` away for as long as the block runs."""
+    def in_use(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Keep `prune` away for as long as the block runs; compiled code that others changed since the last is dropped.
+
+        The first of several users looks at the code, and the last one notes its checksums.
+        """
         marker = self.folder / f"{_USER}{os.getpid()}"
-        marker.touch()
+        with self._locked("cache"):
+            if not self.users():
+                try:
+                    compiled.drop_unknown(self.root, file_checksum, say)
+                except OSError as error:
+                    raise StoreError(
+                        f"changed code in {str(self.root / compiled.CACHE)!r} cannot be dropped ({error.strerror}); "
+                        "remove that folder"
+                    ) from error
+            marker.touch()
         try:
             yield
         finally:
-            marker.unlink(missing_ok=True)
+            with self._locked("cache"):
+                marker.unlink(missing_ok=True)
+                if not self.users():
+                    compiled.note(self.root, file_checksum)
 
     def users(self) -> list[int]:
         """Processes that are using the store now."""

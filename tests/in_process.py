@@ -117,7 +117,7 @@ def prepare(
     with here():
         prepared = preparation(artifacts, model=model, backends=backends, batches=batches, lengths=lengths, task=task)
         prepared.store.prepare()
-        with prepared.store.in_use():
+        with prepared.store.in_use(print):
             prepared.make(prepared.workload.points())
     assert not prepared.refused, prepared.refused
 

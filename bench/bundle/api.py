@@ -118,7 +118,7 @@ def deploy(
         source = _source_of(measured, module, store, say, seconds)
         samples = samples_of(source, tokenizer_of(source, None))
         store.prepare()
-        with store.in_use(), making.aside(folder) as place:
+        with store.in_use(say), making.aside(folder) as place:
             certificate = _certificate(measured, candidate, source, samples, seconds)
             certificate.path = place / CERTIFICATE
             prepared = Preparation(certificate, source, store, say)

@@ -22,8 +22,9 @@ import typer
 from bench import __version__
 from bench.cli import artifacts, choose, deploy, diff, doctor, env, list_, report, show, spellings, study, tune, verify
 from bench.cli.group import Commands
-from bench.cli.streams import mute, stopped, tell, will_say_it
+from bench.cli.streams import Plain, mute, stopped, tell, will_say_it
 from bench.errors import BenchError
+from bench.untrusted import short
 
 app = typer.Typer(
     name="bench",
@@ -73,6 +74,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = Plain(sys.stdout), Plain(sys.stderr)
     try:
         will_say_it()
         _on_signals(signal.default_int_handler, _terminated)
@@ -118,7 +120,7 @@ def _fail_in_usage(error: Exception) -> None:
 
 def _fail(message: str, code: int) -> NoReturn:
     if message:
-        tell(f"bench: {' '.join(message.split())}")
+        tell(f"bench: {short(' '.join(message.split()))}")
     raise SystemExit(code) from None
 
 

@@ -65,7 +65,7 @@ def prune(
 ) -> None:
     """Remove what is damaged or left over; with --keep, also what was used longest ago, compiled code included."""
     from bench import pruning
-    from bench.errors import UserError
+    from bench.errors import BenchError, UserError
     from bench.spec import parse_size
     from exporters.store import ArtifactStore
 
@@ -79,6 +79,11 @@ def prune(
     print(f"{columns.size(done.kept_bytes)} kept")
     for name, size in pruning.untouched(artifacts).items():
         print(f"not touched: {name}, {columns.size(size)} ({pruning.UNTOUCHED[name]})")
+    if done.left:
+        what = f"{columns.count(len(done.left), 'entry' if len(done.left) == 1 else 'entrie')} of {str(artifacts)!r}"
+        raise BenchError(
+            f"{what} cannot be removed (first {done.left[0].name!r}); give this user write permission to the folder"
+        )
 
 
 def _shape(inputs: Mapping[str, Any]) -> str:

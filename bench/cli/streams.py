@@ -6,8 +6,26 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TextIO
 
 import typer
+
+from bench.untrusted import plain, plain_but_styles
+
+
+class Plain:
+    """A standard stream that takes no control character but newline and tab; a terminal also takes colours."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._plain = stream, plain_but_styles if stream.isatty() else plain
+
+    def write(self, text: str) -> int:
+        """Write what `text` says; returns its length."""
+        self._stream.write(self._plain(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def tell(line: str) -> None:

@@ -15,6 +15,7 @@ from bench.columns import Column, Section, Table
 from bench.report import parts
 from bench.run import state
 from bench.run.record import Run
+from bench.untrusted import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,10 +110,10 @@ def _print_section(console: Console, section: Section, title_style: str) -> None
 
 
 def _plain(text: str, style: str = "") -> Any:
-    """Text in which nothing is markup."""
+    """Text in which nothing is markup, and that moves no cursor."""
     from rich.text import Text
 
-    return Text(text, style=style)
+    return Text(plain(text), style=style)
 
 
 # Tables of records.
@@ -236,9 +237,9 @@ def _table(columns: Sequence[_Cells]) -> Any:
     table.show_header = any(column.title for column in columns)
     for column in columns:
         if column.is_left:
-            table.add_column(column.title, overflow="fold", min_width=min(column.longest_word, LONGEST_WORD))
+            table.add_column(_plain(column.title), overflow="fold", min_width=min(column.longest_word, LONGEST_WORD))
         else:
-            table.add_column(column.title, justify="right", no_wrap=True)
+            table.add_column(_plain(column.title), justify="right", no_wrap=True)
     for at in range(len(columns[0].texts)):
         table.add_row(*(_plain(one.texts[at], one.styles[at] if one.styles else "") for one in columns))
     return table

@@ -11,6 +11,7 @@ from bench.columns import DASH
 from bench.run.leads import Lead, leads
 from bench.run.record import Run
 from bench.spec import Candidate, Shape
+from bench.untrusted import plain
 
 #: Background and text by candidate, in the order of the run; told apart under every common colour blindness (Okabe and
 #: Ito 2008, "Color Universal Design"), each with a contrast of text above 4.5 (WCAG 2.1).
@@ -50,7 +51,7 @@ def render_map(run: Run, width: int = 80, colour: bool = False) -> str:
     text = io.StringIO()
     console = Console(file=text, width=width, force_terminal=colour, highlight=False, emoji=False, soft_wrap=True)
     title = "Fastest at each batch × length, and how many times faster than the next"
-    console.print(Text(textwrap.fill(title, width), style="bold"))
+    console.print(Text(textwrap.fill(plain(title), width), style="bold"))
     for some in _blocks(widths, width - first):
         console.print(Text("batch".rjust(first) + "".join(f"  {length:>{widths[length]}}" for length in some)))
         for batch in batches:
@@ -64,7 +65,7 @@ def render_map(run: Run, width: int = 80, colour: bool = False) -> str:
             row.rstrip()
             console.print(row)
     for line in [*legend, *_notes(cells.values())]:
-        console.print(Text(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False)))
+        console.print(Text(textwrap.fill(plain(line), width, subsequent_indent="  ", break_on_hyphens=False)))
     return text.getvalue()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 import re
@@ -18,6 +17,7 @@ from bench.columns import Column, Section, count
 from bench.report import parts
 from bench.run import state, warnings
 from bench.run.record import Record, Run
+from bench.untrusted import csv_text, markdown
 
 #: Characters that a comment on GitHub may have.
 MOST_CHARACTERS = 65_536
@@ -39,10 +39,9 @@ def as_csv(run: Run) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
-    """A value as CSV; a lone carriage return, which Python's writer leaves unquoted, becomes a newline."""
-    if isinstance(value, str):
-        return value.replace("\r\n", "\n").replace("\r", "\n")
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
+    """A value as CSV: numbers as they are; no text is a formula."""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
+    return csv_text(text) if isinstance(text, str) else text
 
 
 def as_json(run: Run) -> str:
@@ -61,9 +60,9 @@ def as_json(run: Run) -> str:
         "notes": run.notes,
         "is_complete": run.is_complete,
         "integrity": run.integrity,
-        "exit_code": exit_code(run),
     }
     with parts.readable(run):
+        header["exit_code"] = exit_code(run)
         rows = [_row(run, row, record) for row, record in zip(run.rows(), run.records, strict=True)]
         document = msgspec.json.format(msgspec.json.encode(header | {"rows": rows}), indent=2).decode()
     return _LIST_OF_FIGURES.sub(lambda found: f"[{' '.join(found.group(1).split())}]", document) + "\n"
@@ -126,10 +125,10 @@ def as_markdown(run: Run, columns: str | Sequence[str] = ()) -> str:
 
 def _heading(run: Run) -> list[str]:
     wrong = [line for line in (state.of_file(run), state.incomplete(run)) if line]
-    first, second, *rest = map(_escape, parts.heading(run))
-    model = _escape(run.model.name)
-    lines = [f"**{_escape(line)}**" for line in wrong]
-    lines += [f"**{model}**{first.removeprefix(model)}; {second}", *rest]
+    first, second, *rest = parts.heading(run)
+    behind = markdown(first.removeprefix(run.model.name))
+    lines = [f"**{markdown(line)}**" for line in wrong]
+    lines += [f"**{markdown(run.model.name)}**{behind}; {markdown(second)}", *map(markdown, rest)]
     return [part for line in lines for part in (line, "")]
 
 
@@ -142,7 +141,7 @@ def _table(
     titles: Sequence[str], rows: Iterable[Sequence[str]], is_left: Sequence[bool]
 ) -> tuple[list[str], list[str]]:
     """The lines of a table's head, and those of its rows."""
-    head, *found = (f"| {' | '.join(map(_escape, row))} |" for row in (titles, *rows))
+    head, *found = (f"| {' | '.join(map(markdown, row))} |" for row in (titles, *rows))
     return [head, f"|{'|'.join('---' if left else '--:' for left in is_left)}|"], found
 
 
@@ -160,9 +159,9 @@ def _sections(run: Run, sections: Sequence[Section], most: int | None) -> list[s
 
 def sections_as_markdown(title: str, heading: Iterable[str], sections: Iterable[Section]) -> str:
     """Sections that are of no run, under a title."""
-    lines = [f"# {_escape(title)}"]
+    lines = [f"# {markdown(title)}"]
     for line in heading:
-        lines += ["", _escape(line)]
+        lines += ["", markdown(line)]
     for section in sections:
         lines += [] if section.is_empty else _section(section)
     return "\n".join(lines) + "\n"
@@ -170,9 +169,9 @@ def sections_as_markdown(title: str, heading: Iterable[str], sections: Iterable[
 
 def _section(section: Section, at: str = "", most: int | None = None) -> list[str]:
     """A section, `at` a point."""
-    lines = ["", f"**{_escape(section.title + at)}**"] if section.title else []
+    lines = ["", f"**{markdown(section.title + at)}**"] if section.title else []
     for line in section.lines:
-        lines += ["", _escape(line)]
+        lines += ["", markdown(line)]
     if (table := section.table) is not None and table.rows:
         is_left = [table.holds_text(column) for column in range(len(table.titles))]
         head, rows = _table(table.titles, table.rows[:most], is_left)
@@ -183,8 +182,8 @@ def _section(section: Section, at: str = "", most: int | None = None) -> list[st
 
 def _list(lines: Sequence[str], most: int | None) -> list[str]:
     if most is None or len(lines) <= most:
-        return [f"- {_escape(line)}" for line in lines]
-    shortened = [f"- {_escape(line[:LONGEST_LINE])}" for line in lines[:most]]
+        return [f"- {markdown(line)}" for line in lines]
+    shortened = [f"- {markdown(line[:LONGEST_LINE])}" for line in lines[:most]]
     return [*shortened, f"- and {len(lines) - most} more"]
 
 
@@ -196,7 +195,3 @@ def _first(lines: Sequence[str], most: int) -> list[str]:
 
 def _length(*texts: Sequence[str]) -> int:
     return sum(len(line) + 1 for text in texts for line in text)
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")

@@ -14,6 +14,8 @@ from bench.spec import nearest, parse_names
 
 #: Units that a column may be asked for without.
 UNITS = ("_ms", "_s", "_bytes")
+#: What may be wrong with a file whose figures make no sense; a seal can be computed again.
+WRONG = {"altered": "was altered after it was written", "cut": "has no seal", "sealed": "is not as bench writes it"}
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,15 @@ class Group:
 
 @contextmanager
 def readable(*runs: Run) -> Iterator[None]:
-    """Raise UserError if the figures of a file that is not as it was written make no sense."""
+    """Raise UserError if the figures of a file make no sense."""
     try:
         yield
     except BenchError:
         raise
     except Exception as error:
         for run in runs:
-            if run.integrity != "sealed":
-                wrong = "was altered after it was written" if run.integrity == "altered" else "has no seal"
+            if run.integrity != "sealed" or run.is_read:
+                wrong = WRONG[run.integrity]
                 found = f"{type(error).__name__}: {error}"
                 raise UserError(
                     f"{str(run.path)!r} {wrong}, and what it holds makes no report ({found}); measure again"

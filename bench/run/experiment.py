@@ -55,7 +55,7 @@ def measure(
         options = workload.settle(replace(options, model=source.name, task=source.task), source)
         run = _planned(workload(options), source, candidates)
         prepared = Preparation(run, source, store, listener.say)
-        with sole_writer(store, run):
+        with sole_writer(store, run, listener.say):
             file = RunFile(run)
             file.create()
             return _measure(run, prepared, listener, file, began)
@@ -83,7 +83,7 @@ def resume(
     store = ArtifactStore(Path(artifacts))
     with leaves_translated():
         run = read_run(path)
-        with sole_writer(store, run):
+        with sole_writer(store, run, listener.say):
             run = read_run(path)  # nobody else writes on it from here on
             _go_on_until(run, until_decided, traffic)
             if run.is_complete and until_decided is None:
@@ -280,11 +280,11 @@ def _check_unchanged(run: Run, store: ArtifactStore) -> None:
 
 
 @contextmanager
-def sole_writer(store: ArtifactStore, run: Run) -> Iterator[None]:
+def sole_writer(store: ArtifactStore, run: Run, say: Say) -> Iterator[None]:
     """Keep other runs off the file of `run`, and `prune` off the store."""
     assert run.path is not None
     store.prepare()
-    with store.in_use(), store.alone_with(run.path) as is_alone:
+    with store.in_use(say), store.alone_with(run.path) as is_alone:
         if not is_alone:
             raise UserError(
                 f"{str(run.path)!r} is being written by another bench; wait for it, or give another --output"

@@ -20,7 +20,7 @@ import msgspec
 from bench.errors import UserError
 from bench.files import Lines, LinesFile, read_lines
 from bench.parity.verdict import as_of_candidate, with_loss
-from bench.run import registry
+from bench.run import registry, typed
 from bench.run.record import SCHEMA, Integrity, Model, Once, Point, Record, Run, Status, Turn
 from bench.run.record_types import check as check_types
 from bench.spec import Candidate
@@ -158,7 +158,7 @@ def read_run(path: str | Path) -> Run:
         options = msgspec.convert(header.options, workload_class.Options)
         run = Run(
             workload_class(options), header.model, header.candidates, header.fingerprint, header.started,
-            path=path, integrity=integrity, schema=header.schema,
+            path=path, integrity=integrity, schema=header.schema, is_read=True,
         )  # fmt: skip
         if not run.candidates:
             raise ValueError("a run without candidates")
@@ -167,7 +167,7 @@ def read_run(path: str | Path) -> Run:
         if found.seal is not None:
             seal = _decode(found.seal)
             run.is_complete = isinstance(seal, SealLine) and seal.is_complete and integrity == "sealed"
-    except (msgspec.ValidationError, msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
         cause = f"{type(error).__name__}: {error}"[:LONGEST_CAUSE]
         raise UserError(f"{str(path)!r} is damaged ({cause}); measure again") from None
     return run
@@ -226,6 +226,7 @@ def integrity_of(found: Lines) -> Integrity:
 def _take(run: Run, line: _Line, number: int) -> None:
     """Add one decoded line to a run; raises ValueError for one that no run has."""
     if isinstance(line, NoteLine):
+        typed.check_note(line.name, line.value)
         run.notes[line.name] = line.value
         return
     if not isinstance(line, TurnLine | RecordLine):
@@ -242,6 +243,7 @@ def _take(run: Run, line: _Line, number: int) -> None:
         durations = (ns for kind, ns in line.turn.times_ns.items() if kind not in run.workload.moments)
         if any(sample < 0 for samples in durations for sample in samples):
             raise ValueError(f"line {number} has times below 0")
+        typed.check_conditions(line.turn.conditions)
         run.turns.setdefault(cell, []).append(line.turn)
         return
     stored = {name: getattr(line, name) for name in _OF_A_RECORD}

@@ -83,7 +83,7 @@ def introduced(
     if source.weights != sources.MODULE:
         return source
     store.prepare()
-    with store.in_use():
+    with store.in_use(say):
         recipe = checkpoint.recipe(source)
         drop_damaged(store, [recipe], say)
         with closing(Exporting(store.root, threads)) as exporting:

@@ -199,6 +199,7 @@ class Run:
     is_complete: bool = False
     integrity: Integrity = "cut"
     schema: int = SCHEMA
+    is_read: bool = False
 
     @property
     def options(self) -> CommonOptions:

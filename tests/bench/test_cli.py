@@ -288,7 +288,7 @@ def test_prune_removes_the_least_recently_used_first(cli_here, tmp_path: Path) -
     for age, artifact in enumerate(reversed(made)):
         os.utime(artifact.path, (time.time() - age * 100,) * 2)
     (made[2].path / "model").write_bytes(bytes(7))
-    with store.in_use():
+    with store.in_use(print):
         refused = cli_here("artifacts", "prune")
     assert refused.returncode == 2
     assert "a run is using" in refused.stderr

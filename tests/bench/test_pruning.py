@@ -140,3 +140,20 @@ def test_references_of_every_command_are_listed(cli_here, tmp_path: Path) -> Non
         done = cli_here("artifacts", "list", "--artifacts", str(store.root))
         assert done.returncode == 0, done.stderr
         assert shown in done.stdout.splitlines()[0]
+
+
+def test_what_cannot_be_removed_is_not_said_to_be(cli_here, store: ArtifactStore, monkeypatch) -> None:
+    """As on a read-only store: the command names it and fails."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    before = files(store.root)
+    for name in ("unlink", "rmdir"):
+        monkeypatch.setattr(os, name, refuse)
+    done = cli_here("artifacts", "prune", "--artifacts", str(store.root), "--keep", "1")
+    assert done.returncode == 1
+    assert "removed" not in done.stdout
+    assert "0.0 MiB kept" in done.stdout
+    assert done.stderr.startswith(f"bench: 4 entries of {str(store.root)!r} cannot be removed (first '")
+    assert files(store.root) == before

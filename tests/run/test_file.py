@@ -261,3 +261,36 @@ def test_a_file_that_exists_is_left_alone_and_a_full_disk_is_one_line(tmp_path: 
     with pytest.raises(BenchError, match=r"cannot be written \(.*\); free some space"):
         LinesFile(tmp_path / "no" / "a.jsonl").rewrite([b"{}"])
     assert [one.name for one in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("parent_cpu_share", "x"), ("parent_cpu_share", {}), ("warnings", 3), ("warnings", [1]), ("budget", ["a"]),
+        ("peaks", 3), ("peaks", {"device": 3}), ("remarks", [{}]), ("artifacts", []), ("keys_and_values", {"layers": []}),
+        ("spent_seconds", "1"), ("waited_seconds", []), ("preset", 3), ("bisections", [1]),
+    ],
+)  # fmt: skip
+def test_a_note_of_a_wrong_type_is_damage_whatever_the_seal(tmp_path: Path, name: str, value: object) -> None:
+    run = a_run()
+    run.notes[name] = value
+    with pytest.raises(UserError, match="is damaged"):
+        read_run(write(run, tmp_path / "run.jsonl"))
+
+
+@pytest.mark.parametrize("wrong", ["x", [], {"a": 1}])
+def test_a_condition_of_a_wrong_type_is_damage(tmp_path: Path, wrong: object) -> None:
+    run = run_of([record("eager", conditions={"other_cpu_seconds": wrong})])
+    with pytest.raises(UserError, match=r"is damaged .*conditions"):
+        read_run(write(run, tmp_path / "run.jsonl"))
+
+
+@pytest.mark.parametrize("format", ["--markdown", "--json"])
+def test_figures_that_make_no_sense_are_one_line_whatever_the_seal(cli_here, tmp_path: Path, format: str) -> None:
+    """A sealed file may be forged, as a seal can be computed again."""
+    run = run_of([record("eager", facts={"nodes_on_cpu": 1})])
+    done = cli_here("report", str(write(run, tmp_path / "run.jsonl")), format)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "is not as bench writes it" in done.stderr

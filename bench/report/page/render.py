@@ -20,6 +20,7 @@ from bench.report.page.answer import Answer, answer
 from bench.report.page.charts import Chart
 from bench.report.page.entries import TONES, Chapter, Entry, entries, names
 from bench.run.record import Run
+from bench.untrusted import all_plain, plain
 
 #: A page is not larger than this, whatever the run.
 MOST_BYTES = 1_500_000
@@ -97,7 +98,7 @@ def image(chart: Chart, format: str) -> bytes:
     """A chart with its legend as an "svg" or "png" image on white, drawn without a browser."""
     import vl_convert
 
-    spec = dict(chart.spec) | {"width": WIDTH, "background": "white"}
+    spec = all_plain(dict(chart.spec)) | {"width": WIDTH, "background": "white"}
     if format == "svg":
         return str(vl_convert.vegalite_to_svg(spec, config=dict(charts.CONFIG))).encode()
     return bytes(vl_convert.vegalite_to_png(spec, scale=SCALE, config=dict(charts.CONFIG)))
@@ -136,8 +137,9 @@ def _filled(
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=PackageLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
+    )  # fmt: skip
     specs = {chart.name: chart.spec for chapter in found for chart in chapter.charts}
     assert len(specs) == sum(len(chapter.charts) for chapter in found), "two plots of one name"
     own = {name: Markup(files(FOLDER).joinpath(f"templates/{name}").read_text()) for name in ("page.css", "page.js")}
@@ -150,7 +152,7 @@ def _filled(
         parts=found,
         has_tables=has_tables,
         always=("cells", "runs", "machine", "commands"),
-        specs=_packed(json.dumps({"config": config, "charts": specs})),
+        specs=_packed(json.dumps(all_plain({"config": config, "charts": specs}))),
         style=own["page.css"],
         script=own["page.js"],
         library=Markup(_library()) if specs else "",
