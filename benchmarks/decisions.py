@@ -282,19 +282,12 @@ def told(times: Mapping[int, Mapping[int, Sequence[Any]]]) -> list[statistics.Ra
     """The verdicts of a page: each candidate against the first, in every cell."""
     rho = statistics.correlation(log_ratios(times))
     wide, prior = statistics.widening(rho), prior_of(log_ratios(times), rho)
-    compared = [
-        [[[one] for one in series] for series in (cell[0], cell[other])]
-        for cell in times.values()
-        for other in list(cell)[1:]
-    ]
-
-    def of(one: Any, other: Any) -> Callable[[float], statistics.Ratio]:
-        return lambda confidence: _ratio(one, other, wide, confidence, prior)
-
-    return statistics.jointly([of(*both) for both in compared])
+    pairs = [(cell[0], cell[other]) for cell in times.values() for other in list(cell)[1:]]
+    rounds = [[[[one] for one in series] for series in both] for both in pairs]
+    return statistics.jointly([partial(_ratio, one, other, wide, prior) for one, other in rounds])
 
 
-def _ratio(one: Any, other: Any, wide: float, confidence: float, prior: Prior = NONE) -> statistics.Ratio:
+def _ratio(one: Any, other: Any, wide: float, prior: Prior, confidence: float) -> statistics.Ratio:
     found = statistics.ratio_within_rounds(one, other, confidence, wide, prior)
     assert found is not None
     return found
@@ -323,7 +316,7 @@ def is_missed(what: str, times: Any, ratios: Sequence[float]) -> bool:
     if what.startswith("ratio"):
         wide = statistics.widening(statistics.correlation(log_ratios(times)))
         one, other = ([[each] for each in times[0][place]] for place in (0, 1))
-        found = _ratio(one, other, wide, 0.99 if "99" in what else 0.95)
+        found = _ratio(one, other, wide, NONE, 0.99 if "99" in what else 0.95)
         return found.interval is not None and ratios[0] / ratios[1] not in found.interval
     stakes = stakes_of(times, False)
     if what.startswith("bound"):
