@@ -171,6 +171,10 @@ def _open(store: ArtifactStore, path: Path) -> Artifact:
         raise UserError(
             f"artifact {str(path)!r} has no readable artifact.json; give the whole folder that an export wrote"
         )
+    if elsewhere := [name for name in artifact.files if not (folder / name).resolve().is_relative_to(folder.resolve())]:
+        raise UserError(
+            f"{elsewhere[0]} of artifact {str(path)!r} is a link out of that folder; put the file itself there"
+        )
     now = {name: file_checksum(folder / name) if (folder / name).is_file() else "missing" for name in artifact.files}
     return replace(artifact, files={name: {**entry, "sha256": now[name]} for name, entry in artifact.files.items()})
 

@@ -262,6 +262,15 @@ def test_no_interpreter_that_a_certificate_names_is_started(
         call(certified, certified.artifact, certificate=stated, python=f"onnx={python}")
 
 
+def test_an_artifact_has_no_links_that_leave_it(certified: Certified, nothing_starts: None, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(certified.artifact, folder)
+    shutil.move(folder / "model.pt", tmp_path / "elsewhere")
+    (folder / "model.pt").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"model\.pt of artifact .* is a link out of that folder"):
+        call(certified, folder, trust=True)
+
+
 @pytest.mark.parametrize("how", ["torchscript", "format", "module"])
 def test_an_artifact_that_is_code_asks_for_trust(
     certified: Certified, nothing_starts: None, tmp_path: Path, how: str
