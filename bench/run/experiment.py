@@ -85,11 +85,12 @@ def resume(
         run = read_run(path)
         with sole_writer(store, run, listener.say):
             run = read_run(path)  # nobody else writes on it from here on
+            if python or not run.is_complete or until_decided is not None:
+                check_given_again(run.options.python, python, path)
             _go_on_until(run, until_decided, traffic)
             if run.is_complete and until_decided is None:
                 listener.say(f"nothing is left to measure in {path}")
                 return run
-            check_given_again(run.options.python, python, path)
             source = _same_source(run, module, store, listener)
             run.workload.check_unchanged(source)
             _check_unchanged(run, store)

@@ -19,10 +19,10 @@ _NOTES: dict[str, Any] = {
     "published": dict[str, Any],
     "remarks": list[str],
     "spent_seconds": float,
-    "tokenizer_sha256": str,
+    "tokenizer_sha256": str | None,
     "waited_seconds": float,
     "warnings": list[str],
-    "weights_checksum": str,
+    "weights_checksum": str | None,
 }
 
 

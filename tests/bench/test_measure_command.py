@@ -193,7 +193,7 @@ def test_the_report_is_json_or_stands_alone_if_that_is_asked_for(cli_here, finis
 # Going on.
 
 
-@pytest.mark.parametrize("arguments", [["--batches", "2"], ["--loud"], ["--no-loud"], ["--python", "onnx=python"]])
+@pytest.mark.parametrize("arguments", [["--batches", "2"], ["--loud"], ["--no-loud"]])
 def test_a_resume_refuses_options_that_are_the_runs_own(cli_here, finished, arguments: list[str]) -> None:
     before = finished.path.read_bytes()
     done = cli_here("toy", "--resume", str(finished.path), *arguments)
@@ -203,6 +203,12 @@ def test_a_resume_refuses_options_that_are_the_runs_own(cli_here, finished, argu
         f"bench: {name} cannot be given with --resume, which goes on under the run's own options; leave it out\n"
     )
     assert finished.path.read_bytes() == before
+
+
+def test_a_resume_takes_no_interpreter_that_the_run_did_not_have(cli_here, finished) -> None:
+    done = cli_here("toy", "--resume", str(finished.path), "--python", "onnx=python")
+    said = f"bench: --python onnx: the run in {str(finished.path)!r} names no interpreter for it; leave it out\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
 def test_a_run_of_another_command_is_not_gone_on_with(cli_here, finished, monkeypatch: pytest.MonkeyPatch) -> None:
