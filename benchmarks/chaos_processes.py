@@ -112,10 +112,7 @@ def kills(world: World, draw: Callable[[int], random.Random], numbers: range) ->
             struck = _kill_another(running, rng)
         ended = running.wait()
         found = faults_of(ended, world, signals=(signal.SIGKILL,) if is_driver else ())
-        is_over = path.exists() and b'"is_complete":true' in path.read_bytes()
-        # What all cells need cannot be lost by one: a run without its checkpoint ends in one line, and goes on later.
-        is_stopped = ended.code == 1 and name == "making" and path.exists() and not is_over
-        if is_stopped or (is_driver and ended.code == -signal.SIGKILL):
+        if _lost_its_checkpoint(sample, path, ended) or (is_driver and ended.code == -signal.SIGKILL):
             found += resumed(sample, world, store, path, ended)
         elif ended.code != 2 or path.exists():
             found += faults_of_run(path, sample.cells)
@@ -123,6 +120,12 @@ def kills(world: World, draw: Callable[[int], random.Random], numbers: range) ->
             found.append(f"no run: {ended.errors[-200:]}")
         shutil.rmtree(store) if store != world.store else None
         yield f"{name}: {struck} killed after {moment:.2f} s", found
+
+
+def _lost_its_checkpoint(sample: Sample, path: Path, ended: Ended) -> bool:
+    """True for a run that ended in one line as what all of its cells need could not be made; it can be gone on with."""
+    is_over = path.exists() and b'"is_complete":true' in path.read_bytes()
+    return ended.code == 1 and sample is MAKES and path.exists() and not is_over
 
 
 def _kill_another(running: Call, rng: random.Random) -> str:
@@ -175,7 +178,9 @@ def stops(world: World, draw: Callable[[int], random.Random], numbers: range) ->
         struck = _stop(running, wanted, rng)
         ended = running.wait(90)
         found = faults_of(ended, world)
-        if not ended.is_late:
+        if _lost_its_checkpoint(sample, path, ended):
+            found += resumed(sample, world, store, path, ended)
+        elif not ended.is_late:
             found += faults_of_run(path, sample.cells) if path.exists() else [f"no run: {ended.errors[-200:]}"]
         shutil.rmtree(store) if store != world.store else None
         yield f"{name if kind != 'export' else 'making'}: {struck} stopped", found
