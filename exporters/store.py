@@ -109,7 +109,9 @@ class ArtifactStore:
         """The artifact in folder `path`, or None when its manifest is missing, damaged or names files elsewhere."""
         try:
             manifest = json.loads((path / MANIFEST).read_text())
-            if manifest.pop("checksum") != _checksum(manifest) or not all(map(_stays_within, manifest["files"])):
+            if manifest.pop("checksum") != _checksum(manifest) or not _is_typed(manifest):
+                return None
+            if not all(map(_stays_within, manifest["files"])):
                 return None
             return Artifact(
                 format=manifest["format"],
@@ -310,6 +312,19 @@ class ArtifactStore:
 
         with FileLock(self.folder / f".lock-{key}"):
             yield
+
+
+def _is_typed(manifest: Mapping[str, Any]) -> bool:
+    """True if each field is of its type, and every file lies in the artifact's folder."""
+    recipe, metadata, files = (manifest[name] for name in ("recipe", "metadata", "files"))
+    inputs = recipe.get("inputs", {})
+    return (
+        all(isinstance(one, dict) for one in (recipe, metadata, files, inputs, inputs.get("inputs", {})))
+        and all(isinstance(manifest[name], str) for name in ("format", "key"))
+        and isinstance(manifest["export_seconds"], int | float)
+        and all(not Path(name).is_absolute() and ".." not in Path(name).parts for name in files)
+        and all(type(one["bytes"]) is int and isinstance(one["sha256"], str) for one in files.values())
+    )
 
 
 def _is_alive(pid: str) -> bool:

@@ -146,6 +146,7 @@ def test_an_unknown_preset(name: str, message: str) -> None:
         (('"null:instant"', '"nul"'), "backends: unknown backend 'nul'; did you mean 'null'"),
         (("mine.json", "rtx3091"), "figures: no figures 'rtx3091'; did you mean 'rtx3090'?"),
         (("mine.json", "none.json"), "figures: 'none.json' holds none that can be read (No such file"),
+        (("mine.json", "../none.json"), "figures: '../none.json' is not beside the preset; put it there"),
         (("mine.json", "bad.json"), "figures: 'bad.json' holds none that can be read (KeyError: 'card')"),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters.store import MANIFEST, ArtifactStore, StoreError
+from exporters.store import MANIFEST, ArtifactStore, StoreError, _checksum
 
 RECIPE = {"format": "onnx", "checkpoint": "c0ffee", "precision": "fp32"}
 
@@ -185,3 +185,21 @@ def test_least_recently_used_first(store: ArtifactStore) -> None:
     assert store.paths() == [second.path, first.path]
     store.touch(second)
     assert store.paths() == [first.path, second.path]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": True}, {"files": {"m": -1}}, {"files": {"m": {"bytes": [1], "sha256": "a"}}}, {"recipe": 1.5},
+        {"recipe": {"format": "onnx", "inputs": True}}, {"metadata": []}, {"format": 3}, {"export_seconds": "1"},
+        {"files": {"../outside": {"bytes": 1, "sha256": "a"}}}, {"files": {"/etc/passwd": {"bytes": 1, "sha256": "a"}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_manifest_of_wrong_types_is_damage_whatever_its_checksum(store: ArtifactStore, change: dict) -> None:
+    made = store.make(RECIPE, write)
+    manifest = json.loads((made.path / MANIFEST).read_text()) | change
+    del manifest["checksum"]
+    (made.path / MANIFEST).write_text(json.dumps(manifest | {"checksum": _checksum(manifest)}))
+    assert store.read(made.path) is None
+    assert store.damage(made.path) == "its manifest is missing, unreadable or altered"

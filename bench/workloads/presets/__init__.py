@@ -134,6 +134,8 @@ def _figures(preset: Path, name: str, figures_name: str) -> dict[str, Any]:
         known = ", ".join(built_in)
         cause = f"no figures {figures_name[:80]!r}{nearest(figures_name, built_in)}; use {known}, or a .json file"
         raise _mistake(name, "figures", cause)
+    if is_path and Path(figures_name).name != figures_name:
+        raise _mistake(name, "figures", f"{_shown(figures_name)} is not beside the preset; put it there")
     path = preset.parent / figures_name if is_path else built_in[figures_name]
     try:
         data: dict[str, Any] = json.loads(path.read_text())
