@@ -19,7 +19,7 @@ _NOTES: dict[str, Any] = {
     "published": dict[str, Any],
     "remarks": list[str],
     "spent_seconds": float,
-    "tokenizer_sha256": str,
+    "tokenizer_sha256": str | None,
     "waited_seconds": float,
     "warnings": list[str],
     "weights_checksum": str,
