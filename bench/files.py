@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from pathlib import Path
 from bench.errors import BenchError, UserError
 
 SEAL = b'{"kind":"seal"'
+#: Signals by which a user or a supervisor stops a command.
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class LinesFile:
@@ -93,12 +96,22 @@ class LinesFile:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM: between a line and its checksum they would leave a seal that does not fit."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Hold back Ctrl-C and SIGTERM: between a line and its checksum they would leave a seal that does not fit.
+
+    A mask would hold them back in this thread alone, and the kernel gives them to any. Only the main one may ask.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = {number: signal.signal(number, lambda received, _: held.append(received)) for number in STOPPING}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        for received in dict.fromkeys(held):
+            signal.raise_signal(received)
 
 
 @dataclass(frozen=True)

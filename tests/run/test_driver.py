@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench import regret
 from bench.errors import BenchError, UserError
 from bench.run import driver, registry
 from bench.run.experiment import resume
@@ -121,11 +122,13 @@ def test_a_whole_run_goes_on_until_it_is_decided(
         return any(len(race.state.turns(*cell)) >= 5 for cell in cells)
 
     monkeypatch.setattr(Race, "is_decided", property(is_decided))
+    monkeypatch.setattr(Race, "_is_open_between", lambda race, leader, other: True)
+    monkeypatch.setattr(regret, "rounds_to_settle", lambda *asked, **more: {Shape(2, 8): 2})
     again = resume(path, artifacts=store, until_decided="100s", traffic=traffic)
     assert weights[0] == {Shape(2, 8): 1.0}
     assert again.workload.traffic == replace(read_traffic(traffic), path="")  # type: ignore[attr-defined]
-    rounds = {len(record.turns) for record in again.records}
-    assert rounds == {3, 5}
+    rounds = {(record.point, len(record.turns)) for record in again.records}
+    assert rounds == {(Shape(1, 8), 3), (Shape(2, 8), 5)}
     assert all(record.is_comparable for record in again.records)
     assert read_run(path).records == again.records
     assert read_run(path).is_complete
