@@ -336,5 +336,7 @@ def test_a_module_that_loops_at_import_is_not_waited_for(tmp_path: Path, cli: Ca
     given = ["--module", "loop.py:model", "--backends", "eager", "--timeout", "1s", "--quiet"]
     done = cli("compare", *given, "--batches", "1", "--lengths", "4", "--output", "run.jsonl")
     assert done.returncode == 1
-    assert done.stderr == "bench: not done in 4 s; the worker was killed; a larger --timeout gives it more time\n"
+    assert done.stderr == (
+        "bench: the checkpoint export failed: not done in 4 s; the worker was killed; a larger --timeout gives it more time\n"
+    )
     assert not (tmp_path / "run.jsonl").exists()

@@ -146,9 +146,8 @@ def settling_command(choice: Choice) -> str:
     if found is None or len(runs) > 1 or choice.objective != "latency" or not (is_its_own or traffic.path):
         return ""
     weighed_by = "" if is_its_own else f" --traffic {shlex.quote(traffic.path)}"
-    file = shlex.quote(str(runs[0].path)) if runs[0].path else "RUN"
     most = next((word for word, limit in SETTLED_BY.items() if limit >= 2 * found.seconds), "1d")
-    return f"bench compare --resume {file} --until-decided {most}{weighed_by}"
+    return f"{state.going_on(runs[0])} --until-decided {most}{weighed_by}"
 
 
 def _seconds(seconds: float) -> str:

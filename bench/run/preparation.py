@@ -314,7 +314,8 @@ def exported(
     timeout_seconds: float,
     most_seconds: float = math.inf,
 ) -> Artifact:
-    """The stored artifact of `recipe`, or a new one from the process `exporting` with the options `which`.
+    """The stored artifact of `recipe`, or a new one from the process `exporting` with the options `which`; if that is
+    lost, from another one.
 
     Raises WorkerError if the export of another format than the checkpoint fails, else UserError or BenchError.
     """
@@ -323,13 +324,19 @@ def exported(
         return found
     say(f"exporting {_name(recipe)}")
     try:
-        exporting.request(recipe["format"], which, timeout_seconds, most_seconds)
+        try:
+            exporting.request(recipe["format"], which, timeout_seconds, most_seconds)
+        except WorkerError as error:
+            if not error.is_gone or error.status in ("timeout", "oom") or store.is_full():
+                raise
+            say(f"the process that exports {_name(recipe)} was lost ({error.reason}); starting another")
+            exporting.request(recipe["format"], which, timeout_seconds, most_seconds)
     except WorkerError as error:
         if error.status == "user":
             raise UserError(error.reason) from None
         if error.status == "store" or recipe["format"] == "checkpoint":
             more = "; a larger --timeout gives it more time" if error.status == "timeout" else ""
-            raise BenchError(f"{_with_last_words(error)}{more}") from None
+            raise BenchError(f"the {_name(recipe)} export failed: {_with_last_words(error)}{more}") from None
         if store.is_full():  # some writers abort the process instead of raising
             name = store.path_of(recipe).name
             raise BenchError(f"artifact {name} cannot be written (No space left on device); free some space") from None

@@ -36,8 +36,9 @@ def incomplete(run: Run) -> str:
 
 
 def going_on(run: Run) -> str:
-    """The command that goes on with a run."""
+    """The command that goes on with a run; it names again the code and interpreters that no file may start."""
     store = run.options.artifacts
-    words = ["bench", run.options.command, "--resume", str(run.path)]
+    words = ["bench", run.options.command, "--resume", str(run.path or "RUN")]
     words += [] if store == DEFAULT_ARTIFACTS else ["--artifacts", store]
+    words += [] if run.options.module is None else ["--module", run.options.module]
     return shlex.join([*words, *(word for python in run.options.python for word in ("--python", python))])

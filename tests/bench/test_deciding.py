@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from bench.columns import factor, milliseconds, plus_minus, size
 from bench.errors import PRECEDENCE, foremost
 from bench.run.file import read_run
 from bench.run.record import Run
+from bench.run.state import going_on
 from bench.traffic import read_traffic
 from bench.workloads.forward import Forward
 from tests import made
@@ -138,3 +140,10 @@ def test_ratios_and_intervals_say_no_more_than_is_known() -> None:
         "572 MiB",
         "2.50 GiB",
     ]
+
+
+def test_the_command_that_goes_on_names_again_what_no_file_may_start(decided: Run) -> None:
+    asked = replace(decided.options, module="mine.py:make", python=("onnx@old=/old/bin/python",), artifacts="my store")
+    words = shlex.split(going_on(replace(decided, workload=Forward(asked))))
+    assert words[:4] == ["bench", "compare", "--resume", str(decided.path)]
+    assert words[4:] == ["--artifacts", "my store", "--module", "mine.py:make", "--python", "onnx@old=/old/bin/python"]

@@ -11,8 +11,10 @@ import pytest
 import backends
 from backends.null import Null
 from bench import testing
+from bench.errors import BenchError
 from bench.process import export
 from bench.process.channel import WorkerError
+from bench.run.preparation import exported
 from exporters.store import Artifact, ArtifactStore
 from tests.in_process import preparation
 
@@ -66,6 +68,31 @@ def test_the_contract_is_checked_on_the_same_artifact(tmp_path: Path, monkeypatc
     monkeypatch.setattr(ArtifactStore, "make", make)
     testing._Workbench(Converting, "default", "bert-tiny", "cpu", "bf16", tmp_path)
     assert made == [("checkpoint", None), ("onnx", "fp32")]
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_lost_exporter_is_started_again_once(tmp_path: Path, deaths: int) -> None:
+    store, left, told = ArtifactStore(tmp_path), [deaths], list[str]()
+    recipe = {"format": "checkpoint"}
+
+    class Exporting:
+        def request(self, *asked: Any) -> None:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise WorkerError("failed", "the worker was killed by SIGKILL after 0.1 s", is_gone=True)
+            store.make(recipe, lambda folder: {"made": (folder / "weights").write_text("w") > 0})
+
+    store.prepare()
+    asked: Any = (store, recipe, [], Exporting(), told.append, 60.0)
+    if deaths == 1:
+        assert exported(*asked).metadata == {"made": True}
+    else:
+        with pytest.raises(BenchError, match="the checkpoint export failed: the worker was killed by SIGKILL"):
+            exported(*asked)
+    assert told == [
+        "exporting checkpoint",
+        "the process that exports checkpoint was lost (the worker was killed by SIGKILL after 0.1 s); starting another",
+    ]
 
 
 class Process:
