@@ -269,7 +269,7 @@ def test_a_file_that_is_not_as_it_was_written_is_named_or_refused_in_one_line(tm
     assert "CUT: this file has no seal" in Page(render.page([read_run(path)])).shown
     path = write(small(), tmp_path / "other.jsonl")
     path.write_text(path.read_text().replace('"max_abs_error":2e-6', '"max_abs_error":"much"', 1))
-    with pytest.raises(UserError, match="was altered after it was written, and what it holds makes no report"):
+    with pytest.raises(UserError, match=r"is damaged \(ValueError: max_abs_error: Expected"):
         render.page([read_run(path)])
 
 

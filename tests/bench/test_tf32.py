@@ -202,7 +202,7 @@ def test_the_eager_that_fp32_is_held_against_has_it_and_the_reference_never(
         nothing: dict[str, Any] = {}
         return SimpleNamespace(
             send=lambda message: None, receive=lambda seconds: nothing, request=lambda *rest: nothing,
-            kill=lambda: None, close=lambda *rest: None,
+            work=lambda *rest: nothing, kill=lambda: None, close=lambda *rest: None,
         )  # fmt: skip
 
     setting = Setting("cuda", 2, 0, tf32, 100, False)
