@@ -318,6 +318,12 @@ def test_plots_hold_the_figures_of_the_records() -> None:
     assert all(one["low"] <= one["y"] <= one["high"] for one in points.values())
     won = {(cell["batch"], cell["length"]): (cell["winner"], cell["lead"]) for cell in page.values("map")}
     assert won == dict.fromkeys([(1, 16), (1, 64), (4, 16), (4, 64)], ("onnx", "2.00×"))
+    run = small()
+    run.records[0] = replace(run.records[0], turns=run.records[0].turns[:2])  # too few for a verdict at 1×16
+    open_ = Page(render.page([run]))
+    leads = {(cell["batch"], cell["length"]): (cell["lead"], cell["strength"] > 0) for cell in open_.values("map")}
+    assert leads == dict.fromkeys([(1, 64), (4, 16), (4, 64)], ("2.00×", True)) | {(1, 16): ("?", False)}
+    assert open_.plots["map"]["layer"][0]["transform"] == [{"filter": "datum.strength > 0"}]
     rounds = [point["y"] for point in page.values("rounds-0") if point["name"] == "eager"]
     assert len(rounds) == 9
     assert max(map(abs, rounds)) < 0.01

@@ -99,7 +99,7 @@ def _margin(choice: Choice) -> Iterator[Fact]:
         times = f"{factor(ratio.value, (high - low) / 2)}×" if not is_unsteady(ratio) else f"{span(low, high)}×"
         detail = f"as fast as {other.label}; {ratio.confidence:.0%} interval {span(low, high)}"
     bound = choice_lines.share(choice.regrets[first.label].bound)
-    detail += f"; at most {bound} behind the best"
+    detail += "" if bound == choice_lines.share(0.0) else f"; at most {bound} behind the best"
     known, tone = (times, "good") if choice.is_decided else ("undecided", "doubtful")
     yield Fact("By how much", known, detail, tone)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.columns import DASH, Column, Table, shown, span
 from bench.report import parts
+from bench.report.crossover import UNDECIDED
 from bench.report.page import charts
 from bench.report.page.charts import Axis, Chart, Key, Names
 from bench.report.page.entries import (
@@ -50,18 +51,17 @@ def crossover(runs: Sequence[Run], keys: Sequence[Key]) -> Chapter | None:
             ends = lead.ratio.interval if first and lead.ratio else None
             at, times = number(len(rows), run.workload.row_title(lead.point)), _times(lead)
             rows.append((at, *both, number(times, lead.text or DASH), span(ends.low, ends.high) if ends else DASH))
-            if first is not None:
-                strength = 0.1 + 0.45 * min(1.0, max(0.0, (times or 1.0) - 1) / (STRONGEST - 1))
-                told = {"at": at, "winner": both[0], "next": both[1], "lead": lead.text, "strength": strength}
-                won.append((lead.point, told))
-        if is_grid(run) and len(won) > 1:
+            strength = 0.1 + 0.45 * min(1.0, max(0.0, (times or 1.0) - 1) / (STRONGEST - 1)) if first else 0.0
+            told = {"at": at, "winner": both[0], "next": both[1], "strength": strength}
+            won.append((lead.point, told | {"lead": lead.text if first else UNDECIDED}))
+        if is_grid(run) and len(won) > 1 and any(told["strength"] for _, told in won):
             cells = [{"batch": point.batch, "length": point.length} | told for point, told in won]
             made.append(_map(cells, keys, f"map-{label.replace(' ', '-')}" if label else "map", label))
     if not any_pair:
         return None
     about = (
         "The fastest at each point among those that still compute the same model, and how many times faster it is than "
-        "the next: the paler, the less it matters. Same: another is within 3 % of it. Undecided: none is known to be."
+        "the next: the paler, the less it matters. Same: another is within 3 % of it. Undecided: none is known (?)."
     )
     titles = (parts.point_title(runs[0]), "fastest", "next", "times faster", "interval")
     return Chapter("fastest", "Fastest at each point", about, made, Table(titles, tuple(rows)))
@@ -82,8 +82,9 @@ def _map(cells: Sequence[dict[str, Any]], keys: Sequence[Key], name: str, title:
     told = {"at": "batch × length", "winner": "fastest", "lead": "times faster", "next": "than"}
     fill = {"field": "strength", "type": "quantitative", "scale": None}
     colour = charts.coloured(keys, "winner")
-    layers = [
+    layers: list[dict[str, Any]] = [
         {
+            "transform": [{"filter": "datum.strength > 0"}],  # undecided ones stay empty
             "mark": {"type": "rect", "strokeWidth": 1.5, "strokeOpacity": 0.9},
             "encoding": places
             | {"color": colour, "tooltip": charts.tooltip(told), "fillOpacity": fill, "stroke": colour},
@@ -95,7 +96,8 @@ def _map(cells: Sequence[dict[str, Any]], keys: Sequence[Key], name: str, title:
         },
     ]
     height = 55 + (20 if title else 0) + 38 * len(batches)
-    text = f"The fastest candidate at each of {len(cells)} points."
+    open_ = sum(not cell["strength"] for cell in cells)
+    text = f"The fastest candidate at each of {len(cells)} points" + (f"; {open_} are undecided." if open_ else ".")
     return Chart(name, text, charts.spec(cells, layers, title, height), tuple(keys), len(lengths) > 4)
 
 
