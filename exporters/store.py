@@ -26,6 +26,8 @@ MANIFEST = "artifact.json"
 SCHEMA = 1
 _ASIDE = ".making-"
 _USER = ".user-"
+#: Folders of artifacts that this process uses at present.
+_IN_USE = set[Path]()
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*-[0-9a-f]{16}")
 
 
@@ -263,8 +265,12 @@ class ArtifactStore:
     def in_use(self, say: Callable[[str], None]) -> Iterator[None]:
         """Keep `prune` away for as long as the block runs; compiled code that others changed since the last is dropped.
 
-        The first of several users looks at the code, and the last one notes its checksums.
+        The first of several users looks at the code, and the last one notes its checksums. Within another such block of
+        this process it does nothing.
         """
+        if (folder := self.folder.resolve()) in _IN_USE:
+            yield
+            return
         marker = self.folder / f"{_USER}{os.getpid()}"
         with self._locked("cache"):
             if not self.users():
@@ -276,9 +282,11 @@ class ArtifactStore:
                         "remove that folder"
                     ) from error
             marker.touch()
+            _IN_USE.add(folder)
         try:
             yield
         finally:
+            _IN_USE.discard(folder)
             with self._locked("cache"):
                 marker.unlink(missing_ok=True)
                 if not self.users():

@@ -18,6 +18,7 @@ import pytest
 import backends
 import exporters
 from bench.run import registry
+from exporters.store import ArtifactStore
 from tests import made
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,17 +43,21 @@ for module in (backends, exporters, registry):
 
 
 @pytest.fixture(scope="session")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One store for the whole session, so that each tiny model is exported once; its processes share it.
 
-    The machine's limits are in it: beside other work, which tests are to each other, every run would measure them.
+    The machine's limits are in it: beside other work, which tests are to each other, every run would measure them. It is
+    in use throughout, so that no run takes for another program's what a test of another process is compiling.
     """
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "artifacts"
     folder.mkdir(exist_ok=True)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "cache" / "inductor")  # as workers have it
     made.keep_peaks(folder)
-    return folder
+    store = ArtifactStore(folder)
+    store.prepare()
+    with store.in_use(print):
+        yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)

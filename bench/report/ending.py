@@ -27,7 +27,7 @@ def render(run: Run) -> str:
         return found
     found += render_sections((), [Section("", [headline(choice)], style=style(choice), items=list(settling(choice)))])
     if command := settling_command(choice):
-        found += f"  {command}\n"
+        found += _to_copy(command)
     rests_on = choice.traffic.source.removeprefix("none given: ")
     found += render_sections([f"{rests_on}; by {'other' if choice.traffic.is_given else 'your own'} traffic:"], ())
     file = shlex.quote(str(run.path)) if run.path is not None else "RUN"
@@ -35,3 +35,13 @@ def render(run: Run) -> str:
     if len(command) > WIDTH:
         command = f"  bench choose --traffic FILE \\\n    {file}"
     return f"{found}{command}\n".lstrip("\n")
+
+
+def _to_copy(command: str) -> str:
+    """A command in lines that fit as far as its words do, each but the last ended so that a shell goes on."""
+    lines = ["  "]
+    for word in map(shlex.quote, shlex.split(command)):
+        if lines[-1].strip() and len(lines[-1]) + len(word) + 3 > WIDTH:
+            lines.append("    ")
+        lines[-1] += f" {word}" if lines[-1].strip() else word
+    return " \\\n".join(lines) + "\n"
