@@ -23,7 +23,7 @@ _CHECKPOINT = r"config\.json|generation_config\.json|model(-\d+-of-\d+)?\.safete
 ARTIFACT_FILES = {
     "onnx": _ONNX, "openvino": _ONNX, "torchscript": r"model\.pt", "eager": _CHECKPOINT, "compile": _CHECKPOINT,
 }  # fmt: skip
-#: Backends whose artifact is a program of whoever made it.
+#: Backends whose artifact is a program, which runs as its maker wrote it.
 OF_CODE = {"torchscript": "a TorchScript program"}
 #: Options of a certificate that `deploy` sets; it leaves the others alone.
 CERTIFIED = (

@@ -112,13 +112,15 @@ def _check_version(name: str, version: Any) -> None:
     except InvalidVersion:
         is_sound = False
     if not is_sound:
-        raise UserError(f"the run says {str(version)[:60]!r} as the version of {name}, which is none; measure again")
+        raise UserError(
+            f"the run says {str(version)[:60]!r} as the version of {name}, which is no version; measure again"
+        )
 
 
 def requirements_text(pins: Mapping[str, str], python: str) -> str:
     """requirements.txt; a local version, which no public index has, is a remark beside the public one."""
     if not re.fullmatch(r"[\w.+-]{1,40}", python):
-        raise UserError(f"the run says {python[:60]!r} as the version of Python, which is none; measure again")
+        raise UserError(f"the run says {python[:60]!r} as the version of Python, which is no version; measure again")
     lines = [f"# What run.py imports, as it was measured under Python {python}."]
     for name, version in pins.items():
         public, plus, _ = version.partition("+")

@@ -138,8 +138,10 @@ def settling(choice: Choice) -> Iterator[str]:
 
 
 def settling_command(choice: Choice) -> str:
-    """The command that measures the rounds that would settle it; "" if there are none, if several runs need some, and
-    if a run does not race for such a choice: it goes by the latency of its own traffic, or of a file's.
+    """The command that takes the rounds that would settle a choice; "" if there is none.
+
+    A run races for the latency of its own traffic, or of a file's, so there is none for another objective, nor if
+    several runs lack rounds.
     """
     found, runs, traffic = choice.settling, runs_of(choice), choice.traffic
     is_its_own = not traffic.is_given or traffic.kept == getattr(runs[0].options, "served", ())

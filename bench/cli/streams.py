@@ -55,7 +55,7 @@ def will_say_it() -> None:
 
 
 def stopped(kept: str = "") -> None:
-    """Say that Ctrl-C or SIGTERM stopped the command, and what is kept; once, by whoever knows that first."""
+    """Say that Ctrl-C or SIGTERM stopped the command, and what is kept; only the first call says it."""
     if not _said:
         _said.append(kept)
         tell(f"bench: stopped{kept}")

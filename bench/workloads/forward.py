@@ -21,7 +21,7 @@ from bench.run import columns, doubling, guesses, sections
 from bench.run.racing import Racing
 from bench.run.record import Record, Run, Turn
 from bench.run.schedule import Schedule
-from bench.run.stopping import TimedOptions, TimedWorkload
+from bench.run.stopping import TimedOptions
 from bench.spec import AUTO, DEFAULT_BATCHES, DEFAULT_LENGTHS, Candidate, Shape, check_lengths
 from bench.traffic import Counts, parse_traffic
 from bench.workloads import published
@@ -132,7 +132,7 @@ def _tokens(shape: Shape) -> int:
     return shape.batch * shape.length
 
 
-class Forward(Weighing, TimedWorkload):
+class Forward(Weighing):
     """Every candidate at every shape of a grid."""
 
     name = "forward"

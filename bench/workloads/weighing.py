@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
 from bench.grid import place
+from bench.run.stopping import TimedWorkload
 from bench.spec import DEPRECATED, Candidate, Shape
 from bench.traffic import Traffic, read_traffic
 
 
-class Weighing:
+class Weighing(TimedWorkload):
     """A workload of shapes whose options have `traffic`, `served`, `served_from` and `max_loss`."""
 
     options: Any
-
-    def points(self) -> Sequence[Shape]:
-        """The grid."""
-        raise NotImplementedError
 
     @classmethod
     def weighed(cls, options: Any) -> Any:
@@ -33,7 +29,7 @@ class Weighing:
         given = read_traffic(Path(options.traffic)) if is_file else options.traffic
         path = options.traffic if is_file else None
         found = replace(options, traffic=path, served=given.kept, served_from=given.source)
-        if not cls(found).weights():  # type: ignore[call-arg]
+        if not cls(found).weights():
             shape = max(given.counts, key=lambda one: given.counts[one])
             raise UserError(
                 f"no request of the traffic lies within the grid, e.g. batch {shape.batch} × length {shape.length}; "

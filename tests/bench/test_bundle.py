@@ -176,11 +176,11 @@ def test_versions_are_pinned_as_they_were_measured() -> None:
 def test_only_versions_reach_requirements_txt(text: Any) -> None:
     versions = {"onnxruntime": "1.0", "onnxruntime-gpu": "1.0", "numpy": "2.0", "nvidia-cudnn-cu12": "9"}
     for name in ("onnxruntime", "numpy"):
-        with pytest.raises(UserError, match=f"as the version of {name}, which is none"):
+        with pytest.raises(UserError, match=f"as the version of {name}, which is no version"):
             runtimes.requirements(ONNX, "cpu", versions | {name: text})
-    with pytest.raises(UserError, match="as the version of nvidia-cudnn-cu12, which is none"):
+    with pytest.raises(UserError, match="as the version of nvidia-cudnn-cu12, which is no version"):
         runtimes.requirements(ONNX, "cuda", versions | {"nvidia-cudnn-cu12": text})
-    with pytest.raises(UserError, match="as the version of Python, which is none"):
+    with pytest.raises(UserError, match="as the version of Python, which is no version"):
         runtimes.requirements_text({"numpy": "2.0"}, f"3.13{text}\n")
 
 

@@ -81,7 +81,7 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.process.channel.Worker.__init__", refuse)
 
 
-def refused(folder: Path, words: str, **options: Any) -> None:
+def assert_refused(folder: Path, words: str, **options: Any) -> None:
     found = verify_bundle(folder, **options)
     assert (found.exit_code, found.judgement, found.kept) == (3, None, [])
     assert words in found.faults[0]
@@ -126,8 +126,8 @@ def test_a_pickle_in_a_forged_bundle_is_not_opened(
     folder = copy(EAGER)
     (folder / "model" / pickled.STRUCTURE).write_bytes(pickle.dumps(Payload(marker)))
     recertified(folder, weights="module", file="", model="Mine", checksums={}, whole_outputs=[], makes_inputs=False)
-    refused(folder, "forged: no bundle holds 'model/module.pkl'")
-    refused(folder, "forged: no bundle holds 'model/module.pkl'", trust=True)
+    assert_refused(folder, "forged: no bundle holds 'model/module.pkl'")
+    assert_refused(folder, "forged: no bundle holds 'model/module.pkl'", trust=True)
     assert not marker.exists()
 
 
@@ -138,7 +138,7 @@ def test_a_file_that_a_forged_artifact_names_is_not_imported(
     file.write_text(f"import os\nos.mkdir({str(marker)!r})\ndef made(): ...\n")
     named: dict[str, Any] = {"file": str(file), "factory": "made", "model": f"{file}:made", "seed": 0}
     recertified(folder, weights="module", checksums={file.name: file_checksum(file)}, **named)
-    refused(folder, "the artifact is a module's, which runs code that no bundle carries", trust=True)
+    assert_refused(folder, "the artifact is a module's, which runs code that no bundle carries", trust=True)
     assert not marker.exists()
 
 
@@ -153,7 +153,7 @@ def test_no_interpreter_that_a_bundle_names_is_started(
     run.workload.options = replace(run.options, python=(f"onnx={python}",))
     resealed(run)
     forged(folder)
-    refused(folder, "ran in an environment of its own")
+    assert_refused(folder, "ran in an environment of its own")
     assert not marker.exists()
 
 
@@ -164,7 +164,7 @@ def test_code_beside_the_files_of_a_bundle_is_refused(
     for name in ("numpy.py", "model/sitecustomize.py", "samples/1x16/eager/x.py", "model/model.pt"):
         (folder / name).write_text("raise SystemExit\n")
         forged(folder)
-        refused(folder, f"forged: no bundle holds {name!r}")
+        assert_refused(folder, f"forged: no bundle holds {name!r}")
         (folder / name).unlink()
 
 
@@ -188,7 +188,7 @@ def test_what_deploy_never_writes_is_refused(
 ) -> None:
     folder = copy(ONNX)
     forged(folder, **changes)
-    refused(folder, words)
+    assert_refused(folder, words)
 
 
 def test_a_torchscript_bundle_asks_for_its_manifests_checksum_or_trust(
@@ -229,17 +229,17 @@ def test_nothing_outside_a_bundle_is_judged(
     shutil.move(folder / "model", outside / "a")
     if how == "link":
         (folder / "model").symlink_to(outside / "a")
-        refused(folder, "extra: model is not in the manifest")
+        assert_refused(folder, "extra: model is not in the manifest")
         made = msgspec.json.decode((folder / FILE).read_bytes(), type=Manifest)
         kept = {name: entry for name, entry in made.files.items() if not name.startswith("model/")}
         (folder / FILE).write_text(replace(made, files=kept).text())
-        return refused(folder, "extra: model is not in the manifest")
+        return assert_refused(folder, "extra: model is not in the manifest")
     papers = read_certificate(folder / CERTIFICATE)
     papers.notes["artifacts"]["0"]["files"] = {}  # else they would have to lie in the bundle
     resealed(papers)
     there = "../outside/a" if how == "relative" else str(outside / "a")
     forged(folder, artifact_folder=there)
-    return refused(folder, f"forged: the artifact lies in {there!r:.80}")
+    return assert_refused(folder, f"forged: the artifact lies in {there!r:.80}")
 
 
 def test_a_link_among_the_files_of_a_bundle_is_refused(
@@ -249,7 +249,7 @@ def test_a_link_among_the_files_of_a_bundle_is_refused(
     shutil.move(folder / "model" / "model.onnx.data", tmp_path / "secret")
     (folder / "model" / "model.onnx.data").symlink_to(tmp_path / "secret")
     forged(folder)
-    refused(folder, "altered: model/model.onnx.data is a link and no file")
+    assert_refused(folder, "altered: model/model.onnx.data is a link and no file")
 
 
 def test_an_artifacts_own_manifest_names_no_file_elsewhere(
@@ -263,7 +263,7 @@ def test_an_artifacts_own_manifest_names_no_file_elsewhere(
         (folder / "model" / MANIFEST).write_text(json.dumps(artifact | {"checksum": _checksum(artifact)}))
         assert ArtifactStore(tmp_path).read(folder / "model") is None
         forged(folder)
-        refused(folder, "the artifact's own manifest is unreadable or names files outside the bundle")
+        assert_refused(folder, "the artifact's own manifest is unreadable or names files outside the bundle")
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_a_certificate_has_no_options_that_lead_elsewhere(
     papers.workload = Parity(replace(papers.options, **changes))  # type: ignore[type-var]
     resealed(papers)
     forged(folder)
-    refused(folder, "certificate or envelope do not fit the manifest (the certificate")
+    assert_refused(folder, "certificate or envelope do not fit the manifest (the certificate")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_an_envelope_has_no_options_that_lead_elsewhere(
     run.workload.options = replace(run.options, **changes)
     resealed(run)
     forged(folder)
-    refused(folder, "the envelope has options that no bundle's has")
+    assert_refused(folder, "the envelope has options that no bundle's has")
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
